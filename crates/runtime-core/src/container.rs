@@ -1,0 +1,157 @@
+//! A container of a connected engine.
+
+use std::fmt;
+
+use async_trait::async_trait;
+
+use crate::{
+    AttachOptions, ByteStream, ContainerId, ContainerInfo, ContainerStats, CopyInOptions,
+    CopyOutOptions, ExecOptions, Exit, LogOptions, LogReader, Result, Session, Signal,
+    StartOutcome, StatsOptions, StatsStream, StopOptions, StopOutcome,
+};
+
+/// A handle for one container. Dropping it lets go and changes nothing at the engine.
+///
+/// Unless said otherwise, every method of a container that the engine does not have any more is
+/// [`NotFound`](crate::ErrorKind::NotFound), one that the engine cannot do is
+/// [`Unsupported`](crate::ErrorKind::Unsupported), an engine that is away is
+/// [`Unavailable`](crate::ErrorKind::Unavailable), and an answer that does not come in time is
+/// [`Timeout`](crate::ErrorKind::Timeout).
+#[async_trait]
+pub trait Container: fmt::Debug + Send + Sync + 'static {
+    /// The engine's id. It stays good after a restart of the caller, see
+    /// [`Runtime::container`](crate::Runtime::container).
+    fn id(&self) -> &ContainerId;
+
+    /// The name.
+    fn name(&self) -> &str;
+
+    /// Starts the main process.
+    ///
+    /// A container runs once: starting one that was started before, whether it runs or has
+    /// ended, is the outcome [`AlreadyStarted`](StartOutcome::AlreadyStarted).
+    ///
+    /// # Errors
+    /// `InvalidArgument` when the command cannot be executed, when a mount source is not there,
+    /// or when anything else of the spec fails only now. The container is then Exited with
+    /// reason [`StartFailed`](crate::ExitReason::StartFailed) where the engine keeps it.
+    async fn start(&self) -> Result<StartOutcome>;
+
+    /// What the engine knows of it now.
+    ///
+    /// # Errors
+    /// `NotFound` and what holds for all methods.
+    async fn info(&self) -> Result<ContainerInfo>;
+
+    /// Waits until it has ended and says how. It can be called before the start, while it runs
+    /// and after the end, any number of times and from any number of tasks: all get the same
+    /// answer, and together they cost the engine one stream.
+    ///
+    /// A lost connection or a restarted engine is waited out. A container that goes away before
+    /// its exit was known ends with reason [`Removed`](crate::ExitReason::Removed) and no code.
+    /// There is no deadline: drop the future to stop waiting.
+    ///
+    /// # Errors
+    /// `NotFound` when it was gone before the call. `PermissionDenied`, `Unauthenticated` and
+    /// other failures that no patience mends.
+    async fn wait(&self) -> Result<Exit>;
+
+    /// Opens its log. The log of a container that was not started is empty; a follower of one
+    /// waits for its start.
+    ///
+    /// # Errors
+    /// Failures of the open come here, later ones as the last item of the reader.
+    async fn logs(&self, options: LogOptions) -> Result<LogReader>;
+
+    /// Measures what it uses, once. CPU percent is there when this handle or its runtime has
+    /// measured before.
+    ///
+    /// # Errors
+    /// `NotStarted` before the start, `InvalidState` after the end.
+    async fn stats_once(&self) -> Result<ContainerStats>;
+
+    /// Measures again and again until it ends.
+    ///
+    /// # Errors
+    /// As [`stats_once`](Self::stats_once) at the open; later ones as the last item.
+    async fn stats(&self, options: StatsOptions) -> Result<StatsStream>;
+
+    /// Stops it: sends the stop signal, waits for the grace, then kills. Its info, its exit and
+    /// its logs stay readable: stopping is not removing.
+    ///
+    /// Stopping what is not running is an outcome. Of several stops at once each gets the same
+    /// exit, and the shortest grace counts.
+    ///
+    /// # Errors
+    /// `Timeout` when the engine has not answered after the grace and
+    /// [`stop_margin`](crate::Deadlines); the stop itself may still go on.
+    async fn stop(&self, options: StopOptions) -> Result<StopOutcome>;
+
+    /// Sends a signal to the main process.
+    ///
+    /// # Errors
+    /// `NotStarted` before the start, `InvalidState` after the end.
+    async fn kill(&self, signal: Signal) -> Result<()>;
+
+    /// Removes it and all that was made for it. A running one is killed without grace.
+    ///
+    /// # Errors
+    /// `NotFound` when it is gone already.
+    async fn remove(&self) -> Result<()>;
+
+    /// Runs a command in the running container.
+    ///
+    /// # Errors
+    /// `NotStarted` before the start, `InvalidState` after the end, `InvalidArgument` naming
+    /// `command` when it cannot be executed.
+    async fn exec(&self, options: ExecOptions) -> Result<Session>;
+
+    /// Attaches to the main process. The container may be Created: then the session has all of
+    /// its output from the start on.
+    ///
+    /// # Errors
+    /// `InvalidState` when the container was not made for this mode, or has ended.
+    async fn attach(&self, options: AttachOptions) -> Result<Session>;
+
+    /// Unpacks a tar stream into the folder `path` of the container, running or not. An error of
+    /// `content` is an error of the copy; what was unpacked before it stays.
+    ///
+    /// # Errors
+    /// `NotFound` naming the field `path` when there is no such folder, `InvalidArgument` when
+    /// `path` is not absolute or the stream is no tar.
+    async fn copy_in(&self, path: &str, content: ByteStream, options: CopyInOptions) -> Result<()>;
+
+    /// Packs the file or folder `path` of the container, running or not, into a tar stream. The
+    /// names in it begin with the last part of `path`.
+    ///
+    /// # Errors
+    /// `NotFound` naming the field `path` when there is no such file, `InvalidArgument` when
+    /// `path` is not absolute. Later ones as the last item.
+    async fn copy_out(&self, path: &str, options: CopyOutOptions) -> Result<ByteStream>;
+}
+
+/// What can be said in terms of [`Container`] alone.
+#[async_trait]
+pub trait ContainerExt: Container {
+    /// Starts it and waits for its end.
+    ///
+    /// # Errors
+    /// Those of [`start`](Container::start) and [`wait`](Container::wait).
+    async fn run(&self) -> Result<Exit> {
+        self.start().await?;
+        self.wait().await
+    }
+
+    /// Removes it; one that is gone already is no error.
+    ///
+    /// # Errors
+    /// Those of [`remove`](Container::remove) but `NotFound`.
+    async fn ensure_removed(&self) -> Result<()> {
+        match self.remove().await {
+            Err(error) if error.kind() == crate::ErrorKind::NotFound => Ok(()),
+            done => done,
+        }
+    }
+}
+
+impl<C: Container + ?Sized> ContainerExt for C {}

@@ -1,0 +1,305 @@
+//! How a container ended.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// Why a container is no longer running. A closed list: an engine's own words go into
+/// [`Exit::message`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ExitReason {
+    /// The main process ended by itself.
+    Exited,
+    /// A signal ended the main process, and it was neither the memory limit nor our stop.
+    ///
+    /// The engines report such an end as exit code 128 + signal and nothing else, so a process
+    /// that returns such a code by itself, as shells do for their children, is reported the
+    /// same way.
+    Signaled,
+    /// The memory limit ended it. Said only when the engine says so, never guessed from 137.
+    OutOfMemory,
+    /// A [`stop`](crate::Container::stop) through this library ended it, gracefully or not.
+    StoppedByUs,
+    /// The engine ended it because its time was over.
+    DeadlineExceeded,
+    /// The cluster ended it to make room, or the node ran short of something.
+    Evicted,
+    /// The node that ran it is gone, and the exit with it.
+    NodeLost,
+    /// It never ran, because its image could not be pulled.
+    ImagePullFailed,
+    /// It never ran, because its process could not be started: command not found, not
+    /// executable, a mount or a device that is not there.
+    StartFailed,
+    /// Somebody removed it before its exit was known.
+    Removed,
+    /// The engine itself does not know.
+    Unknown,
+}
+
+impl fmt::Display for ExitReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Exited => "exited",
+            Self::Signaled => "killed by a signal",
+            Self::OutOfMemory => "out of memory",
+            Self::StoppedByUs => "stopped",
+            Self::DeadlineExceeded => "deadline exceeded",
+            Self::Evicted => "evicted",
+            Self::NodeLost => "node lost",
+            Self::ImagePullFailed => "image pull failed",
+            Self::StartFailed => "start failed",
+            Self::Removed => "removed",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+/// The end of a container. There is one for each container, and every waiter gets the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Exit {
+    /// The exit code of the main process. `None` where no process ended, or where its code is
+    /// not known: a vanished container has none, and never 0.
+    pub code: Option<i32>,
+    /// Why it ended.
+    pub reason: ExitReason,
+    /// The signal that ended the main process, where a signal did.
+    pub signal: Option<Signal>,
+    /// When it ended, by the engine's clock.
+    pub ended_at: Option<SystemTime>,
+    /// The engine's words about it.
+    pub message: Option<String>,
+}
+
+impl Exit {
+    /// An end without a code.
+    #[must_use]
+    pub const fn new(reason: ExitReason) -> Self {
+        Self { code: None, reason, signal: None, ended_at: None, message: None }
+    }
+
+    /// An end with the exit code that the engine reports: [`ExitReason::Signaled`] with its
+    /// signal for 129 to 192, [`ExitReason::Exited`] otherwise. A backend that knows more
+    /// (out of memory, stopped by us) sets the reason afterwards.
+    #[must_use]
+    pub fn from_code(code: i32) -> Self {
+        let signal = u8::try_from(code - 128).ok().and_then(|number| Signal::new(number).ok());
+        let reason = if signal.is_some() { ExitReason::Signaled } else { ExitReason::Exited };
+        Self { code: Some(code), reason, signal, ended_at: None, message: None }
+    }
+
+    /// Sets the reason.
+    #[must_use]
+    pub const fn with_reason(mut self, reason: ExitReason) -> Self {
+        self.reason = reason;
+        self
+    }
+
+    /// Sets the end time.
+    #[must_use]
+    pub const fn with_ended_at(mut self, ended_at: Option<SystemTime>) -> Self {
+        self.ended_at = ended_at;
+        self
+    }
+
+    /// Sets the engine's words. Empty ones are none.
+    #[must_use]
+    pub fn with_message(mut self, message: impl Into<String>) -> Self {
+        self.message = Some(message.into()).filter(|message| !message.is_empty());
+        self
+    }
+
+    /// Whether the main process ended with code 0. False for every end without a code.
+    #[must_use]
+    pub fn success(&self) -> bool {
+        self.code == Some(0)
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.reason)?;
+        if let Some(signal) = self.signal {
+            write!(f, " ({signal})")?;
+        }
+        if let Some(code) = self.code {
+            write!(f, " with code {code}")?;
+        }
+        if let Some(message) = &self.message {
+            write!(f, ": {message}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A Linux signal, 1 to 64.
+///
+/// It is read from a number or a name, with or without `SIG`, in any case: `15`, `TERM`,
+/// `sigterm`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
+pub struct Signal(u8);
+
+/// The numbers are those of Linux on x86 and ARM, from `signal(7)`.
+const NAMES: &[(&str, u8)] = &[
+    ("HUP", 1),
+    ("INT", 2),
+    ("QUIT", 3),
+    ("ILL", 4),
+    ("TRAP", 5),
+    ("ABRT", 6),
+    ("BUS", 7),
+    ("FPE", 8),
+    ("KILL", 9),
+    ("USR1", 10),
+    ("SEGV", 11),
+    ("USR2", 12),
+    ("PIPE", 13),
+    ("ALRM", 14),
+    ("TERM", 15),
+    ("STKFLT", 16),
+    ("CHLD", 17),
+    ("CONT", 18),
+    ("STOP", 19),
+    ("TSTP", 20),
+    ("TTIN", 21),
+    ("TTOU", 22),
+    ("URG", 23),
+    ("XCPU", 24),
+    ("XFSZ", 25),
+    ("VTALRM", 26),
+    ("PROF", 27),
+    ("WINCH", 28),
+    ("IO", 29),
+    ("PWR", 30),
+    ("SYS", 31),
+];
+
+impl Signal {
+    /// Hang-up.
+    pub const HUP: Self = Self(1);
+    /// Interrupt, as Ctrl-C sends it.
+    pub const INT: Self = Self(2);
+    /// Quit.
+    pub const QUIT: Self = Self(3);
+    /// Kill: cannot be caught.
+    pub const KILL: Self = Self(9);
+    /// The first signal for the program's own use.
+    pub const USR1: Self = Self(10);
+    /// The second signal for the program's own use.
+    pub const USR2: Self = Self(12);
+    /// Terminate: what a stop sends unless the image or the spec says otherwise.
+    pub const TERM: Self = Self(15);
+
+    /// A signal by its number.
+    ///
+    /// # Errors
+    /// `InvalidArgument` naming the field `signal` when the number is not 1 to 64.
+    pub fn new(number: u8) -> Result<Self> {
+        if (1..=64).contains(&number) {
+            Ok(Self(number))
+        } else {
+            Err(Error::invalid("signal", format!("{number} is not 1 to 64")))
+        }
+    }
+
+    /// The number.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        self.0
+    }
+
+    /// The name without `SIG`; `None` for the real-time signals from 32 on.
+    #[must_use]
+    pub fn name(self) -> Option<&'static str> {
+        NAMES.iter().find(|(_, number)| *number == self.0).map(|(name, _)| *name)
+    }
+}
+
+impl fmt::Display for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name() {
+            Some(name) => write!(f, "SIG{name}"),
+            None => write!(f, "{}", self.0),
+        }
+    }
+}
+
+impl FromStr for Signal {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        if let Ok(number) = text.parse::<u8>() {
+            return Self::new(number);
+        }
+        let upper = text.to_ascii_uppercase();
+        let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+        NAMES
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, number)| Self(*number))
+            .ok_or_else(|| Error::invalid("signal", format!("{text:?} is no signal")))
+    }
+}
+
+impl TryFrom<u8> for Signal {
+    type Error = Error;
+
+    fn try_from(number: u8) -> Result<Self> {
+        Self::new(number)
+    }
+}
+
+impl From<Signal> for u8 {
+    fn from(signal: Signal) -> Self {
+        signal.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_become_reasons() {
+        for (code, reason, signal) in [
+            (0, ExitReason::Exited, None),
+            (1, ExitReason::Exited, None),
+            (128, ExitReason::Exited, None),
+            (137, ExitReason::Signaled, Some(Signal::KILL)),
+            (143, ExitReason::Signaled, Some(Signal::TERM)),
+            (193, ExitReason::Exited, None),
+            (255, ExitReason::Exited, None),
+            (-1, ExitReason::Exited, None),
+        ] {
+            let exit = Exit::from_code(code);
+            assert_eq!((exit.reason, exit.signal, exit.code), (reason, signal, Some(code)));
+        }
+    }
+
+    #[test]
+    fn an_end_without_a_code_is_no_success() {
+        assert!(Exit::from_code(0).success());
+        assert!(!Exit::new(ExitReason::Removed).success());
+        assert!(!Exit::new(ExitReason::Exited).success());
+    }
+
+    #[test]
+    fn signals_by_name_and_number() {
+        for text in ["15", "TERM", "term", "SIGTERM", "sigterm"] {
+            assert_eq!(text.parse::<Signal>().unwrap(), Signal::TERM);
+        }
+        for text in ["", "0", "65", "-1", "SIG", "TERMINATE", "300"] {
+            assert_eq!(text.parse::<Signal>().unwrap_err().field(), Some("signal"));
+        }
+        assert_eq!(Signal::new(40).unwrap().to_string(), "40");
+        assert_eq!(Signal::KILL.to_string(), "SIGKILL");
+    }
+}

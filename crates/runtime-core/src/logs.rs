@@ -1,0 +1,131 @@
+//! Log records, the place in a log, and the stream that gives them.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use futures_core::Stream;
+use serde::{Deserialize, Serialize};
+
+use crate::Result;
+
+/// Where a record was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogStream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+    /// The terminal, of a container that has one: it carries both.
+    Console,
+    /// The engine does not say (capability `logs_streams_apart` is false).
+    Unknown,
+}
+
+impl fmt::Display for LogStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+            Self::Console => "console",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+/// One line that a container wrote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogRecord {
+    /// When the engine received the first byte of the line, to the nanosecond.
+    pub time: SystemTime,
+    /// Where it was written.
+    pub stream: LogStream,
+    /// The line with its line end, as it was written: bytes, not assumed to be UTF-8. The last
+    /// line of a log has no line end if none was written.
+    pub bytes: Bytes,
+    /// True when the line was longer than [`LogOptions::max_line`](crate::LogOptions) and goes
+    /// on in the next record of the same stream.
+    pub continues: bool,
+}
+
+/// A place in a log, good for going on from there in another process or after a crash.
+///
+/// It is the time of the last record that was given, and how many records of exactly that time
+/// have been given, because an engine may stamp several lines alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct LogCursor {
+    /// The time of the last record.
+    pub time: SystemTime,
+    /// How many records with that time were given.
+    pub records: u64,
+}
+
+impl LogCursor {
+    /// The place after `record`, when `before` was the place before it.
+    #[must_use]
+    pub fn advance(before: Option<Self>, record: &LogRecord) -> Self {
+        match before {
+            Some(cursor) if cursor.time == record.time => {
+                Self { time: cursor.time, records: cursor.records + 1 }
+            }
+            _ => Self { time: record.time, records: 1 },
+        }
+    }
+}
+
+/// The records of a container's log, in order.
+///
+/// It ends after the last record, or after the first error. Dropping it closes its connection.
+/// Without [`Follow::Yes`](crate::Follow) it ends where the log ends now; with it, when the
+/// container has ended and its last byte was given, and never before: lost connections, engine
+/// restarts and rotated files are gone over without a line lost or given twice.
+pub struct LogReader {
+    records: Option<Pin<Box<dyn Stream<Item = Result<LogRecord>> + Send>>>,
+    cursor: Option<LogCursor>,
+}
+
+impl LogReader {
+    /// Makes a reader of a backend's records. `from` is the cursor it was asked to go on from.
+    #[must_use]
+    pub fn new(
+        records: impl Stream<Item = Result<LogRecord>> + Send + 'static,
+        from: Option<LogCursor>,
+    ) -> Self {
+        Self { records: Some(Box::pin(records)), cursor: from }
+    }
+
+    /// The place after the last record that was given: hand it to
+    /// [`LogOptions::after`](crate::LogOptions::after) to go on from there. `None` before the
+    /// first record.
+    #[must_use]
+    pub const fn cursor(&self) -> Option<LogCursor> {
+        self.cursor
+    }
+}
+
+impl Stream for LogReader {
+    type Item = Result<LogRecord>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Some(records) = self.records.as_mut() else { return Poll::Ready(None) };
+        let item = std::task::ready!(records.as_mut().poll_next(cx));
+        match &item {
+            Some(Ok(record)) => self.cursor = Some(LogCursor::advance(self.cursor, record)),
+            // Dropping the inner stream here is what closes its connection.
+            Some(Err(_)) | None => self.records = None,
+        }
+        Poll::Ready(item)
+    }
+}
+
+impl fmt::Debug for LogReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogReader")
+            .field("open", &self.records.is_some())
+            .field("cursor", &self.cursor)
+            .finish()
+    }
+}

@@ -1,0 +1,1 @@
+//! What more than one backend needs and what takes an async executor.

@@ -1,0 +1,69 @@
+//! Docker Engine, from the machine's own packages or from another release's.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use crate::instance::{Place, Plan, State};
+use crate::keeper::Root;
+use crate::{http, packages, rootfs};
+
+pub(crate) fn install(who: &str, suite: Option<&str>) -> Result<()> {
+    packages::ensure(who, &["iproute2"])?;
+    match suite {
+        None => packages::ensure(who, &["docker.io"]),
+        Some(suite) => rootfs::ensure(who, suite).map(drop),
+    }
+}
+
+pub(crate) fn plan(place: &Place<'_>, suite: Option<&str>) -> Result<Plan> {
+    let socket = place.dir.join("docker.sock");
+    let config = place.dir.join("daemon.json");
+    let settings = json!({
+        "data-root": place.dir.join("data"),
+        // In the namespace's own /run: short paths for sockets, and gone with it.
+        "exec-root": "/run/docker",
+        "pidfile": "/run/docker.pid",
+        "hosts": [format!("unix://{}", socket.display())],
+        // Containers outlive the daemon: the fault tests kill it.
+        "live-restore": true,
+        "bridge": place.bridge,
+        "cgroup-parent": place.group,
+        // One daemon's start flushes the chains of all others. Without them, ports are
+        // published by its proxies, and the host's packet filter is not touched at all.
+        "iptables": false,
+        "ip6tables": false,
+        "ip-forward": false,
+        "ip-masq": false,
+    });
+    fs::write(&config, serde_json::to_vec_pretty(&settings)?)?;
+    Ok(Plan {
+        root: Some(match suite {
+            None => Root::Host { empty: Vec::new() },
+            Some(suite) => Root::System(rootfs::path(suite)?),
+        }),
+        make_bridge: true,
+        command: vec![
+            "/usr/sbin/dockerd".to_owned(),
+            "--config-file".to_owned(),
+            config.to_string_lossy().into_owned(),
+        ],
+        environment: Vec::new(),
+        socket: Some(socket),
+        values: BTreeMap::new(),
+    })
+}
+
+/// Also Podman's answer to the same questions.
+pub(crate) fn probe(state: &State) -> Result<String> {
+    let socket = state.socket.as_deref().context("no socket is recorded")?;
+    let (status, _) = http::get(socket, "/_ping")?;
+    anyhow::ensure!(status == 200, "the ping is answered with {status}");
+    let (_, body) = http::get(socket, "/version")?;
+    let version: Value = serde_json::from_str(&body)?;
+    let version = version["Version"].as_str().context("no version")?;
+    // Debian adds the state of its sources, `20.10.24+dfsg1`.
+    Ok(version.split('+').next().unwrap_or(version).to_owned())
+}

@@ -1,0 +1,284 @@
+//! The life of one instance: up, down, killed, restarted. The same for every engine.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::cgroup::Group;
+use crate::engine::Engine;
+use crate::keeper::{self, Root};
+use crate::net::{self, Subnet};
+use crate::process::{self, Process};
+use crate::site::Site;
+use crate::{firewall, host, poll};
+
+/// The file that says that an instance is up, and how.
+pub(crate) const STATE: &str = "state.json";
+
+/// The child group of the daemon and everything that it starts but containers.
+const DAEMON: &str = "daemon";
+
+/// What an engine needs in order to run, said by the engine's own module.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// The mount namespace; none where the daemon mounts nothing.
+    pub(crate) root: Option<Root>,
+    /// Whether we make the bridge; the CNI plugins make theirs.
+    pub(crate) make_bridge: bool,
+    /// The daemon and its arguments.
+    pub(crate) command: Vec<String>,
+    /// Its environment.
+    pub(crate) environment: Vec<(String, String)>,
+    /// The socket that it listens on.
+    pub(crate) socket: Option<PathBuf>,
+    /// What its users have to know besides, as environment variables.
+    pub(crate) values: BTreeMap<String, String>,
+}
+
+/// What a module has at hand to make its plan.
+#[derive(Debug)]
+pub(crate) struct Place<'a> {
+    pub(crate) site: &'a Site,
+    pub(crate) dir: PathBuf,
+    pub(crate) bridge: String,
+    pub(crate) subnet: Subnet,
+    /// The parent of its containers' control groups, as an absolute path.
+    pub(crate) group: String,
+}
+
+/// What is recorded of an instance that is up.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct State {
+    pub(crate) keeper: Option<Process>,
+    pub(crate) daemon: Process,
+    pub(crate) socket: Option<PathBuf>,
+    pub(crate) version: String,
+    pub(crate) values: BTreeMap<String, String>,
+    command: Vec<String>,
+    environment: Vec<(String, String)>,
+}
+
+impl State {
+    pub(crate) fn read(site: &Site, engine: Engine) -> Option<Self> {
+        let text = fs::read(site.dir(engine.name()).join(STATE)).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    fn write(&self, dir: &Path) -> Result<()> {
+        // Complete or not there: another process may read it at any time.
+        let draft = dir.join("state.draft");
+        fs::write(&draft, serde_json::to_vec_pretty(self)?)?;
+        fs::rename(draft, dir.join(STATE))?;
+        Ok(())
+    }
+
+    /// Whether the daemon runs and answers.
+    pub(crate) fn is_healthy(&self, engine: Engine) -> bool {
+        self.daemon.is_alive() && engine.probe(self).is_ok()
+    }
+}
+
+fn group(site: &Site, engine: Engine) -> Result<Group> {
+    Group::new(&format!("{}/{}", site.tag(), engine.name()))
+}
+
+fn daemon_group(site: &Site, engine: Engine) -> Result<Group> {
+    Group::new(&format!("{}/{}/{DAEMON}", site.tag(), engine.name()))
+}
+
+/// Brings an engine up, unless it is up already.
+pub(crate) fn up(site: &Site, engine: Engine) -> Result<State> {
+    let _lock = site.lock(engine.name())?;
+    if let Some(state) = State::read(site, engine)
+        && state.is_healthy(engine)
+    {
+        return Ok(state);
+    }
+    let start = Instant::now();
+    let dir = site.dir(engine.name());
+    if dir.exists() || group(site, engine)?.exists() {
+        clear(site, engine)?;
+    }
+    engine.install(site)?;
+    let host = host::prepare(site, engine.host_folders())?;
+    crate::say(engine.name(), "starting");
+    let done = start_new(site, engine, &dir, host.octet);
+    match done {
+        Ok(state) => {
+            crate::say(
+                engine.name(),
+                &format!("{} is up ({:.1?})", state.version, start.elapsed()),
+            );
+            Ok(state)
+        }
+        Err(error) => {
+            // A half-started engine helps nobody, but its log does: it is in the error.
+            let error = error.context(format!("{} did not come up", engine.name()));
+            let _ = clear(site, engine);
+            let _ = host::release(site);
+            Err(error)
+        }
+    }
+}
+
+fn start_new(site: &Site, engine: Engine, dir: &Path, octet: u8) -> Result<State> {
+    fs::create_dir_all(dir)?;
+    site.shared_dir()?;
+    let context = Place {
+        site,
+        dir: dir.to_owned(),
+        bridge: bridge(site, engine),
+        subnet: Subnet::new(octet, engine.slot()),
+        group: format!("/{}/{}", site.tag(), engine.name()),
+    };
+    let plan = engine.plan(&context)?;
+    let daemons = daemon_group(site, engine)?;
+    daemons.create()?;
+    let keeper = match &plan.root {
+        Some(root) => Some(keeper::start(site, dir, &daemons, root)?),
+        None => None,
+    };
+    if plan.make_bridge {
+        net::create_bridge(&context.bridge, context.subnet)?;
+    }
+    let mut state = State {
+        daemon: launch(
+            site,
+            engine,
+            keeper.as_ref(),
+            &plan.command,
+            &plan.environment,
+        )?,
+        keeper,
+        socket: plan.socket,
+        version: String::new(),
+        values: plan.values,
+        command: plan.command,
+        environment: plan.environment,
+    };
+    state.version = wait_healthy(site, engine, &state)?;
+    engine.finish(&context, &state)?;
+    state.write(dir)?;
+    Ok(state)
+}
+
+fn launch(
+    site: &Site,
+    engine: Engine,
+    keeper: Option<&Process>,
+    command: &[String],
+    environment: &[(String, String)],
+) -> Result<Process> {
+    let mut line = match keeper {
+        Some(keeper) => keeper::enter(keeper)?,
+        None => Vec::new(),
+    };
+    line.extend(command.iter().cloned());
+    let environment: Vec<_> = environment
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.clone()))
+        .collect();
+    let log = log(site, engine);
+    process::spawn(&daemon_group(site, engine)?, &log, &environment, &line)
+}
+
+fn wait_healthy(site: &Site, engine: Engine, state: &State) -> Result<String> {
+    let mut last = None;
+    poll::until(Duration::from_secs(60), "an answer", || {
+        match engine.probe(state) {
+            Ok(version) => return Ok(Some(version)),
+            Err(error) => last = Some(error),
+        }
+        anyhow::ensure!(
+            state.daemon.is_alive(),
+            "the daemon ended:\n{}",
+            keeper::tail(&log(site, engine))
+        );
+        Ok(None)
+    })
+    .with_context(|| format!("last: {last:?}"))
+}
+
+/// Stops an engine and removes everything that belongs to it.
+pub(crate) fn down(site: &Site, engine: Engine) -> Result<bool> {
+    let _lock = site.lock(engine.name())?;
+    let found = site.dir(engine.name()).exists() || group(site, engine)?.exists();
+    if found {
+        crate::say(engine.name(), "stopping");
+        clear(site, engine)?;
+    }
+    host::release(site)?;
+    Ok(found)
+}
+
+/// Ends every process of an instance and removes its traces, also those of a broken one.
+///
+/// Nothing is asked to end gracefully: all that the engine keeps is about to be removed, its
+/// mounts go with the namespace, its links with their network namespaces.
+fn clear(site: &Site, engine: Engine) -> Result<()> {
+    let limit = Duration::from_secs(30);
+    let group = group(site, engine)?;
+    let dir = site.dir(engine.name());
+    // The daemon first, so that it starts nothing new; then the containers, while their shims
+    // live to collect them; then the rest, the keeper among it.
+    if let Some(state) = State::read(site, engine) {
+        state.daemon.kill()?;
+    }
+    engine.kill_strays(site)?;
+    group.kill_all(Some(DAEMON), limit)?;
+    group.kill_all(None, limit)?;
+    group.remove(limit)?;
+    net::remove_bridge(&bridge(site, engine))?;
+    if let Some(host) = host::read(site) {
+        firewall::remove_ports_of(Subnet::new(host.octet, engine.slot()));
+    }
+    if dir.exists() {
+        // The log stays for whoever wants to know why it was stopped.
+        let kept = site.root().join(format!("{}.last.log", engine.name()));
+        let _ = fs::rename(log(site, engine), kept);
+        fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+    }
+    Ok(())
+}
+
+/// Kills the daemon as a crash would: its containers and their shims stay.
+pub(crate) fn kill_hard(site: &Site, engine: Engine) -> Result<()> {
+    let _lock = site.lock(engine.name())?;
+    known(site, engine)?.daemon.kill()
+}
+
+/// Starts a daemon that was killed again, or kills it and starts it again.
+pub(crate) fn restart(site: &Site, engine: Engine) -> Result<State> {
+    let _lock = site.lock(engine.name())?;
+    let mut state = known(site, engine)?;
+    state.daemon.terminate(Duration::from_secs(30))?;
+    state.daemon = launch(
+        site,
+        engine,
+        state.keeper.as_ref(),
+        &state.command,
+        &state.environment,
+    )?;
+    // Recorded before it is well: it has to be found and stopped in any case.
+    state.write(&site.dir(engine.name()))?;
+    wait_healthy(site, engine, &state)?;
+    Ok(state)
+}
+
+/// The record of an engine that has to be up.
+pub(crate) fn known(site: &Site, engine: Engine) -> Result<State> {
+    State::read(site, engine).with_context(|| format!("{} is not up", engine.name()))
+}
+
+/// Where the daemon's own words go.
+pub(crate) fn log(site: &Site, engine: Engine) -> PathBuf {
+    site.dir(engine.name()).join("daemon.log")
+}
+
+fn bridge(site: &Site, engine: Engine) -> String {
+    format!("{}-{}", site.tag(), engine.slot())
+}

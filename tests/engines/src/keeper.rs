@@ -1,0 +1,124 @@
+//! The mount namespace of an instance, kept open by a process that only sleeps.
+//!
+//! Whatever an engine mounts is gone with the namespace, nothing of it is seen on the host,
+//! and `/run` is its own: an engine finds neither the sockets nor the locks of another one.
+//! The keeper outlives the daemon, so that a daemon that was killed comes back to the mounts
+//! of its running containers.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::cgroup::Group;
+use crate::process::{self, Process};
+use crate::{poll, site::Site};
+
+/// What is seen at `/` in the namespace.
+#[derive(Debug, Clone)]
+pub(crate) enum Root {
+    /// The host's own system, with these folders replaced by empty ones.
+    Host {
+        /// Folders that exist and whose changes shall not outlive the instance.
+        empty: Vec<PathBuf>,
+    },
+    /// Another system, unpacked in this folder, which is not changed.
+    System(PathBuf),
+}
+
+/// `$0` is told when all is in place; the arguments are folders to replace.
+const HOST: &str = r#"
+mount -t tmpfs -o mode=755 tmpfs /run
+for dir in "$@"; do mount -t tmpfs -o mode=755 tmpfs "$dir"; done
+: > "$0"
+exec sleep infinity
+"#;
+
+/// `$0` as above, `$1` the unpacked system, `$2` a folder to build the new root in, `$3` the
+/// folder of the site, which stays visible at its own path.
+///
+/// The system gets a layer in memory on top, so that it can serve several instances and stays
+/// as it was unpacked. A plain chroot would not do: runc needs a real mount at `/`.
+const SYSTEM: &str = r#"
+mount -t tmpfs -o mode=755 tmpfs "$2"
+cd "$2"
+mkdir upper work root
+mount -t overlay -o lowerdir="$1",upperdir="$2/upper",workdir="$2/work" overlay root
+cd root
+for dir in proc sys dev; do mount --rbind "/$dir" "$dir"; done
+mount -t tmpfs -o mode=755 tmpfs run
+mkdir -p ".$3"
+mount --bind "$3" ".$3"
+pivot_root . .
+umount -l .
+cd /
+: > "$0"
+exec sleep infinity
+"#;
+
+/// Starts the keeper and waits until its namespace is complete.
+pub(crate) fn start(site: &Site, dir: &Path, group: &Group, root: &Root) -> Result<Process> {
+    let ready = dir.join("keeper.ready");
+    let log = dir.join("keeper.log");
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let mut command: Vec<String> = ["unshare", "--mount", "--propagation", "slave", "sh", "-ec"]
+        .map(str::to_owned)
+        .to_vec();
+    match root {
+        Root::Host { empty } => {
+            command.extend([HOST.to_owned(), text(&ready)]);
+            command.extend(empty.iter().map(|path| text(path)));
+        }
+        Root::System(system) => {
+            let build = dir.join("root");
+            std::fs::create_dir_all(&build)?;
+            command.extend([SYSTEM.to_owned(), text(&ready)]);
+            command.extend([text(system), text(&build), text(site.root())]);
+        }
+    }
+    let keeper = process::spawn(group, &log, &[], &command)?;
+    poll::until(Duration::from_secs(20), "the mount namespace", || {
+        if ready.exists() {
+            return Ok(Some(()));
+        }
+        anyhow::ensure!(
+            keeper.is_alive(),
+            "cannot set up the mount namespace: {}",
+            tail(&log)
+        );
+        Ok(None)
+    })?;
+    Ok(keeper)
+}
+
+/// The start of a command line that runs what follows inside the keeper's namespace.
+pub(crate) fn enter(keeper: &Process) -> Result<Vec<String>> {
+    anyhow::ensure!(
+        keeper.is_alive(),
+        "the mount namespace is gone, bring the engine down and up again"
+    );
+    Ok([
+        "nsenter",
+        "--target",
+        &keeper.pid.to_string(),
+        "--mount",
+        "--",
+    ]
+    .map(str::to_owned)
+    .to_vec())
+}
+
+/// The last lines of a log file, for an error message.
+pub(crate) fn tail(log: &Path) -> String {
+    const LINES: usize = 15;
+    let text = std::fs::read(log)
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .with_context(|| format!("no log at {}", log.display()));
+    match text {
+        Ok(text) => {
+            let lines: Vec<_> = text.lines().collect();
+            lines[lines.len().saturating_sub(LINES)..].join("\n")
+        }
+        Err(error) => error.to_string(),
+    }
+}

@@ -1,0 +1,58 @@
+//! Real container engines on a bare machine, private to the checkout, for tests.
+//!
+//! Each [`Engine`] is an instance of its own below `target/env`: its own state, socket, mount
+//! namespace, control group, bridge and addresses. Nothing of the system's own engines is
+//! used or touched. [`Engine::up`] installs what is missing, starts the daemon and waits until
+//! it answers; [`Engine::down`] leaves no process, mount, bridge, packet filter rule or control
+//! group. Both may be called at any time and by several processes at once.
+//!
+//! ```no_run
+//! use test_engines::Engine;
+//!
+//! # fn main() -> anyhow::Result<()> {
+//! let docker = Engine::DockerFaults.up()?;
+//! println!("{} at {:?}", docker.version(), docker.host());
+//! Engine::DockerFaults.kill_hard()?; // containers stay
+//! Engine::DockerFaults.restart()?; // same socket, same containers
+//! Engine::DockerFaults.down()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! It needs root and a Debian system; everything else it brings along.
+
+mod catalog;
+mod cgroup;
+mod docker;
+mod engine;
+mod firewall;
+mod footprint;
+mod host;
+mod http;
+mod image;
+mod instance;
+mod keeper;
+mod mirror;
+mod net;
+mod packages;
+mod podman;
+mod poll;
+mod process;
+mod registry;
+mod rootfs;
+mod running;
+mod site;
+
+pub use catalog::{BUSYBOX, ENTRY, LAYERS, PAUSE};
+pub use engine::Engine;
+pub use footprint::Footprint;
+pub use process::Process;
+pub use registry::push_unique_image;
+pub use rootfs::CACHE_VARIABLE;
+pub use running::Running;
+pub use site::{DIR_VARIABLE, Site};
+
+/// Tells the person who waits what is going on.
+fn say(who: &str, what: &str) {
+    eprintln!("[{who}] {what}");
+}

@@ -1,0 +1,180 @@
+//! Podman's service for Docker's API.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::json;
+
+use crate::cgroup::Group;
+use crate::engine::Engine;
+use crate::instance::{Place, Plan, State};
+use crate::keeper::Root;
+use crate::packages;
+use crate::process::Process;
+use crate::site::Site;
+
+/// The CNI library keeps its results here and cannot be told otherwise.
+pub(crate) const HOST_FOLDERS: &[&str] = &["/var/lib/cni"];
+
+/// Podman puts its containers here whatever the service's own group is.
+const PARENT: &str = "libpod_parent";
+
+pub(crate) fn install() -> Result<()> {
+    packages::ensure(
+        "podman",
+        &[
+            "podman",
+            "runc",
+            "containernetworking-plugins",
+            "iptables",
+            "iproute2",
+        ],
+    )
+}
+
+pub(crate) fn plan(place: &Place<'_>) -> Result<Plan> {
+    let socket = place.dir.join("podman.sock");
+    let networks = place.dir.join("networks");
+    let config = place.dir.join("containers.conf");
+    let registries = place.dir.join("registries.conf");
+    let storage = place.dir.join("storage.conf");
+    fs::create_dir_all(&networks)?;
+    fs::write(networks.join("podman.conflist"), network(place)?)?;
+    fs::write(&config, containers_conf(&networks))?;
+    // Podman speaks TLS to every registry that it is not told of, on loopback too. The port is
+    // not known here: the registry may come up later.
+    fs::write(
+        &registries,
+        "unqualified-search-registries = [\"docker.io\"]\n\n\
+         [[registry]]\nlocation = \"127.0.0.1\"\ninsecure = true\n",
+    )?;
+    fs::write(
+        &storage,
+        format!(
+            "[storage]\ndriver = \"overlay\"\nrunroot = \"/run/containers\"\ngraphroot = {:?}\n",
+            place.dir.join("data")
+        ),
+    )?;
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    Ok(Plan {
+        root: Some(Root::Host {
+            empty: HOST_FOLDERS.iter().map(Into::into).collect(),
+        }),
+        make_bridge: false,
+        command: vec![
+            "/usr/bin/podman".to_owned(),
+            "--root".to_owned(),
+            text(&place.dir.join("data")),
+            "--runroot".to_owned(),
+            "/run/containers".to_owned(),
+            "--tmpdir".to_owned(),
+            "/run/libpod".to_owned(),
+            "--network-config-dir".to_owned(),
+            text(&networks),
+            "--volumepath".to_owned(),
+            text(&place.dir.join("volumes")),
+            "system".to_owned(),
+            "service".to_owned(),
+            "--time=0".to_owned(),
+            format!("unix://{}", socket.display()),
+        ],
+        environment: [
+            ("CONTAINERS_CONF", &config),
+            ("CONTAINERS_REGISTRIES_CONF", &registries),
+            ("CONTAINERS_STORAGE_CONF", &storage),
+        ]
+        .map(|(name, path)| (name.to_owned(), text(path)))
+        .to_vec(),
+        socket: Some(socket),
+        values: BTreeMap::new(),
+    })
+}
+
+/// Podman's default network, with our bridge and addresses.
+fn network(place: &Place<'_>) -> Result<Vec<u8>> {
+    Ok(serde_json::to_vec_pretty(&json!({
+        "cniVersion": "0.4.0",
+        "name": "podman",
+        "plugins": [
+            {
+                "type": "bridge",
+                "bridge": place.bridge,
+                "isGateway": true,
+                "hairpinMode": true,
+                "ipMasq": false,
+                "ipam": {
+                    "type": "host-local",
+                    "dataDir": "/run/cni/networks",
+                    "ranges": [[{"subnet": place.subnet.network()}]],
+                    "routes": [{"dst": "0.0.0.0/0"}],
+                },
+            },
+            {"type": "portmap", "capabilities": {"portMappings": true}},
+        ],
+    }))?)
+}
+
+fn containers_conf(networks: &Path) -> String {
+    // crun refuses hybrid control groups. There is no systemd and no journal to rely on. The
+    // built-in limits are above the hard limits of a process without CAP_SYS_RESOURCE, which
+    // may not raise them: give containers the limits that the service has itself.
+    let mut limits = String::new();
+    for (name, resource) in [
+        ("nofile", rustix::process::Resource::Nofile),
+        ("nproc", rustix::process::Resource::Nproc),
+    ] {
+        let most = rustix::process::getrlimit(resource)
+            .maximum
+            .map_or(1_048_576, |hard| hard.min(1_048_576));
+        limits.push_str(&format!("  \"{name}={most}:{most}\",\n"));
+    }
+    format!(
+        "[engine]\nruntime = \"runc\"\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n\n\
+         [containers]\nlog_driver = \"k8s-file\"\ndefault_ulimits = [\n{limits}]\n\n\
+         [network]\nnetwork_backend = \"cni\"\n\
+         cni_plugin_dirs = [\"/usr/lib/cni\"]\nnetwork_config_dir = {networks:?}\n"
+    )
+}
+
+/// Its monitors and containers move themselves to a group that all Podmans share: they are
+/// known by our mount namespace, and by the containers that our storage knows.
+pub(crate) fn kill_strays(site: &Site) -> Result<()> {
+    let keeper = State::read(site, Engine::Podman).and_then(|state| state.keeper);
+    if let Some(keeper) = keeper.filter(Process::is_alive) {
+        let namespace = |pid: i32| {
+            let link = fs::metadata(format!("/proc/{pid}/ns/mnt")).ok()?;
+            Some((link.dev(), link.ino()))
+        };
+        let ours = namespace(keeper.pid);
+        let host = namespace(std::process::id().cast_signed());
+        for entry in fs::read_dir("/proc")?.flatten() {
+            let Ok(pid) = entry.file_name().to_string_lossy().parse() else {
+                continue;
+            };
+            if ours.is_some() && ours != host && namespace(pid) == ours && pid != keeper.pid {
+                Process::find(pid).map_or(Ok(()), |process| process.kill())?;
+            }
+        }
+    }
+    let limit = Duration::from_secs(20);
+    let known = site
+        .dir(Engine::Podman.name())
+        .join("data/overlay-containers");
+    for entry in fs::read_dir(known).into_iter().flatten().flatten() {
+        let id = entry.file_name();
+        let id = id.to_string_lossy();
+        for name in [format!("libpod-{id}"), format!("libpod-conmon-{id}")] {
+            let group = Group::new(&format!("{PARENT}/{name}"))?;
+            group.kill_all(None, limit)?;
+            group.remove(limit)?;
+        }
+    }
+    for name in [format!("{PARENT}/conmon"), PARENT.to_owned()] {
+        Group::new(&name)?.remove_if_empty();
+    }
+    Ok(())
+}

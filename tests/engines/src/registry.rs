@@ -1,0 +1,231 @@
+//! A registry on loopback that gives and takes nothing without a password.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ureq::http::Response;
+use ureq::{Agent, Body};
+
+use crate::image::{self, Image, MANIFEST};
+use crate::instance::{Place, Plan, State};
+use crate::site::Site;
+use crate::{catalog, net, packages, rootfs};
+
+/// `host:port`, as it stands at the start of an image's name.
+pub(crate) const ADDRESS: &str = "RUNTIME_TEST_REGISTRY";
+pub(crate) const USER: &str = "RUNTIME_TEST_REGISTRY_USER";
+pub(crate) const PASSWORD: &str = "RUNTIME_TEST_REGISTRY_PASSWORD";
+
+const WHO: &str = "registry";
+
+pub(crate) fn install(_: &Site) -> Result<()> {
+    packages::ensure(WHO, &["docker-registry", "apache2-utils"])
+}
+
+pub(crate) fn plan(place: &Place<'_>) -> Result<Plan> {
+    let address = format!("127.0.0.1:{}", net::stable_port(place.site)?);
+    let (user, password) = ("tester", secret()?);
+    let users = place.dir.join("htpasswd");
+    fs::write(&users, htpasswd(user, &password)?)?;
+    let config = place.dir.join("config.yml");
+    fs::write(
+        &config,
+        format!(
+            "version: 0.1\n\
+             log:\n  level: warn\n  accesslog:\n    disabled: true\n\
+             storage:\n  filesystem:\n    rootdirectory: {data:?}\n  delete:\n    enabled: true\n\
+             http:\n  addr: {address}\n  secret: {secret}\n\
+             auth:\n  htpasswd:\n    realm: test\n    path: {users:?}\n",
+            data = place.dir.join("data"),
+            secret = secret()?,
+        ),
+    )?;
+    Ok(Plan {
+        root: None,
+        make_bridge: false,
+        command: vec![
+            "/usr/bin/docker-registry".to_owned(),
+            "serve".to_owned(),
+            config.to_string_lossy().into_owned(),
+        ],
+        environment: Vec::new(),
+        socket: None,
+        values: BTreeMap::from([
+            (ADDRESS.to_owned(), address),
+            (USER.to_owned(), user.to_owned()),
+            (PASSWORD.to_owned(), password),
+        ]),
+    })
+}
+
+/// Letters that are different every time.
+fn secret() -> Result<String> {
+    let mut bytes = [0; 12];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn htpasswd(user: &str, password: &str) -> Result<Vec<u8>> {
+    let mut child = Command::new("htpasswd")
+        .args(["-niB", user])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("cannot run htpasswd")?;
+    std::io::Write::write_all(
+        &mut child.stdin.take().context("no standard input")?,
+        password.as_bytes(),
+    )?;
+    let done = child.wait_with_output()?;
+    anyhow::ensure!(done.status.success(), "htpasswd failed");
+    Ok(done.stdout)
+}
+
+pub(crate) fn probe(state: &State) -> Result<String> {
+    let client = Client::of(state)?;
+    let status = client
+        .agent
+        .get(client.url(""))
+        .header("Authorization", &client.authorization)
+        .call()?
+        .status();
+    anyhow::ensure!(status == 200, "the registry answers {status}");
+    let printed = crate::process::run("docker-registry", &["--version"])?;
+    let version = printed.split_ascii_whitespace().last().unwrap_or("?");
+    Ok(version
+        .trim_start_matches('v')
+        .split('+')
+        .next()
+        .unwrap_or("?")
+        .to_owned())
+}
+
+/// Pushes the test images.
+pub(crate) fn fill(place: &Place<'_>, state: &State) -> Result<()> {
+    let client = Client::of(state)?;
+    let busybox = packages::busybox(WHO, &rootfs::cache()?)?;
+    crate::say(WHO, "building and pushing the test images");
+    for (name, image) in catalog::all(&busybox)? {
+        let (repository, tag) = name.split_once(':').context("an image without a tag")?;
+        client.push(repository, tag, &image)?;
+        fs::write(
+            place.dir.join(format!("{}.tar", repository.replace('/', "-"))),
+            image.archive(&format!("{}/{name}", client.address))?,
+        )?;
+    }
+    Ok(())
+}
+
+/// Pushes a small image that nothing has pulled yet: it has a layer of its own.
+///
+/// Gives the name to pull it by, `host:port/repository:tag`.
+///
+/// # Errors
+/// If the registry is not up or refuses.
+pub fn push_unique_image(site: &Site, repository: &str, tag: &str) -> Result<String> {
+    let state = crate::instance::known(site, crate::Engine::Registry)?;
+    let client = Client::of(&state)?;
+    let busybox = packages::busybox(WHO, &rootfs::cache()?)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos();
+    let seed = u64::try_from(now & u128::from(u64::MAX))? ^ u64::from(std::process::id());
+    client.push(repository, tag, &catalog::unique(&busybox, seed)?)?;
+    Ok(format!("{}/{repository}:{tag}", client.address))
+}
+
+/// The archive of a test image that the registry was filled with, for engines that load it
+/// without a registry.
+pub(crate) fn archive(site: &Site, repository: &str) -> std::path::PathBuf {
+    site.dir(WHO)
+        .join(format!("{}.tar", repository.replace('/', "-")))
+}
+
+/// The registry's own API.
+#[derive(Debug)]
+struct Client {
+    agent: Agent,
+    address: String,
+    authorization: String,
+}
+
+impl Client {
+    fn of(state: &State) -> Result<Self> {
+        let value = |name: &str| state.values.get(name).context("an incomplete record");
+        let login = format!("{}:{}", value(USER)?, value(PASSWORD)?);
+        Ok(Self {
+            agent: Agent::config_builder()
+                .http_status_as_error(false)
+                .timeout_global(Some(Duration::from_secs(60)))
+                // It is on this machine, whatever proxy leads to the rest of the world.
+                .proxy(None)
+                .build()
+                .new_agent(),
+            address: value(ADDRESS)?.clone(),
+            authorization: format!("Basic {}", STANDARD.encode(login)),
+        })
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}/v2/{path}", self.address)
+    }
+
+    fn push(&self, repository: &str, tag: &str, image: &Image) -> Result<()> {
+        for layer in &image.layers {
+            self.push_blob(repository, &layer.digest, &layer.blob)?;
+        }
+        self.push_blob(repository, &image.config_digest, &image.config)?;
+        let url = self.url(&format!("{repository}/manifests/{tag}"));
+        let answer = self
+            .agent
+            .put(url)
+            .header("Authorization", &self.authorization)
+            .header("Content-Type", MANIFEST)
+            .send(&image.manifest[..])?;
+        accepted(answer, "the manifest").map(drop)
+    }
+
+    fn push_blob(&self, repository: &str, digest: &str, blob: &[u8]) -> Result<()> {
+        debug_assert_eq!(image::digest(blob), digest);
+        let there = self
+            .agent
+            .head(self.url(&format!("{repository}/blobs/{digest}")))
+            .header("Authorization", &self.authorization)
+            .call()?;
+        if there.status() == 200 {
+            return Ok(());
+        }
+        let begun = self
+            .agent
+            .post(self.url(&format!("{repository}/blobs/uploads/")))
+            .header("Authorization", &self.authorization)
+            .send_empty()?;
+        let begun = accepted(begun, "the upload")?;
+        let location = begun
+            .headers()
+            .get("Location")
+            .context("an upload without a location")?
+            .to_str()?;
+        let separator = if location.contains('?') { '&' } else { '?' };
+        let done = self
+            .agent
+            .put(format!("{location}{separator}digest={digest}"))
+            .header("Authorization", &self.authorization)
+            .header("Content-Type", "application/octet-stream")
+            .send(blob)?;
+        accepted(done, "the blob").map(drop)
+    }
+}
+
+fn accepted(mut answer: Response<Body>, what: &str) -> Result<Response<Body>> {
+    if !answer.status().is_success() {
+        let text = answer.body_mut().read_to_string().unwrap_or_default();
+        anyhow::bail!("the registry refused {what}: {} {text}", answer.status());
+    }
+    Ok(answer)
+}

@@ -1,0 +1,90 @@
+//! `cargo xtask env`: the engines that the tests need, started and stopped by hand.
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use test_engines::{Engine, Running, Site};
+
+/// What `cargo xtask test` needs by default.
+pub const DEFAULT: [Engine; 3] = [Engine::Registry, Engine::Docker, Engine::Podman];
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Starts engines (by default those that the tests need) and prints their variables
+    Up(Names),
+    /// Stops engines (by default all) and removes everything that they made
+    Down(Names),
+    /// Says what runs, and prints the variables to export
+    Status(Names),
+}
+
+#[derive(Debug, Args)]
+struct Names {
+    /// Names of engines
+    #[arg(value_parser = parse)]
+    names: Vec<Engine>,
+}
+
+fn parse(name: &str) -> Result<Engine, String> {
+    name.parse().map_err(|error: anyhow::Error| error.to_string())
+}
+
+impl Names {
+    fn or(&self, default: &[Engine]) -> Vec<Engine> {
+        match self.names.is_empty() {
+            true => default.to_vec(),
+            false => self.names.clone(),
+        }
+    }
+}
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let site = Site::of_checkout()?;
+    match &arguments.action {
+        Action::Up(names) => {
+            let mut running = Vec::new();
+            for engine in names.or(&DEFAULT) {
+                running.push(site.up(engine)?);
+            }
+            print(&running)
+        }
+        Action::Down(names) => {
+            // The registry last: an engine that pulls from it should not see it go.
+            for engine in names.or(&Engine::ALL).into_iter().rev() {
+                site.down(engine)?;
+            }
+            Ok(())
+        }
+        Action::Status(names) => {
+            let running: Vec<_> = names
+                .or(&Engine::ALL)
+                .into_iter()
+                .filter_map(|engine| site.status(engine))
+                .collect();
+            if running.is_empty() {
+                println!("# nothing is up");
+            }
+            print(&running)
+        }
+    }
+}
+
+/// Prints what a shell can read; what one engine has in common with another comes once.
+fn print(running: &[Running]) -> Result<()> {
+    let mut printed = Vec::new();
+    for engine in running {
+        println!("# {} {}", engine.engine(), engine.version());
+        for variable in engine.variables()? {
+            if !printed.contains(&variable) {
+                println!("export {}={}", variable.0, variable.1);
+                printed.push(variable);
+            }
+        }
+    }
+    Ok(())
+}
