@@ -1,5 +1,7 @@
 //! `cargo xtask env`: the engines that the tests need, started and stopped by hand.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use test_engines::{Engine, Running, Site};
@@ -74,16 +76,19 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
 }
 
-/// Prints what a shell can read; what one engine has in common with another comes once.
+/// Prints what a shell can read. The first engine that sets a variable wins; what the others
+/// would set is shown as a comment.
 fn print(running: &[Running]) -> Result<()> {
-    let mut printed = Vec::new();
+    let mut printed = BTreeMap::new();
     for engine in running {
         println!("# {} {}", engine.engine(), engine.version());
-        for variable in engine.variables()? {
-            if !printed.contains(&variable) {
-                println!("export {}={}", variable.0, variable.1);
-                printed.push(variable);
+        for (name, value) in engine.variables()? {
+            match printed.get(&name) {
+                None => println!("export {name}={value}"),
+                Some(first) if *first == value => {}
+                Some(_) => println!("# export {name}={value}"),
             }
+            printed.entry(name).or_insert(value);
         }
     }
     Ok(())

@@ -24,10 +24,7 @@ pub const PAUSE: &str = "test/pause:1";
 pub(crate) fn all(busybox: &Path) -> Result<Vec<(&'static str, Image)>> {
     let base = base(busybox)?;
     Ok(vec![
-        (
-            BUSYBOX,
-            Image::new(vec![base.clone()], &json!({"Cmd": ["sh"], "Env": [ENV_PATH]}))?,
-        ),
+        (BUSYBOX, Image::new(vec![base.clone()], &json!({"Cmd": ["sh"], "Env": [ENV_PATH]}))?),
         (ENTRY, entry(&base)?),
         (LAYERS, layers(&base)?),
         (PAUSE, pause(&base)?),
@@ -39,8 +36,22 @@ const ENV_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/
 fn base(busybox: &Path) -> Result<Layer> {
     let mut layer = LayerBuilder::default();
     for folder in [
-        "bin/", "dev/", "etc/", "home/", "mnt/", "proc/", "root/", "run/", "sbin/", "srv/", "sys/",
-        "usr/", "usr/bin/", "usr/sbin/", "var/", "var/log/",
+        "bin/",
+        "dev/",
+        "etc/",
+        "home/",
+        "mnt/",
+        "proc/",
+        "root/",
+        "run/",
+        "sbin/",
+        "srv/",
+        "sys/",
+        "usr/",
+        "usr/bin/",
+        "usr/sbin/",
+        "var/",
+        "var/log/",
     ] {
         layer = layer.folder(folder, 0o755, 0);
     }
@@ -101,11 +112,7 @@ fn layers(base: &Layer) -> Result<Image> {
     for number in 1_u8..=4 {
         all.push(
             LayerBuilder::default()
-                .file(
-                    &format!("srv/data-{number}"),
-                    noise(u64::from(number), SIZE),
-                    0o644,
-                )
+                .file(&format!("srv/data-{number}"), noise(u64::from(number), SIZE), 0o644)
                 .build()?,
         );
     }
@@ -121,21 +128,13 @@ fn pause(base: &Layer) -> Result<Image> {
             0o755,
         )
         .build()?;
-    Image::new(
-        vec![base.clone(), script],
-        &json!({"Entrypoint": ["/pause"], "Env": [ENV_PATH]}),
-    )
+    Image::new(vec![base.clone(), script], &json!({"Entrypoint": ["/pause"], "Env": [ENV_PATH]}))
 }
 
 /// Busybox and one layer that no other image has.
 pub(crate) fn unique(busybox: &Path, seed: u64) -> Result<Image> {
-    let own = LayerBuilder::default()
-        .file("srv/unique", noise(seed, 64 << 10), 0o644)
-        .build()?;
-    Image::new(
-        vec![base(busybox)?, own],
-        &json!({"Cmd": ["sh"], "Env": [ENV_PATH]}),
-    )
+    let own = LayerBuilder::default().file("srv/unique", noise(seed, 64 << 10), 0o644).build()?;
+    Image::new(vec![base(busybox)?, own], &json!({"Cmd": ["sh"], "Env": [ENV_PATH]}))
 }
 
 /// Bytes that do not compress, the same for the same seed (xorshift64*).

@@ -62,10 +62,7 @@ pub(crate) struct Group {
 impl Group {
     /// Names a group; `path` has no slash at its start.
     pub(crate) fn new(path: &str) -> Result<Self> {
-        Ok(Self {
-            path: path.to_owned(),
-            hierarchies: hierarchies()?,
-        })
+        Ok(Self { path: path.to_owned(), hierarchies: hierarchies()? })
     }
 
     /// The hierarchy that holds our processes: `pids` is cheap and everywhere on version 1.
@@ -88,17 +85,12 @@ impl Group {
     /// The file that moves a process into the group.
     pub(crate) fn procs_file(&self) -> PathBuf {
         // `create` has failed where there is no home.
-        self.home()
-            .map(|home| home.mount.join(&self.path).join("cgroup.procs"))
-            .unwrap_or_default()
+        self.home().map(|home| home.mount.join(&self.path).join("cgroup.procs")).unwrap_or_default()
     }
 
     /// The folders of this group that are there now.
     fn folders(&self) -> impl Iterator<Item = PathBuf> {
-        self.hierarchies
-            .iter()
-            .map(|h| h.mount.join(&self.path))
-            .filter(|dir| dir.is_dir())
+        self.hierarchies.iter().map(|h| h.mount.join(&self.path)).filter(|dir| dir.is_dir())
     }
 
     /// Whether any hierarchy has the group.
@@ -160,11 +152,7 @@ fn collect(dir: &Path, spare: Option<&Path>, found: &mut Vec<Process>) {
         return;
     }
     let procs = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-    found.extend(
-        procs
-            .lines()
-            .filter_map(|line| Process::find(line.parse().ok()?)),
-    );
+    found.extend(procs.lines().filter_map(|line| Process::find(line.parse().ok()?)));
     children(dir).for_each(|child| collect(&child, spare, found));
 }
 

@@ -33,9 +33,10 @@ pub(crate) fn plan(place: &Place<'_>, suite: Option<&str>) -> Result<Plan> {
         "cgroup-parent": place.group,
         // One daemon's start flushes the chains of all others. Without them, ports are
         // published by its proxies, and the host's packet filter is not touched at all.
+        // Forwarding is put back as it was when the last engine goes.
         "iptables": false,
         "ip6tables": false,
-        "ip-forward": false,
+        "ip-forward": true,
         "ip-masq": false,
     });
     fs::write(&config, serde_json::to_vec_pretty(&settings)?)?;

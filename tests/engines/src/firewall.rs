@@ -11,11 +11,7 @@ use crate::net::Subnet;
 use crate::process::run;
 
 /// The chains that portmap makes, and the chains that jump to them, all in the nat table.
-const OURS: [&str; 3] = [
-    "CNI-HOSTPORT-DNAT",
-    "CNI-HOSTPORT-MASQ",
-    "CNI-HOSTPORT-SETMARK",
-];
+const OURS: [&str; 3] = ["CNI-HOSTPORT-DNAT", "CNI-HOSTPORT-MASQ", "CNI-HOSTPORT-SETMARK"];
 
 /// The chains of the nat table that CNI plugins use and that are there now.
 pub(crate) fn chains() -> Vec<String> {
@@ -76,10 +72,7 @@ fn flush_and_delete(chain: &str) {
 pub(crate) fn clean(before: &[String]) {
     let now = chains();
     // A chain of a single container: somebody still uses the common ones.
-    if now
-        .iter()
-        .any(|c| !OURS.contains(&c.as_str()) && !before.contains(c))
-    {
+    if now.iter().any(|c| !OURS.contains(&c.as_str()) && !before.contains(c)) {
         return;
     }
     let ours: Vec<_> = OURS
@@ -113,15 +106,7 @@ mod tests {
     fn a_quoted_comment_stays_one_argument() {
         assert_eq!(
             split(r#"POSTROUTING -m comment --comment "CNI portmap" -j X"#),
-            [
-                "POSTROUTING",
-                "-m",
-                "comment",
-                "--comment",
-                "CNI portmap",
-                "-j",
-                "X"
-            ]
+            ["POSTROUTING", "-m", "comment", "--comment", "CNI portmap", "-j", "X"]
         );
     }
 }

@@ -40,10 +40,7 @@ impl Footprint {
             groups(&hierarchy.mount, &mut all);
         }
         let forward = "/proc/sys/net/ipv4/ip_forward";
-        all.insert(format!(
-            "setting {forward} {}",
-            fs::read_to_string(forward)?.trim()
-        ));
+        all.insert(format!("setting {forward} {}", fs::read_to_string(forward)?.trim()));
         for process in fs::read_dir("/proc")?.flatten() {
             let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
             let name = name.trim();
@@ -62,11 +59,7 @@ impl Footprint {
     /// tell what somebody else does on the host at the same time.
     #[must_use]
     pub fn added_since(&self, before: &Self, mine: impl Fn(&str) -> bool) -> Vec<String> {
-        self.0
-            .difference(&before.0)
-            .filter(|line| mine(line))
-            .cloned()
-            .collect()
+        self.0.difference(&before.0).filter(|line| mine(line)).cloned().collect()
     }
 }
 

@@ -98,9 +98,8 @@ pub(crate) fn release(site: &Site) -> Result<()> {
 /// limit in some group: a limit that nothing reaches, in an empty group of our own, is enough
 /// for all groups. Version 2 always counts.
 fn count_block_io(site: &Site) -> Result<()> {
-    let Some(hierarchy) = cgroup::hierarchies()?
-        .into_iter()
-        .find(|h| h.controllers.iter().any(|c| c == "blkio"))
+    let Some(hierarchy) =
+        cgroup::hierarchies()?.into_iter().find(|h| h.controllers.iter().any(|c| c == "blkio"))
     else {
         return Ok(());
     };
@@ -111,9 +110,7 @@ fn count_block_io(site: &Site) -> Result<()> {
         let name = disk.file_name();
         let name = name.to_string_lossy();
         // These are no disks, or have no use in a test.
-        if ["loop", "ram", "zram", "nbd", "fd", "sr"]
-            .iter()
-            .any(|prefix| name.starts_with(prefix))
+        if ["loop", "ram", "zram", "nbd", "fd", "sr"].iter().any(|prefix| name.starts_with(prefix))
         {
             continue;
         }

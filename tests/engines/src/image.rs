@@ -56,12 +56,7 @@ impl Image {
                 "digest": layer.digest,
             })).collect::<Vec<_>>(),
         }))?;
-        Ok(Self {
-            layers,
-            config,
-            config_digest,
-            manifest,
-        })
+        Ok(Self { layers, config, config_digest, manifest })
     }
 
     /// The image as an archive that `docker load` and `ctr images import` read.
@@ -101,8 +96,7 @@ impl LayerBuilder {
     }
 
     pub(crate) fn file(mut self, path: &str, content: impl Into<Vec<u8>>, mode: u32) -> Self {
-        self.0
-            .push(Entry::File(path.to_owned(), content.into(), mode));
+        self.0.push(Entry::File(path.to_owned(), content.into(), mode));
         self
     }
 
@@ -133,11 +127,7 @@ impl LayerBuilder {
         let mut gzip = GzBuilder::new().write(Vec::new(), Compression::fast());
         gzip.write_all(&plain)?;
         let blob = gzip.finish()?;
-        Ok(Layer {
-            digest: digest(&blob),
-            diff_id: digest(&plain),
-            blob,
-        })
+        Ok(Layer { digest: digest(&blob), diff_id: digest(&plain), blob })
     }
 }
 

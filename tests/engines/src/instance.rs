@@ -146,13 +146,7 @@ fn start_new(site: &Site, engine: Engine, dir: &Path, octet: u8) -> Result<State
         net::create_bridge(&context.bridge, context.subnet)?;
     }
     let mut state = State {
-        daemon: launch(
-            site,
-            engine,
-            keeper.as_ref(),
-            &plan.command,
-            &plan.environment,
-        )?,
+        daemon: launch(site, engine, keeper.as_ref(), &plan.command, &plan.environment)?,
         keeper,
         socket: plan.socket,
         version: String::new(),
@@ -178,10 +172,8 @@ fn launch(
         None => Vec::new(),
     };
     line.extend(command.iter().cloned());
-    let environment: Vec<_> = environment
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.clone()))
-        .collect();
+    let environment: Vec<_> =
+        environment.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
     let log = log(site, engine);
     process::spawn(&daemon_group(site, engine)?, &log, &environment, &line)
 }
@@ -256,13 +248,7 @@ pub(crate) fn restart(site: &Site, engine: Engine) -> Result<State> {
     let _lock = site.lock(engine.name())?;
     let mut state = known(site, engine)?;
     state.daemon.terminate(Duration::from_secs(30))?;
-    state.daemon = launch(
-        site,
-        engine,
-        state.keeper.as_ref(),
-        &state.command,
-        &state.environment,
-    )?;
+    state.daemon = launch(site, engine, state.keeper.as_ref(), &state.command, &state.environment)?;
     // Recorded before it is well: it has to be found and stopped in any case.
     state.write(&site.dir(engine.name()))?;
     wait_healthy(site, engine, &state)?;

@@ -61,9 +61,8 @@ pub(crate) fn start(site: &Site, dir: &Path, group: &Group, root: &Root) -> Resu
     let ready = dir.join("keeper.ready");
     let log = dir.join("keeper.log");
     let text = |path: &Path| path.to_string_lossy().into_owned();
-    let mut command: Vec<String> = ["unshare", "--mount", "--propagation", "slave", "sh", "-ec"]
-        .map(str::to_owned)
-        .to_vec();
+    let mut command: Vec<String> =
+        ["unshare", "--mount", "--propagation", "slave", "sh", "-ec"].map(str::to_owned).to_vec();
     match root {
         Root::Host { empty } => {
             command.extend([HOST.to_owned(), text(&ready)]);
@@ -81,11 +80,7 @@ pub(crate) fn start(site: &Site, dir: &Path, group: &Group, root: &Root) -> Resu
         if ready.exists() {
             return Ok(Some(()));
         }
-        anyhow::ensure!(
-            keeper.is_alive(),
-            "cannot set up the mount namespace: {}",
-            tail(&log)
-        );
+        anyhow::ensure!(keeper.is_alive(), "cannot set up the mount namespace: {}", tail(&log));
         Ok(None)
     })?;
     Ok(keeper)
@@ -97,15 +92,9 @@ pub(crate) fn enter(keeper: &Process) -> Result<Vec<String>> {
         keeper.is_alive(),
         "the mount namespace is gone, bring the engine down and up again"
     );
-    Ok([
-        "nsenter",
-        "--target",
-        &keeper.pid.to_string(),
-        "--mount",
-        "--",
-    ]
-    .map(str::to_owned)
-    .to_vec())
+    Ok(["nsenter", "--target", &keeper.pid.to_string(), "--mount", "--"]
+        .map(str::to_owned)
+        .to_vec())
 }
 
 /// The last lines of a log file, for an error message.

@@ -8,9 +8,7 @@ use anyhow::{Context, Result};
 /// The archive that the machine gets its own release from.
 pub(crate) fn debian() -> Result<String> {
     let mut files = vec![Path::new("/etc/apt/sources.list").to_owned()];
-    let more = fs::read_dir("/etc/apt/sources.list.d")
-        .into_iter()
-        .flatten();
+    let more = fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten();
     files.extend(more.flatten().map(|entry| entry.path()));
     files.sort();
     files
@@ -94,10 +92,7 @@ mod tests {
         let other = "Types: deb\nURIs: https://packages.example/node\nSuites: nodistro\n\
                      Components: main\n";
         assert_eq!(deb822(other), None);
-        assert_eq!(
-            one_line("deb http://x.example/debian-security bookworm-security main"),
-            None
-        );
+        assert_eq!(one_line("deb http://x.example/debian-security bookworm-security main"), None);
         let off = "Types: deb\nEnabled: no\nURIs: http://x.example/debian\nSuites: sid\n\
                    Components: main\n";
         assert_eq!(deb822(off), None);

@@ -54,9 +54,7 @@ pub(crate) fn free_octet(site: &Site) -> Result<u8> {
                 u32::from(Ipv4Addr::new(10, *octet, 0, 0)),
                 u32::from(Ipv4Addr::new(10, *octet, 255, 255)),
             );
-            !routes
-                .iter()
-                .any(|(network, mask)| network & mask <= to && (network | !mask) >= from)
+            !routes.iter().any(|(network, mask)| network & mask <= to && (network | !mask) >= from)
         })
         .context("every 10.128.0.0/16 to 10.254.0.0/16 is routed somewhere already")
 }
@@ -69,9 +67,7 @@ fn parse_routes(text: &str) -> Vec<(u32, u32)> {
             let fields: Vec<_> = line.split_ascii_whitespace().collect();
             // The kernel prints the bytes of an address in memory order.
             let number = |index: usize| {
-                u32::from_str_radix(fields.get(index)?, 16)
-                    .ok()
-                    .map(u32::swap_bytes)
+                u32::from_str_radix(fields.get(index)?, 16).ok().map(u32::swap_bytes)
             };
             Some((number(1)?, number(7)?))
         })

@@ -113,10 +113,7 @@ pub(crate) fn busybox(who: &str, cache: &Path) -> Result<PathBuf> {
 
 /// One installation at a time on this machine, whatever checkout asks for it.
 fn machine_lock() -> Result<Lock> {
-    Lock::take(
-        &std::env::temp_dir().join("runtime-test-engines.apt.lock"),
-        "apt",
-    )
+    Lock::take(&std::env::temp_dir().join("runtime-test-engines.apt.lock"), "apt")
 }
 
 /// While it lives, packages that are installed do not start their services.

@@ -26,13 +26,7 @@ const PARENT: &str = "libpod_parent";
 pub(crate) fn install() -> Result<()> {
     packages::ensure(
         "podman",
-        &[
-            "podman",
-            "runc",
-            "containernetworking-plugins",
-            "iptables",
-            "iproute2",
-        ],
+        &["podman", "runc", "containernetworking-plugins", "iptables", "iproute2"],
     )
 }
 
@@ -61,9 +55,7 @@ pub(crate) fn plan(place: &Place<'_>) -> Result<Plan> {
     )?;
     let text = |path: &Path| path.to_string_lossy().into_owned();
     Ok(Plan {
-        root: Some(Root::Host {
-            empty: HOST_FOLDERS.iter().map(Into::into).collect(),
-        }),
+        root: Some(Root::Host { empty: HOST_FOLDERS.iter().map(Into::into).collect() }),
         make_bridge: false,
         command: vec![
             "/usr/bin/podman".to_owned(),
@@ -123,10 +115,9 @@ fn containers_conf(networks: &Path) -> String {
     // built-in limits are above the hard limits of a process without CAP_SYS_RESOURCE, which
     // may not raise them: give containers the limits that the service has itself.
     let mut limits = String::new();
-    for (name, resource) in [
-        ("nofile", rustix::process::Resource::Nofile),
-        ("nproc", rustix::process::Resource::Nproc),
-    ] {
+    for (name, resource) in
+        [("nofile", rustix::process::Resource::Nofile), ("nproc", rustix::process::Resource::Nproc)]
+    {
         let most = rustix::process::getrlimit(resource)
             .maximum
             .map_or(1_048_576, |hard| hard.min(1_048_576));
@@ -161,9 +152,7 @@ pub(crate) fn kill_strays(site: &Site) -> Result<()> {
         }
     }
     let limit = Duration::from_secs(20);
-    let known = site
-        .dir(Engine::Podman.name())
-        .join("data/overlay-containers");
+    let known = site.dir(Engine::Podman.name()).join("data/overlay-containers");
     for entry in fs::read_dir(known).into_iter().flatten().flatten() {
         let id = entry.file_name();
         let id = id.to_string_lossy();

@@ -16,11 +16,7 @@ pub(crate) fn until<T>(
         if let Some(answer) = probe()? {
             return Ok(answer);
         }
-        anyhow::ensure!(
-            start.elapsed() < limit,
-            "waited {} s in vain for {what}",
-            limit.as_secs()
-        );
+        anyhow::ensure!(start.elapsed() < limit, "waited {} s in vain for {what}", limit.as_secs());
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(100));
     }

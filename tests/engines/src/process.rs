@@ -32,11 +32,7 @@ impl Process {
     pub fn find(pid: i32) -> Option<Self> {
         let (state, start) = stat(pid)?;
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-        (!matches!(state, 'Z' | 'X')).then(|| Self {
-            pid,
-            start,
-            boot: boot.trim().to_owned(),
-        })
+        (!matches!(state, 'Z' | 'X')).then(|| Self { pid, start, boot: boot.trim().to_owned() })
     }
 
     /// True while the process runs. A zombie does not.
@@ -170,10 +166,8 @@ pub(crate) fn run(program: &str, args: &[&str]) -> Result<String> {
 /// Runs a prepared command as [`run`] does.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let done = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot run {program}"))?;
+    let done =
+        command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {program}"))?;
     anyhow::ensure!(
         done.status.success(),
         "{program} {:?} failed ({}): {}",
@@ -198,10 +192,7 @@ mod tests {
     fn a_process_with_another_start_is_another_process() {
         let me = Process::find(std::process::id().cast_signed()).unwrap();
         assert!(me.is_alive());
-        let other = Process {
-            start: me.start + 1,
-            ..me
-        };
+        let other = Process { start: me.start + 1, ..me };
         assert!(!other.is_alive());
         // Nothing happens to us: the recorded process is gone.
         other.kill().unwrap();

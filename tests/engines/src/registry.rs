@@ -99,12 +99,7 @@ pub(crate) fn probe(state: &State) -> Result<String> {
     anyhow::ensure!(status == 200, "the registry answers {status}");
     let printed = crate::process::run("docker-registry", &["--version"])?;
     let version = printed.split_ascii_whitespace().last().unwrap_or("?");
-    Ok(version
-        .trim_start_matches('v')
-        .split('+')
-        .next()
-        .unwrap_or("?")
-        .to_owned())
+    Ok(version.trim_start_matches('v').split('+').next().unwrap_or("?").to_owned())
 }
 
 /// Pushes the test images.
@@ -142,8 +137,7 @@ pub fn push_unique_image(site: &Site, repository: &str, tag: &str) -> Result<Str
 /// The archive of a test image that the registry was filled with, for engines that load it
 /// without a registry.
 pub(crate) fn archive(site: &Site, repository: &str) -> std::path::PathBuf {
-    site.dir(WHO)
-        .join(format!("{}.tar", repository.replace('/', "-")))
+    site.dir(WHO).join(format!("{}.tar", repository.replace('/', "-")))
 }
 
 /// The registry's own API.
@@ -206,11 +200,8 @@ impl Client {
             .header("Authorization", &self.authorization)
             .send_empty()?;
         let begun = accepted(begun, "the upload")?;
-        let location = begun
-            .headers()
-            .get("Location")
-            .context("an upload without a location")?
-            .to_str()?;
+        let location =
+            begun.headers().get("Location").context("an upload without a location")?.to_str()?;
         let separator = if location.contains('?') { '&' } else { '?' };
         let done = self
             .agent

@@ -50,10 +50,7 @@ pub(crate) fn ensure(who: &str, suite: &str) -> Result<PathBuf> {
     packages::ensure(who, &["debootstrap"])?;
     let mirror = mirror::debian()?;
     let start = Instant::now();
-    crate::say(
-        who,
-        &format!("unpacking Debian {suite} from {mirror}, about a minute"),
-    );
+    crate::say(who, &format!("unpacking Debian {suite} from {mirror}, about a minute"));
     let draft = root.with_extension("draft");
     if draft.exists() {
         fs::remove_dir_all(&draft)?;

@@ -39,8 +39,7 @@ impl Running {
     /// The socket in the form of `DOCKER_HOST`.
     #[must_use]
     pub fn host(&self) -> Option<String> {
-        self.socket()
-            .map(|socket| format!("unix://{}", socket.display()))
+        self.socket().map(|socket| format!("unix://{}", socket.display()))
     }
 
     /// The daemon's process.
@@ -63,16 +62,10 @@ impl Running {
     pub fn variables(&self) -> Result<Vec<(String, String)>> {
         let mut all: Vec<(String, String)> = Vec::new();
         if self.engine.is_docker() {
-            all.extend(
-                self.host()
-                    .map(|host| ("RUNTIME_TEST_DOCKER_HOST".to_owned(), host)),
-            );
+            all.extend(self.host().map(|host| ("RUNTIME_TEST_DOCKER_HOST".to_owned(), host)));
         }
         if self.engine != Engine::Registry {
-            all.push((
-                "RUNTIME_TEST_ENGINE".to_owned(),
-                self.engine.name().to_owned(),
-            ));
+            all.push(("RUNTIME_TEST_ENGINE".to_owned(), self.engine.name().to_owned()));
         }
         let shared = self.site.shared_dir()?.to_string_lossy().into_owned();
         all.push(("RUNTIME_TEST_SHARED_DIR".to_owned(), shared));
@@ -129,11 +122,7 @@ impl Site {
     }
 
     fn running(&self, engine: Engine, state: State) -> Running {
-        Running {
-            site: self.clone(),
-            engine,
-            state,
-        }
+        Running { site: self.clone(), engine, state }
     }
 }
 

@@ -50,10 +50,7 @@ impl Site {
             "{} is too long for the Unix sockets in it; set {DIR_VARIABLE} to a shorter path",
             root.display()
         );
-        let tag = format!(
-            "rt{:04x}",
-            fnv(root.as_os_str().as_encoded_bytes()) & 0xffff
-        );
+        let tag = format!("rt{:04x}", fnv(root.as_os_str().as_encoded_bytes()) & 0xffff);
         Ok(Self { root, tag })
     }
 
