@@ -2,18 +2,21 @@
 //!
 //! The Docker instances are told to leave the filter alone: several daemons would flush each
 //! other's chains, and published ports work through their proxies. Podman and containerd
-//! publish ports through the portmap plugin, which makes chains of its own. The rules of a
-//! container go with the container, the chains stay.
+//! publish ports through the portmap plugin, which makes chains of its own: one for each
+//! container, which names the container's address, and three for all of them.
 
 use std::collections::BTreeSet;
+use std::io::Write;
+use std::process::{Command, Stdio};
 
 use crate::net::Subnet;
 use crate::process::run;
 
-/// The chains that portmap makes, and the chains that jump to them, all in the nat table.
-const OURS: [&str; 3] = ["CNI-HOSTPORT-DNAT", "CNI-HOSTPORT-MASQ", "CNI-HOSTPORT-SETMARK"];
+/// The chains that portmap shares among all containers. They are in the nat table, as
+/// everything here.
+const SHARED: [&str; 3] = ["CNI-HOSTPORT-DNAT", "CNI-HOSTPORT-MASQ", "CNI-HOSTPORT-SETMARK"];
 
-/// The chains of the nat table that CNI plugins use and that are there now.
+/// The chains of CNI plugins that are there now.
 pub(crate) fn chains() -> Vec<String> {
     rules()
         .lines()
@@ -23,15 +26,52 @@ pub(crate) fn chains() -> Vec<String> {
         .collect()
 }
 
+/// Removes the published ports of containers in this network.
+pub(crate) fn remove_ports_of(subnet: Subnet) {
+    apply(&removal_of_ports(&rules(), subnet));
+}
+
+/// Removes the shared chains, unless they were there `before` or a container still uses them.
+pub(crate) fn clean(before: &[String]) {
+    let now = chains();
+    let shared = |chain: &String| SHARED.contains(&chain.as_str());
+    if now.iter().any(|c| !shared(c) && !before.contains(c)) {
+        return;
+    }
+    let ours: BTreeSet<&str> = now
+        .iter()
+        .filter(|chain| shared(chain) && !before.contains(chain))
+        .map(String::as_str)
+        .collect();
+    apply(&removal_of_chains(&rules(), &ours));
+}
+
 fn rules() -> String {
+    // A machine without iptables has none.
     run("iptables", &["-w", "-t", "nat", "-S"]).unwrap_or_default()
 }
 
-/// Removes the published ports of containers in this network.
-pub(crate) fn remove_ports_of(subnet: Subnet) {
-    let rules = rules();
-    // portmap makes a chain for each container, which names the container's address.
-    let chains: BTreeSet<&str> = rules
+/// Rules come out and go in with the same quoting: nothing has to be parsed for a deletion.
+fn apply(script: &str) {
+    if script.is_empty() {
+        return;
+    }
+    let child = Command::new("iptables-restore")
+        .args(["--wait", "--noflush"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn();
+    if let Ok(mut child) = child {
+        if let Some(mut input) = child.stdin.take() {
+            let _ = write!(input, "*nat\n{script}COMMIT\n");
+        }
+        // What it could not remove is found by whoever compares before and after.
+        let _ = child.wait();
+    }
+}
+
+fn removal_of_ports(rules: &str, subnet: Subnet) -> String {
+    let chains = rules
         .lines()
         .filter_map(|line| line.strip_prefix("-A "))
         .filter(|rule| {
@@ -42,71 +82,61 @@ pub(crate) fn remove_ports_of(subnet: Subnet) {
         .filter_map(|rule| rule.split(' ').next())
         .filter(|chain| chain.starts_with("CNI-DN-"))
         .collect();
-    for chain in &chains {
-        remove_jumps(&rules, |target| target == *chain);
-        flush_and_delete(chain);
-    }
+    removal_of_chains(rules, &chains)
 }
 
-fn remove_jumps(rules: &str, to: impl Fn(&str) -> bool) {
-    for rule in rules.lines() {
-        let target = rule.rsplit_once("-j ").map(|(_, target)| target);
-        if let Some(rest) = rule.strip_prefix("-A ")
-            && target.is_some_and(&to)
-        {
-            let mut args = vec!["-w", "-t", "nat", "-D"];
-            let words = split(rest);
-            args.extend(words.iter().map(String::as_str));
-            let _ = run("iptables", &args);
+/// Deletes the rules that jump to these chains from elsewhere, then the chains.
+fn removal_of_chains(rules: &str, chains: &BTreeSet<&str>) -> String {
+    let mut script = String::new();
+    for rule in rules.lines().filter_map(|line| line.strip_prefix("-A ")) {
+        let from = rule.split(' ').next().unwrap_or_default();
+        let to = rule.rsplit_once("-j ").map_or("", |(_, target)| target);
+        if chains.contains(to) && !chains.contains(from) {
+            script.push_str(&format!("-D {rule}\n"));
         }
     }
-}
-
-fn flush_and_delete(chain: &str) {
+    // They jump to each other: all are emptied before the first is deleted.
     for action in ["-F", "-X"] {
-        let _ = run("iptables", &["-w", "-t", "nat", action, chain]);
+        for chain in chains {
+            script.push_str(&format!("{action} {chain}\n"));
+        }
     }
-}
-
-/// Removes the chains that were not there `before` and that nothing uses any more.
-pub(crate) fn clean(before: &[String]) {
-    let now = chains();
-    // A chain of a single container: somebody still uses the common ones.
-    if now.iter().any(|c| !OURS.contains(&c.as_str()) && !before.contains(c)) {
-        return;
-    }
-    let ours: Vec<_> = OURS
-        .into_iter()
-        .filter(|c| now.iter().any(|n| n == c) && !before.iter().any(|b| b == c))
-        .collect();
-    remove_jumps(&rules(), |target| ours.contains(&target));
-    // The chains jump to each other: all are emptied before the first is deleted.
-    for chain in &ours {
-        let _ = run("iptables", &["-w", "-t", "nat", "-F", chain]);
-    }
-    ours.iter().for_each(|chain| flush_and_delete(chain));
-}
-
-/// Splits a printed rule into arguments; comments are the only quoted ones.
-fn split(rule: &str) -> Vec<String> {
-    rule.split('"')
-        .enumerate()
-        .flat_map(|(index, part)| match index % 2 {
-            0 => part.split_ascii_whitespace().map(str::to_owned).collect(),
-            _ => vec![part.to_owned()],
-        })
-        .collect()
+    script
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const RULES: &str = r#"-P PREROUTING ACCEPT
+-N CNI-DN-aa
+-N CNI-DN-bb
+-N CNI-HOSTPORT-DNAT
+-A OUTPUT -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT
+-A CNI-DN-aa -d 127.0.0.1/32 -p tcp --dport 1 -j DNAT --to-destination 10.240.48.5:80
+-A CNI-DN-bb -d 127.0.0.1/32 -p tcp --dport 2 -j DNAT --to-destination 10.88.0.5:80
+-A CNI-HOSTPORT-DNAT -p tcp -m comment --comment "dnat name: \"podman\" id: \"f\"" -j CNI-DN-aa
+-A CNI-HOSTPORT-DNAT -p tcp -m comment --comment "dnat name: \"other\" id: \"g\"" -j CNI-DN-bb
+"#;
+
     #[test]
-    fn a_quoted_comment_stays_one_argument() {
+    fn only_ports_of_our_network_go() {
         assert_eq!(
-            split(r#"POSTROUTING -m comment --comment "CNI portmap" -j X"#),
-            ["POSTROUTING", "-m", "comment", "--comment", "CNI portmap", "-j", "X"]
+            removal_of_ports(RULES, Subnet::new(240, 3)),
+            "-D CNI-HOSTPORT-DNAT -p tcp -m comment --comment \
+             \"dnat name: \\\"podman\\\" id: \\\"f\\\"\" -j CNI-DN-aa\n\
+             -F CNI-DN-aa\n-X CNI-DN-aa\n"
+        );
+        assert_eq!(removal_of_ports(RULES, Subnet::new(240, 4)), "");
+    }
+
+    #[test]
+    fn jumps_between_the_removed_chains_go_with_them() {
+        let chains = BTreeSet::from(["CNI-DN-aa", "CNI-HOSTPORT-DNAT"]);
+        assert_eq!(
+            removal_of_chains(RULES, &chains),
+            "-D OUTPUT -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT\n\
+             -F CNI-DN-aa\n-F CNI-HOSTPORT-DNAT\n-X CNI-DN-aa\n-X CNI-HOSTPORT-DNAT\n"
         );
     }
 }

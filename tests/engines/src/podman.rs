@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
+use rustix::process::{Resource, getrlimit};
 use serde_json::json;
 
 use crate::cgroup::Group;
@@ -113,15 +114,18 @@ fn network(place: &Place<'_>) -> Result<Vec<u8>> {
 fn containers_conf(networks: &Path) -> String {
     // crun refuses hybrid control groups. There is no systemd and no journal to rely on. The
     // built-in limits are above the hard limits of a process without CAP_SYS_RESOURCE, which
-    // may not raise them: give containers the limits that the service has itself.
+    // may not raise them: give containers the limits that the service has itself. It lowers
+    // its own number of processes to the number of process ids that there are.
+    let ids = fs::read_to_string("/proc/sys/kernel/pid_max")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(32_768);
     let mut limits = String::new();
-    for (name, resource) in
-        [("nofile", rustix::process::Resource::Nofile), ("nproc", rustix::process::Resource::Nproc)]
+    for (name, resource, most) in
+        [("nofile", Resource::Nofile, 1_048_576), ("nproc", Resource::Nproc, ids)]
     {
-        let most = rustix::process::getrlimit(resource)
-            .maximum
-            .map_or(1_048_576, |hard| hard.min(1_048_576));
-        limits.push_str(&format!("  \"{name}={most}:{most}\",\n"));
+        let limit = getrlimit(resource).maximum.map_or(most, |hard| hard.min(most));
+        limits.push_str(&format!("  \"{name}={limit}:{limit}\",\n"));
     }
     format!(
         "[engine]\nruntime = \"runc\"\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n\n\
