@@ -1,0 +1,3 @@
+//! containerd and CRI-O, through the CRI, behind the `runtime-core` interface.
+
+mod generated;
