@@ -1,0 +1,516 @@
+//! Where the engine is: options, `DOCKER_HOST`, docker contexts.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use runtime_core::{Deadlines, Error, ErrorKind, Result, Scope};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+/// How to connect to an engine.
+///
+/// Where the engine is is decided as Docker's command line does it: [`host`](Self::host), then
+/// [`context`](Self::context), then `DOCKER_HOST`, then `DOCKER_CONTEXT`, then the current context
+/// of the configuration file, then the default socket.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct DockerOptions {
+    /// Whose containers are made and seen.
+    pub scope: Scope,
+    /// `unix://PATH`, `tcp://HOST:PORT`, `http://HOST:PORT` or `https://HOST:PORT`.
+    pub host: Option<String>,
+    /// The name of a docker context.
+    pub context: Option<String>,
+    /// A folder with `ca.pem`, `cert.pem` and `key.pem`, for TLS with [`host`](Self::host). The
+    /// engine's certificate is always verified.
+    pub cert_path: Option<PathBuf>,
+    /// How long the operations may take.
+    pub deadlines: Deadlines,
+}
+
+impl DockerOptions {
+    /// The engine that Docker's command line would use.
+    #[must_use]
+    pub fn new(scope: Scope) -> Self {
+        Self { scope, host: None, context: None, cert_path: None, deadlines: Deadlines::default() }
+    }
+
+    /// Connects to this host.
+    #[must_use]
+    pub fn host(mut self, host: impl Into<String>) -> Self {
+        self.host = Some(host.into());
+        self
+    }
+
+    /// Connects to the engine of this docker context.
+    #[must_use]
+    pub fn context(mut self, context: impl Into<String>) -> Self {
+        self.context = Some(context.into());
+        self
+    }
+
+    /// Uses TLS with the certificates in this folder.
+    #[must_use]
+    pub fn cert_path(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.cert_path = Some(folder.into());
+        self
+    }
+
+    /// Sets how long the operations may take.
+    #[must_use]
+    pub fn deadlines(mut self, deadlines: Deadlines) -> Self {
+        self.deadlines = deadlines;
+        self
+    }
+
+    /// Where the engine is, by these options and the process's environment.
+    pub(crate) fn endpoint(&self) -> Result<Endpoint> {
+        self.resolve(&Environment { variable: &|name| std::env::var_os(name) })
+    }
+
+    fn resolve(&self, environment: &Environment<'_>) -> Result<Endpoint> {
+        if let Some(host) = &self.host {
+            if self.context.is_some() {
+                return Err(Error::invalid("context", "cannot be combined with host"));
+            }
+            let tls = self.cert_path.as_deref().map(TlsFiles::all_of);
+            return Endpoint::parse(host, tls, "the option host", "host");
+        }
+        if let Some(context) = &self.context {
+            return self.of_context(context, "the option context", environment);
+        }
+        if let Some(host) = environment.text("DOCKER_HOST") {
+            return Endpoint::parse(&host, self.env_tls(environment), "DOCKER_HOST", "DOCKER_HOST");
+        }
+        if let Some(context) = environment.text("DOCKER_CONTEXT") {
+            return self.of_context(&context, "DOCKER_CONTEXT", environment);
+        }
+        let config: ConfigFile = read_json(&environment.config_dir().join("config.json"))?;
+        if let Some(context) = config.current_context.filter(|context| !context.is_empty()) {
+            return self.of_context(&context, "the current docker context", environment);
+        }
+        Self::default_socket()
+    }
+
+    fn default_socket() -> Result<Endpoint> {
+        Endpoint::parse(DEFAULT_HOST, None, "the default", "host")
+    }
+
+    /// As Docker's clients have it: `DOCKER_TLS_VERIFY` with whatever value asks for TLS, and
+    /// `DOCKER_CERT_PATH` says where the certificates are.
+    fn env_tls(&self, environment: &Environment<'_>) -> Option<TlsFiles> {
+        if let Some(folder) = &self.cert_path {
+            return Some(TlsFiles::all_of(folder));
+        }
+        environment.text("DOCKER_TLS_VERIFY")?;
+        let folder = environment.path("DOCKER_CERT_PATH");
+        Some(TlsFiles::all_of(&folder.unwrap_or_else(|| environment.config_dir())))
+    }
+
+    fn of_context(
+        &self,
+        name: &str,
+        source: &str,
+        environment: &Environment<'_>,
+    ) -> Result<Endpoint> {
+        if name == "default" {
+            return match environment.text("DOCKER_HOST") {
+                Some(host) => {
+                    Endpoint::parse(&host, self.env_tls(environment), "DOCKER_HOST", "DOCKER_HOST")
+                }
+                None => Self::default_socket(),
+            };
+        }
+        let source = format!("{source} {name:?}");
+        let id = hex(&Sha256::digest(name.as_bytes()));
+        let contexts = environment.config_dir().join("contexts");
+        let file = contexts.join("meta").join(&id).join("meta.json");
+        if !file.is_file() {
+            return Err(Error::invalid(
+                "context",
+                format!("there is no docker context {name:?} in {}", contexts.display()),
+            ));
+        }
+        let meta: ContextFile = read_json(&file)?;
+        let Some(docker) = meta.endpoints.docker else {
+            return Err(Error::invalid("context", format!("{source} has no docker endpoint")));
+        };
+        let tls = TlsFiles::of(&contexts.join("tls").join(&id).join("docker"));
+        if docker.skip_tls_verify && tls.is_some() {
+            return Err(Error::invalid(
+                "context",
+                format!("{source} asks for TLS without verification, which is not offered"),
+            ));
+        }
+        Endpoint::parse(&docker.host, tls, &source, "context")
+    }
+}
+
+/// What Docker's command line takes when nothing says otherwise.
+const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
+
+/// Where an engine is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Endpoint {
+    place: Place,
+    tls: Option<TlsFiles>,
+    authority: String,
+    base_path: String,
+    /// What said so.
+    source: String,
+}
+
+/// What to open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// A Unix socket.
+    Unix(PathBuf),
+    /// A TCP port.
+    Tcp { host: String, port: u16 },
+}
+
+/// The certificates of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TlsFiles {
+    /// The authority that signed the engine's certificate.
+    pub(crate) ca: Option<PathBuf>,
+    /// Our certificate and its key.
+    pub(crate) client: Option<(PathBuf, PathBuf)>,
+}
+
+impl TlsFiles {
+    /// All three files of a folder, there or not.
+    fn all_of(folder: &Path) -> Self {
+        Self {
+            ca: Some(folder.join("ca.pem")),
+            client: Some((folder.join("cert.pem"), folder.join("key.pem"))),
+        }
+    }
+
+    /// Those files of a folder that are there; `None` when there are none.
+    fn of(folder: &Path) -> Option<Self> {
+        let there = |name: &str| Some(folder.join(name)).filter(|path| path.is_file());
+        let files = Self { ca: there("ca.pem"), client: there("cert.pem").zip(there("key.pem")) };
+        (files.ca.is_some() || files.client.is_some()).then_some(files)
+    }
+}
+
+impl Endpoint {
+    fn parse(host: &str, tls: Option<TlsFiles>, source: &str, field: &str) -> Result<Self> {
+        let bad = |why: &str| Error::invalid(field, format!("{host:?}: {why}"));
+        let Some((scheme, rest)) = host.split_once("://") else {
+            return Err(bad("has no scheme such as unix:// or tcp://"));
+        };
+        let (tls, port) = match scheme {
+            "unix" if rest.is_empty() => return Err(bad("names no socket")),
+            "unix" => {
+                return Ok(Self {
+                    place: Place::Unix(rest.into()),
+                    tls: None,
+                    // What Docker's own client sends; some engines refuse a host with a slash.
+                    authority: "api.moby.localhost".to_owned(),
+                    base_path: String::new(),
+                    source: source.to_owned(),
+                });
+            }
+            "tcp" => {
+                let port = if tls.is_some() { 2376 } else { 2375 };
+                (tls, port)
+            }
+            "http" => (None, 80),
+            "https" => (tls.or(Some(TlsFiles { ca: None, client: None })), 443),
+            "npipe" | "ssh" | "fd" => {
+                return Err(Error::new(ErrorKind::Unsupported).with_field(field).with_message(
+                    format!("{host:?}: {scheme}:// is not offered; unix://, tcp://, http:// and https:// are"),
+                ));
+            }
+            _ => return Err(bad("is none of unix://, tcp://, http:// and https://")),
+        };
+        let (authority, base_path) = match rest.split_once('/') {
+            Some((authority, path)) => (authority, format!("/{path}")),
+            None => (rest, String::new()),
+        };
+        let parsed: http::uri::Authority = match authority {
+            "" => "localhost".parse(),
+            authority if authority.starts_with(':') => format!("localhost{authority}").parse(),
+            authority => authority.parse(),
+        }
+        .map_err(|_| bad("is no host with or without a port"))?;
+        if parsed.as_str().contains('@') {
+            return Err(bad("carries a user, which is not offered"));
+        }
+        let port = match parsed.port() {
+            Some(text) => text.as_str().parse().map_err(|_| bad("the port is no number"))?,
+            None if parsed.as_str().ends_with(':') => return Err(bad("the port is missing")),
+            None => port,
+        };
+        let host = parsed.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        Ok(Self {
+            authority: format!("{}:{port}", parsed.host()),
+            place: Place::Tcp { host, port },
+            tls,
+            base_path: base_path.trim_end_matches('/').to_owned(),
+            source: source.to_owned(),
+        })
+    }
+
+    pub(crate) const fn place(&self) -> &Place {
+        &self.place
+    }
+
+    pub(crate) const fn tls(&self) -> Option<&TlsFiles> {
+        self.tls.as_ref()
+    }
+
+    /// What goes into the header `Host`.
+    pub(crate) fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// What goes before every path.
+    pub(crate) fn base_path(&self) -> &str {
+        &self.base_path
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Place::Unix(path) => write!(f, "unix://{}", path.display())?,
+            Place::Tcp { .. } => {
+                let scheme = if self.tls.is_some() { "https" } else { "http" };
+                write!(f, "{scheme}://{}{}", self.authority, self.base_path)?;
+            }
+        }
+        write!(f, " (from {})", self.source)
+    }
+}
+
+struct Environment<'a> {
+    variable: &'a dyn Fn(&str) -> Option<OsString>,
+}
+
+impl Environment<'_> {
+    fn path(&self, name: &str) -> Option<PathBuf> {
+        (self.variable)(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+    }
+
+    fn text(&self, name: &str) -> Option<String> {
+        (self.variable)(name)
+            .map(|value| value.to_string_lossy().into_owned())
+            .filter(|value| !value.is_empty())
+    }
+
+    fn config_dir(&self) -> PathBuf {
+        self.path("DOCKER_CONFIG")
+            .unwrap_or_else(|| self.path("HOME").unwrap_or_default().join(".docker"))
+    }
+}
+
+#[derive(Deserialize, Default)]
+struct ConfigFile {
+    #[serde(rename = "currentContext")]
+    current_context: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct ContextFile {
+    endpoints: ContextEndpoints,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct ContextEndpoints {
+    docker: Option<ContextEndpoint>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct ContextEndpoint {
+    host: String,
+    #[serde(rename = "SkipTLSVerify")]
+    skip_tls_verify: bool,
+}
+
+/// Reads a file of Docker's configuration; one that is not there is empty.
+fn read_json<T: for<'de> Deserialize<'de> + Default>(path: &Path) -> Result<T> {
+    let bad = |source: Box<dyn std::error::Error + Send + Sync>| {
+        Error::invalid("context", format!("{} cannot be read", path.display())).with_source(source)
+    };
+    match std::fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| bad(source.into())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(T::default()),
+        // A home folder that is a file, as for users that have none.
+        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => Ok(T::default()),
+        Err(error) => Err(bad(error.into())),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
+        let _ = write!(out, "{byte:02x}");
+        out
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(options: &DockerOptions, variables: &[(&str, &str)]) -> Result<Endpoint> {
+        let variable = |name: &str| {
+            variables.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value))
+        };
+        options.resolve(&Environment { variable: &variable })
+    }
+
+    fn options() -> DockerOptions {
+        DockerOptions::new(Scope::new("test").unwrap())
+    }
+
+    /// A configuration folder with the contexts `far` (TCP), `sealed` (TLS) and `blind`.
+    fn config() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, host, skip) in [
+            ("far", "tcp://far.example:1234", false),
+            ("sealed", "tcp://sealed.example", false),
+            ("blind", "tcp://blind.example", true),
+        ] {
+            let id = hex(&Sha256::digest(name.as_bytes()));
+            let meta = dir.path().join("contexts/meta").join(&id);
+            std::fs::create_dir_all(&meta).unwrap();
+            let json = format!(
+                r#"{{"Name":"{name}","Metadata":{{}},"Endpoints":{{"docker":{{"Host":"{host}","SkipTLSVerify":{skip}}}}}}}"#
+            );
+            std::fs::write(meta.join("meta.json"), json).unwrap();
+            if name != "far" {
+                let tls = dir.path().join("contexts/tls").join(&id).join("docker");
+                std::fs::create_dir_all(&tls).unwrap();
+                std::fs::write(tls.join("ca.pem"), "").unwrap();
+            }
+        }
+        dir
+    }
+
+    #[test]
+    fn hosts_are_read_as_docker_reads_them() {
+        for (host, shown) in [
+            ("unix:///run/x.sock", "unix:///run/x.sock"),
+            ("tcp://h", "http://h:2375"),
+            ("tcp://h:99", "http://h:99"),
+            ("tcp://:99", "http://localhost:99"),
+            ("tcp://[::1]:99", "http://[::1]:99"),
+            ("tcp://h:99/docker/", "http://h:99/docker"),
+            ("http://h", "http://h:80"),
+            ("https://h", "https://h:443"),
+        ] {
+            let endpoint = resolve(&options().host(host), &[]).unwrap();
+            assert_eq!(endpoint.to_string(), format!("{shown} (from the option host)"));
+        }
+        let v6 = resolve(&options().host("tcp://[::1]:99"), &[]).unwrap();
+        assert_eq!(v6.place(), &Place::Tcp { host: "::1".into(), port: 99 });
+    }
+
+    #[test]
+    fn hosts_that_cannot_be_used_are_typed_errors() {
+        for (host, kind) in [
+            ("", ErrorKind::InvalidArgument),
+            ("/var/run/docker.sock", ErrorKind::InvalidArgument),
+            ("unix://", ErrorKind::InvalidArgument),
+            ("tcp://a b", ErrorKind::InvalidArgument),
+            ("tcp://h:port", ErrorKind::InvalidArgument),
+            ("tcp://h:70000", ErrorKind::InvalidArgument),
+            ("tcp://user@h", ErrorKind::InvalidArgument),
+            ("gopher://h", ErrorKind::InvalidArgument),
+            ("ssh://user@h", ErrorKind::Unsupported),
+            ("npipe:////./pipe/docker_engine", ErrorKind::Unsupported),
+        ] {
+            let error = resolve(&options().host(host), &[]).unwrap_err();
+            assert_eq!((error.kind(), error.field()), (kind, Some("host")), "{host}");
+            assert!(error.to_string().contains(host), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_first_that_says_where_counts() {
+        let dir = config();
+        let folder = dir.path().to_str().unwrap();
+        std::fs::write(dir.path().join("config.json"), r#"{"currentContext":"far"}"#).unwrap();
+        let all = [
+            ("DOCKER_CONFIG", folder),
+            ("DOCKER_HOST", "unix:///env.sock"),
+            ("DOCKER_CONTEXT", "sealed"),
+        ];
+        let shown = |options: &DockerOptions, variables: &[(&str, &str)]| {
+            resolve(options, variables).unwrap().to_string()
+        };
+        assert_eq!(
+            shown(&options().host("unix:///a.sock"), &all),
+            "unix:///a.sock (from the option host)"
+        );
+        assert_eq!(
+            shown(&options().context("far"), &all),
+            "http://far.example:1234 (from the option context \"far\")"
+        );
+        assert_eq!(
+            shown(&options().context("default"), &all),
+            "unix:///env.sock (from DOCKER_HOST)"
+        );
+        assert_eq!(shown(&options(), &all), "unix:///env.sock (from DOCKER_HOST)");
+        assert_eq!(
+            shown(&options(), &[all[0], all[2]]),
+            "https://sealed.example:2376 (from DOCKER_CONTEXT \"sealed\")"
+        );
+        assert_eq!(
+            shown(&options(), &all[..1]),
+            "http://far.example:1234 (from the current docker context \"far\")"
+        );
+        assert_eq!(
+            shown(&options(), &[("HOME", "/nowhere")]),
+            "unix:///var/run/docker.sock (from the default)"
+        );
+        assert_eq!(shown(&options(), &[]), "unix:///var/run/docker.sock (from the default)");
+    }
+
+    #[test]
+    fn contexts_that_cannot_be_used_are_typed_errors() {
+        let dir = config();
+        let variables = [("DOCKER_CONFIG", dir.path().to_str().unwrap())];
+        for options in [
+            options().context("none"),
+            options().context("blind"),
+            options().context("far").host("unix:///a"),
+        ] {
+            let error = resolve(&options, &variables).unwrap_err();
+            assert_eq!(
+                (error.kind(), error.field()),
+                (ErrorKind::InvalidArgument, Some("context"))
+            );
+        }
+        std::fs::write(dir.path().join("config.json"), "{").unwrap();
+        assert_eq!(resolve(&options(), &variables).unwrap_err().kind(), ErrorKind::InvalidArgument);
+    }
+
+    #[test]
+    fn certificates_come_from_where_docker_looks() {
+        let host = ("DOCKER_HOST", "tcp://h");
+        let verify = ("DOCKER_TLS_VERIFY", "1");
+        let all = |folder: &str| Some(TlsFiles::all_of(Path::new(folder)));
+        let tls = |options: &DockerOptions, variables: &[(&str, &str)]| {
+            resolve(options, variables).unwrap().tls().cloned()
+        };
+        assert_eq!(tls(&options(), &[host]), None);
+        assert_eq!(tls(&options(), &[host, ("DOCKER_CERT_PATH", "/c")]), None);
+        assert_eq!(tls(&options(), &[host, verify, ("DOCKER_CERT_PATH", "/c")]), all("/c"));
+        assert_eq!(tls(&options(), &[host, verify, ("HOME", "/h")]), all("/h/.docker"));
+        assert_eq!(tls(&options().host("tcp://h").cert_path("/o"), &[]), all("/o"));
+        let dir = config();
+        let variables = [("DOCKER_CONFIG", dir.path().to_str().unwrap())];
+        let sealed = tls(&options().context("sealed"), &variables).unwrap();
+        assert!(sealed.ca.unwrap().ends_with("docker/ca.pem"));
+        assert_eq!(sealed.client, None);
+    }
+}

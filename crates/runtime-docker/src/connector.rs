@@ -1,0 +1,105 @@
+//! Opens the connections: Unix sockets, TCP, TLS.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::Uri;
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tower_service::Service;
+
+use crate::connect::{Endpoint, Place};
+
+/// A connection, of whatever kind.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+impl Connection for Box<dyn Stream> {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
+}
+
+/// Opens connections to one endpoint, whatever the URI says.
+#[derive(Clone)]
+pub(crate) struct Connector {
+    place: Arc<Place>,
+    deadline: Duration,
+    #[cfg(feature = "tls")]
+    tls: Option<crate::tls::Tls>,
+}
+
+impl Connector {
+    /// # Errors
+    /// `InvalidArgument` when the certificates cannot be read; `Unsupported` without TLS.
+    pub(crate) fn new(endpoint: &Endpoint, deadline: Duration) -> runtime_core::Result<Self> {
+        #[cfg(not(feature = "tls"))]
+        if endpoint.tls().is_some() {
+            return Err(runtime_core::Error::new(runtime_core::ErrorKind::Unsupported)
+                .with_field("host")
+                .with_message("this build is without the cargo feature `tls`"));
+        }
+        Ok(Self {
+            place: Arc::new(endpoint.place().clone()),
+            deadline,
+            #[cfg(feature = "tls")]
+            tls: endpoint.tls().map(crate::tls::Tls::new).transpose()?,
+        })
+    }
+
+    async fn open(self) -> io::Result<TokioIo<Box<dyn Stream>>> {
+        let connecting = async {
+            let stream: Box<dyn Stream> = match &*self.place {
+                Place::Unix(path) => Box::new(open_unix(path).await?),
+                Place::Tcp { host, port } => {
+                    let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                    stream.set_nodelay(true)?;
+                    #[cfg(feature = "tls")]
+                    if let Some(tls) = &self.tls {
+                        return Ok(TokioIo::new(tls.handshake(host, stream).await?));
+                    }
+                    Box::new(stream)
+                }
+            };
+            Ok(TokioIo::new(stream))
+        };
+        tokio::time::timeout(self.deadline, connecting)
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+/// A socket whose queue of connections is full answers "try again", which for a Unix socket is no
+/// event that one could wait for.
+async fn open_unix(path: &std::path::Path) -> io::Result<UnixStream> {
+    let mut backoff =
+        runtime_core::Backoff::new(Duration::from_millis(1), Duration::from_millis(50));
+    loop {
+        match UnixStream::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                tokio::time::sleep(backoff.delay()).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<Box<dyn Stream>>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        Box::pin(self.clone().open())
+    }
+}

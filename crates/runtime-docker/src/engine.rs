@@ -1,0 +1,199 @@
+//! Who is at the other end: `/version` and `/info`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use runtime_core::{Error, ErrorKind, Operation, Result};
+use serde::Deserialize;
+
+use crate::http::{Call, Http};
+
+/// A version of the Docker Engine API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ApiVersion {
+    major: u16,
+    minor: u16,
+}
+
+impl ApiVersion {
+    pub(crate) const fn new(major: u16, minor: u16) -> Self {
+        Self { major, minor }
+    }
+
+    /// The oldest that is spoken: Docker Engine 20.10.
+    pub(crate) const OLDEST: Self = Self::new(1, 41);
+    /// The newest that is known.
+    pub(crate) const NEWEST: Self = Self::new(1, 53);
+}
+
+impl fmt::Display for ApiVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+impl FromStr for ApiVersion {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (major, minor) = text.split_once('.').unwrap_or((text, "0"));
+        Ok(Self::new(major.parse()?, minor.parse()?))
+    }
+}
+
+/// The kinds of engine that speak this API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flavour {
+    /// Docker Engine.
+    Docker,
+    /// Podman's Docker API.
+    Podman,
+}
+
+/// The engine at the other end.
+#[derive(Debug, Clone)]
+pub(crate) struct Engine {
+    pub(crate) flavour: Flavour,
+    /// What it calls itself: `Docker Engine`, `Podman Engine`.
+    pub(crate) name: String,
+    pub(crate) version: String,
+    /// The version of the API that is spoken with it.
+    pub(crate) api: ApiVersion,
+    /// Its configuration.
+    pub(crate) info: Info,
+}
+
+impl Engine {
+    /// Asks who is there, and decides on the version to speak.
+    pub(crate) async fn identify(http: &mut Http) -> Result<Self> {
+        // Without a version in its path this is answered by every engine, in its newest form.
+        let version: Version = http.json(Call::get(Operation::Connect, "/version")).await.map_err(
+            |error| match error.kind() {
+                ErrorKind::Internal | ErrorKind::NotFound => Error::new(ErrorKind::Unavailable)
+                    .with_message(format!(
+                        "what answers at {} is no Docker engine",
+                        http.endpoint()
+                    ))
+                    .with_source(error),
+                _ => error,
+            },
+        )?;
+        let api = version.negotiate()?;
+        http.speak(api);
+        let info = http.json(Call::get(Operation::Connect, "/info")).await?;
+        Ok(Self::new(version, api, info))
+    }
+
+    fn new(version: Version, api: ApiVersion, info: Info) -> Self {
+        let podman = version.components.iter().find(|part| part.name.contains("Podman"));
+        let (flavour, name) = match podman {
+            Some(part) => (Flavour::Podman, part.name.clone()),
+            None => (Flavour::Docker, "Docker Engine".to_owned()),
+        };
+        Self { flavour, name, version: version.version, api, info }
+    }
+
+    pub(crate) fn is_podman(&self) -> bool {
+        self.flavour == Flavour::Podman
+    }
+
+    /// The version of the engine as numbers: `20.10.24+dfsg1` is `[20, 10, 24]`.
+    pub(crate) fn release(&self) -> [u16; 3] {
+        let mut numbers =
+            self.version.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
+        [(); 3].map(|()| numbers.next().unwrap_or(0))
+    }
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} (API {})", self.name, self.version, self.api)
+    }
+}
+
+/// The answer of `/version`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Version {
+    version: String,
+    api_version: String,
+    #[serde(rename = "MinAPIVersion")]
+    min_api_version: Option<String>,
+    #[serde(default)]
+    components: Vec<Component>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Component {
+    name: String,
+}
+
+impl Version {
+    fn negotiate(&self) -> Result<ApiVersion> {
+        let parse = |text: &str| {
+            text.parse::<ApiVersion>().map_err(|source| {
+                Error::internal(format!("{text:?} is no API version")).with_source(source)
+            })
+        };
+        let newest = parse(&self.api_version)?;
+        let oldest = match self.min_api_version.as_deref() {
+            None | Some("") => newest,
+            Some(text) => parse(text)?,
+        };
+        if newest < ApiVersion::OLDEST || oldest > ApiVersion::NEWEST {
+            return Err(Error::new(ErrorKind::Unsupported)
+                .with_message(format!(
+                    "engine {} speaks API versions {oldest} to {newest}, this library {} to {}",
+                    self.version,
+                    ApiVersion::OLDEST,
+                    ApiVersion::NEWEST
+                ))
+                .during(Operation::Connect));
+        }
+        Ok(newest.min(ApiVersion::NEWEST))
+    }
+}
+
+/// What of `/info` decides on capabilities. What an engine leaves out is false or empty.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(crate) struct Info {
+    pub(crate) memory_limit: bool,
+    pub(crate) swap_limit: bool,
+    pub(crate) cpu_cfs_quota: bool,
+    #[serde(rename = "CPUShares")]
+    pub(crate) cpu_shares: bool,
+    pub(crate) cgroup_driver: String,
+    pub(crate) cgroup_version: String,
+    pub(crate) logging_driver: String,
+    #[serde(rename = "OSType")]
+    pub(crate) os_type: String,
+    pub(crate) runtimes: BTreeMap<String, serde::de::IgnoredAny>,
+    #[serde(rename = "NCPU")]
+    pub(crate) cpus: u32,
+    pub(crate) mem_total: u64,
+    pub(crate) security_options: Option<Vec<String>>,
+    pub(crate) warnings: Option<Vec<String>>,
+    pub(crate) live_restore_enabled: bool,
+    #[serde(rename = "CDISpecDirs")]
+    pub(crate) cdi_spec_dirs: Option<Vec<String>>,
+    pub(crate) discovered_devices: Option<Vec<DiscoveredDevice>>,
+}
+
+/// A device that the engine found by itself (from API 1.50 on).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(crate) struct DiscoveredDevice {
+    pub(crate) source: String,
+    #[serde(rename = "ID")]
+    pub(crate) id: String,
+}
+
+impl Info {
+    /// 1 or 2.
+    pub(crate) fn cgroups(&self) -> u8 {
+        if self.cgroup_version == "2" { 2 } else { 1 }
+    }
+}

@@ -1,0 +1,74 @@
+//! What a runtime and all of its containers share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Response;
+use hyper::body::Incoming;
+use runtime_core::{Capabilities, Deadlines, Error, ErrorKind, Operation, Result, Scope};
+use serde::de::DeserializeOwned;
+
+use crate::BACKEND;
+use crate::engine::Engine;
+use crate::http::{Call, Http};
+
+/// The connection, and what is known of the engine at its other end.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// All requests.
+    pub(crate) http: Arc<Http>,
+    /// The same connection for bollard's calls.
+    pub(crate) docker: bollard::Docker,
+    /// Whose containers are made and seen.
+    pub(crate) scope: Scope,
+    /// How long the operations may take.
+    pub(crate) deadlines: Deadlines,
+    /// Who is there.
+    pub(crate) engine: Engine,
+    /// What it can do.
+    pub(crate) capabilities: Capabilities,
+}
+
+impl Shared {
+    /// Does `work`, but no longer than `deadline`.
+    pub(crate) async fn within<T>(
+        &self,
+        operation: Operation,
+        deadline: Duration,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        within(operation, deadline, work).await
+    }
+
+    /// Asks a question and reads its JSON answer, within the deadline of questions.
+    pub(crate) async fn query<T: DeserializeOwned>(
+        &self,
+        operation: Operation,
+        call: Call,
+    ) -> Result<T> {
+        within(operation, self.deadlines.query, self.http.json(call)).await
+    }
+
+    /// Opens a stream, within the deadline of questions. What follows has none.
+    pub(crate) async fn open(
+        &self,
+        operation: Operation,
+        call: Call,
+    ) -> Result<Response<Incoming>> {
+        within(operation, self.deadlines.query, self.http.call(call)).await
+    }
+}
+
+/// Does `work`, but no longer than `deadline`.
+pub(crate) async fn within<T>(
+    operation: Operation,
+    deadline: Duration,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    tokio::time::timeout(deadline, work).await.unwrap_or_else(|_| {
+        Err(Error::new(ErrorKind::Timeout)
+            .with_message(format!("the engine has not answered within {deadline:?}"))
+            .during(operation)
+            .on(BACKEND))
+    })
+}
