@@ -2,13 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::instance::{Place, Plan, State};
 use crate::keeper::Root;
+use crate::process::Process;
 use crate::{http, packages, rootfs};
+
+/// In the namespace's own /run.
+const EXEC_ROOT: &str = "/run/docker";
+const PID_FILE: &str = "/run/docker.pid";
 
 pub(crate) fn install(who: &str, suite: Option<&str>) -> Result<()> {
     packages::ensure(who, &["iproute2"])?;
@@ -23,9 +30,9 @@ pub(crate) fn plan(place: &Place<'_>, suite: Option<&str>) -> Result<Plan> {
     let config = place.dir.join("daemon.json");
     let settings = json!({
         "data-root": place.dir.join("data"),
-        // In the namespace's own /run: short paths for sockets, and gone with it.
-        "exec-root": "/run/docker",
-        "pidfile": "/run/docker.pid",
+        // Short paths for sockets, and gone with the namespace.
+        "exec-root": EXEC_ROOT,
+        "pidfile": PID_FILE,
         "hosts": [format!("unix://{}", socket.display())],
         // Containers outlive the daemon: the fault tests kill it.
         "live-restore": true,
@@ -55,6 +62,25 @@ pub(crate) fn plan(place: &Place<'_>, suite: Option<&str>) -> Result<Plan> {
         socket: Some(socket),
         values: BTreeMap::new(),
     })
+}
+
+/// Removes the pid files of a dead daemon and of the containerd that it took with it.
+///
+/// Both live on for a while as zombies, which the next daemon takes for running: it refuses to
+/// start because of the one, and waits in vain for the socket of the other.
+pub(crate) fn forget_pids(keeper: &Process) -> Result<()> {
+    let root = PathBuf::from(format!("/proc/{}/root", keeper.pid));
+    for file in [PID_FILE.to_owned(), format!("{EXEC_ROOT}/containerd/containerd.pid")] {
+        let file = root.join(file.trim_start_matches('/'));
+        let Ok(text) = fs::read_to_string(&file) else {
+            continue;
+        };
+        if let Some(process) = text.trim().parse().ok().and_then(Process::find) {
+            process.wait_gone(Duration::from_secs(10))?;
+        }
+        fs::remove_file(&file)?;
+    }
+    Ok(())
 }
 
 /// Also Podman's answer to the same questions.

@@ -6,8 +6,9 @@ use std::str::FromStr;
 use anyhow::{Result, bail};
 
 use crate::instance::{Place, Plan, State};
+use crate::process::Process;
 use crate::site::Site;
-use crate::{docker, podman, registry};
+use crate::{docker, kubernetes, podman, registry};
 
 /// One part of the test environment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,17 +26,20 @@ pub enum Engine {
     Docker26,
     /// Docker Engine as Debian unstable has it (28.5).
     Docker28,
+    /// A Kubernetes cluster (1.20) of one node, built from Debian 12's sources.
+    Kubernetes,
 }
 
 impl Engine {
     /// All of them, in the order in which they come up.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Registry,
         Self::Docker,
         Self::DockerFaults,
         Self::Podman,
         Self::Docker26,
         Self::Docker28,
+        Self::Kubernetes,
     ];
 
     /// The name on command lines and of the instance's folder.
@@ -48,13 +52,14 @@ impl Engine {
             Self::Podman => "podman",
             Self::Docker26 => "docker-26",
             Self::Docker28 => "docker-28",
+            Self::Kubernetes => "kubernetes",
         }
     }
 
     /// Whether it speaks Docker's API.
     #[must_use]
     pub fn is_docker(self) -> bool {
-        !matches!(self, Self::Registry)
+        !matches!(self, Self::Registry | Self::Kubernetes)
     }
 
     /// A number of its own, below 16: its part of the site's addresses.
@@ -66,6 +71,7 @@ impl Engine {
             Self::Podman => 3,
             Self::Docker26 => 4,
             Self::Docker28 => 5,
+            Self::Kubernetes => 15,
         }
     }
 
@@ -83,6 +89,7 @@ impl Engine {
         match self {
             Self::Registry => registry::install(site),
             Self::Podman => podman::install(),
+            Self::Kubernetes => kubernetes::install(site),
             _ => docker::install(self.name(), self.suite()),
         }
     }
@@ -91,6 +98,7 @@ impl Engine {
     pub(crate) fn host_folders(self) -> &'static [&'static str] {
         match self {
             Self::Podman => podman::HOST_FOLDERS,
+            Self::Kubernetes => kubernetes::HOST_FOLDERS,
             _ => &[],
         }
     }
@@ -100,6 +108,7 @@ impl Engine {
         match self {
             Self::Registry => registry::plan(place),
             Self::Podman => podman::plan(place),
+            Self::Kubernetes => kubernetes::plan(place),
             _ => docker::plan(place, self.suite()),
         }
     }
@@ -108,6 +117,7 @@ impl Engine {
     pub(crate) fn probe(self, state: &State) -> Result<String> {
         match self {
             Self::Registry => registry::probe(state),
+            Self::Kubernetes => kubernetes::probe(state),
             _ => docker::probe(state),
         }
     }
@@ -116,14 +126,25 @@ impl Engine {
     pub(crate) fn finish(self, place: &Place<'_>, state: &State) -> Result<()> {
         match self {
             Self::Registry => registry::fill(place, state),
+            Self::Kubernetes => kubernetes::finish(place, state),
             _ => Ok(()),
         }
     }
 
-    /// Ends processes of the instance that are not in its control group.
+    /// Makes a daemon that died believe that it did.
+    pub(crate) fn forget_pids(self, keeper: &Process) -> Result<()> {
+        match self {
+            Self::Registry | Self::Podman => Ok(()),
+            _ => docker::forget_pids(keeper),
+        }
+    }
+
+    /// Ends processes of the instance that are not in its control group, and undoes what the
+    /// engine did elsewhere. The daemon is dead, its containers are not.
     pub(crate) fn kill_strays(self, site: &Site) -> Result<()> {
         match self {
             Self::Podman => podman::kill_strays(site),
+            Self::Kubernetes => kubernetes::clear(site),
             _ => Ok(()),
         }
     }

@@ -8,8 +8,9 @@ use anyhow::Result;
 
 use crate::cgroup;
 use crate::process::run;
+use crate::site::Site;
 
-/// Processes of engines, mounts, links, packet filter rules and control groups of the host.
+/// Processes, mounts, links, packet filter rules and control groups of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Footprint(BTreeSet<String>);
 
@@ -42,24 +43,34 @@ impl Footprint {
         let forward = "/proc/sys/net/ipv4/ip_forward";
         all.insert(format!("setting {forward} {}", fs::read_to_string(forward)?.trim()));
         for process in fs::read_dir("/proc")?.flatten() {
-            let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            let name = name.trim();
-            if ["dockerd", "containerd", "docker-", "podman", "conmon", "runc"]
-                .iter()
-                .any(|known| name.starts_with(known))
-            {
+            let read = |file: &str| fs::read(process.path().join(file)).unwrap_or_default();
+            let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).replace(['\0', '\n'], " ");
+            // Neither a thread of the kernel nor a zombie has a command line.
+            let command = text(read("cmdline"));
+            if !command.is_empty() {
                 let pid = process.file_name();
-                all.insert(format!("process {} {name}", pid.to_string_lossy()));
+                let groups = text(read("cgroup"));
+                all.insert(format!("process {} {command} {groups}", pid.to_string_lossy()));
             }
         }
         Ok(Self(all))
     }
 
-    /// What is there now and was not there before, and does not belong to `others`: names that
-    /// tell what somebody else does on the host at the same time.
+    /// What is there now and was not there before, whoever made it.
     #[must_use]
-    pub fn added_since(&self, before: &Self, mine: impl Fn(&str) -> bool) -> Vec<String> {
-        self.0.difference(&before.0).filter(|line| mine(line)).cloned().collect()
+    pub fn added_since(&self, before: &Self) -> Vec<String> {
+        self.0.difference(&before.0).cloned().collect()
+    }
+
+    /// What bears the name of a site: nothing, once everything in it is down.
+    #[must_use]
+    pub fn of(&self, site: &Site) -> Vec<String> {
+        let root = site.root().to_string_lossy().into_owned();
+        self.0
+            .iter()
+            .filter(|line| line.contains(site.tag()) || line.contains(&root))
+            .cloned()
+            .collect()
     }
 }
 

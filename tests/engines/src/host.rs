@@ -8,8 +8,9 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{self, Group};
+use crate::engine::Engine;
 use crate::site::Site;
-use crate::{firewall, net};
+use crate::{firewall, instance, net};
 
 /// What was found before the first instance came up, and what was chosen for all of them.
 #[derive(Debug, Serialize, Deserialize)]
@@ -69,11 +70,10 @@ pub(crate) fn read(site: &Site) -> Option<Host> {
 /// Puts the host back as it was, if no instance is left that needs it.
 pub(crate) fn release(site: &Site) -> Result<()> {
     let _lock = site.lock("host")?;
-    let in_use = fs::read_dir(site.root())?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .any(|dir| dir.join(crate::instance::STATE).exists());
-    if in_use {
-        return Ok(());
+    for engine in Engine::ALL {
+        if site.dir(engine.name()).exists() || instance::group(site, engine)?.exists() {
+            return Ok(());
+        }
     }
     if let Ok(text) = fs::read(file(site)) {
         let host: Host = serde_json::from_slice(&text).context("host.json is damaged")?;

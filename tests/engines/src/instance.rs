@@ -17,7 +17,7 @@ use crate::site::Site;
 use crate::{firewall, host, poll};
 
 /// The file that says that an instance is up, and how.
-pub(crate) const STATE: &str = "state.json";
+const STATE: &str = "state.json";
 
 /// The child group of the daemon and everything that it starts but containers.
 const DAEMON: &str = "daemon";
@@ -82,11 +82,11 @@ impl State {
     }
 }
 
-fn group(site: &Site, engine: Engine) -> Result<Group> {
+pub(crate) fn group(site: &Site, engine: Engine) -> Result<Group> {
     Group::new(&format!("{}/{}", site.tag(), engine.name()))
 }
 
-fn daemon_group(site: &Site, engine: Engine) -> Result<Group> {
+pub(crate) fn daemon_group(site: &Site, engine: Engine) -> Result<Group> {
     Group::new(&format!("{}/{}/{DAEMON}", site.tag(), engine.name()))
 }
 
@@ -248,6 +248,9 @@ pub(crate) fn restart(site: &Site, engine: Engine) -> Result<State> {
     let _lock = site.lock(engine.name())?;
     let mut state = known(site, engine)?;
     state.daemon.terminate(Duration::from_secs(30))?;
+    if let Some(keeper) = &state.keeper {
+        engine.forget_pids(keeper)?;
+    }
     state.daemon = launch(site, engine, state.keeper.as_ref(), &state.command, &state.environment)?;
     // Recorded before it is well: it has to be found and stopped in any case.
     state.write(&site.dir(engine.name()))?;
@@ -265,6 +268,6 @@ pub(crate) fn log(site: &Site, engine: Engine) -> PathBuf {
     site.dir(engine.name()).join("daemon.log")
 }
 
-fn bridge(site: &Site, engine: Engine) -> String {
+pub(crate) fn bridge(site: &Site, engine: Engine) -> String {
     format!("{}-{}", site.tag(), engine.slot())
 }

@@ -5,8 +5,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-/// The archive that the machine gets its own release from.
-pub(crate) fn debian() -> Result<String> {
+/// The Debian archive that this machine gets its own release from, as apt's sources name it.
+///
+/// # Errors
+/// If they name none.
+pub fn debian_mirror() -> Result<String> {
     let mut files = vec![Path::new("/etc/apt/sources.list").to_owned()];
     let more = fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten();
     files.extend(more.flatten().map(|entry| entry.path()));

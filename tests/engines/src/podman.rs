@@ -1,8 +1,7 @@
 //! Podman's service for Docker's API.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use serde_json::json;
 
 use crate::cgroup::Group;
 use crate::engine::Engine;
-use crate::instance::{Place, Plan, State};
+use crate::instance::{Place, Plan};
 use crate::keeper::Root;
 use crate::packages;
 use crate::process::Process;
@@ -135,39 +134,51 @@ fn containers_conf(networks: &Path) -> String {
     )
 }
 
-/// Its monitors and containers move themselves to a group that all Podmans share: they are
-/// known by our mount namespace, and by the containers that our storage knows.
+/// Its monitors and containers move themselves to groups that all Podmans share. The monitors
+/// are known by our storage in their arguments, the containers by the monitors and the storage.
 pub(crate) fn kill_strays(site: &Site) -> Result<()> {
-    let keeper = State::read(site, Engine::Podman).and_then(|state| state.keeper);
-    if let Some(keeper) = keeper.filter(Process::is_alive) {
-        let namespace = |pid: i32| {
-            let link = fs::metadata(format!("/proc/{pid}/ns/mnt")).ok()?;
-            Some((link.dev(), link.ino()))
-        };
-        let ours = namespace(keeper.pid);
-        let host = namespace(std::process::id().cast_signed());
-        for entry in fs::read_dir("/proc")?.flatten() {
-            let Ok(pid) = entry.file_name().to_string_lossy().parse() else {
-                continue;
-            };
-            if ours.is_some() && ours != host && namespace(pid) == ours && pid != keeper.pid {
-                Process::find(pid).map_or(Ok(()), |process| process.kill())?;
-            }
-        }
-    }
     let limit = Duration::from_secs(20);
-    let known = site.dir(Engine::Podman.name()).join("data/overlay-containers");
-    for entry in fs::read_dir(known).into_iter().flatten().flatten() {
-        let id = entry.file_name();
-        let id = id.to_string_lossy();
-        for name in [format!("libpod-{id}"), format!("libpod-conmon-{id}")] {
-            let group = Group::new(&format!("{PARENT}/{name}"))?;
-            group.kill_all(None, limit)?;
-            group.remove(limit)?;
-        }
+    let data = site.dir(Engine::Podman.name()).join("data");
+    let mut containers: BTreeSet<String> = fs::read_dir(data.join("overlay-containers"))
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect();
+    for (process, arguments) in helpers(&data)? {
+        process.kill()?;
+        let id = arguments.iter().skip_while(|word| *word != "-c").nth(1);
+        containers.extend(id.cloned());
+    }
+    for id in containers {
+        let group = Group::new(&format!("{PARENT}/libpod-{id}"))?;
+        group.kill_all(None, limit)?;
+        group.remove(limit)?;
     }
     for name in [format!("{PARENT}/conmon"), PARENT.to_owned()] {
         Group::new(&name)?.remove_if_empty();
     }
     Ok(())
+}
+
+/// Monitors, and what they run when their container ends.
+fn helpers(data: &Path) -> Result<Vec<(Process, Vec<String>)>> {
+    let data = data.to_string_lossy().into_owned();
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let Some(process) =
+            entry.file_name().to_str().and_then(|pid| Process::find(pid.parse().ok()?))
+        else {
+            continue;
+        };
+        let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let arguments: Vec<String> =
+            String::from_utf8_lossy(&command).split('\0').map(str::to_owned).collect();
+        let program = arguments[0].rsplit('/').next().unwrap_or_default();
+        if ["conmon", "podman", "runc"].contains(&program)
+            && arguments.iter().any(|word| word.starts_with(&data))
+        {
+            found.push((process, arguments));
+        }
+    }
+    Ok(found)
 }

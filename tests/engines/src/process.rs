@@ -103,7 +103,7 @@ impl Process {
         self.signal(Signal::CONT)
     }
 
-    fn wait_gone(&self, limit: Duration) -> Result<()> {
+    pub(crate) fn wait_gone(&self, limit: Duration) -> Result<()> {
         poll::until(limit, &format!("the end of pid {}", self.pid), || {
             Ok((!self.is_alive()).then_some(()))
         })

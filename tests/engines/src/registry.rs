@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Read;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -111,7 +112,7 @@ pub(crate) fn fill(place: &Place<'_>, state: &State) -> Result<()> {
         let (repository, tag) = name.split_once(':').context("an image without a tag")?;
         client.push(repository, tag, &image)?;
         fs::write(
-            place.dir.join(format!("{}.tar", repository.replace('/', "-"))),
+            image_archive(place.site, repository),
             image.archive(&format!("{}/{name}", client.address))?,
         )?;
     }
@@ -134,10 +135,11 @@ pub fn push_unique_image(site: &Site, repository: &str, tag: &str) -> Result<Str
     Ok(format!("{}/{repository}:{tag}", client.address))
 }
 
-/// The archive of a test image that the registry was filled with, for engines that load it
-/// without a registry.
-pub(crate) fn archive(site: &Site, repository: &str) -> std::path::PathBuf {
-    site.dir(WHO).join(format!("{}.tar", repository.replace('/', "-")))
+/// The archive of a test image, for engines that load it without a registry. `name` is the
+/// repository, as in `test/busybox`; the registry has to be up.
+#[must_use]
+pub fn image_archive(site: &Site, name: &str) -> PathBuf {
+    site.dir(WHO).join(format!("{}.tar", name.replace('/', "-")))
 }
 
 /// The registry's own API.

@@ -48,9 +48,9 @@ pub(crate) fn ensure(who: &str, suite: &str) -> Result<PathBuf> {
         return Ok(root);
     }
     packages::ensure(who, &["debootstrap"])?;
-    let mirror = mirror::debian()?;
+    let mirror = mirror::debian_mirror()?;
     let start = Instant::now();
-    crate::say(who, &format!("unpacking Debian {suite} from {mirror}, about a minute"));
+    crate::say(who, &format!("unpacking Debian {suite} from {mirror}, about half a minute"));
     let draft = root.with_extension("draft");
     if draft.exists() {
         fs::remove_dir_all(&draft)?;

@@ -69,11 +69,11 @@ impl Running {
         }
         let shared = self.site.shared_dir()?.to_string_lossy().into_owned();
         all.push(("RUNTIME_TEST_SHARED_DIR".to_owned(), shared));
-        let registry = match self.engine {
-            Engine::Registry => Some(self.state.values.clone()),
-            _ => State::read(&self.site, Engine::Registry).map(|state| state.values),
-        };
-        all.extend(registry.into_iter().flatten());
+        all.extend(self.state.values.clone());
+        if self.engine != Engine::Registry {
+            let registry = State::read(&self.site, Engine::Registry);
+            all.extend(registry.map(|state| state.values).into_iter().flatten());
+        }
         Ok(all)
     }
 }

@@ -1,0 +1,199 @@
+//! How the cluster comes up and goes away: the steps of an instance's life that are its own.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use anyhow::{Context, Result};
+
+use super::binaries::{self, Binaries};
+use super::components::{Component, Parts};
+use super::kubeconfig::{self, Proof};
+use super::layout::{Layout, NAMESPACE, NODE, Ports};
+use super::members::{self, Launch, Members};
+use super::pki::Authority;
+use super::{WHO, access, kernel, kubectl, node};
+use crate::engine::Engine;
+use crate::instance::{self, Place, Plan, State};
+use crate::packages;
+use crate::process::Process;
+use crate::site::Site;
+
+/// The settings of the machine that a kubelet overwrites, from before.
+const SETTINGS: &str = "kernel.json";
+
+/// Installs what is missing, builds Kubernetes if that was never done, and brings the registry
+/// up: the node's images come from it.
+pub(crate) fn install(site: &Site) -> Result<()> {
+    packages::ensure(
+        WHO,
+        &[
+            "containerd",
+            "runc",
+            "containernetworking-plugins",
+            "iptables",
+            "iproute2",
+            "etcd-server",
+        ],
+    )?;
+    binaries::ensure()?;
+    instance::up(site, Engine::Registry).map(drop)
+}
+
+/// The daemon of the instance is the node's container engine.
+pub(crate) fn plan(place: &Place<'_>) -> Result<Plan> {
+    let layout = Layout::of(place.site);
+    let text = |name: &str| layout.kubeconfig(name).to_string_lossy().into_owned();
+    let values = BTreeMap::from([
+        ("RUNTIME_TEST_KUBECONFIG".to_owned(), text(access::ACCOUNT)),
+        ("RUNTIME_TEST_KUBECONFIG_STATS".to_owned(), text(access::STATS_ACCOUNT)),
+        ("RUNTIME_TEST_KUBECONFIG_ADMIN".to_owned(), text("admin")),
+        ("RUNTIME_TEST_KUBECTL".to_owned(), binaries::find()?.path("kubectl")),
+        ("RUNTIME_TEST_NAMESPACE".to_owned(), NAMESPACE.to_owned()),
+        ("RUNTIME_TEST_NODE".to_owned(), NODE.to_owned()),
+        (
+            "RUNTIME_TEST_NODE_CRI".to_owned(),
+            format!("unix://{}", layout.containerd_socket().display()),
+        ),
+    ]);
+    node::show_logs(&layout)?;
+    node::plan(place, values)
+}
+
+/// The engine alone before the cluster is there; all of it from then on.
+pub(crate) fn probe(state: &State) -> Result<String> {
+    let socket = state.socket.as_deref().context("no socket is recorded")?;
+    let layout = Layout::at(socket.parent().context("a socket without a folder")?);
+    node::probe(socket)?;
+    if let Ok(members) = Members::read(&layout) {
+        for component in Component::ALL {
+            if component != Component::Containerd {
+                let member = members.get(component.name())?;
+                anyhow::ensure!(member.process.is_alive(), "{component} does not run");
+                component.probe(&layout, members.ports)?;
+            }
+        }
+        ready(&layout, NODE)?;
+    }
+    binaries::find()?.version()
+}
+
+/// Starts everything but the node's engine, which runs already.
+pub(crate) fn finish(place: &Place<'_>, state: &State) -> Result<()> {
+    let (site, layout) = (place.site, Layout::of(place.site));
+    kernel::save(&layout.file(SETTINGS))?;
+    kernel::allow_forwarding(&place.bridge)?;
+    node::make_groups(&place.group)?;
+    node::mount_folders(&layout, state)?;
+    let ports = Ports::choose(site)?;
+    let binaries = binaries::find()?;
+    let commands = write_files(place, &layout, ports, &binaries)?;
+    Members::begin(site, ports)?;
+    let launch = |component: Component| {
+        let name = component.name();
+        let command = commands.get(&component).cloned().unwrap_or_default();
+        let keeper = state.keeper.as_ref().filter(|_| component.is_on_node());
+        let environment = component.environment();
+        members::launch(site, Launch { name, command, environment, keeper })
+    };
+    let wait = |component: Component, process: Process| {
+        members::wait_until_well(site, component.name(), &process, || {
+            component.probe(&layout, ports)
+        })
+    };
+    std::thread::scope(|scope| {
+        // It takes seconds, and the node needs them when its first pod comes.
+        let images = scope.spawn(|| node::load_images(site));
+        // It looks for a Docker Engine for five seconds before it looks for the API server.
+        let kubelet = launch(Component::Kubelet)?;
+        for component in [Component::Etcd, Component::ApiServer] {
+            wait(component, launch(component)?)?;
+        }
+        for component in [Component::ControllerManager, Component::Scheduler] {
+            launch(component)?;
+        }
+        access::prepare(&layout, ports)?;
+        wait(Component::Kubelet, kubelet.clone())?;
+        images.join().map_err(|_| anyhow::anyhow!("a thread panicked"))??;
+        members::wait_until_well(site, Component::Kubelet.name(), &kubelet, || ready(&layout, NODE))
+    })
+}
+
+/// Whether the API server calls this node ready.
+pub(crate) fn ready(layout: &Layout, node: &str) -> Result<()> {
+    let ready = kubectl::admin(layout)?
+        .arguments(["get", "node", node, "-o"])
+        .arguments(["jsonpath={.status.conditions[?(@.type==\"Ready\")].status}"])
+        .run()?;
+    anyhow::ensure!(ready == "True", "the node {node} is not ready ({ready:?})");
+    Ok(())
+}
+
+/// Keys, certificates, kubeconfigs and settings; gives the command lines.
+fn write_files(
+    place: &Place<'_>,
+    layout: &Layout,
+    ports: Ports,
+    binaries: &Binaries,
+) -> Result<BTreeMap<Component, Vec<String>>> {
+    let pki = layout.pki();
+    fs::create_dir_all(layout.file("volume-plugins"))?;
+    let authority = Authority::new(&pki)?;
+    let server = authority.server(
+        "kube-apiserver",
+        &["127.0.0.1", "localhost", "kubernetes", "kubernetes.default.svc"],
+    )?;
+    // The controllers share one account here: it needs the rights of all of them.
+    let masters = "system:masters";
+    for (file, name, group) in [
+        ("admin", "admin", masters),
+        ("controllers", "system:kube-controller-manager", masters),
+        ("scheduler", "system:kube-scheduler", "runtime-test"),
+        ("kubelet", &format!("system:node:{NODE}"), "system:nodes"),
+    ] {
+        let identity = authority.client(file, name, group)?;
+        kubeconfig::write(
+            &layout.kubeconfig(file),
+            &ports.server(),
+            &pki,
+            "default",
+            &Proof::Certificate(&identity),
+        )?;
+    }
+    let to_kubelet = authority.client("to-kubelet", "kube-apiserver", masters)?;
+    let (private, public) = authority.token_keys()?;
+    node::write_kubelet_config(layout, ports, &place.group)?;
+    let parts = Parts {
+        layout,
+        ports,
+        binaries,
+        server: &server,
+        to_kubelet: &to_kubelet,
+        token_keys: (private.to_string_lossy().into_owned(), public.to_string_lossy().into_owned()),
+        service_range: SERVICES.to_owned(),
+    };
+    Component::ALL
+        .into_iter()
+        .filter(|component| *component != Component::Containerd)
+        .map(|component| Ok((component, parts.command(component)?)))
+        .collect()
+}
+
+/// For documentation (RFC 5737): there is no proxy on the node, so nothing ever goes there.
+const SERVICES: &str = "198.51.100.0/24";
+
+/// Ends every process and puts the machine's settings back, also after a crash.
+pub(crate) fn clear(site: &Site) -> Result<()> {
+    let layout = Layout::of(site);
+    members::kill_all(site)?;
+    // A kubelet that had just been started when its starter died is not in the record.
+    for process in instance::daemon_group(site, Engine::Kubernetes)?.processes(None) {
+        let name = fs::read_to_string(format!("/proc/{}/comm", process.pid));
+        if name.is_ok_and(|name| name.trim() == Component::Kubelet.name()) {
+            process.kill()?;
+        }
+    }
+    members::keep_logs(site);
+    kernel::restore(&layout.file(SETTINGS))?;
+    kernel::forbid_forwarding(&instance::bridge(site, Engine::Kubernetes));
+    node::hide_logs(&layout)
+}

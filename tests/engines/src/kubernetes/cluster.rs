@@ -1,0 +1,205 @@
+//! What tests and benchmarks do with the cluster besides using it.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use super::components::{self, Component};
+use super::layout::{Layout, NODE};
+use super::members::{self, Members};
+use super::{access, bring_up, hollow, kubectl};
+use crate::engine::Engine;
+use crate::instance;
+use crate::process::Process;
+use crate::running::Running;
+use crate::site::Site;
+
+/// The cluster of a site: its parts can be taken away and given back.
+///
+/// It is brought up and down as [`Engine::Kubernetes`]. All of this works from any process that
+/// knows the site.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    site: Site,
+}
+
+impl Cluster {
+    /// The cluster of this checkout.
+    ///
+    /// # Errors
+    /// If the folder of the site cannot be made.
+    pub fn of_checkout() -> Result<Self> {
+        Ok(Self::at(&Site::of_checkout()?))
+    }
+
+    /// The cluster of this site; it need not be up.
+    #[must_use]
+    pub fn at(site: &Site) -> Self {
+        Self { site: site.clone() }
+    }
+
+    /// Brings it up, unless it is up already.
+    ///
+    /// # Errors
+    /// As for [`Site::up`].
+    pub fn up(&self) -> Result<Running> {
+        self.site.up(Engine::Kubernetes)
+    }
+
+    /// Stops it and removes everything that belongs to it; true if there was anything.
+    ///
+    /// # Errors
+    /// If something stays.
+    pub fn down(&self) -> Result<bool> {
+        self.site.down(Engine::Kubernetes)
+    }
+
+    /// The kubeconfig of the administrator.
+    #[must_use]
+    pub fn admin(&self) -> PathBuf {
+        self.layout().admin()
+    }
+
+    /// The kubeconfig of an account: `runtime` has the rights of the backend's Role in
+    /// [`super::NAMESPACE`] and no others, `runtime-stats` may read the statistics of nodes
+    /// besides.
+    #[must_use]
+    pub fn kubeconfig(&self, account: &str) -> PathBuf {
+        self.layout().kubeconfig(account)
+    }
+
+    /// Makes another account with the rights of the Role, gives the path of its kubeconfig.
+    ///
+    /// # Errors
+    /// If the cluster is not well.
+    pub fn add_account(&self, name: &str) -> Result<PathBuf> {
+        let layout = self.layout();
+        access::add(&layout, Members::read(&layout)?.ports, name, false)
+    }
+
+    /// Takes the token of an account back. The API server may believe it for ten seconds more,
+    /// and refuses it then as unauthenticated. [`Cluster::add_account`] gives a new one.
+    ///
+    /// # Errors
+    /// If there is no such account.
+    pub fn revoke_account(&self, name: &str) -> Result<()> {
+        access::revoke(&self.layout(), name)
+    }
+
+    /// Applies the backend's Role again, after its manifest was changed.
+    ///
+    /// # Errors
+    /// If the API server does not take it.
+    pub fn apply_role(&self) -> Result<()> {
+        access::apply_manifest(&self.layout())
+    }
+
+    /// Runs `kubectl` as the administrator and gives what it prints.
+    ///
+    /// # Errors
+    /// If it fails: its words are in the error.
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        kubectl::admin(&self.layout())?.arguments(arguments).run()
+    }
+
+    /// The process of a part, to be frozen and thawed or looked at.
+    ///
+    /// # Errors
+    /// If the cluster is not up.
+    pub fn process(&self, component: Component) -> Result<Process> {
+        match component {
+            Component::Containerd => Ok(instance::known(&self.site, Engine::Kubernetes)?.daemon),
+            _ => self.member(component.name()),
+        }
+    }
+
+    /// Where the words of a part go.
+    #[must_use]
+    pub fn log(&self, component: Component) -> PathBuf {
+        match component {
+            Component::Containerd => instance::log(&self.site, Engine::Kubernetes),
+            _ => members::log(&self.site, component.name()),
+        }
+    }
+
+    /// Kills a part as a crash would. Pods stay when the kubelet or containerd goes.
+    ///
+    /// # Errors
+    /// If the cluster is not up.
+    pub fn kill(&self, component: Component) -> Result<()> {
+        self.process(component)?.kill()
+    }
+
+    /// Starts a part again, after [`Cluster::kill`] or in place of the one that runs, and waits
+    /// until it is well. Ports and files are the same.
+    ///
+    /// # Errors
+    /// If it is not well in time.
+    pub fn restart(&self, component: Component) -> Result<()> {
+        if component == Component::Containerd {
+            return instance::restart(&self.site, Engine::Kubernetes).map(drop);
+        }
+        let layout = self.layout();
+        let name = component.name();
+        let process = members::restart(&self.site, name)?;
+        let ports = Members::read(&layout)?.ports;
+        members::wait_until_well(&self.site, name, &process, || component.probe(&layout, ports))
+    }
+
+    /// Waits until the node that runs pods is ready, after a fault.
+    ///
+    /// # Errors
+    /// If it is not ready in time.
+    pub fn wait_until_ready(&self) -> Result<()> {
+        let layout = self.layout();
+        let name = Component::ApiServer.name();
+        let process = self.member(name)?;
+        members::wait_until_well(&self.site, name, &process, || bring_up::ready(&layout, NODE))
+    }
+
+    /// Makes sure that so many hollow nodes are ready and gives their names. They carry the
+    /// label and the taint [`super::HOLLOW`]: only pods that tolerate it land on one. Each
+    /// takes some 40 MiB; the pods on it never run and end when they are told to.
+    ///
+    /// # Errors
+    /// If they do not become ready.
+    pub fn hollow_nodes(&self, count: usize) -> Result<Vec<String>> {
+        hollow::add(&self.site, count)
+    }
+
+    /// Kills a hollow node as a power cut would: the cluster finds out by its silence.
+    /// [`Cluster::hollow_nodes`] starts it again.
+    ///
+    /// # Errors
+    /// If there is no such node.
+    pub fn kill_hollow_node(&self, name: &str) -> Result<()> {
+        self.member(name)?.kill()
+    }
+
+    /// Takes every hollow node out of the cluster.
+    ///
+    /// # Errors
+    /// If the cluster is not well.
+    pub fn remove_hollow_nodes(&self) -> Result<()> {
+        for name in hollow::all(&self.site)? {
+            hollow::remove(&self.site, &name)?;
+        }
+        Ok(())
+    }
+
+    fn layout(&self) -> Layout {
+        Layout::of(&self.site)
+    }
+
+    fn member(&self, name: &str) -> Result<Process> {
+        Ok(Members::read(&self.layout())?.get(name)?.process.clone())
+    }
+}
+
+impl std::str::FromStr for Component {
+    type Err = anyhow::Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        components::by_name(name)
+    }
+}

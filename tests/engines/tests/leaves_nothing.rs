@@ -1,0 +1,109 @@
+//! Every engine of this machine's own release comes up in a fresh folder, runs a container
+//! that publishes a port, and goes down while the container runs: nothing of it is left.
+
+use std::path::Path;
+use std::process::Command;
+
+use test_engines::{BUSYBOX, Engine, Footprint, Running, Site, image_archive};
+
+/// Runs Docker's own command line against an engine.
+fn docker(engine: &Running, arguments: &[&str]) -> String {
+    let done = Command::new("docker")
+        .arg("--host")
+        .arg(engine.host().expect("a socket"))
+        .args(arguments)
+        .output()
+        .expect("docker's command line");
+    assert!(
+        done.status.success(),
+        "docker {arguments:?} on {}: {}",
+        engine.engine(),
+        String::from_utf8_lossy(&done.stderr)
+    );
+    String::from_utf8_lossy(&done.stdout).trim().to_owned()
+}
+
+fn run_a_container(site: &Site, engine: &Running, registry: &str) {
+    let archive = image_archive(site, "test/busybox");
+    let image = format!("{registry}/{BUSYBOX}");
+    docker(engine, &["load", "--input", &archive.to_string_lossy()]);
+    let shared = site.shared_dir().expect("the shared folder");
+    std::fs::write(shared.join("file"), "shared").expect("a file");
+    let id = docker(
+        engine,
+        &[
+            "run",
+            "--detach",
+            "--publish=127.0.0.1::80",
+            "--volume",
+            &format!("{}:/shared", shared.display()),
+            &image,
+            "sleep",
+            "1000",
+        ],
+    );
+    assert_eq!(docker(engine, &["exec", &id, "cat", "/shared/file"]), "shared");
+}
+
+/// Stops everything, also when the test fails.
+struct AllDown(Site);
+
+impl Drop for AllDown {
+    fn drop(&mut self) {
+        for engine in Engine::ALL.into_iter().rev() {
+            if let Err(error) = self.0.down(engine) {
+                eprintln!("{engine}: {error:#}");
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_is_left() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let site = Site::at(dir.path()).expect("a site");
+    let _all_down = AllDown(site.clone());
+    let registry = site.up(Engine::Registry).expect("the registry");
+    let variables = registry.variables().expect("variables");
+    let address = variables
+        .iter()
+        .find(|(name, _)| name == "RUNTIME_TEST_REGISTRY")
+        .map(|(_, value)| value.clone())
+        .expect("the registry's address");
+
+    for engine in [Engine::Podman, Engine::Docker, Engine::DockerFaults] {
+        let running = site.up(engine).expect("the engine");
+        run_a_container(&site, &running, &address);
+        // A second time is no error and no second engine.
+        let again = site.up(engine).expect("the same engine");
+        assert_eq!(running.process(), again.process());
+    }
+
+    // A daemon that was killed comes back to its running containers.
+    let faults = Engine::DockerFaults;
+    let containers = docker(&site.status(faults).expect("up"), &["ps", "--quiet"]);
+    site.kill_hard(faults).expect("killed");
+    assert!(site.status(faults).is_none());
+    let running = site.restart(faults).expect("restarted");
+    assert_eq!(docker(&running, &["ps", "--quiet"]), containers);
+    // One that stays dead, with a container that lives, goes down as well as the others.
+    site.kill_hard(faults).expect("killed");
+
+    assert!(!Footprint::now().expect("a look").of(&site).is_empty());
+    for engine in Engine::ALL.into_iter().rev() {
+        site.down(engine).expect("down");
+    }
+    let left = Footprint::now().expect("a look").of(&site);
+    assert!(left.is_empty(), "left: {left:#?}");
+    assert!(!dir.path().join("host.json").exists());
+    assert!(only_logs(dir.path()));
+}
+
+/// Locks, the logs of what ran, and the folder that tests share.
+fn only_logs(dir: &Path) -> bool {
+    std::fs::read_dir(dir).expect("the folder").all(|entry| {
+        let name = entry.expect("an entry").file_name();
+        let name = name.to_string_lossy();
+        name.starts_with('.') || name.ends_with(".last.log") || name == "shared"
+    })
+}

@@ -1,0 +1,89 @@
+//! `cargo xtask ci`: all that a change has to pass.
+
+mod dependencies;
+mod files;
+mod policy;
+
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Result, bail, ensure};
+use clap::Args;
+
+use crate::workspace::{cargo, root};
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Leaves out the tests: no engine is needed
+    #[arg(long)]
+    no_tests: bool,
+}
+
+type Step = (&'static str, fn() -> Result<()>);
+
+const CHECKS: [Step; 5] = [
+    ("format", || succeed(&mut cargo(&["fmt", "--all", "--check"]))),
+    ("clippy", || {
+        succeed(&mut cargo(&[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--all-features",
+            "--",
+            "-D",
+            "warnings",
+        ]))
+    }),
+    ("documentation", || {
+        succeed(
+            cargo(&["doc", "--no-deps", "--workspace", "--all-features"])
+                .env("RUSTDOCFLAGS", "-D warnings"),
+        )
+    }),
+    ("dependencies", dependencies::check),
+    ("files", files::check),
+];
+
+/// The README tells its readers to run exactly this.
+const TESTS: &str = "cargo xtask test";
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let mut steps = CHECKS.to_vec();
+    if !arguments.no_tests {
+        steps.push((TESTS, tests));
+    }
+    let mut failed = Vec::new();
+    for (name, step) in steps {
+        println!("== {name}");
+        let start = Instant::now();
+        let outcome = step();
+        let seconds = start.elapsed().as_secs_f32();
+        match outcome {
+            Ok(()) => println!("== {name}: passed in {seconds:.1} s"),
+            Err(error) => {
+                println!("== {name}: FAILED in {seconds:.1} s: {error:#}");
+                failed.push(name);
+            }
+        }
+    }
+    // Every step runs: who repairs one fault should not have to wait to hear of the next.
+    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+    Ok(())
+}
+
+fn tests() -> Result<()> {
+    let readme = std::fs::read_to_string(root().join("README.md"))?;
+    ensure!(
+        readme.lines().any(|line| line.trim().starts_with(TESTS)),
+        "README.md does not name the command `{TESTS}`"
+    );
+    succeed(&mut cargo(&["xtask", "test"]))
+}
+
+fn succeed(command: &mut Command) -> Result<()> {
+    let status = command.status()?;
+    if !status.success() {
+        bail!("{status}");
+    }
+    Ok(())
+}

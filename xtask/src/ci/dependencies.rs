@@ -1,0 +1,255 @@
+//! Rules for dependencies: who may reach what, licences, duplicates, the oldest Rust.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use anyhow::{Context, Result, ensure};
+use cargo_metadata::semver::VersionReq;
+use cargo_metadata::{DependencyKind, Metadata, Node, Package, PackageId};
+use spdx::{Expression, LicenseReq, Licensee, ParseMode};
+
+use super::policy::{Policy, Skip};
+use crate::workspace::metadata;
+
+/// What a crate's users must never get with it, by any path and with any feature.
+const UNREACHABLE: [(&str, &[&str]); 5] = [
+    (
+        "runtime-core",
+        &[
+            "tokio",
+            "hyper",
+            "http",
+            "bollard",
+            "kube",
+            "k8s-openapi",
+            "tonic",
+            "prost",
+            "runtime-support",
+            "runtime-docker",
+            "runtime-cri",
+            "runtime-k8s",
+        ],
+    ),
+    (
+        "runtime-support",
+        &[
+            "bollard",
+            "kube",
+            "k8s-openapi",
+            "tonic",
+            "prost",
+            "runtime-docker",
+            "runtime-cri",
+            "runtime-k8s",
+        ],
+    ),
+    ("runtime-docker", &["kube", "k8s-openapi", "tonic", "prost", "runtime-cri", "runtime-k8s"]),
+    ("runtime-cri", &["bollard", "kube", "k8s-openapi", "runtime-docker", "runtime-k8s"]),
+    ("runtime-k8s", &["bollard", "tonic", "prost", "runtime-docker", "runtime-cri"]),
+];
+
+pub fn check() -> Result<()> {
+    let policy = Policy::read()?;
+    let metadata = metadata(&policy.graph.targets)?;
+    let graph = Graph::new(&metadata)?;
+    let mut faults = Vec::new();
+    faults.extend(graph.reached());
+    faults.extend(licences(&graph, &policy.licenses.allow)?);
+    faults.extend(duplicates(&graph, &policy.bans.skip)?);
+    faults.extend(too_new(&graph));
+    faults.extend(sources(&graph));
+    for fault in &faults {
+        println!("{fault}");
+    }
+    ensure!(faults.is_empty(), "{} faults", faults.len());
+    Ok(())
+}
+
+/// The packages that are built for our targets, and their edges.
+struct Graph<'a> {
+    packages: BTreeMap<&'a PackageId, &'a Package>,
+    nodes: HashMap<&'a PackageId, &'a Node>,
+    members: &'a [PackageId],
+}
+
+impl<'a> Graph<'a> {
+    fn new(metadata: &'a Metadata) -> Result<Self> {
+        let resolve = metadata.resolve.as_ref().context("nothing is resolved")?;
+        let nodes: HashMap<_, _> = resolve.nodes.iter().map(|node| (&node.id, node)).collect();
+        Ok(Self {
+            packages: metadata
+                .packages
+                .iter()
+                .filter(|package| nodes.contains_key(&package.id))
+                .map(|package| (&package.id, package))
+                .collect(),
+            nodes,
+            members: &metadata.workspace_members,
+        })
+    }
+
+    fn is_ours(&self, package: &Package) -> bool {
+        self.members.contains(&package.id)
+    }
+
+    /// All that comes with a package when somebody depends on it; each with the package that
+    /// brings it. Development dependencies do not come along.
+    fn closure(&self, start: &'a PackageId) -> BTreeMap<&'a PackageId, &'a PackageId> {
+        let mut found = BTreeMap::new();
+        let mut open = vec![start];
+        while let Some(id) = open.pop() {
+            let deps = self.nodes.get(id).map_or(&[][..], |node| &node.deps);
+            for dep in deps {
+                let comes_along =
+                    dep.dep_kinds.iter().any(|kind| kind.kind != DependencyKind::Development);
+                if comes_along && !found.contains_key(&dep.pkg) {
+                    found.insert(&dep.pkg, id);
+                    open.push(&dep.pkg);
+                }
+            }
+        }
+        found
+    }
+
+    fn name(&self, id: &PackageId) -> &str {
+        self.packages.get(id).map_or("?", |package| package.name.as_str())
+    }
+
+    fn reached(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        for (ours, forbidden) in UNREACHABLE {
+            let Some(package) = self
+                .packages
+                .values()
+                .find(|package| package.name == ours && self.is_ours(package))
+            else {
+                // A crate that is planned and not there yet reaches nothing.
+                continue;
+            };
+            for (id, parent) in self.closure(&package.id) {
+                let name = self.name(id);
+                if forbidden.contains(&name) {
+                    let parent = self.name(parent);
+                    faults.push(format!("{ours} must not reach {name} (through {parent})"));
+                }
+            }
+        }
+        faults
+    }
+
+    fn foreign(&self) -> impl Iterator<Item = &'a Package> {
+        self.packages.values().copied().filter(|package| !self.is_ours(package))
+    }
+}
+
+fn licences(graph: &Graph<'_>, allow: &[String]) -> Result<Vec<String>> {
+    let allowed = allow
+        .iter()
+        .map(|name| Licensee::parse(name).with_context(|| format!("the licence {name}")))
+        .collect::<Result<Vec<_>>>()?;
+    let passes = |req: &LicenseReq| allowed.iter().any(|licensee| licensee.satisfies(req));
+    let mut faults = Vec::new();
+    let mut used = BTreeSet::new();
+    for package in graph.packages.values() {
+        let Some(text) = &package.license else {
+            faults.push(format!("{} states no licence", package.name));
+            continue;
+        };
+        // Old packages write `MIT/Apache-2.0`.
+        let expression = Expression::parse_mode(text, ParseMode::LAX)
+            .with_context(|| format!("the licence of {}", package.name))?;
+        if !expression.evaluate(passes) {
+            faults.push(format!("{} {}: licence {text}", package.name, package.version));
+        }
+        for requirement in expression.requirements() {
+            used.extend(
+                allowed
+                    .iter()
+                    .filter(|licensee| licensee.satisfies(&requirement.req))
+                    .map(ToString::to_string),
+            );
+        }
+    }
+    faults.extend(
+        allowed
+            .iter()
+            .filter(|licensee| !used.contains(&licensee.to_string()))
+            .map(|licensee| format!("deny.toml allows {licensee}, which nothing uses")),
+    );
+    Ok(faults)
+}
+
+fn duplicates(graph: &Graph<'_>, skip: &[Skip]) -> Result<Vec<String>> {
+    let mut versions: BTreeMap<&str, Vec<&Package>> = BTreeMap::new();
+    for package in graph.foreign() {
+        versions.entry(&package.name).or_default().push(package);
+    }
+    let mut accepted = Vec::new();
+    for entry in skip {
+        ensure!(!entry.reason.is_empty(), "{}: no reason", entry.package);
+        let (name, version) = entry
+            .package
+            .split_once('@')
+            .with_context(|| format!("{}: no version", entry.package))?;
+        accepted.push((name, VersionReq::parse(version)?, false));
+    }
+    let mut faults = Vec::new();
+    for (name, packages) in versions.into_iter().filter(|(_, all)| all.len() > 1) {
+        let left: Vec<_> = packages
+            .iter()
+            .filter(|package| {
+                let entry = accepted
+                    .iter_mut()
+                    .find(|(n, req, _)| *n == name && req.matches(&package.version));
+                entry.is_none_or(|(_, _, used)| {
+                    *used = true;
+                    false
+                })
+            })
+            .map(|package| package.version.to_string())
+            .collect();
+        if left.len() > 1 {
+            faults.push(format!(
+                "{name} is there as {}, without a reason in deny.toml",
+                left.join(" and ")
+            ));
+        }
+    }
+    faults.extend(
+        accepted
+            .iter()
+            .filter(|(_, _, used)| !used)
+            .map(|(name, version, _)| format!("deny.toml skips {name}@{version}, needlessly")),
+    );
+    Ok(faults)
+}
+
+/// Packages that need a newer Rust than the one that we state.
+fn too_new(graph: &Graph<'_>) -> Vec<String> {
+    let ours = graph
+        .packages
+        .values()
+        .filter(|package| graph.is_ours(package))
+        .filter_map(|package| package.rust_version.as_ref())
+        .min();
+    graph
+        .foreign()
+        .filter(|package| package.rust_version.as_ref() > ours)
+        .map(|package| {
+            format!(
+                "{} {} needs Rust {}",
+                package.name,
+                package.version,
+                package.rust_version.as_ref().map_or_else(String::new, ToString::to_string)
+            )
+        })
+        .collect()
+}
+
+/// Packages that come from somewhere else than the registry.
+fn sources(graph: &Graph<'_>) -> Vec<String> {
+    graph
+        .foreign()
+        .filter(|package| !package.source.as_ref().is_some_and(|s| s.is_crates_io()))
+        .map(|package| format!("{} comes from {:?}", package.name, package.source))
+        .collect()
+}

@@ -1,0 +1,112 @@
+//! Takes care that nothing stays behind: not after a failure, not after Ctrl-C.
+
+use std::cell::RefCell;
+use std::process::{Child, Command};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use test_engines::{Engine, Footprint, Site};
+
+/// Knows which engines were up before, and stops the others in the end.
+#[derive(Debug)]
+pub struct Guard {
+    site: Site,
+    keep: bool,
+    before: Vec<Engine>,
+    started: RefCell<Vec<Engine>>,
+    interrupted: Arc<AtomicBool>,
+}
+
+impl Guard {
+    pub fn new(site: Site, keep: bool) -> Result<Self> {
+        let interrupted = Arc::new(AtomicBool::new(false));
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
+            signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
+        }
+        let before =
+            Engine::ALL.into_iter().filter(|engine| site.status(*engine).is_some()).collect();
+        Ok(Self { site, keep, before, started: RefCell::new(Vec::new()), interrupted })
+    }
+
+    /// Fails once somebody has asked us to stop.
+    pub fn check(&self) -> Result<()> {
+        ensure!(!self.interrupted.load(Ordering::Relaxed), "interrupted");
+        Ok(())
+    }
+
+    /// Brings an engine up; true if it was not up before.
+    pub fn up(&self, engine: Engine) -> Result<bool> {
+        self.check()?;
+        let new = !self.before.contains(&engine);
+        if new {
+            self.started.borrow_mut().push(engine);
+        }
+        self.site.up(engine)?;
+        Ok(new)
+    }
+
+    /// Stops an engine that `up` has started, unless it is to be kept.
+    pub fn down(&self, engine: Engine) -> Result<()> {
+        if !self.keep {
+            self.site.down(engine)?;
+            self.started.borrow_mut().retain(|other| *other != engine);
+        }
+        Ok(())
+    }
+
+    /// Runs a command to its end, or to ours.
+    pub fn run(&self, command: &mut Command) -> Result<()> {
+        let child = command.spawn().context("cannot run a command")?;
+        let success = self.wait(child)?;
+        ensure!(success, "{} failed", describe(command));
+        Ok(())
+    }
+
+    /// Waits for a child; kills it when somebody asks us to stop.
+    pub fn wait(&self, mut child: Child) -> Result<bool> {
+        loop {
+            if let Some(status) = child.try_wait()? {
+                // A child that the same Ctrl-C ended has not failed by itself.
+                self.check()?;
+                return Ok(status.success());
+            }
+            if self.interrupted.load(Ordering::Relaxed) {
+                child.kill()?;
+                child.wait()?;
+                bail!("interrupted");
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Stops what was started, and looks whether anything is left of it.
+    pub fn finish(self) -> Result<()> {
+        if self.keep {
+            return Ok(());
+        }
+        let mut engines = self.started.into_inner();
+        // The tests start these by themselves; one that fails cannot stop them.
+        engines.extend(
+            [Engine::DockerFaults].into_iter().filter(|engine| !self.before.contains(engine)),
+        );
+        let mut outcome = Ok(());
+        for engine in engines.into_iter().rev() {
+            outcome = outcome.and(self.site.down(engine).map(drop));
+        }
+        outcome?;
+        if self.before.is_empty() {
+            let left = Footprint::now()?.of(&self.site);
+            ensure!(left.is_empty(), "left behind: {}", left.join("\n"));
+        }
+        Ok(())
+    }
+}
+
+fn describe(command: &Command) -> String {
+    let mut words = vec![command.get_program().to_string_lossy()];
+    words.extend(command.get_args().map(|word| word.to_string_lossy()));
+    words.join(" ")
+}

@@ -1,0 +1,200 @@
+//! What the test programs say of themselves, and the table of it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+use super::guard::Guard;
+
+/// What a conformance program writes to `RUNTIME_TEST_REPORT`.
+#[derive(Debug, Default, Deserialize)]
+pub struct Report {
+    #[serde(default)]
+    passed: usize,
+    #[serde(default)]
+    failed: Vec<String>,
+    #[serde(default)]
+    ignored: Vec<Ignored>,
+}
+
+/// A case that was left out, and the capability that the engine lacks.
+#[derive(Debug, Deserialize)]
+pub struct Ignored {
+    case: String,
+    capability: String,
+}
+
+/// One engine's results.
+#[derive(Debug)]
+pub struct Row {
+    engine: String,
+    version: String,
+    passed: usize,
+    failed: Vec<String>,
+    ignored: Vec<Ignored>,
+}
+
+impl Row {
+    pub fn new(engine: &str, version: &str) -> Self {
+        Self {
+            engine: engine.to_owned(),
+            version: version.to_owned(),
+            passed: 0,
+            failed: Vec::new(),
+            ignored: Vec::new(),
+        }
+    }
+
+    pub fn add(&mut self, binary: &str, report: Report) {
+        self.passed += report.passed;
+        self.failed.extend(report.failed.into_iter().map(|case| format!("{binary}: {case}")));
+        self.ignored.extend(report.ignored);
+    }
+
+    /// Why this row is no success.
+    pub fn faults(&self) -> Vec<String> {
+        let mut faults: Vec<_> = self
+            .failed
+            .iter()
+            .map(|case| format!("{} {}: {case}", self.engine, self.version))
+            .collect();
+        if self.passed == 0 && faults.is_empty() {
+            faults.push(format!("{}: no case has run", self.engine));
+        }
+        faults
+    }
+}
+
+/// Runs a test program, shows its output, and reads what it reports; a program that writes no
+/// report is taken by the last line of the standard test harness.
+pub fn run(guard: &Guard, command: &mut Command, path: &Path) -> Result<Report> {
+    // A report of an earlier run must not pass for this one's.
+    let _ = std::fs::remove_file(path);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run {:?}", command.get_program()))?;
+    let output = child.stdout.take().context("no output")?;
+    let reader = std::thread::spawn(move || {
+        let mut seen = Report::default();
+        for line in BufReader::new(output).split(b'\n') {
+            let Ok(line) = line else { break };
+            let line = String::from_utf8_lossy(&line);
+            println!("{line}");
+            seen.take_line(&line);
+        }
+        seen
+    });
+    let success = guard.wait(child)?;
+    let seen = reader.join().ok().context("the reader panicked")?;
+    let mut report = match std::fs::read(path) {
+        Ok(text) => serde_json::from_slice(&text).context("the report is damaged")?,
+        Err(_) => seen,
+    };
+    if !success && report.failed.is_empty() {
+        report.failed.push("ended with an error".to_owned());
+    }
+    Ok(report)
+}
+
+impl Report {
+    /// `test NAME ... ok`, as the standard harness prints it.
+    fn take_line(&mut self, line: &str) {
+        let Some((case, result)) =
+            line.strip_prefix("test ").and_then(|line| line.rsplit_once(" ... "))
+        else {
+            return;
+        };
+        let case = case.trim().to_owned();
+        match result.trim() {
+            "ok" => self.passed += 1,
+            "FAILED" => self.failed.push(case),
+            ignored => {
+                if let Some(reason) = ignored.strip_prefix("ignored") {
+                    self.ignored.push(Ignored {
+                        case,
+                        capability: reason.trim_start_matches([',', ' ']).to_owned(),
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// A row per engine and version; below it, what was ignored and why.
+pub fn table(rows: &[Row]) -> String {
+    let mut text = String::new();
+    let _ = writeln!(
+        text,
+        "{:<14} {:<10} {:>7} {:>7} {:>8}",
+        "engine", "version", "passed", "failed", "ignored"
+    );
+    for row in rows {
+        let _ = writeln!(
+            text,
+            "{:<14} {:<10} {:>7} {:>7} {:>8}",
+            row.engine,
+            row.version,
+            row.passed,
+            row.failed.len(),
+            row.ignored.len()
+        );
+    }
+    for row in rows.iter().filter(|row| !row.ignored.is_empty()) {
+        let mut by_capability: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for ignored in &row.ignored {
+            by_capability.entry(&ignored.capability).or_default().push(&ignored.case);
+        }
+        let _ = writeln!(text, "\nignored on {} {}:", row.engine, row.version);
+        for (capability, cases) in by_capability {
+            let name = match capability {
+                "" => "(no capability named)",
+                name => name,
+            };
+            let _ = writeln!(text, "  {name}: {} ({})", cases.len(), cases.join(", "));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_standard_harness_is_understood() {
+        let mut report = Report::default();
+        for line in [
+            "test a::b ... ok",
+            "test c ... FAILED",
+            "test d ... ignored, exec",
+            "test result: FAILED. 1 passed; 1 failed; 1 ignored",
+        ] {
+            report.take_line(line);
+        }
+        assert_eq!(report.passed, 1);
+        assert_eq!(report.failed, ["c"]);
+        assert_eq!(report.ignored[0].capability, "exec");
+    }
+
+    #[test]
+    fn the_table_groups_what_was_ignored() {
+        let mut row = Row::new("docker", "20.10.24");
+        let report = r#"{"engine":"docker","version":"20.10.24","passed":2,"failed":["x"],
+            "ignored":[{"case":"a","capability":"exec"},{"case":"b","capability":"exec"}]}"#;
+        row.add("conformance", serde_json::from_str(report).unwrap());
+        let text = table(std::slice::from_ref(&row));
+        assert!(text.contains("exec: 2 (a, b)"), "{text}");
+        assert_eq!(row.faults(), ["docker 20.10.24: conformance: x"]);
+    }
+
+    #[test]
+    fn a_row_without_a_case_is_a_fault() {
+        assert_eq!(Row::new("podman", "4.3.1").faults().len(), 1);
+    }
+}
