@@ -1,0 +1,86 @@
+//! Reads a log to its end and over lost connections, from a source that can only be opened again.
+//!
+//! An engine gives a log as [`Chunk`]s from some time on, and can be cut off at any of them. The
+//! reader here remembers the place of the last chunk that it took, opens the source again a little
+//! before that, and passes over what it has had. The lines that were unfinished at the cut go on:
+//! their beginnings are kept.
+
+mod place;
+mod reader;
+mod seek;
+mod tail;
+#[cfg(test)]
+mod tests;
+
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use futures_util::Stream;
+use runtime_core::{Chunk, ContainerStatus, LogOptions, LogReader, Result};
+
+/// How far apart the times of two chunks may be that stand in a log in the wrong order. The
+/// streams of a container are stamped before they take their turn at the log.
+const SKEW: Duration = Duration::from_secs(2);
+
+/// One container's log.
+///
+/// Chunks stand in a log in the order in which the engine received them; those of one stream have
+/// times that do not decrease. Opened twice with the same [`OpenLog::since`], it gives the same
+/// chunks in the same order, but for what was rotated away meanwhile and what is new.
+#[async_trait]
+pub trait LogSource: Send + Sync + 'static {
+    /// The chunks of one open. The stream ends at the end of the log as it is, or goes on with
+    /// [`OpenLog::follow`]; an end before that is an error, a retryable one if opening again can
+    /// mend it.
+    type Chunks: Stream<Item = Result<Chunk>> + Send + Unpin + 'static;
+
+    /// Opens the log. Its deadline is the source's own.
+    async fn open(&self, from: OpenLog) -> Result<Self::Chunks>;
+
+    /// Where the container is in its life.
+    async fn status(&self) -> Result<ContainerStatus>;
+
+    /// Completes when the container has ended, as cheaply as the backend can: one connection may
+    /// serve any number of these. An error means that it cannot be known this way.
+    async fn ended(&self) -> Result<()>;
+
+    /// From when on the log has to be opened so that each line with a first chunk of `time` or
+    /// later comes whole, and no other line comes without its head. `None` is from the start.
+    fn open_since(&self, time: SystemTime) -> Option<SystemTime>;
+
+    /// The unit of the times that the engine gives.
+    fn resolution(&self) -> Duration {
+        Duration::from_nanos(1)
+    }
+
+    /// Whether [`OpenLog::tail`] is honoured. That takes an engine whose chunks of one line all
+    /// carry the time of the first.
+    fn has_tail(&self) -> bool {
+        false
+    }
+}
+
+/// How to open a [`LogSource`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OpenLog {
+    /// Only chunks of this time or later.
+    pub since: Option<SystemTime>,
+    /// Only the last so many of the chunks that are there.
+    pub tail: Option<u64>,
+    /// Whether to go on when the end is reached.
+    pub follow: bool,
+}
+
+/// Opens a log and gives its records.
+///
+/// A line that is unfinished when the end of the log is reached is given only if the container has
+/// ended: until then it is no record yet, and a cursor could not stand in its middle.
+///
+/// # Errors
+/// Those of [`LogOptions::check`] and of the first open.
+pub async fn read_log<S: LogSource>(source: S, options: LogOptions) -> Result<LogReader> {
+    options.check()?;
+    let after = options.after;
+    let reader = reader::Reader::open(source, options).await?;
+    Ok(LogReader::new(reader, after))
+}
