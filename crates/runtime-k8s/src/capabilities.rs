@@ -1,0 +1,116 @@
+//! What a cluster can do, by what its API server says.
+
+use std::time::Duration;
+
+use runtime_core::Capabilities;
+
+use crate::connect::{CpuShares, KubernetesOptions, StatsSource};
+
+/// What was found out about a server when it was connected.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Server {
+    /// Its version as it says it: `v1.36.2`.
+    pub(crate) version: String,
+    /// The number after the first dot of it.
+    pub(crate) minor: u32,
+    /// Whether it keeps the stop signal of a pod.
+    pub(crate) stop_signal: bool,
+    /// Whether it serves the metrics API.
+    pub(crate) metrics: bool,
+    /// What the user should know.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// From this version on the size of a folder in memory is its size, and not half of the node's
+/// memory: the feature SizeMemoryBackedVolumes.
+const SIZED_MEMORY_FOLDERS: u32 = 22;
+
+impl Server {
+    /// The API of disruption budgets: `policy/v1` came with 1.21, `policy/v1beta1` went with 1.25.
+    pub(crate) fn policy_api(&self) -> &'static str {
+        if self.minor >= 21 { "policy/v1" } else { "policy/v1beta1" }
+    }
+}
+
+/// What the cluster can do for a runtime with these options.
+pub(crate) fn capabilities(server: &Server, options: &KubernetesOptions) -> Capabilities {
+    let proxy = options.stats == StatsSource::NodeProxy;
+    let metrics = options.stats == StatsSource::MetricsApi && server.metrics;
+    let mut can = Capabilities::default();
+    can.deferred_pull = true;
+    can.memory_limit = true;
+    can.shared_memory = server.minor >= SIZED_MEMORY_FOLDERS;
+    can.cpu_count = true;
+    can.cpu_shares = options.cpu_shares == CpuShares::AsRequest;
+    can.gpus_by_count = true;
+    can.user = true;
+    can.supplementary_groups = true;
+    can.working_dir = true;
+    can.hostname = true;
+    can.mounts = true;
+    can.mounts_read_only = true;
+    can.tcp_ports = true;
+    can.oom_score_adj = true;
+    can.interactive_stdin = true;
+    can.terminal = true;
+    can.stop_signal = server.stop_signal;
+    can.oom_reason = true;
+    can.wait = true;
+    can.logs = true;
+    can.logs_follow = true;
+    can.stats_cpu = proxy || metrics;
+    can.stats_memory = proxy || metrics;
+    can.stats_network = proxy;
+    can.stats_block_io = proxy;
+    can.bulk_stats = proxy || metrics;
+    can.events = true;
+    can.reattach = true;
+    can.reap = true;
+    // The kubelet counts whole seconds, and gives every process two: minimumGracePeriodInSeconds.
+    can.limits.minimum_stop_grace = Some(Duration::from_secs(2));
+    can.limits.stop_grace_unit = Some(Duration::from_secs(1));
+    can
+}
+
+/// The minor version: `20` of `20`, `20+` and `20-gke.1`.
+pub(crate) fn minor(text: &str) -> u32 {
+    let digits: String = text.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use runtime_core::Scope;
+
+    fn options() -> KubernetesOptions {
+        KubernetesOptions::new(Scope::new("t").unwrap())
+    }
+
+    #[test]
+    fn versions() {
+        for (text, want) in [("20", 20), ("36+", 36), ("22-gke.1", 22), ("", 0), ("x", 0)] {
+            assert_eq!(minor(text), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_server_decides() {
+        let old = Server { minor: 20, ..Server::default() };
+        let new = Server { minor: 36, stop_signal: true, metrics: true, ..Server::default() };
+        let (old, new) = (capabilities(&old, &options()), capabilities(&new, &options()));
+        assert!(!old.shared_memory && new.shared_memory);
+        assert!(!old.stop_signal && new.stop_signal);
+        assert!(!old.stats_cpu && new.stats_cpu && !new.stats_network);
+    }
+
+    #[test]
+    fn the_caller_opts_in() {
+        let server = Server { minor: 30, ..Server::default() };
+        let plain = capabilities(&server, &options());
+        assert!(!plain.cpu_shares && !plain.stats_network);
+        let more = options().cpu_shares(CpuShares::AsRequest).stats(StatsSource::NodeProxy);
+        let more = capabilities(&server, &more);
+        assert!(more.cpu_shares && more.stats_network && more.stats_block_io && more.bulk_stats);
+    }
+}

@@ -1,0 +1,417 @@
+//! The requests to the API server.
+//!
+//! kube brings the connection, TLS and the caller's identity. The requests themselves are put
+//! together here, because the answers are read into types of our own, see `wire.rs`.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use kube::client::Body;
+use runtime_core::{Error, ErrorKind, Result};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::error;
+use crate::wire::{ClusterEvent, List, Node, Object, Pod, ServerVersion, WatchLine};
+
+/// A page of a list: as kubectl has it.
+const PAGE: &str = "500";
+
+/// The longest silence of a watch: servers send a bookmark about once a minute, and a server that
+/// sends none loses nothing when the watch is opened again where it was.
+const WATCH_SILENCE: Duration = Duration::from_secs(90);
+
+/// The API server, for one namespace.
+#[derive(Clone)]
+pub(crate) struct Client {
+    client: kube::Client,
+    namespace: Arc<str>,
+    sent: Arc<AtomicU64>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("namespace", &self.namespace).finish_non_exhaustive()
+    }
+}
+
+/// A request.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    method: Method,
+    path: String,
+    query: String,
+    content: Option<(&'static str, Bytes)>,
+}
+
+impl Call {
+    pub(crate) fn new(method: Method, path: impl Into<String>) -> Self {
+        Self {
+            method,
+            path: path.into(),
+            query: String::new(),
+            content: None,
+        }
+    }
+
+    pub(crate) fn get(path: impl Into<String>) -> Self {
+        Self::new(Method::GET, path)
+    }
+
+    pub(crate) fn query(mut self, name: &str, value: &str) -> Self {
+        let end = self.query.len();
+        let mut query = form_urlencoded::Serializer::for_suffix(self.query, end);
+        query.append_pair(name, value);
+        self.query = query.finish();
+        self
+    }
+
+    fn json(self, content: &impl Serialize) -> Result<Self> {
+        self.content("application/json", content)
+    }
+
+    fn content(mut self, kind: &'static str, content: &impl Serialize) -> Result<Self> {
+        let body = serde_json::to_vec(content).map_err(|source| {
+            Error::internal("the request cannot be written as JSON").with_source(source)
+        })?;
+        self.content = Some((kind, body.into()));
+        Ok(self)
+    }
+
+    fn request(&self) -> Result<Request<Body>> {
+        let Self { method, path, query, content } = self;
+        let uri = if query.is_empty() { path.clone() } else { format!("{path}?{query}") };
+        let mut request = Request::builder().method(method).uri(uri);
+        let mut body = Body::empty();
+        if let Some((kind, content)) = content {
+            request = request.header(http::header::CONTENT_TYPE, *kind);
+            body = Body::from(content.clone());
+        }
+        request
+            .body(body)
+            .map_err(|source| Error::internal("the request is malformed").with_source(source))
+    }
+}
+
+/// What a compare-and-set came to.
+#[derive(Debug)]
+pub(crate) enum Patched {
+    /// It is done, and this is the pod now.
+    Done(Box<Pod>),
+    /// The pod was not in the state that the patch was for.
+    Other,
+}
+
+/// What a delete came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Deleted {
+    /// The object is gone.
+    Gone,
+    /// It goes when its node has ended its processes.
+    Going,
+}
+
+impl Client {
+    pub(crate) fn new(client: kube::Client, namespace: &str) -> Self {
+        Self { client, namespace: namespace.into(), sent: Arc::default() }
+    }
+
+    /// The namespace.
+    pub(crate) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// How many requests were sent, repeated ones counted each time.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Sends a request and gives the answer once its head is there and is no failure.
+    ///
+    /// A server that has too much to do says when to come again, and has done nothing: so any
+    /// request is repeated then. The caller's deadline is what ends that.
+    pub(crate) async fn open(&self, call: Call) -> Result<Response<Body>> {
+        loop {
+            self.sent.fetch_add(1, Ordering::Relaxed);
+            let request = call.request()?;
+            let answer = self.client.send(request).await.map_err(error::from_client)?;
+            if answer.status().is_success() {
+                return Ok(answer);
+            }
+            let (head, body) = answer.into_parts();
+            let body = body.collect().await.map_err(error::from_client)?.to_bytes();
+            if head.status != StatusCode::TOO_MANY_REQUESTS {
+                return Err(error::from_answer(head.status, &body));
+            }
+            let after = head
+                .headers
+                .get(http::header::RETRY_AFTER)
+                .and_then(|value| value.to_str().ok()?.parse().ok())
+                .unwrap_or(1_u64);
+            tokio::time::sleep(Duration::from_secs(after.clamp(1, 10))).await;
+        }
+    }
+
+    /// Sends a request and gives the whole body of the answer.
+    pub(crate) async fn bytes(&self, call: Call) -> Result<Bytes> {
+        let answer = self.open(call).await?;
+        let body = answer.into_body().collect().await.map_err(error::from_client)?;
+        Ok(body.to_bytes())
+    }
+
+    /// Sends a request and reads the JSON of the answer.
+    pub(crate) async fn json<T: DeserializeOwned>(&self, call: Call) -> Result<T> {
+        read(&self.bytes(call).await?)
+    }
+
+    /// Who is there.
+    pub(crate) async fn version(&self) -> Result<ServerVersion> {
+        self.json(Call::get("/version")).await
+    }
+
+    /// Whether the server has this group and version of the API, and the server behind it answers.
+    pub(crate) async fn has_api(&self, group_version: &str) -> Result<bool> {
+        self.sent.fetch_add(1, Ordering::Relaxed);
+        let request = Call::get(format!("/apis/{group_version}")).request()?;
+        let answer = self.client.send(request).await.map_err(error::from_client)?;
+        Ok(answer.status().is_success())
+    }
+
+    fn pods(&self) -> String {
+        self.path("/api/v1", "pods")
+    }
+
+    /// The path of a kind of things in the namespace.
+    fn path(&self, api: &str, kind: &str) -> String {
+        format!("{api}/namespaces/{}/{kind}", self.namespace)
+    }
+
+    pub(crate) async fn pod(&self, name: &str) -> Result<Pod> {
+        self.json(Call::get(format!("{}/{name}", self.pods()))).await
+    }
+
+    /// All pods that a selector selects, and the version of the list.
+    pub(crate) async fn list_pods(&self, selector: &str) -> Result<(Vec<Pod>, String)> {
+        self.list(&self.pods(), selector).await
+    }
+
+    /// The metadata of all things of a kind that a selector selects.
+    pub(crate) async fn list_objects(
+        &self,
+        api: &str,
+        kind: &str,
+        selector: &str,
+    ) -> Result<Vec<Object>> {
+        Ok(self.list(&self.path(api, kind), selector).await?.0)
+    }
+
+    async fn list<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        selector: &str,
+    ) -> Result<(Vec<T>, String)> {
+        'again: loop {
+            let mut items = Vec::new();
+            let mut next: Option<String> = None;
+            loop {
+                let mut call =
+                    Call::get(path).query("labelSelector", selector).query("limit", PAGE);
+                let first = next.is_none();
+                if let Some(next) = &next {
+                    call = call.query("continue", next);
+                }
+                let page: List<T> = match self.json(call).await {
+                    // The rest of a list is kept for some minutes only.
+                    Err(error) if error.kind() == ErrorKind::Lost && !first => continue 'again,
+                    page => page?,
+                };
+                items.extend(page.items);
+                next = page.metadata.next.filter(|next| !next.is_empty());
+                if next.is_none() {
+                    return Ok((items, page.metadata.resource_version));
+                }
+            }
+        }
+    }
+
+    /// Opens a watch of the pods that a selector selects, from a version on.
+    pub(crate) async fn watch_pods(&self, selector: &str, version: &str) -> Result<Watch> {
+        let call = Call::get(self.pods())
+            .query("watch", "true")
+            .query("allowWatchBookmarks", "true")
+            // The server ends the watch then; kubectl and client-go ask for as much.
+            .query("timeoutSeconds", "290")
+            .query("labelSelector", selector)
+            .query("resourceVersion", version);
+        Ok(Watch { lines: Lines::new(self.open(call).await?.into_body()) })
+    }
+
+    /// Creates a pod, or asks what it would become when `dry`.
+    pub(crate) async fn create_pod(&self, pod: &impl Serialize, dry: bool) -> Result<Pod> {
+        let mut call = Call::new(Method::POST, self.pods());
+        if dry {
+            call = call.query("dryRun", "All");
+        }
+        self.json(call.json(pod)?).await
+    }
+
+    /// Changes a pod if it is as the `test`s of the patch say, all of it or nothing.
+    pub(crate) async fn patch_pod(&self, name: &str, patch: &[Value]) -> Result<Patched> {
+        let call = Call::new(Method::PATCH, format!("{}/{name}", self.pods()))
+            .content("application/json-patch+json", &patch)?;
+        match self.json(call).await {
+            Ok(pod) => Ok(Patched::Done(pod)),
+            // A `test` that fails is 422 like a bad pod, but names no field.
+            Err(error)
+                if error.kind() == ErrorKind::InvalidArgument && error.field().is_none() =>
+            {
+                Ok(Patched::Other)
+            }
+            // The pod changed while the server applied the patch.
+            Err(error) if error.kind() == ErrorKind::InvalidState => Ok(Patched::Other),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes the pod of this name if it is the one with this UID.
+    pub(crate) async fn delete_pod(&self, name: &str, uid: &str, grace: u64) -> Result<Deleted> {
+        let options = serde_json::json!({
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "gracePeriodSeconds": grace,
+            "preconditions": {"uid": uid},
+            "propagationPolicy": "Background",
+        });
+        let call = Call::new(Method::DELETE, format!("{}/{name}", self.pods())).json(&options)?;
+        match self.json::<Pod>(call).await {
+            // The server answers with the pod: as it went, or on its way with a grace.
+            Ok(pod) if pod.metadata.deletion_grace_period_seconds.is_some_and(|s| s > 0) => {
+                Ok(Deleted::Going)
+            }
+            Ok(_) => Ok(Deleted::Gone),
+            // Another pod has the name by now.
+            Err(error) if error.kind() == ErrorKind::InvalidState => {
+                Err(Error::new(ErrorKind::NotFound))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Creates a thing of another kind.
+    pub(crate) async fn create(&self, api: &str, kind: &str, thing: &impl Serialize) -> Result<()> {
+        let call = Call::new(Method::POST, self.path(api, kind)).json(thing)?;
+        self.bytes(call).await.map(drop)
+    }
+
+    /// Deletes a thing of another kind; one that is gone already is no error.
+    pub(crate) async fn delete(&self, api: &str, kind: &str, name: &str) -> Result<()> {
+        let path = format!("{}/{name}", self.path(api, kind));
+        match self.bytes(Call::new(Method::DELETE, path)).await {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// What the cluster recorded about a pod.
+    pub(crate) async fn events_of(&self, uid: &str) -> Result<Vec<ClusterEvent>> {
+        let call = Call::get(self.path("/api/v1", "events"))
+            .query("fieldSelector", &format!("involvedObject.uid={uid}"))
+            .query("limit", PAGE);
+        Ok(self.json::<List<ClusterEvent>>(call).await?.items)
+    }
+
+    /// A node.
+    pub(crate) async fn node(&self, name: &str) -> Result<Node> {
+        self.json(Call::get(format!("/api/v1/nodes/{name}"))).await
+    }
+
+    /// Opens the log of a pod; `query` says what of it.
+    pub(crate) async fn open_log(&self, name: &str, query: &[(&str, String)]) -> Result<Body> {
+        let mut call = Call::get(format!("{}/{name}/log", self.pods()));
+        for (name, value) in query {
+            call = call.query(name, value);
+        }
+        Ok(self.open(call).await?.into_body())
+    }
+}
+
+/// Reads JSON that the server sent.
+pub(crate) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(|source| {
+        Error::new(ErrorKind::Unavailable)
+            .with_message("the answer is not one of an API server")
+            .with_retryable(false)
+            .with_source(source)
+    })
+}
+
+/// An open watch.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    lines: Lines,
+}
+
+impl Watch {
+    /// The next line; `None` when the server ended the watch, or the connection was lost.
+    pub(crate) async fn next(&mut self) -> Result<Option<WatchLine>> {
+        let Ok(line) = tokio::time::timeout(WATCH_SILENCE, self.lines.next()).await else {
+            return Ok(None);
+        };
+        match line {
+            Ok(Some(line)) => read(&line).map(Some),
+            Ok(None) => Ok(None),
+            Err(error) => {
+                tracing::debug!(%error, "the watch was cut");
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// The lines of a body, without their ends. A last line without an end was cut off and is left out.
+pub(crate) struct Lines {
+    body: Body,
+    held: BytesMut,
+    /// How far `held` is known to have no line end.
+    searched: usize,
+}
+
+impl Lines {
+    pub(crate) fn new(body: Body) -> Self {
+        Self { body, held: BytesMut::new(), searched: 0 }
+    }
+
+    /// The next line. Dropping the future loses nothing.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            if let Some(at) = self.held[self.searched..].iter().position(|&b| b == b'\n') {
+                let line = self.held.split_to(self.searched + at).freeze();
+                self.held.advance(1);
+                self.searched = 0;
+                return Ok(Some(line));
+            }
+            self.searched = self.held.len();
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(frame) => {
+                    let frame = frame.map_err(error::from_client)?;
+                    if let Ok(data) = frame.into_data() {
+                        self.held.extend_from_slice(&data);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Lines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lines").field("held", &self.held.len()).finish_non_exhaustive()
+    }
+}

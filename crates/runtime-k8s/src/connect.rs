@@ -1,0 +1,337 @@
+//! How to connect, and what only Kubernetes knows.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use runtime_core::{Deadlines, Error, ErrorKind, Result, Scope};
+
+/// How to connect to a cluster, and how pods are made there.
+///
+/// What is common to all engines is in [`ContainerSpec`](runtime_core::ContainerSpec); here stands
+/// what only Kubernetes has. It holds for every container of the runtime.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct KubernetesOptions {
+    /// Whose containers are made and seen.
+    pub scope: Scope,
+    /// How long the operations may take.
+    pub deadlines: Deadlines,
+    /// The kubeconfig file. `None` looks where kubectl does: the files of `KUBECONFIG`, then
+    /// `~/.kube/config`, then the service account of the pod that this runs in.
+    pub kubeconfig: Option<PathBuf>,
+    /// The context of the kubeconfig. `None` is its current one.
+    pub context: Option<String>,
+    /// The namespace. `None` is that of the context, or of the service account.
+    pub namespace: Option<String>,
+    /// The one node that all containers run on. `None` leaves it to the scheduler.
+    pub node: Option<String>,
+    /// Labels that a node must have.
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints that are tolerated.
+    pub tolerations: Vec<Toleration>,
+    /// The service account of the pods. Its token is not mounted in any case.
+    pub service_account: Option<String>,
+    /// The priority class of the pods.
+    pub priority_class: Option<String>,
+    /// The runtime class of the pods.
+    pub runtime_class: Option<String>,
+    /// More annotations for the pods.
+    pub annotations: BTreeMap<String, String>,
+    /// Secrets with registry logins that are in the namespace already, by name.
+    pub image_pull_secrets: Vec<String>,
+    /// Whether running containers may be evicted on purpose, as by a drain of their node.
+    pub eviction: VoluntaryEviction,
+    /// What becomes of `cpu_shares`, for which Kubernetes has no field.
+    pub cpu_shares: CpuShares,
+    /// Where the stats come from.
+    pub stats: StatsSource,
+    /// The resource that `gpus` by number counts.
+    pub gpu_resource: String,
+    /// Where on the nodes published ports are looked for. 20000 to 29999: below what nodes take for
+    /// services of type NodePort, and below what Linux takes for outgoing connections.
+    pub host_ports: RangeInclusive<u16>,
+    /// What the sources of mounts are.
+    pub mount_sources: MountSources,
+    /// How long a node may fail to pull an image before that is the end. 1 min.
+    pub pull_budget: Duration,
+    /// How long a pod may find no node before that is the end. 5 min.
+    pub schedule_budget: Duration,
+    /// How long a node may fail to make a container of a pulled image before that is the end.
+    /// 1 min.
+    pub start_budget: Duration,
+}
+
+/// A taint of nodes that is tolerated.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Toleration {
+    /// The key of the taint. `None` tolerates all keys.
+    pub key: Option<String>,
+    /// The value of the taint. `None` tolerates all values.
+    pub value: Option<String>,
+    /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`. `None` tolerates all effects.
+    pub effect: Option<String>,
+    /// For how many seconds `NoExecute` is tolerated. `None` is for ever.
+    pub seconds: Option<u32>,
+}
+
+impl Toleration {
+    /// Tolerates every taint with this key.
+    #[must_use]
+    pub fn key(key: impl Into<String>) -> Self {
+        Self { key: Some(key.into()), ..Self::default() }
+    }
+
+    /// Only with this value.
+    #[must_use]
+    pub fn value(mut self, value: impl Into<String>) -> Self {
+        self.value = Some(value.into());
+        self
+    }
+
+    /// Only with this effect.
+    #[must_use]
+    pub fn effect(mut self, effect: impl Into<String>) -> Self {
+        self.effect = Some(effect.into());
+        self
+    }
+
+    /// Only for so long, where the effect is `NoExecute`.
+    #[must_use]
+    pub const fn seconds(mut self, seconds: u32) -> Self {
+        self.seconds = Some(seconds);
+        self
+    }
+}
+
+/// Whether containers may be evicted on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum VoluntaryEviction {
+    /// They may, as any pod.
+    #[default]
+    Allowed,
+    /// Each gets a PodDisruptionBudget that forbids it while it runs.
+    Refused,
+}
+
+/// What becomes of `cpu_shares`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CpuShares {
+    /// They are refused: the capability is false.
+    #[default]
+    Refused,
+    /// They become a CPU request: 1024 shares are one CPU that the scheduler sets aside, and the
+    /// node gives the container that weight.
+    AsRequest,
+}
+
+/// Where stats come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum StatsSource {
+    /// The metrics API, where the cluster has it: CPU and memory, every 15 s or so.
+    #[default]
+    MetricsApi,
+    /// The kubelets, through the API server's proxy: network and block devices too. It takes the
+    /// right to `nodes/proxy`, which is close to the right to run commands in any container.
+    NodeProxy,
+    /// Nowhere.
+    None,
+}
+
+/// What the sources of mounts are.
+///
+/// A node makes an empty folder of a source that is not there, unless it is told what has to be
+/// there: a folder or a file. The spec does not say which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum MountSources {
+    /// Folders, and they have to be there.
+    #[default]
+    Folders,
+    /// Files, and they have to be there.
+    Files,
+    /// Folders or files. What is not there is made a folder by the node, in silence.
+    Unchecked,
+}
+
+impl KubernetesOptions {
+    /// The cluster that kubectl would speak to, for one scope.
+    #[must_use]
+    pub fn new(scope: Scope) -> Self {
+        Self {
+            scope,
+            deadlines: Deadlines::default(),
+            kubeconfig: None,
+            context: None,
+            namespace: None,
+            node: None,
+            node_selector: BTreeMap::new(),
+            tolerations: Vec::new(),
+            service_account: None,
+            priority_class: None,
+            runtime_class: None,
+            annotations: BTreeMap::new(),
+            image_pull_secrets: Vec::new(),
+            eviction: VoluntaryEviction::default(),
+            cpu_shares: CpuShares::default(),
+            stats: StatsSource::default(),
+            gpu_resource: "nvidia.com/gpu".to_owned(),
+            host_ports: 20_000..=29_999,
+            mount_sources: MountSources::default(),
+            pull_budget: Duration::from_secs(60),
+            schedule_budget: Duration::from_secs(300),
+            start_budget: Duration::from_secs(60),
+        }
+    }
+}
+
+macro_rules! setters {
+    ($($(#[$doc:meta])* $name:ident($($arg:ident: $ty:ty),*) $body:expr;)*) => {
+        impl KubernetesOptions {
+            $($(#[$doc])*
+            #[must_use]
+            pub fn $name(mut self, $($arg: $ty),*) -> Self {
+                let set: fn(&mut Self, $($ty),*) = $body;
+                set(&mut self, $($arg),*);
+                self
+            })*
+        }
+    };
+}
+
+setters! {
+    /// Sets how long the operations may take.
+    deadlines(deadlines: Deadlines) |o, deadlines| o.deadlines = deadlines;
+    /// Adds a toleration.
+    toleration(toleration: Toleration) |o, toleration| o.tolerations.push(toleration);
+    /// Sets whether containers may be evicted on purpose.
+    eviction(eviction: VoluntaryEviction) |o, eviction| o.eviction = eviction;
+    /// Sets what becomes of `cpu_shares`.
+    cpu_shares(shares: CpuShares) |o, shares| o.cpu_shares = shares;
+    /// Sets where stats come from.
+    stats(stats: StatsSource) |o, stats| o.stats = stats;
+    /// Sets where published ports are looked for.
+    host_ports(ports: RangeInclusive<u16>) |o, ports| o.host_ports = ports;
+    /// Sets what the sources of mounts are.
+    mount_sources(sources: MountSources) |o, sources| o.mount_sources = sources;
+    /// Sets how long a node may fail to pull an image.
+    pull_budget(budget: Duration) |o, budget| o.pull_budget = budget;
+    /// Sets how long a pod may find no node.
+    schedule_budget(budget: Duration) |o, budget| o.schedule_budget = budget;
+    /// Sets how long a node may fail to make a container.
+    start_budget(budget: Duration) |o, budget| o.start_budget = budget;
+}
+
+macro_rules! text_setters {
+    ($($(#[$doc:meta])* $name:ident;)*) => {
+        impl KubernetesOptions {
+            $($(#[$doc])*
+            #[must_use]
+            pub fn $name(mut self, $name: impl Into<String>) -> Self {
+                self.$name = Some($name.into());
+                self
+            })*
+        }
+    };
+}
+
+text_setters! {
+    /// Chooses a context of the kubeconfig.
+    context;
+    /// Sets the namespace.
+    namespace;
+    /// Binds all containers to one node.
+    node;
+    /// Sets the service account of the pods.
+    service_account;
+    /// Sets the priority class of the pods.
+    priority_class;
+    /// Sets the runtime class of the pods.
+    runtime_class;
+}
+
+impl KubernetesOptions {
+    /// Sets the kubeconfig file.
+    #[must_use]
+    pub fn kubeconfig(mut self, path: impl Into<PathBuf>) -> Self {
+        self.kubeconfig = Some(path.into());
+        self
+    }
+
+    /// Wants this label of a node.
+    #[must_use]
+    pub fn node_label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.node_selector.insert(key.into(), value.into());
+        self
+    }
+
+    /// Adds an annotation to the pods.
+    #[must_use]
+    pub fn annotation(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.annotations.insert(key.into(), value.into());
+        self
+    }
+
+    /// Adds a Secret with a registry login that is in the namespace already.
+    #[must_use]
+    pub fn image_pull_secret(mut self, name: impl Into<String>) -> Self {
+        self.image_pull_secrets.push(name.into());
+        self
+    }
+
+    /// Sets the resource that `gpus` by number counts.
+    #[must_use]
+    pub fn gpu_resource(mut self, resource: impl Into<String>) -> Self {
+        self.gpu_resource = resource.into();
+        self
+    }
+
+    /// Checks what can be checked without a cluster.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.host_ports.is_empty() || *self.host_ports.start() == 0 {
+            return Err(Error::invalid("host_ports", "is no range of ports"));
+        }
+        for key in self.annotations.keys() {
+            if key.starts_with(runtime_core::LABEL_PREFIX) {
+                return Err(Error::invalid("annotations", format!("{key} is reserved")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The client that the kubeconfig describes, and its namespace.
+    pub(crate) async fn client(&self) -> Result<kube::Client> {
+        let choose =
+            KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
+        let mut config = match (&self.kubeconfig, &self.context) {
+            (Some(path), _) => {
+                let file = Kubeconfig::read_from(path).map_err(bad_config)?;
+                kube::Config::from_custom_kubeconfig(file, &choose).await.map_err(bad_config)?
+            }
+            (None, Some(_)) => {
+                kube::Config::from_kubeconfig(&choose).await.map_err(bad_config)?
+            }
+            (None, None) => kube::Config::infer().await.map_err(|source| {
+                Error::new(ErrorKind::Unavailable)
+                    .with_message(
+                        "no kubeconfig in KUBECONFIG or ~/.kube/config, and this is not a pod of a cluster",
+                    )
+                    .with_retryable(false)
+                    .with_source(source)
+            })?,
+        };
+        config.connect_timeout = Some(self.deadlines.connect);
+        // Each operation has its own deadline, and what can be repeated is repeated by it.
+        config.default_retry = false;
+        config.read_timeout = None;
+        kube::Client::try_from(config).map_err(crate::error::from_client)
+    }
+}
+
+fn bad_config(source: kube::config::KubeconfigError) -> Error {
+    Error::invalid("kubeconfig", "cannot be used").with_source(source)
+}

@@ -1,0 +1,151 @@
+//! Names, labels and annotations of what this backend makes.
+//!
+//! A label of Kubernetes takes 63 bytes of a few characters; ours take any text. So the pod's
+//! annotations carry the caller's labels whole, and for each of them a label made of two hashes
+//! serves selection by the server: the key's hash as its name, the value's hash as its value.
+
+use std::fmt::Write as _;
+
+use runtime_core::{ContainerName, LABEL_MANAGED, LABEL_SCOPE, LabelFilter, Scope};
+use sha2::{Digest, Sha256};
+
+/// The name of the one container of every pod.
+pub(crate) const CONTAINER: &str = "main";
+
+/// The caller's name of the container.
+pub(crate) const NAME: &str = "container-runtime/name";
+/// The caller's labels, as one JSON object.
+pub(crate) const LABELS: &str = "container-runtime/labels";
+/// The image that the caller asked for: the pod's own field holds a placeholder before the start
+/// and after a stop.
+pub(crate) const IMAGE: &str = "container-runtime/image";
+/// When it was started, by the caller's clock, in milliseconds since the Unix epoch.
+pub(crate) const STARTED_AT: &str = "container-runtime/started-at";
+/// When it was stopped, by the caller's clock, in milliseconds since the Unix epoch.
+pub(crate) const STOPPED_AT: &str = "container-runtime/stopped-at";
+/// How it ended, as JSON, where this library decided that: the cluster would go on trying.
+pub(crate) const VERDICT: &str = "container-runtime/verdict";
+/// What else was made for it: `secret`, `budget`, joined by a comma.
+pub(crate) const BELONGINGS: &str = "container-runtime/belongings";
+
+/// In place of the image before the start. It cannot be the name of an image, so that no node
+/// tries to pull it.
+pub(crate) const HELD_IMAGE: &str = "!created";
+/// In place of the image after a stop.
+pub(crate) const STOPPED_IMAGE: &str = "!stopped";
+
+/// The scheduling gate of a pod that is held until its start.
+pub(crate) const GATE: &str = "container-runtime/start";
+
+const SELECTION_PREFIX: &str = "labels.container-runtime/";
+
+/// The name of the pod of a container. It is made of the container's name alone, so that the API
+/// server itself refuses a name that is taken, and it is short enough to be a host name.
+pub(crate) fn pod_name(name: &ContainerName) -> String {
+    let mut slug = String::with_capacity(63);
+    for c in name.as_str().chars() {
+        let c = c.to_ascii_lowercase();
+        if c.is_ascii_lowercase() || c.is_ascii_digit() {
+            slug.push(c);
+        } else if !slug.is_empty() && !slug.ends_with('-') {
+            slug.push('-');
+        }
+        if slug.len() == 42 {
+            break;
+        }
+    }
+    while slug.ends_with('-') {
+        slug.pop();
+    }
+    if !slug.is_empty() {
+        slug.push('-');
+    }
+    slug.push_str(&hash(name.as_str())[..20]);
+    slug
+}
+
+/// The label by which a caller's label is selected.
+pub(crate) fn selection_label(key: &str) -> String {
+    format!("{SELECTION_PREFIX}{}", &hash(key)[..32])
+}
+
+/// Its value.
+pub(crate) fn selection_value(value: &str) -> String {
+    hash(value)[..32].to_owned()
+}
+
+/// The label selector for the pods of a scope that have these labels.
+pub(crate) fn selector(scope: &Scope, labels: &LabelFilter) -> String {
+    let mut selector = format!("{LABEL_MANAGED}=true,{LABEL_SCOPE}={scope}");
+    for (key, value) in labels {
+        let _ = write!(selector, ",{}", selection_label(key));
+        if let Some(value) = value {
+            let _ = write!(selector, "={}", selection_value(value));
+        }
+    }
+    selector
+}
+
+fn hash(text: &str) -> String {
+    let mut hex = String::with_capacity(64);
+    for byte in Sha256::digest(text.as_bytes()) {
+        let _ = write!(hex, "{byte:02x}");
+    }
+    hex
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn is_dns_label(text: &str) -> bool {
+        (1..=63).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && !text.starts_with('-')
+            && !text.ends_with('-')
+    }
+
+    #[test]
+    fn names_can_be_read_again() {
+        let name = |text: &str| pod_name(&ContainerName::new(text).unwrap());
+        assert!(name("web.1_A").starts_with("web-1-a-"));
+        assert_eq!(name("web-1").len(), "web-1-".len() + 20);
+        assert_ne!(name("web-1"), name("web_1"), "the slugs are equal, the names are not");
+        assert_eq!(name("web-1"), name("web-1"));
+    }
+
+    proptest! {
+        #[test]
+        fn every_name_makes_a_host_name(text in "[A-Za-z0-9][A-Za-z0-9_.-]{1,127}") {
+            let name = pod_name(&ContainerName::new(&text).unwrap());
+            prop_assert!(is_dns_label(&name), "{name}");
+        }
+
+        #[test]
+        fn every_label_can_be_selected(key in "\\PC{1,80}", value in "\\PC{0,80}") {
+            let label = selection_label(&key);
+            let (prefix, short) = label.split_once('/').unwrap();
+            prop_assert!(prefix.split('.').all(is_dns_label));
+            prop_assert!(is_dns_label(short) && is_dns_label(&selection_value(&value)));
+        }
+    }
+
+    #[test]
+    fn a_selector_asks_for_scope_and_labels() {
+        let scope = Scope::new("s1").unwrap();
+        let labels = LabelFilter::from([
+            ("a/b/c".to_owned(), Some("x y".to_owned())),
+            ("only".to_owned(), None),
+        ]);
+        assert_eq!(
+            selector(&scope, &labels),
+            format!(
+                "container-runtime/managed=true,container-runtime/scope=s1,{}={},{}",
+                selection_label("a/b/c"),
+                selection_value("x y"),
+                selection_label("only")
+            )
+        );
+    }
+}

@@ -1,0 +1,430 @@
+//! Our spec as a pod.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{
+    Affinity, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, HostPathVolumeSource,
+    Lifecycle, LocalObjectReference, NodeAffinity, NodeSelector, NodeSelectorRequirement,
+    NodeSelectorTerm, Pod, PodOS, PodSchedulingGate, PodSecurityContext, PodSpec,
+    ResourceRequirements, SecurityContext, Toleration, Volume, VolumeMount,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use runtime_core::{
+    Capability, CpuLimit, Error, Gpus, Interactive, LABEL_PREFIX, Mount, MountAccess, PreparedSpec,
+    PullPolicy, RegistryAuth, Result, Signal,
+};
+
+use crate::connect::{KubernetesOptions, MountSources};
+use crate::names;
+
+/// The longest that all annotations of an object may be, keys and values: the API server's own
+/// limit, `TotalAnnotationSizeLimitB`.
+const MOST_ANNOTATIONS: usize = 256 * 1024;
+
+/// A pod that is ready to be sent, and what has to be made with it.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) pod: Pod,
+    /// The pod's name.
+    pub(crate) name: String,
+    /// The nonce of the create, by which the pod is known again.
+    pub(crate) nonce: String,
+    /// A Secret for the pull of the image.
+    pub(crate) secret: Option<PullSecret>,
+    /// Whether it gets a disruption budget.
+    pub(crate) budget: bool,
+    /// The labels of everything that is made for the container.
+    pub(crate) labels: BTreeMap<String, String>,
+}
+
+/// The login that becomes a Secret.
+#[derive(Debug)]
+pub(crate) struct PullSecret {
+    pub(crate) registry: String,
+    pub(crate) auth: RegistryAuth,
+}
+
+/// The name of the Secret and of the disruption budget of a container.
+pub(crate) fn belonging_name(nonce: &str) -> String {
+    format!("container-{nonce}")
+}
+
+/// Makes the pod of a container. `host_ports` are free as far as is known, as many as the spec
+/// publishes.
+pub(crate) fn plan(
+    spec: PreparedSpec,
+    options: &KubernetesOptions,
+    host_ports: &[u16],
+    auth: Option<RegistryAuth>,
+) -> Result<Plan> {
+    // Taken apart whole, so that a new field does not compile until it is decided on here.
+    let PreparedSpec {
+        image,
+        // The caller of this has looked further than the spec.
+        auth: _,
+        pull_policy,
+        name,
+        nonce,
+        command,
+        arguments,
+        env,
+        labels,
+        mounts,
+        interactive,
+        memory,
+        shared_memory,
+        cpu,
+        gpus,
+        user,
+        groups,
+        working_dir,
+        tcp_ports,
+        hostname,
+        stop_grace,
+        stop_signal,
+        // The kubelet sets it by the class of the pod, which follows from what it asks for: 1000
+        // for a pod that asks for nothing. See `resources`.
+        oom_score_adj,
+    } = spec;
+    if image.is_id() {
+        return Err(Error::invalid("image", "the nodes of a cluster know no image by its id"));
+    }
+    let pod_name = names::pod_name(&name);
+    let nonce = nonce.to_string();
+    let secret = auth.map(|auth| PullSecret {
+        registry: auth.server_address.clone().unwrap_or_else(|| image.registry().to_owned()),
+        auth,
+    });
+    let budget = options.eviction == crate::VoluntaryEviction::Refused;
+
+    let (volumes, volume_mounts) = volumes(&mounts, shared_memory, options.mount_sources)?;
+    let (run_as_user, run_as_group) = user_and_group(user.as_deref())?;
+    let container = Container {
+        name: names::CONTAINER.to_owned(),
+        image: Some(names::HELD_IMAGE.to_owned()),
+        image_pull_policy: Some(
+            match pull_policy {
+                PullPolicy::Always => "Always",
+                PullPolicy::Missing => "IfNotPresent",
+                PullPolicy::Never => "Never",
+            }
+            .to_owned(),
+        ),
+        command: command.map(|words| words.iter().map(|word| escape(word)).collect()),
+        args: arguments.map(|words| words.iter().map(|word| escape(word)).collect()),
+        env: Some(
+            env.into_iter()
+                .map(|(name, value)| EnvVar {
+                    name,
+                    value: Some(escape(&value)),
+                    ..EnvVar::default()
+                })
+                .collect(),
+        ),
+        working_dir,
+        ports: Some(
+            tcp_ports
+                .iter()
+                .zip(host_ports)
+                .map(|(&container, &host)| ContainerPort {
+                    container_port: container.into(),
+                    host_port: Some(host.into()),
+                    protocol: Some("TCP".to_owned()),
+                    ..ContainerPort::default()
+                })
+                .collect(),
+        ),
+        resources: Some(resources(memory, cpu, &gpus, oom_score_adj, &options.gpu_resource)),
+        volume_mounts: Some(volume_mounts),
+        stdin: Some(interactive != Interactive::No),
+        tty: Some(interactive == Interactive::Terminal),
+        lifecycle: stop_signal
+            .map(|signal| -> Result<Lifecycle> {
+                Ok(Lifecycle { stop_signal: Some(signal_name(signal)?), ..Lifecycle::default() })
+            })
+            .transpose()?,
+        security_context: Some(SecurityContext {
+            run_as_user,
+            run_as_group,
+            ..SecurityContext::default()
+        }),
+        ..Container::default()
+    };
+    let spec = PodSpec {
+        containers: vec![container],
+        restart_policy: Some("Never".to_owned()),
+        enable_service_links: Some(false),
+        automount_service_account_token: Some(false),
+        termination_grace_period_seconds: Some(whole_seconds(stop_grace)),
+        hostname: hostname.map(|hostname| host_label(&hostname)).transpose()?,
+        volumes: Some(volumes),
+        security_context: Some(PodSecurityContext {
+            supplemental_groups: Some(
+                groups.iter().map(|group| number("groups", group)).collect::<Result<_>>()?,
+            ),
+            ..PodSecurityContext::default()
+        }),
+        image_pull_secrets: Some(
+            secret
+                .iter()
+                .map(|_| belonging_name(&nonce))
+                .chain(options.image_pull_secrets.iter().cloned())
+                .map(|name| LocalObjectReference { name })
+                .collect(),
+        ),
+        scheduling_gates: Some(vec![PodSchedulingGate { name: names::GATE.to_owned() }]),
+        // Servers want it said where a stop signal is.
+        os: stop_signal.map(|_| PodOS { name: "linux".to_owned() }),
+        affinity: options.node.as_deref().map(on_node),
+        node_selector: Some(options.node_selector.clone()),
+        tolerations: Some(options.tolerations.iter().map(toleration).collect()),
+        service_account_name: options.service_account.clone(),
+        priority_class_name: options.priority_class.clone(),
+        runtime_class_name: options.runtime_class.clone(),
+        ..PodSpec::default()
+    };
+
+    let (ours, theirs): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        labels.into_iter().partition(|(key, _)| key.starts_with(LABEL_PREFIX));
+    let mut pod_labels = ours.clone();
+    for (key, value) in &theirs {
+        pod_labels.insert(names::selection_label(key), names::selection_value(value));
+    }
+    let belongings: Vec<&str> =
+        secret.iter().map(|_| "secret").chain(budget.then_some("budget")).collect();
+    let mut annotations = options.annotations.clone();
+    annotations.insert(names::NAME.to_owned(), name.to_string());
+    annotations.insert(names::IMAGE.to_owned(), image.to_string());
+    annotations.insert(names::LABELS.to_owned(), json(&theirs)?);
+    if !belongings.is_empty() {
+        annotations.insert(names::BELONGINGS.to_owned(), belongings.join(","));
+    }
+    let size: usize = annotations.iter().map(|(key, value)| key.len() + value.len()).sum();
+    // Room for what a start, a stop or a verdict writes.
+    if size + 4096 > MOST_ANNOTATIONS {
+        return Err(Error::invalid(
+            "labels",
+            format!("{size} bytes are more than a pod's annotations can hold"),
+        ));
+    }
+    let pod = Pod {
+        metadata: ObjectMeta {
+            name: Some(pod_name.clone()),
+            labels: Some(pod_labels),
+            annotations: Some(annotations),
+            ..ObjectMeta::default()
+        },
+        spec: Some(spec),
+        ..Pod::default()
+    };
+    Ok(Plan { pod, name: pod_name, nonce, secret, budget, labels: ours })
+}
+
+/// The kubelet expands `$(NAME)` in commands, arguments and values, and takes `$$` for `$`.
+fn escape(text: &str) -> String {
+    text.replace('$', "$$")
+}
+
+fn json(labels: &BTreeMap<String, String>) -> Result<String> {
+    serde_json::to_string(labels)
+        .map_err(|source| Error::internal("the labels cannot be written").with_source(source))
+}
+
+fn whole_seconds(grace: Duration) -> i64 {
+    i64::try_from(grace.as_secs()).unwrap_or(i64::MAX)
+}
+
+fn number(field: &str, text: &str) -> Result<i64> {
+    text.parse().map_err(|source| {
+        Error::invalid(field, format!("{text:?} is no number")).with_source(source)
+    })
+}
+
+fn user_and_group(user: Option<&str>) -> Result<(Option<i64>, Option<i64>)> {
+    let Some(user) = user else { return Ok((None, None)) };
+    Ok(match user.split_once(':') {
+        Some((user, group)) => (Some(number("user", user)?), Some(number("user", group)?)),
+        None => (Some(number("user", user)?), None),
+    })
+}
+
+/// Kubernetes takes one label of a host name, in lower case.
+fn host_label(hostname: &str) -> Result<String> {
+    if hostname.contains('.') || hostname.chars().any(|c| c.is_ascii_uppercase()) {
+        return Err(Error::unsupported(Capability::Hostname).with_field("hostname").with_message(
+            format!("{hostname:?}: Kubernetes takes host names without dots and in lower case"),
+        ));
+    }
+    Ok(hostname.to_owned())
+}
+
+fn signal_name(signal: Signal) -> Result<String> {
+    if signal.name().is_none() {
+        return Err(Error::unsupported(Capability::StopSignal)
+            .with_field("stop_signal")
+            .with_message(format!("{signal} has no name that Kubernetes knows")));
+    }
+    Ok(signal.to_string())
+}
+
+fn volumes(
+    mounts: &[Mount],
+    shared_memory: Option<u64>,
+    sources: MountSources,
+) -> Result<(Vec<Volume>, Vec<VolumeMount>)> {
+    let mut volumes = Vec::new();
+    let mut inside = Vec::new();
+    for (at, mount) in mounts.iter().enumerate() {
+        let name = format!("mount-{at}");
+        let Some(path) = mount.source.to_str() else {
+            return Err(Error::invalid(format!("mounts[{at}].source"), "is not UTF-8"));
+        };
+        // The API server refuses it: `must not contain ':'`.
+        if mount.target.contains(':') {
+            return Err(Error::invalid(format!("mounts[{at}].target"), "cannot have a ':'"));
+        }
+        volumes.push(Volume {
+            name: name.clone(),
+            host_path: Some(HostPathVolumeSource {
+                path: path.to_owned(),
+                type_: match sources {
+                    MountSources::Folders => Some("Directory".to_owned()),
+                    MountSources::Files => Some("File".to_owned()),
+                    MountSources::Unchecked => None,
+                },
+            }),
+            ..Volume::default()
+        });
+        inside.push(VolumeMount {
+            name,
+            mount_path: mount.target.clone(),
+            read_only: Some(mount.access == MountAccess::ReadOnly),
+            ..VolumeMount::default()
+        });
+    }
+    if let Some(bytes) = shared_memory {
+        volumes.push(Volume {
+            name: "shared-memory".to_owned(),
+            empty_dir: Some(EmptyDirVolumeSource {
+                medium: Some("Memory".to_owned()),
+                size_limit: Some(Quantity(bytes.to_string())),
+            }),
+            ..Volume::default()
+        });
+        inside.push(VolumeMount {
+            name: "shared-memory".to_owned(),
+            mount_path: "/dev/shm".to_owned(),
+            ..VolumeMount::default()
+        });
+    }
+    Ok((volumes, inside))
+}
+
+fn resources(
+    memory: Option<u64>,
+    cpu: CpuLimit,
+    gpus: &Gpus,
+    oom_score_adj: i32,
+    gpu_resource: &str,
+) -> ResourceRequirements {
+    let mut limits = BTreeMap::new();
+    let mut requests = BTreeMap::new();
+    if let Some(bytes) = memory {
+        limits.insert("memory".to_owned(), Quantity(bytes.to_string()));
+    }
+    match cpu {
+        CpuLimit::None => {}
+        CpuLimit::Count(count) => {
+            limits.insert("cpu".to_owned(), Quantity(format!("{}m", milli(count))));
+        }
+        CpuLimit::Shares(shares) => {
+            // The kubelet gives a request of 1000m the weight 1024.
+            let milli = (u128::from(shares) * 1000).div_ceil(1024);
+            requests.insert("cpu".to_owned(), Quantity(format!("{milli}m")));
+        }
+    }
+    if let Gpus::Count(count @ 1..) = gpus {
+        limits.insert(gpu_resource.to_owned(), Quantity(count.to_string()));
+    }
+    // GPUs do not count for the class of a pod. The least of requests lifts it out of the class
+    // that dies first.
+    let asks = ["cpu", "memory"];
+    if oom_score_adj < runtime_core::OOM_SCORE_ADJ_EVICTABLE
+        && !asks.iter().any(|&name| limits.contains_key(name) || requests.contains_key(name))
+    {
+        requests.insert("cpu".to_owned(), Quantity("1m".to_owned()));
+    }
+    ResourceRequirements {
+        limits: Some(limits),
+        requests: Some(requests),
+        ..ResourceRequirements::default()
+    }
+}
+
+/// Kubernetes counts a thousandth of a CPU.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0.01 to 100000")]
+fn milli(cpus: f64) -> u64 {
+    (cpus * 1000.0).round() as u64
+}
+
+/// By the name of the node, which no label has to repeat.
+fn on_node(node: &str) -> Affinity {
+    let term = NodeSelectorTerm {
+        match_fields: Some(vec![NodeSelectorRequirement {
+            key: "metadata.name".to_owned(),
+            operator: "In".to_owned(),
+            values: Some(vec![node.to_owned()]),
+        }]),
+        ..NodeSelectorTerm::default()
+    };
+    Affinity {
+        node_affinity: Some(NodeAffinity {
+            required_during_scheduling_ignored_during_execution: Some(NodeSelector {
+                node_selector_terms: vec![term],
+            }),
+            ..NodeAffinity::default()
+        }),
+        ..Affinity::default()
+    }
+}
+
+fn toleration(toleration: &crate::Toleration) -> Toleration {
+    let value = toleration.value.clone();
+    Toleration {
+        key: toleration.key.clone(),
+        operator: Some(if value.is_some() { "Equal" } else { "Exists" }.to_owned()),
+        value,
+        effect: toleration.effect.clone(),
+        toleration_seconds: toleration.seconds.map(i64::from),
+    }
+}
+
+/// Draws ports of the range that are not in use, as many as are wanted.
+pub(crate) fn draw_ports(
+    range: std::ops::RangeInclusive<u16>,
+    used: &BTreeSet<u16>,
+    wanted: usize,
+    random: &mut impl FnMut() -> u64,
+) -> Result<Vec<u16>> {
+    let (first, last) = (*range.start(), *range.end());
+    let size = u64::from(last - first) + 1;
+    let mut drawn: Vec<u16> = Vec::with_capacity(wanted);
+    while drawn.len() < wanted {
+        let from = random() % size;
+        let free = (0..size)
+            .map(|step| first + u16::try_from((from + step) % size).unwrap_or(0))
+            .find(|port| !used.contains(port) && !drawn.contains(port));
+        let Some(port) = free else {
+            return Err(Error::new(runtime_core::ErrorKind::ResourceExhausted)
+                .with_field("tcp_ports")
+                .with_message(format!("no port from {first} to {last} is free")));
+        };
+        drawn.push(port);
+    }
+    Ok(drawn)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,373 @@
+//! What is read of the API server's answers.
+//!
+//! The types are small on purpose: a pod as the server sends it is several times larger than what
+//! this backend needs of it, thousands are held at once, and a field that is not read here cannot
+//! differ between the versions of Kubernetes.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use k8s_openapi::jiff::Timestamp;
+use serde::{Deserialize, Deserializer};
+
+/// A time of the API. It counts seconds, now and then microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Time(pub(crate) SystemTime);
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        let time: Timestamp = text.parse().map_err(serde::de::Error::custom)?;
+        Ok(Self(system_time(time)))
+    }
+}
+
+/// A timestamp as the standard library has it.
+pub(crate) fn system_time(time: Timestamp) -> SystemTime {
+    let since = time.as_duration();
+    let distance = since.unsigned_abs();
+    let moved = if since.is_negative() {
+        UNIX_EPOCH.checked_sub(distance)
+    } else {
+        UNIX_EPOCH.checked_add(distance)
+    };
+    moved.unwrap_or(UNIX_EPOCH)
+}
+
+/// A field that the server leaves out, or sends as `null`, has its default.
+fn nullable<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Meta {
+    pub(crate) name: String,
+    pub(crate) uid: String,
+    pub(crate) resource_version: String,
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) labels: BTreeMap<String, String>,
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) annotations: BTreeMap<String, String>,
+    pub(crate) creation_timestamp: Option<Time>,
+    pub(crate) deletion_timestamp: Option<Time>,
+    pub(crate) deletion_grace_period_seconds: Option<u64>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Pod {
+    pub(crate) metadata: Meta,
+    pub(crate) spec: PodSpec,
+    pub(crate) status: PodStatus,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct PodSpec {
+    pub(crate) node_name: Option<String>,
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) scheduling_gates: Vec<Gate>,
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) containers: Vec<ContainerSpec>,
+    pub(crate) termination_grace_period_seconds: Option<u64>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Gate {
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct ContainerSpec {
+    pub(crate) image: String,
+    pub(crate) tty: bool,
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) ports: Vec<Port>,
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) resources: Resources,
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) lifecycle: Lifecycle,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Lifecycle {
+    pub(crate) stop_signal: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Port {
+    pub(crate) host_port: Option<u16>,
+    pub(crate) container_port: u16,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Resources {
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) limits: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct PodStatus {
+    pub(crate) phase: String,
+    pub(crate) reason: Option<String>,
+    pub(crate) message: Option<String>,
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) conditions: Vec<Condition>,
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) container_statuses: Vec<ContainerStatus>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Condition {
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
+    pub(crate) status: String,
+    pub(crate) reason: Option<String>,
+    pub(crate) message: Option<String>,
+    pub(crate) last_transition_time: Option<Time>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct ContainerStatus {
+    #[serde(rename = "imageID")]
+    pub(crate) image_id: String,
+    pub(crate) restart_count: u32,
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) state: ContainerState,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct ContainerState {
+    pub(crate) waiting: Option<Waiting>,
+    pub(crate) running: Option<Running>,
+    pub(crate) terminated: Option<Terminated>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Waiting {
+    pub(crate) reason: Option<String>,
+    pub(crate) message: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Running {
+    pub(crate) started_at: Option<Time>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Terminated {
+    pub(crate) exit_code: i32,
+    pub(crate) reason: Option<String>,
+    pub(crate) message: Option<String>,
+    pub(crate) started_at: Option<Time>,
+    pub(crate) finished_at: Option<Time>,
+}
+
+impl Pod {
+    /// The one container of the spec.
+    pub(crate) fn container(&self) -> Option<&ContainerSpec> {
+        self.spec.containers.first()
+    }
+
+    /// The state of the one container.
+    pub(crate) fn container_status(&self) -> Option<&ContainerStatus> {
+        self.status.container_statuses.first()
+    }
+
+    /// An annotation.
+    pub(crate) fn annotation(&self, key: &str) -> Option<&str> {
+        self.metadata.annotations.get(key).map(String::as_str)
+    }
+
+    /// An annotation that holds a time in milliseconds.
+    pub(crate) fn annotated_time(&self, key: &str) -> Option<SystemTime> {
+        let millis = self.annotation(key)?.parse().ok()?;
+        UNIX_EPOCH.checked_add(Duration::from_millis(millis))
+    }
+
+    /// A condition of the pod.
+    pub(crate) fn condition(&self, kind: &str) -> Option<&Condition> {
+        self.status.conditions.iter().find(|condition| condition.kind == kind)
+    }
+
+    /// The version of the object as a number. The API calls versions opaque, but for all servers
+    /// there are they are etcd's revisions, and from 1.35 on the API says so.
+    pub(crate) fn version(&self) -> Option<u64> {
+        self.metadata.resource_version.parse().ok()
+    }
+}
+
+/// A page of a list.
+#[derive(Debug, Deserialize)]
+#[serde(bound(deserialize = "T: Deserialize<'de>"))]
+pub(crate) struct List<T> {
+    #[serde(default)]
+    pub(crate) metadata: ListMeta,
+    #[serde(default = "Vec::new", deserialize_with = "items")]
+    pub(crate) items: Vec<T>,
+}
+
+fn items<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    Ok(Option::<Vec<T>>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct ListMeta {
+    pub(crate) resource_version: String,
+    #[serde(rename = "continue")]
+    pub(crate) next: Option<String>,
+}
+
+/// An object of which only the metadata counts.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Object {
+    pub(crate) metadata: Meta,
+}
+
+/// An event that the cluster recorded about a pod.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct ClusterEvent {
+    pub(crate) reason: Option<String>,
+    pub(crate) message: Option<String>,
+}
+
+/// A node.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Node {
+    pub(crate) status: NodeStatus,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct NodeStatus {
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) conditions: Vec<Condition>,
+}
+
+/// The answer of `/version`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct ServerVersion {
+    pub(crate) major: String,
+    pub(crate) minor: String,
+    pub(crate) git_version: String,
+}
+
+/// What the server says of a failure.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Status {
+    pub(crate) code: u16,
+    pub(crate) reason: String,
+    pub(crate) message: String,
+    pub(crate) details: Option<StatusDetails>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct StatusDetails {
+    pub(crate) kind: String,
+    pub(crate) name: String,
+    pub(crate) retry_after_seconds: Option<u32>,
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) causes: Vec<Cause>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Cause {
+    pub(crate) reason: String,
+    pub(crate) message: String,
+    pub(crate) field: String,
+}
+
+/// One line of a watch.
+#[derive(Debug)]
+pub(crate) enum WatchLine {
+    /// The pod as it is now.
+    Seen(Box<Pod>),
+    /// The pod as it was when it went.
+    Deleted(Box<Pod>),
+    /// Nothing happened up to this version.
+    Bookmark(String),
+    /// The watch cannot go on.
+    Failed(Status),
+}
+
+impl<'de> Deserialize<'de> for WatchLine {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(tag = "type", content = "object", rename_all = "UPPERCASE")]
+        enum Line {
+            Added(Box<Pod>),
+            Modified(Box<Pod>),
+            Deleted(Box<Pod>),
+            Bookmark(Object),
+            Error(Status),
+        }
+        Ok(match Line::deserialize(deserializer)? {
+            Line::Added(pod) | Line::Modified(pod) => Self::Seen(pod),
+            Line::Deleted(pod) => Self::Deleted(pod),
+            Line::Bookmark(object) => Self::Bookmark(object.metadata.resource_version),
+            Line::Error(status) => Self::Failed(status),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn watch_lines() {
+        let line = |text: &str| serde_json::from_str::<WatchLine>(text).unwrap();
+        assert!(matches!(
+            line(r#"{"type":"ADDED","object":{"kind":"Pod","metadata":{"uid":"u","labels":null}}}"#),
+            WatchLine::Seen(pod) if pod.metadata.uid == "u"
+        ));
+        assert!(matches!(
+            line(r#"{"type":"DELETED","object":{"metadata":{"uid":"u"},"spec":{"containers":null}}}"#),
+            WatchLine::Deleted(_)
+        ));
+        assert!(matches!(
+            line(r#"{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"7","creationTimestamp":null},"spec":{"containers":null},"status":{}}}"#),
+            WatchLine::Bookmark(version) if version == "7"
+        ));
+        assert!(matches!(
+            line(r#"{"type":"ERROR","object":{"kind":"Status","code":410,"reason":"Expired","message":"too old"}}"#),
+            WatchLine::Failed(status) if status.code == 410
+        ));
+    }
+
+    #[test]
+    fn times_with_and_without_fractions() {
+        let time = |text: &str| {
+            let Time(time) = serde_json::from_str(&format!("\"{text}\"")).unwrap();
+            time.duration_since(UNIX_EPOCH).unwrap()
+        };
+        assert_eq!(time("2026-11-23T16:00:00Z").as_secs(), 1_795_449_600);
+        assert_eq!(time("2026-11-23T16:00:00.000001Z").subsec_micros(), 1);
+        assert!(serde_json::from_str::<Time>("\"yesterday\"").is_err());
+    }
+}
