@@ -1,0 +1,95 @@
+//! Creating under load and without an end: never half a container.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use futures_util::stream::{self, StreamExt as _};
+use runtime_core::{ContainerExt as _, ListOptions, Nonce};
+
+use crate::case::cases;
+use crate::context::lock;
+use crate::failure::fail;
+use crate::{Context, Outcome};
+
+cases! { "create":
+    two_hundred_at_once [] heavy;
+    dropped_at_any_point [] heavy;
+    dropped_while_it_pulls [];
+}
+
+async fn two_hundred_at_once(t: Context) -> Outcome {
+    let spec = t.spec();
+    let created =
+        futures_util::future::join_all((0..200).map(|_| t.runtime().create_container(&spec))).await;
+    let mut ids = BTreeSet::new();
+    for container in created {
+        ids.insert(container?.id().clone());
+    }
+    assert_eq!(ids.len(), 200);
+    let listed = t.runtime().list_containers(ListOptions::default()).await?;
+    let listed: BTreeSet<_> = listed.into_iter().map(|listed| listed.info.id).collect();
+    assert_eq!(listed, ids);
+    Ok(())
+}
+
+/// A hundred creates, each dropped after another time: those that had ended have a container,
+/// and the others have left nothing.
+async fn dropped_at_any_point(t: Context) -> Outcome {
+    const CREATES: u32 = 100;
+    const AT_ONCE: usize = 8;
+    let begun = std::time::Instant::now();
+    t.create(&t.spec()).await?.remove().await?;
+    // Spread over a little more than one create takes when several run.
+    let span = (begun.elapsed() * 3).clamp(Duration::from_millis(30), Duration::from_secs(2));
+    let kept = Mutex::new(BTreeSet::new());
+    let spec = t.spec();
+    stream::iter(0..CREATES)
+        .for_each_concurrent(AT_ONCE, |_| async {
+            let create = t.runtime().create_container(&spec);
+            let most = u32::try_from(span.as_micros()).unwrap_or(u32::MAX);
+            let drop_at = Duration::from_micros(u64::from(random() % most));
+            if let Ok(created) = tokio::time::timeout(drop_at, create).await {
+                match created {
+                    Ok(container) => {
+                        lock(&kept).insert(container.id().clone());
+                    }
+                    Err(error) => panic!("a create failed: {error}"),
+                }
+            }
+        })
+        .await;
+    let kept = std::mem::take(&mut *lock(&kept));
+    assert!(kept.len() < CREATES as usize, "no create was dropped in {span:?}");
+    t.until_left(kept.len()).await?;
+    let listed = t.runtime().list_containers(ListOptions::default()).await?;
+    let listed: BTreeSet<_> = listed.into_iter().map(|listed| listed.info.id).collect();
+    assert_eq!(listed, kept, "those that had ended are there, and no others");
+    Ok(())
+}
+
+async fn dropped_while_it_pulls(t: Context) -> Outcome {
+    let image = t.fresh_image().await?;
+    let spec = runtime_core::ContainerSpec::new(image).command(["true"]);
+    for part in 0..4_u64 {
+        let create = t.runtime().create_container(&spec);
+        let ended = tokio::time::timeout(Duration::from_millis(1 + part * 10), create).await;
+        if let Ok(Ok(container)) = ended {
+            container.ensure_removed().await?;
+        }
+    }
+    t.until_left(0).await?;
+    let (_, exit) = t.run(&spec).await?;
+    if !exit.success() {
+        fail!("after the dropped creates the image does not run: {exit}");
+    }
+    Ok(())
+}
+
+/// A random number: where a create is dropped has to differ from run to run.
+fn random() -> u32 {
+    Nonce::random()
+        .ok()
+        .and_then(|nonce| u32::from_str_radix(&nonce.as_str()[..8], 16).ok())
+        .unwrap_or(0)
+}

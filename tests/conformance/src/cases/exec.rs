@@ -1,0 +1,337 @@
+//! Commands in a running container.
+
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, stream};
+use runtime_core::{
+    ByteStream, Bytes, Container, ErrorKind, ExecOptions, Session, SessionInput, SessionMode,
+    Signal, TerminalSize,
+};
+
+use crate::case::cases;
+use crate::context::PATIENCE;
+use crate::expect::{refused, refused_as};
+use crate::failure::fail;
+use crate::{Context, Failure, Outcome};
+
+cases! { "exec":
+    output [Exec];
+    exit_codes [Exec];
+    streams_apart [Exec];
+    stdin_to_its_end [Exec, ExecStdinEof];
+    stdin_of_an_output_session_is_empty [Exec];
+    large_both_ways [Exec, ExecStdinEof] heavy;
+    unread_stream_does_not_block_the_other [Exec];
+    terminal [Exec, ExecTerminal];
+    terminal_size_and_resize [Exec, ExecTerminal];
+    resize_without_terminal [Exec];
+    user [Exec, ExecUser];
+    env [Exec, ExecEnv];
+    working_dir [Exec, ExecWorkingDir];
+    signal [Exec, ExecSignal];
+    command_not_found [Exec];
+    in_created [Exec];
+    in_exited [Exec, Wait];
+    many_at_once [Exec];
+    dropped_in_mid_session [Exec];
+    cut_off_is_lost [Exec];
+    wait_from_many [Exec];
+}
+
+/// What a stream of a session gives to its end.
+pub(super) async fn drain(mut stream: ByteStream) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = stream.next().await {
+        bytes.extend_from_slice(&chunk?);
+    }
+    Ok(bytes)
+}
+
+/// A finished session: both streams as text, and the exit code.
+struct Done {
+    stdout: String,
+    stderr: String,
+    code: i32,
+}
+
+async fn finish(session: Session) -> Result<Done, Failure> {
+    let Session { stdin, stdout, stderr, control, .. } = session;
+    let stderr = stderr.unwrap_or_else(|| Box::pin(stream::empty()));
+    let all = async { tokio::join!(drain(stdout), drain(stderr), control.wait()) };
+    let Ok((stdout, stderr, exit)) = tokio::time::timeout(PATIENCE * 2, all).await else {
+        fail!("the session does not end");
+    };
+    drop(stdin);
+    Ok(Done {
+        stdout: String::from_utf8_lossy(&stdout?).into_owned(),
+        stderr: String::from_utf8_lossy(&stderr?).into_owned(),
+        code: exit?.code,
+    })
+}
+
+async fn run(container: &dyn Container, options: ExecOptions) -> Result<Done, Failure> {
+    finish(container.exec(options).await?).await
+}
+
+fn sh(script: &str) -> ExecOptions {
+    ExecOptions::new(["sh", "-c", script])
+}
+
+fn input(session: &mut Session) -> Result<&mut Box<dyn SessionInput>, Failure> {
+    match session.stdin.as_mut() {
+        Some(stdin) => Ok(stdin),
+        None => fail!("the session has no standard input"),
+    }
+}
+
+async fn output(t: Context) -> Outcome {
+    let container = t.ready(&t.idle()).await?;
+    let done = run(&*container, ExecOptions::new(["echo", "two  words", "$HOME"])).await?;
+    assert_eq!((done.stdout.as_str(), done.code), ("two  words $HOME\n", 0));
+    // What an exec writes is not in the log of the container.
+    assert!(!t.text(&*container).await?.contains("words"));
+    Ok(())
+}
+
+async fn exit_codes(t: Context) -> Outcome {
+    let container = t.ready(&t.idle()).await?;
+    for code in [0, 1, 42, 137, 255] {
+        assert_eq!(run(&*container, sh(&format!("exit {code}"))).await?.code, code);
+    }
+    assert_eq!(run(&*container, sh("kill -9 $$")).await?.code, 137);
+    Ok(())
+}
+
+async fn streams_apart(t: Context) -> Outcome {
+    let container = t.ready(&t.idle()).await?;
+    let done = run(&*container, sh("echo out; echo err >&2; printf end")).await?;
+    assert_eq!((done.stdout.as_str(), done.stderr.as_str()), ("out\nend", "err\n"));
+    Ok(())
+}
+
+async fn stdin_to_its_end(t: Context) -> Outcome {
+    let container = t.ready(&t.idle()).await?;
+    let options = sh("cat; echo eof >&2; exit 3").mode(SessionMode::Stdin);
+    let mut session = container.exec(options).await?;
+    let stdin = input(&mut session)?;
+    stdin.write(Bytes::from_static(b"one\n")).await?;
+    stdin.write(Bytes::from_static(b"")).await?;
+    stdin.write(Bytes::from_static(b"two\n\0\xff")).await?;
+    stdin.close().await?;
+    stdin.close().await?;
+    refused(stdin.write(Bytes::from_static(b"x")).await, ErrorKind::InvalidState)?;
+    let stdout = drain(session.stdout).await?;
+    assert_eq!(stdout, b"one\ntwo\n\0\xff");
+    assert_eq!(session.control.wait().await?.code, 3);
+    Ok(())
+}
+
+async fn stdin_of_an_output_session_is_empty(t: Context) -> Outcome {
+    let container = t.ready(&t.idle()).await?;
+    let session = container.exec(sh("cat; echo eof")).await?;
+    assert!(session.stdin.is_none());
+    assert_eq!(finish(session).await?.stdout, "eof\n");
+    Ok(())
+}
+
+/// 100 MiB through a pipe, both ways at once.
+async fn large_both_ways(t: Context) -> Outcome {
+    const CHUNK: usize = 1 << 20;
+    const CHUNKS: usize = 100;
+    let container = t.ready(&t.idle()).await?;
+    let options = ExecOptions::new(["cat"]).mode(SessionMode::Stdin);
+    let session = container.exec(options).await?;
+    let Session { stdin, mut stdout, control, .. } = session;
+    let Some(mut stdin) = stdin else { fail!("the session has no standard input") };
+    let chunk = |number: usize| Bytes::from(vec![number as u8; CHUNK]);
+    let write = async {
+        for number in 0..CHUNKS {
+            stdin.write(chunk(number)).await?;
+        }
+        stdin.close().await
+    };
+    let read = async {
+        let mut at = 0;
+        while let Some(bytes) = stdout.next().await {
+            for byte in bytes? {
+                if byte != (at / CHUNK) as u8 {
+                    fail!("byte {at} is wrong");
+                }
+                at += 1;
+            }
+        }
+        Ok(at)
+    };
+    let (written, read) = tokio::join!(write, read);
+    written?;
+    assert_eq!(read?, CHUNK * CHUNKS);
+    assert_eq!(control.wait().await?.code, 0);
+    Ok(())
+}
+
+async fn unread_stream_does_not_block_the_other(t: Context) -> Outcome {
+    let container = t.ready(&t.idle()).await?;
+    let session = container.exec(sh("seq 1 50000 >&2; echo out")).await?;
+    drop(session.stderr);
+    let stdout = tokio::time::timeout(PATIENCE, drain(session.stdout)).await;
+    match stdout {
+        Ok(stdout) => assert_eq!(stdout?, b"out\n"),
+        Err(_) => fail!("a stream that was dropped blocks the other"),
+    }
+    assert_eq!(session.control.wait().await?.code, 0);
+    Ok(())
+}
+
+fn size(rows: u16, columns: u16) -> TerminalSize {
+    TerminalSize { rows, columns }
+}
+
+async fn terminal(t: Context) -> Outcome {
+    let container = t.ready(&t.idle()).await?;
+    let mode = SessionMode::Terminal(size(24, 80));
+    let mut session = container.exec(sh("tty; read x; echo got $x; exit 5").mode(mode)).await?;
+    assert!(session.stderr.is_none());
+    input(&mut session)?.write(Bytes::from_static(b"word\n")).await?;
+    let done = finish(session).await?;
+    assert!(done.stdout.contains("/dev/pts/") || done.stdout.contains("/dev/console"));
+    assert!(done.stdout.ends_with("got word\r\n"), "{:?}", done.stdout);
+    assert_eq!(done.code, 5);
+    Ok(())
+}
+
+async fn terminal_size_and_resize(t: Context) -> Outcome {
+    let container = t.ready(&t.idle()).await?;
+    let script = "trap 'stty size; exit 0' WINCH; stty size; while :; do sleep 0.05; done";
+    let options = sh(script).mode(SessionMode::Terminal(size(31, 97)));
+    let mut session = container.exec(options).await?;
+    let mut text = String::new();
+    let mut resized = false;
+    while let Some(bytes) = tokio::time::timeout(PATIENCE, session.stdout.next()).await? {
+        text.push_str(&String::from_utf8_lossy(&bytes?));
+        if !resized && text.contains("31 97") {
+            session.control.resize(size(44, 133)).await?;
+            resized = true;
+        }
+    }
+    assert_eq!(text, "31 97\r\n44 133\r\n");
+    assert_eq!(session.control.wait().await?.code, 0);
+    refused(session.control.resize(size(1, 1)).await, ErrorKind::InvalidState)?;
+    Ok(())
+}
+
+async fn resize_without_terminal(t: Context) -> Outcome {
+    let container = t.ready(&t.idle()).await?;
+    let session = container.exec(ExecOptions::new(["sleep", "60"])).await?;
+    refused(session.control.resize(size(1, 1)).await, ErrorKind::InvalidState)?;
+    Ok(())
+}
+
+async fn user(t: Context) -> Outcome {
+    let container = t.ready(&t.idle()).await?;
+    let done = run(&*container, sh("echo $(id -u) $(id -g)").user("1234:5678")).await?;
+    assert_eq!(done.stdout, "1234 5678\n");
+    Ok(())
+}
+
+async fn env(t: Context) -> Outcome {
+    let container = t.ready(&t.idle().env("KEPT", "kept").env("OTHER", "old")).await?;
+    let options = sh("echo $KEPT \"$OTHER\"").env("OTHER", "$NEW  new");
+    assert_eq!(run(&*container, options).await?.stdout, "kept $NEW  new\n");
+    Ok(())
+}
+
+async fn working_dir(t: Context) -> Outcome {
+    let container = t.ready(&t.idle()).await?;
+    let done = run(&*container, ExecOptions::new(["pwd"]).working_dir("/var/tmp")).await?;
+    assert_eq!(done.stdout, "/var/tmp\n");
+    Ok(())
+}
+
+async fn signal(t: Context) -> Outcome {
+    let container = t.ready(&t.idle()).await?;
+    let script = "trap 'exit 9' USR1; echo ready; while :; do sleep 0.05; done";
+    let mut session = container.exec(sh(script)).await?;
+    match tokio::time::timeout(PATIENCE, session.stdout.next()).await? {
+        Some(bytes) => assert_eq!(bytes?, "ready\n"),
+        None => fail!("the session has ended"),
+    }
+    session.control.signal(Signal::USR1).await?;
+    assert_eq!(session.control.wait().await?.code, 9);
+    refused(session.control.signal(Signal::USR1).await, ErrorKind::InvalidState)?;
+    Ok(())
+}
+
+async fn command_not_found(t: Context) -> Outcome {
+    let container = t.ready(&t.idle()).await?;
+    let tried = container.exec(ExecOptions::new(["no-such-command"])).await;
+    let error = refused(tried, ErrorKind::InvalidArgument)?;
+    assert_eq!(error.field(), Some("command"));
+    let none = container.exec(ExecOptions::new(Vec::<String>::new())).await;
+    assert_eq!(refused(none, ErrorKind::InvalidArgument)?.field(), Some("command"));
+    Ok(())
+}
+
+async fn in_created(t: Context) -> Outcome {
+    let container = t.create(&t.idle()).await?;
+    refused(container.exec(ExecOptions::new(["true"])).await, ErrorKind::NotStarted)?;
+    Ok(())
+}
+
+async fn in_exited(t: Context) -> Outcome {
+    let (container, _) = t.run(&t.script("exit 0")).await?;
+    refused(container.exec(ExecOptions::new(["true"])).await, ErrorKind::InvalidState)?;
+    Ok(())
+}
+
+async fn many_at_once(t: Context) -> Outcome {
+    let container = t.ready(&t.idle()).await?;
+    let scripts: Vec<_> = (0..16).map(|i| format!("echo {i}; exit {i}")).collect();
+    let done = futures_util::future::try_join_all(
+        scripts.iter().map(|script| run(&*container, sh(script))),
+    )
+    .await?;
+    for (i, done) in (0..16).zip(done) {
+        assert_eq!((done.stdout, done.code), (format!("{i}\n"), i));
+    }
+    Ok(())
+}
+
+async fn dropped_in_mid_session(t: Context) -> Outcome {
+    let container = t.ready(&t.idle()).await?;
+    for _ in 0..10 {
+        let mut session = container.exec(ExecOptions::new(["yes"])).await?;
+        assert!(session.stdout.next().await.is_some());
+        drop(session);
+    }
+    assert_eq!(run(&*container, ExecOptions::new(["echo", "fine"])).await?.stdout, "fine\n");
+    Ok(())
+}
+
+/// The container goes away under the session: the exit code is not known, and never 0.
+async fn cut_off_is_lost(t: Context) -> Outcome {
+    let container = t.ready(&t.idle()).await?;
+    let session = container.exec(ExecOptions::new(["sleep", "3600"])).await?;
+    let control = session.control.clone();
+    container.remove().await?;
+    match tokio::time::timeout(PATIENCE, control.wait()).await {
+        Ok(Ok(exit)) => assert_eq!(exit.code, 137, "the kill of the container was seen"),
+        Ok(lost) => {
+            refused_as(lost, &[ErrorKind::Lost])?;
+        }
+        Err(_) => fail!("the session of a removed container goes on"),
+    }
+    Ok(())
+}
+
+async fn wait_from_many(t: Context) -> Outcome {
+    let container = t.ready(&t.idle()).await?;
+    let session = container.exec(sh("sleep 0.1; exit 6")).await?;
+    let waits = (0..10).map(|_| session.control.wait());
+    let all = tokio::time::timeout(
+        PATIENCE + Duration::from_secs(1),
+        futures_util::future::try_join_all(waits),
+    );
+    assert!(all.await??.iter().all(|exit| exit.code == 6));
+    assert_eq!(session.control.wait().await?.code, 6);
+    Ok(())
+}

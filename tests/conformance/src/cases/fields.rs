@@ -1,0 +1,402 @@
+//! Each field of a spec has its effect inside the container.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
+
+use runtime_core::{ContainerSpec, ErrorKind, Gpus, Interactive, Mount, StopOptions};
+
+use crate::case::cases;
+use crate::expect::refused;
+use crate::failure::fail;
+use crate::{Context, Failure, Outcome};
+
+cases! { "fields":
+    all_at_once [User, SupplementaryGroups, WorkingDir, Hostname, Mounts, MountsReadOnly, TcpPorts,
+        MemoryLimit, SharedMemory, CpuCount, Wait, Logs];
+    user_by_number [User, Wait, Logs];
+    user_and_group_by_number [User, Wait, Logs];
+    user_by_name [UserName, Wait, Logs];
+    group_by_name [User, GroupName, Wait, Logs];
+    user_that_the_image_has_not [UserName];
+    groups [User, SupplementaryGroups, Wait, Logs];
+    groups_by_name [User, SupplementaryGroups, GroupName, Wait, Logs];
+    working_dir [WorkingDir, Wait, Logs];
+    env [Wait, Logs];
+    env_is_not_added_to [Wait, Logs];
+    arguments_are_not_expanded [Wait, Logs];
+    hostname [Hostname, Wait, Logs];
+    shared_memory [SharedMemory, Wait, Logs];
+    memory [MemoryLimit, Wait, Logs];
+    cpu_count [CpuCount, Wait, Logs];
+    cpu_shares [CpuShares, Wait, Logs];
+    cpu_shares_before_cpu_count [CpuShares, CpuCount, Wait, Logs];
+    mounts [Mounts, Wait, Logs];
+    mounts_read_only [Mounts, MountsReadOnly, Wait, Logs];
+    mount_of_a_file [Mounts, Wait, Logs];
+    tcp_ports [TcpPorts, Logs, Wait];
+    tcp_ports_of_two_containers [TcpPorts];
+    oom_score_adj [OomScoreAdj, MemoryLimit, Wait, Logs];
+    gpus_by_id [GpusById, Wait, Logs];
+    gpus_by_count [GpusByCount, Wait, Logs];
+    standard_input_is_empty [Wait, Logs];
+    interactive_stdin [InteractiveStdin, Wait, Logs];
+    interactive_terminal [Terminal, Wait, Logs];
+}
+
+/// Reads a setting of the container's own cgroup: the file of v1, or that of v2.
+fn cgroup(v1: &str, v2: &str) -> String {
+    format!("cat /sys/fs/cgroup/{v1} 2>/dev/null || cat /sys/fs/cgroup/{v2}")
+}
+
+const QUOTA: &str = "(cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/cpu/cpu.cfs_period_us \
+     2>/dev/null || cat /sys/fs/cgroup/cpu.max) | tr '\\n' ' '";
+
+async fn all_at_once(t: Context) -> Outcome {
+    let folder = t.folder()?;
+    std::fs::write(folder.join("from-host"), "host")?;
+    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777))?;
+    let script = format!(
+        "id -u; id -g; id -G; pwd; hostname; echo $MINE; cat /ro/from-host; echo; \
+         echo no > /ro/x 2>/dev/null || echo read-only; echo inside > /rw/from-container; \
+         df -k /dev/shm | tail -n 1 | awk '{{print $2}}'; {}; {QUOTA}; echo; echo \"$@\"",
+        cgroup("memory/memory.limit_in_bytes", "memory.max"),
+    );
+    let spec = t
+        .spec()
+        .command(["sh", "-c"])
+        .arguments([script.as_str(), "sh", "last", "words"])
+        .name(t.name("full"))
+        .env("MINE", "mine")
+        .label("purpose", "everything")
+        .mount(Mount::new(&folder, "/rw"))
+        .mount(Mount::read_only(&folder, "/ro"))
+        .memory(64 << 20)
+        .shared_memory(16 << 20)
+        .cpu_count(0.5)
+        .user("1000:1000")
+        .group("44")
+        .working_dir("/srv")
+        .tcp_port(8080)
+        .hostname("full-box")
+        .stop_grace(Duration::from_secs(3));
+    let container = t.create(&spec).await?;
+    let info = container.info().await?;
+    assert_eq!((info.memory, info.cpu_count), (Some(64 << 20), Some(0.5)));
+    assert_eq!(info.labels, spec.labels);
+    container.start().await?;
+    let exit = container.wait().await?;
+    let text = t.text(&*container).await?;
+    assert!(exit.success(), "{exit}: {text}");
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 12, "{text}");
+    assert_eq!(lines[..2], ["1000", "1000"], "{text}");
+    assert!(lines[2].split(' ').any(|group| group == "44"), "{text}");
+    assert_eq!(
+        lines[3..10],
+        ["/srv", "full-box", "mine", "host", "read-only", "16384", "67108864"],
+        "{text}"
+    );
+    let quota = numbers(lines[10]);
+    assert_eq!((quota.len(), quota[0] / quota[1]), (2, 0.5), "{text}");
+    assert_eq!(lines[11], "last words");
+    assert_eq!(std::fs::read_to_string(folder.join("from-container"))?, "inside\n");
+    Ok(())
+}
+
+/// The numbers in a text.
+fn numbers(text: &str) -> Vec<f64> {
+    text.split_whitespace().filter_map(|word| word.parse().ok()).collect()
+}
+
+async fn id_of(t: &Context, spec: ContainerSpec) -> Result<String, Failure> {
+    t.output(&spec.command(["sh", "-c", "echo $(id -u) $(id -g)"])).await
+}
+
+async fn user_by_number(t: Context) -> Outcome {
+    let id = id_of(&t, t.spec().user("1234")).await?;
+    assert!(id.starts_with("1234 "), "{id}");
+    Ok(())
+}
+
+async fn user_and_group_by_number(t: Context) -> Outcome {
+    assert_eq!(id_of(&t, t.spec().user("1234:5678")).await?, "1234 5678\n");
+    Ok(())
+}
+
+async fn user_by_name(t: Context) -> Outcome {
+    assert_eq!(id_of(&t, t.spec().user("alice")).await?, "1000 1000\n");
+    Ok(())
+}
+
+async fn group_by_name(t: Context) -> Outcome {
+    assert_eq!(id_of(&t, t.spec().user("1000:video")).await?, "1000 44\n");
+    Ok(())
+}
+
+async fn user_that_the_image_has_not(t: Context) -> Outcome {
+    let spec = t.spec().user("nobody-of-that-name");
+    let tried = match t.runtime().create_container(&spec).await {
+        Err(error) => Err(error),
+        Ok(container) => container.start().await.map(drop),
+    };
+    refused(tried, ErrorKind::InvalidArgument)?;
+    Ok(())
+}
+
+async fn groups(t: Context) -> Outcome {
+    let spec = t.spec().command(["id", "-G"]).user("1234").group("44").group("4321");
+    let text = t.output(&spec).await?;
+    let groups: Vec<&str> = text.split_whitespace().collect();
+    assert!(groups.contains(&"44") && groups.contains(&"4321"), "{groups:?}");
+    Ok(())
+}
+
+async fn groups_by_name(t: Context) -> Outcome {
+    let text = t.output(&t.spec().command(["id", "-G"]).user("1234").group("video")).await?;
+    assert!(text.split_whitespace().any(|group| group == "44"), "{text}");
+    Ok(())
+}
+
+async fn working_dir(t: Context) -> Outcome {
+    assert_eq!(t.output(&t.spec().command(["pwd"]).working_dir("/var/tmp")).await?, "/var/tmp\n");
+    Ok(())
+}
+
+async fn env(t: Context) -> Outcome {
+    let values = [
+        ("PLAIN", "value"),
+        ("EMPTY", ""),
+        ("BLANKS", "  two  blanks  "),
+        ("QUOTES", "it's \"quoted\""),
+        ("EQUALS", "a=b=c"),
+        ("DOLLAR", "$HOME ${HOME} $(PLAIN) $$(PLAIN) $$"),
+        ("BACKSLASH", "\\n\\t\\"),
+        ("LINES", "one\ntwo"),
+        ("UNICODE", "ä 日本 🦀"),
+        ("lower.with-dots", "fine"),
+    ];
+    let mut spec = t.spec().command(["cat", "/proc/self/environ"]);
+    for (name, value) in values {
+        spec = spec.env(name, value);
+    }
+    let text = t.output(&spec).await?;
+    let seen: Vec<&str> = text.split('\0').collect();
+    for (name, value) in values {
+        assert!(seen.contains(&format!("{name}={value}").as_str()), "{name} in {seen:?}");
+    }
+    Ok(())
+}
+
+/// What an engine sets by itself is known; the library adds one variable.
+async fn env_is_not_added_to(t: Context) -> Outcome {
+    let spec = t.spec().command(["cat", "/proc/self/environ"]).env("MINE", "1");
+    let text = t.output(&spec).await?;
+    const KNOWN: &[&str] = &["PATH", "HOME", "HOSTNAME", "TERM", "container", "MINE"];
+    for variable in text.split('\0').filter(|variable| !variable.is_empty()) {
+        let name = variable.split('=').next().unwrap_or_default();
+        if variable != "NVIDIA_VISIBLE_DEVICES=none" {
+            assert!(KNOWN.contains(&name), "{variable} was added");
+        }
+    }
+    assert!(text.contains("NVIDIA_VISIBLE_DEVICES=none"), "{text}");
+    Ok(())
+}
+
+async fn arguments_are_not_expanded(t: Context) -> Outcome {
+    let words = ["$HOME", "$(PLAIN)", "$$(PLAIN)", "", "two words", "*", "a\nb", "\\n", "ä🦀"];
+    let command = ["printf", "%s|"].into_iter().chain(words);
+    let text = t.output(&t.spec().command(command).env("PLAIN", "value")).await?;
+    assert_eq!(text.trim_end_matches('|').split('|').collect::<Vec<_>>(), words);
+    let spec = t.spec().command(["printf", "%s|"]).arguments(words).env("PLAIN", "value");
+    assert_eq!(t.output(&spec).await?, text);
+    Ok(())
+}
+
+async fn hostname(t: Context) -> Outcome {
+    assert_eq!(t.output(&t.spec().command(["hostname"]).hostname("box-7")).await?, "box-7\n");
+    Ok(())
+}
+
+async fn shared_memory(t: Context) -> Outcome {
+    let script = "df -k /dev/shm | tail -n 1 | awk '{print $2}'; echo x > /dev/shm/x && echo ok";
+    assert_eq!(t.output(&t.script(script).shared_memory(48 << 20)).await?, "49152\nok\n");
+    Ok(())
+}
+
+/// The limit holds, and swap is not added to it.
+async fn memory(t: Context) -> Outcome {
+    let script = format!(
+        "{}; echo; cat /sys/fs/cgroup/memory/memory.memsw.limit_in_bytes 2>/dev/null || \
+         cat /sys/fs/cgroup/memory.swap.max 2>/dev/null || echo none",
+        cgroup("memory/memory.limit_in_bytes", "memory.max")
+    );
+    let (container, _) = t.run(&t.script(&script).memory(96 << 20)).await?;
+    let text = t.text(&*container).await?;
+    let words: Vec<&str> = text.split_whitespace().collect();
+    assert_eq!(words[0], "100663296");
+    // The sum on cgroup v1, the swap alone on v2, nothing where the kernel does not count swap.
+    assert!(["100663296", "0", "none"].contains(&words[1]), "swap is added: {text}");
+    assert_eq!(container.info().await?.memory, Some(96 << 20));
+    Ok(())
+}
+
+async fn cpu_count(t: Context) -> Outcome {
+    let (container, _) = t.run(&t.script(QUOTA).cpu_count(0.25)).await?;
+    let text = t.text(&*container).await?;
+    let quota = numbers(&text);
+    assert_eq!(quota.len(), 2, "{text}");
+    assert_eq!(quota[0] / quota[1], 0.25, "{text}");
+    assert_eq!(container.info().await?.cpu_count, Some(0.25));
+    Ok(())
+}
+
+/// The weight of a cgroup: shares on v1, a weight of 1 to 10000 on v2.
+async fn weight(t: &Context, spec: ContainerSpec) -> Result<f64, Failure> {
+    let text =
+        t.output(&spec.command(["sh", "-c", &cgroup("cpu/cpu.shares", "cpu.weight")])).await?;
+    match numbers(&text).first() {
+        Some(weight) => Ok(*weight),
+        None => fail!("no weight in {text:?}"),
+    }
+}
+
+async fn cpu_shares(t: Context) -> Outcome {
+    let default = weight(&t, t.spec()).await?;
+    let half = weight(&t, t.spec().cpu_shares(512)).await?;
+    let double = weight(&t, t.spec().cpu_shares(2048)).await?;
+    assert!(half < double, "{half} {double}");
+    // How shares become a weight differs between versions of the engine's runtime; what they
+    // stand for on v1, and their order, does not.
+    if double == 2048.0 {
+        assert_eq!((half, default), (512.0, 1024.0));
+    } else {
+        assert!(
+            half < default && default < double || default == 100.0,
+            "{half} {default} {double}"
+        );
+    }
+    Ok(())
+}
+
+async fn cpu_shares_before_cpu_count(t: Context) -> Outcome {
+    let (container, _) = t.run(&t.script(QUOTA).cpu_shares(512).cpu_count(0.25)).await?;
+    let text = t.text(&*container).await?;
+    assert!(text.starts_with("-1 ") || text.starts_with("max "), "there is a quota: {text}");
+    assert_eq!(container.info().await?.cpu_count, None);
+    Ok(())
+}
+
+async fn mounts(t: Context) -> Outcome {
+    let (one, two) = (t.folder()?, t.folder()?);
+    std::fs::write(one.join("from-host"), "one")?;
+    let script = "cat /one/from-host; echo two > /deep/er/two/from-container; ls /deep/er/two";
+    let spec =
+        t.script(script).mount(Mount::new(&one, "/one")).mount(Mount::new(&two, "/deep/er/two"));
+    assert_eq!(t.output(&spec).await?, "onefrom-container\n");
+    assert_eq!(std::fs::read_to_string(two.join("from-container"))?, "two\n");
+    Ok(())
+}
+
+async fn mounts_read_only(t: Context) -> Outcome {
+    let folder = t.folder()?;
+    std::fs::write(folder.join("from-host"), "host ")?;
+    let script = "cat /data/from-host; touch /data/x 2>/dev/null || echo read-only; \
+                  rm /data/from-host 2>/dev/null || echo kept";
+    let spec = t.script(script).mount(Mount::read_only(&folder, "/data"));
+    assert_eq!(t.output(&spec).await?, "host read-only\nkept\n");
+    assert!(folder.join("from-host").exists() && !folder.join("x").exists());
+    Ok(())
+}
+
+async fn mount_of_a_file(t: Context) -> Outcome {
+    let file = t.folder()?.join("config with blanks,commas:and=signs");
+    std::fs::write(&file, "content")?;
+    // A colon in a path is legal, and no engine's short syntax can say it.
+    let spec = t.spec().command(["cat", "/etc/config"]).mount(Mount::new(&file, "/etc/config"));
+    assert_eq!(t.output(&spec).await?, "content");
+    Ok(())
+}
+
+async fn tcp_ports(t: Context) -> Outcome {
+    let script = "mkdir /tmp/a /tmp/b; echo eighty > /tmp/a/index.html; \
+                  echo eighty-one > /tmp/b/index.html; \
+                  httpd -p 8080 -h /tmp/a; exec httpd -f -p 8081 -h /tmp/b";
+    let spec = t.script(script).tcp_port(8080).tcp_port(8081).stop_grace(Duration::from_secs(1));
+    let container = t.create(&spec).await?;
+    let before = container.info().await?.tcp_ports;
+    assert!(before.is_empty(), "ports before the start: {before:?}");
+    container.start().await?;
+    let info = container.info().await?;
+    assert_eq!(info.tcp_ports.len(), 2, "{:?}", info.tcp_ports);
+    let (one, two) = (t.host_port(&*container, 8080).await?, t.host_port(&*container, 8081).await?);
+    assert_ne!(one, two);
+    for (port, page) in [(one, "eighty\n"), (two, "eighty-one\n")] {
+        let answer = t.talk(port, b"GET /index.html HTTP/1.0\r\n\r\n").await?;
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.ends_with(page), "{answer}");
+    }
+    container.stop(StopOptions::default()).await?;
+    let after = container.info().await?.tcp_ports;
+    assert!(after.is_empty(), "ports after the end: {after:?}");
+    Ok(())
+}
+
+async fn tcp_ports_of_two_containers(t: Context) -> Outcome {
+    let spec = t.idle().tcp_port(8080);
+    let (one, two) = (t.start(&spec).await?, t.start(&spec).await?);
+    assert_ne!(t.host_port(&*one, 8080).await?, t.host_port(&*two, 8080).await?);
+    let listed = t.runtime().list_containers(runtime_core::ListOptions::default()).await?;
+    assert_eq!(listed.len(), 2);
+    for listed in listed {
+        assert_eq!(listed.info.tcp_ports, listed.container.info().await?.tcp_ports);
+    }
+    Ok(())
+}
+
+async fn oom_score_adj(t: Context) -> Outcome {
+    let spec = t.spec().command(["cat", "/proc/self/oom_score_adj"]);
+    for spec in [spec.clone(), spec.memory(64 << 20)] {
+        let text = t.output(&spec).await?;
+        assert_eq!(text.trim(), spec.oom_score_adj().to_string());
+    }
+    Ok(())
+}
+
+async fn gpus(t: &Context, gpus: impl FnOnce(Vec<String>) -> Gpus) -> Outcome {
+    let Some(proof) = t.subject().gpus() else {
+        fail!("the engine has the capability, and the subject no device to show it with");
+    };
+    let spec = t.script(&proof.command);
+    let (_, without) = t.run(&spec).await?;
+    assert!(!without.success(), "a container without GPUs has one");
+    t.output(&spec.gpus(gpus(proof.ids))).await?;
+    Ok(())
+}
+
+async fn gpus_by_id(t: Context) -> Outcome {
+    gpus(&t, |ids| Gpus::Ids(ids.into_iter().take(1).collect())).await
+}
+
+async fn gpus_by_count(t: Context) -> Outcome {
+    gpus(&t, |_| Gpus::Count(1)).await
+}
+
+async fn standard_input_is_empty(t: Context) -> Outcome {
+    assert_eq!(t.output(&t.script("cat; echo eof")).await?, "eof\n");
+    Ok(())
+}
+
+async fn interactive_stdin(t: Context) -> Outcome {
+    let script = "readlink /proc/self/fd/0; [ -t 0 ] || echo no terminal";
+    let text = t.output(&t.script(script).interactive(Interactive::Stdin)).await?;
+    assert!(!text.contains("/dev/null"), "{text}");
+    assert!(text.ends_with("no terminal\n"), "{text}");
+    Ok(())
+}
+
+async fn interactive_terminal(t: Context) -> Outcome {
+    let script = "[ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo terminal";
+    let text = t.output(&t.script(script).interactive(Interactive::Terminal)).await?;
+    assert_eq!(text, "terminal\r\n");
+    Ok(())
+}

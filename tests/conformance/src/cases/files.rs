@@ -1,0 +1,266 @@
+//! Files into a container and out of it, as tar streams.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+
+use futures_util::stream;
+use runtime_core::{ByteStream, Bytes, Container, CopyInOptions, CopyOutOptions, Error, ErrorKind};
+
+use super::exec::drain;
+use crate::case::cases;
+use crate::expect::{refused, refused_as};
+use crate::failure::fail;
+use crate::{Context, Failure, Outcome};
+
+cases! { "files":
+    into_a_created_container [CopyIn, Wait, Logs];
+    into_a_running_container [CopyIn, Logs];
+    out_of_an_exited_container [CopyOut, Wait];
+    out_of_a_running_container [CopyOut];
+    a_folder_and_back [CopyIn, CopyOut];
+    modes_and_owners [CopyIn, Wait, Logs];
+    a_large_file [CopyIn, CopyOut] heavy;
+    missing_paths [CopyIn, CopyOut];
+    wrong_paths [CopyIn, CopyOut];
+    no_tar [CopyIn];
+    content_that_fails [CopyIn];
+    dropped_in_mid_copy [CopyIn, CopyOut];
+}
+
+/// An entry of a tar stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Entry {
+    mode: u32,
+    owner: (u64, u64),
+    link: Option<String>,
+    content: Vec<u8>,
+}
+
+fn file(content: &[u8], mode: u32, owner: (u64, u64)) -> Entry {
+    Entry { mode, owner, link: None, content: content.to_vec() }
+}
+
+/// Packs entries by name; a name with `/` at its end is a folder.
+fn pack(entries: &[(&str, Entry)]) -> Result<Vec<u8>, Failure> {
+    let mut archive = tar::Builder::new(Vec::new());
+    for (name, entry) in entries {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(entry.mode);
+        header.set_uid(entry.owner.0);
+        header.set_gid(entry.owner.1);
+        header.set_mtime(1_600_000_000);
+        match &entry.link {
+            Some(target) => {
+                header.set_entry_type(tar::EntryType::Symlink);
+                header.set_size(0);
+                archive.append_link(&mut header, name, target)?;
+            }
+            None => {
+                let folder = name.ends_with('/');
+                header.set_entry_type(match folder {
+                    true => tar::EntryType::Directory,
+                    false => tar::EntryType::Regular,
+                });
+                header.set_size(entry.content.len() as u64);
+                archive.append_data(&mut header, name, &entry.content[..])?;
+            }
+        }
+    }
+    Ok(archive.into_inner()?)
+}
+
+fn unpack(bytes: &[u8]) -> Result<BTreeMap<String, Entry>, Failure> {
+    let mut entries = BTreeMap::new();
+    for entry in tar::Archive::new(bytes).entries()? {
+        let mut entry = entry?;
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content)?;
+        let header = entry.header();
+        let seen = Entry {
+            mode: header.mode()? & 0o7777,
+            owner: (header.uid()?, header.gid()?),
+            link: entry.link_name()?.map(|link| link.to_string_lossy().into_owned()),
+            content,
+        };
+        let name = entry.path()?.to_string_lossy().trim_end_matches('/').to_owned();
+        entries.insert(name, seen);
+    }
+    Ok(entries)
+}
+
+/// A stream of these bytes in pieces of `piece`.
+fn streamed(bytes: Vec<u8>, piece: usize) -> ByteStream {
+    let bytes = Bytes::from(bytes);
+    let pieces: Vec<_> = (0..bytes.len())
+        .step_by(piece)
+        .map(|at| Ok(bytes.slice(at..(at + piece).min(bytes.len()))))
+        .collect();
+    Box::pin(stream::iter(pieces))
+}
+
+async fn copy_in(container: &dyn Container, path: &str, entries: &[(&str, Entry)]) -> Outcome {
+    let content = streamed(pack(entries)?, 700);
+    container.copy_in(path, content, CopyInOptions::default()).await?;
+    Ok(())
+}
+
+async fn copy_out(
+    container: &dyn Container,
+    path: &str,
+) -> Result<BTreeMap<String, Entry>, Failure> {
+    unpack(&drain(container.copy_out(path, CopyOutOptions::default()).await?).await?)
+}
+
+const ROOT: (u64, u64) = (0, 0);
+
+async fn into_a_created_container(t: Context) -> Outcome {
+    let container = t.create(&t.spec().command(["cat", "/srv/in"])).await?;
+    copy_in(&*container, "/srv", &[("in", file(b"from outside", 0o644, ROOT))]).await?;
+    container.start().await?;
+    assert!(container.wait().await?.success());
+    assert_eq!(t.text(&*container).await?, "from outside");
+    Ok(())
+}
+
+async fn into_a_running_container(t: Context) -> Outcome {
+    let script = "echo ready; while [ ! -e /srv/in ]; do sleep 0.05; done; cat /srv/in; sleep 3600";
+    let container = t.ready(&t.script(script)).await?;
+    copy_in(&*container, "/srv", &[("in", file(b"from outside\n", 0o644, ROOT))]).await?;
+    t.until_logged(&*container, "from outside").await
+}
+
+async fn out_of_an_exited_container(t: Context) -> Outcome {
+    let (container, _) = t.run(&t.script("printf made > /srv/out; chmod 640 /srv/out")).await?;
+    let entries = copy_out(&*container, "/srv/out").await?;
+    assert_eq!(entries.len(), 1);
+    assert_eq!(entries["out"], file(b"made", 0o640, ROOT));
+    Ok(())
+}
+
+async fn out_of_a_running_container(t: Context) -> Outcome {
+    let container = t.ready(&t.script("printf made > /srv/out; echo ready; sleep 3600")).await?;
+    assert_eq!(copy_out(&*container, "/srv/out").await?["out"].content, b"made");
+    Ok(())
+}
+
+async fn a_folder_and_back(t: Context) -> Outcome {
+    let folder = |mode| Entry { mode, owner: ROOT, link: None, content: Vec::new() };
+    let link = Entry { link: Some("file".to_owned()), ..folder(0o777) };
+    let long = format!("top/{}", "long-name-".repeat(15));
+    let entries = [
+        ("top/", folder(0o755)),
+        ("top/file", file(b"content", 0o644, ROOT)),
+        ("top/empty", file(b"", 0o600, ROOT)),
+        ("top/deep/", folder(0o700)),
+        ("top/deep/er/", folder(0o755)),
+        ("top/deep/er/file ä", file(b"\0\xff binary", 0o644, (1000, 44))),
+        ("top/link", link),
+        (&long, file(b"long", 0o644, ROOT)),
+    ];
+    let container = t.create(&t.idle()).await?;
+    copy_in(&*container, "/var/tmp", &entries).await?;
+    let back = copy_out(&*container, "/var/tmp/top").await?;
+    assert_eq!(back.len(), entries.len(), "{:?}", back.keys());
+    for (name, wanted) in entries {
+        let Some(seen) = back.get(name.trim_end_matches('/')) else { fail!("{name} is lost") };
+        assert_eq!(seen, &wanted, "{name}");
+    }
+    Ok(())
+}
+
+async fn modes_and_owners(t: Context) -> Outcome {
+    let script = "stat -c '%n %a %u %g' /srv/private /srv/program /srv/owned; /srv/program";
+    let container = t.create(&t.script(script)).await?;
+    let entries = [
+        ("private", file(b"x", 0o600, ROOT)),
+        ("program", file(b"#!/bin/sh\necho runs\n", 0o755, ROOT)),
+        ("owned", file(b"x", 0o4640, (1000, 44))),
+    ];
+    copy_in(&*container, "/srv", &entries).await?;
+    container.start().await?;
+    container.wait().await?;
+    assert_eq!(
+        t.text(&*container).await?,
+        "/srv/private 600 0 0\n/srv/program 755 0 0\n/srv/owned 4640 1000 44\nruns\n"
+    );
+    Ok(())
+}
+
+async fn a_large_file(t: Context) -> Outcome {
+    const SIZE: usize = 64 << 20;
+    let content: Vec<u8> = (0..SIZE).map(|at| (at / 251) as u8 ^ (at >> 16) as u8).collect();
+    let container = t.create(&t.idle()).await?;
+    let entry = file(&content, 0o644, ROOT);
+    let packed = pack(&[("large", entry)])?;
+    container.copy_in("/srv", streamed(packed, 100_000), CopyInOptions::default()).await?;
+    let back = copy_out(&*container, "/srv/large").await?;
+    assert_eq!(back["large"].content.len(), SIZE);
+    assert!(back["large"].content == content, "the content has changed");
+    Ok(())
+}
+
+async fn missing_paths(t: Context) -> Outcome {
+    let container = t.create(&t.idle()).await?;
+    let out = container.copy_out("/no/such/file", CopyOutOptions::default()).await;
+    assert_eq!(refused(out, ErrorKind::NotFound)?.field(), Some("path"));
+    let content = streamed(pack(&[("a", file(b"a", 0o644, ROOT))])?, 700);
+    let into = container.copy_in("/no/such/folder", content, CopyInOptions::default()).await;
+    assert_eq!(refused(into, ErrorKind::NotFound)?.field(), Some("path"));
+    Ok(())
+}
+
+async fn wrong_paths(t: Context) -> Outcome {
+    let container = t.create(&t.idle()).await?;
+    for path in ["", "relative", "nul\0"] {
+        let out = container.copy_out(path, CopyOutOptions::default()).await;
+        assert_eq!(refused(out, ErrorKind::InvalidArgument)?.field(), Some("path"));
+        let content = streamed(pack(&[])?, 700);
+        let into = container.copy_in(path, content, CopyInOptions::default()).await;
+        assert_eq!(refused(into, ErrorKind::InvalidArgument)?.field(), Some("path"));
+    }
+    Ok(())
+}
+
+async fn no_tar(t: Context) -> Outcome {
+    let container = t.create(&t.idle()).await?;
+    let content = streamed(b"this is no tar stream ".repeat(100), 700);
+    let copied = container.copy_in("/srv", content, CopyInOptions::default()).await;
+    refused(copied, ErrorKind::InvalidArgument)?;
+    Ok(())
+}
+
+async fn content_that_fails(t: Context) -> Outcome {
+    let container = t.create(&t.idle()).await?;
+    let mut packed = pack(&[("a", file(&vec![b'a'; 100_000], 0o644, ROOT))])?;
+    packed.truncate(50_000);
+    let failing = stream::iter([
+        Ok(Bytes::from(packed)),
+        Err(Error::internal("the source has failed").with_retryable(false)),
+    ]);
+    let copied = container.copy_in("/srv", Box::pin(failing), CopyInOptions::default()).await;
+    let error = refused_as(copied, &[ErrorKind::Internal, ErrorKind::InvalidArgument])?;
+    let words = crate::expect::chain(&error);
+    assert!(words.contains("the source has failed"), "the cause is lost: {words}");
+    Ok(())
+}
+
+async fn dropped_in_mid_copy(t: Context) -> Outcome {
+    use futures_util::StreamExt as _;
+    let script = "dd if=/dev/zero of=/srv/big bs=1M count=8 2>/dev/null";
+    let (container, _) = t.run(&t.script(script)).await?;
+    for _ in 0..5 {
+        let mut out = container.copy_out("/srv/big", CopyOutOptions::default()).await?;
+        assert!(out.next().await.is_some());
+        drop(out);
+        let endless = stream::iter([Ok(Bytes::from(pack(&[("a", file(b"a", 0o644, ROOT))])?))])
+            .chain(stream::pending());
+        let copy = container.copy_in("/srv", Box::pin(endless), CopyInOptions::default());
+        let dropped = tokio::time::timeout(std::time::Duration::from_millis(100), copy).await;
+        // A tar stream has an end of its own, and an engine may stop to read there.
+        if let Ok(copied) = dropped {
+            copied?;
+        }
+    }
+    assert_eq!(copy_out(&*container, "/srv/big").await?["big"].content.len(), 8 << 20);
+    Ok(())
+}

@@ -1,0 +1,162 @@
+//! Nothing stays open: counted in this process, with no other case beside.
+
+use futures_util::StreamExt as _;
+use runtime_core::{EventsOptions, Follow, LogOptions, StatsOptions};
+
+use crate::case::cases;
+use crate::context::{PATIENCE, until};
+use crate::failure::fail;
+use crate::{Context, Failure, Outcome};
+
+cases! { "leaks":
+    dropped_readers [Logs, LogsFollow] exclusive;
+    dropped_waiters [Wait] exclusive;
+    dropped_stats [StatsMemory] exclusive;
+    dropped_events [Events] exclusive;
+    dropped_runtimes [Logs, LogsFollow, Wait] exclusive;
+    closed_runtimes [Logs, LogsFollow, Wait] exclusive;
+}
+
+/// The sockets that this process has open.
+fn sockets() -> Result<usize, Failure> {
+    let mut sockets = 0;
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        // The descriptor of the listing itself is gone by the time it is looked at.
+        let target = std::fs::read_link(entry?.path()).unwrap_or_default();
+        sockets += usize::from(target.to_string_lossy().starts_with("socket:"));
+    }
+    Ok(sockets)
+}
+
+/// Does something again and again, and asserts that no socket and no task stays. The first time
+/// does not count: a connection that is kept for reuse is no leak.
+async fn leaks_nothing<F, A>(mut what: F) -> Outcome
+where
+    F: FnMut() -> A,
+    A: Future<Output = Outcome>,
+{
+    const TIMES: usize = 12;
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    what().await?;
+    let settled = (settle(sockets).await?, settle(|| Ok(tasks())).await?);
+    for _ in 0..TIMES {
+        what().await?;
+    }
+    let now = || Ok::<_, Failure>((sockets()?, tasks()));
+    let done = until(PATIENCE, "as few sockets and tasks as before", || async {
+        let (sockets, tasks) = now()?;
+        // A pool may hold a few more connections than one round needs, but not one for each.
+        Ok((sockets < settled.0 + TIMES / 2 && tasks < settled.1 + TIMES / 2).then_some(()))
+    })
+    .await;
+    if done.is_err() {
+        fail!("(sockets, tasks) were {settled:?} and are {:?}", now()?);
+    }
+    Ok(())
+}
+
+/// A number that has not changed for a while.
+async fn settle(mut number: impl FnMut() -> Result<usize, Failure>) -> Result<usize, Failure> {
+    let (mut last, mut same) = (number()?, 0);
+    until(PATIENCE, "a number that stays", || {
+        let now = number();
+        if now.as_ref().ok() == Some(&last) {
+            same += 1;
+        } else {
+            same = 0;
+        }
+        last = now.unwrap_or(last);
+        let done = (same >= 5).then_some(last);
+        async move { Ok(done) }
+    })
+    .await
+}
+
+async fn dropped_readers(t: Context) -> Outcome {
+    let container = t.ready(&t.idle()).await?;
+    leaks_nothing(|| async {
+        let mut readers = Vec::new();
+        for _ in 0..4 {
+            let mut reader = container.logs(LogOptions::default().follow(Follow::Yes)).await?;
+            assert!(reader.next().await.is_some());
+            readers.push(reader);
+        }
+        Ok(())
+    })
+    .await
+}
+
+async fn dropped_waiters(t: Context) -> Outcome {
+    let container = t.ready(&t.idle()).await?;
+    leaks_nothing(|| async {
+        for _ in 0..4 {
+            let wait = container.wait();
+            let short = std::time::Duration::from_millis(5);
+            assert!(tokio::time::timeout(short, wait).await.is_err());
+        }
+        Ok(())
+    })
+    .await
+}
+
+async fn dropped_stats(t: Context) -> Outcome {
+    let container = t.ready(&t.idle()).await?;
+    leaks_nothing(|| async {
+        let mut samples = Vec::new();
+        for _ in 0..3 {
+            let mut stream = container.stats(StatsOptions::default()).await?;
+            assert!(stream.next().await.is_some());
+            samples.push(stream);
+        }
+        Ok(())
+    })
+    .await
+}
+
+async fn dropped_events(t: Context) -> Outcome {
+    leaks_nothing(|| async {
+        for _ in 0..4 {
+            drop(t.runtime().events(EventsOptions::default()).await?);
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// A connection that is used in every way.
+async fn used(t: &Context, container: &runtime_core::ContainerId) -> Result<Used, Failure> {
+    let runtime = t.connect().await?;
+    let container = runtime.container(container).await?;
+    let mut reader = container.logs(LogOptions::default().follow(Follow::Yes)).await?;
+    assert!(reader.next().await.is_some());
+    let short = std::time::Duration::from_millis(5);
+    assert!(tokio::time::timeout(short, container.wait()).await.is_err());
+    Ok(Used { runtime, _reader: reader })
+}
+
+struct Used {
+    runtime: std::sync::Arc<dyn runtime_core::Runtime>,
+    _reader: runtime_core::LogReader,
+}
+
+async fn dropped_runtimes(t: Context) -> Outcome {
+    let container = t.ready(&t.idle()).await?;
+    leaks_nothing(|| async {
+        used(&t, container.id()).await?;
+        Ok(())
+    })
+    .await
+}
+
+/// Closing ends the connections of readers that are still held.
+async fn closed_runtimes(t: Context) -> Outcome {
+    let container = t.ready(&t.idle()).await?;
+    let held = std::sync::Mutex::new(Vec::new());
+    leaks_nothing(|| async {
+        let used = used(&t, container.id()).await?;
+        used.runtime.close().await?;
+        crate::context::lock(&held).push(used);
+        Ok(())
+    })
+    .await
+}

@@ -1,0 +1,335 @@
+//! Reading a log: whole, in order, and from any place.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use runtime_core::{Capability, ErrorKind, Follow, LogCursor, LogOptions, LogRecord, LogStream};
+
+use crate::case::cases;
+use crate::context::text_of;
+use crate::expect::{recent, refused};
+use crate::failure::fail;
+use crate::{Context, Outcome};
+
+cases! { "logs":
+    none [Logs, Wait];
+    before_the_start [Logs];
+    records_are_lines [Logs, Wait];
+    two_streams_in_order [Logs, Wait, LogsStreamsApart];
+    no_final_line_end [Logs, Wait];
+    line_of_one_mib [Logs, Wait];
+    line_over_the_cap [Logs, Wait];
+    long_lines_of_both_streams [Logs, Wait, LogsStreamsApart];
+    binary_bytes [Logs, Wait];
+    a_hundred_thousand_lines [Logs, Wait] heavy;
+    since_is_inclusive [Logs, Wait];
+    tail [Logs, Wait];
+    tail_counts_lines_not_pieces [Logs, Wait];
+    cursor_resumes_at_every_record [Logs, Wait];
+    cursor_counts_records_of_one_time [Logs, Wait];
+    terminal [Logs, Wait, Terminal];
+    terminal_line_of_one_mib [Logs, Wait, Terminal];
+    wrong_options [Logs];
+    read_twice [Logs, Wait];
+    while_it_runs [Logs];
+}
+
+async fn none(t: Context) -> Outcome {
+    let (container, _) = t.run(&t.script("exit 0")).await?;
+    assert_eq!(t.records(&*container, LogOptions::default()).await?, []);
+    if t.has(Capability::LogsFollow) {
+        assert_eq!(t.records(&*container, LogOptions::default().follow(Follow::Yes)).await?, []);
+    }
+    assert_eq!(container.logs(LogOptions::default()).await?.cursor(), None);
+    Ok(())
+}
+
+async fn before_the_start(t: Context) -> Outcome {
+    let container = t.create(&t.script("echo out")).await?;
+    assert_eq!(t.records(&*container, LogOptions::default()).await?, []);
+    Ok(())
+}
+
+async fn records_are_lines(t: Context) -> Outcome {
+    let (container, exit) =
+        t.run(&t.script("echo one; echo; echo '  three  '; printf 'a\\rb\\r\\n'")).await?;
+    let records = t.records(&*container, LogOptions::default()).await?;
+    let lines: Vec<&[u8]> = records.iter().map(|record| &record.bytes[..]).collect();
+    assert_eq!(lines, [b"one\n".as_slice(), b"\n", b"  three  \n", b"a\rb\r\n"]);
+    let started = container.info().await?.started_at;
+    for record in &records {
+        let time = recent("the time of a record", Some(record.time))?;
+        // The engine stamps a line when it has read it, which is seldom a little late.
+        assert!(started.is_none_or(|started| time >= started), "{time:?} is before the start");
+        assert!(exit.ended_at.is_none_or(|ended| time <= ended + Duration::from_secs(5)));
+        assert!(!record.continues);
+    }
+    assert!(records.is_sorted_by_key(|record| record.time));
+    Ok(())
+}
+
+async fn two_streams_in_order(t: Context) -> Outcome {
+    // The pauses put lines of two pipes in an order that the engine can see.
+    let script =
+        "for i in 1 2 3 4 5; do echo out $i; sleep 0.05; echo err $i >&2; sleep 0.05; done";
+    let (container, _) = t.run(&t.script(script)).await?;
+    let records = t.records(&*container, LogOptions::default()).await?;
+    let seen: Vec<_> = records
+        .iter()
+        .map(|record| (record.stream, String::from_utf8_lossy(&record.bytes).into_owned()))
+        .collect();
+    let wanted: Vec<_> = (1..=5)
+        .flat_map(|i| {
+            [(LogStream::Stdout, format!("out {i}\n")), (LogStream::Stderr, format!("err {i}\n"))]
+        })
+        .collect();
+    assert_eq!(seen, wanted);
+    Ok(())
+}
+
+async fn no_final_line_end(t: Context) -> Outcome {
+    let (container, _) = t.run(&t.script("printf 'one\\ntwo'")).await?;
+    let records = t.records(&*container, LogOptions::default()).await?;
+    let lines: Vec<&[u8]> = records.iter().map(|record| &record.bytes[..]).collect();
+    assert_eq!(lines, [b"one\n".as_slice(), b"two"]);
+    assert!(!records[1].continues);
+    Ok(())
+}
+
+/// A command that writes `count` times the letter and a line end.
+fn line(letter: char, count: usize) -> String {
+    format!("head -c {count} /dev/zero | tr '\\0' {letter}; echo")
+}
+
+async fn line_of_one_mib(t: Context) -> Outcome {
+    let script = format!("echo before; {}; echo after", line('x', (1 << 20) - 1));
+    let (container, _) = t.run(&t.script(&script)).await?;
+    let records = t.records(&*container, LogOptions::default()).await?;
+    let sizes: Vec<_> = records.iter().map(|record| record.bytes.len()).collect();
+    assert_eq!(sizes, [7, 1 << 20, 6]);
+    let long = &records[1];
+    assert!(!long.continues);
+    assert!(long.bytes[..long.bytes.len() - 1].iter().all(|byte| *byte == b'x'));
+    assert!(long.bytes.ends_with(b"\n"));
+    Ok(())
+}
+
+async fn line_over_the_cap(t: Context) -> Outcome {
+    let script = format!("{}; echo after", line('y', 100_000));
+    let (container, _) = t.run(&t.script(&script)).await?;
+    let options = LogOptions::default().max_line(30_000);
+    let records = t.records(&*container, options).await?;
+    let (last, pieces) = records.split_last().ok_or(std::fmt::Error)?;
+    assert_eq!(last.bytes, "after\n");
+    assert!(pieces.iter().all(|piece| piece.bytes.len() <= 30_000));
+    assert_eq!(pieces.iter().map(|piece| piece.bytes.len()).sum::<usize>(), 100_001);
+    let (end, begin) = pieces.split_last().ok_or(std::fmt::Error)?;
+    assert!(begin.len() >= 3 && begin.iter().all(|piece| piece.continues));
+    assert!(!end.continues && end.bytes.ends_with(b"\n"));
+    Ok(())
+}
+
+async fn long_lines_of_both_streams(t: Context) -> Outcome {
+    let writer = |letter, to| {
+        format!("(for i in 1 2 3 4 5 6 7 8 9 10; do {}; done {to}) &", line(letter, 40_000))
+    };
+    let script = format!("{} {} wait", writer('o', ""), writer('e', ">&2"));
+    let (container, _) = t.run(&t.script(&script)).await?;
+    let records = t.records(&*container, LogOptions::default()).await?;
+    assert_eq!(records.len(), 20);
+    for record in &records {
+        let letter = if record.stream == LogStream::Stdout { b'o' } else { b'e' };
+        assert_eq!(record.bytes.len(), 40_001);
+        assert!(record.bytes[..40_000].iter().all(|byte| *byte == letter), "lines are mixed");
+    }
+    assert_eq!(records.iter().filter(|record| record.stream == LogStream::Stderr).count(), 10);
+    Ok(())
+}
+
+async fn binary_bytes(t: Context) -> Outcome {
+    let octal: String = (0..=255).map(|byte| format!("\\{byte:03o}")).collect();
+    let (container, _) = t.run(&t.spec().command(["printf", &octal])).await?;
+    let records = t.records(&*container, LogOptions::default()).await?;
+    let bytes: Vec<u8> = records.iter().flat_map(|record| record.bytes.to_vec()).collect();
+    assert_eq!(bytes, (0..=255).collect::<Vec<u8>>());
+    Ok(())
+}
+
+async fn a_hundred_thousand_lines(t: Context) -> Outcome {
+    let (container, _) = t.run(&t.spec().command(["seq", "1", "100000"])).await?;
+    let mut reader = container.logs(LogOptions::default()).await?;
+    let mut next = 1_u32;
+    let mut cursor = None;
+    while let Some(record) = reader.next().await {
+        let record = record?;
+        let line = String::from_utf8_lossy(&record.bytes);
+        if line.trim_end().parse() != Ok(next) {
+            fail!("line {next} is {line:?}");
+        }
+        cursor = Some(LogCursor::advance(cursor, &record));
+        if next == 50_000 {
+            assert_eq!(reader.cursor(), cursor);
+        }
+        next += 1;
+    }
+    assert_eq!(next, 100_001);
+    assert_eq!(reader.cursor(), cursor);
+    Ok(())
+}
+
+/// Ten lines, with pauses that spread them over more than a second.
+const TEN: &str = "for i in 0 1 2 3 4 5 6 7 8 9; do echo line $i; sleep 0.12; done";
+
+async fn since_is_inclusive(t: Context) -> Outcome {
+    let (container, _) = t.run(&t.script(TEN)).await?;
+    let all = t.records(&*container, LogOptions::default()).await?;
+    assert_eq!(all.len(), 10);
+    for (at, record) in all.iter().enumerate() {
+        let from = t.records(&*container, LogOptions::default().since(record.time)).await?;
+        assert_eq!(from, all[at..], "since is inclusive");
+        let later = record.time + Duration::from_nanos(1);
+        let after = t.records(&*container, LogOptions::default().since(later)).await?;
+        assert_eq!(after, all[at + 1..], "since counts nanoseconds");
+    }
+    let future = std::time::SystemTime::now() + Duration::from_secs(3600);
+    assert_eq!(t.records(&*container, LogOptions::default().since(future)).await?, []);
+    let epoch = std::time::SystemTime::UNIX_EPOCH;
+    assert_eq!(t.records(&*container, LogOptions::default().since(epoch)).await?, all);
+    Ok(())
+}
+
+async fn tail(t: Context) -> Outcome {
+    let (container, _) = t.run(&t.script(TEN)).await?;
+    let all = t.records(&*container, LogOptions::default()).await?;
+    for (count, from) in [(0, 10), (1, 9), (3, 7), (10, 0), (1000, 0)] {
+        let last = t.records(&*container, LogOptions::default().tail(count)).await?;
+        assert_eq!(last, all[from..], "tail {count}");
+    }
+    let both = LogOptions::default().since(all[5].time).tail(2);
+    assert_eq!(t.records(&*container, both).await?, all[8..]);
+    let both = LogOptions::default().since(all[8].time).tail(5);
+    assert_eq!(t.records(&*container, both).await?, all[8..]);
+    Ok(())
+}
+
+async fn tail_counts_lines_not_pieces(t: Context) -> Outcome {
+    let script = format!("echo first; {}; {}", line('a', 50_000), line('b', 50_000));
+    let (container, _) = t.run(&t.script(&script)).await?;
+    let last = t.records(&*container, LogOptions::default().tail(2)).await?;
+    let sizes: Vec<_> = last.iter().map(|record| (record.bytes[0], record.bytes.len())).collect();
+    assert_eq!(sizes, [(b'a', 50_001), (b'b', 50_001)]);
+    Ok(())
+}
+
+async fn cursor_resumes_at_every_record(t: Context) -> Outcome {
+    let (container, _) = t.run(&t.script("seq 1 30")).await?;
+    let all = t.records(&*container, LogOptions::default()).await?;
+    assert_eq!(all.len(), 30);
+    let other = match t.has(Capability::Reattach) {
+        true => t.connect().await?.container(container.id()).await?,
+        false => container,
+    };
+    let mut cursor = None;
+    for at in 0..all.len() {
+        cursor = Some(LogCursor::advance(cursor, &all[at]));
+        // As it is stored between two processes.
+        let stored = serde_json::to_string(&cursor)?;
+        let Some(after) = serde_json::from_str::<Option<LogCursor>>(&stored)? else {
+            fail!("{stored}");
+        };
+        let mut reader = other.logs(LogOptions::default().after(after)).await?;
+        assert_eq!(reader.cursor(), cursor, "a reader begins at the cursor it was given");
+        for wanted in &all[at + 1..] {
+            let Some(record) = reader.next().await else { fail!("a record is lost") };
+            assert_eq!(&record?, wanted);
+        }
+        assert!(reader.next().await.is_none());
+    }
+    Ok(())
+}
+
+/// Fast lines that the engine may stamp alike: the cursor counts those of its time.
+async fn cursor_counts_records_of_one_time(t: Context) -> Outcome {
+    let (container, _) = t.run(&t.spec().command(["seq", "1", "3000"])).await?;
+    let all = t.records(&*container, LogOptions::default()).await?;
+    let mut by_time: BTreeMap<_, Vec<usize>> = BTreeMap::new();
+    for (at, record) in all.iter().enumerate() {
+        by_time.entry(record.time).or_default().push(at);
+    }
+    // The times with the most records are where a cursor could go wrong.
+    let mut times: Vec<_> = by_time.into_iter().collect();
+    times.sort_by_key(|(_, at)| std::cmp::Reverse(at.len()));
+    for (time, at) in times.into_iter().take(2) {
+        for (given, index) in at.iter().enumerate().take(3) {
+            let cursor = LogCursor { time, records: given as u64 + 1 };
+            let rest = t.records(&*container, LogOptions::default().after(cursor)).await?;
+            assert_eq!(rest.len(), all.len() - index - 1);
+            assert_eq!(rest.first(), all.get(index + 1));
+        }
+    }
+    Ok(())
+}
+
+fn console(records: &[LogRecord]) {
+    assert!(records.iter().all(|record| record.stream == LogStream::Console), "{records:?}");
+}
+
+async fn terminal(t: Context) -> Outcome {
+    let spec = t.script("echo out; echo err >&2; printf 'a\\tb\\033[0m\\n'; printf end");
+    let (container, _) = t.run(&spec.interactive(runtime_core::Interactive::Terminal)).await?;
+    let records = t.records(&*container, LogOptions::default()).await?;
+    console(&records);
+    assert_eq!(text_of(&records), "out\r\nerr\r\na\tb\u{1b}[0m\r\nend");
+    assert_eq!(records.len(), 4);
+    Ok(())
+}
+
+async fn terminal_line_of_one_mib(t: Context) -> Outcome {
+    let script = format!("{}; echo after", line('z', 100_000));
+    let spec = t.script(&script).interactive(runtime_core::Interactive::Terminal);
+    let (container, _) = t.run(&spec).await?;
+    let records = t.records(&*container, LogOptions::default()).await?;
+    console(&records);
+    let sizes: Vec<_> = records.iter().map(|record| record.bytes.len()).collect();
+    assert_eq!(sizes, [100_002, 7]);
+    Ok(())
+}
+
+async fn wrong_options(t: Context) -> Outcome {
+    let container = t.create(&t.idle()).await?;
+    let now = std::time::SystemTime::now();
+    let cursor = LogCursor { time: now, records: 1 };
+    for (options, field) in [
+        (LogOptions::default().after(cursor).since(now), "after"),
+        (LogOptions::default().after(cursor).tail(3), "after"),
+        (LogOptions::default().max_line(0), "max_line"),
+    ] {
+        let error = refused(container.logs(options).await, ErrorKind::InvalidArgument)?;
+        assert_eq!(error.field(), Some(field));
+    }
+    Ok(())
+}
+
+async fn read_twice(t: Context) -> Outcome {
+    let (container, _) = t.run(&t.script("seq 1 500; seq 1 500 >&2")).await?;
+    let (one, two) = tokio::join!(
+        t.records(&*container, LogOptions::default()),
+        t.records(&*container, LogOptions::default())
+    );
+    let (one, two) = (one?, two?);
+    assert_eq!(one.len(), 1000);
+    assert_eq!(one, two);
+    Ok(())
+}
+
+/// Without follow, a reader ends where the log ends now.
+async fn while_it_runs(t: Context) -> Outcome {
+    let container = t.ready(&t.script("seq 1 10; echo ready; sleep 3600")).await?;
+    let read = t.records(&*container, LogOptions::default());
+    let Ok(records) = tokio::time::timeout(crate::context::PATIENCE, read).await else {
+        fail!("a reader that does not follow has not ended");
+    };
+    assert_eq!(records?.len(), 11);
+    Ok(())
+}

@@ -1,0 +1,46 @@
+//! The cases, a file for each area.
+
+mod attach;
+mod cleanup;
+mod create;
+mod events;
+mod exec;
+mod fields;
+mod files;
+mod leaks;
+mod lifecycle;
+mod list;
+mod logs;
+mod logs_follow;
+mod pull;
+mod recovery;
+mod runtime;
+mod stats;
+mod stop;
+mod wait;
+
+use crate::Case;
+
+pub(crate) fn all() -> Vec<Case> {
+    [
+        runtime::CASES,
+        create::CASES,
+        cleanup::CASES,
+        fields::CASES,
+        lifecycle::CASES,
+        wait::CASES,
+        stop::CASES,
+        logs::CASES,
+        logs_follow::CASES,
+        list::CASES,
+        stats::CASES,
+        exec::CASES,
+        attach::CASES,
+        pull::CASES,
+        recovery::CASES,
+        files::CASES,
+        events::CASES,
+        leaks::CASES,
+    ]
+    .concat()
+}

@@ -1,0 +1,85 @@
+//! The connection itself.
+
+use futures_util::poll;
+use runtime_core::{Capability, ErrorKind, ListOptions, LogOptions, StopOptions};
+
+use crate::case::cases;
+use crate::expect::refused;
+use crate::failure::fail;
+use crate::{Context, Outcome};
+
+cases! { "runtime":
+    health_says_who_is_there [];
+    knows_its_scope_and_backend [];
+    close_ends_every_use [];
+    close_ends_what_is_under_way [Wait];
+    drop_leaves_containers_alone [Reattach];
+}
+
+async fn health_says_who_is_there(t: Context) -> Outcome {
+    let health = t.runtime().health().await?;
+    assert_eq!(health.backend, t.runtime().backend());
+    assert!(!health.engine.is_empty() && !health.version.is_empty(), "{health:?}");
+    assert_eq!(&health.capabilities, t.capabilities());
+    assert!(health.warnings.iter().all(|warning| !warning.trim().is_empty()));
+    let json = serde_json::to_string(&health)?;
+    assert_eq!(serde_json::from_str::<runtime_core::Health>(&json)?, health);
+    Ok(())
+}
+
+async fn knows_its_scope_and_backend(t: Context) -> Outcome {
+    assert_eq!(t.runtime().scope(), t.scope());
+    assert!(!t.runtime().backend().is_empty());
+    assert!(
+        Capability::ALL.iter().any(|&capability| t.has(capability)),
+        "a connected engine can do something"
+    );
+    Ok(())
+}
+
+async fn close_ends_every_use(t: Context) -> Outcome {
+    let runtime = t.connect().await?;
+    let container = runtime.create_container(&t.idle()).await?;
+    runtime.close().await?;
+    runtime.close().await?;
+    refused(runtime.health().await, ErrorKind::InvalidState)?;
+    refused(runtime.list_containers(ListOptions::default()).await, ErrorKind::InvalidState)?;
+    refused(runtime.create_container(&t.idle()).await, ErrorKind::InvalidState)?;
+    refused(container.info().await, ErrorKind::InvalidState)?;
+    refused(container.start().await, ErrorKind::InvalidState)?;
+    if t.has(Capability::Logs) {
+        refused(container.logs(LogOptions::default()).await, ErrorKind::InvalidState)?;
+    }
+    refused(container.stop(StopOptions::default()).await, ErrorKind::InvalidState)?;
+    // Nothing changed at the engine.
+    let listed = t.runtime().list_containers(ListOptions::default()).await?;
+    assert_eq!(listed.len(), 1);
+    Ok(())
+}
+
+async fn close_ends_what_is_under_way(t: Context) -> Outcome {
+    let runtime = t.connect().await?;
+    let container = runtime.create_container(&t.idle()).await?;
+    container.start().await?;
+    let mut wait = container.wait();
+    if poll!(wait.as_mut()).is_ready() {
+        fail!("the container runs, and the wait has ended");
+    }
+    runtime.close().await?;
+    let Ok(waited) = tokio::time::timeout(crate::context::PATIENCE, wait).await else {
+        fail!("a waiter goes on after the close");
+    };
+    refused(waited, ErrorKind::InvalidState)?;
+    Ok(())
+}
+
+async fn drop_leaves_containers_alone(t: Context) -> Outcome {
+    let runtime = t.connect().await?;
+    let container = runtime.create_container(&t.idle()).await?;
+    container.start().await?;
+    let id = container.id().clone();
+    drop((container, runtime));
+    let info = t.runtime().container(&id).await?.info().await?;
+    assert_eq!(info.status, runtime_core::ContainerStatus::Running);
+    Ok(())
+}

@@ -1,0 +1,236 @@
+//! Waiting: the same true answer for everyone who asks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{FutureExt as _, future, poll};
+use runtime_core::{Container, ErrorKind, Exit, ExitReason, Signal, StopOptions};
+
+use crate::case::cases;
+use crate::context::PATIENCE;
+use crate::expect::{recent, refused};
+use crate::failure::fail;
+use crate::{Context, Failure, Outcome};
+
+cases! { "wait":
+    before_the_start [Wait];
+    while_running [Wait, Kill];
+    after_the_exit [Wait];
+    same_answer_for_every_handle [Wait, Reattach];
+    a_thousand_waiters [Wait, Kill];
+    fifty_containers [Wait] heavy;
+    cancelled_waiters [Wait, Kill];
+    removed_before_the_start [Wait];
+    removed_while_running [Wait];
+    removed_before_the_wait [Wait];
+    out_of_memory [Wait, OomReason, MemoryLimit];
+    out_of_memory_is_not_guessed [Wait, MemoryLimit];
+    killed_by_signal [Wait, Kill];
+    stopped_by_us [Wait];
+}
+
+type Waiter = tokio::task::JoinHandle<runtime_core::Result<Exit>>;
+
+/// Waits in a task of its own. It is given when the wait has begun.
+async fn waiter(container: &Arc<dyn Container>) -> Result<Waiter, Failure> {
+    let container = Arc::clone(container);
+    let (begun, begins) = tokio::sync::oneshot::channel();
+    let task = tokio::spawn(async move {
+        let mut wait = container.wait();
+        let first = poll!(wait.as_mut());
+        let _ = begun.send(());
+        match first {
+            std::task::Poll::Ready(exit) => exit,
+            std::task::Poll::Pending => wait.await,
+        }
+    });
+    begins.await?;
+    Ok(task)
+}
+
+/// What a waiter says, when it has to say something.
+async fn answer(waiter: Waiter) -> Result<Exit, Failure> {
+    match tokio::time::timeout(PATIENCE, waiter).await {
+        Ok(exit) => Ok(exit??),
+        Err(_) => fail!("a waiter has no answer"),
+    }
+}
+
+async fn before_the_start(t: Context) -> Outcome {
+    let container = t.create(&t.script("exit 9")).await?;
+    let waiter = waiter(&container).await?;
+    // A question to the engine that begins after the wait has its answer before the start.
+    container.info().await?;
+    assert!(!waiter.is_finished(), "a container that was not started has ended");
+    container.start().await?;
+    let exit = answer(waiter).await?;
+    assert_eq!((exit.code, exit.reason), (Some(9), ExitReason::Exited));
+    assert_eq!(container.wait().await?, exit);
+    Ok(())
+}
+
+async fn while_running(t: Context) -> Outcome {
+    let container = t.ready(&t.idle()).await?;
+    let waiter = waiter(&container).await?;
+    container.info().await?;
+    assert!(!waiter.is_finished(), "a container that runs has ended");
+    container.kill(Signal::KILL).await?;
+    assert_eq!(answer(waiter).await?.code, Some(137));
+    Ok(())
+}
+
+async fn after_the_exit(t: Context) -> Outcome {
+    let (container, exit) = t.run(&t.script("exit 11")).await?;
+    assert_eq!(exit.code, Some(11));
+    recent("the end time", exit.ended_at)?;
+    for _ in 0..3 {
+        assert_eq!(container.wait().await?, exit);
+    }
+    assert_eq!(container.info().await?.exit, Some(exit));
+    Ok(())
+}
+
+async fn same_answer_for_every_handle(t: Context) -> Outcome {
+    let container = t.create(&t.script("exit 12")).await?;
+    let other = t.connect().await?;
+    let early = waiter(&other.container(container.id()).await?).await?;
+    let same = waiter(&t.runtime().container(container.id()).await?).await?;
+    container.start().await?;
+    let exit = container.wait().await?;
+    let late = t.connect().await?.container(container.id()).await?.wait().await?;
+    for seen in [answer(early).await?, answer(same).await?, late] {
+        assert_eq!(seen, exit);
+    }
+    Ok(())
+}
+
+async fn a_thousand_waiters(t: Context) -> Outcome {
+    let container = t.ready(&t.idle()).await?;
+    let mut waiters = Vec::new();
+    for _ in 0..1000 {
+        waiters.push(waiter(&container).await?);
+    }
+    container.kill(Signal::KILL).await?;
+    let first = container.wait().await?;
+    assert_eq!(first.code, Some(137));
+    for waiter in waiters {
+        assert_eq!(answer(waiter).await?, first);
+    }
+    Ok(())
+}
+
+async fn fifty_containers(t: Context) -> Outcome {
+    let codes: Vec<i32> = (0..50).collect();
+    let containers = future::try_join_all(codes.iter().map(async |code| {
+        let container = t.create(&t.script(&format!("exit {code}"))).await?;
+        let waiter = waiter(&container).await?;
+        Ok::<_, Failure>((container, waiter))
+    }))
+    .await?;
+    for (container, _) in &containers {
+        container.start().await?;
+    }
+    for ((_, waiter), code) in containers.into_iter().zip(codes) {
+        assert_eq!(answer(waiter).await?.code, Some(code));
+    }
+    Ok(())
+}
+
+/// Those who stop waiting take nothing from those who go on.
+async fn cancelled_waiters(t: Context) -> Outcome {
+    let container = t.ready(&t.idle()).await?;
+    for _ in 0..3 {
+        let wait = container.wait();
+        assert!(tokio::time::timeout(Duration::from_millis(20), wait).await.is_err());
+    }
+    let mut waiters = Vec::new();
+    for _ in 0..20 {
+        waiters.push(waiter(&container).await?);
+    }
+    let keep = waiters.split_off(10);
+    for waiter in waiters {
+        waiter.abort();
+        assert!(waiter.await.is_err_and(|error| error.is_cancelled()));
+    }
+    container.kill(Signal::KILL).await?;
+    for waiter in keep {
+        assert_eq!(answer(waiter).await?.code, Some(137));
+    }
+    Ok(())
+}
+
+async fn removed_before_the_start(t: Context) -> Outcome {
+    let container = t.create(&t.idle()).await?;
+    let (one, two) = (waiter(&container).await?, waiter(&container).await?);
+    container.remove().await?;
+    for waiter in [one, two] {
+        let exit = answer(waiter).await?;
+        assert_eq!((exit.code, exit.reason), (None, ExitReason::Removed));
+    }
+    Ok(())
+}
+
+/// The removal kills it: whoever sees the kill first says so, and otherwise it is Removed.
+async fn removed_while_running(t: Context) -> Outcome {
+    let container = t.ready(&t.idle()).await?;
+    let (one, two) = (waiter(&container).await?, waiter(&container).await?);
+    container.remove().await?;
+    let (one, two) = (answer(one).await?, answer(two).await?);
+    assert_eq!(one, two);
+    assert!(
+        matches!(
+            (one.code, one.reason),
+            (None, ExitReason::Removed) | (Some(137), ExitReason::Signaled)
+        ),
+        "{one:?}"
+    );
+    Ok(())
+}
+
+async fn removed_before_the_wait(t: Context) -> Outcome {
+    let (container, _) = t.run(&t.script("exit 0")).await?;
+    container.remove().await?;
+    // Only who waited before may know how it had ended.
+    let other = t.create(&t.idle()).await?;
+    other.remove().await?;
+    refused(other.wait().await, ErrorKind::NotFound)?;
+    Ok(())
+}
+
+async fn out_of_memory(t: Context) -> Outcome {
+    // Without a line end in sight, tail keeps all it has read.
+    let spec = t.spec().command(["tail", "/dev/zero"]).memory(16 << 20);
+    let (container, exit) = t.run(&spec).await?;
+    assert_eq!(exit.reason, ExitReason::OutOfMemory, "{exit:?}");
+    assert_eq!(exit.code, Some(137));
+    assert_eq!(container.info().await?.exit, Some(exit));
+    Ok(())
+}
+
+async fn out_of_memory_is_not_guessed(t: Context) -> Outcome {
+    let (_, exit) = t.run(&t.script("exit 137").memory(64 << 20)).await?;
+    assert_eq!((exit.code, exit.reason), (Some(137), ExitReason::Signaled));
+    Ok(())
+}
+
+async fn killed_by_signal(t: Context) -> Outcome {
+    let container = t.ready(&t.idle()).await?;
+    container.kill(Signal::KILL).await?;
+    let exit = container.wait().await?;
+    assert_eq!(
+        (exit.code, exit.reason, exit.signal),
+        (Some(137), ExitReason::Signaled, Some(Signal::KILL))
+    );
+    Ok(())
+}
+
+async fn stopped_by_us(t: Context) -> Outcome {
+    let container = t.ready(&t.graceful()).await?;
+    let waiter = waiter(&container).await?;
+    container.stop(StopOptions::default()).await?;
+    let exit = answer(waiter).await?;
+    assert_eq!((exit.code, exit.reason), (Some(7), ExitReason::StoppedByUs));
+    assert_eq!(container.wait().now_or_never().transpose()?.unwrap_or(exit.clone()), exit);
+    assert_eq!(container.info().await?.exit, Some(exit));
+    Ok(())
+}

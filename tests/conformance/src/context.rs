@@ -1,0 +1,446 @@
+//! What a case works with.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use runtime_core::{
+    Capabilities, Capability, Container, ContainerExt as _, ContainerId, ContainerSpec, Exit,
+    Follow, Image, ListOptions, LogOptions, LogReader, LogRecord, ReapOptions, RegistryAuth,
+    Runtime, Scope,
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::failure::fail;
+use crate::{Failure, Outcome, Subject};
+
+/// How long a case waits for what should come at once, on a machine that is busy.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a case works with: a scope and a connection of its own. Clones share them.
+#[derive(Clone)]
+pub struct Context {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    subject: Arc<dyn Subject>,
+    scope: Scope,
+    runtime: Arc<dyn Runtime>,
+    scopes: Mutex<Vec<Scope>>,
+    folders: Mutex<Vec<PathBuf>>,
+    counter: AtomicU32,
+}
+
+impl Context {
+    pub(crate) async fn new(subject: Arc<dyn Subject>, scope: Scope) -> Result<Self, Failure> {
+        let runtime = subject.connect(&scope).await?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                subject,
+                runtime,
+                scopes: Mutex::new(vec![scope.clone()]),
+                scope,
+                folders: Mutex::default(),
+                counter: AtomicU32::new(0),
+            }),
+        })
+    }
+
+    /// The engine under test.
+    #[must_use]
+    pub fn subject(&self) -> &dyn Subject {
+        &*self.inner.subject
+    }
+
+    /// The connection of the case.
+    #[must_use]
+    pub fn runtime(&self) -> &Arc<dyn Runtime> {
+        &self.inner.runtime
+    }
+
+    /// The scope of the case.
+    #[must_use]
+    pub fn scope(&self) -> &Scope {
+        &self.inner.scope
+    }
+
+    /// What the engine can do.
+    #[must_use]
+    pub fn capabilities(&self) -> &Capabilities {
+        self.runtime().capabilities()
+    }
+
+    /// Whether the engine has `capability`.
+    #[must_use]
+    pub fn has(&self, capability: Capability) -> bool {
+        self.capabilities().has(capability)
+    }
+
+    /// Another connection for the scope of the case.
+    ///
+    /// # Errors
+    /// When the engine cannot be reached.
+    pub async fn connect(&self) -> Result<Arc<dyn Runtime>, Failure> {
+        Ok(self.subject().connect(self.scope()).await?)
+    }
+
+    /// A connection for another scope, which is cleaned up like the case's own.
+    ///
+    /// # Errors
+    /// When the engine cannot be reached.
+    pub async fn connect_other_scope(&self) -> Result<Arc<dyn Runtime>, Failure> {
+        let scope = Scope::new(format!("{}-{}", self.scope(), self.next()))?;
+        lock(&self.inner.scopes).push(scope.clone());
+        Ok(self.subject().connect(&scope).await?)
+    }
+
+    fn next(&self) -> u32 {
+        self.inner.counter.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A container name that nobody has.
+    #[must_use]
+    pub fn name(&self, word: &str) -> String {
+        format!("{word}-{}-{}", self.scope(), self.next())
+    }
+
+    /// A new folder that the engine sees at the same path.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn folder(&self) -> Result<PathBuf, Failure> {
+        let Some(shared) = self.subject().shared_dir() else {
+            fail!("the subject gives no folder for mounts");
+        };
+        let path = shared.join(format!("{}-{}", self.scope(), self.next()));
+        std::fs::create_dir_all(&path)?;
+        lock(&self.inner.folders).push(path.clone());
+        Ok(path)
+    }
+
+    /// The login of the test registry.
+    #[must_use]
+    pub fn auth(&self) -> RegistryAuth {
+        let registry = self.subject().registry();
+        RegistryAuth::new(registry.username, registry.password)
+    }
+
+    /// An image of the test registry, with the login.
+    #[must_use]
+    pub fn image(&self, reference: impl Into<String>) -> Image {
+        Image::new(reference).auth(self.auth())
+    }
+
+    /// Pushes an image that the engine has not got. `name` is made unique.
+    ///
+    /// # Errors
+    /// When the registry refuses it.
+    pub async fn fresh_image(&self) -> Result<Image, Failure> {
+        let name = format!("conformance/{}:{}", self.scope(), self.next());
+        Ok(self.image(self.push(&name).await?))
+    }
+
+    pub(crate) async fn push(&self, name: &str) -> Result<String, Failure> {
+        self.subject().push_image(name).await.map_err(|error| Failure::new(error.to_string()))
+    }
+
+    /// A container of busybox, with everything as the image has it.
+    #[must_use]
+    pub fn spec(&self) -> ContainerSpec {
+        ContainerSpec::new(self.image(self.subject().images().busybox))
+    }
+
+    /// A container that runs a shell script.
+    #[must_use]
+    pub fn script(&self, script: &str) -> ContainerSpec {
+        self.spec().command(["sh", "-c", script])
+    }
+
+    /// A container that runs until it is killed, and takes no notice of TERM.
+    #[must_use]
+    pub fn idle(&self) -> ContainerSpec {
+        self.script("echo ready; sleep 3600")
+    }
+
+    /// A container that says `ready`, and on TERM says `bye` and ends with 7.
+    #[must_use]
+    pub fn graceful(&self) -> ContainerSpec {
+        self.script("trap 'echo bye; exit 7' TERM; echo ready; sleep 3600 & wait")
+    }
+
+    /// Makes a container.
+    ///
+    /// # Errors
+    /// Those of the create.
+    pub async fn create(&self, spec: &ContainerSpec) -> Result<Arc<dyn Container>, Failure> {
+        Ok(self.runtime().create_container(spec).await?)
+    }
+
+    /// Makes a container and starts it.
+    ///
+    /// # Errors
+    /// Those of the create and the start.
+    pub async fn start(&self, spec: &ContainerSpec) -> Result<Arc<dyn Container>, Failure> {
+        let container = self.create(spec).await?;
+        container.start().await?;
+        Ok(container)
+    }
+
+    /// Makes a container, starts it, and waits until it says `ready`.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn ready(&self, spec: &ContainerSpec) -> Result<Arc<dyn Container>, Failure> {
+        let container = self.start(spec).await?;
+        self.until_logged(&*container, "ready").await?;
+        Ok(container)
+    }
+
+    /// Makes a container, starts it, and waits for its end.
+    ///
+    /// # Errors
+    /// Those of the create, the start and the wait.
+    pub async fn run(&self, spec: &ContainerSpec) -> Result<(Arc<dyn Container>, Exit), Failure> {
+        let container = self.create(spec).await?;
+        let exit = container.run().await?;
+        Ok((container, exit))
+    }
+
+    /// What a container writes that ends with 0, both streams.
+    ///
+    /// # Errors
+    /// When it ends with anything else.
+    pub async fn output(&self, spec: &ContainerSpec) -> Result<String, Failure> {
+        let (container, exit) = self.run(spec).await?;
+        let text = self.text(&*container).await?;
+        if !exit.success() {
+            fail!("the container ended with {exit}: {text}");
+        }
+        Ok(text)
+    }
+
+    /// The whole log as text.
+    ///
+    /// # Errors
+    /// Those of the log.
+    pub async fn text(&self, container: &dyn Container) -> Result<String, Failure> {
+        Ok(text_of(&self.records(container, LogOptions::default()).await?))
+    }
+
+    /// The records of a log to its end.
+    ///
+    /// # Errors
+    /// Those of the log.
+    pub async fn records(
+        &self,
+        container: &dyn Container,
+        options: LogOptions,
+    ) -> Result<Vec<LogRecord>, Failure> {
+        rest(container.logs(options).await?).await
+    }
+
+    /// Waits until a running container has written a line with `word` in it.
+    ///
+    /// # Errors
+    /// When it ends first.
+    pub async fn until_logged(&self, container: &dyn Container, word: &str) -> Result<(), Failure> {
+        if self.has(Capability::LogsFollow) {
+            let mut reader = container.logs(LogOptions::default().follow(Follow::Yes)).await?;
+            while let Some(record) = reader.next().await {
+                if String::from_utf8_lossy(&record?.bytes).contains(word) {
+                    return Ok(());
+                }
+            }
+            fail!("it ended without writing {word:?}");
+        }
+        self.until(&format!("{word:?} in the log"), || async {
+            Ok(self.text(container).await?.contains(word).then_some(()))
+        })
+        .await
+    }
+
+    /// Asks again and again until there is an answer.
+    ///
+    /// # Errors
+    /// That of a question, or that there was no answer in 20 s.
+    pub async fn until<T, F, A>(&self, what: &str, ask: F) -> Result<T, Failure>
+    where
+        F: FnMut() -> A,
+        A: Future<Output = Result<Option<T>, Failure>>,
+    {
+        until(PATIENCE, what, ask).await
+    }
+
+    /// Waits until the engine's own listing shows `count` things of this scope.
+    ///
+    /// # Errors
+    /// When it does not come to that.
+    pub async fn until_left(&self, count: usize) -> Result<(), Failure> {
+        let left = Mutex::new(Vec::new());
+        let done = self
+            .until("the leftovers", || async {
+                let now = leftovers(self.subject(), self.scope()).await?;
+                let done = now.len() == count;
+                *lock(&left) = now;
+                Ok(done.then_some(()))
+            })
+            .await;
+        if done.is_err() {
+            fail!("not {count} things are at the engine but: {:?}", *lock(&left));
+        }
+        Ok(())
+    }
+
+    /// Asserts that the engine's own listing shows nothing of this scope now.
+    ///
+    /// # Errors
+    /// When it does.
+    pub async fn nothing_left(&self) -> Result<(), Failure> {
+        let left = leftovers(self.subject(), self.scope()).await?;
+        if !left.is_empty() {
+            fail!("this is left at the engine: {left:?}");
+        }
+        Ok(())
+    }
+
+    /// The port of the host that leads to `port` of a running container.
+    ///
+    /// # Errors
+    /// When `info` does not say it.
+    pub async fn host_port(&self, container: &dyn Container, port: u16) -> Result<u16, Failure> {
+        let info = container.info().await?;
+        match info.tcp_ports.iter().find(|binding| binding.container_port == port) {
+            Some(binding) if binding.host_port != 0 => Ok(binding.host_port),
+            _ => fail!("no host port for {port} in {:?}", info.tcp_ports),
+        }
+    }
+
+    /// Sends bytes to a published port and gives what comes back to its end, once the server in
+    /// the container is there.
+    ///
+    /// # Errors
+    /// When nothing comes back in 20 s.
+    pub async fn talk(&self, host_port: u16, send: &[u8]) -> Result<Vec<u8>, Failure> {
+        let address = (self.subject().published_address(), host_port);
+        self.until(&format!("an answer at port {host_port}"), || async move {
+            // Whoever publishes the port may take the connection before the server listens.
+            let talk = async {
+                let mut stream = TcpStream::connect(address).await?;
+                stream.write_all(send).await?;
+                let mut answer = Vec::new();
+                stream.read_to_end(&mut answer).await?;
+                Ok::<_, std::io::Error>(answer)
+            };
+            Ok(talk.await.ok().filter(|answer| !answer.is_empty()))
+        })
+        .await
+    }
+
+    /// Removes everything of the scopes of this case, and asserts that the engine shows nothing
+    /// of them any more.
+    pub(crate) async fn clean(&self) -> Outcome {
+        let mut outcome = Ok(());
+        let scopes = lock(&self.inner.scopes).clone();
+        for scope in scopes {
+            outcome = outcome.and(self.clean_scope(&scope).await);
+        }
+        for folder in lock(&self.inner.folders).drain(..) {
+            outcome = outcome.and(std::fs::remove_dir_all(folder).map_err(Failure::from));
+        }
+        let closed = self.runtime().close().await.map_err(Failure::from);
+        outcome.and(closed)
+    }
+
+    async fn clean_scope(&self, scope: &Scope) -> Outcome {
+        let runtime = self.subject().connect(scope).await?;
+        if runtime.capabilities().reap {
+            let report = runtime.reap(ReapOptions::default()).await?;
+            if !report.failed.is_empty() {
+                fail!("could not be reaped: {:?}", report.failed);
+            }
+        } else {
+            for listed in runtime.list_containers(ListOptions::default()).await? {
+                listed.container.ensure_removed().await?;
+            }
+        }
+        runtime.close().await?;
+        let left = Mutex::new(Vec::new());
+        let done = until(PATIENCE, "an empty scope", || async {
+            *lock(&left) = leftovers(self.subject(), scope).await?;
+            Ok(lock(&left).is_empty().then_some(()))
+        })
+        .await;
+        if done.is_err() {
+            fail!("after the case this is left at the engine: {:?}", *lock(&left));
+        }
+        Ok(())
+    }
+
+    /// What the engine has of the scopes of this case, for a case that does not end.
+    pub(crate) async fn describe(&self) -> String {
+        let mut all = Vec::new();
+        let scopes = lock(&self.inner.scopes).clone();
+        for scope in scopes {
+            match leftovers(self.subject(), &scope).await {
+                Ok(left) => all.extend(left),
+                Err(failure) => all.push(failure.to_string()),
+            }
+        }
+        all.truncate(10);
+        format!("{all:?}")
+    }
+}
+
+/// The engine's own listing of a scope.
+async fn leftovers(subject: &dyn Subject, scope: &Scope) -> Result<Vec<String>, Failure> {
+    subject.leftovers(scope).await.map_err(|error| Failure::new(error.to_string()))
+}
+
+/// Asks again and again, up to `limit`.
+pub(crate) async fn until<T, F, A>(limit: Duration, what: &str, mut ask: F) -> Result<T, Failure>
+where
+    F: FnMut() -> A,
+    A: Future<Output = Result<Option<T>, Failure>>,
+{
+    let end = Instant::now() + limit;
+    let mut pause = Duration::from_millis(10);
+    loop {
+        if let Some(answer) = ask().await? {
+            return Ok(answer);
+        }
+        if Instant::now() >= end {
+            fail!("{what} did not come in {limit:?}");
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(200));
+    }
+}
+
+/// The rest of the records of a reader.
+pub(crate) async fn rest(mut reader: LogReader) -> Result<Vec<LogRecord>, Failure> {
+    let mut records = Vec::new();
+    while let Some(record) = reader.next().await {
+        records.push(record?);
+    }
+    Ok(records)
+}
+
+/// Records as one text.
+pub(crate) fn text_of(records: &[LogRecord]) -> String {
+    let bytes: Vec<u8> = records.iter().flat_map(|record| record.bytes.iter().copied()).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// An id of the right form that no container has.
+pub(crate) fn unknown_id() -> ContainerId {
+    ContainerId::new("0123456789abcdef".repeat(4))
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

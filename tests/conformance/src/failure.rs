@@ -1,0 +1,72 @@
+//! Why a case failed.
+
+use std::fmt;
+use std::panic::Location;
+
+/// What a case comes to.
+pub type Outcome = Result<(), Failure>;
+
+/// Why a case failed, and where in it. Every error becomes one by `?`.
+pub struct Failure {
+    text: String,
+    place: &'static Location<'static>,
+}
+
+impl Failure {
+    /// A failure in words.
+    #[must_use]
+    #[track_caller]
+    pub fn new(text: impl Into<String>) -> Self {
+        Self { text: text.into(), place: Location::caller() }
+    }
+}
+
+impl<E: std::error::Error> From<E> for Failure {
+    #[track_caller]
+    fn from(error: E) -> Self {
+        let mut text = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            text.push_str(": ");
+            text.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        Self::new(text)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}:{})", self.text, self.place.file(), self.place.line())
+    }
+}
+
+impl fmt::Debug for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Ends a case as failed, in words.
+macro_rules! fail {
+    ($($words:tt)*) => { return Err(crate::Failure::new(format!($($words)*))) };
+}
+
+pub(crate) use fail;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_keeps_its_chain_and_its_place() {
+        fn failing() -> Outcome {
+            Err(runtime_core::Error::internal("the words")
+                .with_source(std::io::Error::other("the cause")))?;
+            Ok(())
+        }
+        let text = failing().unwrap_err().to_string();
+        assert!(text.contains("the words: the cause"), "{text}");
+        assert!(text.contains("failure.rs"), "{text}");
+    }
+}
