@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
-use test_engines::{Engine, Running, Site};
+use test_engines::{Cluster, Engine, Running, Site};
 
 /// What `cargo xtask test` needs by default.
 pub const DEFAULT: [Engine; 3] = [Engine::Registry, Engine::Docker, Engine::Podman];
@@ -18,7 +18,13 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Starts engines (by default those that the tests need) and prints their variables
-    Up(Names),
+    Up {
+        #[command(flatten)]
+        names: Names,
+        /// How many nodes that run pods in name only the Kubernetes cluster has besides
+        #[arg(long, value_name = "COUNT", default_value_t = 0)]
+        hollow: usize,
+    },
     /// Stops engines (by default all) and removes everything that they made
     Down(Names),
     /// Says what runs, and prints the variables to export
@@ -48,10 +54,13 @@ impl Names {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let site = Site::of_checkout()?;
     match &arguments.action {
-        Action::Up(names) => {
+        Action::Up { names, hollow } => {
             let mut running = Vec::new();
             for engine in names.or(&DEFAULT) {
                 running.push(site.up(engine)?);
+                if engine == Engine::Kubernetes && *hollow > 0 {
+                    Cluster::at(&site).hollow_nodes(*hollow)?;
+                }
             }
             print(&running)
         }

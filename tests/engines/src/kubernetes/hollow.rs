@@ -42,20 +42,39 @@ fn name(number: usize) -> String {
     format!("hollow-{number}")
 }
 
+/// `$0` is the folder of the node, `$1` the program.
+///
+/// The engine that pretends listens at a fixed path in `/tmp`: without one of its own, every
+/// kubelet would speak to the engine of the last one. The program may itself be below `/tmp`.
+const OWN_TMP: &str = r#"
+cd "$0"
+: > kubemark
+mount --bind "$1" kubemark
+shift
+mount --bind . /tmp
+exec ./kubemark "$@"
+"#;
+
 fn start(site: &Site, layout: &Layout, name: &str, port: u16) -> Result<()> {
     let home = layout.file("hollow").join(name);
     fs::create_dir_all(&home)?;
-    let command = vec![
+    fs::copy(layout.admin(), home.join("kubeconfig"))?;
+    let mut command: Vec<String> =
+        ["unshare", "--mount", "--propagation", "slave", "sh", "-ec", OWN_TMP]
+            .map(str::to_owned)
+            .to_vec();
+    command.extend([
+        home.to_string_lossy().into_owned(),
         binaries::find()?.path("kubemark"),
         "--morph=kubelet".to_owned(),
         format!("--name={name}"),
-        format!("--kubeconfig={}", layout.admin().display()),
+        "--kubeconfig=/tmp/kubeconfig".to_owned(),
         format!("--kubelet-port={port}"),
         "--kubelet-read-only-port=0".to_owned(),
         format!("--node-labels={HOLLOW}=true"),
         format!("--register-with-taints={HOLLOW}=true:NoSchedule"),
-    ];
-    let environment = vec![("TMPDIR".to_owned(), home.to_string_lossy().into_owned())];
+    ]);
+    let environment = Vec::new();
     members::launch(site, Launch { name, command, environment, keeper: None }).map(drop)
 }
 
