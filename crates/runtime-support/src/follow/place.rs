@@ -1,0 +1,110 @@
+//! The place in a log that was reached, to the chunk.
+
+use std::time::SystemTime;
+
+use runtime_core::{Chunk, LogStream};
+
+use super::SKEW;
+
+/// What has been taken of a log.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Place {
+    /// For each stream, the time of its last chunk and how many chunks of that time there were.
+    runs: [Option<Run>; 4],
+    /// For each stream, the time of the first chunk of the line that is unfinished.
+    heads: [Option<SystemTime>; 4],
+    last: Option<LogStream>,
+    newest: Option<SystemTime>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    time: SystemTime,
+    chunks: u64,
+    /// Whether chunks of the same time may stand before those that were counted.
+    cut: bool,
+}
+
+impl Place {
+    /// Takes the next chunk. `first_may_be_cut` says that the first chunks of the log were left
+    /// out by their number, and not by their time.
+    pub(super) fn take(&mut self, chunk: &Chunk, first_may_be_cut: bool) {
+        let slot = chunk.stream as usize;
+        match &mut self.runs[slot] {
+            Some(run) if run.time == chunk.time => run.chunks += 1,
+            run => {
+                let cut = first_may_be_cut && run.is_none();
+                *run = Some(Run { time: chunk.time, chunks: 1, cut });
+            }
+        }
+        self.heads[slot] = match (chunk.ends_line, self.heads[slot]) {
+            (true, _) => None,
+            (false, head) => head.or(Some(chunk.time)),
+        };
+        self.last = Some(chunk.stream);
+        self.newest = self.newest.max(Some(chunk.time));
+    }
+
+    /// Whether the place can be found again.
+    pub(super) fn is_certain(&self) -> bool {
+        self.last_run().is_none_or(|(_, run)| !run.cut)
+    }
+
+    /// From when on the log has to be opened to go on here; `None` when nothing was taken.
+    ///
+    /// It reaches back over the [`SKEW`], and to the first chunks of unfinished lines, because an
+    /// engine may give the rest of a line the time of its beginning.
+    pub(super) fn since(&self) -> Option<SystemTime> {
+        let (_, run) = self.last_run()?;
+        let newest = self.newest?;
+        let before = newest.checked_sub(SKEW).unwrap_or(SystemTime::UNIX_EPOCH);
+        self.heads.iter().flatten().copied().chain([before, run.time]).min()
+    }
+
+    /// Passes over what was taken, in a log that is opened again.
+    pub(super) fn skip(&self) -> Skip {
+        match (self.last_run(), self.newest) {
+            (Some((stream, run)), Some(newest)) => {
+                Skip(Some(Until { stream, time: run.time, chunks: run.chunks, newest }))
+            }
+            _ => Skip(None),
+        }
+    }
+
+    fn last_run(&self) -> Option<(LogStream, Run)> {
+        let stream = self.last?;
+        Some((stream, self.runs[stream as usize]?))
+    }
+}
+
+/// Passes over chunks until the last one that was taken.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Skip(Option<Until>);
+
+#[derive(Debug, Clone, Copy)]
+struct Until {
+    stream: LogStream,
+    time: SystemTime,
+    chunks: u64,
+    newest: SystemTime,
+}
+
+impl Skip {
+    /// Whether a chunk has not been taken yet.
+    pub(super) fn is_new(&mut self, chunk: &Chunk) -> bool {
+        let Some(until) = &mut self.0 else { return true };
+        if chunk.stream == until.stream && chunk.time == until.time {
+            until.chunks -= 1;
+            if until.chunks == 0 {
+                self.0 = None;
+            }
+            return false;
+        }
+        // Newer than all that was taken: the last chunk that was is no longer in the log.
+        let gone = chunk.time > until.newest;
+        if gone {
+            self.0 = None;
+        }
+        gone
+    }
+}

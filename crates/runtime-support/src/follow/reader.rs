@@ -1,0 +1,413 @@
+//! The reader itself.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, SystemTime};
+
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, Stream};
+use runtime_core::{
+    Backoff, Chunk, ContainerStatus, Error, ErrorKind, Follow, LineJoiner, LogOptions, LogRecord,
+    Result,
+};
+use tokio::time::{Sleep, sleep, timeout};
+
+use super::place::{Place, Skip};
+use super::seek::Seek;
+use super::tail::Tail;
+use super::{LogSource, OpenLog, SKEW};
+
+/// A container has ended, or its log stands still for so long: then what is open gives no more.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// How long the news of a container's end may lag behind the end of its log.
+const LAG: Duration = Duration::from_millis(50);
+
+pub(super) struct Reader<S: LogSource> {
+    source: Arc<S>,
+    follow: bool,
+    max_line: usize,
+    /// From when on the log was opened first. It is never opened for more than that.
+    from: Option<SystemTime>,
+    joiner: LineJoiner,
+    seek: Seek,
+    tail: Option<Tail>,
+    place: Place,
+    skip: Skip,
+    backoff: Backoff,
+    session: Session<S>,
+    /// Records that come before those of the joiner.
+    ready: VecDeque<LogRecord>,
+    ended: Ended,
+    quiet: Option<Pin<Box<Sleep>>>,
+}
+
+enum Session<S: LogSource> {
+    Open(S::Chunks, Until),
+    Between(BoxFuture<'static, Next<S>>),
+    /// Nothing comes after what is ready but this.
+    Over(Option<Error>),
+}
+
+/// How far an open log goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// To where it ends now.
+    Now,
+    /// To where it ends now, which is its end, because the container has ended.
+    End,
+    /// As far as the container goes.
+    Follow,
+}
+
+/// What comes after an open log.
+enum Next<S: LogSource> {
+    Open(S::Chunks, Until),
+    /// The last byte was read. Is it the last of the container?
+    Read {
+        ended: bool,
+    },
+    Failed(Error),
+}
+
+/// What is known of the container's end.
+enum Ended {
+    Unknown,
+    Watched(BoxFuture<'static, Result<()>>),
+    /// It cannot be watched: it shows when the log ends.
+    Unwatched,
+    Yes,
+}
+
+impl<S: LogSource> Reader<S> {
+    pub(super) async fn open(source: S, options: LogOptions) -> Result<Self> {
+        let source = Arc::new(source);
+        let mut follow = options.follow == Follow::Yes;
+        let mut ended = Ended::Unknown;
+        let from = match (options.since, options.after) {
+            (Some(since), _) => source.open_since(since),
+            (None, Some(after)) => after.time.checked_sub(SKEW).and_then(|t| source.open_since(t)),
+            (None, None) => None,
+        };
+        let seek = match (options.since, options.after) {
+            (Some(since), _) => Seek::since(since, source.resolution()),
+            (None, Some(after)) => Seek::after(after),
+            (None, None) => Seek::All,
+        };
+        let tail = options.tail.map(|wanted| Tail::new(wanted, source.has_tail()));
+        if tail.is_some() && follow && source.status().await? == ContainerStatus::Exited {
+            follow = false;
+            ended = Ended::Yes;
+        }
+        let until = match (&tail, follow) {
+            (None, true) => Until::Follow,
+            _ if matches!(ended, Ended::Yes) => Until::End,
+            _ => Until::Now,
+        };
+        let tail_chunks = tail.as_ref().and_then(Tail::asked);
+        let chunks = source
+            .open(OpenLog { since: from, tail: tail_chunks, follow: until == Until::Follow })
+            .await?;
+        Ok(Self {
+            source,
+            follow,
+            max_line: options.max_line,
+            from,
+            joiner: LineJoiner::new(options.max_line),
+            seek,
+            tail,
+            place: Place::default(),
+            skip: Skip::default(),
+            backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(1)),
+            session: Session::Open(chunks, until),
+            ready: VecDeque::new(),
+            ended,
+            quiet: None,
+        })
+    }
+
+    fn take(&mut self, chunk: Chunk) {
+        self.quiet = None;
+        if !self.skip.is_new(&chunk) {
+            return;
+        }
+        self.backoff.reset();
+        let by_chunks = self.tail.as_ref().is_some_and(|tail| tail.asked().is_some());
+        self.place.take(&chunk, by_chunks);
+        if let Some(tail) = &mut self.tail {
+            tail.look(&chunk);
+        }
+        self.joiner.push(chunk);
+    }
+
+    /// The next record that is wanted, of those that are there.
+    fn pop(&mut self) -> Option<LogRecord> {
+        loop {
+            if let Some(record) = self.ready.pop_front() {
+                return Some(record);
+            }
+            let record = self.joiner.pop()?;
+            let record = self.seek.pass(record, &mut self.ready);
+            match (&mut self.tail, record) {
+                (None, Some(record)) => return Some(record),
+                (Some(tail), Some(record)) => tail.take(record),
+                (_, None) => {}
+            }
+        }
+    }
+
+    /// The open log has ended by itself.
+    fn end_of_log(&mut self, until: Until) {
+        match until {
+            Until::End => self.settle(true),
+            Until::Now if !self.follow && !self.joiner.is_in_line() => self.settle(false),
+            Until::Now if !self.follow => {
+                let source = Arc::clone(&self.source);
+                self.between(async move { read(has_ended(&*source).await) });
+            }
+            Until::Now => self.settle(false),
+            Until::Follow => {
+                if let Ended::Yes = self.ended {
+                    return self.settle(true);
+                }
+                let watched = match std::mem::replace(&mut self.ended, Ended::Unknown) {
+                    Ended::Watched(watched) => Some(watched),
+                    _ => None,
+                };
+                let (source, open) = (Arc::clone(&self.source), self.next_open());
+                let backoff = self.backoff.clone();
+                self.between(async move {
+                    if let Some(watched) = watched
+                        && let Ok(Ok(())) = timeout(LAG, watched).await
+                    {
+                        return Next::Read { ended: true };
+                    }
+                    match has_ended(&*source).await {
+                        Ok(false) => reopen(&*source, open, backoff).await,
+                        Err(error) if error.is_retryable() => reopen(&*source, open, backoff).await,
+                        ended => read(ended),
+                    }
+                });
+            }
+        }
+    }
+
+    /// The open log was cut off.
+    fn cut_off(&mut self, error: Error) {
+        if !self.follow || !error.is_retryable() {
+            self.session = Session::Over(Some(error));
+            return;
+        }
+        tracing::debug!(%error, "a followed log was cut off and is opened again");
+        self.go_on();
+    }
+
+    /// Opens the log where it was left.
+    fn go_on(&mut self) {
+        let source = Arc::clone(&self.source);
+        let mut backoff = self.backoff.clone();
+        // The delay is taken here too, so that failure after failure makes them longer.
+        let _ = self.backoff.delay();
+        if let Some(tail) = &mut self.tail {
+            tail.restart(false);
+            self.forget();
+            return self.open_tail(Some(backoff.delay()));
+        }
+        let open = self.next_open();
+        self.between(async move { reopen(&*source, open, backoff).await });
+    }
+
+    /// All that there is was read; `ended` says whether that is all there will be.
+    fn settle(&mut self, ended: bool) {
+        if ended {
+            self.joiner.finish();
+        }
+        let Some(mut tail) = self.tail.take() else {
+            while let Some(record) = self.joiner.pop() {
+                if let Some(record) = self.seek.pass(record, &mut self.ready) {
+                    self.ready.push_back(record);
+                }
+            }
+            self.seek.give_up(&mut self.ready);
+            self.session = Session::Over(None);
+            return;
+        };
+        while let Some(record) = self.joiner.pop() {
+            if let Some(record) = self.seek.pass(record, &mut self.ready) {
+                tail.take(record);
+            }
+        }
+        let found_again = !self.follow || tail.has_all() || self.place.is_certain();
+        if !tail.is_enough() || !found_again {
+            tail.restart(true);
+            self.tail = Some(tail);
+            self.forget();
+            return self.open_tail(None);
+        }
+        self.ready = tail.into_records();
+        if self.follow {
+            // Nothing has gone wrong, so there is nothing to wait for.
+            let (source, open) = (Arc::clone(&self.source), self.next_open());
+            let backoff = self.backoff.clone();
+            self.between(async move { reopen_now(&*source, open, backoff).await });
+        } else {
+            self.session = Session::Over(None);
+        }
+    }
+
+    /// Begins with the tail once more.
+    fn forget(&mut self) {
+        self.joiner = LineJoiner::new(self.max_line);
+        self.place = Place::default();
+        self.skip = Skip::default();
+    }
+
+    fn open_tail(&mut self, delay: Option<Duration>) {
+        let source = Arc::clone(&self.source);
+        let tail = self.tail.as_ref().and_then(Tail::asked);
+        let open = OpenLog { since: self.from, tail, follow: false };
+        let follow = self.follow;
+        let until = if let Ended::Yes = self.ended { Until::End } else { Until::Now };
+        let mut backoff = self.backoff.clone();
+        self.between(async move {
+            let mut delay = delay;
+            loop {
+                if let Some(delay) = delay {
+                    sleep(delay).await;
+                }
+                match source.open(open).await {
+                    Ok(chunks) => return Next::Open(chunks, until),
+                    Err(error) if follow && error.is_retryable() => delay = Some(backoff.delay()),
+                    Err(error) => return Next::Failed(error),
+                }
+            }
+        });
+    }
+
+    /// How to open the log where it was left.
+    fn next_open(&mut self) -> OpenLog {
+        self.skip = self.place.skip();
+        // Later than what was opened first: chunks before that were never counted.
+        OpenLog { since: self.place.since().max(self.from), tail: None, follow: true }
+    }
+
+    fn between(&mut self, next: impl Future<Output = Next<S>> + Send + 'static) {
+        self.quiet = None;
+        self.session = Session::Between(Box::pin(next));
+    }
+
+    fn enter(&mut self, next: Next<S>) {
+        match next {
+            Next::Open(chunks, until) => self.session = Session::Open(chunks, until),
+            Next::Read { ended } => self.settle(ended),
+            Next::Failed(error) => self.session = Session::Over(Some(error)),
+        }
+    }
+
+    /// The open log has nothing to give now. Ready when that changes what is to be done.
+    fn poll_quiet(&mut self, until: Until, cx: &mut Context<'_>) -> Poll<()> {
+        if until == Until::Follow {
+            if let Ended::Unknown = self.ended {
+                let source = Arc::clone(&self.source);
+                self.ended = Ended::Watched(Box::pin(async move { source.ended().await }));
+            }
+            if let Ended::Watched(watched) = &mut self.ended
+                && let Poll::Ready(ended) = watched.poll_unpin(cx)
+            {
+                self.ended = if ended.is_ok() { Ended::Yes } else { Ended::Unwatched };
+            }
+        }
+        let drains = until == Until::Follow && matches!(self.ended, Ended::Yes);
+        if !drains && !self.seek.is_holding() {
+            return Poll::Pending;
+        }
+        let quiet = self.quiet.get_or_insert_with(|| Box::pin(sleep(QUIET)));
+        ready!(quiet.as_mut().poll(cx));
+        self.quiet = None;
+        if drains {
+            tracing::debug!("a container has ended and its followed log has not: it is read anew");
+            self.go_on();
+        } else {
+            self.seek.give_up(&mut self.ready);
+        }
+        Poll::Ready(())
+    }
+}
+
+impl<S: LogSource> Stream for Reader<S> {
+    type Item = Result<LogRecord>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        loop {
+            if let Some(record) = this.pop() {
+                return Poll::Ready(Some(Ok(record)));
+            }
+            match &mut this.session {
+                Session::Open(chunks, until) => {
+                    let until = *until;
+                    match Pin::new(chunks).poll_next(cx) {
+                        Poll::Ready(Some(Ok(chunk))) => this.take(chunk),
+                        Poll::Ready(Some(Err(error))) => this.cut_off(error),
+                        Poll::Ready(None) => this.end_of_log(until),
+                        Poll::Pending => ready!(this.poll_quiet(until, cx)),
+                    }
+                }
+                Session::Between(next) => {
+                    let next = ready!(next.poll_unpin(cx));
+                    this.enter(next);
+                }
+                Session::Over(error) => return Poll::Ready(error.take().map(Err)),
+            }
+        }
+    }
+}
+
+// Its fields are moved freely: no pin is projected to them.
+impl<S: LogSource> Unpin for Reader<S> {}
+
+fn read<S: LogSource>(ended: Result<bool>) -> Next<S> {
+    match ended {
+        Ok(ended) => Next::Read { ended },
+        Err(error) => Next::Failed(error),
+    }
+}
+
+/// Whether the container has ended. One that is gone has.
+async fn has_ended<S: LogSource>(source: &S) -> Result<bool> {
+    match source.status().await {
+        Ok(status) => Ok(status == ContainerStatus::Exited),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+async fn reopen<S: LogSource>(source: &S, open: OpenLog, mut backoff: Backoff) -> Next<S> {
+    sleep(backoff.delay()).await;
+    reopen_now(source, open, backoff).await
+}
+
+/// Opens the log once the engine is there and the container was started.
+async fn reopen_now<S: LogSource>(source: &S, open: OpenLog, mut backoff: Backoff) -> Next<S> {
+    loop {
+        let opened = match source.status().await {
+            Ok(ContainerStatus::Created) => Ok(None),
+            // The container has ended, so all of its log is there.
+            Ok(ContainerStatus::Exited) => {
+                let whole = OpenLog { follow: false, ..open };
+                source.open(whole).await.map(|chunks| Some((chunks, Until::End)))
+            }
+            Ok(ContainerStatus::Running) => {
+                source.open(open).await.map(|chunks| Some((chunks, Until::Follow)))
+            }
+            Err(error) => Err(error),
+        };
+        match opened {
+            Ok(Some((chunks, until))) => return Next::Open(chunks, until),
+            Err(error) if !error.is_retryable() => return Next::Failed(error),
+            Ok(None) | Err(_) => sleep(backoff.delay()).await,
+        }
+    }
+}

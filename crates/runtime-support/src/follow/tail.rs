@@ -1,0 +1,112 @@
+//! The last records of a log, from an engine that counts chunks, or not at all.
+
+use std::collections::VecDeque;
+use std::time::{Duration, SystemTime};
+
+use runtime_core::{Chunk, LogRecord};
+
+/// Two chunks so far apart were written in the order of their times.
+const APART: Duration = Duration::from_millis(100);
+
+/// Asked for beyond the records that are wanted: a chunk or two to see where a line begins, and
+/// some for lines in pieces.
+const MARGIN: u64 = 8;
+
+/// From so many chunks on the whole log is asked for.
+const MOST_CHUNKS: u64 = 1 << 20;
+
+/// The last records, from a log of which the last chunks are read, or all.
+#[derive(Debug)]
+pub(super) struct Tail {
+    wanted: usize,
+    /// How many chunks were asked for; `None` is all.
+    asked: Option<u64>,
+    seen: u64,
+    kept: VecDeque<(LogRecord, bool)>,
+    streams: [Stream; 4],
+    /// The time of the first chunk of which it is certain that it begins a line.
+    first_head: Option<SystemTime>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Stream {
+    seen: bool,
+    in_line: bool,
+    /// The time of the first line, if it may have begun before what is read.
+    doubtful: Option<SystemTime>,
+}
+
+impl Tail {
+    /// The last `wanted` records. `by_chunks` says that the last chunks can be asked for.
+    pub(super) fn new(wanted: u64, by_chunks: bool) -> Self {
+        let asked = by_chunks.then_some(wanted.saturating_add(MARGIN)).filter(|&n| n < MOST_CHUNKS);
+        Self {
+            wanted: usize::try_from(wanted).unwrap_or(usize::MAX),
+            asked,
+            seen: 0,
+            kept: VecDeque::new(),
+            streams: [Stream::default(); 4],
+            first_head: None,
+        }
+    }
+
+    /// How many chunks to ask for.
+    pub(super) const fn asked(&self) -> Option<u64> {
+        self.asked
+    }
+
+    /// Looks at the next chunk, before its records come.
+    pub(super) fn look(&mut self, chunk: &Chunk) {
+        self.seen += 1;
+        let stream = &mut self.streams[chunk.stream as usize];
+        let begins = if stream.seen {
+            !stream.in_line
+        } else {
+            // The pieces of a line carry its first time. Had this one a piece before it, that
+            // piece was written at its time, which is after the head that is known, and would
+            // have been seen.
+            self.first_head.is_some_and(|head| head + APART < chunk.time)
+        };
+        if begins {
+            self.first_head = self.first_head.or(Some(chunk.time));
+        } else if !stream.seen {
+            stream.doubtful = Some(chunk.time);
+        }
+        stream.seen = true;
+        stream.in_line = !chunk.ends_line;
+    }
+
+    /// Takes the next record.
+    pub(super) fn take(&mut self, record: LogRecord) {
+        let certain = self.streams[record.stream as usize].doubtful != Some(record.time);
+        self.kept.push_back((record, certain));
+        if self.kept.len() > self.wanted {
+            self.kept.pop_front();
+        }
+    }
+
+    /// Whether these are the last records, at the end of what was asked for.
+    pub(super) fn is_enough(&self) -> bool {
+        self.has_all()
+            || (self.kept.len() == self.wanted && self.kept.iter().all(|(_, certain)| *certain))
+    }
+
+    /// Whether the log has no more than was read.
+    pub(super) fn has_all(&self) -> bool {
+        self.asked.is_none_or(|asked| self.seen < asked)
+    }
+
+    /// Starts again, with more chunks or with as many.
+    pub(super) fn restart(&mut self, with_more: bool) {
+        let asked = match self.asked {
+            Some(asked) if with_more => Some(asked.saturating_mul(8)).filter(|&n| n < MOST_CHUNKS),
+            asked => asked,
+        };
+        *self = Self { asked, ..Self::new(self.wanted as u64, false) };
+    }
+
+    /// The records.
+    pub(super) fn into_records(self) -> VecDeque<LogRecord> {
+        self.kept.into_iter().map(|(record, _)| record).collect()
+    }
+}
