@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
-use http::header::{CONNECTION, HOST, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Body;
@@ -56,6 +56,8 @@ pub fn upgrade_request(uri: Uri, headers: HeaderMap) -> Request<()> {
     *request.method_mut() = Method::POST;
     *request.uri_mut() = uri;
     *request.headers_mut() = headers;
+    // Some proxies refuse a POST that does not say that it has no body.
+    request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     request.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     request.headers_mut().insert(UPGRADE, SPDY);
     request.headers_mut().insert(STREAM_PROTOCOL, HeaderValue::from_static(PROTOCOL));
