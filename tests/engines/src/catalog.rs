@@ -13,7 +13,8 @@ use crate::process::output;
 /// A shell and all of busybox; `CMD ["sh"]`. The users are `root` and `alice` (1000, also in
 /// the group `video`, 44).
 pub const BUSYBOX: &str = "test/busybox:1";
-/// Every default that an image can have: see [`entry`].
+/// Every default that an image can have, visible from inside: without arguments it prints
+/// `entry default-argument`, and it runs as alice in /srv with `FROM_IMAGE=yes`.
 pub const ENTRY: &str = "test/entry:1";
 /// Busybox with four more layers of 4 MiB each that do not compress.
 pub const LAYERS: &str = "test/layers:1";
@@ -87,8 +88,6 @@ fn base(busybox: &Path) -> Result<Layer> {
     layer.build()
 }
 
-/// An image whose defaults can all be seen from inside: without arguments it prints
-/// `entry default-argument`, and it runs as alice in /srv with `FROM_IMAGE=yes`.
 fn entry(base: &Layer) -> Result<Image> {
     let script = LayerBuilder::default()
         .file("bin/entry", "#!/bin/sh\necho entry \"$@\"\n", 0o755)

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use crate::instance::{Place, Plan, State};
 use crate::process::Process;
 use crate::site::Site;
-use crate::{docker, kubernetes, podman, registry};
+use crate::{containerd, docker, kubernetes, podman, registry};
 
 /// One part of the test environment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -26,19 +26,47 @@ pub enum Engine {
     Docker26,
     /// Docker Engine as Debian unstable has it (28.5).
     Docker28,
+    /// containerd with its CRI plugin, as Debian 12 has it (1.6).
+    Containerd,
+    /// The same once more, for tests that kill it.
+    ContainerdFaults,
+    /// containerd as Debian 13 has it (1.7).
+    Containerd17,
+    /// containerd as Debian unstable has it (2.1).
+    Containerd21,
     /// A Kubernetes cluster (1.20) of one node, built from Debian 12's sources.
+    Kubernetes,
+}
+
+/// Another release of Debian, for engines newer than the machine's own.
+type Suite = &'static str;
+
+const TRIXIE: Suite = "trixie";
+const SID: Suite = "sid";
+
+/// Which module knows an engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Registry,
+    Docker(Option<Suite>),
+    Podman,
+    Containerd(Option<Suite>),
     Kubernetes,
 }
 
 impl Engine {
     /// All of them, in the order in which they come up.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 11] = [
         Self::Registry,
         Self::Docker,
         Self::DockerFaults,
         Self::Podman,
         Self::Docker26,
         Self::Docker28,
+        Self::Containerd,
+        Self::ContainerdFaults,
+        Self::Containerd17,
+        Self::Containerd21,
         Self::Kubernetes,
     ];
 
@@ -52,14 +80,38 @@ impl Engine {
             Self::Podman => "podman",
             Self::Docker26 => "docker-26",
             Self::Docker28 => "docker-28",
+            Self::Containerd => "containerd",
+            Self::ContainerdFaults => "containerd-faults",
+            Self::Containerd17 => "containerd-17",
+            Self::Containerd21 => "containerd-21",
             Self::Kubernetes => "kubernetes",
+        }
+    }
+
+    fn kind(self) -> Kind {
+        match self {
+            Self::Registry => Kind::Registry,
+            Self::Docker | Self::DockerFaults => Kind::Docker(None),
+            Self::Docker26 => Kind::Docker(Some(TRIXIE)),
+            Self::Docker28 => Kind::Docker(Some(SID)),
+            Self::Podman => Kind::Podman,
+            Self::Containerd | Self::ContainerdFaults => Kind::Containerd(None),
+            Self::Containerd17 => Kind::Containerd(Some(TRIXIE)),
+            Self::Containerd21 => Kind::Containerd(Some(SID)),
+            Self::Kubernetes => Kind::Kubernetes,
         }
     }
 
     /// Whether it speaks Docker's API.
     #[must_use]
     pub fn is_docker(self) -> bool {
-        !matches!(self, Self::Registry | Self::Kubernetes)
+        matches!(self.kind(), Kind::Docker(_) | Kind::Podman)
+    }
+
+    /// Whether it speaks the CRI.
+    #[must_use]
+    pub fn is_cri(self) -> bool {
+        matches!(self.kind(), Kind::Containerd(_))
     }
 
     /// A number of its own, below 16: its part of the site's addresses.
@@ -71,81 +123,91 @@ impl Engine {
             Self::Podman => 3,
             Self::Docker26 => 4,
             Self::Docker28 => 5,
+            Self::Containerd => 6,
+            Self::ContainerdFaults => 7,
+            Self::Containerd17 => 8,
+            Self::Containerd21 => 9,
             Self::Kubernetes => 15,
         }
     }
 
-    /// The Debian release that it is taken from, where that is not the machine's own.
-    fn suite(self) -> Option<&'static str> {
-        match self {
-            Self::Docker26 => Some("trixie"),
-            Self::Docker28 => Some("sid"),
-            _ => None,
+    /// The engines that have to be up before it.
+    pub(crate) fn needs(self) -> &'static [Self] {
+        match self.kind() {
+            Kind::Containerd(_) => &[Self::Registry],
+            _ => &[],
         }
     }
 
     /// Installs what is missing.
     pub(crate) fn install(self, site: &Site) -> Result<()> {
-        match self {
-            Self::Registry => registry::install(site),
-            Self::Podman => podman::install(),
-            Self::Kubernetes => kubernetes::install(site),
-            _ => docker::install(self.name(), self.suite()),
+        match self.kind() {
+            Kind::Registry => registry::install(),
+            Kind::Docker(suite) => docker::install(self.name(), suite),
+            Kind::Podman => podman::install(),
+            Kind::Containerd(suite) => containerd::install(self.name(), suite),
+            Kind::Kubernetes => kubernetes::install(site),
         }
     }
 
     /// Folders outside the site that it cannot do without.
     pub(crate) fn host_folders(self) -> &'static [&'static str] {
-        match self {
-            Self::Podman => podman::HOST_FOLDERS,
-            Self::Kubernetes => kubernetes::HOST_FOLDERS,
+        match self.kind() {
+            Kind::Podman => podman::HOST_FOLDERS,
+            Kind::Containerd(None) => containerd::HOST_FOLDERS,
+            Kind::Kubernetes => kubernetes::HOST_FOLDERS,
             _ => &[],
         }
     }
 
     /// Writes its configuration and says how to start it.
     pub(crate) fn plan(self, place: &Place<'_>) -> Result<Plan> {
-        match self {
-            Self::Registry => registry::plan(place),
-            Self::Podman => podman::plan(place),
-            Self::Kubernetes => kubernetes::plan(place),
-            _ => docker::plan(place, self.suite()),
+        match self.kind() {
+            Kind::Registry => registry::plan(place),
+            Kind::Docker(suite) => docker::plan(place, suite),
+            Kind::Podman => podman::plan(place),
+            Kind::Containerd(suite) => containerd::plan(place, suite),
+            Kind::Kubernetes => kubernetes::plan(place),
         }
     }
 
     /// Asks whether it is well; gives its version.
     pub(crate) fn probe(self, state: &State) -> Result<String> {
-        match self {
-            Self::Registry => registry::probe(state),
-            Self::Kubernetes => kubernetes::probe(state),
-            _ => docker::probe(state),
+        match self.kind() {
+            Kind::Registry => registry::probe(state),
+            // Podman answers the same questions.
+            Kind::Docker(_) | Kind::Podman => docker::probe(state),
+            Kind::Containerd(_) => containerd::probe(state),
+            Kind::Kubernetes => kubernetes::probe(state),
         }
     }
 
     /// What is left to do once it answers.
     pub(crate) fn finish(self, place: &Place<'_>, state: &State) -> Result<()> {
-        match self {
-            Self::Registry => registry::fill(place, state),
-            Self::Kubernetes => kubernetes::finish(place, state),
-            _ => Ok(()),
+        match self.kind() {
+            Kind::Registry => registry::fill(place, state),
+            Kind::Containerd(_) => containerd::load_pause(place, state),
+            Kind::Kubernetes => kubernetes::finish(place, state),
+            Kind::Docker(_) | Kind::Podman => Ok(()),
         }
     }
 
     /// Makes a daemon that died believe that it did.
     pub(crate) fn forget_pids(self, keeper: &Process) -> Result<()> {
-        match self {
-            Self::Registry | Self::Podman => Ok(()),
-            _ => docker::forget_pids(keeper),
+        match self.kind() {
+            Kind::Docker(_) => docker::forget_pids(keeper),
+            _ => Ok(()),
         }
     }
 
     /// Ends processes of the instance that are not in its control group, and undoes what the
     /// engine did elsewhere. The daemon is dead, its containers are not.
     pub(crate) fn kill_strays(self, site: &Site) -> Result<()> {
-        match self {
-            Self::Podman => podman::kill_strays(site),
-            Self::Kubernetes => kubernetes::clear(site),
-            _ => Ok(()),
+        match self.kind() {
+            Kind::Podman => podman::kill_strays(site),
+            Kind::Containerd(_) => containerd::kill_strays(site, self),
+            Kind::Kubernetes => kubernetes::clear(site),
+            Kind::Registry | Kind::Docker(_) => Ok(()),
         }
     }
 }
@@ -167,5 +229,29 @@ impl FromStr for Engine {
                 Self::ALL.map(Self::name).join(", ")
             ),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_and_slots_are_each_one_s_own() {
+        let names: BTreeSet<_> = Engine::ALL.map(Engine::name).into();
+        let slots: BTreeSet<_> = Engine::ALL.map(Engine::slot).into();
+        assert_eq!(names.len(), Engine::ALL.len());
+        assert_eq!(slots.len(), Engine::ALL.len());
+        assert!(slots.iter().all(|slot| *slot < 16));
+    }
+
+    #[test]
+    fn a_name_is_read_back() {
+        for engine in Engine::ALL {
+            assert_eq!(engine.name().parse::<Engine>().unwrap(), engine);
+        }
+        assert!("dock".parse::<Engine>().is_err());
     }
 }

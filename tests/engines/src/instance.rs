@@ -92,6 +92,9 @@ pub(crate) fn daemon_group(site: &Site, engine: Engine) -> Result<Group> {
 
 /// Brings an engine up, unless it is up already.
 pub(crate) fn up(site: &Site, engine: Engine) -> Result<State> {
+    for needed in engine.needs() {
+        up(site, *needed)?;
+    }
     let _lock = site.lock(engine.name())?;
     if let Some(state) = State::read(site, engine)
         && state.is_healthy(engine)

@@ -23,6 +23,7 @@
 
 mod catalog;
 mod cgroup;
+mod containerd;
 mod docker;
 mod engine;
 mod firewall;

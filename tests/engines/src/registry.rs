@@ -25,7 +25,7 @@ pub(crate) const PASSWORD: &str = "RUNTIME_TEST_REGISTRY_PASSWORD";
 
 const WHO: &str = "registry";
 
-pub(crate) fn install(_: &Site) -> Result<()> {
+pub(crate) fn install() -> Result<()> {
     packages::ensure(WHO, &["docker-registry", "apache2-utils"])
 }
 
@@ -63,6 +63,13 @@ pub(crate) fn plan(place: &Place<'_>) -> Result<Plan> {
             (PASSWORD.to_owned(), password),
         ]),
     })
+}
+
+/// Where the registry of the site listens. It has to be up.
+pub(crate) fn address(site: &Site) -> Result<String> {
+    let state = crate::instance::known(site, crate::Engine::Registry)?;
+    let address = state.values.get(ADDRESS);
+    address.cloned().context("an incomplete record")
 }
 
 /// Letters that are different every time.

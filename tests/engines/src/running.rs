@@ -36,7 +36,7 @@ impl Running {
         self.state.socket.as_deref()
     }
 
-    /// The socket in the form of `DOCKER_HOST`.
+    /// The socket in the form of `DOCKER_HOST` or of a CRI endpoint.
     #[must_use]
     pub fn host(&self) -> Option<String> {
         self.socket().map(|socket| format!("unix://{}", socket.display()))
@@ -63,6 +63,10 @@ impl Running {
         let mut all: Vec<(String, String)> = Vec::new();
         if self.engine.is_docker() {
             all.extend(self.host().map(|host| ("RUNTIME_TEST_DOCKER_HOST".to_owned(), host)));
+        }
+        if self.engine.is_cri() {
+            all.extend(self.host().map(|host| ("RUNTIME_TEST_CRI_ENDPOINT".to_owned(), host)));
+            all.extend(self.state.values.clone());
         }
         if self.engine != Engine::Registry {
             all.push(("RUNTIME_TEST_ENGINE".to_owned(), self.engine.name().to_owned()));

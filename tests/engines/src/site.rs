@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 pub const DIR_VARIABLE: &str = "RUNTIME_TEST_ENV_DIR";
 
 /// The longest path that a Unix socket may have, less the longest name that we give one.
-const LONGEST_SITE: usize = 107 - "/docker-faults/containerd.sock.ttrpc".len();
+const LONGEST_SITE: usize = 107 - "/containerd-faults/containerd.sock.ttrpc".len();
 
 /// A folder that holds instances, `target/env` of the checkout unless told otherwise.
 ///
