@@ -2,24 +2,19 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
 
 use futures_util::StreamExt as _;
 use runtime_core::{
     Capabilities, Capability, Container, ContainerExt as _, ContainerId, ContainerSpec, Exit,
-    Follow, Image, ListOptions, LogOptions, LogReader, LogRecord, ReapOptions, RegistryAuth,
-    Runtime, Scope,
+    Follow, Image, LogOptions, LogReader, LogRecord, RegistryAuth, Runtime, Scope,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
 
 use crate::failure::fail;
-use crate::{Failure, Outcome, Subject};
-
-/// How long a case waits for what should come at once, on a machine that is busy.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+use crate::poll::{PATIENCE, lock, until};
+use crate::{Failure, Subject};
 
 /// What a case works with: a scope and a connection of its own. Clones share them.
 #[derive(Clone)]
@@ -87,6 +82,16 @@ impl Context {
     /// When the engine cannot be reached.
     pub async fn connect(&self) -> Result<Arc<dyn Runtime>, Failure> {
         Ok(self.subject().connect(self.scope()).await?)
+    }
+
+    /// Every scope of the case.
+    pub(crate) fn scopes(&self) -> Vec<Scope> {
+        lock(&self.inner.scopes).clone()
+    }
+
+    /// Every folder that the case has made. They are not told again.
+    pub(crate) fn take_folders(&self) -> Vec<PathBuf> {
+        std::mem::take(&mut lock(&self.inner.folders))
     }
 
     /// A connection for another scope, which is cleaned up like the case's own.
@@ -276,38 +281,6 @@ impl Context {
         until(PATIENCE, what, ask).await
     }
 
-    /// Waits until the engine's own listing shows `count` things of this scope.
-    ///
-    /// # Errors
-    /// When it does not come to that.
-    pub async fn until_left(&self, count: usize) -> Result<(), Failure> {
-        let left = Mutex::new(Vec::new());
-        let done = self
-            .until("the leftovers", || async {
-                let now = leftovers(self.subject(), self.scope()).await?;
-                let done = now.len() == count;
-                *lock(&left) = now;
-                Ok(done.then_some(()))
-            })
-            .await;
-        if done.is_err() {
-            fail!("not {count} things are at the engine but: {:?}", *lock(&left));
-        }
-        Ok(())
-    }
-
-    /// Asserts that the engine's own listing shows nothing of this scope now.
-    ///
-    /// # Errors
-    /// When it does.
-    pub async fn nothing_left(&self) -> Result<(), Failure> {
-        let left = leftovers(self.subject(), self.scope()).await?;
-        if !left.is_empty() {
-            fail!("this is left at the engine: {left:?}");
-        }
-        Ok(())
-    }
-
     /// The port of the host that leads to `port` of a running container.
     ///
     /// # Errors
@@ -340,85 +313,6 @@ impl Context {
         })
         .await
     }
-
-    /// Removes everything of the scopes of this case, and asserts that the engine shows nothing
-    /// of them any more.
-    pub(crate) async fn clean(&self) -> Outcome {
-        let mut outcome = Ok(());
-        let scopes = lock(&self.inner.scopes).clone();
-        for scope in scopes {
-            outcome = outcome.and(self.clean_scope(&scope).await);
-        }
-        for folder in lock(&self.inner.folders).drain(..) {
-            outcome = outcome.and(std::fs::remove_dir_all(folder).map_err(Failure::from));
-        }
-        let closed = self.runtime().close().await.map_err(Failure::from);
-        outcome.and(closed)
-    }
-
-    async fn clean_scope(&self, scope: &Scope) -> Outcome {
-        let runtime = self.subject().connect(scope).await?;
-        if runtime.capabilities().reap {
-            let report = runtime.reap(ReapOptions::default()).await?;
-            if !report.failed.is_empty() {
-                fail!("could not be reaped: {:?}", report.failed);
-            }
-        } else {
-            for listed in runtime.list_containers(ListOptions::default()).await? {
-                listed.container.ensure_removed().await?;
-            }
-        }
-        runtime.close().await?;
-        let left = Mutex::new(Vec::new());
-        let done = until(PATIENCE, "an empty scope", || async {
-            *lock(&left) = leftovers(self.subject(), scope).await?;
-            Ok(lock(&left).is_empty().then_some(()))
-        })
-        .await;
-        if done.is_err() {
-            fail!("after the case this is left at the engine: {:?}", *lock(&left));
-        }
-        Ok(())
-    }
-
-    /// What the engine has of the scopes of this case, for a case that does not end.
-    pub(crate) async fn describe(&self) -> String {
-        let mut all = Vec::new();
-        let scopes = lock(&self.inner.scopes).clone();
-        for scope in scopes {
-            match leftovers(self.subject(), &scope).await {
-                Ok(left) => all.extend(left),
-                Err(failure) => all.push(failure.to_string()),
-            }
-        }
-        all.truncate(10);
-        format!("{all:?}")
-    }
-}
-
-/// The engine's own listing of a scope.
-async fn leftovers(subject: &dyn Subject, scope: &Scope) -> Result<Vec<String>, Failure> {
-    subject.leftovers(scope).await.map_err(|error| Failure::new(error.to_string()))
-}
-
-/// Asks again and again, up to `limit`.
-pub(crate) async fn until<T, F, A>(limit: Duration, what: &str, mut ask: F) -> Result<T, Failure>
-where
-    F: FnMut() -> A,
-    A: Future<Output = Result<Option<T>, Failure>>,
-{
-    let end = Instant::now() + limit;
-    let mut pause = Duration::from_millis(10);
-    loop {
-        if let Some(answer) = ask().await? {
-            return Ok(answer);
-        }
-        if Instant::now() >= end {
-            fail!("{what} did not come in {limit:?}");
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_millis(200));
-    }
 }
 
 /// The rest of the records of a reader.
@@ -439,8 +333,4 @@ pub(crate) fn text_of(records: &[LogRecord]) -> String {
 /// An id of the right form that no container has.
 pub(crate) fn unknown_id() -> ContainerId {
     ContainerId::new("0123456789abcdef".repeat(4))
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -30,10 +30,12 @@
 mod case;
 mod cases;
 mod child;
+mod clean;
 mod context;
 mod expect;
 mod failure;
 mod panics;
+mod poll;
 mod report;
 mod runner;
 mod subject;

@@ -9,8 +9,8 @@ use std::time::Instant;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use runtime_core::{Capabilities, Capability, Nonce, PullOptions, RuntimeExt as _, Scope};
 
-use crate::context::lock;
 use crate::failure::fail;
+use crate::poll::lock;
 use crate::{
     BoxError, Case, Context, Difference, Failure, Ignored, KnownDifference, Outcome, Report,
     Subject, cases, child, panics, twins,
@@ -229,6 +229,12 @@ fn execute(shared: &Shared, at: usize, case: &Case) -> Outcome {
                 Err(Failure::new(format!("no end after {:?}; at the engine: {left}", case.limit)))
             }
         };
+        // A case that has killed the engine may have failed before it came back.
+        if let (true, Err(_), Some(control)) =
+            (case.kills_engine, &outcome, shared.subject.control())
+        {
+            control.start().await.map_err(|error| Failure::new(error.to_string()))?;
+        }
         // What the case says comes first: what is left is often the consequence of it.
         match (outcome, context.clean().await) {
             (Ok(()), cleaned) => cleaned,

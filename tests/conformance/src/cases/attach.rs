@@ -7,9 +7,9 @@ use runtime_core::{
 
 use super::exec::drain;
 use crate::case::cases;
-use crate::context::PATIENCE;
 use crate::expect::refused;
 use crate::failure::fail;
+use crate::poll::PATIENCE;
 use crate::{Context, Failure, Outcome};
 
 cases! { "attach":

@@ -8,8 +8,8 @@ use futures_util::stream::{self, StreamExt as _};
 use runtime_core::{ContainerExt as _, ListOptions, Nonce};
 
 use crate::case::cases;
-use crate::context::lock;
 use crate::failure::fail;
+use crate::poll::lock;
 use crate::{Context, Outcome};
 
 cases! { "create":

@@ -6,9 +6,9 @@ use runtime_core::{
 };
 
 use crate::case::cases;
-use crate::context::PATIENCE;
 use crate::expect::recent;
 use crate::failure::fail;
+use crate::poll::PATIENCE;
 use crate::{Context, Failure, Outcome};
 
 cases! { "events":

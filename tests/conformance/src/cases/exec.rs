@@ -9,9 +9,9 @@ use runtime_core::{
 };
 
 use crate::case::cases;
-use crate::context::PATIENCE;
 use crate::expect::{refused, refused_as};
 use crate::failure::fail;
+use crate::poll::PATIENCE;
 use crate::{Context, Failure, Outcome};
 
 cases! { "exec":

@@ -3,11 +3,11 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
-use runtime_core::{ContainerSpec, ErrorKind, Gpus, Interactive, Mount, StopOptions};
+use runtime_core::{ContainerSpec, ErrorKind, Interactive, Mount, StopOptions};
 
+use super::resources::{QUOTA, cgroup, numbers};
 use crate::case::cases;
 use crate::expect::refused;
-use crate::failure::fail;
 use crate::{Context, Failure, Outcome};
 
 cases! { "fields":
@@ -25,31 +25,15 @@ cases! { "fields":
     env_is_not_added_to [Wait, Logs];
     arguments_are_not_expanded [Wait, Logs];
     hostname [Hostname, Wait, Logs];
-    shared_memory [SharedMemory, Wait, Logs];
-    memory [MemoryLimit, Wait, Logs];
-    cpu_count [CpuCount, Wait, Logs];
-    cpu_shares [CpuShares, Wait, Logs];
-    cpu_shares_before_cpu_count [CpuShares, CpuCount, Wait, Logs];
     mounts [Mounts, Wait, Logs];
     mounts_read_only [Mounts, MountsReadOnly, Wait, Logs];
     mount_of_a_file [Mounts, Wait, Logs];
     tcp_ports [TcpPorts, Logs, Wait];
     tcp_ports_of_two_containers [TcpPorts];
-    oom_score_adj [OomScoreAdj, MemoryLimit, Wait, Logs];
-    gpus_by_id [GpusById, Wait, Logs];
-    gpus_by_count [GpusByCount, Wait, Logs];
     standard_input_is_empty [Wait, Logs];
     interactive_stdin [InteractiveStdin, Wait, Logs];
     interactive_terminal [Terminal, Wait, Logs];
 }
-
-/// Reads a setting of the container's own cgroup: the file of v1, or that of v2.
-fn cgroup(v1: &str, v2: &str) -> String {
-    format!("cat /sys/fs/cgroup/{v1} 2>/dev/null || cat /sys/fs/cgroup/{v2}")
-}
-
-const QUOTA: &str = "(cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/cpu/cpu.cfs_period_us \
-     2>/dev/null || cat /sys/fs/cgroup/cpu.max) | tr '\\n' ' '";
 
 async fn all_at_once(t: Context) -> Outcome {
     let folder = t.folder()?;
@@ -101,11 +85,6 @@ async fn all_at_once(t: Context) -> Outcome {
     assert_eq!(lines[11], "last words");
     assert_eq!(std::fs::read_to_string(folder.join("from-container"))?, "inside\n");
     Ok(())
-}
-
-/// The numbers in a text.
-fn numbers(text: &str) -> Vec<f64> {
-    text.split_whitespace().filter_map(|word| word.parse().ok()).collect()
 }
 
 async fn id_of(t: &Context, spec: ContainerSpec) -> Result<String, Failure> {
@@ -217,75 +196,6 @@ async fn hostname(t: Context) -> Outcome {
     Ok(())
 }
 
-async fn shared_memory(t: Context) -> Outcome {
-    let script = "df -k /dev/shm | tail -n 1 | awk '{print $2}'; echo x > /dev/shm/x && echo ok";
-    assert_eq!(t.output(&t.script(script).shared_memory(48 << 20)).await?, "49152\nok\n");
-    Ok(())
-}
-
-/// The limit holds, and swap is not added to it.
-async fn memory(t: Context) -> Outcome {
-    let script = format!(
-        "{}; echo; cat /sys/fs/cgroup/memory/memory.memsw.limit_in_bytes 2>/dev/null || \
-         cat /sys/fs/cgroup/memory.swap.max 2>/dev/null || echo none",
-        cgroup("memory/memory.limit_in_bytes", "memory.max")
-    );
-    let (container, _) = t.run(&t.script(&script).memory(96 << 20)).await?;
-    let text = t.text(&*container).await?;
-    let words: Vec<&str> = text.split_whitespace().collect();
-    assert_eq!(words[0], "100663296");
-    // The sum on cgroup v1, the swap alone on v2, nothing where the kernel does not count swap.
-    assert!(["100663296", "0", "none"].contains(&words[1]), "swap is added: {text}");
-    assert_eq!(container.info().await?.memory, Some(96 << 20));
-    Ok(())
-}
-
-async fn cpu_count(t: Context) -> Outcome {
-    let (container, _) = t.run(&t.script(QUOTA).cpu_count(0.25)).await?;
-    let text = t.text(&*container).await?;
-    let quota = numbers(&text);
-    assert_eq!(quota.len(), 2, "{text}");
-    assert_eq!(quota[0] / quota[1], 0.25, "{text}");
-    assert_eq!(container.info().await?.cpu_count, Some(0.25));
-    Ok(())
-}
-
-/// The weight of a cgroup: shares on v1, a weight of 1 to 10000 on v2.
-async fn weight(t: &Context, spec: ContainerSpec) -> Result<f64, Failure> {
-    let text =
-        t.output(&spec.command(["sh", "-c", &cgroup("cpu/cpu.shares", "cpu.weight")])).await?;
-    match numbers(&text).first() {
-        Some(weight) => Ok(*weight),
-        None => fail!("no weight in {text:?}"),
-    }
-}
-
-async fn cpu_shares(t: Context) -> Outcome {
-    let default = weight(&t, t.spec()).await?;
-    let half = weight(&t, t.spec().cpu_shares(512)).await?;
-    let double = weight(&t, t.spec().cpu_shares(2048)).await?;
-    assert!(half < double, "{half} {double}");
-    // How shares become a weight differs between versions of the engine's runtime; what they
-    // stand for on v1, and their order, does not.
-    if double == 2048.0 {
-        assert_eq!((half, default), (512.0, 1024.0));
-    } else {
-        assert!(
-            half < default && default < double || default == 100.0,
-            "{half} {default} {double}"
-        );
-    }
-    Ok(())
-}
-
-async fn cpu_shares_before_cpu_count(t: Context) -> Outcome {
-    let (container, _) = t.run(&t.script(QUOTA).cpu_shares(512).cpu_count(0.25)).await?;
-    let text = t.text(&*container).await?;
-    assert!(text.starts_with("-1 ") || text.starts_with("max "), "there is a quota: {text}");
-    assert_eq!(container.info().await?.cpu_count, None);
-    Ok(())
-}
-
 async fn mounts(t: Context) -> Outcome {
     let (one, two) = (t.folder()?, t.folder()?);
     std::fs::write(one.join("from-host"), "one")?;
@@ -351,34 +261,6 @@ async fn tcp_ports_of_two_containers(t: Context) -> Outcome {
         assert_eq!(listed.info.tcp_ports, listed.container.info().await?.tcp_ports);
     }
     Ok(())
-}
-
-async fn oom_score_adj(t: Context) -> Outcome {
-    let spec = t.spec().command(["cat", "/proc/self/oom_score_adj"]);
-    for spec in [spec.clone(), spec.memory(64 << 20)] {
-        let text = t.output(&spec).await?;
-        assert_eq!(text.trim(), spec.oom_score_adj().to_string());
-    }
-    Ok(())
-}
-
-async fn gpus(t: &Context, gpus: impl FnOnce(Vec<String>) -> Gpus) -> Outcome {
-    let Some(proof) = t.subject().gpus() else {
-        fail!("the engine has the capability, and the subject no device to show it with");
-    };
-    let spec = t.script(&proof.command);
-    let (_, without) = t.run(&spec).await?;
-    assert!(!without.success(), "a container without GPUs has one");
-    t.output(&spec.gpus(gpus(proof.ids))).await?;
-    Ok(())
-}
-
-async fn gpus_by_id(t: Context) -> Outcome {
-    gpus(&t, |ids| Gpus::Ids(ids.into_iter().take(1).collect())).await
-}
-
-async fn gpus_by_count(t: Context) -> Outcome {
-    gpus(&t, |_| Gpus::Count(1)).await
 }
 
 async fn standard_input_is_empty(t: Context) -> Outcome {

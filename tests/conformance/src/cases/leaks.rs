@@ -4,8 +4,8 @@ use futures_util::StreamExt as _;
 use runtime_core::{EventsOptions, Follow, LogOptions, StatsOptions};
 
 use crate::case::cases;
-use crate::context::{PATIENCE, until};
 use crate::failure::fail;
+use crate::poll::{PATIENCE, until};
 use crate::{Context, Failure, Outcome};
 
 cases! { "leaks":
@@ -155,7 +155,7 @@ async fn closed_runtimes(t: Context) -> Outcome {
     leaks_nothing(|| async {
         let used = used(&t, container.id()).await?;
         used.runtime.close().await?;
-        crate::context::lock(&held).push(used);
+        crate::poll::lock(&held).push(used);
         Ok(())
     })
     .await

@@ -249,7 +249,7 @@ async fn remove_running(t: Context) -> Outcome {
     let container = t.ready(&t.idle().stop_grace(std::time::Duration::from_secs(60))).await?;
     let begun = std::time::Instant::now();
     container.remove().await?;
-    crate::expect::took(begun, std::time::Duration::ZERO, crate::context::PATIENCE)?;
+    crate::expect::took(begun, std::time::Duration::ZERO, crate::poll::PATIENCE)?;
     t.nothing_left().await
 }
 

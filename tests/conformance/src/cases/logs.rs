@@ -327,7 +327,7 @@ async fn read_twice(t: Context) -> Outcome {
 async fn while_it_runs(t: Context) -> Outcome {
     let container = t.ready(&t.script("seq 1 10; echo ready; sleep 3600")).await?;
     let read = t.records(&*container, LogOptions::default());
-    let Ok(records) = tokio::time::timeout(crate::context::PATIENCE, read).await else {
+    let Ok(records) = tokio::time::timeout(crate::poll::PATIENCE, read).await else {
         fail!("a reader that does not follow has not ended");
     };
     assert_eq!(records?.len(), 11);

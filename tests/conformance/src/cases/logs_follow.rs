@@ -7,8 +7,9 @@ use futures_util::{StreamExt as _, future, poll};
 use runtime_core::{Capability, Follow, LogOptions, LogReader, LogRecord, StopOptions};
 
 use crate::case::cases;
-use crate::context::{PATIENCE, rest, text_of};
+use crate::context::{rest, text_of};
 use crate::failure::fail;
+use crate::poll::PATIENCE;
 use crate::{Context, Failure, Outcome};
 
 cases! { "follow":

@@ -14,6 +14,7 @@ mod logs;
 mod logs_follow;
 mod pull;
 mod recovery;
+mod resources;
 mod runtime;
 mod stats;
 mod stop;
@@ -27,6 +28,7 @@ pub(crate) fn all() -> Vec<Case> {
         create::CASES,
         cleanup::CASES,
         fields::CASES,
+        resources::CASES,
         lifecycle::CASES,
         wait::CASES,
         stop::CASES,

@@ -66,7 +66,7 @@ async fn close_ends_what_is_under_way(t: Context) -> Outcome {
         fail!("the container runs, and the wait has ended");
     }
     runtime.close().await?;
-    let Ok(waited) = tokio::time::timeout(crate::context::PATIENCE, wait).await else {
+    let Ok(waited) = tokio::time::timeout(crate::poll::PATIENCE, wait).await else {
         fail!("a waiter goes on after the close");
     };
     refused(waited, ErrorKind::InvalidState)?;

@@ -9,9 +9,10 @@ use runtime_core::{
 };
 
 use crate::case::cases;
-use crate::context::{PATIENCE, unknown_id};
+use crate::context::unknown_id;
 use crate::expect::{recent, refused};
 use crate::failure::fail;
+use crate::poll::PATIENCE;
 use crate::{Context, Failure, Outcome};
 
 cases! { "stats":

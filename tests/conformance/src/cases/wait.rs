@@ -7,9 +7,9 @@ use futures_util::{FutureExt as _, future, poll};
 use runtime_core::{Container, ErrorKind, Exit, ExitReason, Signal, StopOptions};
 
 use crate::case::cases;
-use crate::context::PATIENCE;
 use crate::expect::{recent, refused};
 use crate::failure::fail;
+use crate::poll::PATIENCE;
 use crate::{Context, Failure, Outcome};
 
 cases! { "wait":

@@ -1,0 +1,100 @@
+//! What is left at the engine, by its own listing.
+
+use std::sync::Mutex;
+
+use runtime_core::{ContainerExt as _, ListOptions, ReapOptions, Scope};
+
+use crate::failure::fail;
+use crate::poll::{PATIENCE, lock, until};
+use crate::{Context, Failure, Outcome, Subject};
+
+impl Context {
+    /// Waits until the engine's own listing shows `count` things of this scope.
+    ///
+    /// # Errors
+    /// When it does not come to that.
+    pub async fn until_left(&self, count: usize) -> Result<(), Failure> {
+        let left = Mutex::new(Vec::new());
+        let done = self
+            .until("the leftovers", || async {
+                let now = leftovers(self.subject(), self.scope()).await?;
+                let done = now.len() == count;
+                *lock(&left) = now;
+                Ok(done.then_some(()))
+            })
+            .await;
+        if let Err(failure) = done {
+            fail!("not {count} things are at the engine but {:?}: {failure}", *lock(&left));
+        }
+        Ok(())
+    }
+
+    /// Asserts that the engine's own listing shows nothing of this scope now.
+    ///
+    /// # Errors
+    /// When it does.
+    pub async fn nothing_left(&self) -> Result<(), Failure> {
+        let left = leftovers(self.subject(), self.scope()).await?;
+        if !left.is_empty() {
+            fail!("this is left at the engine: {left:?}");
+        }
+        Ok(())
+    }
+
+    /// Removes everything of the scopes of this case, and asserts that the engine shows nothing
+    /// of them any more.
+    pub(crate) async fn clean(&self) -> Outcome {
+        let mut outcome = Ok(());
+        for scope in self.scopes() {
+            outcome = outcome.and(self.clean_scope(&scope).await);
+        }
+        for folder in self.take_folders() {
+            outcome = outcome.and(std::fs::remove_dir_all(folder).map_err(Failure::from));
+        }
+        let closed = self.runtime().close().await.map_err(Failure::from);
+        outcome.and(closed)
+    }
+
+    async fn clean_scope(&self, scope: &Scope) -> Outcome {
+        let runtime = self.subject().connect(scope).await?;
+        if runtime.capabilities().reap {
+            let report = runtime.reap(ReapOptions::default()).await?;
+            if !report.failed.is_empty() {
+                fail!("could not be reaped: {:?}", report.failed);
+            }
+        } else {
+            for listed in runtime.list_containers(ListOptions::default()).await? {
+                listed.container.ensure_removed().await?;
+            }
+        }
+        runtime.close().await?;
+        let left = Mutex::new(Vec::new());
+        let done = until(PATIENCE, "an empty scope", || async {
+            *lock(&left) = leftovers(self.subject(), scope).await?;
+            Ok(lock(&left).is_empty().then_some(()))
+        })
+        .await;
+        if let Err(failure) = done {
+            fail!("after the case this is left at the engine: {:?}: {failure}", *lock(&left));
+        }
+        Ok(())
+    }
+
+    /// What the engine has of the scopes of this case, for a case that does not end.
+    pub(crate) async fn describe(&self) -> String {
+        let mut all = Vec::new();
+        for scope in self.scopes() {
+            match leftovers(self.subject(), &scope).await {
+                Ok(left) => all.extend(left),
+                Err(failure) => all.push(failure.to_string()),
+            }
+        }
+        all.truncate(10);
+        format!("{all:?}")
+    }
+}
+
+/// The engine's own listing of a scope.
+async fn leftovers(subject: &dyn Subject, scope: &Scope) -> Result<Vec<String>, Failure> {
+    subject.leftovers(scope).await.map_err(|error| Failure::new(error.to_string()))
+}

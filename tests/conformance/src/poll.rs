@@ -1,0 +1,36 @@
+//! Waiting for what must come, with a limit.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::Failure;
+use crate::failure::fail;
+
+/// How long a case waits for what should come at once, on a machine that is busy.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Asks again and again, up to `limit`.
+pub(crate) async fn until<T, F, A>(limit: Duration, what: &str, mut ask: F) -> Result<T, Failure>
+where
+    F: FnMut() -> A,
+    A: Future<Output = Result<Option<T>, Failure>>,
+{
+    let end = Instant::now() + limit;
+    let mut pause = Duration::from_millis(10);
+    loop {
+        if let Some(answer) = ask().await? {
+            return Ok(answer);
+        }
+        if Instant::now() >= end {
+            fail!("{what} did not come in {limit:?}");
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(200));
+    }
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
