@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use super::components::{self, Component};
+use super::kubectl::Call;
 use super::layout::{Layout, NODE};
 use super::members::{self, Members};
-use super::{access, bring_up, hollow, kubectl};
+use super::{access, bring_up, hollow};
 use crate::engine::Engine;
 use crate::instance;
 use crate::process::Process;
@@ -99,7 +100,19 @@ impl Cluster {
     /// # Errors
     /// If it fails: its words are in the error.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
-        kubectl::admin(&self.layout())?.arguments(arguments).run()
+        self.kubectl_as("admin", arguments, "")
+    }
+
+    /// Runs `kubectl` as an account, with this as its input, and gives what it prints.
+    ///
+    /// # Errors
+    /// If it fails: its words are in the error.
+    pub fn kubectl_as(&self, account: &str, arguments: &[&str], input: &str) -> Result<String> {
+        let layout = self.layout();
+        Call::of(&layout, &layout.kubeconfig(account))?
+            .arguments(arguments)
+            .input(input.as_bytes().to_vec())
+            .run()
     }
 
     /// The process of a part, to be frozen and thawed or looked at.

@@ -46,12 +46,14 @@ fn name(number: usize) -> String {
 ///
 /// The engine that pretends listens at a fixed path in `/tmp`: without one of its own, every
 /// kubelet would speak to the engine of the last one. The program may itself be below `/tmp`.
+/// Its kubelet would make chains in the machine's real packet filter, if it found `iptables`.
 const OWN_TMP: &str = r#"
 cd "$0"
 : > kubemark
 mount --bind "$1" kubemark
 shift
 mount --bind . /tmp
+export PATH=/nowhere
 exec ./kubemark "$@"
 "#;
 

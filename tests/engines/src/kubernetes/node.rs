@@ -89,7 +89,8 @@ state = "/run/containerd"
 fn network(place: &Place<'_>) -> Result<Vec<u8>> {
     Ok(serde_json::to_vec_pretty(&json!({
         "cniVersion": "0.4.0",
-        "name": "test",
+        // It stands in the packet filter's comments.
+        "name": place.bridge,
         "plugins": [
             {
                 "type": "bridge",
