@@ -27,7 +27,7 @@ const CDI_DIR: &str = "RUNTIME_TEST_CDI_DIR";
 const STATE_DIR: &str = "/run/containerd";
 
 /// The namespace of everything that came through the CRI.
-const NAMESPACE: &str = "k8s.io";
+pub(crate) const NAMESPACE: &str = "k8s.io";
 
 pub(crate) fn install(who: &str, suite: Option<&str>) -> Result<()> {
     packages::ensure(who, &["iproute2", "iptables"])?;
@@ -104,7 +104,8 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
 fn network(place: &Place<'_>) -> Result<Vec<u8>> {
     Ok(serde_json::to_vec_pretty(&json!({
         "cniVersion": "0.4.0",
-        "name": "test",
+        // It stands in the comments of the packet filter's rules.
+        "name": place.bridge,
         "plugins": [
             {
                 "type": "bridge",
@@ -125,7 +126,7 @@ fn network(place: &Place<'_>) -> Result<Vec<u8>> {
 }
 
 /// containerd's own tool, run beside the daemon: it has the daemon's version.
-fn ctr(state: &State, arguments: &[&str]) -> Result<String> {
+pub(crate) fn ctr(state: &State, arguments: &[&str]) -> Result<String> {
     let keeper = state.keeper.as_ref().context("no namespace is recorded")?;
     let socket = state.socket.as_deref().context("no socket is recorded")?;
     let enter = keeper::enter(keeper)?;

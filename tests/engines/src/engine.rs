@@ -134,19 +134,19 @@ impl Engine {
     /// The engines that have to be up before it.
     pub(crate) fn needs(self) -> &'static [Self] {
         match self.kind() {
-            Kind::Containerd(_) => &[Self::Registry],
+            Kind::Containerd(_) | Kind::Kubernetes => &[Self::Registry],
             _ => &[],
         }
     }
 
     /// Installs what is missing.
-    pub(crate) fn install(self, site: &Site) -> Result<()> {
+    pub(crate) fn install(self) -> Result<()> {
         match self.kind() {
             Kind::Registry => registry::install(),
             Kind::Docker(suite) => docker::install(self.name(), suite),
             Kind::Podman => podman::install(),
             Kind::Containerd(suite) => containerd::install(self.name(), suite),
-            Kind::Kubernetes => kubernetes::install(site),
+            Kind::Kubernetes => kubernetes::install(),
         }
     }
 

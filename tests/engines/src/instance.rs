@@ -106,7 +106,7 @@ pub(crate) fn up(site: &Site, engine: Engine) -> Result<State> {
     if dir.exists() || group(site, engine)?.exists() {
         clear(site, engine)?;
     }
-    engine.install(site)?;
+    engine.install()?;
     let host = host::prepare(site, engine.host_folders())?;
     crate::say(engine.name(), "starting");
     let done = start_new(site, engine, &dir, host.octet);

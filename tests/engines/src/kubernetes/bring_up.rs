@@ -14,29 +14,18 @@ use super::pki::Authority;
 use super::{WHO, access, kernel, kubectl, node};
 use crate::engine::Engine;
 use crate::instance::{self, Place, Plan, State};
-use crate::packages;
 use crate::process::Process;
 use crate::site::Site;
+use crate::{containerd, packages};
 
 /// The settings of the machine that a kubelet overwrites, from before.
 const SETTINGS: &str = "kernel.json";
 
-/// Installs what is missing, builds Kubernetes if that was never done, and brings the registry
-/// up: the node's images come from it.
-pub(crate) fn install(site: &Site) -> Result<()> {
-    packages::ensure(
-        WHO,
-        &[
-            "containerd",
-            "runc",
-            "containernetworking-plugins",
-            "iptables",
-            "iproute2",
-            "etcd-server",
-        ],
-    )?;
-    binaries::ensure()?;
-    instance::up(site, Engine::Registry).map(drop)
+/// Installs what is missing, and builds Kubernetes if that was never done.
+pub(crate) fn install() -> Result<()> {
+    containerd::install(WHO, None)?;
+    packages::ensure(WHO, &["etcd-server"])?;
+    binaries::ensure().map(drop)
 }
 
 /// The daemon of the instance is the node's container engine.
@@ -63,7 +52,7 @@ pub(crate) fn plan(place: &Place<'_>) -> Result<Plan> {
 pub(crate) fn probe(state: &State) -> Result<String> {
     let socket = state.socket.as_deref().context("no socket is recorded")?;
     let layout = Layout::at(socket.parent().context("a socket without a folder")?);
-    node::probe(socket)?;
+    containerd::probe(state)?;
     if let Ok(members) = Members::read(&layout) {
         for component in Component::ALL {
             if component != Component::Containerd {
@@ -102,7 +91,7 @@ pub(crate) fn finish(place: &Place<'_>, state: &State) -> Result<()> {
     };
     std::thread::scope(|scope| {
         // It takes seconds, and the node needs them when its first pod comes.
-        let images = scope.spawn(|| node::load_images(site));
+        let images = scope.spawn(|| node::load_images(place, state));
         // It looks for a Docker Engine for five seconds before it looks for the API server.
         let kubelet = launch(Component::Kubelet)?;
         for component in [Component::Etcd, Component::ApiServer] {

@@ -4,17 +4,16 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::layout::{Layout, Ports};
-use crate::catalog::{BUSYBOX, ENTRY, PAUSE};
+use crate::catalog::{BUSYBOX, ENTRY};
 use crate::engine::Engine;
 use crate::instance::{self, Place, Plan, State};
 use crate::keeper::{self, Root};
 use crate::process::{Process, run};
-use crate::site::Site;
-use crate::{cgroup, registry};
+use crate::{cgroup, containerd, registry};
 
 /// Folders that the kubelet and the CNI library cannot be told to do without. They are empty
 /// in the node's namespace, and what is in them there goes with it.
@@ -24,118 +23,24 @@ pub(crate) const HOST_FOLDERS: &[&str] =
 /// Images that are on the node when it is up. [`crate::LAYERS`] is not.
 const LOADED: [&str; 2] = [BUSYBOX, ENTRY];
 
-/// Where containerd keeps the images and containers of Kubernetes.
-const CRI_NAMESPACE: &str = "k8s.io";
-
 /// The container engine is the daemon of the instance.
 pub(crate) fn plan(place: &Place<'_>, values: BTreeMap<String, String>) -> Result<Plan> {
-    let layout = Layout::of(place.site);
-    let config = layout.file("containerd.toml");
-    let networks = layout.file("cni");
-    fs::create_dir_all(&networks)?;
-    fs::write(networks.join("10-test.conflist"), network(place)?)?;
-    let registry = instance::known(place.site, Engine::Registry)?;
-    let address = registry.values.get(registry::ADDRESS).context("an incomplete record")?;
-    let pause = format!("{address}/{PAUSE}");
-    fs::write(&config, containerd(&layout, &pause))?;
-    Ok(Plan {
-        root: Some(Root::Host { empty: HOST_FOLDERS.iter().map(Into::into).collect() }),
-        make_bridge: false,
-        command: vec![
-            "/usr/bin/containerd".to_owned(),
-            "--config".to_owned(),
-            config.to_string_lossy().into_owned(),
-        ],
-        environment: Vec::new(),
-        socket: Some(layout.containerd_socket()),
-        values,
-    })
+    let mut plan = containerd::plan(place, None)?;
+    plan.root = Some(Root::Host { empty: HOST_FOLDERS.iter().map(Into::into).collect() });
+    plan.values = values;
+    Ok(plan)
 }
 
-fn containerd(layout: &Layout, pause: &str) -> String {
-    format!(
-        r#"version = 2
-root = {root:?}
-# In the namespace's own /run: short paths for sockets, and gone with it.
-state = "/run/containerd"
-
-[grpc]
-  address = {socket:?}
-
-[plugins."io.containerd.internal.v1.opt"]
-  path = {opt:?}
-
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = {pause:?}
-  # Without CAP_SYS_RESOURCE nobody may lower the score of a process, and runc fails.
-  restrict_oom_score_adj = true
-  stream_server_address = "127.0.0.1"
-  stream_server_port = "0"
-
-[plugins."io.containerd.grpc.v1.cri".cni]
-  bin_dir = "/usr/lib/cni"
-  conf_dir = {networks:?}
-
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-  runtime_type = "io.containerd.runc.v2"
-"#,
-        root = layout.text("containerd"),
-        socket = layout.text("containerd.sock"),
-        opt = layout.text("opt"),
-        networks = layout.text("cni"),
-    )
-}
-
-fn network(place: &Place<'_>) -> Result<Vec<u8>> {
-    Ok(serde_json::to_vec_pretty(&json!({
-        "cniVersion": "0.4.0",
-        // It stands in the packet filter's comments.
-        "name": place.bridge,
-        "plugins": [
-            {
-                "type": "bridge",
-                "bridge": place.bridge,
-                "isGateway": true,
-                "hairpinMode": true,
-                "ipMasq": false,
-                "ipam": {
-                    "type": "host-local",
-                    "dataDir": "/run/cni/networks",
-                    "ranges": [[{"subnet": place.subnet.network()}]],
-                    "routes": [{"dst": "0.0.0.0/0"}],
-                },
-            },
-            {"type": "portmap", "capabilities": {"portMappings": true}},
-        ],
-    }))?)
-}
-
-/// Whether containerd answers.
-pub(crate) fn probe(socket: &Path) -> Result<()> {
-    ctr(socket, &["version"]).map(drop)
-}
-
-fn ctr(socket: &Path, arguments: &[&str]) -> Result<String> {
-    let socket = socket.to_string_lossy();
-    let mut all = vec!["--address", &*socket, "--namespace", CRI_NAMESPACE];
-    all.extend(arguments);
-    run("ctr", &all)
-}
-
-/// Brings the images of the tests onto the node.
-///
-/// The one of the sandboxes is imported, because a kubelet has no password for it; the others
-/// come from the registry.
-pub(crate) fn load_images(site: &Site) -> Result<()> {
-    let socket = Layout::of(site).containerd_socket();
-    let pause = PAUSE.split(':').next().unwrap_or(PAUSE);
-    ctr(&socket, &["images", "import", &registry::image_archive(site, pause).to_string_lossy()])?;
-    let values = instance::known(site, Engine::Registry)?.values;
+/// Brings the images of the tests onto the node, with the password of the registry.
+pub(crate) fn load_images(place: &Place<'_>, state: &State) -> Result<()> {
+    containerd::load_pause(place, state)?;
+    let values = instance::known(place.site, Engine::Registry)?.values;
     let value = |name: &str| values.get(name).map(String::as_str).unwrap_or_default();
     let login = format!("{}:{}", value(registry::USER), value(registry::PASSWORD));
     for image in LOADED {
         let image = format!("{}/{image}", value(registry::ADDRESS));
-        ctr(&socket, &["images", "pull", "--plain-http", "--user", &login, &image])?;
+        let pull = ["images", "pull", "--plain-http", "--user", &login, &image];
+        containerd::ctr(state, &[&["--namespace", containerd::NAMESPACE], &pull[..]].concat())?;
     }
     Ok(())
 }
