@@ -1,0 +1,91 @@
+//! An engine's API without the code under test: one request, one connection, HTTP/1.0.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use runtime_conformance::BoxError;
+use serde_json::Value;
+
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A way to ask an engine what it has.
+#[derive(Debug, Clone)]
+pub struct Raw {
+    host: String,
+}
+
+impl Raw {
+    /// For the engine at `host`, in the form of `DOCKER_HOST`.
+    #[must_use]
+    pub fn new(host: impl Into<String>) -> Self {
+        Self { host: host.into() }
+    }
+
+    /// Sends a request without a body; gives the status and the body.
+    ///
+    /// # Errors
+    /// When the engine is not there or its answer is no HTTP.
+    pub fn request(&self, method: &str, path: &str) -> Result<(u16, Vec<u8>), BoxError> {
+        // An engine that speaks HTTP/1.0 ends its answer by closing: no chunks to put together.
+        let request = format!("{method} {path} HTTP/1.0\r\nHost: engine\r\n\r\n");
+        let mut answer = Vec::new();
+        if let Some(path) = self.host.strip_prefix("unix://") {
+            let mut stream = UnixStream::connect(path)?;
+            stream.set_read_timeout(Some(TIMEOUT))?;
+            stream.write_all(request.as_bytes())?;
+            stream.read_to_end(&mut answer)?;
+        } else {
+            let address = self.host.trim_start_matches("tcp://").trim_start_matches("http://");
+            let mut stream = TcpStream::connect(address)?;
+            stream.set_read_timeout(Some(TIMEOUT))?;
+            stream.write_all(request.as_bytes())?;
+            stream.read_to_end(&mut answer)?;
+        }
+        let end = answer.windows(4).position(|four| four == b"\r\n\r\n").ok_or("no HTTP")?;
+        let head = String::from_utf8_lossy(&answer[..end]).into_owned();
+        let status = head.split(' ').nth(1).ok_or("no status")?.parse()?;
+        Ok((status, answer.split_off(end + 4)))
+    }
+
+    /// The containers with this label, in whatever state: names, states and ids.
+    ///
+    /// # Errors
+    /// When the engine is not there or refuses.
+    pub fn containers(&self, label: &str) -> Result<Vec<String>, BoxError> {
+        let filters = encode(&serde_json::json!({"label": [label]}).to_string());
+        let path = format!("/v1.41/containers/json?all=1&filters={filters}");
+        let (status, body) = self.request("GET", &path)?;
+        if status != 200 {
+            return Err(format!("{status}: {}", String::from_utf8_lossy(&body)).into());
+        }
+        let listed: Vec<Value> = serde_json::from_slice(&body)?;
+        let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
+        Ok(listed
+            .iter()
+            .map(|one| {
+                format!("{} {} {}", text(&one["Names"][0]), text(&one["State"]), text(&one["Id"]))
+            })
+            .collect())
+    }
+
+    /// Removes an image; one that is used or not there is left alone.
+    ///
+    /// # Errors
+    /// When the engine is not there.
+    pub fn remove_image(&self, reference: &str) -> Result<(), BoxError> {
+        self.request("DELETE", &format!("/v1.41/images/{}", encode(reference))).map(drop)
+    }
+}
+
+fn encode(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => {
+                char::from(byte).to_string()
+            }
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
+}

@@ -1,0 +1,157 @@
+//! An engine that speaks Docker's API.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use runtime_conformance::{BoxError, Difference, EngineControl, Images, Registry, Subject};
+use runtime_core::{LABEL_SCOPE, Result, Runtime, Scope, async_trait};
+use runtime_docker::{DockerOptions, DockerRuntime};
+use test_engines::{Engine, Site};
+
+use crate::{Raw, differences};
+
+/// What the environment says of the engine and the registry: the variables that
+/// `cargo xtask env up` prints.
+#[derive(Debug, Clone)]
+pub struct Environment {
+    /// The engine, in the form of `DOCKER_HOST`.
+    pub host: String,
+    /// Its name: `docker`, `podman`, `docker-26`.
+    pub engine: String,
+    /// The registry and its login.
+    pub registry: Registry,
+    /// The folder that the engine sees at the same path.
+    pub shared: PathBuf,
+}
+
+impl Environment {
+    /// Reads the variables.
+    ///
+    /// # Errors
+    /// When one is missing: a test of an engine fails where there is none.
+    pub fn read() -> std::result::Result<Self, BoxError> {
+        let variable = |name: &str| {
+            std::env::var(name).map_err(|_| {
+                format!("{name} is not set: see `cargo xtask test`, or `cargo xtask env up`")
+            })
+        };
+        Ok(Self {
+            host: variable("RUNTIME_TEST_DOCKER_HOST")?,
+            engine: variable("RUNTIME_TEST_ENGINE")?,
+            registry: Registry::new(
+                variable("RUNTIME_TEST_REGISTRY")?,
+                variable("RUNTIME_TEST_REGISTRY_USER")?,
+                variable("RUNTIME_TEST_REGISTRY_PASSWORD")?,
+            ),
+            shared: variable("RUNTIME_TEST_SHARED_DIR")?.into(),
+        })
+    }
+}
+
+/// The subject.
+#[derive(Debug)]
+pub struct DockerSubject {
+    environment: Environment,
+    raw: Raw,
+    control: Option<Control>,
+}
+
+impl DockerSubject {
+    /// The engine of the environment.
+    ///
+    /// # Errors
+    /// When a variable is missing, or the name of the engine is unknown.
+    pub fn from_env() -> std::result::Result<Self, BoxError> {
+        let environment = Environment::read()?;
+        let control = Control::of(&environment);
+        Ok(Self { raw: Raw::new(&environment.host), environment, control })
+    }
+}
+
+#[async_trait]
+impl Subject for DockerSubject {
+    fn engine(&self) -> String {
+        self.environment.engine.clone()
+    }
+
+    async fn connect(&self, scope: &Scope) -> Result<Arc<dyn Runtime>> {
+        let options = DockerOptions::new(scope.clone()).host(&self.environment.host);
+        Ok(Arc::new(DockerRuntime::connect(options).await?))
+    }
+
+    fn images(&self) -> Images {
+        Images::of_registry(&self.environment.registry.address)
+    }
+
+    fn registry(&self) -> Registry {
+        self.environment.registry.clone()
+    }
+
+    async fn push_image(&self, name: &str) -> std::result::Result<String, BoxError> {
+        let (repository, tag) = name.split_once(':').ok_or("a name without a tag")?;
+        let (repository, tag) = (repository.to_owned(), tag.to_owned());
+        let pushed = tokio::task::spawn_blocking(move || {
+            test_engines::push_unique_image(&Site::of_checkout()?, &repository, &tag)
+        });
+        Ok(pushed.await??)
+    }
+
+    async fn forget_image(&self, reference: &str) -> std::result::Result<bool, BoxError> {
+        let (raw, reference) = (self.raw.clone(), reference.to_owned());
+        tokio::task::spawn_blocking(move || raw.remove_image(&reference)).await??;
+        Ok(true)
+    }
+
+    fn shared_dir(&self) -> Option<PathBuf> {
+        Some(self.environment.shared.clone())
+    }
+
+    fn published_address(&self) -> IpAddr {
+        Ipv4Addr::LOCALHOST.into()
+    }
+
+    async fn leftovers(&self, scope: &Scope) -> std::result::Result<Vec<String>, BoxError> {
+        let (raw, label) = (self.raw.clone(), format!("{LABEL_SCOPE}={scope}"));
+        tokio::task::spawn_blocking(move || raw.containers(&label)).await?
+    }
+
+    fn control(&self) -> Option<&dyn EngineControl> {
+        self.control.as_ref().map(|control| control as &dyn EngineControl)
+    }
+
+    fn differences(&self) -> Vec<Difference> {
+        differences::of(&self.environment.engine)
+    }
+}
+
+/// Kills and restarts an engine that this checkout has brought up itself.
+#[derive(Debug, Clone)]
+struct Control {
+    site: Site,
+    engine: Engine,
+}
+
+impl Control {
+    /// None for an engine that somebody else runs: it is not ours to kill.
+    fn of(environment: &Environment) -> Option<Self> {
+        let site = Site::of_checkout().ok()?;
+        let engine: Engine = environment.engine.parse().ok()?;
+        let ours = site.status(engine)?.host()? == environment.host;
+        ours.then_some(Self { site, engine })
+    }
+}
+
+#[async_trait]
+impl EngineControl for Control {
+    async fn kill(&self) -> std::result::Result<(), BoxError> {
+        let Self { site, engine } = self.clone();
+        Ok(tokio::task::spawn_blocking(move || site.kill_hard(engine)).await??)
+    }
+
+    async fn start(&self) -> std::result::Result<(), BoxError> {
+        let Self { site, engine } = self.clone();
+        tokio::task::spawn_blocking(move || site.restart(engine)).await??;
+        Ok(())
+    }
+}

@@ -1,0 +1,11 @@
+//! Faults that only a Docker engine can have, and what only this backend can be asked.
+
+mod faults {
+    mod dependencies;
+    mod engine_stops;
+    mod input;
+    mod no_engine;
+    mod requests;
+    mod secrets;
+    mod support;
+}

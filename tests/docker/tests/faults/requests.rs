@@ -1,0 +1,54 @@
+//! How many requests the engine sees.
+
+use std::sync::Arc;
+
+use futures_util::future;
+use runtime_core::{Container, ListOptions, Runtime, Signal};
+
+use super::support::{Engine, Outcome};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_waiters_cost_one_stream() -> Outcome {
+    let engine = Engine::of_environment().await?;
+    let spec = engine.idle();
+    let containers: Vec<Arc<dyn Container>> =
+        future::try_join_all((0..4).map(|_| engine.runtime.create_container(&spec))).await?;
+    for container in &containers {
+        container.start().await?;
+    }
+    // The first waiter opens what all of them share.
+    let first = containers[0].wait();
+    let short = std::time::Duration::from_millis(200);
+    assert!(tokio::time::timeout(short, first).await.is_err());
+    let before = engine.runtime.requests_sent();
+    let waiters: Vec<_> = (0..1000)
+        .map(|number| {
+            let container = Arc::clone(&containers[number % containers.len()]);
+            tokio::spawn(async move { container.wait().await })
+        })
+        .collect();
+    for container in &containers {
+        container.kill(Signal::KILL).await?;
+    }
+    for waiter in waiters {
+        assert_eq!(waiter.await??.code, Some(137));
+    }
+    let requests = engine.runtime.requests_sent() - before;
+    println!("1000 waiters for 4 containers: {requests} requests, 4 of them to kill");
+    // For each container: to kill it, to see that it runs, to read its end.
+    assert!(requests <= 4 * 3 + 2, "{requests} requests");
+    engine.finish().await
+}
+
+#[tokio::test]
+async fn a_list_with_info_is_one_request() -> Outcome {
+    let engine = Engine::of_environment().await?;
+    let spec = engine.idle();
+    future::try_join_all((0..5).map(|_| engine.runtime.create_container(&spec))).await?;
+    let before = engine.runtime.requests_sent();
+    let listed = engine.runtime.list_containers(ListOptions::default()).await?;
+    assert_eq!(listed.len(), 5);
+    assert!(listed.iter().all(|listed| !listed.info.name.is_empty()));
+    assert_eq!(engine.runtime.requests_sent() - before, 1);
+    engine.finish().await
+}
