@@ -17,7 +17,7 @@ use crate::{Driver, Error, Stream};
 #[non_exhaustive]
 pub struct Config {
     /// How many received bytes of one stream wait for its reader before the connection is read no
-    /// further (256 KiB). It is exceeded by at most 64 KiB.
+    /// further (256 KiB; at least 1). It is exceeded by at most 64 KiB.
     pub receive_buffer: usize,
     /// How many bytes of one stream wait for the transport before a write waits (128 KiB).
     pub send_buffer: usize,

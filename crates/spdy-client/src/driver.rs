@@ -144,7 +144,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             }
             let full = self.shared.lock().is_full();
             if self.write_failed {
-                return Poll::Pending;
+                // Nothing can be said any more, a good-bye included.
+                let closing = self.shared.lock().closing;
+                return if closing { Poll::Ready(Ok(())) } else { Poll::Pending };
             }
             match self.poll_write(context) {
                 Poll::Ready(Ok(())) => {
@@ -155,11 +157,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
                 Poll::Ready(Err(error)) => {
                     // The other side may have said why before it stopped listening.
                     self.write_failed = true;
-                    let mut state = self.shared.lock();
-                    state.fail_writing(error.into());
-                    if state.closing {
-                        return Poll::Ready(Ok(()));
-                    }
+                    self.shared.lock().fail_writing(error.into());
+                    continue;
                 }
                 Poll::Pending => {}
             }

@@ -129,8 +129,9 @@ impl State {
         wake(&mut self.driver);
     }
 
-    pub(crate) const fn receive_buffer(&self) -> usize {
-        self.config.receive_buffer
+    pub(crate) fn receive_buffer(&self) -> usize {
+        // An empty buffer is never full, whatever was asked for: else nothing could come in.
+        self.config.receive_buffer.max(1)
     }
 
     pub(crate) const fn send_buffer(&self) -> usize {

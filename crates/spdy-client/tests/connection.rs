@@ -156,7 +156,7 @@ async fn what_is_kept_for_a_slow_reader_is_bounded() {
     let mut total = 0;
     let mut largest = 0;
     settle().await;
-    while let Some(chunk) = slow.chunk().await.unwrap() {
+    while let Some(chunk) = timeout(SOON, slow.chunk()).await.unwrap().unwrap() {
         largest = largest.max(chunk.len());
         total += chunk.len();
     }
@@ -437,8 +437,24 @@ async fn what_a_peer_said_before_it_stopped_listening_is_read() {
     peer.data(1, true, b"the outcome").await;
     assert_eq!(read.chunk().await.unwrap().as_deref(), Some(b"the outcome".as_slice()));
     assert_eq!(read.chunk().await.unwrap(), None);
-    drop(peer);
-    driver.await.unwrap().unwrap();
+    // There is nobody to say good-bye to.
+    timeout(SOON, connection.close()).await.unwrap().unwrap();
+    timeout(SOON, driver).await.unwrap().unwrap().unwrap();
+    assert_eq!(peer.next().await, None);
+}
+
+#[tokio::test]
+async fn a_buffer_of_nothing_is_still_a_buffer() {
+    let (connection, mut peer, _driver) =
+        connect(Config::default().receive_buffer(0).send_buffer(0));
+    let mut stream = opened(&connection, &mut peer).await;
+    peer.data(1, true, b"in").await;
+    let mut text = String::new();
+    timeout(SOON, stream.read_to_string(&mut text)).await.unwrap().unwrap();
+    assert_eq!(text, "in");
+    timeout(SOON, stream.write_all(b"out")).await.unwrap().unwrap();
+    let data = Seen::Data { id: 1, fin: false, data: b"out".to_vec() };
+    assert_eq!(peer.next().await, Some(data));
 }
 
 proptest! {
