@@ -241,8 +241,8 @@ impl Endpoint {
             return Err(bad("carries a user, which is not offered"));
         }
         let port = match parsed.port() {
-            Some(text) => text.as_str().parse().map_err(|_| bad("the port is no number"))?,
-            None if parsed.as_str().ends_with(':') => return Err(bad("the port is missing")),
+            Some(port) => port.as_u16(),
+            None if parsed.as_str() != parsed.host() => return Err(bad("the port is no number")),
             None => port,
         };
         let host = parsed.host().trim_start_matches('[').trim_end_matches(']').to_owned();

@@ -2,37 +2,37 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use bollard::query_parameters::{KillContainerOptions, RemoveContainerOptions};
+use http::StatusCode;
 use runtime_core::{
     AttachOptions, ByteStream, Capability, Container, ContainerId, ContainerInfo, ContainerStats,
-    CopyInOptions, CopyOutOptions, Error, ExecOptions, Exit, LogOptions, LogReader, Operation,
-    Result, Session, Signal, StartOutcome, StatsOptions, StatsStream, StopOptions, StopOutcome,
+    ContainerStatus, CopyInOptions, CopyOutOptions, Error, ErrorKind, ExecOptions, Exit,
+    ExitReason, LogOptions, LogReader, Operation, Result, ResultExt, Session, Signal, StartOutcome,
+    StatsOptions, StatsStream, StopOptions, StopOutcome,
 };
+use tracing::{Instrument, Span};
 
 use crate::BACKEND;
-use crate::shared::Shared;
+use crate::error::from_bollard;
+use crate::http::Call;
+use crate::life::{Life, Started};
+use crate::shared::{Shared, within};
 
 /// A handle.
+#[derive(Clone)]
 pub(crate) struct DockerContainer {
     shared: Arc<Shared>,
     id: ContainerId,
-    name: String,
+    name: Arc<str>,
+    life: Arc<Life>,
 }
 
 impl fmt::Debug for DockerContainer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DockerContainer").field("id", &self.id).field("name", &self.name).finish()
-    }
-}
-
-impl DockerContainer {
-    pub(crate) fn new(shared: Arc<Shared>, id: ContainerId, name: String) -> Self {
-        Self { shared, id, name }
-    }
-
-    fn lacks(&self, capability: Capability, operation: Operation) -> Error {
-        Error::unsupported(capability).during(operation).on(BACKEND).about(&self.id)
     }
 }
 
@@ -47,15 +47,15 @@ impl Container for DockerContainer {
     }
 
     async fn start(&self) -> Result<StartOutcome> {
-        Err(Error::internal("not written yet"))
+        self.doing(Operation::Start, self.start_it()).await
     }
 
     async fn info(&self) -> Result<ContainerInfo> {
-        Err(Error::internal("not written yet"))
+        self.doing(Operation::Info, self.info_now()).await
     }
 
     async fn wait(&self) -> Result<Exit> {
-        Err(Error::internal("not written yet"))
+        self.doing(Operation::Wait, self.exit()).await
     }
 
     async fn logs(&self, _options: LogOptions) -> Result<LogReader> {
@@ -70,16 +70,16 @@ impl Container for DockerContainer {
         Err(self.lacks(Capability::StatsCpu, Operation::Stats))
     }
 
-    async fn stop(&self, _options: StopOptions) -> Result<StopOutcome> {
-        Err(Error::internal("not written yet"))
+    async fn stop(&self, options: StopOptions) -> Result<StopOutcome> {
+        self.doing(Operation::Stop, self.stop_it(options)).await
     }
 
-    async fn kill(&self, _signal: Signal) -> Result<()> {
-        Err(Error::internal("not written yet"))
+    async fn kill(&self, signal: Signal) -> Result<()> {
+        self.doing(Operation::Kill, self.kill_it(signal)).await
     }
 
     async fn remove(&self) -> Result<()> {
-        Err(Error::internal("not written yet"))
+        self.doing(Operation::Remove, self.remove_it()).await
     }
 
     async fn exec(&self, _options: ExecOptions) -> Result<Session> {
@@ -102,4 +102,219 @@ impl Container for DockerContainer {
     async fn copy_out(&self, _path: &str, _options: CopyOutOptions) -> Result<ByteStream> {
         Err(self.lacks(Capability::CopyOut, Operation::CopyOut))
     }
+}
+
+impl DockerContainer {
+    pub(crate) fn new(shared: Arc<Shared>, id: ContainerId, name: impl Into<Arc<str>>) -> Self {
+        let life = shared.lives.of(&id);
+        Self { shared, id, name: name.into(), life }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub(crate) fn full_id(&self) -> &ContainerId {
+        &self.id
+    }
+
+    pub(crate) fn life(&self) -> &Arc<Life> {
+        &self.life
+    }
+
+    /// Does `work` in a span of its own, and says in its error what was done to which container.
+    async fn doing<T>(
+        &self,
+        operation: Operation,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let done = work.instrument(self.span(operation)).await;
+        done.during(operation).on(BACKEND).about(&self.id)
+    }
+
+    fn span(&self, operation: Operation) -> Span {
+        tracing::debug_span!(
+            "container",
+            backend = BACKEND,
+            operation = operation.as_str(),
+            container = %self.id
+        )
+    }
+
+    fn lacks(&self, capability: Capability, operation: Operation) -> Error {
+        Error::unsupported(capability).during(operation).on(BACKEND).about(&self.id)
+    }
+
+    async fn start_it(&self) -> Result<StartOutcome> {
+        // One start at a time. Docker would start again what has run, so that it has to be known
+        // that this one has not; of a container that was created here it is known.
+        let _one = self.life.starting.lock().await;
+        if self.life.exit().is_some() {
+            return Ok(StartOutcome::AlreadyStarted);
+        }
+        if self.life.started() == Started::Unknown {
+            let inspect = self.shared.inspect(Operation::Start, &self.id).await?;
+            if inspect.status() != ContainerStatus::Created {
+                self.life.set_started(Started::Yes);
+            }
+        }
+        if self.life.started() == Started::Yes {
+            return Ok(StartOutcome::AlreadyStarted);
+        }
+        // What comes of it is not known when the caller lets go of the future, or when the
+        // answer does not come: then the engine has to be asked before the next start.
+        self.life.set_started(Started::Unknown);
+        let call = Call::post(Operation::Start, format!("/containers/{}/start", self.id));
+        let work = self.shared.http.unit(call);
+        match within(Operation::Start, self.shared.deadlines.start, work).await {
+            Ok(StatusCode::NOT_MODIFIED) => {
+                self.life.set_started(Started::Yes);
+                Ok(StartOutcome::AlreadyStarted)
+            }
+            Ok(_) => {
+                self.life.set_started(Started::Yes);
+                Ok(StartOutcome::Started)
+            }
+            Err(error) => {
+                if is_an_answer(&error) {
+                    self.life.set_started(Started::Yes);
+                    let why = error.message().unwrap_or_default();
+                    self.shared.lives.start_failed(&self.life, why);
+                    // Neither engine has an event for it.
+                    self.shared.exits.poke(&self.id);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn info_now(&self) -> Result<ContainerInfo> {
+        let inspect = self.shared.inspect(Operation::Info, &self.id).await?;
+        let exit = match self.life.exit() {
+            Some(exit) => Some(exit.clone()),
+            None => match inspect.exit() {
+                Some(exit) => Some(self.shared.lives.settle(&self.id, exit).await),
+                None => None,
+            },
+        };
+        Ok(inspect.info(exit))
+    }
+
+    /// The exit, as all who wait for it are told it.
+    pub(crate) async fn exit(&self) -> Result<Exit> {
+        match self.life.exit() {
+            Some(exit) => Ok(exit.clone()),
+            None => self.shared.exits.wait(&self.id).await,
+        }
+    }
+
+    async fn stop_it(&self, options: StopOptions) -> Result<StopOutcome> {
+        let grace = options.grace.map(|grace| self.shared.capabilities.round_grace(grace));
+        let mut call = Call::post(Operation::Stop, format!("/containers/{}/stop", self.id));
+        if let Some(grace) = grace {
+            call = call.query("t", grace.as_secs());
+        }
+        let grace = match grace {
+            Some(grace) => grace,
+            None => self.created_grace().await?,
+        };
+        let deadline = grace.saturating_add(self.shared.deadlines.stop_margin);
+        let stopping = self.shared.lives.stopping(&self.life);
+        let work = async {
+            let status = self.shared.http.unit(call).await?;
+            // The engine says that it was stopped or was not running, and no more. Podman says
+            // it was stopped of what was never started, too.
+            let inspect = self.shared.inspect(Operation::Stop, &self.id).await?;
+            Ok((status, inspect))
+        };
+        let (status, inspect) = match within(Operation::Stop, deadline, work).await {
+            Ok(done) => done,
+            Err(error) => {
+                if error.kind() == ErrorKind::NotFound {
+                    stopping.was_not_running();
+                }
+                return Err(error);
+            }
+        };
+        let failed = self.life.exit().filter(|exit| exit.reason == ExitReason::StartFailed);
+        let Some(exit) = failed.cloned().or_else(|| inspect.exit()) else {
+            stopping.was_not_running();
+            return match inspect.status() {
+                ContainerStatus::Created => Ok(StopOutcome::NotStarted),
+                _ => Err(Error::internal("the engine says that it was stopped, and that it runs")),
+            };
+        };
+        let stopped = status != StatusCode::NOT_MODIFIED && exit.reason != ExitReason::StartFailed;
+        if stopped {
+            drop(stopping);
+        } else {
+            stopping.was_not_running();
+        }
+        let exit = self.shared.lives.settle(&self.id, exit).await;
+        Ok(if stopped { StopOutcome::Stopped(exit) } else { StopOutcome::AlreadyExited(exit) })
+    }
+
+    /// The grace that was set when the container was created.
+    async fn created_grace(&self) -> Result<Duration> {
+        if let Some(grace) = self.life.stop_grace.get() {
+            return Ok(*grace);
+        }
+        let inspect = self.shared.inspect(Operation::Stop, &self.id).await?;
+        let seconds = inspect.config.stop_timeout.and_then(|grace| u64::try_from(grace).ok());
+        let grace = Duration::from_secs(seconds.unwrap_or(10));
+        Ok(*self.life.stop_grace.get_or_init(|| grace))
+    }
+
+    async fn kill_it(&self, signal: Signal) -> Result<()> {
+        let options = KillContainerOptions { signal: signal.number().to_string() };
+        let work = async {
+            let killed = self.shared.docker.kill_container(self.id.as_str(), Some(options)).await;
+            killed.map_err(|error| from_bollard(Operation::Kill, error))
+        };
+        match within(Operation::Kill, self.shared.deadlines.query, work).await {
+            // It is not running, but which of the two ways to be so it is only a look can tell.
+            Err(error) if error.kind() == ErrorKind::InvalidState => {
+                let info = self.info_now().await?;
+                Err(match info.status {
+                    ContainerStatus::Created => Error::new(ErrorKind::NotStarted),
+                    _ => error,
+                })
+            }
+            done => done,
+        }
+    }
+
+    /// Removes it, running or not.
+    pub(crate) async fn remove_it(&self) -> Result<()> {
+        // Known before the kill, so that no waiter takes that for the container's own end.
+        self.life.set_removing();
+        let options = RemoveContainerOptions { force: true, v: true, link: false };
+        let work = async {
+            let removed =
+                self.shared.docker.remove_container(self.id.as_str(), Some(options)).await;
+            match removed.map_err(|error| from_bollard(Operation::Remove, error)) {
+                // Another removal is at it: this one is done when that is.
+                Err(error) if error.kind() == ErrorKind::InvalidState => self.until_removed().await,
+                done => done,
+            }
+        };
+        within(Operation::Remove, self.shared.deadlines.remove, work).await
+    }
+
+    async fn until_removed(&self) -> Result<()> {
+        let call = Call::post(Operation::Remove, format!("/containers/{}/wait", self.id))
+            .query("condition", "removed");
+        match self.shared.http.unit(call).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            done => done.map(|_| ()),
+        }
+    }
+}
+
+/// Whether the engine said no, and not nothing.
+fn is_an_answer(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::InvalidArgument | ErrorKind::ResourceExhausted | ErrorKind::Internal
+    )
 }

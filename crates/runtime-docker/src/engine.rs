@@ -81,7 +81,11 @@ impl Engine {
         )?;
         let api = version.negotiate()?;
         http.speak(api);
-        let info = http.json(Call::get(Operation::Connect, "/info")).await?;
+        let info: Info = http.json(Call::get(Operation::Connect, "/info")).await?;
+        if !info.os_type.is_empty() && info.os_type != "linux" {
+            return Err(Error::new(ErrorKind::Unsupported)
+                .with_message(format!("the engine runs {} containers", info.os_type)));
+        }
         Ok(Self::new(version, api, info))
     }
 
@@ -94,8 +98,20 @@ impl Engine {
         Self { flavour, name, version: version.version, api, info }
     }
 
-    pub(crate) fn is_podman(&self) -> bool {
-        self.flavour == Flavour::Podman
+    /// Asks again who is there: the name and the version.
+    pub(crate) async fn ask_again(&self, http: &Http) -> Result<(String, String)> {
+        let version: Version = http.json(Call::get(Operation::Health, "/version")).await?;
+        let now = Self::new(version, self.api, self.info.clone());
+        Ok((now.name, now.version))
+    }
+
+    /// What the user should know of it.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.info.warnings.clone().unwrap_or_default();
+        if self.info.cgroup_driver == "none" {
+            warnings.push("The engine has no cgroups: limits are not offered.".to_owned());
+        }
+        warnings
     }
 
     /// The version of the engine as numbers: `20.10.24+dfsg1` is `[20, 10, 24]`.
@@ -192,6 +208,19 @@ pub(crate) struct DiscoveredDevice {
 }
 
 impl Info {
+    /// Whether the NVIDIA runtime is configured.
+    pub(crate) fn has_nvidia_runtime(&self) -> bool {
+        self.runtimes.contains_key("nvidia")
+    }
+
+    /// Whether the engine has found NVIDIA GPUs by CDI.
+    pub(crate) fn has_nvidia_cdi(&self) -> bool {
+        let devices = self.discovered_devices.as_deref().unwrap_or_default();
+        devices
+            .iter()
+            .any(|device| device.source == "cdi" && device.id.starts_with("nvidia.com/gpu="))
+    }
+
     /// 1 or 2.
     pub(crate) fn cgroups(&self) -> u8 {
         if self.cgroup_version == "2" { 2 } else { 1 }

@@ -5,11 +5,13 @@
 
 use std::collections::BTreeMap;
 
+use std::time::Duration;
+
 use runtime_core::{ContainerId, Operation, Result, ResultExt};
 use serde::Deserialize;
 
-use crate::http::Call;
-use crate::shared::Shared;
+use crate::http::{Call, Http, encode};
+use crate::shared::{Shared, within};
 
 impl Shared {
     /// Asks what the engine knows of a container.
@@ -17,9 +19,22 @@ impl Shared {
     /// # Errors
     /// `NotFound`.
     pub(crate) async fn inspect(&self, operation: Operation, id: &ContainerId) -> Result<Inspect> {
-        let call = Call::get(operation, format!("/containers/{id}/json"));
-        self.query(operation, call).await.about(id)
+        inspect(&self.http, self.deadlines.query, operation, id).await
     }
+}
+
+/// Asks what the engine knows of a container.
+///
+/// # Errors
+/// `NotFound`.
+pub(crate) async fn inspect(
+    http: &Http,
+    deadline: Duration,
+    operation: Operation,
+    id: &ContainerId,
+) -> Result<Inspect> {
+    let call = Call::get(operation, format!("/containers/{}/json", encode(id.as_str())));
+    within(operation, deadline, http.json(call)).await.about(id)
 }
 
 #[derive(Debug, Clone, Deserialize)]

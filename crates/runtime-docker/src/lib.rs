@@ -1,14 +1,26 @@
 //! Docker Engine and Podman behind the `runtime-core` interface.
 
+mod capabilities;
 mod connect;
 mod connector;
 mod container;
+mod create;
 mod engine;
 mod error;
+mod events;
+mod exits;
 mod http;
+mod info;
 mod inspect;
+mod json_lines;
+mod life;
+mod list;
+mod mounts;
+mod pull;
 mod runtime;
 mod shared;
+mod spec;
+mod time;
 #[cfg(feature = "tls")]
 mod tls;
 

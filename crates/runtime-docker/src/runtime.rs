@@ -2,15 +2,38 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use runtime_core::{Capabilities, Operation, Result, ResultExt, Scope};
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use runtime_core::{
+    Capabilities, Capability, Container, ContainerId, ContainerSpec, ContainerStats, Error,
+    ErrorKind, EventStream, EventsOptions, Health, Image, ImageRef, LABEL_CREATED_AT, ListOptions,
+    Listed, Operation, PullOptions, PullStream, ReapOptions, ReapReport, Result, ResultExt,
+    Runtime, Scope,
+};
+use runtime_support::ExitHub;
+use tracing::Instrument;
 
-use crate::BACKEND;
+use crate::capabilities::capabilities;
 use crate::connect::DockerOptions;
 use crate::connector::Connector;
+use crate::container::DockerContainer;
 use crate::engine::Engine;
+use crate::exits::DockerExits;
 use crate::http::{Http, bollard};
+use crate::info::Summary;
+use crate::life::Lives;
+use crate::list::is_ours;
 use crate::shared::{Shared, within};
+use crate::{BACKEND, create, events, pull};
+
+/// How many containers are removed at once by a reap.
+const REMOVALS: usize = 8;
+
+/// How often those that are waited for are looked at whatever the events say. The engines have no
+/// event for a start that failed in another process.
+const RESYNC: Duration = Duration::from_secs(30);
 
 /// A connection to a Docker Engine or a Podman service.
 ///
@@ -51,10 +74,20 @@ impl DockerRuntime {
         let mut http = Http::new(endpoint, connector);
         let engine =
             within(Operation::Connect, deadlines.connect, Engine::identify(&mut http)).await?;
-        let capabilities = Capabilities::default();
+        let capabilities = capabilities(&engine);
         let http = Arc::new(http);
         let docker = bollard(&http)?;
-        let shared = Shared { http, docker, scope, deadlines, engine, capabilities };
+        let lives = Arc::new(Lives::default());
+        let exits = DockerExits {
+            http: Arc::clone(&http),
+            deadlines: deadlines.clone(),
+            scope: scope.clone(),
+            flavour: engine.flavour,
+            lives: Arc::clone(&lives),
+        };
+        let exits = ExitHub::new(exits, RESYNC);
+        tracing::debug!(backend = BACKEND, engine = %engine, "connected");
+        let shared = Shared { http, docker, scope, deadlines, engine, capabilities, lives, exits };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -63,5 +96,162 @@ impl DockerRuntime {
     #[must_use]
     pub fn requests_sent(&self) -> u64 {
         self.shared.http.requests_sent()
+    }
+
+    async fn doing<T>(
+        &self,
+        operation: Operation,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let span = tracing::debug_span!(
+            "runtime",
+            backend = BACKEND,
+            operation = operation.as_str(),
+            scope = %self.shared.scope
+        );
+        work.instrument(span).await.during(operation).on(BACKEND)
+    }
+
+    fn handle(&self, summary: &Summary) -> DockerContainer {
+        let id = ContainerId::new(&summary.id);
+        DockerContainer::new(Arc::clone(&self.shared), id, summary.name())
+    }
+
+    async fn reattach(&self, id: &ContainerId) -> Result<Arc<dyn Container>> {
+        let inspect = self.shared.inspect(Operation::Reattach, id).await?;
+        // An engine takes a name and the beginning of an id as well, and knows containers that
+        // are not ours.
+        let ours = inspect.id == id.as_str()
+            && is_ours(&self.shared.scope, |key| inspect.labels().get(key).map(String::as_str));
+        if !ours {
+            return Err(Error::new(ErrorKind::NotFound).with_message("not of this scope"));
+        }
+        let name = inspect.name();
+        Ok(Arc::new(DockerContainer::new(Arc::clone(&self.shared), id.clone(), name)))
+    }
+
+    async fn list(&self, options: &ListOptions) -> Result<Vec<Listed>> {
+        let listed = self.shared.list(Operation::List, &options.labels).await?;
+        Ok(listed
+            .iter()
+            .map(|summary| {
+                let container = self.handle(summary);
+                let info = summary.info(container.life().exit().cloned());
+                Listed::new(Arc::new(container), info)
+            })
+            .collect())
+    }
+
+    async fn reap_old(&self, options: &ReapOptions) -> Result<ReapReport> {
+        let mut listed = self.shared.list(Operation::Reap, &options.labels).await?;
+        let now = SystemTime::now();
+        listed.retain(|summary| {
+            // A clock that was set back makes a container young, never old.
+            let age = now.duration_since(made_at(summary)).unwrap_or_default();
+            age >= options.older_than
+        });
+        let containers: Vec<_> = listed.iter().map(|summary| self.handle(summary)).collect();
+        let mut removals = futures_util::stream::iter(containers)
+            .map(|container| async move {
+                let removed = container.remove_it().await;
+                (container.full_id().clone(), removed)
+            })
+            .buffer_unordered(REMOVALS);
+        let mut report = ReapReport::default();
+        while let Some((id, removed)) = removals.next().await {
+            match removed {
+                Ok(()) => report.removed.push(id),
+                Err(error) if error.kind() == ErrorKind::NotFound => report.removed.push(id),
+                Err(error) => report.failed.push((id, error.to_string())),
+            }
+        }
+        Ok(report)
+    }
+}
+
+/// When a container was made, by the caller's clock where the label says so.
+fn made_at(summary: &Summary) -> SystemTime {
+    let label = summary.label(LABEL_CREATED_AT).and_then(|millis| millis.parse().ok());
+    label
+        .and_then(|millis| UNIX_EPOCH.checked_add(Duration::from_millis(millis)))
+        .or_else(|| summary.created_at())
+        .unwrap_or(UNIX_EPOCH)
+}
+
+#[async_trait]
+impl Runtime for DockerRuntime {
+    fn backend(&self) -> &'static str {
+        BACKEND
+    }
+
+    fn scope(&self) -> &Scope {
+        &self.shared.scope
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        &self.shared.capabilities
+    }
+
+    async fn health(&self) -> Result<Health> {
+        let work = async {
+            let health = self.shared.engine.ask_again(&self.shared.http);
+            let (name, version) =
+                within(Operation::Health, self.shared.deadlines.query, health).await?;
+            let mut health = Health::new(BACKEND, name, version, self.shared.capabilities.clone());
+            health.api_version = Some(self.shared.engine.api.to_string());
+            health.warnings = self.shared.engine.warnings();
+            Ok(health)
+        };
+        self.doing(Operation::Health, work).await
+    }
+
+    async fn pull_image(&self, image: &Image, options: PullOptions) -> Result<PullStream> {
+        let work = async {
+            let reference = ImageRef::parse(&image.reference)?;
+            pull::open(&self.shared, &reference, image.auth.as_ref(), options.policy).await
+        };
+        self.doing(Operation::Pull, work).await.about(&image.reference)
+    }
+
+    async fn create_container(&self, spec: &ContainerSpec) -> Result<Arc<dyn Container>> {
+        let made = self.doing(Operation::Create, create::create(&self.shared, spec)).await;
+        match made {
+            Ok(container) => Ok(Arc::new(container)),
+            Err(error) if error.kind() == ErrorKind::ImageNotFound => {
+                Err(error.about(&spec.image.reference))
+            }
+            Err(error) => Err(match &spec.name {
+                Some(name) => error.about(name),
+                None => error,
+            }),
+        }
+    }
+
+    async fn container(&self, id: &ContainerId) -> Result<Arc<dyn Container>> {
+        self.doing(Operation::Reattach, self.reattach(id)).await.about(id)
+    }
+
+    async fn list_containers(&self, options: ListOptions) -> Result<Vec<Listed>> {
+        self.doing(Operation::List, self.list(&options)).await
+    }
+
+    async fn stats(
+        &self,
+        _containers: &[ContainerId],
+    ) -> Result<Vec<(ContainerId, ContainerStats)>> {
+        Err(Error::unsupported(Capability::BulkStats).during(Operation::Stats).on(BACKEND))
+    }
+
+    async fn events(&self, options: EventsOptions) -> Result<EventStream> {
+        self.doing(Operation::Events, events::open(&self.shared, options)).await
+    }
+
+    async fn reap(&self, options: ReapOptions) -> Result<ReapReport> {
+        self.doing(Operation::Reap, self.reap_old(&options)).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.shared.http.close();
+        Ok(())
     }
 }

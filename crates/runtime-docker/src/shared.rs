@@ -5,12 +5,15 @@ use std::time::Duration;
 
 use http::Response;
 use hyper::body::Incoming;
-use runtime_core::{Capabilities, Deadlines, Error, ErrorKind, Operation, Result, Scope};
+use runtime_core::{Capabilities, Deadlines, Operation, Result, ResultExt, Scope};
 use serde::de::DeserializeOwned;
+
+use runtime_support::ExitHub;
 
 use crate::BACKEND;
 use crate::engine::Engine;
 use crate::http::{Call, Http};
+use crate::life::Lives;
 
 /// The connection, and what is known of the engine at its other end.
 #[derive(Debug)]
@@ -27,19 +30,13 @@ pub(crate) struct Shared {
     pub(crate) engine: Engine,
     /// What it can do.
     pub(crate) capabilities: Capabilities,
+    /// What is known of the containers beyond what the engine knows.
+    pub(crate) lives: Arc<Lives>,
+    /// Who waits for the end of containers.
+    pub(crate) exits: ExitHub,
 }
 
 impl Shared {
-    /// Does `work`, but no longer than `deadline`.
-    pub(crate) async fn within<T>(
-        &self,
-        operation: Operation,
-        deadline: Duration,
-        work: impl Future<Output = Result<T>>,
-    ) -> Result<T> {
-        within(operation, deadline, work).await
-    }
-
     /// Asks a question and reads its JSON answer, within the deadline of questions.
     pub(crate) async fn query<T: DeserializeOwned>(
         &self,
@@ -65,10 +62,5 @@ pub(crate) async fn within<T>(
     deadline: Duration,
     work: impl Future<Output = Result<T>>,
 ) -> Result<T> {
-    tokio::time::timeout(deadline, work).await.unwrap_or_else(|_| {
-        Err(Error::new(ErrorKind::Timeout)
-            .with_message(format!("the engine has not answered within {deadline:?}"))
-            .during(operation)
-            .on(BACKEND))
-    })
+    runtime_support::within(operation, deadline, work).await.on(BACKEND)
 }

@@ -1,0 +1,70 @@
+//! What the engine at the other end can do.
+
+use std::time::Duration;
+
+use runtime_core::Capabilities;
+
+use crate::engine::{Engine, Flavour};
+
+/// What an engine of this kind, version and configuration can do.
+pub(crate) fn capabilities(engine: &Engine) -> Capabilities {
+    let docker = engine.flavour == Flavour::Docker;
+    let info = &engine.info;
+    // Without cgroups an engine (rootless, mostly) takes every limit and applies none.
+    let limits = info.cgroup_driver != "none";
+
+    let mut can = Capabilities::default();
+    can.pull_image = true;
+    // Podman tells of whole layers only.
+    can.pull_progress = docker;
+    can.memory_limit = limits && info.memory_limit;
+    can.shared_memory = true;
+    can.cpu_count = limits && info.cpu_cfs_quota;
+    can.cpu_shares = limits && info.cpu_shares;
+    // Podman takes the request for a GPU and makes the container without.
+    can.gpus_by_id = docker && (info.has_nvidia_runtime() || info.has_nvidia_cdi());
+    can.gpus_by_count = docker && info.has_nvidia_runtime();
+    can.user = true;
+    can.user_name = true;
+    can.group_name = true;
+    can.supplementary_groups = true;
+    can.working_dir = true;
+    can.hostname = true;
+    can.mounts = true;
+    can.mounts_read_only = true;
+    can.tcp_ports = true;
+    can.oom_score_adj = true;
+    can.interactive_stdin = true;
+    can.terminal = true;
+    can.stop_signal = true;
+    can.stop_grace_override = true;
+    can.stop_immediately = true;
+    can.kill = true;
+    // Podman 4.3 was seen to report a kill by the memory limit as any other.
+    can.oom_reason = docker && can.memory_limit;
+    can.wait = true;
+    can.logs = true;
+    can.logs_streams_apart = true;
+    can.logs_follow = true;
+    can.stats_cpu = limits;
+    can.stats_memory = limits;
+    can.stats_network = limits;
+    can.stats_block_io = limits;
+    can.bulk_stats = limits;
+    can.events = true;
+    can.copy_in = true;
+    can.copy_out = true;
+    can.reattach = true;
+    can.reap = true;
+
+    can.limits.stop_grace_unit = Some(Duration::from_secs(1));
+    can.limits.minimum_memory = can.memory_limit.then_some(if docker {
+        // "Minimum memory limit allowed is 6MB": of all engines from 20.10 on.
+        6 << 20
+    } else {
+        // Podman sets none. What runc needs to set a container up was seen to be just under
+        // 3 MiB, so that less fails by chance.
+        4 << 20
+    });
+    can
+}

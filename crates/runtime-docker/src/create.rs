@@ -1,0 +1,227 @@
+//! Creating a container: the whole of it or nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bollard::query_parameters::CreateContainerOptions;
+use runtime_core::{
+    Backoff, ContainerId, ContainerSpec, Error, ErrorKind, LABEL_NONCE, Nonce, Operation,
+    PullPolicy, Result,
+};
+use serde::Deserialize;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::container::DockerContainer;
+use crate::error::{from_bollard, refusal};
+use crate::http::{Call, encode};
+use crate::info::Summary;
+use crate::life::Started;
+use crate::list::{self, Filter};
+use crate::shared::{Shared, within};
+use crate::spec::{Create, engine_name};
+use crate::{mounts, pull};
+
+/// Creates a container.
+///
+/// The request is the only one where the image is there: an engine that lacks the image says so,
+/// and then it is pulled. Asking first would cost every create a request.
+pub(crate) async fn create(shared: &Arc<Shared>, spec: &ContainerSpec) -> Result<DockerContainer> {
+    let spec = spec.prepare(&shared.scope, &shared.capabilities)?;
+    mounts::check(shared, &spec.mounts).await?;
+    let mut create = Create::new(spec, &shared.engine)?;
+    let mut pulled = false;
+    if create.pull_policy == PullPolicy::Always {
+        pull::ensure(shared, &create.image, create.auth.as_ref()).await?;
+        pulled = true;
+    }
+    loop {
+        let made = async {
+            if create.wants_no_arguments() {
+                give_entrypoint(shared, &mut create).await?;
+            }
+            send(shared, &create).await
+        };
+        match made.await {
+            Ok(container) => return Ok(container),
+            Err(error) if error.kind() == ErrorKind::ImageNotFound && !pulled => {
+                if create.pull_policy == PullPolicy::Never || create.image.is_id() {
+                    return Err(error);
+                }
+                pull::ensure(shared, &create.image, create.auth.as_ref()).await?;
+                pulled = true;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Gives the image's entrypoint as the caller's command, so that the image's arguments do not
+/// count.
+async fn give_entrypoint(shared: &Shared, create: &mut Create) -> Result<()> {
+    let path = format!("/images/{}/json", encode(&engine_name(&create.image)));
+    let image: ImageInspect = shared
+        .query(Operation::Create, Call::get(Operation::Create, path))
+        .await
+        .map_err(|error| match error.kind() {
+            ErrorKind::NotFound => refusal(Operation::Create, 404, "No such image"),
+            _ => error,
+        })?;
+    match image.config.entrypoint.filter(|words| !words.is_empty()) {
+        Some(entrypoint) => {
+            create.body.entrypoint = Some(entrypoint);
+            create.body.cmd = None;
+            Ok(())
+        }
+        None => Err(Error::invalid(
+            "arguments",
+            "without any, and with an image that has no entrypoint, there is nothing to run",
+        )),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ImageInspect {
+    #[serde(default)]
+    config: ImageConfig,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct ImageConfig {
+    entrypoint: Option<Vec<String>>,
+}
+
+/// Sends the create in a task of its own, which goes on when the caller has dropped the future:
+/// an engine that has begun to create does not stop when the connection goes, so that somebody
+/// has to wait for what came of it and remove that.
+async fn send(shared: &Arc<Shared>, create: &Create) -> Result<DockerContainer> {
+    let (answer, answered) = oneshot::channel();
+    let task = {
+        let (shared, create) = (Arc::clone(shared), create.clone());
+        async move {
+            let made = request(&shared, create).await;
+            // When nobody waits any more it comes back, and being dropped it is removed.
+            drop(answer.send(made));
+        }
+    };
+    tokio::spawn(task);
+    match answered.await {
+        Ok(made) => Ok(made?.keep()),
+        Err(_) => Err(Error::internal("the task that creates has ended")),
+    }
+}
+
+async fn request(shared: &Arc<Shared>, create: Create) -> Result<Made> {
+    let Create { name, nonce, body, stop_grace, .. } = create;
+    let options = CreateContainerOptions { name: Some(name.to_string()), ..Default::default() };
+    let answer = async {
+        shared
+            .docker
+            .create_container(Some(options), body)
+            .await
+            .map_err(|error| from_bollard(Operation::Create, error))
+    };
+    match within(Operation::Create, shared.deadlines.create, answer).await {
+        Ok(answer) => {
+            for warning in &answer.warnings {
+                tracing::warn!(container = %answer.id, warning, "the engine warns");
+            }
+            let id = ContainerId::new(&answer.id);
+            let container = DockerContainer::new(Arc::clone(shared), id, name.as_str().to_owned());
+            container.life().set_started(Started::No);
+            let _ = container.life().stop_grace.set(stop_grace);
+            Ok(Made { container, kept: false, handle: Handle::current() })
+        }
+        Err(error) => {
+            if leaves_it_open(&error) {
+                tokio::spawn(undo(Arc::clone(shared), nonce));
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Whether the container may have been made all the same.
+fn leaves_it_open(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Lost | ErrorKind::Internal
+    )
+}
+
+/// A container that nobody has a handle of yet. Dropped, it is removed.
+struct Made {
+    container: DockerContainer,
+    kept: bool,
+    handle: Handle,
+}
+
+impl Made {
+    fn keep(mut self) -> DockerContainer {
+        self.kept = true;
+        self.container.clone()
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        let container = self.container.clone();
+        self.handle.spawn(async move {
+            if let Err(error) = remove(&container).await {
+                let id = container.full_id();
+                tracing::warn!(container = %id, %error, "a dropped create is not undone");
+            }
+        });
+    }
+}
+
+async fn remove(container: &DockerContainer) -> Result<()> {
+    let mut backoff = Backoff::default();
+    let until = Instant::now() + container.shared().deadlines.remove;
+    loop {
+        match container.remove_it().await {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.is_retryable() && Instant::now() < until => {
+                tokio::time::sleep(backoff.delay()).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Looks for what a create without an answer may have made, and removes it. The engine may still
+/// be at it, so it is looked for until a create would have to be done.
+async fn undo(shared: Arc<Shared>, nonce: Nonce) {
+    let label = [format!("{LABEL_NONCE}={nonce}")];
+    let until = Instant::now() + shared.deadlines.create;
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    while Instant::now() < until {
+        let call = list::call(Operation::Create, &Filter::Labels(&shared.scope, &label));
+        match shared.query::<Vec<Summary>>(Operation::Create, call).await {
+            Ok(found) => {
+                for summary in found.iter().filter(|found| {
+                    found.label(LABEL_NONCE).is_some_and(|value| value == nonce.as_str())
+                }) {
+                    let container = DockerContainer::new(
+                        Arc::clone(&shared),
+                        ContainerId::new(&summary.id),
+                        summary.name().to_owned(),
+                    );
+                    if remove(&container).await.is_ok() {
+                        return;
+                    }
+                }
+            }
+            // A closed runtime asks nothing any more.
+            Err(error) if error.kind() == ErrorKind::InvalidState => return,
+            Err(_) => {}
+        }
+        tokio::time::sleep(backoff.delay()).await;
+    }
+}

@@ -1,0 +1,156 @@
+//! The ends of containers: Docker's events, list and inspect as a source for the waiters.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt, future};
+use runtime_core::{
+    ContainerId, ContainerStatus, Deadlines, ErrorKind, Exit, Operation, Result, Scope, Signal,
+};
+use runtime_support::{ExitSource, Sight, Wake, WakeStream};
+use serde::Deserialize;
+
+use crate::engine::Flavour;
+use crate::events::{self, Message};
+use crate::http::{Call, Http};
+use crate::info::Summary;
+use crate::inspect::inspect;
+use crate::life::{Lives, Started};
+use crate::list;
+use crate::shared::within;
+
+/// How many containers a list is asked for by id; for more of them it is asked for the scope.
+const LISTED_BY_ID: usize = 64;
+
+/// Where the waiters of a Docker runtime learn of exits.
+pub(crate) struct DockerExits {
+    pub(crate) http: Arc<Http>,
+    pub(crate) deadlines: Deadlines,
+    pub(crate) scope: Scope,
+    pub(crate) flavour: Flavour,
+    pub(crate) lives: Arc<Lives>,
+}
+
+#[async_trait]
+impl ExitSource for DockerExits {
+    async fn watch(&self) -> Result<WakeStream> {
+        let filters = events::filters(&self.scope, &["die", "destroy", "remove"]);
+        let call = Call::get(Operation::Wait, "/events").query("filters", filters);
+        let open = within(Operation::Wait, self.deadlines.query, self.http.call(call));
+        let answer = open.await?;
+        let bytes = self.http.stream(Operation::Wait, answer);
+        let wakes = events::messages(Operation::Wait, bytes).filter_map(|message| {
+            future::ready(match message {
+                Ok(message) => wake(&message).map(Ok),
+                Err(error) => Some(Err(error)),
+            })
+        });
+        Ok(wakes.boxed())
+    }
+
+    async fn look(&self, ids: &[ContainerId]) -> Result<Vec<(ContainerId, Sight)>> {
+        let filter = if ids.len() <= LISTED_BY_ID {
+            list::Filter::Ids(ids)
+        } else {
+            list::Filter::Labels(&self.scope, &[])
+        };
+        let call = list::call(Operation::Wait, &filter);
+        let listed: Vec<Summary> =
+            within(Operation::Wait, self.deadlines.query, self.http.json(call)).await?;
+        let listed: HashMap<&str, &Summary> =
+            listed.iter().map(|summary| (summary.id.as_str(), summary)).collect();
+        Ok(ids
+            .iter()
+            .map(|id| {
+                let sight = listed.get(id.as_str()).map_or(Sight::Gone, |summary| {
+                    match summary.status() {
+                        ContainerStatus::Running => Sight::Alive,
+                        // A start that failed leaves it Created. If one did, it was ours or not.
+                        ContainerStatus::Created if self.surely_not_started(id) => Sight::Alive,
+                        ContainerStatus::Created | ContainerStatus::Exited => Sight::Unclear,
+                    }
+                });
+                (id.clone(), sight)
+            })
+            .collect())
+    }
+
+    async fn inspect(&self, id: &ContainerId, seen: Option<Exit>) -> Result<Sight> {
+        look_at(&self.http, &self.deadlines, &self.lives, id, seen).await
+    }
+
+    /// The cheapest way for a single job: its one request for the wait gives the code, and one
+    /// inspect gives what the code does not say (out of memory, the end time, the engine's
+    /// words). The stream of events would take an inspect more, for the state at its opening.
+    /// It is only good for what was started, since a container that was not is not running
+    /// either, and only on Docker: Podman polls four times a second to answer it.
+    fn alone(&self, id: &ContainerId) -> Option<BoxFuture<'static, Result<Sight>>> {
+        let started = self.lives.get(id)?.started() == Started::Yes;
+        if self.flavour != Flavour::Docker || !started {
+            return None;
+        }
+        let (http, deadlines) = (Arc::clone(&self.http), self.deadlines.clone());
+        let (lives, id) = (Arc::clone(&self.lives), id.clone());
+        Some(
+            async move {
+                let call = Call::post(Operation::Wait, format!("/containers/{id}/wait"))
+                    .query("condition", "not-running");
+                let seen = match http.json::<Waited>(call).await {
+                    Ok(waited) => i32::try_from(waited.status_code).ok().map(Exit::from_code),
+                    Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Sight::Gone),
+                    Err(error) => return Err(error),
+                };
+                look_at(&http, &deadlines, &lives, &id, seen).await
+            }
+            .boxed(),
+        )
+    }
+}
+
+impl DockerExits {
+    fn surely_not_started(&self, id: &ContainerId) -> bool {
+        self.lives.get(id).is_some_and(|life| life.started() == Started::No)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Waited {
+    status_code: i64,
+}
+
+async fn look_at(
+    http: &Http,
+    deadlines: &Deadlines,
+    lives: &Lives,
+    id: &ContainerId,
+    seen: Option<Exit>,
+) -> Result<Sight> {
+    let exit = match inspect(http, deadlines.query, Operation::Wait, id).await {
+        Ok(inspect) => match inspect.exit() {
+            Some(exit) => exit,
+            None => match lives.get(id).and_then(|life| life.exit().cloned()) {
+                Some(exit) => exit,
+                None => return Ok(Sight::Alive),
+            },
+        },
+        // It went away between its end and this look. A kill may have been that of the removal,
+        // so that its code says nothing of the container.
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            match seen.filter(|exit| exit.signal != Some(Signal::KILL)) {
+                Some(exit) => exit,
+                None => return Ok(Sight::Gone),
+            }
+        }
+        Err(error) => return Err(error),
+    };
+    Ok(Sight::Ended(lives.settle(id, exit).await))
+}
+
+fn wake(message: &Message) -> Option<Wake> {
+    let id = message.container()?;
+    let seen = (message.action() == "die").then(|| message.exit()).flatten();
+    Some(Wake::Container(id, seen))
+}

@@ -1,0 +1,292 @@
+//! What this process knows of a container beyond what the engine does.
+//!
+//! Docker forgets who stopped a container, Podman that a start failed, and both would start a
+//! container again that has run. So this is kept here, shared by all handles of a runtime.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+use runtime_core::{ContainerId, Exit, ExitReason, Signal};
+use tokio::sync::watch;
+
+/// All containers of which something is known.
+#[derive(Debug, Default)]
+pub(crate) struct Lives {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    lives: HashMap<ContainerId, Weak<Life>>,
+    /// Those that are remembered although nobody has a handle, the oldest first.
+    kept: VecDeque<Arc<Life>>,
+    /// When to look for entries that are gone.
+    sweep_at: usize,
+}
+
+/// How many are remembered although nobody has a handle.
+const KEPT: usize = 4096;
+
+impl Lives {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known of a container, for a new handle of it.
+    pub(crate) fn of(&self, id: &ContainerId) -> Arc<Life> {
+        let mut state = self.lock();
+        if let Some(life) = state.lives.get(id).and_then(Weak::upgrade) {
+            return life;
+        }
+        if state.lives.len() >= state.sweep_at {
+            state.lives.retain(|_, life| life.strong_count() > 0);
+            state.sweep_at = (state.lives.len() * 2).max(64);
+        }
+        let life = Arc::new(Life::new(id.clone()));
+        state.lives.insert(id.clone(), Arc::downgrade(&life));
+        life
+    }
+
+    /// What is known of a container, if anything is.
+    pub(crate) fn get(&self, id: &ContainerId) -> Option<Arc<Life>> {
+        self.lock().lives.get(id).and_then(Weak::upgrade)
+    }
+
+    /// Remembers it when the last handle is gone: what is known of it cannot be asked again.
+    fn keep(&self, life: &Arc<Life>) {
+        if life.kept.set(()).is_err() {
+            return;
+        }
+        let mut state = self.lock();
+        if state.kept.len() == KEPT {
+            state.kept.pop_front();
+        }
+        state.kept.push_back(Arc::clone(life));
+    }
+
+    /// Says how a container ended, with what is known here, and has it said the same way from
+    /// now on.
+    pub(crate) async fn settle(&self, id: &ContainerId, exit: Exit) -> Exit {
+        match self.get(id) {
+            Some(life) => life.settle(exit).await,
+            None => exit,
+        }
+    }
+
+    /// Begins a stop. The guard has to be told what came of it.
+    pub(crate) fn stopping(self: &Arc<Self>, life: &Arc<Life>) -> Stopping {
+        life.stops.send_modify(|stops| stops.pending += 1);
+        Stopping { lives: Arc::clone(self), life: Arc::clone(life), stopped: true }
+    }
+
+    /// Notes that the start failed.
+    pub(crate) fn start_failed(&self, life: &Arc<Life>, message: &str) {
+        let exit = Exit::new(ExitReason::StartFailed).with_message(message);
+        let _ = life.exit.set(exit);
+        self.keep(life);
+    }
+}
+
+/// What is known of one container.
+#[derive(Debug)]
+pub(crate) struct Life {
+    id: ContainerId,
+    /// Held during a start, so that there is one at a time.
+    pub(crate) starting: tokio::sync::Mutex<()>,
+    started: Mutex<Started>,
+    stops: watch::Sender<Stops>,
+    removing: OnceLock<()>,
+    exit: OnceLock<Exit>,
+    kept: OnceLock<()>,
+    /// The grace of a stop that gives none, where it is known.
+    pub(crate) stop_grace: OnceLock<Duration>,
+}
+
+/// Whether it was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Started {
+    /// It was created here, and not started from here.
+    No,
+    /// Only the engine knows.
+    Unknown,
+    /// It was.
+    Yes,
+}
+
+#[derive(Debug, Default)]
+struct Stops {
+    pending: usize,
+    /// Whether one of our stops ended it.
+    stopped: bool,
+}
+
+/// How long an exit waits for the answer to a stop that is under way. The engine gives both at
+/// nearly the same time, and the exit says something else without the answer.
+const STOP_ANSWER: Duration = Duration::from_secs(5);
+
+impl Life {
+    fn new(id: ContainerId) -> Self {
+        Self {
+            id,
+            starting: tokio::sync::Mutex::default(),
+            started: Mutex::new(Started::Unknown),
+            stops: watch::Sender::default(),
+            removing: OnceLock::new(),
+            exit: OnceLock::new(),
+            kept: OnceLock::new(),
+            stop_grace: OnceLock::new(),
+        }
+    }
+
+    pub(crate) fn started(&self) -> Started {
+        *self.started.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_started(&self, started: Started) {
+        *self.started.lock().unwrap_or_else(PoisonError::into_inner) = started;
+    }
+
+    /// How it ended, once that is known.
+    pub(crate) fn exit(&self) -> Option<&Exit> {
+        self.exit.get()
+    }
+
+    /// Notes that we are removing it, and so kill it.
+    pub(crate) fn set_removing(&self) {
+        let _ = self.removing.set(());
+    }
+
+    async fn settle(&self, exit: Exit) -> Exit {
+        if let Some(exit) = self.exit.get() {
+            return exit.clone();
+        }
+        let mut stops = self.stops.subscribe();
+        let answered =
+            tokio::time::timeout(STOP_ANSWER, stops.wait_for(|stops| stops.pending == 0)).await;
+        let stopped = match answered {
+            Ok(Ok(stops)) => stops.stopped,
+            // A stop without an answer at this late time was a stop all the same.
+            _ => true,
+        };
+        let killed = exit.signal == Some(Signal::KILL) && exit.reason == ExitReason::Signaled;
+        let exit = if exit.reason == ExitReason::OutOfMemory {
+            exit
+        } else if stopped {
+            exit.with_reason(ExitReason::StoppedByUs)
+        } else if killed && self.removing.get().is_some() {
+            removed(&exit)
+        } else {
+            exit
+        };
+        self.exit.get_or_init(|| exit).clone()
+    }
+}
+
+/// The end of a container that a removal killed: the code is that of the removal.
+pub(crate) fn removed(exit: &Exit) -> Exit {
+    Exit::new(ExitReason::Removed).with_ended_at(exit.ended_at)
+}
+
+/// A stop that is under way. Dropped without an answer it counts as one that stopped: the
+/// engine may have sent the signal.
+pub(crate) struct Stopping {
+    lives: Arc<Lives>,
+    life: Arc<Life>,
+    stopped: bool,
+}
+
+impl Stopping {
+    /// The container was not running.
+    pub(crate) fn was_not_running(mut self) {
+        self.stopped = false;
+    }
+}
+
+impl Drop for Stopping {
+    fn drop(&mut self) {
+        self.life.stops.send_modify(|stops| {
+            stops.pending -= 1;
+            stops.stopped |= self.stopped;
+        });
+        if self.stopped {
+            self.lives.keep(&self.life);
+        }
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        tracing::trace!(container = %self.id, "forgotten");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(name: &str) -> ContainerId {
+        ContainerId::new(name)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_that_stopped_gives_the_reason_and_one_that_did_not_does_not() {
+        let lives = Arc::new(Lives::default());
+        let (one, two) = (lives.of(&id("one")), lives.of(&id("two")));
+        drop(lives.stopping(&one));
+        lives.stopping(&two).was_not_running();
+        let exit = Exit::from_code(143);
+        assert_eq!(lives.settle(&id("one"), exit.clone()).await.reason, ExitReason::StoppedByUs);
+        assert_eq!(lives.settle(&id("two"), exit.clone()).await, exit);
+        assert_eq!(lives.settle(&id("unknown"), exit.clone()).await, exit);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_exit_waits_for_the_answer_to_a_stop() {
+        let lives = Arc::new(Lives::default());
+        let life = lives.of(&id("one"));
+        let stopping = lives.stopping(&life);
+        let settled = tokio::spawn({
+            let lives = Arc::clone(&lives);
+            async move { lives.settle(&id("one"), Exit::from_code(0)).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!settled.is_finished());
+        stopping.was_not_running();
+        assert_eq!(settled.await.unwrap().reason, ExitReason::Exited);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_answer_stays() {
+        let lives = Arc::new(Lives::default());
+        let life = lives.of(&id("one"));
+        life.set_removing();
+        let first = lives.settle(&id("one"), Exit::from_code(137)).await;
+        assert_eq!((first.reason, first.code), (ExitReason::Removed, None));
+        assert_eq!(lives.settle(&id("one"), Exit::from_code(1)).await, first);
+        assert_eq!(life.exit(), Some(&first));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn out_of_memory_is_said_even_when_we_stopped_it() {
+        let lives = Arc::new(Lives::default());
+        let life = lives.of(&id("one"));
+        drop(lives.stopping(&life));
+        let oom = Exit::from_code(137).with_reason(ExitReason::OutOfMemory);
+        assert_eq!(lives.settle(&id("one"), oom.clone()).await, oom);
+    }
+
+    #[test]
+    fn what_cannot_be_asked_again_is_kept_and_the_rest_is_not() {
+        let lives = Arc::new(Lives::default());
+        for n in 0..10_000 {
+            let life = lives.of(&id(&n.to_string()));
+            if n == 5000 {
+                drop(lives.stopping(&life));
+            }
+        }
+        assert!(lives.get(&id("5000")).is_some());
+        assert!(lives.get(&id("5001")).is_none());
+        assert!(lives.lock().lives.len() < 100);
+    }
+}
