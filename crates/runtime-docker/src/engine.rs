@@ -122,6 +122,12 @@ impl Engine {
     }
 }
 
+impl Engine {
+    pub(crate) fn is_podman(&self) -> bool {
+        self.flavour == Flavour::Podman
+    }
+}
+
 impl fmt::Display for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} (API {})", self.name, self.version, self.api)
