@@ -20,7 +20,8 @@ use crate::BACKEND;
 use crate::http::Call;
 use crate::info::Summary;
 use crate::json_lines;
-use crate::list::{has_labels, is_ours};
+use crate::labels::has_labels;
+use crate::list::is_ours;
 use crate::shared::Shared;
 use crate::time::{from_nanos, to_query};
 

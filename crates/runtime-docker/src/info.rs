@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use runtime_core::{
-    ContainerId, ContainerInfo, ContainerStatus, Exit, ExitReason, ImageInfo, LABEL_PREFIX, Signal,
+    ContainerId, ContainerInfo, ContainerStatus, Exit, ExitReason, ImageInfo, Signal,
     TcpPortBinding,
 };
 use serde::Deserialize;
 
 use crate::inspect::{Inspect, State};
+use crate::labels::own_labels;
 use crate::life;
 use crate::time::parse_rfc3339;
 
@@ -84,7 +85,7 @@ impl Inspect {
 
 impl crate::inspect::HostConfig {
     #[expect(clippy::cast_precision_loss, reason = "the numbers are far below 2^53")]
-    fn cpus(&self) -> Option<f64> {
+    pub(crate) fn cpus(&self) -> Option<f64> {
         if self.nano_cpus > 0 {
             Some(self.nano_cpus as f64 / 1e9)
         } else if self.cpu_quota > 0 && self.cpu_period > 0 {
@@ -112,8 +113,12 @@ impl State {
         let (started_at, ended_at) = self.times();
         if started_at.is_none() && ended_at.is_none() {
             // It was never started, or could not be. The code that stands there is the engine's.
-            let exit = Exit::new(ExitReason::StartFailed).with_message(&*self.error);
-            return Some(exit);
+            let going = self.dead || self.status == "removing" || self.status == "dead";
+            let reason = match going && self.error.is_empty() {
+                true => ExitReason::Removed,
+                false => ExitReason::StartFailed,
+            };
+            return Some(Exit::new(reason).with_message(&*self.error));
         }
         let code = i32::try_from(self.exit_code).ok();
         let exit = match code {
@@ -251,14 +256,6 @@ fn tcp_port(port: &str) -> Option<u16> {
         Some(_) => None,
         None => port.parse().ok(),
     }
-}
-
-fn own_labels(labels: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    labels
-        .iter()
-        .filter(|(key, _)| !key.starts_with(LABEL_PREFIX))
-        .map(|(key, value)| (key.clone(), value.clone()))
-        .collect()
 }
 
 fn image_info(named: &str, id: &str, labels: &BTreeMap<String, String>) -> ImageInfo {

@@ -13,6 +13,7 @@ mod http;
 mod info;
 mod inspect;
 mod json_lines;
+mod labels;
 mod life;
 mod list;
 mod mounts;

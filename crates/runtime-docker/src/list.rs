@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::http::Call;
 use crate::info::Summary;
+use crate::labels::has_labels;
 use crate::shared::Shared;
 
 /// Which containers the engine is asked for.
@@ -61,16 +62,4 @@ impl Shared {
 /// Whether a container was made by this library for this scope.
 pub(crate) fn is_ours<'a>(scope: &Scope, label: impl Fn(&str) -> Option<&'a str>) -> bool {
     label(LABEL_MANAGED) == Some("true") && label(LABEL_SCOPE) == Some(scope.as_str())
-}
-
-/// Whether a container has all labels of a filter.
-pub(crate) fn has_labels<'a>(
-    filter: &LabelFilter,
-    label: impl Fn(&str) -> Option<&'a str>,
-) -> bool {
-    filter.iter().all(|(key, wanted)| match (label(key), wanted) {
-        (None, _) => false,
-        (Some(_), None) => true,
-        (Some(value), Some(wanted)) => value == wanted,
-    })
 }

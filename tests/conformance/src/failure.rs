@@ -9,7 +9,7 @@ pub type Outcome = Result<(), Failure>;
 /// Why a case failed, and where in it. Every error becomes one by `?`.
 pub struct Failure {
     text: String,
-    place: &'static Location<'static>,
+    place: Option<&'static Location<'static>>,
 }
 
 impl Failure {
@@ -17,7 +17,12 @@ impl Failure {
     #[must_use]
     #[track_caller]
     pub fn new(text: impl Into<String>) -> Self {
-        Self { text: text.into(), place: Location::caller() }
+        Self { text: text.into(), place: Some(Location::caller()) }
+    }
+
+    /// A failure whose words say where it was.
+    pub(crate) fn placed(text: String) -> Self {
+        Self { text, place: None }
     }
 }
 
@@ -37,7 +42,11 @@ impl<E: std::error::Error> From<E> for Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({}:{})", self.text, self.place.file(), self.place.line())
+        f.write_str(&self.text)?;
+        match self.place {
+            Some(place) => write!(f, " ({}:{})", place.file(), place.line()),
+            None => Ok(()),
+        }
     }
 }
 

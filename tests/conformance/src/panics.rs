@@ -21,7 +21,7 @@ pub(crate) async fn caught(body: impl Future<Output = Outcome>) -> Outcome {
     let outcome = AssertUnwindSafe(body).catch_unwind().await;
     outcome.unwrap_or_else(|payload| {
         let text = LAST.take().unwrap_or_else(|| words(payload.as_ref()));
-        Err(Failure::new(text))
+        Err(Failure::placed(text))
     })
 }
 
@@ -49,7 +49,7 @@ fn install() {
         panic::set_hook(Box::new(move |info| {
             if CATCHING.get() {
                 let place = info.location().map(ToString::to_string).unwrap_or_default();
-                LAST.set(Some(format!("{} at {place}", words(info.payload()))));
+                LAST.set(Some(format!("{} ({place})", words(info.payload()))));
             } else {
                 before(info);
             }
@@ -72,7 +72,7 @@ mod tests {
     #[tokio::test]
     async fn a_panic_is_a_failure_with_its_place() {
         let failure = caught(async { panic!("the words") }).await.unwrap_err().to_string();
-        assert!(failure.contains("the words at "), "{failure}");
+        assert!(failure.contains("the words ("), "{failure}");
         assert!(failure.contains("panics.rs"), "{failure}");
         caught(async { Ok(()) }).await.unwrap();
     }
