@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use super::components::{self, Component};
+use super::components::Component;
 use super::kubectl::Call;
 use super::layout::{Layout, NODE};
 use super::members::{self, Members};
@@ -206,13 +206,5 @@ impl Cluster {
 
     fn member(&self, name: &str) -> Result<Process> {
         Ok(Members::read(&self.layout())?.get(name)?.process.clone())
-    }
-}
-
-impl std::str::FromStr for Component {
-    type Err = anyhow::Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        components::by_name(name)
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use ureq::Agent;
 
 use super::binaries::Binaries;
@@ -241,11 +241,3 @@ pub(crate) const GIVE_UP_NODE: u32 = 24;
 
 /// How many seconds after that its pods are given up.
 const GIVE_UP_POD: u32 = 5;
-
-/// The part that has this name.
-pub(crate) fn by_name(name: &str) -> Result<Component> {
-    Component::ALL
-        .into_iter()
-        .find(|component| component.name() == name)
-        .with_context(|| format!("the cluster has no part {name}"))
-}

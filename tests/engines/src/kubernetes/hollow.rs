@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::binaries;
-use super::layout::{Layout, free_ports};
+use super::layout::{Layout, hollow_ports};
 use super::members::{self, Launch, Members};
 use super::{WHO, kubectl};
 use crate::poll;
@@ -23,7 +23,7 @@ pub(crate) fn add(site: &Site, count: usize) -> Result<Vec<String>> {
     let layout = Layout::of(site);
     let there = Members::read(&layout)?.by_name;
     let names: Vec<String> = (1..=count).map(name).collect();
-    let mut ports = free_ports(site);
+    let mut ports = hollow_ports(site);
     for name in &names {
         match there.get(name) {
             Some(member) if member.process.is_alive() => {}

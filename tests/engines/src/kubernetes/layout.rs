@@ -71,8 +71,8 @@ pub(crate) struct Ports {
 
 impl Ports {
     pub(crate) fn choose(site: &Site) -> Result<Self> {
-        let mut free = free_ports(site);
-        let mut next = || free.next().context("no four ports from 28000 to 31999 are free");
+        let mut free = free_ports(site, 28000);
+        let mut next = || free.next().context("no four ports from 28000 to 29999 are free");
         Ok(Self { etcd: next()?, etcd_peers: next()?, api: next()?, kubelet: next()? })
     }
 
@@ -82,12 +82,18 @@ impl Ports {
     }
 }
 
-/// Ports that nobody listens on, below the range that the kernel gives out by itself: a port
-/// of a part that is being restarted is not given to a stranger meanwhile.
-pub(crate) fn free_ports(site: &Site) -> impl Iterator<Item = u16> {
-    let first = site.spread() % 4000;
-    (0..4000)
-        .map(move |step| 28000 + u16::try_from((first + step) % 4000).unwrap_or_default())
+/// Ports for hollow kubelets.
+pub(crate) fn hollow_ports(site: &Site) -> impl Iterator<Item = u16> {
+    free_ports(site, 30000)
+}
+
+/// Ports that nobody listens on now, out of two thousand. They are below the range that the
+/// kernel gives out by itself, so that no stranger gets the port of a part that is being
+/// restarted.
+fn free_ports(site: &Site, lowest: u16) -> impl Iterator<Item = u16> {
+    let first = site.spread() % 2000;
+    (0..2000)
+        .map(move |step| lowest + u16::try_from((first + step) % 2000).unwrap_or_default())
         .filter(|port| {
             // Hollow kubelets listen on all addresses.
             TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok()
