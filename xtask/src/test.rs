@@ -32,6 +32,8 @@ pub struct Arguments {
 enum Part {
     Docker,
     Podman,
+    Cri,
+    K8s,
 }
 
 impl Part {
@@ -39,26 +41,29 @@ impl Part {
     fn package(self) -> &'static str {
         match self {
             Self::Docker | Self::Podman => "docker-tests",
+            Self::Cri => "cri-tests",
+            Self::K8s => "k8s-tests",
         }
     }
 
     /// The engines that it is tested on.
-    fn engines(self, matrix: bool) -> Vec<Engine> {
+    fn engines(self, matrix: bool) -> &'static [Engine] {
         match (self, matrix) {
-            (Self::Docker, false) => vec![Engine::Docker],
-            (Self::Docker, true) => vec![Engine::Docker, Engine::Docker26, Engine::Docker28],
-            (Self::Podman, _) => vec![Engine::Podman],
+            (Self::Docker, false) => &[Engine::Docker],
+            (Self::Docker, true) => &[Engine::Docker, Engine::Docker26, Engine::Docker28],
+            (Self::Podman, _) => &[Engine::Podman],
+            (Self::Cri, false) => &[Engine::Containerd],
+            (Self::Cri, true) => &[Engine::Containerd, Engine::Containerd17, Engine::Containerd21],
+            (Self::K8s, _) => &[Engine::Kubernetes],
         }
     }
 }
 
-/// The binary that runs on every engine; any other binary of a package runs once.
+/// The program that runs on every engine; any other one of a package runs once.
 const CONFORMANCE: &str = "conformance";
 
-/// Packages whose tests want an engine or a machine of their own; the others are plain.
-fn wants_engines(package: &str) -> bool {
-    package == "test-engines" || package.ends_with("-tests")
-}
+/// The tests of the engines themselves.
+const ENGINES: &str = "test-engines";
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     let site = Site::of_checkout()?;
@@ -71,29 +76,31 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
 fn run_guarded(arguments: &Arguments, site: &Site, guard: &Guard) -> Result<()> {
     let parts = match arguments.parts.is_empty() {
-        true => Part::value_variants().to_vec(),
+        true => all_parts()?,
         false => arguments.parts.clone(),
     };
+    ensure!(!parts.is_empty(), "no part has tests");
     let mut failed = Vec::new();
-    let plain = timed("unit and documentation tests", || plain(guard));
-    failed.extend(plain.err().map(|error| format!("{error:#}")));
-    let footprint = timed("engines leave nothing", || engines_leave_nothing(guard));
-    failed.extend(footprint.err().map(|error| format!("{error:#}")));
+    let build = timed("build", || binaries::build(guard))?;
+    if !build.complete {
+        failed.push("the workspace does not build".to_owned());
+    }
+    let binaries = &build.binaries;
+    let outcomes = [
+        timed("unit tests", || plain(guard, binaries)),
+        timed("documentation tests", || documentation(guard)),
+        timed("engines leave nothing", || engines(guard, binaries, &parts)),
+    ];
+    failed.extend(outcomes.into_iter().filter_map(|outcome| Some(format!("{:#}", outcome.err()?))));
 
     timed("registry", || guard.up(Engine::Registry).map(drop))?;
     let mut rows: Vec<Row> = Vec::new();
-    let mut ran_once: BTreeSet<String> = BTreeSet::new();
+    let mut ran_once: BTreeSet<&str> = BTreeSet::new();
     for part in parts {
-        let binaries = match binaries::build(guard, part.package()) {
-            Ok(binaries) => binaries,
-            Err(error) => {
-                failed.push(format!("{part:?}: {error:#}"));
-                continue;
-            }
-        };
         for engine in part.engines(arguments.matrix) {
-            let row =
-                timed(engine.name(), || test_engine(site, guard, engine, &binaries, &mut ran_once));
+            let row = timed(engine.name(), || {
+                test_engine(site, guard, *engine, part, binaries, &mut ran_once)
+            });
             match row {
                 Ok(row) => rows.push(row),
                 Err(error) => failed.push(format!("{engine}: {error:#}")),
@@ -101,9 +108,7 @@ fn run_guarded(arguments: &Arguments, site: &Site, guard: &Guard) -> Result<()> 
         }
     }
     print!("\n{}", report::table(&rows));
-    for row in &rows {
-        failed.extend(row.faults());
-    }
+    failed.extend(rows.iter().flat_map(Row::faults));
     for fault in &failed {
         println!("FAILED: {fault}");
     }
@@ -111,36 +116,82 @@ fn run_guarded(arguments: &Arguments, site: &Site, guard: &Guard) -> Result<()> 
     Ok(())
 }
 
-/// Unit, integration and documentation tests of every package that needs no engine, and the
-/// unit tests of those that do.
-fn plain(guard: &Guard) -> Result<()> {
+/// The parts that the workspace has tests for. A part that is asked for by name has to have some.
+fn all_parts() -> Result<Vec<Part>> {
     let metadata = metadata(&[])?;
-    let apart: Vec<String> = metadata
-        .workspace_packages()
+    let packages = metadata.workspace_packages();
+    Ok(Part::value_variants()
         .iter()
-        .map(|package| package.name.to_string())
-        .filter(|name| wants_engines(name))
-        .collect();
-    let mut arguments = vec!["test", "--workspace", "--all-features"];
-    for name in &apart {
-        arguments.extend(["--exclude", name]);
+        .filter(|part| packages.iter().any(|package| package.name == part.package()))
+        .copied()
+        .collect())
+}
+
+/// Whether the integration tests of a package want an engine or a machine of their own.
+fn wants_engines(package: &str) -> bool {
+    package == ENGINES || package.ends_with("-tests")
+}
+
+/// Every test that needs no engine.
+fn plain(guard: &Guard, binaries: &[Binary]) -> Result<()> {
+    let plain =
+        binaries.iter().filter(|binary| !(binary.is_integration && wants_engines(&binary.package)));
+    let mut failed = Vec::new();
+    for binary in plain {
+        println!("-- {} {}", binary.package, binary.name);
+        if guard.run(binary.command().arg("--quiet")).is_err() {
+            guard.check()?;
+            failed.push(format!("{} {}", binary.package, binary.name));
+        }
     }
-    guard.run(&mut cargo(&arguments))?;
-    guard.run(&mut cargo(&["test", "-p", "test-engines", "--lib"]))?;
-    guard.run(&mut cargo(&["test", "-p", "test-engines", "--doc"]))
+    ensure!(failed.is_empty(), "unit tests: {}", failed.join(", "));
+    Ok(())
 }
 
-fn engines_leave_nothing(guard: &Guard) -> Result<()> {
-    guard.run(&mut cargo(&["test", "-p", "test-engines", "--test", "*"]))
+fn documentation(guard: &Guard) -> Result<()> {
+    guard
+        .run(&mut cargo(&[
+            "test",
+            "--quiet",
+            "--workspace",
+            "--all-features",
+            "--doc",
+            "--no-fail-fast",
+        ]))
+        .context("documentation tests")
 }
 
-fn test_engine(
+/// The engines' own tests, of those that the parts use.
+fn engines(guard: &Guard, binaries: &[Binary], parts: &[Part]) -> Result<()> {
+    let own = binaries.iter().filter(|binary| binary.is_integration && binary.package == ENGINES);
+    for binary in own {
+        // A cluster takes minutes to build for the first time.
+        if binary.name != "kubernetes" || parts.contains(&Part::K8s) {
+            guard
+                .run(&mut binary.command())
+                .with_context(|| format!("{ENGINES} {}", binary.name))?;
+        }
+    }
+    Ok(())
+}
+
+fn test_engine<'a>(
     site: &Site,
     guard: &Guard,
     engine: Engine,
-    binaries: &[Binary],
-    ran_once: &mut BTreeSet<String>,
+    part: Part,
+    binaries: &'a [Binary],
+    ran_once: &mut BTreeSet<&'a str>,
 ) -> Result<Row> {
+    let binaries: Vec<_> = binaries
+        .iter()
+        .filter(|binary| binary.is_integration && binary.package == part.package())
+        .collect();
+    ensure!(
+        binaries.iter().any(|binary| binary.name == CONFORMANCE),
+        "{} has no {CONFORMANCE} tests, or they do not build",
+        part.package()
+    );
     let started = guard.up(engine)?;
     let running = site.status(engine).context("it went away")?;
     let reports = root().join("target/reports");
@@ -148,7 +199,7 @@ fn test_engine(
     let mut row = Row::new(engine.name(), running.version());
     for binary in binaries {
         guard.check()?;
-        if binary.name != CONFORMANCE && !ran_once.insert(binary.name.clone()) {
+        if binary.name != CONFORMANCE && !ran_once.insert(&binary.name) {
             continue;
         }
         println!("-- {} on {engine} {}", binary.name, running.version());
@@ -156,6 +207,10 @@ fn test_engine(
         let mut command = binary.command();
         command.envs(running.variables()?).env("RUNTIME_TEST_REPORT", &report);
         row.add(&binary.name, report::run(guard, &mut command, &report)?);
+        ensure!(
+            binary.name != CONFORMANCE || report.exists(),
+            "the conformance tests wrote no report"
+        );
     }
     if started {
         guard.down(engine)?;

@@ -66,7 +66,6 @@ impl Running {
         }
         if self.engine.is_cri() {
             all.extend(self.host().map(|host| ("RUNTIME_TEST_CRI_ENDPOINT".to_owned(), host)));
-            all.extend(self.state.values.clone());
         }
         if self.engine != Engine::Registry {
             all.push(("RUNTIME_TEST_ENGINE".to_owned(), self.engine.name().to_owned()));

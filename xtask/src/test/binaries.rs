@@ -1,11 +1,11 @@
-//! The test programs of a package, built once and run for every engine.
+//! The test programs of the workspace, built once and run for every engine.
 
 use std::io::BufReader;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, ensure};
-use cargo_metadata::Message;
+use anyhow::{Context, Result};
+use cargo_metadata::{Message, TargetKind};
 
 use super::guard::Guard;
 use crate::workspace::{cargo, metadata};
@@ -13,8 +13,11 @@ use crate::workspace::{cargo, metadata};
 /// One test program.
 #[derive(Debug)]
 pub struct Binary {
+    pub package: String,
     /// The name of its target.
     pub name: String,
+    /// Whether it stands in `tests/` of its package, not in the sources.
+    pub is_integration: bool,
     path: PathBuf,
     folder: PathBuf,
 }
@@ -28,22 +31,24 @@ impl Binary {
     }
 }
 
-/// Builds the test programs of a package.
-pub fn build(guard: &Guard, package: &str) -> Result<Vec<Binary>> {
+/// What could be built, and whether that is all.
+#[derive(Debug)]
+pub struct Build {
+    pub binaries: Vec<Binary>,
+    pub complete: bool,
+}
+
+/// Builds all test programs in one go: with a package at a time, each would choose other
+/// features of the dependencies and build them again.
+pub fn build(guard: &Guard) -> Result<Build> {
     let metadata = metadata(&[])?;
-    let folder = metadata
-        .workspace_packages()
-        .iter()
-        .find(|candidate| candidate.name == package)
-        .and_then(|found| found.manifest_path.parent())
-        .map(|folder| folder.as_std_path().to_owned())
-        .with_context(|| format!("there is no package {package}"))?;
     let mut child = cargo(&[
         "test",
-        "-p",
-        package,
-        "--tests",
+        "--workspace",
+        "--all-features",
         "--no-run",
+        // A package that does not build keeps nobody from testing another.
+        "--no-fail-fast",
         "--message-format=json-render-diagnostics",
     ])
     .stdout(Stdio::piped())
@@ -51,19 +56,23 @@ pub fn build(guard: &Guard, package: &str) -> Result<Vec<Binary>> {
     let output = child.stdout.take().context("no output")?;
     let mut binaries = Vec::new();
     for message in Message::parse_stream(BufReader::new(output)) {
-        if let Message::CompilerArtifact(artifact) = message?
-            && artifact.profile.test
-            && let Some(path) = artifact.executable
+        let Message::CompilerArtifact(artifact) = message? else {
+            continue;
+        };
+        let package = metadata.packages.iter().find(|package| package.id == artifact.package_id);
+        if let (true, Some(path), Some(package)) =
+            (artifact.profile.test, artifact.executable, package)
         {
+            let folder = package.manifest_path.parent().context("a manifest in no folder")?;
             binaries.push(Binary {
+                package: package.name.to_string(),
                 name: artifact.target.name,
+                is_integration: artifact.target.kind.contains(&TargetKind::Test),
                 path: path.into_std_path_buf(),
-                folder: folder.clone(),
+                folder: folder.as_std_path().to_owned(),
             });
         }
     }
-    ensure!(guard.wait(child)?, "{package} does not build");
-    ensure!(!binaries.is_empty(), "{package} has no tests");
-    binaries.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(binaries)
+    binaries.sort_by(|a, b| (&a.package, &a.name).cmp(&(&b.package, &b.name)));
+    Ok(Build { binaries, complete: guard.wait(child)? })
 }

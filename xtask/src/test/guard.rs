@@ -90,7 +90,9 @@ impl Guard {
         let mut engines = self.started.into_inner();
         // The tests start these by themselves; one that fails cannot stop them.
         engines.extend(
-            [Engine::DockerFaults].into_iter().filter(|engine| !self.before.contains(engine)),
+            [Engine::DockerFaults, Engine::ContainerdFaults]
+                .into_iter()
+                .filter(|engine| !self.before.contains(engine)),
         );
         let mut outcome = Ok(());
         for engine in engines.into_iter().rev() {
