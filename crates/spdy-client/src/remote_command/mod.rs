@@ -9,19 +9,20 @@
 //! which closes the connection.
 //!
 //! # What servers do
-//! Measured on containerd 1.6, 1.7 and 2.1, and through a Kubernetes 1.20 API server and its kubelet;
-//! they are alike in this:
+//! Measured on containerd 1.6, 1.7 and 2.1, and through a Kubernetes 1.20 API server and its
+//! kubelet; they are alike in this:
 //!
 //! - Outputs end before the outcome comes. Streams that are not finished by then are reset, and the
 //!   connection is closed.
 //! - The server does not say when it stops reading standard input. It does so when the process has
 //!   closed its outputs, and then reports success: `sh -c 'cat >file'` got 192 KiB of 100 MiB.
-//!   The end of the connection can overtake the outcome then, which is [`Error::NoOutcome`]. Whoever needs a transfer to be whole has the far side confirm the number of bytes.
+//!   The end of the connection can overtake the outcome then, which is [`Error::NoOutcome`].
+//!   Whoever needs a transfer to be whole has the far side confirm the number of bytes.
 //! - A process that ends and leaves more input unread than pipes hold keeps the server from ever
 //!   sending the outcome, and from reading anything else. Both outputs have ended and a write
 //!   waits: bound the time that you give it, and take the outcome for lost after that.
-//! - No server uses flow control or opens streams; pings are answered, but not while the server
-//!   waits for a process that does not read.
+//! - No server uses flow control or opens streams. Pings are answered; by the server's source, not
+//!   while it waits for a process that does not read (not measured).
 
 mod error;
 mod handshake;
