@@ -47,7 +47,8 @@ pub(crate) fn capabilities(engine: &Engine) -> Capabilities {
     can.logs_streams_apart = true;
     can.logs_follow = true;
     can.stats_cpu = limits;
-    can.stats_memory = limits;
+    // Podman 4.3 does not say what of it is page cache.
+    can.stats_memory = limits && docker;
     can.stats_network = limits;
     can.stats_block_io = limits;
     can.bulk_stats = limits;

@@ -58,16 +58,16 @@ impl Container for DockerContainer {
         self.doing(Operation::Wait, self.exit()).await
     }
 
-    async fn logs(&self, _options: LogOptions) -> Result<LogReader> {
-        Err(self.lacks(Capability::Logs, Operation::Logs))
+    async fn logs(&self, options: LogOptions) -> Result<LogReader> {
+        self.doing(Operation::Logs, self.read_logs(options)).await
     }
 
     async fn stats_once(&self) -> Result<ContainerStats> {
-        Err(self.lacks(Capability::StatsCpu, Operation::Stats))
+        self.doing(Operation::Stats, self.measure()).await
     }
 
-    async fn stats(&self, _options: StatsOptions) -> Result<StatsStream> {
-        Err(self.lacks(Capability::StatsCpu, Operation::Stats))
+    async fn stats(&self, options: StatsOptions) -> Result<StatsStream> {
+        self.doing(Operation::Stats, self.measure_on(options)).await
     }
 
     async fn stop(&self, options: StopOptions) -> Result<StopOutcome> {
@@ -92,15 +92,19 @@ impl Container for DockerContainer {
 
     async fn copy_in(
         &self,
-        _path: &str,
-        _content: ByteStream,
-        _options: CopyInOptions,
+        path: &str,
+        content: ByteStream,
+        CopyInOptions { .. }: CopyInOptions,
     ) -> Result<()> {
-        Err(self.lacks(Capability::CopyIn, Operation::CopyIn))
+        self.doing(Operation::CopyIn, self.unpack(path, content)).await
     }
 
-    async fn copy_out(&self, _path: &str, _options: CopyOutOptions) -> Result<ByteStream> {
-        Err(self.lacks(Capability::CopyOut, Operation::CopyOut))
+    async fn copy_out(
+        &self,
+        path: &str,
+        CopyOutOptions { .. }: CopyOutOptions,
+    ) -> Result<ByteStream> {
+        self.doing(Operation::CopyOut, self.pack(path)).await
     }
 }
 
@@ -149,10 +153,8 @@ impl DockerContainer {
         // One start at a time. Docker would start again what has run, so that it has to be known
         // that this one has not; of a container that was created here it is known.
         let _one = self.life.starting.lock().await;
-        if self.life.exit().is_some() {
-            return Ok(StartOutcome::AlreadyStarted);
-        }
-        if self.life.started() == Started::Unknown {
+        if self.life.started() != Started::No {
+            // This is also how one that is gone is found out.
             let inspect = self.shared.inspect(Operation::Start, &self.id).await?;
             if inspect.status() != ContainerStatus::Created {
                 self.life.set_started(Started::Yes);

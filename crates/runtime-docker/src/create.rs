@@ -116,6 +116,9 @@ async fn send(shared: &Arc<Shared>, create: &Create) -> Result<DockerContainer> 
 
 async fn request(shared: &Arc<Shared>, create: Create) -> Result<Made> {
     let Create { name, nonce, body, stop_grace, .. } = create;
+    let terminal = body.tty == Some(true);
+    let nano_cpus = body.host_config.as_ref().and_then(|config| config.nano_cpus);
+    let cpus = nano_cpus.map(|nano| nano as f64 / 1e9);
     let options = CreateContainerOptions { name: Some(name.to_string()), ..Default::default() };
     let answer = async {
         shared
@@ -133,6 +136,8 @@ async fn request(shared: &Arc<Shared>, create: Create) -> Result<Made> {
             let container = DockerContainer::new(Arc::clone(shared), id, name.as_str().to_owned());
             container.life().set_started(Started::No);
             let _ = container.life().stop_grace.set(stop_grace);
+            let _ = container.life().terminal.set(terminal);
+            let _ = container.life().cpus.set(cpus);
             Ok(Made { container, kept: false, handle: Handle::current() })
         }
         Err(error) => {

@@ -101,6 +101,10 @@ pub(crate) struct Life {
     kept: OnceLock<()>,
     /// The grace of a stop that gives none, where it is known.
     pub(crate) stop_grace: OnceLock<Duration>,
+    /// Whether its main process is on a terminal, where that is known.
+    pub(crate) terminal: OnceLock<bool>,
+    /// Its limit on CPUs, if it has one, where that is known.
+    pub(crate) cpus: OnceLock<Option<f64>>,
 }
 
 /// Whether it was started.
@@ -136,6 +140,8 @@ impl Life {
             exit: OnceLock::new(),
             kept: OnceLock::new(),
             stop_grace: OnceLock::new(),
+            terminal: OnceLock::new(),
+            cpus: OnceLock::new(),
         }
     }
 

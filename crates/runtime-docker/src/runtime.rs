@@ -7,10 +7,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use runtime_core::{
-    Capabilities, Capability, Container, ContainerId, ContainerSpec, ContainerStats, Error,
-    ErrorKind, EventStream, EventsOptions, Health, Image, ImageRef, LABEL_CREATED_AT, ListOptions,
-    Listed, Operation, PullOptions, PullStream, ReapOptions, ReapReport, Result, ResultExt,
-    Runtime, Scope,
+    Capabilities, Container, ContainerId, ContainerSpec, ContainerStats, Error, ErrorKind,
+    EventStream, EventsOptions, Health, Image, ImageRef, LABEL_CREATED_AT, ListOptions, Listed,
+    Operation, PullOptions, PullStream, ReapOptions, ReapReport, Result, ResultExt, Runtime, Scope,
 };
 use runtime_support::ExitHub;
 use tracing::Instrument;
@@ -26,6 +25,7 @@ use crate::info::Summary;
 use crate::life::Lives;
 use crate::list::is_ours;
 use crate::shared::{Shared, within};
+use crate::stats::Samples;
 use crate::{BACKEND, create, events, pull};
 
 /// How many containers are removed at once by a reap.
@@ -71,9 +71,10 @@ impl DockerRuntime {
         let endpoint = options.endpoint()?;
         let DockerOptions { scope, deadlines, .. } = options;
         let connector = Connector::new(&endpoint, deadlines.connect)?;
+        let place = endpoint.to_string();
         let mut http = Http::new(endpoint, connector);
-        let engine =
-            within(Operation::Connect, deadlines.connect, Engine::identify(&mut http)).await?;
+        let identify = Engine::identify(&mut http);
+        let engine = within(Operation::Connect, deadlines.connect, identify).await.about(place)?;
         let capabilities = capabilities(&engine);
         let http = Arc::new(http);
         let docker = bollard(&http)?;
@@ -87,7 +88,17 @@ impl DockerRuntime {
         };
         let exits = ExitHub::new(exits, RESYNC);
         tracing::debug!(backend = BACKEND, engine = %engine, "connected");
-        let shared = Shared { http, docker, scope, deadlines, engine, capabilities, lives, exits };
+        let shared = Shared {
+            http,
+            docker,
+            scope,
+            deadlines,
+            engine,
+            capabilities,
+            lives,
+            exits,
+            samples: Samples::default(),
+        };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -118,6 +129,10 @@ impl DockerRuntime {
     }
 
     async fn reattach(&self, id: &ContainerId) -> Result<Arc<dyn Container>> {
+        // Without an id the path is another question.
+        if id.as_str().is_empty() {
+            return Err(Error::new(ErrorKind::NotFound).with_message("an id is not empty"));
+        }
         let inspect = self.shared.inspect(Operation::Reattach, id).await?;
         // An engine takes a name and the beginning of an id as well, and knows containers that
         // are not ours.
@@ -237,9 +252,9 @@ impl Runtime for DockerRuntime {
 
     async fn stats(
         &self,
-        _containers: &[ContainerId],
+        containers: &[ContainerId],
     ) -> Result<Vec<(ContainerId, ContainerStats)>> {
-        Err(Error::unsupported(Capability::BulkStats).during(Operation::Stats).on(BACKEND))
+        self.doing(Operation::Stats, self.shared.measure_all(containers)).await
     }
 
     async fn events(&self, options: EventsOptions) -> Result<EventStream> {

@@ -14,6 +14,7 @@ use crate::BACKEND;
 use crate::engine::Engine;
 use crate::http::{Call, Http};
 use crate::life::Lives;
+use crate::stats::Samples;
 
 /// The connection, and what is known of the engine at its other end.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub(crate) struct Shared {
     pub(crate) lives: Arc<Lives>,
     /// Who waits for the end of containers.
     pub(crate) exits: ExitHub,
+    /// What the containers used when they were measured last.
+    pub(crate) samples: Samples,
 }
 
 impl Shared {

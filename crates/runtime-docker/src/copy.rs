@@ -1,0 +1,321 @@
+//! Files into containers and out of them: the engine's archives as they stream.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
+use http::Method;
+use runtime_core::{ByteStream, Error, ErrorKind, Operation, Result, ResultExt};
+use serde::Deserialize;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::BACKEND;
+use crate::container::DockerContainer;
+use crate::http::Call;
+use crate::shared::within;
+
+/// A tar stream ends with two blocks of zeros.
+const END_OF_TAR: usize = 1024;
+
+/// The bit of a folder in the modes of Go.
+const FOLDER: u32 = 1 << 31;
+/// The bit of a symbolic link in the modes of Go.
+const LINK: u32 = 1 << 27;
+
+impl DockerContainer {
+    /// Unpacks a tar stream into the folder `path`.
+    pub(crate) async fn unpack(&self, path: &str, content: ByteStream) -> Result<()> {
+        const COPY_IN: Operation = Operation::CopyIn;
+        check(path)?;
+        if self.shared().engine.is_podman() {
+            // Podman would make the folder.
+            self.check_folder(path).await?;
+        }
+        let (content, flow) = Content::new(content);
+        let call = self.archive(COPY_IN, Method::PUT, path).stream("application/x-tar", content);
+        let silence = self.shared().deadlines.pull_inactivity;
+        let sent = tokio::select! {
+            sent = self.shared().http.unit(call) => sent.map(drop),
+            () = flow.stands_still(silence) => Err(Error::new(ErrorKind::Timeout)
+                .with_message(format!("the engine has taken nothing for {silence:?}"))),
+        };
+        let Err(error) = sent else { return Ok(()) };
+        if let Some(error) = flow.failure() {
+            return Err(error);
+        }
+        if error.kind() == ErrorKind::Unavailable && !self.shared().engine.is_podman() {
+            // An engine that refuses does not read the rest, and its answer can be lost with it.
+            self.check_folder(path).await?;
+        }
+        Err(refused(error))
+    }
+
+    /// Packs the file or folder `path` into a tar stream.
+    pub(crate) async fn pack(&self, path: &str) -> Result<ByteStream> {
+        check(path)?;
+        let call = self.archive(Operation::CopyOut, Method::GET, path);
+        let answer = self.shared().open(Operation::CopyOut, call).await.map_err(refused)?;
+        let bytes = self.shared().http.stream(Operation::CopyOut, answer);
+        let silence = self.shared().deadlines.pull_inactivity;
+        let id = self.full_id().clone();
+        let whole = stream::unfold(Some((bytes, 0)), move |state| async move {
+            let (mut bytes, zeros) = state?;
+            match timeout(silence, bytes.next()).await {
+                Ok(Some(Ok(piece))) => {
+                    let zeros = zeros_at_end(zeros, &piece);
+                    Some((Ok(piece), Some((bytes, zeros))))
+                }
+                Ok(Some(Err(error))) => Some((Err(error), None)),
+                // Engines that fail on the way end the answer as if it were whole.
+                Ok(None) if zeros < END_OF_TAR => Some((
+                    Err(Error::internal("the engine has ended the archive before its end")),
+                    None,
+                )),
+                Ok(None) => None,
+                Err(_) => Some((
+                    Err(Error::new(ErrorKind::Timeout)
+                        .with_message(format!("the engine has sent nothing for {silence:?}"))),
+                    None,
+                )),
+            }
+        });
+        let whole = whole.map(move |piece: Result<Bytes>| {
+            piece.during(Operation::CopyOut).on(BACKEND).about(&id)
+        });
+        Ok(whole.boxed())
+    }
+
+    fn archive(&self, operation: Operation, method: Method, path: &str) -> Call {
+        let target = format!("/containers/{}/archive", self.full_id());
+        Call::new(operation, method, target).query("path", path)
+    }
+
+    /// Whether `path` can be unpacked into.
+    async fn check_folder(&self, path: &str) -> Result<()> {
+        const COPY_IN: Operation = Operation::CopyIn;
+        let call = self.archive(COPY_IN, Method::HEAD, path);
+        let asked = self.shared().http.send(call);
+        let answer = within(COPY_IN, self.shared().deadlines.query, asked).await?;
+        if answer.status() == http::StatusCode::NOT_FOUND {
+            // Without a body it does not say what is not there.
+            self.shared().inspect(COPY_IN, self.full_id()).await?;
+            return Err(Error::new(ErrorKind::NotFound).with_field("path"));
+        }
+        let answer = self.shared().http.check(COPY_IN, answer).await?;
+        let mode = answer
+            .headers()
+            .get("x-docker-container-path-stat")
+            .and_then(|stat| STANDARD.decode(stat).ok())
+            .and_then(|stat| serde_json::from_slice::<Stat>(&stat).ok());
+        match mode {
+            Some(Stat { mode }) if mode & (FOLDER | LINK) == 0 => Err(not_a_folder()),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Stat {
+    mode: u32,
+}
+
+fn check(path: &str) -> Result<()> {
+    if !path.starts_with('/') {
+        return Err(Error::invalid("path", "is not absolute"));
+    }
+    if path.contains('\0') {
+        return Err(Error::invalid("path", "has a NUL byte in it"));
+    }
+    Ok(())
+}
+
+fn not_a_folder() -> Error {
+    Error::invalid("path", "is not a folder")
+}
+
+/// What the engine's words about an archive mean.
+fn refused(error: Error) -> Error {
+    let words = error.message().unwrap_or_default().to_lowercase();
+    let is_container = words.contains("no such container");
+    let (kind, field, message) = match error.kind() {
+        ErrorKind::NotFound if !is_container => (ErrorKind::NotFound, "path", None),
+        ErrorKind::Internal | ErrorKind::InvalidArgument if words.contains("not a directory") => {
+            return not_a_folder().with_source(error);
+        }
+        ErrorKind::Internal
+            if words.contains("archive/tar:") || words.contains("unexpected eof") =>
+        {
+            (ErrorKind::InvalidArgument, "content", Some("is no whole tar stream"))
+        }
+        _ => return error,
+    };
+    let refused = Error::new(kind).with_field(field);
+    match message {
+        Some(message) => refused.with_message(message),
+        None => refused,
+    }
+    .with_source(error)
+}
+
+/// How many zeros the archive ends with, as far as that counts.
+fn zeros_at_end(before: usize, piece: &[u8]) -> usize {
+    let zeros = piece.iter().rev().take(END_OF_TAR).take_while(|byte| **byte == 0).count();
+    if zeros == piece.len() { (before + zeros).min(END_OF_TAR) } else { zeros }
+}
+
+/// The caller's bytes on their way to the engine.
+struct Content {
+    bytes: ByteStream,
+    flow: Flow,
+}
+
+/// What is known of them outside.
+#[derive(Clone)]
+struct Flow(Arc<Mutex<FlowState>>);
+
+struct FlowState {
+    /// The caller's error, which ends the request.
+    failure: Option<Error>,
+    /// Whether the engine waits for the caller.
+    wants_more: bool,
+    moved: Instant,
+}
+
+impl Content {
+    fn new(bytes: ByteStream) -> (Self, Flow) {
+        let state = FlowState { failure: None, wants_more: false, moved: Instant::now() };
+        let flow = Flow(Arc::new(Mutex::new(state)));
+        (Self { bytes, flow: flow.clone() }, flow)
+    }
+}
+
+impl Stream for Content {
+    type Item = io::Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let polled = self.bytes.as_mut().poll_next(cx);
+        let mut flow = self.flow.lock();
+        flow.moved = Instant::now();
+        flow.wants_more = polled.is_pending();
+        polled.map(|next| {
+            next.map(|piece| {
+                piece.map_err(|error| {
+                    flow.failure = Some(error.clone());
+                    io::Error::other(error)
+                })
+            })
+        })
+    }
+}
+
+impl Flow {
+    fn lock(&self) -> std::sync::MutexGuard<'_, FlowState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failure(&self) -> Option<Error> {
+        self.lock().failure.take()
+    }
+
+    /// Completes when the engine has neither taken anything nor waited for the caller for so long.
+    async fn stands_still(&self, silence: Duration) {
+        loop {
+            let (moved, wants_more) = {
+                let flow = self.lock();
+                (flow.moved, flow.wants_more)
+            };
+            let now = Instant::now();
+            let since = if wants_more { now } else { moved };
+            if now.duration_since(since) >= silence {
+                return;
+            }
+            sleep_until(since + silence).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_tar_is_seen_over_pieces() {
+        let end =
+            |pieces: &[&[u8]]| pieces.iter().fold(0, |zeros, piece| zeros_at_end(zeros, piece));
+        assert_eq!(end(&[&[1; 10], &[0; 1000], &[], &[0; 24]]), END_OF_TAR);
+        assert_eq!(end(&[&[0; 2000], &[1], &[0; 1023]]), 1023);
+        assert_eq!(end(&[&[0; 5000]]), END_OF_TAR);
+        assert_eq!(end(&[]), 0);
+    }
+
+    #[test]
+    fn refusals_mean_what_they_say() {
+        // What Docker Engine 20.10 and 26.1 and Podman 4.3 said.
+        for (status, words, kind, field) in [
+            (
+                404,
+                "Could not find the file /nope in container cp1",
+                ErrorKind::NotFound,
+                Some("path"),
+            ),
+            (404, "no such file or directory", ErrorKind::NotFound, Some("path")),
+            (404, "No such container: nope", ErrorKind::NotFound, None),
+            (
+                404,
+                "the container doesn't exists: no container with name or ID \"nope\" found: no such container",
+                ErrorKind::NotFound,
+                None,
+            ),
+            (500, "extraction point is not a directory", ErrorKind::InvalidArgument, Some("path")),
+            (400, "extraction point is not a directory", ErrorKind::InvalidArgument, Some("path")),
+            (
+                500,
+                "copier: put: /etc/passwd (/etc/passwd): exists but is not a directory",
+                ErrorKind::InvalidArgument,
+                Some("path"),
+            ),
+            (
+                500,
+                "Error processing tar file(exit status 1): unexpected EOF",
+                ErrorKind::InvalidArgument,
+                Some("content"),
+            ),
+            (500, "archive/tar: invalid tar header", ErrorKind::InvalidArgument, Some("content")),
+            (500, "write /x: no space left on device", ErrorKind::ResourceExhausted, None),
+            (500, "oops", ErrorKind::Internal, None),
+        ] {
+            let error = refused(crate::error::refusal(Operation::CopyIn, status, words));
+            assert_eq!((error.kind(), error.field()), (kind, field), "{words}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_the_engine_can_stand_still() {
+        let silence = Duration::from_secs(10);
+        let (mut content, flow) = Content::new(
+            stream::iter([Ok(Bytes::from_static(b"x"))]).chain(stream::pending()).boxed(),
+        );
+        // It takes a piece and then nothing.
+        content.next().await;
+        let begun = Instant::now();
+        flow.stands_still(silence).await;
+        assert_eq!(begun.elapsed(), silence);
+        // It would take more, but there is nothing.
+        assert!(futures_util::poll!(content.next()).is_pending());
+        assert!(timeout(silence * 10, flow.stands_still(silence)).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn the_callers_error_is_kept() {
+        let failing = stream::iter([Err(Error::internal("the source has failed"))]).boxed();
+        let (mut content, flow) = Content::new(failing);
+        assert!(content.next().await.unwrap().is_err());
+        assert_eq!(flow.failure().unwrap().message(), Some("the source has failed"));
+    }
+}

@@ -1,0 +1,182 @@
+//! Logs: the engine's log as a source of chunks that can be opened again and again.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use futures_util::Stream;
+use hyper::body::{Body, Incoming};
+use runtime_core::{
+    Capability, Chunk, ContainerId, ContainerStatus, Error, LogOptions, LogReader, Operation,
+    Result, ResultExt,
+};
+use runtime_support::follow::{LogSource, OpenLog, read_log};
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+use crate::BACKEND;
+use crate::container::DockerContainer;
+use crate::demux::{Cut, Demux, Framing};
+use crate::error::cut_off;
+use crate::http::{Call, closed};
+use crate::life::Life;
+use crate::shared::Shared;
+use crate::time::to_query;
+
+impl DockerContainer {
+    /// Opens its log.
+    pub(crate) async fn read_logs(&self, options: LogOptions) -> Result<LogReader> {
+        options.check()?;
+        let terminal = self.has_terminal(Operation::Logs).await?;
+        let source = EngineLog {
+            shared: Arc::clone(self.shared()),
+            id: self.full_id().clone(),
+            life: Arc::clone(self.life()),
+            terminal,
+        };
+        read_log(source, options).await
+    }
+
+    /// Whether its main process is on a terminal. The engine is asked where this process did not
+    /// create it, once.
+    pub(crate) async fn has_terminal(&self, operation: Operation) -> Result<bool> {
+        if let Some(terminal) = self.life().terminal.get() {
+            return Ok(*terminal);
+        }
+        let inspect = self.shared().inspect(operation, self.full_id()).await?;
+        Ok(*self.life().terminal.get_or_init(|| inspect.config.tty))
+    }
+}
+
+struct EngineLog {
+    shared: Arc<Shared>,
+    id: ContainerId,
+    life: Arc<Life>,
+    terminal: bool,
+}
+
+#[async_trait]
+impl LogSource for EngineLog {
+    type Chunks = Chunks;
+
+    async fn open(&self, from: OpenLog) -> Result<Chunks> {
+        let mut call = Call::get(Operation::Logs, format!("/containers/{}/logs", self.id))
+            .query("stdout", 1)
+            .query("stderr", 1)
+            .query("timestamps", 1);
+        if from.follow {
+            call = call.query("follow", 1);
+        }
+        if let Some(since) = from.since {
+            call = call.query("since", to_query(since));
+        }
+        if let Some(tail) = from.tail {
+            call = call.query("tail", tail);
+        }
+        let answer = self.shared.open(Operation::Logs, call).await.map_err(unreadable);
+        let answer = answer.about(&self.id)?;
+        let framing = if self.terminal { Framing::Terminal } else { Framing::Frames };
+        let cut = if self.shared.engine.is_podman() { Cut::Anywhere } else { Cut::DOCKER };
+        Ok(Chunks {
+            body: Some(answer.into_body()),
+            demux: Demux::new(framing, cut),
+            closed: Box::pin(self.shared.http.closed_token().clone().cancelled_owned()),
+            id: self.id.clone(),
+        })
+    }
+
+    async fn status(&self) -> Result<ContainerStatus> {
+        // Podman forgets a start that failed.
+        if self.life.exit().is_some() {
+            return Ok(ContainerStatus::Exited);
+        }
+        Ok(self.shared.inspect(Operation::Logs, &self.id).await?.status())
+    }
+
+    async fn ended(&self) -> Result<()> {
+        self.shared.exits.wait(&self.id).await.map(drop)
+    }
+
+    /// Docker gives the pieces of a line the time of the first, so that no line is cut by a time.
+    /// Podman gives each its own; there, from the start on is the only sure way. It gives whole
+    /// seconds, but compares exactly: a time that is none of its own is best left to it.
+    fn open_since(&self, time: SystemTime) -> Option<SystemTime> {
+        let whole = time.duration_since(UNIX_EPOCH).is_ok_and(|since| since.subsec_nanos() == 0);
+        (!self.shared.engine.is_podman() || !whole).then_some(time)
+    }
+
+    fn resolution(&self) -> Duration {
+        if self.shared.engine.is_podman() {
+            Duration::from_secs(1)
+        } else {
+            Duration::from_nanos(1)
+        }
+    }
+
+    /// Podman 4.3 garbles lines in pieces when it is asked for the last ones: it appends them to
+    /// the line before, of whatever stream.
+    fn has_tail(&self) -> bool {
+        !self.shared.engine.is_podman()
+    }
+}
+
+/// A log driver that only writes.
+fn unreadable(error: Error) -> Error {
+    if error.message().is_some_and(|message| message.contains("does not support reading")) {
+        return Error::unsupported(Capability::Logs).with_source(error);
+    }
+    error
+}
+
+/// The chunks of one open log. Dropping it closes the connection.
+pub(crate) struct Chunks {
+    /// `None` after the end.
+    body: Option<Incoming>,
+    demux: Demux,
+    closed: Pin<Box<WaitForCancellationFutureOwned>>,
+    id: ContainerId,
+}
+
+impl Chunks {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Chunk>>> {
+        loop {
+            if let Some(chunk) = self.demux.pop()? {
+                return Poll::Ready(Ok(Some(chunk)));
+            }
+            let Some(body) = &mut self.body else { return Poll::Ready(Ok(None)) };
+            match Pin::new(body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    if let Ok(piece) = frame.into_data() {
+                        self.demux.push(piece);
+                    }
+                }
+                Poll::Ready(Some(Err(source))) => return Poll::Ready(Err(cut_off(source))),
+                Poll::Ready(None) => {
+                    self.body = None;
+                    return Poll::Ready(self.demux.finish());
+                }
+                Poll::Pending => {
+                    ready!(self.closed.as_mut().poll(cx));
+                    return Poll::Ready(Err(closed()));
+                }
+            }
+        }
+    }
+}
+
+impl Stream for Chunks {
+    type Item = Result<Chunk>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        let chunk = ready!(this.poll_chunk(cx));
+        Poll::Ready(match chunk {
+            Ok(chunk) => chunk.map(Ok),
+            Err(error) => {
+                this.body = None;
+                Some(Err(error.during(Operation::Logs).on(BACKEND).about(&this.id)))
+            }
+        })
+    }
+}
