@@ -1,3 +1,63 @@
 //! containerd and CRI-O, through the CRI, behind the `runtime-core` interface.
+//!
+//! The CRI is the interface that a kubelet has to the engine of its node. Here it is driven
+//! without a kubelet: each container gets a sandbox of its own, log files that this crate reads
+//! and rotates itself, and an exit that is found by looking.
+//!
+//! ```no_run
+//! use runtime_core::{ContainerExt, ContainerSpec, Runtime, Scope};
+//! use runtime_cri::{CriOptions, CriRuntime};
+//!
+//! # async fn example() -> runtime_core::Result<()> {
+//! let runtime = CriRuntime::connect(CriOptions::new(Scope::new("example")?)).await?;
+//! let spec = ContainerSpec::new("docker.io/library/busybox:1.36").command(["true"]);
+//! let container = runtime.create_container(&spec).await?;
+//! println!("{}", container.run().await?);
+//! container.remove().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What is different from other backends
+//!
+//! - It is for hosts without a kubelet, or for an engine beside the kubelet's: a kubelet removes
+//!   sandboxes that it did not make. [`Health`](runtime_core::Health) has a warning where one is
+//!   seen.
+//! - Signals, a size of `/dev/shm`, and the figures of networks and disks come from the host
+//!   itself, not from the engine: they need root, and an engine that runs on the same host.
+//! - containerd writes each log line without a carriage return before its line end.
 
+mod capabilities;
+mod census;
+mod cgroup;
+mod client;
+mod connect;
+mod container;
+mod error;
+mod events;
+mod exec;
+mod folders;
 mod generated;
+mod host;
+mod images;
+mod info;
+mod kill;
+mod kubelet;
+mod logfiles;
+mod logs;
+mod notes;
+mod parser;
+mod reap;
+mod rotate;
+mod runtime;
+mod sandbox;
+mod shared;
+mod spec;
+mod stats;
+mod wait;
+
+pub use connect::{CriOptions, LogRotation};
+pub use runtime::CriRuntime;
+
+/// What [`Runtime::backend`](runtime_core::Runtime::backend) says.
+const BACKEND: &str = "cri";

@@ -1,0 +1,130 @@
+//! What a connected engine can do.
+
+use std::time::Duration;
+
+use runtime_core::Capabilities;
+
+use crate::host::Peer;
+use crate::shared::Engine;
+
+/// What the engine's version and its place give.
+pub(crate) fn of(engine: &Engine, peer: &Peer, logs: bool, root: bool) -> Capabilities {
+    let version = numbers(&engine.version);
+    let containerd = engine.name == "containerd";
+    let crio = engine.name == "cri-o";
+    // Signals go to the process itself, which has to be seen from here.
+    let signals = root && peer.shares_namespace("pid") == Some(true);
+    let here = peer.shares_namespace("mnt").is_some();
+
+    let mut can = Capabilities::default();
+    can.pull_image = true;
+    can.memory_limit = true;
+    // A file system is mounted for it.
+    can.shared_memory = root && here;
+    can.cpu_count = true;
+    can.cpu_shares = true;
+    // containerd 1.7 takes CDI devices only where its configuration says so, and is silent about
+    // them otherwise; later versions take them unless it says no.
+    can.gpus_by_id = (containerd && version >= (1, 7) && engine.cdi == Some(true))
+        || (crio && version >= (1, 27));
+    can.user = true;
+    can.user_name = true;
+    can.supplementary_groups = true;
+    can.working_dir = true;
+    can.hostname = true;
+    can.mounts = true;
+    can.mounts_read_only = true;
+    can.tcp_ports = true;
+    can.oom_score_adj = true;
+    can.interactive_stdin = true;
+    can.terminal = true;
+    can.stop_signal = signals;
+    can.stop_grace_override = true;
+    can.stop_immediately = true;
+    can.kill = signals;
+    can.oom_reason = true;
+    can.wait = true;
+    can.logs = logs;
+    can.logs_streams_apart = logs;
+    can.logs_follow = logs;
+    can.stats_cpu = true;
+    can.stats_memory = true;
+    // Both are read from the kernel.
+    can.stats_network = signals;
+    can.stats_block_io = signals;
+    can.bulk_stats = true;
+    can.events = true;
+    can.reattach = true;
+    can.reap = true;
+    // runc itself needs about 2 MiB before the container's process is there, and does not start
+    // below that; this is the least that Docker takes for the same reason.
+    can.limits.minimum_memory = Some(6 << 20);
+    can.limits.stop_grace_unit = Some(Duration::from_secs(1));
+    can
+}
+
+/// Whether the engine's stream of events can be listened to beside others. containerd 1.7 gives
+/// each event to one of its listeners, and goes on giving to those that have left.
+pub(crate) fn has_events(engine: &Engine) -> bool {
+    let version = numbers(&engine.version);
+    (engine.name == "containerd" && version >= (2, 0))
+        || (engine.name == "cri-o" && version >= (1, 26))
+}
+
+/// The first two numbers of a version such as `1.6.20~ds1` or `v2.1.9`.
+fn numbers(version: &str) -> (u32, u32) {
+    let mut numbers = version
+        .trim_start_matches('v')
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|number| number.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions() {
+        for (text, expected) in [
+            ("1.6.20~ds1", (1, 6)),
+            ("1.7.24~ds1", (1, 7)),
+            ("v2.1.9", (2, 1)),
+            ("2.1.9+ds1", (2, 1)),
+            ("1.30.0-dev", (1, 30)),
+            ("", (0, 0)),
+        ] {
+            assert_eq!(numbers(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn cdi_comes_with_the_version() {
+        let peer = Peer::default();
+        let gpus = |name: &str, version: &str, cdi: Option<bool>| {
+            let (name, version, api_version) = (name.into(), version.into(), "v1".into());
+            of(&Engine { name, version, api_version, cdi }, &peer, true, true).gpus_by_id
+        };
+        assert!(!gpus("containerd", "1.6.20", None));
+        assert!(!gpus("containerd", "1.6.20", Some(true)));
+        assert!(!gpus("containerd", "1.7.0", Some(false)));
+        assert!(gpus("containerd", "1.7.0", Some(true)));
+        assert!(gpus("containerd", "2.1.9", Some(true)));
+        assert!(!gpus("cri-o", "1.26.1", None));
+        assert!(gpus("cri-o", "1.30.0", None));
+        assert!(!gpus("something", "9.9", Some(true)));
+    }
+
+    #[test]
+    fn what_takes_this_host_is_false_where_the_engine_is_not_seen() {
+        let engine = Engine {
+            name: "containerd".into(),
+            version: "2.1".into(),
+            api_version: "v1".into(),
+            cdi: None,
+        };
+        let can = of(&engine, &Peer::default(), false, true);
+        assert!(!can.kill && !can.shared_memory && !can.logs && !can.stats_block_io);
+        assert!(can.wait && can.stats_cpu);
+    }
+}

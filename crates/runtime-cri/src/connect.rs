@@ -1,0 +1,256 @@
+//! Where the engine is, and what else a connection needs to know.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use runtime_core::{Deadlines, Error, Result, Scope};
+
+/// How to connect to an engine.
+///
+/// Where the engine is is decided as crictl does it: [`endpoint`](Self::endpoint), then the
+/// variable `CONTAINER_RUNTIME_ENDPOINT`, then the default sockets of containerd and CRI-O, of
+/// which the first that answers is taken.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct CriOptions {
+    /// Whose containers are made and seen.
+    pub scope: Scope,
+    /// `unix://PATH` or the path of a socket.
+    pub endpoint: Option<String>,
+    /// How long the operations may take.
+    pub deadlines: Deadlines,
+    /// The folder for the log files, which engine and caller must see at the same path. Each
+    /// container has a folder of its own in it, which goes away with the container. By default
+    /// `/var/log/container-runtime`.
+    pub log_dir: PathBuf,
+    /// The folder for what goes away with the host's next start: where `/dev/shm` of a container
+    /// with a size of its own is mounted. By default `/run/container-runtime`.
+    pub state_dir: PathBuf,
+    /// When to begin a new log file.
+    pub log_rotation: LogRotation,
+    /// The name of a runtime handler of the engine's configuration, for example `kata`. The
+    /// engine's default where absent.
+    pub runtime_handler: Option<String>,
+    /// The cgroup under which the engine makes those of the containers, in the form that its
+    /// cgroup driver wants. The engine's default where absent.
+    pub cgroup_parent: Option<String>,
+    /// The kind of CDI device that the ids of GPUs belong to: id `0` is the device `KIND=0`. By
+    /// default `nvidia.com/gpu`.
+    pub gpu_kind: String,
+}
+
+/// When to begin a new log file of a running container. The CRI leaves that to its client.
+///
+/// Rotated files stay beside the current one, with a number at the end of their names, and are
+/// read like it. The files grow without bound where nothing rotates them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LogRotation {
+    /// Never: something else does it, or it is not wanted.
+    Off,
+    /// When the current file has more than `max_bytes`, looked at every ten seconds.
+    Size {
+        /// The size in bytes.
+        max_bytes: u64,
+        /// How many rotated files to keep; the oldest go first. All of them for `None`.
+        keep: Option<u32>,
+    },
+}
+
+impl Default for LogRotation {
+    /// At 64 MiB, and nothing is thrown away.
+    fn default() -> Self {
+        Self::Size { max_bytes: 64 << 20, keep: None }
+    }
+}
+
+impl CriOptions {
+    /// The engine that crictl would use.
+    #[must_use]
+    pub fn new(scope: Scope) -> Self {
+        Self {
+            scope,
+            endpoint: None,
+            deadlines: Deadlines::default(),
+            log_dir: PathBuf::from("/var/log/container-runtime"),
+            state_dir: PathBuf::from("/run/container-runtime"),
+            log_rotation: LogRotation::default(),
+            runtime_handler: None,
+            cgroup_parent: None,
+            gpu_kind: "nvidia.com/gpu".to_owned(),
+        }
+    }
+
+    /// Connects to this endpoint: `unix://PATH` or the path of a socket.
+    #[must_use]
+    pub fn endpoint(mut self, endpoint: impl Into<String>) -> Self {
+        self.endpoint = Some(endpoint.into());
+        self
+    }
+
+    /// Sets how long the operations may take.
+    #[must_use]
+    pub fn deadlines(mut self, deadlines: Deadlines) -> Self {
+        self.deadlines = deadlines;
+        self
+    }
+
+    /// Sets the folder for the log files.
+    #[must_use]
+    pub fn log_dir(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.log_dir = folder.into();
+        self
+    }
+
+    /// Sets the folder for what goes away with the host's next start.
+    #[must_use]
+    pub fn state_dir(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.state_dir = folder.into();
+        self
+    }
+
+    /// Sets when to begin a new log file.
+    #[must_use]
+    pub fn log_rotation(mut self, rotation: LogRotation) -> Self {
+        self.log_rotation = rotation;
+        self
+    }
+
+    /// Uses this runtime handler of the engine's configuration.
+    #[must_use]
+    pub fn runtime_handler(mut self, handler: impl Into<String>) -> Self {
+        self.runtime_handler = Some(handler.into());
+        self
+    }
+
+    /// Sets the cgroup above those of the containers.
+    #[must_use]
+    pub fn cgroup_parent(mut self, parent: impl Into<String>) -> Self {
+        self.cgroup_parent = Some(parent.into());
+        self
+    }
+
+    /// Sets the kind of CDI device that the ids of GPUs belong to.
+    #[must_use]
+    pub fn gpu_kind(mut self, kind: impl Into<String>) -> Self {
+        self.gpu_kind = kind.into();
+        self
+    }
+
+    /// The places where the engine may be, in the order in which they are tried.
+    pub(crate) fn candidates(&self) -> Result<Vec<Endpoint>> {
+        self.resolve(std::env::var(ENDPOINT_VARIABLE).ok().as_deref())
+    }
+
+    fn resolve(&self, variable: Option<&str>) -> Result<Vec<Endpoint>> {
+        if let Some(endpoint) = &self.endpoint {
+            return Ok(vec![Endpoint::parse(endpoint, "endpoint")?]);
+        }
+        match variable.filter(|endpoint| !endpoint.is_empty()) {
+            Some(endpoint) => Ok(vec![Endpoint::parse(endpoint, ENDPOINT_VARIABLE)?]),
+            None => Ok(DEFAULT_SOCKETS.map(|path| Endpoint { socket: path.into() }).into()),
+        }
+    }
+
+    /// Checks what does not depend on the engine.
+    pub(crate) fn check(&self) -> Result<()> {
+        for (field, folder) in [("log_dir", &self.log_dir), ("state_dir", &self.state_dir)] {
+            if !folder.is_absolute() || folder.to_str().is_none() {
+                return Err(Error::invalid(
+                    field,
+                    format!("{} is not an absolute path in UTF-8", folder.display()),
+                ));
+            }
+        }
+        if let LogRotation::Size { max_bytes: 0, .. } = self.log_rotation {
+            return Err(Error::invalid("log_rotation", "max_bytes must be at least 1"));
+        }
+        Ok(())
+    }
+}
+
+/// What crictl reads.
+const ENDPOINT_VARIABLE: &str = "CONTAINER_RUNTIME_ENDPOINT";
+
+/// The sockets of containerd and CRI-O as they come.
+const DEFAULT_SOCKETS: [&str; 2] = ["/run/containerd/containerd.sock", "/run/crio/crio.sock"];
+
+/// Where an engine is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Endpoint {
+    pub(crate) socket: PathBuf,
+}
+
+impl Endpoint {
+    fn parse(text: &str, field: &str) -> Result<Self> {
+        let bad = |why: &str| Err(Error::invalid(field, format!("{text:?} {why}")));
+        let path = match text.split_once("://") {
+            Some(("unix", path)) => path,
+            Some(_) => return bad("is neither unix://PATH nor the path of a socket"),
+            None => text,
+        };
+        if !path.starts_with('/') || path.contains('\0') {
+            return bad("names no absolute path");
+        }
+        Ok(Self { socket: PathBuf::from(path) })
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "unix://{}", self.socket.display())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use runtime_core::ErrorKind;
+
+    use super::*;
+
+    fn options() -> CriOptions {
+        CriOptions::new(Scope::new("t").unwrap())
+    }
+
+    #[test]
+    fn the_option_comes_before_the_variable_and_that_before_the_defaults() {
+        let named = |path: &str| vec![Endpoint { socket: path.into() }];
+        for nothing in [None, Some("")] {
+            let defaults = options().resolve(nothing).unwrap();
+            let paths: Vec<_> = defaults.iter().map(|endpoint| &endpoint.socket).collect();
+            assert_eq!(paths, DEFAULT_SOCKETS.map(std::path::Path::new));
+        }
+        assert_eq!(options().resolve(Some("unix:///a/b")).unwrap(), named("/a/b"));
+        assert_eq!(options().resolve(Some("/a/b")).unwrap(), named("/a/b"));
+        let both = options().endpoint("unix:///c").resolve(Some("/a/b")).unwrap();
+        assert_eq!(both, named("/c"));
+    }
+
+    #[test]
+    fn what_is_no_socket_names_where_it_was_said() {
+        for bad in ["tcp://127.0.0.1:1", "unix://", "unix://a", "a", "npipe:////x", "/a\0"] {
+            let error = options().resolve(Some(bad)).unwrap_err();
+            assert_eq!(error.field(), Some(ENDPOINT_VARIABLE), "{bad:?}");
+            let error = options().endpoint(bad).resolve(None).unwrap_err();
+            assert_eq!(
+                (error.kind(), error.field()),
+                (ErrorKind::InvalidArgument, Some("endpoint"))
+            );
+        }
+    }
+
+    #[test]
+    fn wrong_options_are_named() {
+        for (options, field) in [
+            (options().log_dir("a"), "log_dir"),
+            (options().state_dir("a"), "state_dir"),
+            (
+                options().log_rotation(LogRotation::Size { max_bytes: 0, keep: None }),
+                "log_rotation",
+            ),
+        ] {
+            assert_eq!(options.check().unwrap_err().field(), Some(field));
+        }
+        options().check().unwrap();
+    }
+}

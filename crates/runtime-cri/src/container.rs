@@ -1,0 +1,303 @@
+//! One container.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use runtime_core::{
+    AttachOptions, ByteStream, Capability, Container, ContainerId, ContainerInfo, ContainerStats,
+    ContainerStatus, CopyInOptions, CopyOutOptions, Error, ErrorKind, ExecOptions, Exit,
+    LogOptions, LogReader, Operation, Result, ResultExt, Session, Signal, StartOutcome,
+    StatsOptions, StatsStream, StopOptions, StopOutcome,
+};
+use tracing::Instrument;
+
+use crate::BACKEND;
+use crate::generated as cri;
+use crate::notes::Notes;
+use crate::sandbox;
+use crate::shared::Shared;
+use crate::{exec, info, kill, logs, stats, wait};
+
+/// A handle.
+#[derive(Clone)]
+pub(crate) struct CriContainer {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) id: ContainerId,
+    pub(crate) name: Arc<str>,
+    pub(crate) sandbox: Arc<str>,
+    pub(crate) notes: Arc<Notes>,
+}
+
+impl fmt::Debug for CriContainer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CriContainer")
+            .field("id", &self.id)
+            .field("name", &self.name)
+            .field("sandbox", &self.sandbox)
+            .finish_non_exhaustive()
+    }
+}
+
+impl CriContainer {
+    pub(crate) fn lacks(&self, capability: Capability, operation: Operation) -> Error {
+        Error::unsupported(capability).during(operation).on(BACKEND).about(&self.id)
+    }
+
+    /// Refuses what the engine cannot do.
+    pub(crate) fn require(&self, capability: Capability, operation: Operation) -> Result<()> {
+        if self.shared.capabilities.has(capability) {
+            Ok(())
+        } else {
+            Err(self.lacks(capability, operation))
+        }
+    }
+
+    pub(crate) async fn status(&self, operation: Operation) -> Result<cri::ContainerStatus> {
+        wait::status(&self.shared, operation, &self.id).await
+    }
+
+    /// Refuses what needs a running container.
+    pub(crate) fn must_run(&self, container: &cri::ContainerStatus) -> Result<()> {
+        match info::status(container.state()) {
+            ContainerStatus::Running => Ok(()),
+            ContainerStatus::Created => Err(Error::new(ErrorKind::NotStarted)),
+            ContainerStatus::Exited => {
+                Err(Error::new(ErrorKind::InvalidState).with_message("the container has ended"))
+            }
+        }
+    }
+
+    /// Does `work` in a span of its own, and says of its errors what is known here.
+    async fn doing<T>(
+        &self,
+        operation: Operation,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let span = tracing::debug_span!(
+            "container",
+            backend = BACKEND,
+            operation = operation.as_str(),
+            container = %self.id
+        );
+        work.instrument(span).await.during(operation).on(BACKEND).about(&self.id)
+    }
+
+    async fn do_start(&self) -> Result<StartOutcome> {
+        let this = self.clone();
+        self.shared.finish(async move { this.start_now().await }).await
+    }
+
+    async fn start_now(&self) -> Result<StartOutcome> {
+        let request = cri::StartContainerRequest { container_id: self.id.to_string() };
+        let mut client = self.shared.client.runtime();
+        let call = client.start_container(request);
+        let deadline = self.shared.deadlines.start;
+        let started = self.shared.client.answer(Operation::Start, deadline, call).await;
+        self.shared.census.hurry();
+        let Err(error) = started else { return Ok(StartOutcome::Started) };
+        if error.kind() != ErrorKind::Internal {
+            return Err(error);
+        }
+        // The engine says all of this without a code.
+        let message = error.message().unwrap_or_default();
+        if ["is in CONTAINER_RUNNING", "is in CONTAINER_EXITED", "already in starting state"]
+            .iter()
+            .any(|words| message.contains(words))
+        {
+            return Ok(StartOutcome::AlreadyStarted);
+        }
+        self.shared.exits.poke(&self.id);
+        let field = if message.contains("exec:") || message.contains("executable file not found") {
+            "command"
+        } else if message.contains("error mounting") || message.contains("mount source") {
+            "mounts"
+        } else if message.contains("memory") {
+            "memory"
+        } else if message.contains("chdir to cwd") {
+            "working_dir"
+        } else if message.contains("CDI") || message.contains("device") {
+            "gpus"
+        } else {
+            return Err(error);
+        };
+        Err(Error::invalid(field, message).with_source(error))
+    }
+
+    async fn do_stop(&self, options: StopOptions) -> Result<StopOutcome> {
+        let container = self.status(Operation::Stop).await?;
+        match info::status(container.state()) {
+            ContainerStatus::Created => return Ok(StopOutcome::NotStarted),
+            ContainerStatus::Exited => {
+                let ended = wait::exit(&self.shared, Operation::Stop, container).await?;
+                let exit = ended.map(|(_, exit)| exit);
+                return Ok(StopOutcome::AlreadyExited(exit.unwrap_or_else(unknown)));
+            }
+            ContainerStatus::Running => {}
+        }
+        let grace = match options.grace {
+            Some(grace) => self.shared.capabilities.round_grace(grace),
+            None => self.notes.stop_grace(),
+        };
+        wait::mark_stopped(&self.notes).await;
+        let this = self.clone();
+        self.shared.finish(async move { this.stop_now(grace).await }).await?;
+        self.shared.census.hurry();
+        let container = self.status(Operation::Stop).await?;
+        let ended = wait::exit(&self.shared, Operation::Stop, container).await?;
+        Ok(StopOutcome::Stopped(ended.map_or_else(unknown, |(_, exit)| exit)))
+    }
+
+    async fn stop_now(&self, grace: Duration) -> Result<()> {
+        let mut left = grace;
+        if let Some(signal) = self.notes.stop_signal
+            && !grace.is_zero()
+        {
+            // The CRI has no place for the signal on most engines: it is sent from here, and what
+            // is left to do after the grace is to kill.
+            kill::send(self, signal).await?;
+            let ended = self.shared.exits.wait(&self.id);
+            if tokio::time::timeout(grace, ended).await.is_ok() {
+                return Ok(());
+            }
+            left = Duration::ZERO;
+        }
+        let request = cri::StopContainerRequest {
+            container_id: self.id.to_string(),
+            timeout: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+        };
+        let deadline = left.saturating_add(self.shared.deadlines.stop_margin);
+        let mut client = self.shared.client.runtime();
+        let call = client.stop_container(request);
+        self.shared.client.answer(Operation::Stop, deadline, call).await.map(drop)
+    }
+
+    async fn do_remove(&self) -> Result<()> {
+        let this = self.clone();
+        self.shared.finish(async move { this.remove_now().await }).await
+    }
+
+    async fn remove_now(&self) -> Result<()> {
+        let shared = &self.shared;
+        let request = cri::PodSandboxStatusRequest {
+            pod_sandbox_id: self.sandbox.to_string(),
+            verbose: false,
+        };
+        let mut client = shared.client.runtime();
+        let call = client.pod_sandbox_status(request);
+        let there = shared.client.answer(Operation::Remove, shared.deadlines.query, call).await;
+        if let Err(error) = there {
+            if error.kind() == ErrorKind::NotFound {
+                sandbox::clear_host(shared, &self.notes).await?;
+            }
+            return Err(error);
+        }
+        if shared.census.is_listened_to() {
+            // So that the end is seen before the removal.
+            let request =
+                cri::StopContainerRequest { container_id: self.id.to_string(), timeout: 0 };
+            let mut client = shared.client.runtime();
+            let call = client.stop_container(request);
+            let deadline = shared.deadlines.stop_margin;
+            match shared.client.answer(Operation::Remove, deadline, call).await {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let table = crate::census::list(shared, Operation::Remove).await?;
+            shared.census.take(table);
+        }
+        sandbox::remove_sandbox(shared, Operation::Remove, &self.sandbox).await?;
+        shared.census.hurry();
+        shared.meter.forget(&self.id);
+        sandbox::clear_host(shared, &self.notes).await
+    }
+}
+
+fn unknown() -> Exit {
+    Exit::new(runtime_core::ExitReason::Unknown)
+}
+
+#[async_trait]
+impl Container for CriContainer {
+    fn id(&self) -> &ContainerId {
+        &self.id
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn start(&self) -> Result<StartOutcome> {
+        self.doing(Operation::Start, self.do_start()).await
+    }
+
+    async fn info(&self) -> Result<ContainerInfo> {
+        self.doing(Operation::Info, async {
+            let container = self.status(Operation::Info).await?;
+            let mut info = info::from_status(&container, false);
+            if let Some((container, exit)) =
+                wait::exit(&self.shared, Operation::Info, container).await?
+            {
+                info = info::from_status(&container, false);
+                info.exit = Some(exit);
+            }
+            Ok(info)
+        })
+        .await
+    }
+
+    async fn wait(&self) -> Result<Exit> {
+        let wait = self.shared.unless_closed(self.shared.exits.wait(&self.id));
+        self.doing(Operation::Wait, wait).await
+    }
+
+    async fn logs(&self, options: LogOptions) -> Result<LogReader> {
+        self.doing(Operation::Logs, logs::open(self, options)).await
+    }
+
+    async fn stats_once(&self) -> Result<ContainerStats> {
+        self.doing(Operation::Stats, stats::once(self)).await
+    }
+
+    async fn stats(&self, options: StatsOptions) -> Result<StatsStream> {
+        self.doing(Operation::Stats, stats::stream(self, options)).await
+    }
+
+    async fn stop(&self, options: StopOptions) -> Result<StopOutcome> {
+        self.doing(Operation::Stop, self.do_stop(options)).await
+    }
+
+    async fn kill(&self, signal: Signal) -> Result<()> {
+        self.doing(Operation::Kill, async {
+            self.require(Capability::Kill, Operation::Kill)?;
+            kill::send(self, signal).await
+        })
+        .await
+    }
+
+    async fn remove(&self) -> Result<()> {
+        self.doing(Operation::Remove, self.do_remove()).await
+    }
+
+    async fn exec(&self, options: ExecOptions) -> Result<Session> {
+        exec::exec(self, options)
+    }
+
+    async fn attach(&self, options: AttachOptions) -> Result<Session> {
+        exec::attach(self, options)
+    }
+
+    async fn copy_in(
+        &self,
+        _path: &str,
+        _content: ByteStream,
+        _options: CopyInOptions,
+    ) -> Result<()> {
+        Err(self.lacks(Capability::CopyIn, Operation::CopyIn))
+    }
+
+    async fn copy_out(&self, _path: &str, _options: CopyOutOptions) -> Result<ByteStream> {
+        Err(self.lacks(Capability::CopyOut, Operation::CopyOut))
+    }
+}

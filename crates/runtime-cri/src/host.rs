@@ -1,0 +1,142 @@
+//! What can be done because the engine runs on this host: signals, mounts, and a look at who
+//! still writes to a file.
+
+#![allow(
+    unsafe_code,
+    reason = "a few calls are marked unsafe for what is not done here; each says why"
+)]
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use runtime_core::Signal;
+use rustix::process::{Pid, PidfdFlags};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::UnixStream;
+
+/// The process at the other end of the socket, as the kernel says. It changes when the engine is
+/// restarted.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Peer {
+    pid: Arc<AtomicI32>,
+}
+
+impl Peer {
+    /// Takes note of who is at the other end.
+    pub(crate) fn learn(&self, stream: &UnixStream) {
+        // A process of another pid namespace has the number 0 here.
+        let pid = stream.peer_cred().ok().and_then(|cred| cred.pid()).unwrap_or(0);
+        self.pid.store(pid, Ordering::Relaxed);
+    }
+
+    fn pid(&self) -> Option<i32> {
+        Some(self.pid.load(Ordering::Relaxed)).filter(|pid| *pid > 0)
+    }
+
+    /// Whether both processes are in the same namespace of this kind, `None` where that cannot be
+    /// found out.
+    pub(crate) fn shares_namespace(&self, kind: &str) -> Option<bool> {
+        let theirs = fs::read_link(format!("/proc/{}/ns/{kind}", self.pid()?)).ok()?;
+        Some(theirs == fs::read_link(format!("/proc/self/ns/{kind}")).ok()?)
+    }
+
+    /// Whether the path leads both processes to the same file, `None` where that cannot be found
+    /// out.
+    pub(crate) fn sees_the_same(&self, path: &Path) -> Option<bool> {
+        if self.shares_namespace("mnt")? {
+            return Some(true);
+        }
+        let id = |path: &Path| fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
+        let relative = path.strip_prefix("/").ok()?;
+        let theirs = id(&Path::new(&format!("/proc/{}/root", self.pid()?)).join(relative));
+        Some(theirs.is_some() && theirs == id(path))
+    }
+
+    /// Whether that process has the file open, `None` where that cannot be found out.
+    pub(crate) fn has_open(&self, file: &fs::Metadata) -> Option<bool> {
+        let fds = format!("/proc/{}/fd", self.pid()?);
+        let name = fs::read_to_string(format!("/proc/{}/comm", self.pid()?)).ok()?;
+        if name.trim_end() != "containerd" {
+            // CRI-O has a helper process for each container, which we do not know.
+            return None;
+        }
+        for fd in fs::read_dir(fds).ok()? {
+            // One that was closed since is not open.
+            let Ok(open) = fs::metadata(fd.ok()?.path()) else { continue };
+            if (open.dev(), open.ino()) == (file.dev(), file.ino()) {
+                return Some(true);
+            }
+        }
+        Some(false)
+    }
+
+    /// Does `work` where the engine's mounts are: what is mounted by it is seen by the engine.
+    pub(crate) fn among_its_mounts<T: Send>(
+        &self,
+        work: impl FnOnce() -> io::Result<T> + Send,
+    ) -> io::Result<T> {
+        let Some(false) = self.shares_namespace("mnt") else { return work() };
+        let pid = self.pid().unwrap_or_default();
+        let namespace = fs::File::open(format!("/proc/{pid}/ns/mnt"))?;
+        let enter = move || {
+            // SAFETY: the danger is in unsharing file descriptors, and only the root and current
+            // folder of this thread are unshared.
+            unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) }?;
+            rustix::thread::move_into_link_name_space(
+                namespace.as_fd(),
+                Some(LinkNameSpaceType::Mount),
+            )?;
+            work()
+        };
+        // A thread of its own, which ends with the namespace that it has entered.
+        std::thread::scope(|scope| {
+            std::thread::Builder::new()
+                .name("engine-mounts".to_owned())
+                .spawn_scoped(scope, enter)?
+                .join()
+                .unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
+        })
+    }
+}
+
+/// Waits for a file to be readable.
+pub(crate) fn readable(fd: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+    // SAFETY: the descriptor is the same one for as long as the `Arc` lives, which is in the
+    // result.
+    let registered = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
+    registered.map_err(io::Error::from)
+}
+
+/// A process that keeps its identity: its number is not given to another one unnoticed.
+#[derive(Debug)]
+pub(crate) struct Process {
+    fd: OwnedFd,
+}
+
+impl Process {
+    /// Takes hold of the process that has this number now. That it is the one that is meant has
+    /// to be checked afterwards.
+    pub(crate) fn hold(pid: i32) -> io::Result<Self> {
+        let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::NotFound)?;
+        Ok(Self { fd: rustix::process::pidfd_open(pid, PidfdFlags::empty())? })
+    }
+
+    /// Sends it a signal. One that has ended is no error of this call: gives `false`.
+    pub(crate) fn signal(&self, signal: Signal) -> io::Result<bool> {
+        // SAFETY: it is wrong only for a signal that the C library keeps for itself and that is
+        // sent to or handled by this process; this one goes to another.
+        let signal = unsafe { rustix::process::Signal::from_raw_unchecked(signal.number().into()) };
+        match rustix::process::pidfd_send_signal(&self.fd, signal) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::SRCH) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Signals. The CRI has none but those of a stop; they go to the process itself, which runs on
+//! this host.
+
+use runtime_core::{ContainerId, Error, ErrorKind, Operation, Result, Signal};
+use serde::Deserialize;
+
+use crate::container::CriContainer;
+use crate::generated as cri;
+use crate::host::Process;
+use crate::shared::Shared;
+
+/// What containerd and CRI-O tell of a container when asked to be verbose.
+#[derive(Debug, Deserialize)]
+struct Verbose {
+    pid: i32,
+}
+
+/// Sends a signal to the main process of a running container.
+pub(crate) async fn send(container: &CriContainer, signal: Signal) -> Result<()> {
+    let shared = &container.shared;
+    let (status, pid) = look(shared, Operation::Kill, &container.id).await?;
+    container.must_run(&status)?;
+    let Some(pid) = pid else {
+        return Err(Error::internal("the engine does not tell the process of the container"));
+    };
+    let process = Process::hold(pid).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => ended(),
+        _ => refused(error),
+    })?;
+    // It runs still, and as the same number: then it is the one that we have hold of, and it was
+    // not replaced by another between the question and the hold.
+    let (status, again) = look(shared, Operation::Kill, &container.id).await?;
+    container.must_run(&status)?;
+    if again != Some(pid) {
+        return Err(ended());
+    }
+    if process.signal(signal).map_err(refused)? { Ok(()) } else { Err(ended()) }
+}
+
+/// The status of a container, and the number of its main process while it runs.
+pub(crate) async fn look(
+    shared: &Shared,
+    operation: Operation,
+    id: &ContainerId,
+) -> Result<(cri::ContainerStatus, Option<i32>)> {
+    let request = cri::ContainerStatusRequest { container_id: id.to_string(), verbose: true };
+    let mut client = shared.client.runtime();
+    let answer = shared.call(operation, client.container_status(request)).await?;
+    let status = answer.status.unwrap_or_default();
+    let pid = answer
+        .info
+        .get("info")
+        .and_then(|info| serde_json::from_str::<Verbose>(info).ok())
+        .map(|verbose| verbose.pid)
+        .filter(|pid| *pid > 0);
+    Ok((status, pid))
+}
+
+fn ended() -> Error {
+    Error::new(ErrorKind::InvalidState).with_message("the container has ended")
+}
+
+fn refused(error: std::io::Error) -> Error {
+    let kind = match error.kind() {
+        std::io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
+        _ => ErrorKind::Internal,
+    };
+    Error::new(kind).with_message("the signal cannot be sent").with_source(error)
+}

@@ -1,0 +1,40 @@
+//! Whether a kubelet works with the same engine: it removes sandboxes that it did not make.
+
+use runtime_core::{Operation, Result};
+
+use crate::generated as cri;
+use crate::sandbox::on_host;
+use crate::shared::Shared;
+
+/// The label that a kubelet puts on all of its sandboxes.
+const KUBELETS_LABEL: &str = "io.kubernetes.pod.uid";
+
+/// A sentence for the user, if there is a kubelet.
+pub(crate) async fn warning(shared: &Shared) -> Result<Option<String>> {
+    let mut client = shared.client.runtime();
+    let request = cri::ListPodSandboxRequest { filter: None };
+    let all = shared.call(Operation::Health, client.list_pod_sandbox(request)).await?.items;
+    let pods = all.iter().filter(|sandbox| sandbox.labels.contains_key(KUBELETS_LABEL)).count();
+    let socket = shared.client.endpoint().socket.display().to_string();
+    let runs = on_host(move || Ok(kubelet_of(&socket))).await?;
+    let why = match (pods, runs) {
+        (0, false) => return Ok(None),
+        (0, true) => "it runs on this host".to_owned(),
+        (pods, _) => format!("{pods} of the sandboxes are pods"),
+    };
+    Ok(Some(format!(
+        "A kubelet works with this engine ({why}), and removes containers that it did not make: \
+         use an engine of your own, or the Kubernetes backend."
+    )))
+}
+
+/// Whether a process of this name has the engine's socket in its arguments.
+fn kubelet_of(socket: &str) -> bool {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes.into_iter().any(|process| {
+        let path = process.path();
+        std::fs::read_to_string(path.join("comm")).is_ok_and(|name| name.trim_end() == "kubelet")
+            && std::fs::read(path.join("cmdline"))
+                .is_ok_and(|line| String::from_utf8_lossy(&line).contains(socket))
+    })
+}

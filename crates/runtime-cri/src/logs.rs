@@ -1,0 +1,666 @@
+//! Logs, read from the files that the engine writes.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use futures_util::future::BoxFuture;
+use runtime_core::{
+    Capability, Chunk, ContainerStatus, Error, ErrorKind, Follow, LineJoiner, LogCursor,
+    LogOptions, LogReader, LogRecord, LogStream, Operation, Result,
+};
+
+use crate::BACKEND;
+use crate::container::CriContainer;
+use crate::folders::{Subscription, Wanted};
+use crate::info;
+use crate::logfiles::{self, LogFile, Open, SKEW, Unfinished};
+use crate::parser::Parser;
+use crate::sandbox::on_host;
+use crate::shared::is_closed;
+
+/// How long the engine may take to write what it has read already.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// How often a folder is looked at that cannot be watched, and one that can.
+const LOOK: Duration = Duration::from_millis(100);
+const LOOK_ANYWAY: Duration = Duration::from_secs(2);
+
+/// See [`Container::logs`](runtime_core::Container::logs).
+pub(crate) async fn open(container: &CriContainer, options: LogOptions) -> Result<LogReader> {
+    options.check()?;
+    container.require(Capability::Logs, Operation::Logs)?;
+    let Some(folder) = container.notes.logs.clone() else {
+        return Err(container.lacks(Capability::Logs, Operation::Logs));
+    };
+    let status = container.status(Operation::Logs).await?;
+    let ended = info::status(status.state()) == ContainerStatus::Exited;
+    let after = options.after;
+    let follow = options.follow == Follow::Yes;
+    if ended {
+        settle_all(container, &folder).await?;
+    }
+    let terminal = container.notes.terminal;
+    let (max_line, plan) = (options.max_line, folder.clone());
+    let start = on_host(move || plan_start(&plan, &options, terminal, ended)).await?;
+    let source = Source {
+        container: container.clone(),
+        folder,
+        open: start.open,
+        files: start.files,
+        end: if follow { None } else { start.end },
+        follow,
+        ended,
+        exit: None,
+        subscription: None,
+    };
+    let records = Records {
+        lines: Lines::new(terminal, max_line, start.unfinished),
+        filter: start.filter,
+        source: Some(source),
+        fetching: None,
+        is_at_end: false,
+        ended,
+    };
+    Ok(LogReader::new(records, after))
+}
+
+/// Where and how to begin.
+struct Start {
+    open: Option<Open>,
+    /// What comes after the file that is open.
+    files: VecDeque<Open>,
+    /// The length of the last file now.
+    end: Option<u64>,
+    unfinished: Unfinished,
+    filter: Filter,
+}
+
+/// Which records are given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Filter {
+    since: Option<SystemTime>,
+    /// Whether `since` itself is not wanted.
+    exclusive: bool,
+    /// How many of those are passed over first.
+    skip: u64,
+}
+
+impl Filter {
+    fn lets_pass(&mut self, record: &LogRecord) -> bool {
+        if self
+            .since
+            .is_some_and(|since| record.time < since || (self.exclusive && record.time == since))
+        {
+            return false;
+        }
+        if self.skip > 0 {
+            self.skip -= 1;
+            return false;
+        }
+        true
+    }
+}
+
+fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> Error + '_ {
+    move |error| {
+        let kind = match error.kind() {
+            io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
+            _ => ErrorKind::Internal,
+        };
+        Error::new(kind).with_message(format!("cannot read {}", path.display())).with_source(error)
+    }
+}
+
+/// Finds the place to begin at. It may block.
+fn plan_start(folder: &Path, options: &LogOptions, terminal: bool, ended: bool) -> Result<Start> {
+    let fails = unreadable(folder);
+    let mut files = match logfiles::list(folder).and_then(|files| open_all(&files)) {
+        Ok(files) => files,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(fails(error)),
+    };
+    place(&mut files, folder, options, terminal, ended).map_err(unreadable(folder))
+}
+
+/// Opens them all, so that what is planned cannot vanish. One that has vanished already is not
+/// part of the log any more.
+fn open_all(files: &[LogFile]) -> io::Result<Vec<Open>> {
+    let mut open = Vec::new();
+    for file in files {
+        match Open::new(&file.path) {
+            Ok(file) => open.push(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(open)
+}
+
+fn place(
+    files: &mut Vec<Open>,
+    _folder: &Path,
+    options: &LogOptions,
+    terminal: bool,
+    ended: bool,
+) -> io::Result<Start> {
+    let end = match files.last() {
+        Some(last) => Some(last.metadata()?.len()),
+        None => None,
+    };
+    let mut filter = Filter { since: options.since, exclusive: false, skip: 0 };
+    let mut first = 0;
+    let mut offset = 0;
+    if let Some(time) = options.since.or(options.after.map(|after| after.time)) {
+        let time = time.checked_sub(SKEW).unwrap_or(time);
+        first = first_with(files, time)?;
+        if let Some(file) = files.get(first) {
+            offset = file.seek_time(time)?;
+        }
+    } else if let Some(tail) = options.tail {
+        // The first line of each stream can be one that began before.
+        (first, offset) = tail_start(files, tail.saturating_add(2))?;
+    }
+    let unfinished = unfinished_at(files, first, offset)?;
+    files.drain(..first);
+    let mut files = VecDeque::from(std::mem::take(files));
+    if let Some(file) = files.front_mut() {
+        file.offset = offset;
+    }
+    let scan = |filter: Filter| Scan {
+        lines: Lines::new(terminal, options.max_line, unfinished),
+        files: files.clone(),
+        end,
+        ended,
+        filter,
+        finished: false,
+    };
+    if let Some(after) = options.after {
+        match scan(filter).position_after(after)? {
+            Some(position) => filter.skip = position,
+            None => filter = Filter { since: Some(after.time), exclusive: true, skip: 0 },
+        }
+    } else if let Some(tail) = options.tail {
+        filter.skip = scan(filter).count()?.saturating_sub(tail);
+    }
+    Ok(Start { open: files.pop_front(), files, end, unfinished, filter })
+}
+
+/// The first file that can have a record of this time or later.
+fn first_with(files: &[Open], time: SystemTime) -> io::Result<usize> {
+    for (at, file) in files.iter().enumerate().skip(1).rev() {
+        // All before it is older than what it begins with, but for the skew, which the caller
+        // has taken off.
+        if file.first_time()?.is_some_and(|first| first <= time) {
+            return Ok(at);
+        }
+    }
+    Ok(0)
+}
+
+fn tail_start(files: &[Open], tail: u64) -> io::Result<(usize, u64)> {
+    let mut wanted = tail;
+    for (at, file) in files.iter().enumerate().rev() {
+        match file.seek_tail(wanted)? {
+            Ok(offset) => return Ok((at, offset)),
+            Err(found) => wanted -= found,
+        }
+    }
+    Ok((0, 0))
+}
+
+/// Which streams are in the middle of a line where the reading begins: the head of that line is
+/// not read, and so the rest of it is not given.
+fn unfinished_at(files: &[Open], first: usize, offset: u64) -> io::Result<Unfinished> {
+    if offset > 0 {
+        return files.get(first).map_or(Ok(Unfinished::default()), |f| f.unfinished_before(offset));
+    }
+    match first.checked_sub(1).and_then(|before| files.get(before)) {
+        Some(before) => before.unfinished_before(before.metadata()?.len()),
+        None => Ok(Unfinished::default()),
+    }
+}
+
+/// Makes records of blocks.
+#[derive(Debug)]
+struct Lines {
+    parser: Parser,
+    joiner: LineJoiner,
+    max_line: usize,
+    unfinished: Unfinished,
+    /// Whether the joiner may have a record ready.
+    joining: bool,
+}
+
+impl Lines {
+    fn new(terminal: bool, max_line: usize, unfinished: Unfinished) -> Self {
+        Self {
+            parser: Parser::new(terminal),
+            joiner: LineJoiner::new(max_line),
+            max_line,
+            unfinished,
+            joining: false,
+        }
+    }
+
+    /// The next record. `None` when it takes another block.
+    #[inline]
+    fn next(&mut self) -> Option<LogRecord> {
+        loop {
+            if self.joining {
+                if let Some(record) = self.joiner.pop() {
+                    return Some(record);
+                }
+                self.joining = self.joiner.is_in_line();
+            }
+            let chunk = self.parser.next()?;
+            // Nearly every line comes whole, and needs no joining.
+            if chunk.ends_line
+                && !self.joining
+                && chunk.bytes.len() <= self.max_line
+                && self.unfinished == Unfinished::default()
+            {
+                let Chunk { time, stream, bytes, .. } = chunk;
+                return Some(LogRecord { time, stream, bytes, continues: false });
+            }
+            self.push(chunk);
+        }
+    }
+
+    fn push(&mut self, chunk: Chunk) {
+        let headless = match chunk.stream {
+            LogStream::Stderr => &mut self.unfinished.stderr,
+            _ => &mut self.unfinished.stdout,
+        };
+        if *headless {
+            *headless = !chunk.ends_line;
+            return;
+        }
+        self.joiner.push(chunk);
+        self.joining = true;
+    }
+
+    /// The log has ended: what is there of its last lines is given.
+    fn finish(&mut self) {
+        if let Some(chunk) = self.parser.finish() {
+            self.push(chunk);
+        }
+        self.joiner.finish();
+        self.joining = true;
+        let passed_over = self.parser.passed_over();
+        if passed_over > 0 {
+            tracing::warn!(bytes = passed_over, "parts of a log file made no sense");
+        }
+    }
+}
+
+/// Reads the log as it is, to find a place in it. It may block.
+struct Scan {
+    lines: Lines,
+    files: VecDeque<Open>,
+    end: Option<u64>,
+    ended: bool,
+    filter: Filter,
+    finished: bool,
+}
+
+impl Scan {
+    fn next(&mut self) -> io::Result<Option<LogRecord>> {
+        loop {
+            if let Some(record) = self.lines.next() {
+                if self.filter.lets_pass(&record) {
+                    return Ok(Some(record));
+                }
+                continue;
+            }
+            let last = self.files.len() <= 1;
+            let rest = self.lines.parser.take_rest();
+            let Some(file) = self.files.front_mut() else {
+                self.lines.parser.feed(rest);
+                if self.finished {
+                    return Ok(None);
+                }
+                self.finished = true;
+                if !self.ended {
+                    return Ok(None);
+                }
+                self.lines.finish();
+                continue;
+            };
+            match file.read(rest, self.end.filter(|_| last))? {
+                Ok(block) => self.lines.parser.feed(block),
+                Err(rest) => {
+                    self.lines.parser.feed(rest);
+                    self.files.pop_front();
+                }
+            }
+        }
+    }
+
+    fn count(mut self) -> io::Result<u64> {
+        let mut count = 0;
+        while self.next()?.is_some() {
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// How many records there are up to and with the one that the cursor stands behind.
+    fn position_after(mut self, cursor: LogCursor) -> io::Result<Option<u64>> {
+        let (mut position, mut same) = (0, 0);
+        while let Some(record) = self.next()? {
+            position += 1;
+            if record.time == cursor.time {
+                same += 1;
+                if same == cursor.records {
+                    return Ok(Some(position));
+                }
+            } else if record.time > cursor.time + SKEW {
+                break;
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The stream of records.
+struct Records {
+    lines: Lines,
+    filter: Filter,
+    source: Option<Source>,
+    fetching: Option<BoxFuture<'static, (Source, Result<Fetched>)>>,
+    is_at_end: bool,
+    ended: bool,
+}
+
+/// What a source gives.
+enum Fetched {
+    Block(Bytes),
+    /// There is no more, and whether the container has ended.
+    End {
+        rest: Bytes,
+        ended: bool,
+    },
+}
+
+impl Stream for Records {
+    type Item = Result<LogRecord>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        loop {
+            while let Some(record) = this.lines.next() {
+                if this.filter.lets_pass(&record) {
+                    return Poll::Ready(Some(Ok(record)));
+                }
+            }
+            if this.is_at_end {
+                return Poll::Ready(None);
+            }
+            let fetching = match &mut this.fetching {
+                Some(fetching) => fetching,
+                None => {
+                    let Some(source) = this.source.take() else { return Poll::Ready(None) };
+                    let rest = this.lines.parser.take_rest();
+                    this.fetching.insert(Box::pin(source.fetch(rest)))
+                }
+            };
+            let (source, fetched) = ready!(fetching.as_mut().poll(cx));
+            this.fetching = None;
+            match fetched {
+                Ok(Fetched::Block(block)) => {
+                    this.lines.parser.feed(block);
+                    this.source = Some(source);
+                }
+                Ok(Fetched::End { rest, ended }) => {
+                    this.is_at_end = true;
+                    this.ended |= ended;
+                    this.lines.parser.feed(rest);
+                    // A line that a running container has not finished is no record yet.
+                    if this.ended {
+                        this.lines.finish();
+                    }
+                }
+                Err(error) => {
+                    this.is_at_end = true;
+                    let error = error.during(Operation::Logs).on(BACKEND);
+                    return Poll::Ready(Some(Err(error.about(&source.container.id))));
+                }
+            }
+        }
+    }
+}
+
+/// Where the blocks come from.
+struct Source {
+    container: CriContainer,
+    folder: PathBuf,
+    open: Option<Open>,
+    /// What was there when the reading began.
+    files: VecDeque<Open>,
+    /// Where the last of them ended then, unless it is followed.
+    end: Option<u64>,
+    follow: bool,
+    /// Whether the container has ended.
+    ended: bool,
+    exit: Option<BoxFuture<'static, Result<()>>>,
+    subscription: Option<Subscription>,
+}
+
+/// What comes after the end of a file.
+enum Next {
+    File(Open),
+    Nothing,
+}
+
+impl Source {
+    async fn fetch(mut self, rest: Bytes) -> (Self, Result<Fetched>) {
+        let fetched = self.next_block(rest).await;
+        (self, fetched)
+    }
+
+    async fn next_block(&mut self, mut rest: Bytes) -> Result<Fetched> {
+        loop {
+            if let Some(subscription) = &mut self.subscription {
+                // What comes after this look wakes the wait below.
+                subscription.forget();
+            }
+            rest = match self.read(rest).await? {
+                Ok(block) => return Ok(Fetched::Block(block)),
+                Err(rest) => rest,
+            };
+            if let Some(next) = self.files.pop_front() {
+                self.open = Some(next);
+                continue;
+            }
+            if !self.follow {
+                return Ok(Fetched::End { rest, ended: self.ended });
+            }
+            if self.subscription.is_none() {
+                self.subscription =
+                    self.container.shared.watch.subscribe(&self.folder, Wanted::Writes);
+                if self.subscription.is_some() {
+                    // What came before the watch is looked for once more.
+                    rest = match self.read(rest).await? {
+                        Ok(block) => return Ok(Fetched::Block(block)),
+                        Err(rest) => rest,
+                    };
+                }
+            }
+            // Asked before the file is read to its end: then nothing can come in between.
+            let ended = self.ended;
+            match self.next_file().await? {
+                Next::File(next) => {
+                    // The engine may still have something for the old one.
+                    self.settle().await?;
+                    rest = match self.read(rest).await? {
+                        Ok(block) => return Ok(Fetched::Block(block)),
+                        Err(rest) => rest,
+                    };
+                    self.open = Some(next);
+                }
+                Next::Nothing if ended => {
+                    self.settle().await?;
+                    rest = match self.read(rest).await? {
+                        Ok(block) => return Ok(Fetched::Block(block)),
+                        Err(rest) => rest,
+                    };
+                    if let Next::File(next) = self.next_file().await? {
+                        self.open = Some(next);
+                        continue;
+                    }
+                    return Ok(Fetched::End { rest, ended: true });
+                }
+                Next::Nothing => self.wait().await?,
+            }
+        }
+    }
+
+    /// Reads on in the file that is open.
+    async fn read(&mut self, rest: Bytes) -> Result<Result<Bytes, Bytes>> {
+        let Some(mut open) = self.open.clone() else { return Ok(Err(rest)) };
+        let end = self.end.filter(|_| self.files.is_empty());
+        let follow = self.follow;
+        let (open, read) = on_host(move || {
+            let path = open.path.clone();
+            let fails = |error| unreadable(&path)(error);
+            let mut read = open.read(rest, end).map_err(fails)?;
+            if follow && read.is_err() && open.is_cut().map_err(fails)? {
+                tracing::warn!(path = %open.path.display(), "a log file was cut: reading it anew");
+                open.offset = 0;
+                read = open.read(Bytes::new(), end).map_err(fails)?;
+            }
+            Ok((open, read))
+        })
+        .await?;
+        self.open = Some(open);
+        Ok(read)
+    }
+
+    /// The file that follows the one that is open, if there is one.
+    async fn next_file(&mut self) -> Result<Next> {
+        let (folder, open) = (self.folder.clone(), self.open.clone());
+        on_host(move || {
+            let files = match logfiles::list(&folder) {
+                Ok(files) => files,
+                // It was removed, with the container or before it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Next::Nothing),
+                Err(error) => return Err(unreadable(&folder)(error)),
+            };
+            let next = match &open {
+                None => files.first(),
+                Some(open) => match files.iter().position(|file| file.inode == open.inode) {
+                    Some(at) => files.get(at + 1),
+                    // Rotated and thrown away: what comes next is the oldest that is left.
+                    None => files.first(),
+                },
+            };
+            let Some(next) = next else { return Ok(Next::Nothing) };
+            match Open::new(&next.path) {
+                Ok(file) if file.inode == next.inode => Ok(Next::File(file)),
+                // Rotated since it was listed: the next look finds it under its new name.
+                Ok(_) => Ok(Next::Nothing),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Next::Nothing),
+                Err(error) => Err(unreadable(&next.path)(error)),
+            }
+        })
+        .await
+    }
+
+    /// Waits until the engine has written all that it has for the file that is open.
+    fn settle(&self) -> impl Future<Output = Result<()>> + Send + 'static {
+        let (container, open) = (self.container.clone(), self.open.clone());
+        async move {
+            match open {
+                Some(open) => settle(&container, &open).await,
+                None => Ok(()),
+            }
+        }
+    }
+
+    /// Waits until something happens.
+    async fn wait(&mut self) -> Result<()> {
+        let exit = self.exit.get_or_insert_with(|| {
+            let container = self.container.clone();
+            Box::pin(async move {
+                match container.shared.exits.wait(&container.id).await {
+                    Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+                    done => done.map(drop),
+                }
+            })
+        });
+        let changed = async {
+            match &mut self.subscription {
+                Some(subscription) => {
+                    let _ = tokio::time::timeout(LOOK_ANYWAY, subscription.changed()).await;
+                }
+                None => tokio::time::sleep(LOOK).await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.container.shared.closed.cancelled() => Err(is_closed()),
+            exit = exit => {
+                exit?;
+                self.ended = true;
+                self.exit = None;
+                Ok(())
+            }
+            () = changed => Ok(()),
+        }
+    }
+}
+
+/// Waits until the engine has written all that it has of a container that has ended.
+async fn settle_all(container: &CriContainer, folder: &Path) -> Result<()> {
+    let path = folder.join(crate::notes::LOG_FILE);
+    let open = on_host(move || match Open::new(&path) {
+        Ok(open) => Ok(Some(open)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(unreadable(&path)(error)),
+    })
+    .await?;
+    match open {
+        Some(open) => settle(container, &open).await,
+        None => Ok(()),
+    }
+}
+
+/// The engine says that a container has ended, or that a new log file was begun, before it has
+/// written the last that it has read. When it has, it closes the file.
+async fn settle(container: &CriContainer, open: &Open) -> Result<()> {
+    let until = tokio::time::Instant::now() + DRAIN;
+    let mut pause = Duration::from_millis(1);
+    let peer = container.shared.client.peer().clone();
+    let open = Arc::new(open.clone());
+    loop {
+        let (peer, open) = (peer.clone(), open.clone());
+        let settled = on_host(move || {
+            let file = open.metadata().map_err(unreadable(&open.path))?;
+            let quiet = |least: Duration| {
+                file.modified()
+                    .ok()
+                    .and_then(|time| time.elapsed().ok())
+                    .is_some_and(|e| e >= least)
+            };
+            // Long ago is long enough whoever writes.
+            Ok(quiet(DRAIN)
+                || match peer.has_open(&file) {
+                    Some(has_open) => !has_open,
+                    None => quiet(Duration::from_millis(200)),
+                })
+        })
+        .await?;
+        if settled || tokio::time::Instant::now() >= until {
+            return Ok(());
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}

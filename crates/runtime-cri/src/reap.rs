@@ -1,0 +1,165 @@
+//! Removing what a scope left behind.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures_util::StreamExt;
+use futures_util::stream;
+use runtime_core::{
+    ContainerId, LABEL_CREATED_AT, LABEL_NONCE, Operation, ReapOptions, ReapReport, Result,
+};
+
+use crate::census;
+use crate::events::has_labels;
+use crate::generated as cri;
+use crate::info::from_list;
+use crate::notes::Notes;
+use crate::sandbox::{clear_host, on_host, remove_sandbox};
+use crate::shared::Shared;
+
+/// How many sandboxes are removed at once.
+const AT_ONCE: usize = 8;
+
+/// See [`Runtime::reap`](runtime_core::Runtime::reap).
+pub(crate) async fn reap(shared: &Arc<Shared>, options: ReapOptions) -> Result<ReapReport> {
+    // The sandboxes first: one whose container comes between the two lists is then found with it.
+    let filter = cri::PodSandboxFilter {
+        label_selector: [shared.scope_label()].into(),
+        ..Default::default()
+    };
+    let request = cri::ListPodSandboxRequest { filter: Some(filter) };
+    let mut client = shared.client.runtime();
+    let sandboxes = shared.call(Operation::Reap, client.list_pod_sandbox(request)).await?.items;
+    let containers = census::list_raw(shared, Operation::Reap, String::new()).await?;
+    let mut inside: HashMap<&str, &cri::Container> = HashMap::new();
+    for container in &containers {
+        inside.insert(&container.pod_sandbox_id, container);
+    }
+    let now = SystemTime::now();
+    let old = |labels: &BTreeMap<String, String>| is_old(labels, now, options.older_than);
+
+    let mut report = ReapReport::default();
+    let mut doomed = Vec::new();
+    let mut known = Vec::new();
+    for sandbox in &sandboxes {
+        known.extend(sandbox.labels.get(LABEL_NONCE).cloned());
+        let container = inside.get(sandbox.id.as_str());
+        let wanted = match container {
+            Some(container) => has_labels(&from_list(container), &options.labels),
+            // A sandbox without a container has none of the caller's labels.
+            None => options.labels.is_empty(),
+        };
+        if wanted && old(&sandbox.labels) {
+            let container = container.map(|container| ContainerId::new(&container.id));
+            let notes = Notes::read(&sandbox.annotations).unwrap_or_default();
+            doomed.push(remove(shared.clone(), sandbox.id.clone(), container, notes));
+        }
+    }
+    let mut done = stream::iter(doomed).buffer_unordered(AT_ONCE);
+    while let Some((sandbox, container, removed)) = done.next().await {
+        match (removed, container) {
+            (Ok(()), Some(id)) => report.removed.push(id),
+            (Ok(()), None) => report.others.push(format!("sandbox {sandbox}")),
+            (Err(error), id) => {
+                let id = id.unwrap_or_else(|| ContainerId::new(&sandbox));
+                report.failed.push((id, error.to_string()));
+            }
+        }
+    }
+    drop(done);
+    if options.labels.is_empty() {
+        report.others.extend(orphans(shared, known, now, options.older_than).await?);
+    }
+    shared.census.hurry();
+    Ok(report)
+}
+
+async fn remove(
+    shared: Arc<Shared>,
+    sandbox: String,
+    container: Option<ContainerId>,
+    notes: Notes,
+) -> (String, Option<ContainerId>, Result<()>) {
+    let removed = match remove_sandbox(&shared, Operation::Reap, &sandbox).await {
+        Ok(()) => clear_host(&shared, &notes).await,
+        failed => failed,
+    };
+    (sandbox, container, removed)
+}
+
+/// Removes what lies on the host and belongs to no sandbox: of a create that broke off before it
+/// had one, or of a remove that broke off after it.
+async fn orphans(
+    shared: &Arc<Shared>,
+    known: Vec<String>,
+    now: SystemTime,
+    age: Duration,
+) -> Result<Vec<String>> {
+    let of_scope = |root: &PathBuf| root.join(shared.scope.as_str());
+    let logs = of_scope(&shared.settings.log_dir);
+    let state = of_scope(&shared.settings.state_dir);
+    // A create makes its folder a little before its sandbox can be seen.
+    let age = age.max(shared.deadlines.create);
+    let found = on_host(move || {
+        let mut found = BTreeMap::<String, Notes>::new();
+        for (folder, is_logs) in [(&logs, true), (&state, false)] {
+            for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                let time = entry.metadata().and_then(|entry| entry.modified());
+                let old = time
+                    .is_ok_and(|time| now.duration_since(time).is_ok_and(|elapsed| elapsed >= age));
+                if !old || known.contains(&name) {
+                    continue;
+                }
+                let notes = found.entry(name).or_default();
+                if is_logs {
+                    notes.logs = Some(entry.path());
+                } else {
+                    notes.shared_memory = Some(entry.path().join("shm"));
+                }
+            }
+        }
+        Ok(found)
+    })
+    .await?;
+    let mut removed = Vec::new();
+    for (name, notes) in found {
+        match clear_host(shared, &notes).await {
+            Ok(()) => removed.push(format!("folders of {name}")),
+            Err(error) => tracing::warn!(%error, name, "a folder could not be removed"),
+        }
+    }
+    Ok(removed)
+}
+
+fn is_old(labels: &BTreeMap<String, String>, now: SystemTime, age: Duration) -> bool {
+    if age.is_zero() {
+        return true;
+    }
+    let made = labels
+        .get(LABEL_CREATED_AT)
+        .and_then(|millis| millis.parse().ok())
+        .map(|millis| UNIX_EPOCH + Duration::from_millis(millis));
+    // What does not say its age is not judged by it.
+    made.is_some_and(|made| now.duration_since(made).is_ok_and(|elapsed| elapsed >= age))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn age_goes_by_the_callers_clock() {
+        let now = UNIX_EPOCH + Duration::from_secs(100);
+        let labels =
+            |millis: &str| BTreeMap::from([(LABEL_CREATED_AT.to_owned(), millis.to_owned())]);
+        let age = Duration::from_secs(10);
+        assert!(is_old(&labels("90000"), now, age));
+        assert!(!is_old(&labels("90001"), now, age));
+        assert!(!is_old(&labels("200000"), now, age));
+        assert!(!is_old(&BTreeMap::new(), now, age));
+        assert!(is_old(&BTreeMap::new(), now, Duration::ZERO));
+    }
+}

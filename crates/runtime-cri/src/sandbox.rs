@@ -1,0 +1,415 @@
+//! Making a container with its sandbox and everything else that belongs to it, and unmaking it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use runtime_core::{
+    Backoff, Error, ErrorKind, LABEL_NONCE, Nonce, Operation, Result, TcpPortBinding,
+};
+use runtime_support::ports::PortReservation;
+use rustix::mount::{MountFlags, UnmountFlags};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::BACKEND;
+use crate::client::too_late;
+use crate::generated as cri;
+use crate::host::Peer;
+use crate::images;
+use crate::notes::Notes;
+use crate::shared::Shared;
+use crate::spec::Plan;
+
+/// How often a create is tried with other ports.
+const PORT_TRIES: usize = 4;
+
+/// A container and its sandbox, as the engine names them.
+#[derive(Debug, Clone)]
+pub(crate) struct Made {
+    pub(crate) container: String,
+    pub(crate) sandbox: String,
+    pub(crate) name: String,
+    pub(crate) notes: Notes,
+}
+
+/// Makes all of it or nothing, also when the future is dropped.
+pub(crate) async fn create(shared: &Arc<Shared>, plan: Plan) -> Result<Made> {
+    check_mount_sources(&plan, shared.client.peer())?;
+    let (answer, mut caller) = oneshot::channel();
+    let work = {
+        let shared = shared.clone();
+        async move { make_or_undo(&shared, plan, answer).await }
+    };
+    shared.tasks.spawn(work);
+    shared
+        .unless_closed(async {
+            (&mut caller).await.unwrap_or_else(|_| Err(Error::internal("the create broke off")))
+        })
+        .await
+}
+
+async fn make_or_undo(shared: &Shared, mut plan: Plan, mut answer: oneshot::Sender<Result<Made>>) {
+    let result = make(shared, &mut plan, &mut answer).await;
+    let keep = result.is_ok();
+    let refused = answer.send(result);
+    if keep && refused.is_ok() {
+        return;
+    }
+    let sandbox = match refused {
+        Err(Ok(made)) => Some(made.sandbox),
+        _ => None,
+    };
+    undo(shared, &plan.nonce, sandbox, &plan.notes).await;
+}
+
+/// The error for a create whose caller has gone. Nobody gets to see it.
+fn abandoned() -> Error {
+    Error::internal("nobody waits for it any more")
+}
+
+async fn make(
+    shared: &Shared,
+    plan: &mut Plan,
+    answer: &mut oneshot::Sender<Result<Made>>,
+) -> Result<Made> {
+    let bring =
+        images::bring(shared, Operation::Create, &plan.image, plan.auth.clone(), plan.pull_policy);
+    let image = tokio::select! {
+        image = bring => image?,
+        () = answer.closed() => return Err(abandoned()),
+    };
+    plan.set_image(&image);
+    let until = Instant::now() + shared.deadlines.create;
+    for last_try in (0..PORT_TRIES).map(|number| number + 1 == PORT_TRIES) {
+        if answer.is_closed() || shared.closed.is_cancelled() {
+            return Err(abandoned());
+        }
+        let reserved = reserve_ports(shared, plan, until).await?;
+        prepare_host(shared, plan).await?;
+        match run_sandbox(shared, plan, until).await {
+            Err(error) if !last_try && reserved.is_some() && is_port_conflict(&error) => {
+                tracing::debug!(%error, "a port was taken meanwhile: trying others");
+                undo(shared, &plan.nonce, None, &plan.notes).await;
+            }
+            Err(error) => return Err(error),
+            Ok(sandbox) => {
+                // From here on the ports lead to the container.
+                drop(reserved);
+                if answer.is_closed() {
+                    return Err(abandoned());
+                }
+                return create_in(shared, plan, sandbox, until).await;
+            }
+        }
+    }
+    Err(Error::new(ErrorKind::ResourceExhausted).with_message("no free ports"))
+}
+
+async fn run_sandbox(shared: &Shared, plan: &Plan, until: Instant) -> Result<String> {
+    let request = cri::RunPodSandboxRequest {
+        config: Some(plan.sandbox()),
+        runtime_handler: shared.settings.runtime_handler.clone().unwrap_or_default(),
+    };
+    let mut client = shared.client.runtime();
+    let answer = ask(shared, until, client.run_pod_sandbox(request)).await?;
+    Ok(answer.pod_sandbox_id)
+}
+
+async fn create_in(shared: &Shared, plan: &Plan, sandbox: String, until: Instant) -> Result<Made> {
+    let request = cri::CreateContainerRequest {
+        pod_sandbox_id: sandbox.clone(),
+        config: Some(plan.container()),
+        sandbox_config: Some(plan.sandbox()),
+    };
+    let mut client = shared.client.runtime();
+    let answer = ask(shared, until, client.create_container(request)).await.map_err(blame)?;
+    Ok(Made {
+        container: answer.container_id,
+        sandbox,
+        name: plan.name.clone(),
+        notes: plan.notes.clone(),
+    })
+}
+
+/// One call of a create. It is not given up when the runtime is closed: what it makes has to be
+/// known to be undone.
+async fn ask<T>(
+    shared: &Shared,
+    until: Instant,
+    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+) -> Result<T> {
+    let left = until.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(too_late(Operation::Create, shared.deadlines.create));
+    }
+    shared.client.answer(Operation::Create, left, call).await
+}
+
+/// Finds the field of the spec that the engine refuses.
+fn blame(error: Error) -> Error {
+    if error.kind() != ErrorKind::Internal {
+        return error;
+    }
+    let message = error.message().unwrap_or_default().to_owned();
+    let field = if message.contains("no users found") || message.contains("no such user") {
+        "user"
+    } else if message.contains("no groups found") {
+        "groups"
+    } else if message.contains("no command specified") {
+        "command"
+    } else if message.contains("CDI") {
+        "gpus"
+    } else {
+        return error;
+    };
+    Error::invalid(field, message).with_source(error)
+}
+
+fn is_port_conflict(error: &Error) -> bool {
+    error.message().is_some_and(|message| {
+        let message = message.to_ascii_lowercase();
+        message.contains("address already in use") || message.contains("hostport")
+    })
+}
+
+/// Binds a free port for each one to publish, and holds it.
+///
+/// The engine does not keep the ports of its sandboxes bound, so the kernel may give out one that
+/// leads to a container. That is found out while the port is held: then whoever had it before has
+/// its sandbox already, or has given it up.
+async fn reserve_ports(
+    shared: &Shared,
+    plan: &mut Plan,
+    until: Instant,
+) -> Result<Option<PortReservation>> {
+    if plan.tcp_ports.is_empty() {
+        return Ok(None);
+    }
+    let failed = |error: io::Error| {
+        Error::new(ErrorKind::ResourceExhausted)
+            .with_message("no free port can be reserved")
+            .with_source(error)
+    };
+    let mut reserved = PortReservation::new(plan.tcp_ports.len()).map_err(failed)?;
+    let mut client = shared.client.runtime();
+    let all = cri::ListPodSandboxRequest { filter: None };
+    let sandboxes = ask(shared, until, client.list_pod_sandbox(all)).await?.items;
+    let taken = |port: u16| {
+        sandboxes
+            .iter()
+            .filter_map(|sandbox| Notes::read(&sandbox.annotations))
+            .any(|notes| notes.ports.iter().any(|binding| binding.host_port == port))
+    };
+    while reserved.ports().any(taken) {
+        reserved.replace(taken).map_err(failed)?;
+    }
+    let bindings = plan.tcp_ports.iter().zip(reserved.ports());
+    let bindings: Vec<_> = bindings
+        .map(|(&container_port, host_port)| TcpPortBinding { host_port, container_port })
+        .collect();
+    plan.set_ports(bindings);
+    Ok(Some(reserved))
+}
+
+/// Makes the folder of the logs, and mounts the container's /dev/shm.
+async fn prepare_host(shared: &Shared, plan: &Plan) -> Result<()> {
+    let (logs, shm) = (plan.notes.logs.clone(), plan.notes.shared_memory.clone());
+    let size = plan.shared_memory;
+    let peer = shared.client.peer().clone();
+    on_host(move || {
+        if let Some(logs) = logs {
+            make_folder(&logs).map_err(|error| about_path("make the log folder", &logs, error))?;
+        }
+        if let (Some(shm), Some(size)) = (shm, size) {
+            peer.among_its_mounts(|| {
+                make_folder(&shm)?;
+                if is_mounted(&shm) {
+                    return Ok(());
+                }
+                let options = std::ffi::CString::new(format!("size={size},mode=1777"))?;
+                let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+                Ok(rustix::mount::mount("shm", &shm, "tmpfs", flags, options.as_c_str())?)
+            })
+            .map_err(|error| about_path("mount a /dev/shm", &shm, error))?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Removes everything that a create made. Gives up when the engine is away for long: then a reap
+/// finds it by its labels.
+pub(crate) async fn undo(shared: &Shared, nonce: &Nonce, sandbox: Option<String>, notes: &Notes) {
+    let mut backoff = Backoff::default();
+    let until = Instant::now() + shared.deadlines.remove;
+    loop {
+        match try_undo(shared, nonce, sandbox.as_deref()).await {
+            Ok(()) => break,
+            Err(error) if error.is_retryable() && Instant::now() < until => {
+                tokio::time::sleep(backoff.delay()).await;
+            }
+            Err(error) => {
+                tracing::warn!(%error, %nonce, "a create could not be undone");
+                return;
+            }
+        }
+    }
+    if let Err(error) = clear_host(shared, notes).await {
+        tracing::warn!(%error, %nonce, "something of a create was left on the host");
+    }
+}
+
+async fn try_undo(shared: &Shared, nonce: &Nonce, sandbox: Option<&str>) -> Result<()> {
+    if let Some(sandbox) = sandbox {
+        return remove_sandbox(shared, Operation::Create, sandbox).await;
+    }
+    let filter = cri::PodSandboxFilter {
+        label_selector: [(LABEL_NONCE.to_owned(), nonce.to_string())].into(),
+        ..Default::default()
+    };
+    let request = cri::ListPodSandboxRequest { filter: Some(filter) };
+    let mut client = shared.client.runtime();
+    let query = shared.deadlines.query;
+    let call = client.list_pod_sandbox(request);
+    let found = shared.client.answer(Operation::Create, query, call).await?;
+    for sandbox in found.items {
+        remove_sandbox(shared, Operation::Create, &sandbox.id).await?;
+    }
+    Ok(())
+}
+
+/// Kills what runs in a sandbox, and removes it with all that is in it. One that is gone is no
+/// error.
+pub(crate) async fn remove_sandbox(
+    shared: &Shared,
+    operation: Operation,
+    sandbox: &str,
+) -> Result<()> {
+    let request = cri::RemovePodSandboxRequest { pod_sandbox_id: sandbox.to_owned() };
+    let mut client = shared.client.runtime();
+    let call = client.remove_pod_sandbox(request);
+    match shared.client.answer(operation, shared.deadlines.remove, call).await {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        done => done.map(drop),
+    }
+}
+
+/// Removes what lies outside of the engine. What is not there is no error.
+pub(crate) async fn clear_host(shared: &Shared, notes: &Notes) -> Result<()> {
+    let peer = shared.client.peer().clone();
+    // Only what lies where this runtime puts such things: notes can be written by anyone who can
+    // speak to the engine.
+    let own = |folder: &Option<PathBuf>, root: &Path| {
+        let root = root.join(shared.scope.as_str());
+        folder.clone().filter(|folder| {
+            folder.starts_with(&root) && folder != &root && !folder.components().any(is_dots)
+        })
+    };
+    let logs = own(&notes.logs, &shared.settings.log_dir);
+    let shm = own(&notes.shared_memory, &shared.settings.state_dir);
+    on_host(move || {
+        if let Some(shm) = shm {
+            peer.among_its_mounts(|| {
+                while is_mounted(&shm) {
+                    rustix::mount::unmount(&shm, UnmountFlags::DETACH)?;
+                }
+                remove_folder(&shm)?;
+                prune(&shm)
+            })
+            .map_err(|error| about_path("unmount", &shm, error))?;
+        }
+        if let Some(logs) = logs {
+            remove_folder(&logs)
+                .and_then(|()| prune(&logs))
+                .map_err(|error| about_path("remove the log folder", &logs, error))?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+fn is_dots(part: std::path::Component<'_>) -> bool {
+    part == std::path::Component::ParentDir
+}
+
+/// Does what may block where that is allowed.
+pub(crate) async fn on_host<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        Err(Error::internal("the work on the host broke off").with_source(error).on(BACKEND))
+    })
+}
+
+fn about_path(what: &str, path: &Path, error: io::Error) -> Error {
+    let kind = match error.kind() {
+        io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::ResourceExhausted,
+        _ => ErrorKind::Internal,
+    };
+    Error::new(kind)
+        .with_message(format!("cannot {what} {}", path.display()))
+        .with_source(error)
+        .on(BACKEND)
+}
+
+/// Makes a folder and those above it. One above may be removed by someone else meanwhile, because
+/// it was empty.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    let mut tries = 0;
+    loop {
+        match fs::create_dir_all(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && tries < 20 => tries += 1,
+            done => return done,
+        }
+    }
+}
+
+fn remove_folder(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}
+
+/// Removes the folders above, up to the scope's, that are empty now.
+fn prune(folder: &Path) -> io::Result<()> {
+    for above in folder.ancestors().skip(1).take(if folder.ends_with("shm") { 2 } else { 1 }) {
+        match fs::remove_dir(above) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => break,
+            done => done?,
+        }
+    }
+    Ok(())
+}
+
+/// Whether something is mounted right there: its device is not that of the folder above.
+fn is_mounted(folder: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let device = |path: &Path| fs::metadata(path).map(|file| file.dev()).ok();
+    folder.parent().is_some_and(|above| {
+        device(folder).is_some_and(|own| device(above).is_some_and(|above| own != above))
+    })
+}
+
+/// Some engines make a folder where the source of a mount is missing.
+fn check_mount_sources(plan: &Plan, peer: &Peer) -> Result<()> {
+    if peer.shares_namespace("mnt") == Some(false) {
+        // The engine sees other files than we do.
+        return Ok(());
+    }
+    for (at, mount) in plan.mounts.iter().enumerate() {
+        if let Err(error) = fs::symlink_metadata(&mount.source)
+            && error.kind() == io::ErrorKind::NotFound
+        {
+            return Err(Error::invalid(
+                format!("mounts[{at}].source"),
+                format!("there is no {}", mount.source.display()),
+            ));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,127 @@
+//! What a runtime and all of its containers share.
+
+use runtime_core::{
+    Capabilities, Deadlines, Error, ErrorKind, ImageRef, LABEL_SCOPE, Operation, RegistryAuth,
+    Result, Scope,
+};
+use runtime_support::{Credential, ExitHub, find_credential};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::{Response, Status};
+
+use crate::BACKEND;
+use crate::census::Census;
+use crate::client::Client;
+use crate::folders::FolderWatch;
+use crate::spec::Settings;
+use crate::stats::Meter;
+
+/// The connection, and what is known of the engine at its other end.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) client: Client,
+    pub(crate) scope: Scope,
+    pub(crate) deadlines: Deadlines,
+    pub(crate) settings: Settings,
+    pub(crate) engine: Engine,
+    pub(crate) capabilities: Capabilities,
+    pub(crate) census: Census,
+    pub(crate) exits: ExitHub,
+    pub(crate) meter: Meter,
+    pub(crate) watch: FolderWatch,
+    /// Set by `close`.
+    pub(crate) closed: CancellationToken,
+    /// What must not be left half done, whoever waits for it.
+    pub(crate) tasks: TaskTracker,
+}
+
+/// Who is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Engine {
+    /// `containerd`, `cri-o`.
+    pub(crate) name: String,
+    pub(crate) version: String,
+    /// `v1`.
+    pub(crate) api_version: String,
+    /// Whether its configuration lets CDI devices in, where it says so.
+    pub(crate) cdi: Option<bool>,
+}
+
+impl Shared {
+    /// Asks a question, within the deadline of questions.
+    pub(crate) async fn call<T>(
+        &self,
+        operation: Operation,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T> {
+        self.unless_closed(self.client.answer(operation, self.deadlines.query, call)).await
+    }
+
+    /// Does `work`, unless the runtime is or gets closed.
+    pub(crate) async fn unless_closed<T>(
+        &self,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        match self.closed.run_until_cancelled(work).await {
+            Some(result) => result,
+            None => Err(is_closed()),
+        }
+    }
+
+    /// Does `work` to its end even if the caller does not wait for that.
+    pub(crate) async fn finish<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let task = self.tasks.spawn(work);
+        self.unless_closed(async {
+            task.await.unwrap_or_else(|error| {
+                Err(Error::internal("the operation broke off").with_source(error).on(BACKEND))
+            })
+        })
+        .await
+    }
+
+    /// The label that all of this scope's things have.
+    pub(crate) fn scope_label(&self) -> (String, String) {
+        (LABEL_SCOPE.to_owned(), self.scope.to_string())
+    }
+
+    /// The login to use at the registry of this image.
+    pub(crate) async fn credentials(
+        &self,
+        reference: &ImageRef,
+        given: Option<RegistryAuth>,
+    ) -> Result<Option<Credential>> {
+        let bare = |address: &str| {
+            let address = address.trim_end_matches('/');
+            let address = address.strip_prefix("https://").unwrap_or(address);
+            let address = address.strip_prefix("http://").unwrap_or(address);
+            address.split('/').next().unwrap_or_default().to_owned()
+        };
+        if let Some(auth) = given {
+            let hub = ["docker.io", "index.docker.io", "registry-1.docker.io"];
+            let meant = auth.server_address.as_deref().map(bare);
+            let fits = meant.as_deref().is_none_or(|meant| {
+                meant == reference.registry()
+                    || (hub.contains(&meant) && hub.contains(&reference.registry()))
+            });
+            // A login for another registry is not shown to this one.
+            return Ok(Some(auth).filter(|_| fits).map(Credential::Login));
+        }
+        find_credential(reference.registry()).await.map_err(|error| {
+            Error::new(ErrorKind::Unauthenticated).with_message(error.to_string()).on(BACKEND)
+        })
+    }
+}
+
+/// The error of every call after `close`.
+pub(crate) fn is_closed() -> Error {
+    Error::new(ErrorKind::InvalidState).with_message("the runtime was closed").on(BACKEND)
+}
+
+impl std::fmt::Display for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.name, self.version)
+    }
+}

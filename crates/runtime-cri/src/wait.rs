@@ -1,0 +1,180 @@
+//! Ends of containers, for the hub of waiters.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream;
+use runtime_core::{
+    ContainerId, ContainerStatus, ErrorKind, Exit, ExitReason, Operation, Result, Signal,
+};
+use runtime_support::{ExitSource, Sight, Wake, WakeStream};
+
+use crate::census::{self, Census};
+use crate::generated as cri;
+use crate::info;
+use crate::notes::Notes;
+use crate::sandbox::on_host;
+use crate::shared::{Shared, is_closed};
+
+/// How long the word of the memory limit may come after the exit, and how often it is looked for.
+const OOM_LOOKS: [Duration; 4] = [
+    Duration::from_millis(5),
+    Duration::from_millis(20),
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+];
+
+/// The census, as the hub of waiters wants it.
+#[derive(Debug)]
+pub(crate) struct Exits {
+    shared: Weak<Shared>,
+}
+
+impl Exits {
+    pub(crate) const fn new(shared: Weak<Shared>) -> Self {
+        Self { shared }
+    }
+
+    fn shared(&self) -> Result<Arc<Shared>> {
+        self.shared.upgrade().ok_or_else(is_closed)
+    }
+}
+
+#[async_trait]
+impl ExitSource for Exits {
+    async fn watch(&self) -> Result<WakeStream> {
+        let (_, changes) = Census::listen(&self.shared()?, Operation::Wait).await?;
+        // The receiver ends when the census does, which is when the runtime is closed.
+        let wakes = stream::unfold(changes, |mut changes| async move {
+            loop {
+                let change = changes.recv().await?;
+                let ended = change
+                    .after
+                    .as_ref()
+                    .is_none_or(|after| after.info.status == ContainerStatus::Exited);
+                if let Some(id) = change.id().filter(|_| ended) {
+                    return Some((Ok(Wake::Container(id.clone(), None)), changes));
+                }
+            }
+        });
+        Ok(wakes.boxed())
+    }
+
+    async fn look(&self, ids: &[ContainerId]) -> Result<Vec<(ContainerId, Sight)>> {
+        let shared = self.shared()?;
+        let table = census::list(&shared, Operation::Wait).await?;
+        let sights = ids.iter().map(|id| {
+            let sight = match table.get(id).map(|seen| seen.info.status) {
+                None => Sight::Gone,
+                Some(ContainerStatus::Exited) => Sight::Unclear,
+                Some(ContainerStatus::Created | ContainerStatus::Running) => Sight::Alive,
+            };
+            (id.clone(), sight)
+        });
+        let sights = sights.collect();
+        shared.census.take(table);
+        Ok(sights)
+    }
+
+    async fn inspect(&self, id: &ContainerId, seen: Option<Exit>) -> Result<Sight> {
+        let shared = self.shared()?;
+        match status(&shared, Operation::Wait, id).await {
+            Ok(container) => match exit(&shared, Operation::Wait, container).await? {
+                Some((_, exit)) => Ok(Sight::Ended(exit)),
+                None => Ok(Sight::Alive),
+            },
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                Ok(seen.map_or(Sight::Gone, Sight::Ended))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn alone(&self, _id: &ContainerId) -> Option<BoxFuture<'static, Result<Sight>>> {
+        None
+    }
+}
+
+/// What the engine knows of a container.
+pub(crate) async fn status(
+    shared: &Shared,
+    operation: Operation,
+    id: &ContainerId,
+) -> Result<cri::ContainerStatus> {
+    let request = cri::ContainerStatusRequest { container_id: id.to_string(), verbose: false };
+    let mut client = shared.client.runtime();
+    let answer = shared.call(operation, client.container_status(request)).await;
+    answer.map_err(|error| error.about(id))?.status.ok_or_else(|| {
+        runtime_core::Error::internal("the engine answers without a status").about(id)
+    })
+}
+
+/// How a container ended, with the status that says so; `None` while it has not.
+///
+/// containerd hears of the memory limit and of the end in two messages that can come in either
+/// order: an end that looks like the work of the limit is looked at again for a moment.
+pub(crate) async fn exit(
+    shared: &Shared,
+    operation: Operation,
+    mut container: cri::ContainerStatus,
+) -> Result<Option<(cri::ContainerStatus, Exit)>> {
+    let stopped = is_marked_stopped(&container).await;
+    let Some(mut exit) = info::exit(&container, stopped) else { return Ok(None) };
+    let limited = Notes::read(&container.annotations).is_some_and(|notes| notes.memory.is_some());
+    let fresh = |exit: &Exit| {
+        exit.ended_at
+            .is_none_or(|at| at.elapsed().is_ok_and(|elapsed| elapsed < Duration::from_secs(2)))
+    };
+    if limited
+        && exit.reason == ExitReason::Signaled
+        && exit.signal == Some(Signal::KILL)
+        && fresh(&exit)
+    {
+        let id = ContainerId::new(&container.id);
+        for pause in OOM_LOOKS {
+            tokio::time::sleep(pause).await;
+            match status(shared, operation, &id).await {
+                Ok(again) => container = again,
+                Err(error) if error.kind() == ErrorKind::NotFound => break,
+                Err(error) => return Err(error),
+            }
+            if let Some(again) = info::exit(&container, stopped) {
+                exit = again;
+            }
+            if exit.reason == ExitReason::OutOfMemory {
+                break;
+            }
+        }
+    }
+    Ok(Some((container, exit)))
+}
+
+/// Whether a stop of this library ended the container. The mark stands in a file, so that every
+/// process says the same.
+pub(crate) async fn is_marked_stopped(container: &cri::ContainerStatus) -> bool {
+    if container.state() != cri::ContainerState::ContainerExited {
+        return false;
+    }
+    let mark = Notes::read(&container.annotations).and_then(|notes| notes.stop_mark());
+    let Some(mark) = mark else { return false };
+    on_host(move || Ok(mark.exists())).await.unwrap_or(false)
+}
+
+/// Marks a container as stopped by this library.
+pub(crate) async fn mark_stopped(notes: &Notes) {
+    let Some(mark) = notes.stop_mark() else { return };
+    let marked = on_host(move || {
+        std::fs::write(&mark, "").map_err(|error| {
+            runtime_core::Error::internal(format!("cannot write {}", mark.display()))
+                .with_source(error)
+        })
+    })
+    .await;
+    if let Err(error) = marked {
+        // Then the exit says by which signal it ended, and not that the signal was ours.
+        tracing::warn!(%error, "a stop could not be marked");
+    }
+}
