@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use kube::client::Body;
@@ -65,8 +65,7 @@ impl Call {
     }
 
     pub(crate) fn query(mut self, name: &str, value: &str) -> Self {
-        let end = self.query.len();
-        let mut query = form_urlencoded::Serializer::for_suffix(self.query, end);
+        let mut query = form_urlencoded::Serializer::new(self.query);
         query.append_pair(name, value);
         self.query = query.finish();
         self
@@ -374,7 +373,7 @@ impl Watch {
     }
 }
 
-/// The lines of a body, without their ends. A last line without an end was cut off and is left out.
+/// The lines of a body, with their ends.
 pub(crate) struct Lines {
     body: Body,
     held: BytesMut,
@@ -390,9 +389,8 @@ impl Lines {
     /// The next line. Dropping the future loses nothing.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>> {
         loop {
-            if let Some(at) = self.held[self.searched..].iter().position(|&b| b == b'\n') {
-                let line = self.held.split_to(self.searched + at).freeze();
-                self.held.advance(1);
+            if let Some(at) = memchr::memchr(b'\n', &self.held[self.searched..]) {
+                let line = self.held.split_to(self.searched + at + 1).freeze();
                 self.searched = 0;
                 return Ok(Some(line));
             }
@@ -407,6 +405,20 @@ impl Lines {
                 }
             }
         }
+    }
+}
+
+impl Lines {
+    /// Whether nothing came after the last line.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// What came after the last line end, once there are no more lines.
+    pub(crate) fn rest(&mut self) -> Option<Bytes> {
+        let rest = std::mem::take(&mut self.held);
+        self.searched = 0;
+        (!rest.is_empty()).then(|| rest.freeze())
     }
 }
 

@@ -83,7 +83,7 @@ pub(crate) fn kind(status: &Status) -> ErrorKind {
         "Gone" | "Expired" => ErrorKind::Lost,
         "Timeout" => ErrorKind::Timeout,
         "ServerTimeout" | "TooManyRequests" | "ServiceUnavailable" => ErrorKind::Unavailable,
-        "InternalError" if status.message.contains("etcdserver: ") => ErrorKind::Unavailable,
+        "InternalError" if passes(&status.message) => ErrorKind::Unavailable,
         _ => match status.code {
             400 | 413 | 422 => ErrorKind::InvalidArgument,
             401 => ErrorKind::Unauthenticated,
@@ -97,6 +97,13 @@ pub(crate) fn kind(status: &Status) -> ErrorKind {
             _ => ErrorKind::Internal,
         },
     }
+}
+
+/// Whether an internal error is one of the server's own connections: to etcd, or to a node.
+fn passes(message: &str) -> bool {
+    ["etcdserver: ", "dial tcp", "connection refused", "i/o timeout", "EOF", "connection reset"]
+        .iter()
+        .any(|words| message.contains(words))
 }
 
 /// Quotas refuse as `Forbidden`, and only the words tell: `exceeded quota: NAME, requested: ...`.
@@ -205,6 +212,7 @@ mod tests {
             (503, "ServiceUnavailable", "shutting down", K::Unavailable),
             (504, "Timeout", "request did not complete", K::Timeout),
             (500, "InternalError", "etcdserver: request timed out", K::Unavailable),
+            (500, "InternalError", "Get https://n:10250: dial tcp: refused", K::Unavailable),
             (500, "InternalError", "boom", K::Internal),
             (403, "", "no reason", K::PermissionDenied),
             (507, "", "no reason", K::ResourceExhausted),

@@ -1,0 +1,331 @@
+//! One container: the handle and its operations.
+
+use std::fmt;
+use std::sync::Arc;
+
+use runtime_core::{
+    AttachOptions, ByteStream, Capability, Container, ContainerId, ContainerInfo, ContainerStats,
+    CopyInOptions, CopyOutOptions, Error, ErrorKind, ExecOptions, Exit, ExitReason, LogOptions,
+    LogReader, Operation, Result, ResultExt as _, Session, Signal, StartOutcome, StatsOptions,
+    StatsStream, StopOptions, StopOutcome, async_trait,
+};
+use tokio::time::Instant;
+
+use crate::client::{Deleted, Patched};
+use crate::names::{HELD_IMAGE, IMAGE};
+use crate::seen::Seen;
+use crate::shared::Shared;
+use crate::state::State;
+use crate::wire::Pod;
+use crate::{BACKEND, create, hold, info, logs, stats, stop, verdict};
+
+/// A container of a cluster.
+#[derive(Clone)]
+pub(crate) struct KubernetesContainer {
+    pub(crate) shared: Arc<Shared>,
+    id: ContainerId,
+    name: String,
+    pub(crate) pod_name: String,
+    /// The image that its start puts in place.
+    image: String,
+    is_gated: bool,
+    /// Whether it has a terminal.
+    pub(crate) tty: bool,
+    /// The grace of a stop, in seconds.
+    pub(crate) grace: u64,
+    /// What is needed to remove it.
+    pod: Arc<Pod>,
+}
+
+impl fmt::Debug for KubernetesContainer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KubernetesContainer")
+            .field("id", &self.id)
+            .field("name", &self.name)
+            .field("pod", &format_args!("{}/{}", self.shared.client.namespace(), self.pod_name))
+            .finish_non_exhaustive()
+    }
+}
+
+impl KubernetesContainer {
+    pub(crate) fn new(shared: &Arc<Shared>, pod: Arc<Pod>) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            id: ContainerId::new(&pod.metadata.uid),
+            name: info::name_of(&pod).to_owned(),
+            pod_name: pod.metadata.name.clone(),
+            image: pod.annotation(IMAGE).unwrap_or_default().to_owned(),
+            is_gated: hold::is_gated(&pod),
+            tty: pod.container().is_some_and(|container| container.tty),
+            grace: pod.spec.termination_grace_period_seconds.unwrap_or(30),
+            pod,
+        }
+    }
+
+    pub(crate) fn uid(&self) -> &str {
+        self.id.as_str()
+    }
+
+    /// What is known of it now, from the watch if that is live.
+    pub(crate) async fn look(&self) -> Result<Seen> {
+        if self.shared.pods.is_live()
+            && let Some(entry) = self.shared.pods.entry(self.uid())
+        {
+            return Ok(entry.now());
+        }
+        let pod = self.shared.client.pod(&self.pod_name).await?;
+        if pod.metadata.uid != self.uid() {
+            return Err(Error::new(ErrorKind::NotFound));
+        }
+        self.shared.pods.take(pod.clone());
+        Ok(Seen::first(pod))
+    }
+
+    /// Waits until the container is as wanted, and ends it where it never will be. There is no
+    /// deadline.
+    async fn until(&self, wanted: impl Fn(&Seen) -> bool) -> Result<Seen> {
+        let entry = self.shared.entry(self.uid(), &self.pod_name).await?;
+        let mut seen = entry.subscribe();
+        let mut next_look: Option<Instant> = None;
+        loop {
+            let now = seen.borrow_and_update().clone();
+            if wanted(&now) {
+                return Ok(now);
+            }
+            let due = verdict::due(&now, &self.shared.options);
+            let due = due.map(|due| next_look.map_or(due, |next| next.max(due)));
+            tokio::select! {
+                changed = seen.changed() => {
+                    next_look = None;
+                    if changed.is_err() {
+                        // The watch was closed, or has begun anew without this pod.
+                        let last = seen.borrow().clone();
+                        if wanted(&last) {
+                            return Ok(last);
+                        }
+                        return Err(Error::new(ErrorKind::NotFound));
+                    }
+                }
+                () = sleep_until(due) => match self.shared.judge(&entry).await {
+                    Ok(next) => next_look = next.or(Some(Instant::now() + LOOK_AGAIN)),
+                    // A server that is away is waited for, as everywhere here.
+                    Err(error) if error.is_retryable() => {
+                        next_look = Some(Instant::now() + LOOK_AGAIN);
+                    }
+                    Err(error) => return Err(error),
+                },
+                error = self.shared.pods.failed() => return Err(error),
+            }
+        }
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn until_ended(&self) -> Result<Exit> {
+        let seen = self.until(|seen| seen.exit().is_some()).await?;
+        seen.exit().cloned().ok_or_else(|| Error::internal("an end without an exit"))
+    }
+
+    async fn start_now(&self) -> Result<StartOutcome> {
+        let patch = hold::start(self.uid(), &self.image, self.is_gated);
+        match self.shared.client.patch_pod(&self.pod_name, &patch).await? {
+            Patched::Done(pod) => {
+                self.shared.pods.take(*pod);
+                Ok(StartOutcome::Started)
+            }
+            Patched::Other => {
+                let pod = self.shared.client.pod(&self.pod_name).await?;
+                if pod.metadata.uid != self.uid() || pod.metadata.deletion_timestamp.is_some() {
+                    return Err(Error::new(ErrorKind::NotFound));
+                }
+                let is_held = pod.container().is_some_and(|c| c.image == HELD_IMAGE);
+                self.shared.pods.take(pod);
+                if is_held {
+                    return Err(Error::internal("the server does not let the pod start"));
+                }
+                Ok(StartOutcome::AlreadyStarted)
+            }
+        }
+    }
+
+    /// Waits until the process runs, or has ended, or could not be started.
+    async fn started(&self) -> Result<()> {
+        let seen = self
+            .until(|seen| matches!(seen.state, State::Running | State::Settling | State::Ended(_)))
+            .await?;
+        match seen.exit() {
+            Some(exit) if exit.reason == ExitReason::StartFailed => Err(start_failed(exit)),
+            // That an image could not be pulled is told by the wait, as `deferred_pull` says.
+            _ => Ok(()),
+        }
+    }
+
+    async fn remove_now(&self) -> Result<()> {
+        let pods = &self.shared.pods;
+        let entry = if pods.is_live() { pods.entry(self.uid()) } else { None };
+        if let Some(entry) = &entry {
+            entry.removing();
+        }
+        if create::remove(&self.shared, &self.pod).await? == Deleted::Going {
+            // A node that is away never says that it is done. Then the server is told to forget
+            // the pod.
+            let patience = self.shared.options.deadlines.remove / 2;
+            if tokio::time::timeout(patience, self.until_gone()).await.is_err() {
+                match self.shared.client.delete_pod(&self.pod_name, self.uid(), 0).await {
+                    Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+            }
+        }
+        pods.take_gone(self.uid());
+        Ok(())
+    }
+
+    async fn until_gone(&self) {
+        match self.until(|seen| seen.gone).await {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            // Without the watch, the server is asked.
+            Err(_) => loop {
+                match self.shared.client.pod(&self.pod_name).await {
+                    Ok(pod) if pod.metadata.uid == self.uid() => {}
+                    Err(error) if error.kind() != ErrorKind::NotFound => {}
+                    _ => return,
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+            },
+        }
+    }
+
+    fn unsupported<T>(&self, operation: Operation, capability: Capability) -> Result<T> {
+        Err(Error::unsupported(capability).during(operation).on(BACKEND).about(&self.name))
+    }
+}
+
+const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Why a container that was started did not come to run.
+fn start_failed(exit: &Exit) -> Error {
+    let words = exit.message.clone().unwrap_or_default();
+    if words.starts_with("no node takes it") {
+        return Error::new(ErrorKind::ResourceExhausted).with_message(words);
+    }
+    let field = if words.contains("hostPath type check failed") || words.contains("mounting") {
+        "mounts"
+    } else if words.contains("exec:") || words.contains("executable file not found") {
+        "command"
+    } else if words.contains("chdir to cwd") || words.contains("cwd") {
+        "working_dir"
+    } else {
+        return Error::new(ErrorKind::InvalidArgument).with_message(words);
+    };
+    Error::invalid(field, words)
+}
+
+#[async_trait]
+impl Container for KubernetesContainer {
+    fn id(&self) -> &ContainerId {
+        &self.id
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND, container = %self.name))]
+    async fn start(&self) -> Result<StartOutcome> {
+        let shared = &self.shared;
+        let deadline = shared.options.deadlines.start;
+        let begun = Instant::now();
+        let outcome =
+            shared.within(Operation::Start, deadline, self.start_now()).await.about(&self.name)?;
+        if outcome == StartOutcome::AlreadyStarted {
+            return Ok(outcome);
+        }
+        let left = deadline.saturating_sub(begun.elapsed());
+        match shared.within(Operation::Start, left, self.started()).await {
+            Ok(()) => Ok(outcome),
+            // The cluster has taken it and will start it: an image can be large, and a node can
+            // take minutes to come. The info says what it waits for.
+            Err(error) if error.kind() == ErrorKind::Timeout => Ok(outcome),
+            Err(error) => Err(error.about(&self.name)),
+        }
+    }
+
+    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND, container = %self.name))]
+    async fn info(&self) -> Result<ContainerInfo> {
+        let seen = self.shared.query(Operation::Info, self.look()).await.about(&self.name)?;
+        Ok(info::info(&seen))
+    }
+
+    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND, container = %self.name))]
+    async fn wait(&self) -> Result<Exit> {
+        let work = async {
+            loop {
+                match self.until_ended().await {
+                    // A server that is away is waited for.
+                    Err(error) if error.is_retryable() => {
+                        tokio::time::sleep(LOOK_AGAIN).await;
+                    }
+                    done => return done,
+                }
+            }
+        };
+        self.shared.unless_closed(Operation::Wait, work).await.about(&self.name)
+    }
+
+    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND, container = %self.name))]
+    async fn logs(&self, options: LogOptions) -> Result<LogReader> {
+        logs::open(self, options).await.about(&self.name)
+    }
+
+    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND, container = %self.name))]
+    async fn stats_once(&self) -> Result<ContainerStats> {
+        stats::once(self).await.about(&self.name)
+    }
+
+    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND, container = %self.name))]
+    async fn stats(&self, options: StatsOptions) -> Result<StatsStream> {
+        stats::stream(self, options).await.about(&self.name)
+    }
+
+    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND, container = %self.name))]
+    async fn stop(&self, options: StopOptions) -> Result<StopOutcome> {
+        stop::run(self, options).await.on(BACKEND).about(&self.name)
+    }
+
+    async fn kill(&self, _signal: Signal) -> Result<()> {
+        self.unsupported(Operation::Kill, Capability::Kill)
+    }
+
+    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND, container = %self.name))]
+    async fn remove(&self) -> Result<()> {
+        let deadline = self.shared.options.deadlines.remove;
+        self.shared
+            .within(Operation::Remove, deadline, self.remove_now())
+            .await
+            .about(&self.name)
+    }
+
+    async fn exec(&self, _options: ExecOptions) -> Result<Session> {
+        self.unsupported(Operation::Exec, Capability::Exec)
+    }
+
+    async fn attach(&self, _options: AttachOptions) -> Result<Session> {
+        self.unsupported(Operation::Attach, Capability::Attach)
+    }
+
+    async fn copy_in(&self, _path: &str, _content: ByteStream, _: CopyInOptions) -> Result<()> {
+        self.unsupported(Operation::CopyIn, Capability::CopyIn)
+    }
+
+    async fn copy_out(&self, _path: &str, _: CopyOutOptions) -> Result<ByteStream> {
+        self.unsupported(Operation::CopyOut, Capability::CopyOut)
+    }
+}

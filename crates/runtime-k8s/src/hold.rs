@@ -1,0 +1,59 @@
+//! Held until start.
+//!
+//! A pod is created with a scheduling gate and with a placeholder where its image belongs. A
+//! server that knows gates does not schedule it; one that does not drops the gate without a word,
+//! and its node finds nothing that it could run. So no pod runs before its start on any server,
+//! and nobody has to know which it is: whether the gate was kept stands in the create's answer.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use crate::names::{GATE, HELD_IMAGE, STARTED_AT};
+use crate::wire::Pod;
+
+/// Whether the server keeps the pod from its scheduler.
+pub(crate) fn is_gated(pod: &Pod) -> bool {
+    pod.spec.scheduling_gates.iter().any(|gate| gate.name == GATE)
+}
+
+/// The change that starts a held pod, and that no pod takes twice.
+pub(crate) fn start(uid: &str, image: &str, is_gated: bool) -> Vec<Value> {
+    let mut patch = vec![
+        json!({"op": "test", "path": "/metadata/uid", "value": uid}),
+        json!({"op": "test", "path": "/spec/containers/0/image", "value": HELD_IMAGE}),
+        json!({"op": "replace", "path": "/spec/containers/0/image", "value": image}),
+        annotate(STARTED_AT, &millis_now()),
+    ];
+    if is_gated {
+        // There is no other gate: a pod is created with all that it will ever have.
+        patch.push(json!({"op": "remove", "path": "/spec/schedulingGates"}));
+    }
+    patch
+}
+
+/// Adds an annotation, in a patch.
+pub(crate) fn annotate(key: &str, value: &str) -> Value {
+    let key = key.replace('~', "~0").replace('/', "~1");
+    json!({"op": "add", "path": format!("/metadata/annotations/{key}"), "value": value})
+}
+
+/// The time as the annotations have it.
+pub(crate) fn millis_now() -> String {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_is_taken_once_and_by_the_right_pod_only() {
+        let patch = start("u", "busybox", true);
+        assert_eq!(patch[0], json!({"op": "test", "path": "/metadata/uid", "value": "u"}));
+        assert_eq!(patch[1]["value"], "!created");
+        assert_eq!(patch[3]["path"], "/metadata/annotations/container-runtime~1started-at");
+        assert_eq!(patch[4]["path"], "/spec/schedulingGates");
+        assert_eq!(start("u", "busybox", false).len(), 4);
+    }
+}

@@ -1,0 +1,206 @@
+//! A pod as our info.
+
+use std::collections::BTreeMap;
+
+use runtime_core::{ContainerId, ContainerInfo, ContainerStatus, ImageInfo, TcpPortBinding};
+
+use crate::names::{IMAGE, LABELS, NAME};
+use crate::seen::Seen;
+use crate::state::{self, State, Trouble};
+use crate::wire::Pod;
+
+/// What is known of a container.
+pub(crate) fn info(seen: &Seen) -> ContainerInfo {
+    let pod = &*seen.pod;
+    let mut info = ContainerInfo::new(
+        ContainerId::new(&pod.metadata.uid),
+        name_of(pod),
+        status(&seen.state),
+    );
+    info.image = image(pod);
+    info.labels = labels(pod);
+    info.created_at = pod.metadata.creation_timestamp.map(|time| time.0);
+    info.started_at = state::started_at(pod);
+    info.node.clone_from(&pod.spec.node_name);
+    match &seen.state {
+        State::Ended(exit) => {
+            info.ended_at = exit.ended_at;
+            info.message.clone_from(&exit.message);
+            info.exit = Some(exit.clone());
+        }
+        State::Pending(trouble) => {
+            let known = seen.trouble.as_ref().map(|(trouble, _)| trouble);
+            let words = trouble.message().or(known.and_then(Trouble::message));
+            info.message = Some(words.unwrap_or("the cluster is starting it").to_owned());
+        }
+        State::Held | State::Running | State::Settling => {
+            info.message.clone_from(&pod.status.message);
+        }
+    }
+    if let Some(container) = pod.container() {
+        let limit = |name: &str| container.resources.limits.get(name).and_then(|q| quantity(q));
+        info.memory = limit("memory").and_then(whole);
+        info.cpu_count = limit("cpu");
+        if seen.state == State::Running {
+            info.tcp_ports = container
+                .ports
+                .iter()
+                .filter_map(|port| {
+                    let container_port = port.container_port;
+                    Some(TcpPortBinding { host_port: port.host_port?, container_port })
+                })
+                .collect();
+        }
+    }
+    info
+}
+
+/// The caller's name of the container of a pod.
+pub(crate) fn name_of(pod: &Pod) -> &str {
+    pod.annotation(NAME).unwrap_or(&pod.metadata.name)
+}
+
+/// The caller's labels of the container of a pod.
+pub(crate) fn labels(pod: &Pod) -> BTreeMap<String, String> {
+    // What this library wrote it can read; a pod that somebody else has changed has none.
+    pod.annotation(LABELS).and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default()
+}
+
+/// Where in its life a container is.
+///
+/// A pod that was started and of which nothing runs yet is Created: that is what the word means.
+/// One that has ended without the cluster saying how is Running until it does.
+pub(crate) const fn status(state: &State) -> ContainerStatus {
+    match state {
+        State::Held | State::Pending(_) => ContainerStatus::Created,
+        State::Running | State::Settling => ContainerStatus::Running,
+        State::Ended(_) => ContainerStatus::Exited,
+    }
+}
+
+fn image(pod: &Pod) -> ImageInfo {
+    let mut image = ImageInfo::default();
+    image.requested = pod.annotation(IMAGE).map(str::to_owned);
+    let id = pod.container_status().map(|status| status.image_id.as_str()).unwrap_or_default();
+    // The old Docker shim puts a word before it.
+    let id = id.strip_prefix("docker-pullable://").unwrap_or(id);
+    if id.contains('@') {
+        image.resolved = Some(id.to_owned());
+    } else if !id.is_empty() {
+        image.id = Some(id.to_owned());
+    }
+    image
+}
+
+/// A quantity of the API: a number with a suffix of thousands or of 1024s.
+fn quantity(text: &str) -> Option<f64> {
+    let end = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, suffix) = text.split_at(end);
+    let factor = match suffix {
+        "" => 1.0,
+        "n" => 1e-9,
+        "u" => 1e-6,
+        "m" => 1e-3,
+        "k" => 1e3,
+        "M" => 1e6,
+        "G" => 1e9,
+        "T" => 1e12,
+        "P" => 1e15,
+        "E" => 1e18,
+        "Ki" => f64::from(1_u32 << 10),
+        "Mi" => f64::from(1_u32 << 20),
+        "Gi" => f64::from(1_u32 << 30),
+        "Ti" => (1_u64 << 40) as f64,
+        "Pi" => (1_u64 << 50) as f64,
+        "Ei" => (1_u64 << 60) as f64,
+        // 12e6 and 12E6
+        _ => return text.parse().ok(),
+    };
+    Some(number.parse::<f64>().ok()? * factor)
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked before")]
+fn whole(number: f64) -> Option<u64> {
+    (number >= 0.0 && number < u64::MAX as f64).then(|| number.round() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn seen() -> Seen {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {
+                "name": "web-1-abc", "uid": "u", "creationTimestamp": "2026-11-23T16:00:00Z",
+                "labels": {"container-runtime/managed": "true"},
+                "annotations": {
+                    "container-runtime/name": "web_1",
+                    "container-runtime/image": "docker.io/library/busybox:1",
+                    "container-runtime/labels": "{\"a/b/c\":\"x y\"}",
+                },
+            },
+            "spec": {"nodeName": "n1", "containers": [{
+                "name": "main", "image": "docker.io/library/busybox:1",
+                "resources": {"limits": {"memory": "64Mi", "cpu": "1500m"}},
+                "ports": [{"containerPort": 80, "hostPort": 20001, "protocol": "TCP"}],
+            }]},
+            "status": {"phase": "Running", "containerStatuses": [{
+                "imageID": "docker.io/library/busybox@sha256:ab",
+                "state": {"running": {"startedAt": "2026-11-23T16:00:01Z"}},
+            }]},
+        }))
+        .unwrap();
+        Seen::first(pod)
+    }
+
+    #[tokio::test]
+    async fn a_running_pod() {
+        let info = info(&seen());
+        assert_eq!((info.name.as_str(), info.status), ("web_1", ContainerStatus::Running));
+        assert_eq!(info.labels.get("a/b/c").map(String::as_str), Some("x y"));
+        assert_eq!(info.labels.len(), 1, "ours are left out");
+        assert_eq!(info.memory, Some(64 << 20));
+        assert_eq!(info.cpu_count, Some(1.5));
+        assert_eq!(info.tcp_ports, [TcpPortBinding { host_port: 20001, container_port: 80 }]);
+        assert_eq!(info.image.requested.as_deref(), Some("docker.io/library/busybox:1"));
+        assert_eq!(info.image.resolved.as_deref(), Some("docker.io/library/busybox@sha256:ab"));
+        assert_eq!(info.node.as_deref(), Some("n1"));
+        assert!(info.started_at > info.created_at && info.ended_at.is_none());
+    }
+
+    #[tokio::test]
+    async fn an_ended_pod_has_its_exit_and_no_ports() {
+        let mut pod = (*seen().pod).clone();
+        pod.metadata.resource_version = "2".into();
+        pod.status = serde_json::from_value(json!({"phase": "Failed", "containerStatuses": [{
+            "state": {"terminated": {"exitCode": 3, "reason": "Error", "message": "oh",
+                "startedAt": "2026-11-23T16:00:01Z", "finishedAt": "2026-11-23T16:00:05Z"}}}]}))
+        .unwrap();
+        let info = info(&seen().next(pod));
+        assert_eq!(info.status, ContainerStatus::Exited);
+        assert_eq!(info.exit.as_ref().and_then(|exit| exit.code), Some(3));
+        assert_eq!(info.message.as_deref(), Some("oh"));
+        assert!(info.ended_at > info.started_at);
+        assert!(info.tcp_ports.is_empty());
+    }
+
+    #[test]
+    fn quantities() {
+        for (text, want) in [
+            ("1", 1.0),
+            ("500m", 0.5),
+            ("128Mi", 134_217_728.0),
+            ("1e3", 1000.0),
+            ("2E3", 2000.0),
+            ("1Gi", 1_073_741_824.0),
+            ("0.5", 0.5),
+            ("100n", 1e-7),
+        ] {
+            assert_eq!(quantity(text), Some(want), "{text}");
+        }
+        for bad in ["", "x", "1Xi", "m"] {
+            assert_eq!(quantity(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! The logs of a container.
+//!
+//! The kubelet gives its log file line by line with times, both streams together, and of a rotated
+//! log only the newest file. A kubelet before 1.29 goes on reading a file that was rotated away
+//! under a follower, in which nothing will ever come: that is noticed here, and the log is opened
+//! anew. A part of a log that was rotated away before it was read is said to be lost.
+
+mod line;
+mod source;
+
+use runtime_core::{LogOptions, LogReader, Operation, Result};
+use runtime_support::follow::read_log;
+
+use crate::BACKEND;
+use crate::container::KubernetesContainer;
+
+/// Opens the log of a container.
+pub(crate) async fn open(
+    container: &KubernetesContainer,
+    options: LogOptions,
+) -> Result<LogReader> {
+    let source = source::PodLog::new(container.clone());
+    let shared = &container.shared;
+    let reader = shared.query(Operation::Logs, read_log(source, options.clone())).await?;
+    let closed = shared.closed();
+    let name = container.pod_name.clone();
+    let records = until(reader, closed, move |error| {
+        error.during(Operation::Logs).on(BACKEND).about(&name)
+    });
+    Ok(LogReader::new(records, options.after))
+}
+
+/// The records until the runtime is closed.
+fn until(
+    reader: LogReader,
+    closed: impl Future<Output = runtime_core::Error> + Send + 'static,
+    context: impl Fn(runtime_core::Error) -> runtime_core::Error + Send + 'static,
+) -> impl futures_util::Stream<Item = Result<runtime_core::LogRecord>> + Send {
+    use futures_util::StreamExt as _;
+    let mut reader = reader;
+    let mut closed = Some(Box::pin(closed));
+    futures_util::stream::poll_fn(move |cx| {
+        let Some(waiting) = closed.as_mut() else { return std::task::Poll::Ready(None) };
+        if let std::task::Poll::Ready(error) = waiting.as_mut().poll(cx) {
+            closed = None;
+            return std::task::Poll::Ready(Some(Err(context(error))));
+        }
+        reader.poll_next_unpin(cx).map_err(&context)
+    })
+}

@@ -1,0 +1,119 @@
+//! Removing what a scope left behind.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures_util::StreamExt as _;
+use runtime_core::{
+    Container as _, ErrorKind, LABEL_CREATED_AT, LABEL_NONCE, LabelFilter, ReapOptions, ReapReport,
+    Result,
+};
+
+use crate::container::KubernetesContainer;
+use crate::create;
+use crate::names;
+use crate::shared::Shared;
+use crate::wire::Meta;
+
+/// How many pods are removed at once.
+const AT_ONCE: usize = 16;
+
+/// Removes the containers of the scope that are old enough, and what belongs to none any more.
+pub(crate) async fn run(shared: &Arc<Shared>, options: &ReapOptions) -> Result<ReapReport> {
+    let scope = &shared.options.scope;
+    let selector = names::selector(scope, &options.labels);
+    let (pods, _) = shared.client.list_pods(&selector).await?;
+    let mut report = ReapReport::default();
+    let old = pods.into_iter().filter(|pod| is_old(&pod.metadata, options.older_than));
+    let mut removals = futures_util::stream::iter(old)
+        .map(|pod| async move {
+            let container = KubernetesContainer::new(shared, Arc::new(pod));
+            (container.remove().await, container)
+        })
+        .buffer_unordered(AT_ONCE);
+    while let Some((removed, container)) = removals.next().await {
+        let id = container.id().clone();
+        match removed {
+            Ok(()) => report.removed.push(id),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => report.failed.push((id, error.to_string())),
+        }
+    }
+    drop(removals);
+    if options.labels.is_empty() {
+        report.others = remove_leftovers(shared, options.older_than).await?;
+    }
+    Ok(report)
+}
+
+/// Removes Secrets and budgets whose pod is gone. The cluster does that itself in time, where its
+/// controllers run.
+async fn remove_leftovers(shared: &Shared, older_than: Duration) -> Result<Vec<String>> {
+    let selector = names::selector(&shared.options.scope, &LabelFilter::new());
+    let (api, kind) = create::budgets(shared);
+    let mut left = Vec::new();
+    for (api, kind, word) in [
+        (create::SECRETS.0, create::SECRETS.1, "Secret"),
+        (api.as_str(), kind, "PodDisruptionBudget"),
+    ] {
+        for object in shared.client.list_objects(api, kind, &selector).await? {
+            if is_old(&object.metadata, older_than) {
+                left.push((api, kind, word, object.metadata));
+            }
+        }
+    }
+    if left.is_empty() {
+        return Ok(Vec::new());
+    }
+    // Listed after the others, so that what belongs to a pod that was just made is not taken.
+    let (pods, _) = shared.client.list_pods(&selector).await?;
+    let nonces: HashSet<&String> =
+        pods.iter().filter_map(|pod| pod.metadata.labels.get(LABEL_NONCE)).collect();
+    let mut removed = Vec::new();
+    for (api, kind, word, meta) in left {
+        if meta.labels.get(LABEL_NONCE).is_some_and(|nonce| nonces.contains(nonce)) {
+            continue;
+        }
+        shared.client.delete(api, kind, &meta.name).await?;
+        removed.push(format!("{word} {}", meta.name));
+    }
+    Ok(removed)
+}
+
+/// Whether something was made so long ago, by the caller's clock.
+fn is_old(meta: &Meta, age: Duration) -> bool {
+    let made = meta
+        .labels
+        .get(LABEL_CREATED_AT)
+        .and_then(|millis| millis.parse().ok())
+        .and_then(|millis| UNIX_EPOCH.checked_add(Duration::from_millis(millis)));
+    match made {
+        Some(made) => SystemTime::now().duration_since(made).unwrap_or_default() >= age,
+        // Without a readable time it is as old as can be.
+        None => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages() {
+        let meta = |millis: Option<u128>| {
+            let mut meta = Meta::default();
+            if let Some(millis) = millis {
+                meta.labels.insert(LABEL_CREATED_AT.to_owned(), millis.to_string());
+            }
+            meta
+        };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
+        let minute = Duration::from_secs(60);
+        assert!(is_old(&meta(Some(now - 61_000)), minute));
+        assert!(!is_old(&meta(Some(now - 1000)), minute));
+        assert!(is_old(&meta(Some(now + 1000)), Duration::ZERO));
+        assert!(!is_old(&meta(Some(now + 1000)), minute));
+        assert!(is_old(&meta(None), minute));
+    }
+}

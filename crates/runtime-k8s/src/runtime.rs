@@ -1,0 +1,353 @@
+//! A connected cluster.
+
+use std::fmt;
+use std::sync::Arc;
+
+use futures_util::{Stream, StreamExt as _};
+use runtime_core::{
+    Capabilities, Capability, Container, ContainerId, ContainerSpec, ContainerStats, Error,
+    ErrorKind, Event, EventStream, EventsOptions, Health, Image, LabelFilter, ListOptions, Listed,
+    Operation, PullOptions, PullStream, ReapOptions, ReapReport, Result, ResultExt as _, Runtime,
+    Scope, async_trait,
+};
+use serde_json::json;
+
+use crate::capabilities::{Server, capabilities, minor};
+use crate::client::Client;
+use crate::connect::{KubernetesOptions, StatsSource};
+use crate::container::KubernetesContainer;
+use crate::seen::Seen;
+use crate::shared::Shared;
+use crate::{BACKEND, create, info, names, reap, stats};
+
+/// The oldest version that this backend is for and tested with.
+const OLDEST: u32 = 20;
+
+/// A connection to a cluster, for one scope in one namespace.
+///
+/// Clones share the connection. Dropping the last one, and the last of its containers' handles,
+/// closes it.
+#[derive(Clone)]
+pub struct KubernetesRuntime {
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for KubernetesRuntime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KubernetesRuntime")
+            .field("namespace", &self.shared.client.namespace())
+            .field("version", &self.shared.server.version)
+            .field("scope", &self.shared.options.scope)
+            .finish_non_exhaustive()
+    }
+}
+
+impl KubernetesRuntime {
+    /// Connects to a cluster as kubectl would, and asks its API server what it knows.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when the options or the kubeconfig cannot be used; `Unavailable` when there
+    /// is no kubeconfig, nobody is there, or no API server; `Timeout` when it does not answer;
+    /// `Unauthenticated` when it does not take the credentials; `Unsupported` when it is older
+    /// than 1.20.
+    pub async fn connect(options: KubernetesOptions) -> Result<Self> {
+        let connect = async {
+            options.check()?;
+            let client = options.client().await?;
+            Self::open(client, options.clone()).await
+        };
+        runtime_support::within(Operation::Connect, options.deadlines.connect, connect)
+            .await
+            .on(BACKEND)
+    }
+
+    /// Connects with a client that is there already. The kubeconfig and the context of the options
+    /// do not count.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub async fn with_client(client: kube::Client, options: KubernetesOptions) -> Result<Self> {
+        let connect = async {
+            options.check()?;
+            Self::open(client, options.clone()).await
+        };
+        runtime_support::within(Operation::Connect, options.deadlines.connect, connect)
+            .await
+            .on(BACKEND)
+    }
+
+    async fn open(client: kube::Client, options: KubernetesOptions) -> Result<Self> {
+        let namespace =
+            options.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
+        let client = Client::new(client, &namespace);
+        let server = ask(&client, &options).await?;
+        let capabilities = capabilities(&server, &options);
+        Ok(Self { shared: Arc::new(Shared::new(client, options, server, capabilities)) })
+    }
+
+    /// How many requests this connection has sent to the API server so far, those that were repeated
+    /// counted each time.
+    #[must_use]
+    pub fn requests_sent(&self) -> u64 {
+        self.shared.client.sent()
+    }
+
+    /// The namespace that it works in.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        self.shared.client.namespace()
+    }
+
+    fn handle(&self, seen: &Seen) -> Arc<dyn Container> {
+        Arc::new(KubernetesContainer::new(&self.shared, Arc::clone(&seen.pod)))
+    }
+
+    /// The pods of the scope with these labels: from the watch where it is live, or by one list.
+    async fn find(&self, labels: &LabelFilter) -> Result<Vec<Seen>> {
+        let shared = &self.shared;
+        let mut found = if shared.pods.is_live() {
+            shared.pods.all()
+        } else {
+            let selector = names::selector(&shared.options.scope, labels);
+            let (pods, _) = shared.client.list_pods(&selector).await?;
+            pods.into_iter().map(Seen::first).collect()
+        };
+        // The server selects by hashes.
+        found.retain(|seen| has_labels(seen, labels));
+        Ok(found)
+    }
+}
+
+/// Asks a server who it is and what it knows.
+async fn ask(client: &Client, options: &KubernetesOptions) -> Result<Server> {
+    let version = client.version().await?;
+    if version.git_version.is_empty() {
+        return Err(Error::new(ErrorKind::Unavailable)
+            .with_message("what answers is no API server")
+            .with_retryable(false));
+    }
+    let mut server = Server {
+        minor: if version.major == "1" { minor(&version.minor) } else { u32::MAX },
+        version: version.git_version,
+        ..Server::default()
+    };
+    if server.minor < OLDEST {
+        return Err(Error::new(ErrorKind::Unsupported).with_message(format!(
+            "the API server has version {}, and 1.{OLDEST} is the oldest that is supported",
+            server.version
+        )));
+    }
+    // What a server does with a field shows in what it would make of a pod that has it.
+    match client.create_pod(&sample(), true).await {
+        Ok(pod) => {
+            server.stop_signal = pod
+                .container()
+                .is_some_and(|container| container.lifecycle.stop_signal.is_some());
+        }
+        Err(error) if error.kind() == ErrorKind::Unauthenticated => return Err(error),
+        Err(error) => server.warnings.push(format!(
+            "pods may not be created in namespace {}: {error}",
+            client.namespace()
+        )),
+    }
+    if options.stats == StatsSource::MetricsApi {
+        server.metrics = client.has_api("metrics.k8s.io/v1beta1").await?;
+    }
+    Ok(server)
+}
+
+/// A pod with the fields that not every server knows. It is never made.
+fn sample() -> serde_json::Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"generateName": "container-runtime-sample-"},
+        "spec": {
+            "os": {"name": "linux"},
+            "restartPolicy": "Never",
+            "containers": [{
+                "name": names::CONTAINER,
+                "image": names::HELD_IMAGE,
+                "lifecycle": {"stopSignal": "SIGUSR1"},
+            }],
+        },
+    })
+}
+
+fn has_labels(seen: &Seen, wanted: &LabelFilter) -> bool {
+    if wanted.is_empty() {
+        return true;
+    }
+    let labels = info::labels(&seen.pod);
+    wanted.iter().all(|(key, value)| {
+        labels.get(key).is_some_and(|has| value.as_ref().is_none_or(|value| value == has))
+    })
+}
+
+#[async_trait]
+impl Runtime for KubernetesRuntime {
+    fn backend(&self) -> &'static str {
+        BACKEND
+    }
+
+    fn scope(&self) -> &Scope {
+        &self.shared.options.scope
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        &self.shared.capabilities
+    }
+
+    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND))]
+    async fn health(&self) -> Result<Health> {
+        let shared = &self.shared;
+        let version = shared.query(Operation::Health, shared.client.version()).await?;
+        let mut health =
+            Health::new(BACKEND, "Kubernetes", version.git_version, shared.capabilities.clone());
+        health.api_version = Some("v1".to_owned());
+        health.warnings.clone_from(&shared.server.warnings);
+        Ok(health)
+    }
+
+    /// The nodes of a cluster pull images when a container starts there: the capability is
+    /// `deferred_pull`.
+    async fn pull_image(&self, image: &Image, _options: PullOptions) -> Result<PullStream> {
+        Err(Error::unsupported(Capability::PullImage)
+            .during(Operation::Pull)
+            .on(BACKEND)
+            .about(&image.reference))
+    }
+
+    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND, container = spec.name))]
+    async fn create_container(&self, spec: &ContainerSpec) -> Result<Arc<dyn Container>> {
+        let shared = &self.shared;
+        let deadline = shared.options.deadlines.create;
+        let made = shared.within(Operation::Create, deadline, create::run(shared, spec)).await?;
+        shared.pods.take(made.clone());
+        Ok(Arc::new(KubernetesContainer::new(shared, Arc::new(made))))
+    }
+
+    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND, container = %id))]
+    async fn container(&self, id: &ContainerId) -> Result<Arc<dyn Container>> {
+        let shared = &self.shared;
+        if shared.pods.is_live()
+            && let Some(entry) = shared.pods.entry(id.as_str())
+        {
+            return Ok(self.handle(&entry.now()));
+        }
+        let found = async {
+            // The API finds no object by its UID, so the scope is listed.
+            let selector = names::selector(&shared.options.scope, &LabelFilter::new());
+            let (pods, _) = shared.client.list_pods(&selector).await?;
+            pods.into_iter()
+                .find(|pod| pod.metadata.uid == id.as_str())
+                .ok_or_else(|| Error::new(ErrorKind::NotFound))
+        };
+        let pod = shared.query(Operation::Reattach, found).await.about(id)?;
+        shared.pods.take(pod.clone());
+        Ok(Arc::new(KubernetesContainer::new(shared, Arc::new(pod))))
+    }
+
+    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND))]
+    async fn list_containers(&self, options: ListOptions) -> Result<Vec<Listed>> {
+        let found = self.shared.query(Operation::List, self.find(&options.labels)).await?;
+        Ok(found.iter().map(|seen| Listed::new(self.handle(seen), info::info(seen))).collect())
+    }
+
+    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND))]
+    async fn stats(
+        &self,
+        containers: &[ContainerId],
+    ) -> Result<Vec<(ContainerId, ContainerStats)>> {
+        stats::many(&self.shared, containers).await
+    }
+
+    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND))]
+    async fn events(&self, options: EventsOptions) -> Result<EventStream> {
+        self.shared.query(Operation::Events, self.shared.pods.live()).await?;
+        Ok(Box::pin(events(Arc::clone(&self.shared), options)))
+    }
+
+    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND))]
+    async fn reap(&self, options: ReapOptions) -> Result<ReapReport> {
+        // It removes one after the other, each with its own deadline.
+        self.shared.unless_closed(Operation::Reap, reap::run(&self.shared, &options)).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.shared.close();
+        Ok(())
+    }
+}
+
+/// What happens to the containers of the scope, and before that what has happened since the time
+/// that was asked for, as far as the pods still tell.
+fn events(
+    shared: Arc<Shared>,
+    options: EventsOptions,
+) -> impl Stream<Item = Result<Event>> + Send {
+    let (receiver, now) = shared.pods.listen();
+    let mut past: Vec<Event> = Vec::new();
+    if let Some(since) = options.since {
+        past = now.iter().flat_map(|seen| seen.events_since(None)).collect();
+        past.retain(|event| event.time >= since);
+        // Stable, so that what happened to one container in one second stays in order.
+        past.sort_by_key(|event| event.time);
+    }
+    let labelled = {
+        let shared = Arc::clone(&shared);
+        let labels = options.labels;
+        let mut known: std::collections::HashMap<ContainerId, bool> = now
+            .iter()
+            .map(|seen| (ContainerId::new(&seen.pod.metadata.uid), has_labels(seen, &labels)))
+            .collect();
+        move |event: &Event| {
+            if labels.is_empty() {
+                return true;
+            }
+            let has = known.get(&event.container).copied().unwrap_or_else(|| {
+                let entry = shared.pods.entry(event.container.as_str());
+                let has = entry.is_some_and(|entry| has_labels(&entry.now(), &labels));
+                known.insert(event.container.clone(), has);
+                has
+            });
+            if event.kind == runtime_core::EventKind::Removed {
+                known.remove(&event.container);
+            }
+            has
+        }
+    };
+    let closed = Box::pin(shared.closed());
+    let live = futures_util::stream::unfold(
+        (receiver, Some(closed), shared),
+        |(mut receiver, closed, shared)| async move {
+            let mut closed = closed?;
+            tokio::select! {
+                biased;
+                error = &mut closed => {
+                    Some((Err(error.during(Operation::Events)), (receiver, None, shared)))
+                }
+                event = receiver.recv() => {
+                    let (event, closed) = match event {
+                        Some(Ok(event)) => (Ok(event), Some(closed)),
+                        Some(Err(error)) => (Err(error), None),
+                        None => (Err(overrun()), None),
+                    };
+                    let event = event.during(Operation::Events).on(BACKEND);
+                    Some((event, (receiver, closed, shared)))
+                }
+            }
+        },
+    );
+    let past = futures_util::stream::iter(past.into_iter().map(Ok));
+    let mut labelled = labelled;
+    past.chain(live).filter(move |event| {
+        let wanted = event.as_ref().map_or(true, &mut labelled);
+        std::future::ready(wanted)
+    })
+}
+
+fn overrun() -> Error {
+    Error::new(ErrorKind::Lost)
+        .with_message("events came faster than they were read, and some are lost")
+}

@@ -1,0 +1,119 @@
+//! What a runtime and all of its containers share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use runtime_core::{Capabilities, Error, ErrorKind, Operation, Result, ResultExt as _};
+use tokio::sync::watch;
+
+use crate::BACKEND;
+use crate::capabilities::Server;
+use crate::client::Client;
+use crate::connect::KubernetesOptions;
+use crate::pods::{Entry, Pods};
+use crate::stats::Samples;
+
+/// The connection, and what is known of the cluster at its other end.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) client: Client,
+    pub(crate) pods: Pods,
+    pub(crate) options: KubernetesOptions,
+    pub(crate) server: Server,
+    pub(crate) capabilities: Capabilities,
+    /// The last measurements, for what is counted between two.
+    pub(crate) samples: Samples,
+    closed: watch::Sender<bool>,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        client: Client,
+        options: KubernetesOptions,
+        server: Server,
+        capabilities: Capabilities,
+    ) -> Self {
+        Self {
+            pods: Pods::new(client.clone(), &options.scope),
+            client,
+            options,
+            server,
+            capabilities,
+            samples: Samples::default(),
+            closed: watch::Sender::new(false),
+        }
+    }
+
+    /// Ends all that is under way, and refuses what comes.
+    pub(crate) fn close(&self) {
+        self.closed.send_replace(true);
+        self.pods.close();
+    }
+
+    /// Completes when the runtime is closed.
+    pub(crate) fn closed(&self) -> impl Future<Output = Error> + Send + use<> {
+        let mut closed = self.closed.subscribe();
+        async move {
+            // The sender goes only with the last user of what it closes.
+            if closed.wait_for(|closed| *closed).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            Error::new(ErrorKind::InvalidState).with_message("the runtime was closed").on(BACKEND)
+        }
+    }
+
+    /// Does `work` until the runtime is closed.
+    pub(crate) async fn unless_closed<T>(
+        &self,
+        operation: Operation,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        tokio::select! {
+            biased;
+            closed = self.closed() => Err(closed.during(operation)),
+            done = work => done.during(operation).on(BACKEND),
+        }
+    }
+
+    /// Does `work`, but no longer than `deadline`.
+    pub(crate) async fn within<T>(
+        &self,
+        operation: Operation,
+        deadline: Duration,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let work = runtime_support::within(operation, deadline, work);
+        let done = self.unless_closed(operation, work).await;
+        match done {
+            // Where the server is known to be away, that says more than that it took too long.
+            Err(error) if error.kind() == ErrorKind::Timeout => match self.pods.why_away() {
+                Some(why) => Err(why.during(operation).on(BACKEND)),
+                None => Err(error),
+            },
+            done => done,
+        }
+    }
+
+    /// A question, within the deadline of questions.
+    pub(crate) async fn query<T>(
+        &self,
+        operation: Operation,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        self.within(operation, self.options.deadlines.query, work).await
+    }
+
+    /// A pod of the watch, which begins with this if nothing has asked it yet.
+    pub(crate) async fn entry(&self, uid: &str, name: &str) -> Result<Arc<Entry>> {
+        self.pods.live().await?;
+        if let Some(entry) = self.pods.entry(uid) {
+            return Ok(entry);
+        }
+        // It may have been made by another process a moment ago.
+        let pod = self.client.pod(name).await?;
+        if pod.metadata.uid == uid {
+            self.pods.take(pod);
+        }
+        self.pods.entry(uid).ok_or_else(|| Error::new(ErrorKind::NotFound))
+    }
+}

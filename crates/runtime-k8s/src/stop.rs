@@ -1,0 +1,98 @@
+//! Stopping a container and keeping its pod.
+//!
+//! The node ends a container whose image is changed, with the pod's grace, and finds that the new
+//! image cannot be one. So the pod stays, with the true exit code and the logs.
+
+use runtime_core::{
+    Capability, Error, ErrorKind, Operation, Result, StopOptions, StopOutcome,
+};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+use crate::client::Patched;
+use crate::container::KubernetesContainer;
+use crate::hold::{annotate, millis_now};
+use crate::names::{STOPPED_AT, STOPPED_IMAGE};
+use crate::state::State;
+
+/// The change that stops a pod in the phase that it was seen in.
+///
+/// The phase is part of the condition, so that a pod whose end the server knows is not marked as
+/// stopped.
+fn stop(uid: &str, image: &str, phase: &str) -> Vec<Value> {
+    vec![
+        json!({"op": "test", "path": "/metadata/uid", "value": uid}),
+        json!({"op": "test", "path": "/status/phase", "value": phase}),
+        json!({"op": "test", "path": "/spec/containers/0/image", "value": image}),
+        json!({"op": "replace", "path": "/spec/containers/0/image", "value": STOPPED_IMAGE}),
+        annotate(STOPPED_AT, &millis_now()),
+    ]
+}
+
+/// Stops a container and waits for its end.
+pub(crate) async fn run(
+    container: &KubernetesContainer,
+    options: StopOptions,
+) -> Result<StopOutcome> {
+    let shared = &container.shared;
+    let created = Duration::from_secs(container.grace);
+    if let Some(grace) = options.grace
+        && shared.capabilities.round_grace(grace) != created
+    {
+        return Err(Error::unsupported(Capability::StopGraceOverride)
+            .with_field("grace")
+            .with_message(format!(
+                "the grace of this container was set to {created:?} when it was created"
+            ))
+            .during(Operation::Stop));
+    }
+    let deadline = created + shared.options.deadlines.stop_margin;
+    shared.within(Operation::Stop, deadline, until_stopped(container)).await
+}
+
+async fn until_stopped(container: &KubernetesContainer) -> Result<StopOutcome> {
+    let shared = &container.shared;
+    let uid = container.uid();
+    loop {
+        let seen = shared.entry(uid, &container.pod_name).await?.now();
+        match seen.state {
+            State::Held => return Ok(StopOutcome::NotStarted),
+            State::Ended(exit) => return Ok(StopOutcome::AlreadyExited(exit)),
+            State::Settling => {
+                return container.until_ended().await.map(StopOutcome::AlreadyExited);
+            }
+            State::Running | State::Pending(_) => {}
+        }
+        let image = seen.pod.container().map(|c| c.image.as_str()).unwrap_or_default();
+        if image != STOPPED_IMAGE {
+            let patch = stop(uid, image, &seen.pod.status.phase);
+            match shared.client.patch_pod(&container.pod_name, &patch).await? {
+                Patched::Done(pod) => shared.pods.take(*pod),
+                Patched::Other => {
+                    // Something happened to it meanwhile. Is it what was waited for?
+                    let pod = shared.client.pod(&container.pod_name).await?;
+                    if pod.metadata.uid != uid {
+                        return Err(Error::new(ErrorKind::NotFound));
+                    }
+                    shared.pods.take(pod);
+                    continue;
+                }
+            }
+        }
+        return container.until_ended().await.map(StopOutcome::Stopped);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_is_for_one_pod_in_one_state() {
+        let patch = stop("u", "busybox", "Running");
+        let tests: Vec<&Value> = patch.iter().filter(|op| op["op"] == "test").collect();
+        assert_eq!(tests.len(), 3);
+        assert_eq!(tests[1], &json!({"op": "test", "path": "/status/phase", "value": "Running"}));
+        assert_eq!(patch[3]["value"], "!stopped");
+    }
+}

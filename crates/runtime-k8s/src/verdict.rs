@@ -1,0 +1,187 @@
+//! Ending what would never run.
+//!
+//! A node tries to pull an image for ever, and a scheduler to find a node. When that has gone on
+//! for long enough, this library decides that it is over. So that it is over for everyone, and
+//! does not come to life an hour later, the decision is written to the pod, and the pod is changed
+//! so that it cannot run any more.
+
+use std::time::Duration;
+
+use runtime_core::{ErrorKind, Exit, ExitReason, Result};
+use serde_json::json;
+use tokio::time::Instant;
+
+use crate::client::Patched;
+use crate::connect::KubernetesOptions;
+use crate::hold::annotate;
+use crate::names::{STOPPED_IMAGE, VERDICT};
+use crate::pods::Entry;
+use crate::seen::Seen;
+use crate::shared::Shared;
+use crate::state::{State, Trouble};
+use crate::wire::ClusterEvent;
+
+/// How long a node may say nothing before the cluster's events are asked what it does. Longer after
+/// each time.
+const FIRST_LOOK: Duration = Duration::from_secs(2);
+const RAREST_LOOK: Duration = Duration::from_secs(60);
+
+/// When a pod has to be looked at more closely, if it does not change until then.
+pub(crate) fn due(seen: &Seen, options: &KubernetesOptions) -> Option<Instant> {
+    let State::Pending(trouble) = &seen.state else { return None };
+    let since = seen.trouble.as_ref().map_or_else(Instant::now, |(_, since)| *since);
+    match trouble {
+        Trouble::Final { .. } => Some(Instant::now()),
+        Trouble::Pull(_) => Some(since + options.pull_budget),
+        Trouble::Unschedulable(_) => Some(since + options.schedule_budget),
+        Trouble::Start(_) => Some(since + options.start_budget),
+        Trouble::None => {
+            // Without a node there is nothing that could fail. A stop is on its way by itself.
+            seen.pod.spec.node_name.as_ref()?;
+            let image = seen.pod.container().map(|container| container.image.as_str())?;
+            (image != STOPPED_IMAGE)
+                .then(|| seen.pending_since.unwrap_or_else(Instant::now) + FIRST_LOOK)
+        }
+    }
+}
+
+impl Shared {
+    /// Looks closer at a pod that is due, and ends it if it has to be. Gives the time of the next
+    /// look if there is one before the pod changes.
+    pub(crate) async fn judge(&self, entry: &Entry) -> Result<Option<Instant>> {
+        // Of any number of waiters one looks; the others find it done.
+        let mut judging = entry.judging.lock().await;
+        let seen = entry.now();
+        let now = Instant::now();
+        let Some(due) = due(&seen, &self.options) else { return Ok(None) };
+        if let Some(next) = judging.next.filter(|next| *next > now) {
+            return Ok(Some(next));
+        }
+        if due > now {
+            return Ok(Some(due));
+        }
+        let State::Pending(trouble) = &seen.state else { return Ok(None) };
+        let exit = match trouble {
+            Trouble::Final { reason, message } => Exit::new(*reason).with_message(message.clone()),
+            Trouble::Pull(message) => {
+                let words = self.words_of_registry(&seen, message).await?;
+                Exit::new(ExitReason::ImagePullFailed).with_message(words)
+            }
+            Trouble::Unschedulable(message) => Exit::new(ExitReason::StartFailed)
+                .with_message(format!("no node takes it: {message}")),
+            Trouble::Start(message) => {
+                Exit::new(ExitReason::StartFailed).with_message(message.clone())
+            }
+            Trouble::None => {
+                let events = self.events_of(&seen).await?;
+                let waited = seen.pending_since.map(|since| since.elapsed()).unwrap_or_default();
+                match failure(&events, waited >= self.options.start_budget) {
+                    Some(words) => Exit::new(ExitReason::StartFailed).with_message(words),
+                    None => {
+                        let delay =
+                            FIRST_LOOK.saturating_mul(1 << judging.looks.min(10)).min(RAREST_LOOK);
+                        judging.looks += 1;
+                        let next = now + delay;
+                        judging.next = Some(next);
+                        return Ok(Some(next));
+                    }
+                }
+            }
+        };
+        self.pronounce(&seen, &exit).await?;
+        Ok(None)
+    }
+
+    /// Writes a verdict to the pod, which cannot run from then on.
+    async fn pronounce(&self, seen: &Seen, exit: &Exit) -> Result<()> {
+        let pod = &*seen.pod;
+        let (uid, name) = (&pod.metadata.uid, &pod.metadata.name);
+        let image = pod.container().map(|container| container.image.as_str()).unwrap_or_default();
+        let verdict = serde_json::to_string(&exit.clone().with_ended_at(Some(
+            std::time::SystemTime::now(),
+        )))
+        .map_err(|source| {
+            runtime_core::Error::internal("the verdict cannot be written").with_source(source)
+        })?;
+        let mut patch = vec![
+            json!({"op": "test", "path": "/metadata/uid", "value": uid}),
+            json!({"op": "test", "path": "/status/phase", "value": pod.status.phase}),
+            json!({"op": "test", "path": "/spec/containers/0/image", "value": image}),
+            json!({"op": "replace", "path": "/spec/containers/0/image", "value": STOPPED_IMAGE}),
+            annotate(VERDICT, &verdict),
+        ];
+        if pod.spec.node_name.is_some() {
+            // Its node gives back what it holds for it.
+            patch.push(json!({"op": "add", "path": "/spec/activeDeadlineSeconds", "value": 1}));
+        }
+        let after = match self.client.patch_pod(name, &patch).await {
+            Ok(Patched::Done(pod)) => *pod,
+            // It runs after all, or somebody else was faster.
+            Ok(Patched::Other) => self.client.pod(name).await?,
+            // It is gone, as the watch will say.
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        if after.metadata.uid == *uid {
+            self.pods.take(after);
+        }
+        Ok(())
+    }
+
+    /// What the registry said. In the pauses between two attempts only the events know.
+    async fn words_of_registry(&self, seen: &Seen, message: &str) -> Result<String> {
+        if !(message.is_empty() || message.starts_with("Back-off pulling image")) {
+            return Ok(message.to_owned());
+        }
+        let events = self.events_of(seen).await?;
+        let words = events.iter().rev().find_map(|event| {
+            let words = event.message.as_deref()?;
+            (event.reason.as_deref() == Some("Failed") && words.starts_with("Failed to pull image"))
+                .then(|| words.to_owned())
+        });
+        Ok(words.unwrap_or_else(|| message.to_owned()))
+    }
+
+    /// What the cluster recorded about a pod; nothing where that may not be read.
+    async fn events_of(&self, seen: &Seen) -> Result<Vec<ClusterEvent>> {
+        match self.client.events_of(&seen.pod.metadata.uid).await {
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(Vec::new()),
+            events => events,
+        }
+    }
+}
+
+/// What the events say has kept a container from being made. Some of it passes by itself, so it
+/// counts only when it has gone on for `long`.
+fn failure(events: &[ClusterEvent], long: bool) -> Option<String> {
+    events.iter().rev().find_map(|event| {
+        let words = event.message.as_deref()?;
+        let counts = match event.reason.as_deref()? {
+            "FailedMount" => long || words.contains("hostPath type check failed"),
+            "FailedCreatePodSandBox" | "FailedCreatePodContainer" | "FailedAttachVolume"
+            | "Failed" => long,
+            _ => false,
+        };
+        counts.then(|| words.to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(reason: &str, message: &str) -> ClusterEvent {
+        ClusterEvent { reason: Some(reason.into()), message: Some(message.into()) }
+    }
+
+    #[test]
+    fn events_tell_what_the_pod_does_not() {
+        let check = event("FailedMount", "hostPath type check failed: /x is not a directory");
+        let pulled = event("Pulled", "Container image already present");
+        let sandbox = event("FailedCreatePodSandBox", "no free addresses");
+        assert_eq!(failure(std::slice::from_ref(&pulled), true), None);
+        assert_eq!(failure(&[check.clone(), pulled.clone()], false), check.message);
+        assert_eq!(failure(std::slice::from_ref(&sandbox), false), None);
+        assert_eq!(failure(&[pulled, sandbox.clone()], true), sandbox.message);
+    }
+}
