@@ -21,7 +21,7 @@ pub struct Arguments {
 
 type Step = (&'static str, fn() -> Result<()>);
 
-const CHECKS: [Step; 5] = [
+const CHECKS: [Step; 6] = [
     ("format", || succeed(&mut cargo(&["fmt", "--all", "--check"]))),
     ("clippy", || {
         succeed(&mut cargo(&[
@@ -39,6 +39,10 @@ const CHECKS: [Step; 5] = [
             cargo(&["doc", "--no-deps", "--workspace", "--all-features"])
                 .env("RUSTDOCFLAGS", "-D warnings"),
         )
+    }),
+    ("generated code", || {
+        succeed(&mut cargo(&["xtask", "codegen", "--check"]))?;
+        succeed(&mut cargo(&["xtask", "readme", "--check"]))
     }),
     ("dependencies", dependencies::check),
     ("files", files::check),

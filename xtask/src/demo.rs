@@ -12,7 +12,7 @@ use runtime_core::{
     PullEvent, PullOptions, PullPolicy, RegistryAuth, Runtime, Scope,
 };
 use runtime_docker::{DockerOptions, DockerRuntime};
-use test_engines::{Engine, LAYERS, Site};
+use test_engines::{Engine, LAYERS};
 
 /// Runs a real container and shows what happens.
 #[derive(Debug, clap::Args)]
@@ -30,7 +30,7 @@ enum Backend {
 /// What the container does: it speaks on both streams, computes a little, and ends with 7, so
 /// that the exit code is seen to be its own.
 const SCRIPT: &str = "echo \"hello from $(hostname)\"; i=0; while [ $i -lt 5 ]; do i=$((i+1)); \
-    echo \"step $i of 5\"; n=0; while [ $n -lt 60000 ]; do n=$((n+1)); done; \
+    echo \"step $i of 5\"; n=0; while [ $n -lt 60000 ]; do n=$((n+1)); done; sleep 0.3; \
     done; echo 'done, with a code of my own' >&2; exit 7";
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
@@ -126,7 +126,6 @@ fn image(started: &mut Started) -> Result<Image> {
         value("RUNTIME_TEST_REGISTRY_USER")?,
         value("RUNTIME_TEST_REGISTRY_PASSWORD")?,
     );
-    let _ = Site::of_checkout()?;
     Ok(Image::new(reference).auth(auth))
 }
 
@@ -174,7 +173,7 @@ async fn pull(runtime: &dyn Runtime, image: &Image) -> Result<()> {
 
 async fn show(container: &dyn Container) -> Result<()> {
     container.start().await?;
-    println!("started    ");
+    println!("started");
     let mut logs = container.logs(LogOptions::default().follow(Follow::Yes)).await?;
     let mut measure = tokio::time::interval(Duration::from_millis(400));
     let mut last: Option<ContainerStats> = None;

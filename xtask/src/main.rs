@@ -2,7 +2,9 @@
 
 mod ci;
 mod codegen;
+mod demo;
 mod env;
+mod readme;
 mod test;
 mod workspace;
 
@@ -24,8 +26,12 @@ enum Command {
     Ci(ci::Arguments),
     /// Generates the CRI client from the vendored protocol file
     Codegen(codegen::Arguments),
+    /// Runs a real container and shows what happens
+    Demo(demo::Arguments),
     /// Starts and stops the engines that the tests need
     Env(env::Arguments),
+    /// Writes the generated parts of README.md
+    Readme(readme::Arguments),
     /// Runs all tests on real engines and prints a table
     Test(test::Arguments),
 }
@@ -46,7 +52,9 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Ci(arguments) => ci::run(&arguments),
         Command::Codegen(arguments) => codegen::run(&arguments),
+        Command::Demo(arguments) => demo::run(&arguments),
         Command::Env(arguments) => env::run(&arguments),
+        Command::Readme(arguments) => readme::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
     }
 }

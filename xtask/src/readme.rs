@@ -31,7 +31,16 @@ const TABLE: (&str, &str) = ("<!-- capabilities:begin -->\n", "<!-- capabilities
 const PROGRAM: (&str, &str) = ("<!-- first-program:begin -->\n", "<!-- first-program:end -->");
 
 /// The engines of the table, in its order.
-const ORDER: &[&str] = &["docker", "podman", "containerd", "kubernetes"];
+const ORDER: &[&str] = &[
+    "docker",
+    "docker-26",
+    "docker-28",
+    "podman",
+    "containerd",
+    "containerd-17",
+    "containerd-21",
+    "kubernetes",
+];
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Column {

@@ -5,12 +5,14 @@ mod guard;
 mod report;
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use test_engines::{Engine, Site};
 
+use crate::readme;
 use crate::workspace::{cargo, metadata, root};
 use binaries::Binary;
 use guard::Guard;
@@ -26,6 +28,9 @@ pub struct Arguments {
     /// Leaves the engines running
     #[arg(long)]
     keep: bool,
+    /// Writes what the engines can do into README.md, in place of comparing it
+    #[arg(long)]
+    write_readme: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -96,19 +101,25 @@ fn run_guarded(arguments: &Arguments, site: &Site, guard: &Guard) -> Result<()> 
     timed("registry", || guard.up(Engine::Registry).map(drop))?;
     let mut rows: Vec<Row> = Vec::new();
     let mut ran_once: BTreeSet<&str> = BTreeSet::new();
+    let mut written: Vec<PathBuf> = Vec::new();
     for part in parts {
         for engine in part.engines(arguments.matrix) {
             let row = timed(engine.name(), || {
                 test_engine(site, guard, *engine, part, binaries, &mut ran_once)
             });
             match row {
-                Ok(row) => rows.push(row),
+                Ok(row) => {
+                    rows.push(row);
+                    written.push(report_path(*engine, CONFORMANCE));
+                }
                 Err(error) => failed.push(format!("{engine}: {error:#}")),
             }
         }
     }
     print!("\n{}", report::table(&rows));
     failed.extend(rows.iter().flat_map(Row::faults));
+    let table = readme::take_reports(&written, !arguments.write_readme);
+    failed.extend(table.err().map(|error| format!("{error:#}")));
     for fault in &failed {
         println!("FAILED: {fault}");
     }
@@ -194,8 +205,7 @@ fn test_engine<'a>(
     );
     let started = guard.up(engine)?;
     let running = site.status(engine).context("it went away")?;
-    let reports = root().join("target/reports");
-    std::fs::create_dir_all(&reports)?;
+    std::fs::create_dir_all(reports())?;
     let mut row = Row::new(engine.name(), running.version());
     for binary in binaries {
         guard.check()?;
@@ -203,7 +213,7 @@ fn test_engine<'a>(
             continue;
         }
         println!("-- {} on {engine} {}", binary.name, running.version());
-        let report = reports.join(format!("{engine}-{}.json", binary.name));
+        let report = report_path(engine, &binary.name);
         let mut command = binary.command();
         command.envs(running.variables()?).env("RUNTIME_TEST_REPORT", &report);
         row.add(&binary.name, report::run(guard, &mut command, &report)?);
@@ -216,6 +226,15 @@ fn test_engine<'a>(
         guard.down(engine)?;
     }
     Ok(row)
+}
+
+/// Where the test programs write their reports.
+fn reports() -> PathBuf {
+    root().join("target/reports")
+}
+
+fn report_path(engine: Engine, binary: &str) -> PathBuf {
+    reports().join(format!("{engine}-{binary}.json"))
 }
 
 fn timed<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {

@@ -12,6 +12,8 @@ pub struct Report {
     pub engine: String,
     /// The engine's version, as it says itself.
     pub version: String,
+    /// What it can do, as it said when it was connected.
+    pub capabilities: runtime_core::Capabilities,
     /// How many cases and twins passed.
     pub passed: usize,
     /// The names of those that failed.

@@ -99,7 +99,12 @@ async fn meet(
         }
     }
     runtime.close().await?;
-    let report = Report { engine: subject.engine(), version: health.version, ..Report::default() };
+    let report = Report {
+        engine: subject.engine(),
+        version: health.version,
+        capabilities: health.capabilities,
+        ..Report::default()
+    };
     Ok((report, capabilities))
 }
 
