@@ -31,7 +31,7 @@ pub(crate) fn due(seen: &Seen, options: &KubernetesOptions) -> Option<Instant> {
     let State::Pending(trouble) = &seen.state else { return None };
     let since = seen.trouble.as_ref().map_or_else(Instant::now, |(_, since)| *since);
     match trouble {
-        Trouble::Final { .. } => Some(Instant::now()),
+        Trouble::Final { .. } => Some(since),
         Trouble::Pull(_) => Some(since + options.pull_budget),
         Trouble::Unschedulable(_) => Some(since + options.schedule_budget),
         Trouble::Start(_) => Some(since + options.start_budget),
@@ -52,8 +52,8 @@ impl Shared {
         // Of any number of waiters one looks; the others find it done.
         let mut judging = entry.judging.lock().await;
         let seen = entry.now();
-        let now = Instant::now();
         let Some(due) = due(&seen, &self.options) else { return Ok(None) };
+        let now = Instant::now();
         if let Some(next) = judging.next.filter(|next| *next > now) {
             return Ok(Some(next));
         }
