@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bollard::query_parameters::{KillContainerOptions, RemoveContainerOptions};
-use http::StatusCode;
+use bollard::query_parameters::KillContainerOptions;
+use http::{Method, StatusCode};
 use runtime_core::{
     AttachOptions, ByteStream, Capability, Container, ContainerId, ContainerInfo, ContainerStats,
     ContainerStatus, CopyInOptions, CopyOutOptions, Error, ErrorKind, ExecOptions, Exit,
@@ -206,7 +206,7 @@ impl DockerContainer {
     pub(crate) async fn exit(&self) -> Result<Exit> {
         match self.life.exit() {
             Some(exit) => Ok(exit.clone()),
-            None => self.shared.exits.wait(&self.id).await,
+            None => Ok(self.life.remember(self.shared.exits.wait(&self.id).await?)),
         }
     }
 
@@ -290,14 +290,24 @@ impl DockerContainer {
     pub(crate) async fn remove_it(&self) -> Result<()> {
         // Known before the kill, so that no waiter takes that for the container's own end.
         self.life.set_removing();
-        let options = RemoveContainerOptions { force: true, v: true, link: false };
         let work = async {
-            let removed =
-                self.shared.docker.remove_container(self.id.as_str(), Some(options)).await;
-            match removed.map_err(|error| from_bollard(Operation::Remove, error)) {
+            if self.shared.engine.is_podman() && self.life.started() != Started::No {
+                // Podman's Docker API stops it first, with all the grace that it was created
+                // with. What comes of the kill does not matter: the removal says what is.
+                let call = Call::post(Operation::Remove, format!("/containers/{}/kill", self.id))
+                    .query("signal", Signal::KILL.number());
+                if let Err(error) = self.shared.http.unit(call).await {
+                    tracing::trace!(%error, "not killed");
+                }
+            }
+            let call =
+                Call::new(Operation::Remove, Method::DELETE, format!("/containers/{}", self.id))
+                    .query("force", true)
+                    .query("v", true);
+            match self.shared.http.unit(call).await {
                 // Another removal is at it: this one is done when that is.
                 Err(error) if error.kind() == ErrorKind::InvalidState => self.until_removed().await,
-                done => done,
+                done => done.map(drop),
             }
         };
         within(Operation::Remove, self.shared.deadlines.remove, work).await

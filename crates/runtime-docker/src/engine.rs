@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::time::{Duration, SystemTime};
 
 use runtime_core::{Error, ErrorKind, Operation, Result};
 use serde::Deserialize;
 
 use crate::http::{Call, Http};
+use crate::time::parse_rfc3339;
 
 /// A version of the Docker Engine API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,7 +64,40 @@ pub(crate) struct Engine {
     pub(crate) api: ApiVersion,
     /// Its configuration.
     pub(crate) info: Info,
+    pub(crate) clock: Clock,
 }
+
+/// The engine's clock against ours.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Clock {
+    ahead: Duration,
+    behind: Duration,
+}
+
+/// Clocks that are nearer than this are taken for the same. An answer takes time, so that a
+/// smaller difference says nothing, and most engines are on the caller's machine.
+const SAME_CLOCK: Duration = Duration::from_secs(2);
+
+impl Clock {
+    fn compare(engine: Option<SystemTime>, here: SystemTime) -> Self {
+        let Some(engine) = engine else { return Self::default() };
+        let apart = |time: Result<Duration, _>| -> Duration {
+            time.ok().filter(|apart| *apart >= SAME_CLOCK).unwrap_or_default()
+        };
+        Self {
+            ahead: apart(engine.duration_since(here).map_err(drop)),
+            behind: apart(here.duration_since(engine).map_err(drop)),
+        }
+    }
+
+    /// The engine's time at a time of ours.
+    pub(crate) fn at(self, time: SystemTime) -> SystemTime {
+        (time + self.ahead).checked_sub(self.behind).unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+}
+
+/// How much earlier than now events are asked for, so that none is missed.
+pub(crate) const EVENTS_MARGIN: Duration = Duration::from_secs(1);
 
 impl Engine {
     /// Asks who is there, and decides on the version to speak.
@@ -86,7 +121,8 @@ impl Engine {
             return Err(Error::new(ErrorKind::Unsupported)
                 .with_message(format!("the engine runs {} containers", info.os_type)));
         }
-        Ok(Self::new(version, api, info))
+        let clock = Clock::compare(parse_rfc3339(info.system_time.as_bytes()), SystemTime::now());
+        Ok(Self { clock, ..Self::new(version, api, info) })
     }
 
     fn new(version: Version, api: ApiVersion, info: Info) -> Self {
@@ -95,7 +131,7 @@ impl Engine {
             Some(part) => (Flavour::Podman, part.name.clone()),
             None => (Flavour::Docker, "Docker Engine".to_owned()),
         };
-        Self { flavour, name, version: version.version, api, info }
+        Self { flavour, name, version: version.version, api, info, clock: Clock::default() }
     }
 
     /// Asks again who is there: the name and the version.
@@ -190,6 +226,7 @@ pub(crate) struct Info {
     pub(crate) cgroup_driver: String,
     pub(crate) cgroup_version: String,
     pub(crate) logging_driver: String,
+    pub(crate) system_time: String,
     #[serde(rename = "OSType")]
     pub(crate) os_type: String,
     pub(crate) runtimes: BTreeMap<String, serde::de::IgnoredAny>,

@@ -17,6 +17,7 @@ use serde_json::json;
 use tokio::time::{Instant, Sleep};
 
 use crate::BACKEND;
+use crate::engine::EVENTS_MARGIN;
 use crate::http::Call;
 use crate::info::Summary;
 use crate::json_lines;
@@ -99,24 +100,21 @@ pub(crate) fn messages(
 
 /// Opens the stream of a scope's events.
 pub(crate) async fn open(shared: &Arc<Shared>, options: EventsOptions) -> Result<EventStream> {
-    let opened = SystemTime::now();
+    let from = options.since.unwrap_or_else(|| shared.engine.clock.at(SystemTime::now()));
     let mut follower = Follower {
         shared: Arc::clone(shared),
-        since: options.since,
+        from,
+        since: from,
         options,
         stream: None,
         queue: VecDeque::new(),
         lives: HashMap::new(),
         gone: HashSet::new(),
         gone_order: VecDeque::new(),
-        told_at: Vec::new(),
-        resumed: false,
         compare_at: None,
         backoff: Backoff::default(),
     };
     follower.connect().await?;
-    // From here on a lost connection is resumed from the time of the last event, or from now.
-    follower.since = follower.since.or(Some(opened));
     for summary in shared.list(Operation::Events, &follower.options.labels).await? {
         let stage = Stage::of(summary.status());
         let life = follower.lives.entry(ContainerId::new(&summary.id)).or_default();
@@ -160,6 +158,8 @@ struct Told {
     /// Where it was when the stream was opened.
     known: Stage,
     told: Stage,
+    /// When it last was short of memory.
+    oom: Option<SystemTime>,
 }
 
 impl Told {
@@ -171,17 +171,15 @@ impl Told {
 struct Follower {
     shared: Arc<Shared>,
     options: EventsOptions,
+    /// What was before this is left out.
+    from: SystemTime,
     /// Where to go on after a lost connection: the time of the last event.
-    since: Option<SystemTime>,
+    since: SystemTime,
     stream: Option<BoxStream<'static, Result<Message>>>,
     queue: VecDeque<Event>,
     lives: HashMap<ContainerId, Told>,
     gone: HashSet<ContainerId>,
     gone_order: VecDeque<ContainerId>,
-    /// The events of exactly the time `since`.
-    told_at: Vec<(ContainerId, String)>,
-    /// Whether the connection was lost before: only then can an event come twice.
-    resumed: bool,
     /// When to compare what was told with the engine's list.
     compare_at: Option<Pin<Box<Sleep>>>,
     backoff: Backoff,
@@ -191,10 +189,12 @@ impl Follower {
     async fn connect(&mut self) -> Result<()> {
         const ACTIONS: &[&str] = &["create", "start", "oom", "die", "destroy", "remove"];
         let filters = filters(&self.shared.scope, ACTIONS);
-        let mut call = Call::get(Operation::Events, "/events").query("filters", filters);
-        if let Some(since) = self.since {
-            call = call.query("since", to_query(since));
-        }
+        // The engines begin to answer before they begin to listen to their own events, so that
+        // one from between is only there for who asks for the past.
+        let since = self.since.checked_sub(EVENTS_MARGIN).unwrap_or(SystemTime::UNIX_EPOCH);
+        let call = Call::get(Operation::Events, "/events")
+            .query("filters", filters)
+            .query("since", to_query(since));
         let answer = self.shared.open(Operation::Events, call).await?;
         let bytes = self.shared.http.stream(Operation::Events, answer);
         self.stream = Some(messages(Operation::Events, bytes).boxed());
@@ -225,7 +225,6 @@ impl Follower {
     async fn advance(&mut self) -> Result<()> {
         let Some(stream) = &mut self.stream else {
             self.connect().await?;
-            self.resumed = true;
             self.compare_at = Some(Box::pin(tokio::time::sleep_until(Instant::now() + REPLAY)));
             return Ok(());
         };
@@ -256,18 +255,20 @@ impl Follower {
         let ours = is_ours(&self.shared.scope, |key| message.attribute(key))
             && has_labels(&self.options.labels, |key| message.attribute(key));
         let Some(id) = message.container().filter(|_| ours) else { return Ok(()) };
-        let (time, action) = (message.time(), message.action().to_owned());
-        let last = self.since.unwrap_or(SystemTime::UNIX_EPOCH);
-        if self.resumed
-            && (time < last
-                || (time == last && self.told_at.contains(&(id.clone(), action.clone()))))
-        {
+        let time = message.time();
+        if time < self.from {
             return Ok(());
         }
         match message.action() {
             "create" => self.tell(&id, message.name(), Stage::Created, time, EventKind::Created),
             "start" => self.tell(&id, message.name(), Stage::Started, time, EventKind::Started),
-            "oom" => self.push(&id, message.name(), time, EventKind::Oom),
+            "oom" => {
+                let life = self.lives.entry(id.clone()).or_default();
+                if !self.gone.contains(&id) && life.oom.is_none_or(|last| last < time) {
+                    life.oom = Some(time);
+                    self.push(&id, message.name(), time, EventKind::Oom);
+                }
+            }
             "die" => {
                 let exit = exit_of(&Arc::clone(&self.shared), &id, message.exit()).await?;
                 self.tell(&id, message.name(), Stage::Exited, time, EventKind::Exited(exit));
@@ -275,14 +276,9 @@ impl Follower {
             "destroy" | "remove" => self.removed(&id, message.name(), time),
             _ => {}
         }
-        // Only now: an error above has the event asked for again.
-        if time > last {
-            self.told_at.clear();
-            self.since = Some(time);
-        }
-        if time >= last {
-            self.told_at.push((id, action));
-        }
+        // Only now: an error above has the event asked for again. What comes twice because of
+        // that, or after a lost connection, is known to have been told.
+        self.since = self.since.max(time);
         Ok(())
     }
 
@@ -310,7 +306,12 @@ impl Follower {
         if self.gone.contains(id) {
             return;
         }
-        let life = self.lives.remove(id).unwrap_or_default();
+        let life = match self.lives.remove(id) {
+            Some(life) => life,
+            // Docker says so of what it began to create and could not: nobody was told of that.
+            None if self.options.since.is_none() => return,
+            None => Told::default(),
+        };
         let failed = self.shared.lives.get(id).and_then(|life| life.exit().cloned());
         match (life.stage(), failed) {
             // Neither engine has an event for a start that failed.

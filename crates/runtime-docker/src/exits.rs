@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
@@ -12,7 +13,7 @@ use runtime_core::{
 use runtime_support::{ExitSource, Sight, Wake, WakeStream};
 use serde::Deserialize;
 
-use crate::engine::Flavour;
+use crate::engine::{Clock, EVENTS_MARGIN, Flavour};
 use crate::events::{self, Message};
 use crate::http::{Call, Http};
 use crate::info::Summary;
@@ -20,6 +21,7 @@ use crate::inspect::inspect;
 use crate::life::{Lives, Started};
 use crate::list;
 use crate::shared::within;
+use crate::time::to_query;
 
 /// How many containers a list is asked for by id; for more of them it is asked for the scope.
 const LISTED_BY_ID: usize = 64;
@@ -30,6 +32,7 @@ pub(crate) struct DockerExits {
     pub(crate) deadlines: Deadlines,
     pub(crate) scope: Scope,
     pub(crate) flavour: Flavour,
+    pub(crate) clock: Clock,
     pub(crate) lives: Arc<Lives>,
 }
 
@@ -37,7 +40,11 @@ pub(crate) struct DockerExits {
 impl ExitSource for DockerExits {
     async fn watch(&self) -> Result<WakeStream> {
         let filters = events::filters(&self.scope, &["die", "destroy", "remove"]);
-        let call = Call::get(Operation::Wait, "/events").query("filters", filters);
+        // The engines begin to answer before they begin to listen to their own events, so that
+        // one from between is only there for who asks for the past.
+        let call = Call::get(Operation::Wait, "/events")
+            .query("filters", filters)
+            .query("since", to_query(self.clock.at(SystemTime::now() - EVENTS_MARGIN)));
         let open = within(Operation::Wait, self.deadlines.query, self.http.call(call));
         let answer = open.await?;
         let bytes = self.http.stream(Operation::Wait, answer);

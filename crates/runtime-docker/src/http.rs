@@ -224,7 +224,8 @@ impl Http {
         .map_err(|failure| failure.error.during(operation).on(BACKEND))
     }
 
-    /// Sends a request. An answer of 400 or above is an error.
+    /// Sends a request. An answer of 400 or above is an error, and so is one that sends us
+    /// elsewhere: no path of ours is that wrong.
     pub(crate) async fn call(&self, call: Call) -> Result<Response<Incoming>> {
         let operation = call.operation;
         let answer = self.send(call).await?;
@@ -238,7 +239,8 @@ impl Http {
         answer: Response<Incoming>,
     ) -> Result<Response<Incoming>> {
         let status = answer.status();
-        if !status.is_client_error() && !status.is_server_error() {
+        let elsewhere = status.is_redirection() && status != StatusCode::NOT_MODIFIED;
+        if !elsewhere && !status.is_client_error() && !status.is_server_error() {
             return Ok(answer);
         }
         let body = self.whole(operation, answer).await.unwrap_or_default();

@@ -69,7 +69,12 @@ impl Lives {
     /// now on.
     pub(crate) async fn settle(&self, id: &ContainerId, exit: Exit) -> Exit {
         match self.get(id) {
-            Some(life) => life.settle(exit).await,
+            Some(life) => {
+                let exit = life.settle(exit).await;
+                // Podman may have forgotten it when its event is due.
+                self.keep(&life);
+                exit
+            }
             None => exit,
         }
     }
@@ -158,6 +163,11 @@ impl Life {
         self.exit.get()
     }
 
+    /// Has everybody told the same.
+    pub(crate) fn remember(&self, exit: Exit) -> Exit {
+        self.exit.get_or_init(|| exit).clone()
+    }
+
     /// Notes that we are removing it, and so kill it.
     pub(crate) fn set_removing(&self) {
         let _ = self.removing.set(());
@@ -185,7 +195,7 @@ impl Life {
         } else {
             exit
         };
-        self.exit.get_or_init(|| exit).clone()
+        self.remember(exit)
     }
 }
 

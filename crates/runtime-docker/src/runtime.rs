@@ -84,6 +84,7 @@ impl DockerRuntime {
             deadlines: deadlines.clone(),
             scope: scope.clone(),
             flavour: engine.flavour,
+            clock: engine.clock,
             lives: Arc::clone(&lives),
         };
         let exits = ExitHub::new(exits, RESYNC);

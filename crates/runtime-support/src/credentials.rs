@@ -65,9 +65,9 @@ const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
 /// # Errors
 /// When there may be one and it could not be read.
 pub async fn find_credential(registry: &str) -> Result<Option<Credential>, CredentialError> {
-    let folder = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from).or_else(|| {
-        std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker"))
-    });
+    let folder = std::env::var_os("DOCKER_CONFIG")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker")));
     let Some(folder) = folder else { return Ok(None) };
     let registry = registry.to_owned();
     // The helper is a process that is waited for, and the file may be on a slow disk.
