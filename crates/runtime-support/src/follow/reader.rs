@@ -168,10 +168,10 @@ impl<S: LogSource> Reader<S> {
                 self.between(async move { read(has_ended(&*source).await) });
             }
             Until::Now => self.settle(false),
+            // Docker ends a followed log when the container has ended, and can be ahead of the
+            // last chunks of it. What is missing is only there for who asks again.
             Until::Follow => {
-                if let Ended::Yes = self.ended {
-                    return self.settle(true);
-                }
+                let known = matches!(self.ended, Ended::Yes);
                 let watched = match std::mem::replace(&mut self.ended, Ended::Unknown) {
                     Ended::Watched(watched) => Some(watched),
                     _ => None,
@@ -179,15 +179,19 @@ impl<S: LogSource> Reader<S> {
                 let (source, open) = (Arc::clone(&self.source), self.next_open());
                 let backoff = self.backoff.clone();
                 self.between(async move {
+                    if known {
+                        return the_rest(&*source, open, backoff).await;
+                    }
                     if let Some(watched) = watched
                         && let Ok(Ok(())) = timeout(LAG, watched).await
                     {
-                        return Next::Read { ended: true };
+                        return the_rest(&*source, open, backoff).await;
                     }
                     match has_ended(&*source).await {
+                        Ok(true) => the_rest(&*source, open, backoff).await,
                         Ok(false) => reopen(&*source, open, backoff).await,
                         Err(error) if error.is_retryable() => reopen(&*source, open, backoff).await,
-                        ended => read(ended),
+                        Err(error) => Next::Failed(error),
                     }
                 });
             }
@@ -387,6 +391,19 @@ async fn has_ended<S: LogSource>(source: &S) -> Result<bool> {
 async fn reopen<S: LogSource>(source: &S, open: OpenLog, mut backoff: Backoff) -> Next<S> {
     sleep(backoff.delay()).await;
     reopen_now(source, open, backoff).await
+}
+
+/// Opens the log of a container that has ended, for what a followed log has not given. One that is
+/// gone has given all there was.
+async fn the_rest<S: LogSource>(source: &S, open: OpenLog, mut backoff: Backoff) -> Next<S> {
+    loop {
+        match source.open(OpenLog { follow: false, ..open }).await {
+            Ok(chunks) => return Next::Open(chunks, Until::End),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Next::Read { ended: true },
+            Err(error) if error.is_retryable() => sleep(backoff.delay()).await,
+            Err(error) => return Next::Failed(error),
+        }
+    }
 }
 
 /// Opens the log once the engine is there and the container was started.

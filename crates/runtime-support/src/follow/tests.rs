@@ -31,6 +31,9 @@ struct World {
     script: VecDeque<Cut>,
     /// Whether the last follower is left without an end, as engines do at times.
     stalls: bool,
+    /// So many of the last chunks are only given without following, as Docker 20.10 does when a
+    /// container ends just after it has written.
+    ahead: usize,
     /// Whether the pieces of a line carry the time of the first.
     shared_times: bool,
     /// So many questions are answered with "created".
@@ -52,6 +55,7 @@ impl Fake {
             log,
             script: script.into_iter().collect(),
             stalls: false,
+            ahead: 0,
             shared_times: true,
             created: 0,
             closed: None,
@@ -119,6 +123,8 @@ impl LogSource for Fake {
         }
         if world.script.is_empty() {
             world.running.send_replace(false);
+            let ahead = if from.follow { world.ahead } else { 0 };
+            chunks.truncate(chunks.len().saturating_sub(ahead));
         }
         let end = match world.script.pop_front() {
             Some(Cut::Refused) => return Err(Error::new(ErrorKind::Unavailable)),
@@ -431,4 +437,18 @@ fn a_follower_that_is_dropped_closes_what_is_open() {
         drop(reader);
         assert_eq!(source.0.lock().unwrap().open_now, 0);
     });
+}
+
+#[test]
+fn a_followed_log_that_ends_too_early_is_read_to_its_end() {
+    for (last, ahead) in [("end\n", 1), ("no line end", 1), ("no line end", 3)] {
+        let log = vec![
+            chunk(1, LogStream::Stdout, "one\n"),
+            chunk(1, LogStream::Stderr, "two\n"),
+            chunk(2, LogStream::Stdout, last),
+        ];
+        let wanted = join(1 << 20, &log);
+        let fake = Fake::new(log, []).with(|world| world.ahead = ahead);
+        assert_eq!(run(read(fake, follow())).unwrap(), wanted, "{ahead} of it are missing");
+    }
 }
