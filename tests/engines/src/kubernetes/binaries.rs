@@ -151,9 +151,11 @@ fn compile(work: &Path, tree: &Path) -> Result<()> {
     fs::create_dir_all(&home)?;
     let log = work.with_extension("build.log");
     crate::say(WHO, "building, five minutes or more on two cores");
-    // Others may want the processor more than somebody who waits for minutes anyway.
-    let mut child = Command::new("nice")
-        .args(["-n", "19", "sh", "-c", "exec make \"$@\" 2>&1", "make"])
+    let mut child = Command::new("setpriv")
+        // If we are killed, all of it ends: the next build would find it in its way.
+        .args(["--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child"])
+        // Others may want the processor more than somebody who waits for minutes anyway.
+        .args(["nice", "-n", "19", "sh", "-c", "exec make \"$@\" 2>&1", "make"])
         .arg(format!("WHAT={}", PROGRAMS.map(|name| format!("cmd/{name}")).join(" ")))
         .current_dir(tree)
         .env_clear()
