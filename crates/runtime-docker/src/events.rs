@@ -17,7 +17,7 @@ use serde_json::json;
 use tokio::time::{Instant, Sleep};
 
 use crate::BACKEND;
-use crate::engine::EVENTS_MARGIN;
+use crate::engine::{EVENTS_MARGIN, Flavour};
 use crate::http::Call;
 use crate::info::Summary;
 use crate::json_lines;
@@ -34,10 +34,16 @@ const REPLAY: Duration = Duration::from_millis(500);
 const REMEMBERED: usize = 4096;
 
 /// The engine's filters for the containers of a scope.
-pub(crate) fn filters(scope: &Scope, actions: &[&str]) -> serde_json::Value {
+pub(crate) fn filters(flavour: Flavour, scope: &Scope, actions: &[&str]) -> serde_json::Value {
     // Podman wants any of several labels, and Docker all. So one is asked for, and the others are
     // looked at here.
-    json!({ "type": ["container"], "event": actions, "label": [format!("{LABEL_SCOPE}={scope}")] })
+    let label = format!("{LABEL_SCOPE}={scope}");
+    match flavour {
+        Flavour::Docker => json!({ "type": ["container"], "label": [label], "event": actions }),
+        // Its filter knows the actions by other names than its answer, and gives nothing at all
+        // for one that it does not know.
+        Flavour::Podman => json!({ "type": ["container"], "label": [label] }),
+    }
 }
 
 /// One event of the engine.
@@ -188,7 +194,7 @@ struct Follower {
 impl Follower {
     async fn connect(&mut self) -> Result<()> {
         const ACTIONS: &[&str] = &["create", "start", "oom", "die", "destroy", "remove"];
-        let filters = filters(&self.shared.scope, ACTIONS);
+        let filters = filters(self.shared.engine.flavour, &self.shared.scope, ACTIONS);
         // The engines begin to answer before they begin to listen to their own events, so that
         // one from between is only there for who asks for the past.
         let since = self.since.checked_sub(EVENTS_MARGIN).unwrap_or(SystemTime::UNIX_EPOCH);

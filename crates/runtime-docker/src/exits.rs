@@ -39,7 +39,7 @@ pub(crate) struct DockerExits {
 #[async_trait]
 impl ExitSource for DockerExits {
     async fn watch(&self) -> Result<WakeStream> {
-        let filters = events::filters(&self.scope, &["die", "destroy", "remove"]);
+        let filters = events::filters(self.flavour, &self.scope, &["die", "destroy"]);
         // The engines begin to answer before they begin to listen to their own events, so that
         // one from between is only there for who asks for the past.
         let call = Call::get(Operation::Wait, "/events")
@@ -157,7 +157,8 @@ async fn look_at(
 }
 
 fn wake(message: &Message) -> Option<Wake> {
-    let id = message.container()?;
+    let id =
+        message.container().filter(|_| matches!(message.action(), "die" | "destroy" | "remove"))?;
     let seen = (message.action() == "die").then(|| message.exit()).flatten();
     Some(Wake::Container(id, seen))
 }

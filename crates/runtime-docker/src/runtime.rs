@@ -18,7 +18,7 @@ use crate::capabilities::capabilities;
 use crate::connect::DockerOptions;
 use crate::connector::Connector;
 use crate::container::DockerContainer;
-use crate::engine::Engine;
+use crate::engine::{Engine, Flavour};
 use crate::exits::DockerExits;
 use crate::http::{Http, bollard};
 use crate::info::Summary;
@@ -32,8 +32,13 @@ use crate::{BACKEND, create, events, pull};
 const REMOVALS: usize = 8;
 
 /// How often those that are waited for are looked at whatever the events say. The engines have no
-/// event for a start that failed in another process.
-const RESYNC: Duration = Duration::from_secs(30);
+/// event for a start that failed in another process, and Podman's can be switched off.
+const fn resync(flavour: Flavour) -> Duration {
+    match flavour {
+        Flavour::Docker => Duration::from_secs(30),
+        Flavour::Podman => Duration::from_secs(5),
+    }
+}
 
 /// A connection to a Docker Engine or a Podman service.
 ///
@@ -87,7 +92,7 @@ impl DockerRuntime {
             clock: engine.clock,
             lives: Arc::clone(&lives),
         };
-        let exits = ExitHub::new(exits, RESYNC);
+        let exits = ExitHub::new(exits, resync(engine.flavour));
         tracing::debug!(backend = BACKEND, engine = %engine, "connected");
         let shared = Shared {
             http,
@@ -130,13 +135,13 @@ impl DockerRuntime {
     }
 
     async fn reattach(&self, id: &ContainerId) -> Result<Arc<dyn Container>> {
-        // Without an id the path is another question.
-        if id.as_str().is_empty() {
-            return Err(Error::new(ErrorKind::NotFound).with_message("an id is not empty"));
+        // Anything else would be part of an id, a name, or another question.
+        let digits = id.as_str().bytes().filter(u8::is_ascii_hexdigit).count();
+        if digits != 64 || id.as_str().len() != 64 {
+            return Err(Error::new(ErrorKind::NotFound).with_message("an id has 64 hex digits"));
         }
         let inspect = self.shared.inspect(Operation::Reattach, id).await?;
-        // An engine takes a name and the beginning of an id as well, and knows containers that
-        // are not ours.
+        // A name can look like an id, and the engine knows containers that are not ours.
         let ours = inspect.id == id.as_str()
             && is_ours(&self.shared.scope, |key| inspect.labels().get(key).map(String::as_str));
         if !ours {
