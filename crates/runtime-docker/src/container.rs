@@ -223,7 +223,11 @@ impl DockerContainer {
         let deadline = grace.saturating_add(self.shared.deadlines.stop_margin);
         let stopping = self.shared.lives.stopping(&self.life);
         let work = async {
+            // The engine's stop sends its signal first, whatever the grace, and a quick process
+            // has the time to heed it.
+            let killed = grace.is_zero() && self.kill_to_stop().await?;
             let status = self.shared.http.unit(call).await?;
+            let status = if killed { StatusCode::NO_CONTENT } else { status };
             // The engine says that it was stopped or was not running, and no more. Podman says
             // it was stopped of what was never started, too.
             let inspect = self.shared.inspect(Operation::Stop, &self.id).await?;
@@ -254,6 +258,16 @@ impl DockerContainer {
         }
         let exit = self.shared.lives.settle(&self.id, exit).await;
         Ok(if stopped { StopOutcome::Stopped(exit) } else { StopOutcome::AlreadyExited(exit) })
+    }
+
+    /// Kills it, as the whole of a stop without grace; false if it does not run.
+    async fn kill_to_stop(&self) -> Result<bool> {
+        let call = Call::post(Operation::Stop, format!("/containers/{}/kill", self.id));
+        match self.shared.http.unit(call.query("signal", Signal::KILL.number())).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::InvalidState => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// The grace that was set when the container was created.

@@ -18,7 +18,7 @@ use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Either, Full, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::client::legacy::Client;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use runtime_core::{Error, ErrorKind, Operation, Result, ResultExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -155,7 +155,8 @@ impl fmt::Debug for Http {
 
 impl Http {
     pub(crate) fn new(endpoint: Endpoint, connector: Connector) -> Self {
-        let client = Client::builder(TokioExecutor::new())
+        let closed = CancellationToken::new();
+        let client = Client::builder(UntilClosed(closed.clone()))
             .pool_timer(TokioTimer::new())
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .set_host(false)
@@ -165,7 +166,7 @@ impl Http {
             prefix: endpoint.base_path().to_owned(),
             endpoint,
             sent: AtomicU64::new(0),
-            closed: CancellationToken::new(),
+            closed,
         }
     }
 
@@ -327,6 +328,20 @@ impl Http {
                 Failure { error: error::from_transport(&self.endpoint, source), lost }
             }),
         }
+    }
+}
+
+/// Runs the tasks of the connections until the runtime is closed: a stream that nobody reads just
+/// then would otherwise keep its connection.
+#[derive(Clone)]
+struct UntilClosed(CancellationToken);
+
+impl<F> hyper::rt::Executor<F> for UntilClosed
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    fn execute(&self, task: F) {
+        tokio::spawn(self.0.clone().run_until_cancelled_owned(task));
     }
 }
 

@@ -151,7 +151,10 @@ impl Chunks {
                         self.demux.push(piece);
                     }
                 }
-                Poll::Ready(Some(Err(source))) => return Poll::Ready(Err(cut_off(source))),
+                Poll::Ready(Some(Err(source))) => {
+                    let by_us = self.closed.as_mut().poll(cx).is_ready();
+                    return Poll::Ready(Err(if by_us { closed() } else { cut_off(source) }));
+                }
                 Poll::Ready(None) => {
                     self.body = None;
                     return Poll::Ready(self.demux.finish());

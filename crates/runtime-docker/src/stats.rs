@@ -2,14 +2,14 @@
 
 mod answer;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use runtime_core::{
-    ContainerId, ContainerStats, ContainerStatus, Error, ErrorKind, Operation, Result, ResultExt,
-    StatsOptions, StatsStream,
+    ContainerId, ContainerStats, ContainerStatus, Error, ErrorKind, LabelFilter, Operation, Result,
+    ResultExt, StatsOptions, StatsStream,
 };
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -72,12 +72,19 @@ impl DockerContainer {
 }
 
 impl Shared {
-    /// Measures those of `containers` that run.
+    /// Measures those of `containers` that run and are of this scope.
     pub(crate) async fn measure_all(
         &self,
         containers: &[ContainerId],
     ) -> Result<Vec<(ContainerId, ContainerStats)>> {
-        stream::iter(containers.to_vec())
+        let mut containers = containers.to_vec();
+        // Whoever has a handle has shown that it is ours.
+        if containers.iter().any(|id| self.lives.get(id).is_none()) {
+            let listed = self.list(Operation::Stats, &LabelFilter::new()).await?;
+            let ours: BTreeSet<&str> = listed.iter().map(|summary| summary.id.as_str()).collect();
+            containers.retain(|id| ours.contains(id.as_str()));
+        }
+        stream::iter(containers)
             .map(|id| async move {
                 match self.measure(&id).await {
                     Ok(stats) => Ok(stats.map(|stats| (id, stats))),
