@@ -309,7 +309,8 @@ impl Context {
                 stream.read_to_end(&mut answer).await?;
                 Ok::<_, std::io::Error>(answer)
             };
-            Ok(talk.await.ok().filter(|answer| !answer.is_empty()))
+            let answer = tokio::time::timeout(PATIENCE / 4, talk).await;
+            Ok(answer.ok().and_then(Result::ok).filter(|answer| !answer.is_empty()))
         })
         .await
     }

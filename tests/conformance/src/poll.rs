@@ -20,8 +20,13 @@ where
     let end = Instant::now() + limit;
     let mut pause = Duration::from_millis(10);
     loop {
-        if let Some(answer) = ask().await? {
-            return Ok(answer);
+        match tokio::time::timeout_at(end + limit, ask()).await {
+            Ok(answer) => {
+                if let Some(answer) = answer? {
+                    return Ok(answer);
+                }
+            }
+            Err(_) => fail!("{what} did not come: a question was not answered"),
         }
         if Instant::now() >= end {
             fail!("{what} did not come in {limit:?}");

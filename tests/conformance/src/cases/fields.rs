@@ -41,7 +41,7 @@ async fn all_at_once(t: Context) -> Outcome {
     std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777))?;
     let script = format!(
         "id -u; id -g; id -G; pwd; hostname; echo $MINE; cat /ro/from-host; echo; \
-         echo no > /ro/x 2>/dev/null || echo read-only; echo inside > /rw/from-container; \
+         (echo no > /ro/x) 2>/dev/null || echo read-only; echo inside > /rw/from-container; \
          df -k /dev/shm | tail -n 1 | awk '{{print $2}}'; {}; {QUOTA}; echo; echo \"$@\"",
         cgroup("memory/memory.limit_in_bytes", "memory.max"),
     );

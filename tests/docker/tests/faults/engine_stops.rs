@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 use docker_tests::Environment;
 use futures_util::poll;
 use runtime_core::{
-    Container, ContainerStatus, Deadlines, ErrorKind, ListOptions, LogOptions, Runtime,
-    StopOptions,
+    Container, ContainerStatus, Deadlines, ErrorKind, ListOptions, LogOptions, Runtime, StopOptions,
 };
 use test_engines::{Engine as TestEngine, Running};
 
@@ -25,10 +24,7 @@ impl Faults {
         Ok(Self { running: TestEngine::DockerFaults.up()?, ours })
     }
 
-    async fn connect(
-        &self,
-        deadlines: Deadlines,
-    ) -> Result<Engine, runtime_conformance::BoxError> {
+    async fn connect(&self, deadlines: Deadlines) -> Result<Engine, runtime_conformance::BoxError> {
         let host = self.running.host().ok_or("an engine without a socket")?;
         let environment = Environment { host, ..Environment::read()? };
         Engine::at(environment, deadlines).await
@@ -51,7 +47,8 @@ impl Drop for Faults {
     }
 }
 
-type Call<'a> = std::pin::Pin<Box<dyn Future<Output = Result<(), runtime_core::Error>> + Send + 'a>>;
+type Call<'a> =
+    std::pin::Pin<Box<dyn Future<Output = Result<(), runtime_core::Error>> + Send + 'a>>;
 
 /// Every kind of call, each on its way.
 fn calls<'a>(
@@ -62,12 +59,11 @@ fn calls<'a>(
     let runtime = &engine.runtime;
     vec![
         ("health", Box::pin(async { runtime.health().await.map(drop) })),
-        ("list", Box::pin(async {
-            runtime.list_containers(ListOptions::default()).await.map(drop)
-        })),
-        ("create", Box::pin(async {
-            runtime.create_container(&engine.idle()).await.map(drop)
-        })),
+        (
+            "list",
+            Box::pin(async { runtime.list_containers(ListOptions::default()).await.map(drop) }),
+        ),
+        ("create", Box::pin(async { runtime.create_container(&engine.idle()).await.map(drop) })),
         ("reattach", Box::pin(async { runtime.container(created.id()).await.map(drop) })),
         ("info", Box::pin(async { created.info().await.map(drop) })),
         ("start", Box::pin(async { created.start().await.map(drop) })),

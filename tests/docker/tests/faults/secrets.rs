@@ -4,7 +4,9 @@ use std::fmt::{self, Write as _};
 use std::sync::{Mutex, PoisonError};
 
 use base64::Engine as _;
-use runtime_core::{ContainerSpec, Image, PullOptions, PullPolicy, RegistryAuth, Runtime, RuntimeExt as _};
+use runtime_core::{
+    ContainerSpec, Image, PullOptions, PullPolicy, RegistryAuth, Runtime, RuntimeExt as _,
+};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
