@@ -172,7 +172,7 @@ impl Cluster {
 
     /// Makes sure that so many hollow nodes are ready and gives their names. They carry the
     /// label and the taint [`super::HOLLOW`]: only pods that tolerate it land on one. Each
-    /// takes some 40 MiB; the pods on it never run and end when they are told to.
+    /// takes 75 MiB; the pods on it never run and end when they are told to.
     ///
     /// # Errors
     /// If they do not become ready.
