@@ -184,9 +184,23 @@ impl DockerContainer {
                     self.shared.lives.start_failed(&self.life, why);
                     // Neither engine has an event for it.
                     self.shared.exits.poke(&self.id);
+                    return Err(self.which_group(error).await);
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// Engines say the same of a group that is not there, whether it is the user's or one more.
+    async fn which_group(&self, error: Error) -> Error {
+        let text = error.message().unwrap_or_default().to_owned();
+        let Some((_, rest)) = text.split_once("nable to find group ") else { return error };
+        let group = rest.split(':').next().unwrap_or_default();
+        match self.shared.inspect(Operation::Start, &self.id).await {
+            Ok(inspect) if inspect.host_config.group_add.iter().flatten().any(|g| g == group) => {
+                error.with_field("groups")
+            }
+            _ => error,
         }
     }
 

@@ -116,6 +116,9 @@ async fn send(shared: &Arc<Shared>, create: &Create) -> Result<DockerContainer> 
 
 async fn request(shared: &Arc<Shared>, create: Create) -> Result<Made> {
     let Create { name, nonce, body, stop_grace, .. } = create;
+    let mounts = body.host_config.as_ref().and_then(|config| config.mounts.as_deref());
+    let sources: Vec<_> =
+        mounts.into_iter().flatten().filter_map(|mount| mount.source.clone()).collect();
     let terminal = body.tty == Some(true);
     let nano_cpus = body.host_config.as_ref().and_then(|config| config.nano_cpus);
     let cpus = nano_cpus.map(|nano| nano as f64 / 1e9);
@@ -144,8 +147,18 @@ async fn request(shared: &Arc<Shared>, create: Create) -> Result<Made> {
             if leaves_it_open(&error) {
                 tokio::spawn(undo(Arc::clone(shared), nonce));
             }
-            Err(error)
+            Err(which_mount(error, &sources))
         }
+    }
+}
+
+/// Names the mount whose source the engine says is not there.
+fn which_mount(error: Error, sources: &[String]) -> Error {
+    let why = error.message().unwrap_or_default();
+    let Some((_, path)) = why.split_once("source path does not exist: ") else { return error };
+    match sources.iter().position(|source| source == path.trim()) {
+        Some(at) => error.with_field(format!("mounts[{at}].source")),
+        None => error,
     }
 }
 

@@ -96,7 +96,7 @@ pub(crate) fn hides_the_image(message: &str) -> bool {
 }
 
 fn classify(operation: Operation, status: u16, message: &str) -> (ErrorKind, Option<&'static str>) {
-    // By its capital letter Docker tells an additional group from that of the user.
+    // By its capital letter some tell an additional group from that of the user.
     if message.contains("Unable to find group") {
         return (ErrorKind::InvalidArgument, Some("groups"));
     }

@@ -14,6 +14,7 @@ use runtime_core::{
 };
 use serde::Deserialize;
 use serde_json::json;
+use tokio::sync::broadcast;
 use tokio::time::{Instant, Sleep};
 
 use crate::BACKEND;
@@ -118,6 +119,7 @@ pub(crate) async fn open(shared: &Arc<Shared>, options: EventsOptions) -> Result
         gone: HashSet::new(),
         gone_order: VecDeque::new(),
         compare_at: None,
+        failures: shared.lives.start_failures(),
         backoff: Backoff::default(),
     };
     follower.connect().await?;
@@ -188,6 +190,8 @@ struct Follower {
     gone_order: VecDeque<ContainerId>,
     /// When to compare what was told with the engine's list.
     compare_at: Option<Pin<Box<Sleep>>>,
+    /// Neither engine has an event for a start that failed. Those of this process are known.
+    failures: broadcast::Receiver<ContainerId>,
     backoff: Backoff,
 }
 
@@ -247,6 +251,12 @@ impl Follower {
                 None => Err(Error::new(ErrorKind::Unavailable)
                     .with_message("the engine ended the stream of events")),
             },
+            failed = self.failures.recv() => {
+                if let Ok(id) = failed {
+                    self.start_failed(&id);
+                }
+                Ok(())
+            }
             () = compare => {
                 self.compare().await?;
                 self.compare_at = None;
@@ -341,6 +351,16 @@ impl Follower {
 
     fn push(&mut self, id: &ContainerId, name: &str, time: SystemTime, kind: EventKind) {
         self.queue.push_back(Event::new(time, id.clone(), name, kind));
+    }
+
+    fn start_failed(&mut self, id: &ContainerId) {
+        let exit = self.shared.lives.get(id).and_then(|life| life.exit().cloned());
+        // What this stream has not told of does not belong to it.
+        if let (Some(exit), Some(life)) = (exit, self.lives.get(id)) {
+            let name = life.name.clone();
+            let time = self.shared.engine.clock.at(SystemTime::now());
+            self.tell(id, &name, Stage::Exited, time, EventKind::Exited(exit));
+        }
     }
 
     /// Tells what happened while the connection was lost and the engine has forgotten: Docker

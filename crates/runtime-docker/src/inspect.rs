@@ -57,8 +57,6 @@ pub(crate) struct Inspect {
     pub(crate) host_config: HostConfig,
     #[serde(default)]
     pub(crate) network_settings: NetworkSettings,
-    #[serde(default)]
-    pub(crate) restart_count: i64,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -94,6 +92,7 @@ pub(crate) struct HostConfig {
     pub(crate) nano_cpus: i64,
     pub(crate) cpu_quota: i64,
     pub(crate) cpu_period: i64,
+    pub(crate) group_add: Option<Vec<String>>,
     pub(crate) log_config: LogConfig,
     pub(crate) port_bindings: Option<BTreeMap<String, Option<Vec<PortBinding>>>>,
 }

@@ -8,12 +8,19 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use runtime_core::{ContainerId, Exit, ExitReason, Signal};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 /// All containers of which something is known.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Lives {
     state: Mutex<State>,
+    failures: broadcast::Sender<ContainerId>,
+}
+
+impl Default for Lives {
+    fn default() -> Self {
+        Self { state: Mutex::default(), failures: broadcast::Sender::new(FAILURES) }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -24,6 +31,9 @@ struct State {
     /// When to look for entries that are gone.
     sweep_at: usize,
 }
+
+/// How many starts that failed are told to one who listens slowly.
+const FAILURES: usize = 256;
 
 /// How many are remembered although nobody has a handle.
 const KEPT: usize = 4096;
@@ -90,6 +100,13 @@ impl Lives {
         let exit = Exit::new(ExitReason::StartFailed).with_message(message);
         let _ = life.exit.set(exit);
         self.keep(life);
+        // Nobody may listen.
+        let _ = self.failures.send(life.id.clone());
+    }
+
+    /// The starts that fail from now on.
+    pub(crate) fn start_failures(&self) -> broadcast::Receiver<ContainerId> {
+        self.failures.subscribe()
     }
 }
 
