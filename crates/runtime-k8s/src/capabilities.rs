@@ -42,7 +42,7 @@ pub(crate) fn capabilities(server: &Server, options: &KubernetesOptions) -> Capa
     can.shared_memory = server.minor >= SIZED_MEMORY_FOLDERS;
     can.cpu_count = true;
     can.cpu_shares = options.cpu_shares == CpuShares::AsRequest;
-    can.gpus_by_count = true;
+    can.gpus_by_count = options.gpu_resource.is_some();
     can.user = true;
     can.supplementary_groups = true;
     can.working_dir = true;
@@ -108,9 +108,12 @@ mod tests {
     fn the_caller_opts_in() {
         let server = Server { minor: 30, ..Server::default() };
         let plain = capabilities(&server, &options());
-        assert!(!plain.cpu_shares && !plain.stats_network);
-        let more = options().cpu_shares(CpuShares::AsRequest).stats(StatsSource::NodeProxy);
+        assert!(!plain.cpu_shares && !plain.stats_network && !plain.gpus_by_count);
+        let more = options()
+            .cpu_shares(CpuShares::AsRequest)
+            .stats(StatsSource::NodeProxy)
+            .gpu_resource("nvidia.com/gpu");
         let more = capabilities(&server, &more);
-        assert!(more.cpu_shares && more.stats_network && more.stats_block_io && more.bulk_stats);
+        assert!(more.gpus_by_count && more.cpu_shares && more.stats_network && more.stats_block_io && more.bulk_stats);
     }
 }

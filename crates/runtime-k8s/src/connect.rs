@@ -48,8 +48,9 @@ pub struct KubernetesOptions {
     pub cpu_shares: CpuShares,
     /// Where the stats come from.
     pub stats: StatsSource,
-    /// The resource that `gpus` by number counts.
-    pub gpu_resource: String,
+    /// The resource that `gpus` by number counts, for example `nvidia.com/gpu`. Without it the
+    /// capability is false: a role in a namespace cannot see what the nodes have.
+    pub gpu_resource: Option<String>,
     /// Where on the nodes published ports are looked for. 20000 to 29999: below what nodes take for
     /// services of type NodePort, and below what Linux takes for outgoing connections.
     pub host_ports: RangeInclusive<u16>,
@@ -142,19 +143,22 @@ pub enum StatsSource {
     None,
 }
 
-/// What the sources of mounts are.
+/// What the sources of mounts are, and how it is made sure that they are there.
 ///
 /// A node makes an empty folder of a source that is not there, unless it is told what has to be
-/// there: a folder or a file. The spec does not say which.
+/// there: a folder, or a file. The spec does not say which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum MountSources {
-    /// Folders, and they have to be there.
+    /// Folders and files. A start first asks the node, with a pod that mounts the sources and runs
+    /// nothing, which takes about a second.
     #[default]
+    Any,
+    /// Folders. The node checks that when it mounts them.
     Folders,
-    /// Files, and they have to be there.
+    /// Files. The node checks that when it mounts them.
     Files,
-    /// Folders or files. What is not there is made a folder by the node, in silence.
+    /// Folders and files. What is not there is made a folder by the node, in silence.
     Unchecked,
 }
 
@@ -179,7 +183,7 @@ impl KubernetesOptions {
             eviction: VoluntaryEviction::default(),
             cpu_shares: CpuShares::default(),
             stats: StatsSource::default(),
-            gpu_resource: "nvidia.com/gpu".to_owned(),
+            gpu_resource: None,
             host_ports: 20_000..=29_999,
             mount_sources: MountSources::default(),
             pull_budget: Duration::from_secs(60),
@@ -286,7 +290,7 @@ impl KubernetesOptions {
     /// Sets the resource that `gpus` by number counts.
     #[must_use]
     pub fn gpu_resource(mut self, resource: impl Into<String>) -> Self {
-        self.gpu_resource = resource.into();
+        self.gpu_resource = Some(resource.into());
         self
     }
 

@@ -17,7 +17,7 @@ use crate::seen::Seen;
 use crate::shared::Shared;
 use crate::state::State;
 use crate::wire::Pod;
-use crate::{BACKEND, create, hold, info, logs, stats, stop, verdict};
+use crate::{BACKEND, create, hold, info, logs, mounts, stats, stop, verdict};
 
 /// A container of a cluster.
 #[derive(Clone)]
@@ -28,12 +28,11 @@ pub(crate) struct KubernetesContainer {
     pub(crate) pod_name: String,
     /// The image that its start puts in place.
     image: String,
-    is_gated: bool,
     /// Whether it has a terminal.
     pub(crate) tty: bool,
     /// The grace of a stop, in seconds.
     pub(crate) grace: u64,
-    /// What is needed to remove it.
+    /// The pod as it was when the handle was made.
     pod: Arc<Pod>,
 }
 
@@ -55,7 +54,6 @@ impl KubernetesContainer {
             name: info::name_of(&pod).to_owned(),
             pod_name: pod.metadata.name.clone(),
             image: pod.annotation(IMAGE).unwrap_or_default().to_owned(),
-            is_gated: hold::is_gated(&pod),
             tty: pod.container().is_some_and(|container| container.tty),
             grace: pod.spec.termination_grace_period_seconds.unwrap_or(30),
             pod,
@@ -126,25 +124,72 @@ impl KubernetesContainer {
     }
 
     async fn start_now(&self) -> Result<StartOutcome> {
-        let patch = hold::start(self.uid(), &self.image, self.is_gated);
-        match self.shared.client.patch_pod(&self.pod_name, &patch).await? {
-            Patched::Done(pod) => {
-                self.shared.pods.take(*pod);
-                Ok(StartOutcome::Started)
+        let mut pod = Arc::clone(&self.pod);
+        loop {
+            if mounts::are_unchecked(&pod) {
+                pod = match self.check_mounts(pod).await? {
+                    Some(pod) => pod,
+                    None => return Ok(StartOutcome::AlreadyStarted),
+                };
             }
-            Patched::Other => {
-                let pod = self.shared.client.pod(&self.pod_name).await?;
-                if pod.metadata.uid != self.uid() || pod.metadata.deletion_timestamp.is_some() {
-                    return Err(Error::new(ErrorKind::NotFound));
+            let patch = hold::start(self.uid(), &self.image, hold::is_gated(&pod));
+            match self.shared.client.patch_pod(&self.pod_name, &patch).await? {
+                Patched::Done(pod) => {
+                    self.shared.pods.take(*pod);
+                    return Ok(StartOutcome::Started);
                 }
-                let is_held = pod.container().is_some_and(|c| c.image == HELD_IMAGE);
-                self.shared.pods.take(pod);
-                if is_held {
-                    return Err(Error::internal("the server does not let the pod start"));
-                }
-                Ok(StartOutcome::AlreadyStarted)
+                // It was started before, or released by a start that came no further.
+                Patched::Other => pod = self.fresh().await?,
+            }
+            if !is_held(&pod) {
+                return Ok(StartOutcome::AlreadyStarted);
             }
         }
+    }
+
+    /// The pod as the server has it now.
+    async fn fresh(&self) -> Result<Arc<Pod>> {
+        let pod = self.shared.client.pod(&self.pod_name).await?;
+        if pod.metadata.uid != self.uid() || pod.metadata.deletion_timestamp.is_some() {
+            return Err(Error::new(ErrorKind::NotFound));
+        }
+        self.shared.pods.take(pod.clone());
+        Ok(Arc::new(pod))
+    }
+
+    /// Finds out whether the sources of the mounts are there, on the node that the pod is for. It is
+    /// given to its node for that, and still held by its image. `None` when it is not held any more.
+    async fn check_mounts(&self, pod: Arc<Pod>) -> Result<Option<Arc<Pod>>> {
+        let shared = &self.shared;
+        if hold::is_gated(&pod) {
+            let released =
+                shared.client.patch_pod(&self.pod_name, &hold::release(self.uid())).await?;
+            if let Patched::Done(pod) = released {
+                shared.pods.take(*pod);
+            }
+        }
+        let placed = self.until(|seen| {
+            seen.state != State::Held || seen.pod.spec.node_name.is_some()
+        });
+        let Ok(placed) = tokio::time::timeout(shared.options.schedule_budget, placed).await else {
+            let pod = self.fresh().await?;
+            let words = pod.condition("PodScheduled").and_then(|c| c.message.clone());
+            let words = format!("no node takes it: {}", words.unwrap_or_default());
+            let exit = Exit::new(ExitReason::StartFailed).with_message(words);
+            shared.pronounce(&Seen::first((*pod).clone()), &exit).await?;
+            return Err(start_failed(&exit));
+        };
+        let seen = placed?;
+        if seen.state != State::Held {
+            return if seen.gone { Err(Error::new(ErrorKind::NotFound)) } else { Ok(None) };
+        }
+        if let Some((at, path)) = mounts::missing(shared, &seen.pod).await? {
+            let words = format!("{path} is not on the node");
+            let exit = Exit::new(ExitReason::StartFailed).with_message(words.clone());
+            shared.pronounce(&seen, &exit).await?;
+            return Err(Error::invalid(format!("mounts[{at}].source"), words));
+        }
+        Ok(Some(seen.pod))
     }
 
     /// Waits until the process runs, or has ended, or could not be started.
@@ -202,6 +247,10 @@ impl KubernetesContainer {
 }
 
 const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
+
+fn is_held(pod: &Pod) -> bool {
+    pod.container().is_some_and(|container| container.image == HELD_IMAGE)
+}
 
 async fn sleep_until(at: Option<Instant>) {
     match at {

@@ -32,6 +32,15 @@ pub(crate) fn start(uid: &str, image: &str, is_gated: bool) -> Vec<Value> {
     patch
 }
 
+/// The change that gives a held pod to the scheduler, and leaves it held by its image.
+pub(crate) fn release(uid: &str) -> Vec<Value> {
+    vec![
+        json!({"op": "test", "path": "/metadata/uid", "value": uid}),
+        json!({"op": "test", "path": "/spec/containers/0/image", "value": HELD_IMAGE}),
+        json!({"op": "remove", "path": "/spec/schedulingGates"}),
+    ]
+}
+
 /// Adds an annotation, in a patch.
 pub(crate) fn annotate(key: &str, value: &str) -> Value {
     let key = key.replace('~', "~0").replace('/', "~1");

@@ -93,7 +93,7 @@ fn image(pod: &Pod) -> ImageInfo {
 }
 
 /// A quantity of the API: a number with a suffix of thousands or of 1024s.
-fn quantity(text: &str) -> Option<f64> {
+pub(crate) fn quantity(text: &str) -> Option<f64> {
     let end = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, suffix) = text.split_at(end);
     let factor = match suffix {
@@ -120,7 +120,7 @@ fn quantity(text: &str) -> Option<f64> {
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked before")]
-fn whole(number: f64) -> Option<u64> {
+pub(crate) fn whole(number: f64) -> Option<u64> {
     (number >= 0.0 && number < u64::MAX as f64).then(|| number.round() as u64)
 }
 
@@ -197,7 +197,8 @@ mod tests {
             ("0.5", 0.5),
             ("100n", 1e-7),
         ] {
-            assert_eq!(quantity(text), Some(want), "{text}");
+            let read = quantity(text).unwrap();
+            assert!((read - want).abs() <= want * 1e-12, "{text} is read as {read}");
         }
         for bad in ["", "x", "1Xi", "m"] {
             assert_eq!(quantity(bad), None, "{bad}");

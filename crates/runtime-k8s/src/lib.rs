@@ -9,6 +9,7 @@ mod error;
 mod hold;
 mod info;
 mod logs;
+mod mounts;
 mod names;
 mod node;
 mod pdb;

@@ -28,9 +28,17 @@ pub(crate) const VERDICT: &str = "container-runtime/verdict";
 /// What else was made for it: `secret`, `budget`, joined by a comma.
 pub(crate) const BELONGINGS: &str = "container-runtime/belongings";
 
+/// That a start has to find out whether the sources of the mounts are there.
+pub(crate) const CHECK_MOUNTS: &str = "container-runtime/check-mounts";
+
+/// The value of the managed label of a pod that is no container: it only asks its node something.
+pub(crate) const PROBE: &str = "probe";
+
 /// In place of the image before the start. It cannot be the name of an image, so that no node
 /// tries to pull it.
 pub(crate) const HELD_IMAGE: &str = "!created";
+/// In place of the image of a pod that only asks its node something.
+pub(crate) const PROBE_IMAGE: &str = "!probe";
 /// In place of the image after a stop.
 pub(crate) const STOPPED_IMAGE: &str = "!stopped";
 
@@ -84,6 +92,11 @@ pub(crate) fn selector(scope: &Scope, labels: &LabelFilter) -> String {
         }
     }
     selector
+}
+
+/// The label selector for the probes of a scope.
+pub(crate) fn probe_selector(scope: &Scope) -> String {
+    format!("{LABEL_MANAGED}={PROBE},{LABEL_SCOPE}={scope}")
 }
 
 fn hash(text: &str) -> String {

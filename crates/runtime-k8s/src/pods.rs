@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use runtime_core::{
-    Backoff, ContainerId, Error, ErrorKind, Event, Exit, ExitReason, LabelFilter, Result, Scope,
+    Backoff, Error, ErrorKind, Event, Exit, ExitReason, LabelFilter, Result, Scope,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -219,11 +219,6 @@ impl Pods {
         if !matches!(*self.inner.condition.borrow(), Condition::Idle) {
             self.inner.store().gone(uid, None, None);
         }
-    }
-
-    /// Takes how a container ended that the pod itself cannot say.
-    pub(crate) fn take_exit(&self, uid: &str, exit: Exit) {
-        self.inner.store().ended(uid, exit);
     }
 
     /// What happens from now on, and what is seen now.
@@ -528,9 +523,3 @@ impl Patience {
         Ok((error, self.backoff.delay()))
     }
 }
-
-/// The id of a pod's container.
-pub(crate) fn id_of(pod: &Pod) -> ContainerId {
-    ContainerId::new(&pod.metadata.uid)
-}
-

@@ -12,6 +12,7 @@ use runtime_core::{
 
 use crate::container::KubernetesContainer;
 use crate::create;
+use crate::mounts;
 use crate::names;
 use crate::shared::Shared;
 use crate::wire::Meta;
@@ -43,6 +44,11 @@ pub(crate) async fn run(shared: &Arc<Shared>, options: &ReapOptions) -> Result<R
     drop(removals);
     if options.labels.is_empty() {
         report.others = remove_leftovers(shared, options.older_than).await?;
+        let probes = shared.client.list_pods(&names::probe_selector(scope)).await?.0;
+        for probe in probes.iter().filter(|pod| is_old(&pod.metadata, options.older_than)) {
+            mounts::remove_probe(shared, probe).await?;
+            report.others.push(format!("Pod {}", probe.metadata.name));
+        }
     }
     Ok(report)
 }

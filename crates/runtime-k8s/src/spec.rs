@@ -136,7 +136,7 @@ pub(crate) fn plan(
                 })
                 .collect(),
         ),
-        resources: Some(resources(memory, cpu, &gpus, oom_score_adj, &options.gpu_resource)),
+        resources: Some(resources(memory, cpu, &gpus, oom_score_adj, options.gpu_resource.as_deref())),
         volume_mounts: Some(volume_mounts),
         stdin: Some(interactive != Interactive::No),
         tty: Some(interactive == Interactive::Terminal),
@@ -198,6 +198,9 @@ pub(crate) fn plan(
     annotations.insert(names::NAME.to_owned(), name.to_string());
     annotations.insert(names::IMAGE.to_owned(), image.to_string());
     annotations.insert(names::LABELS.to_owned(), json(&theirs)?);
+    if !mounts.is_empty() && options.mount_sources == MountSources::Any {
+        annotations.insert(names::CHECK_MOUNTS.to_owned(), "true".to_owned());
+    }
     if !belongings.is_empty() {
         annotations.insert(names::BELONGINGS.to_owned(), belongings.join(","));
     }
@@ -292,7 +295,7 @@ fn volumes(
                 type_: match sources {
                     MountSources::Folders => Some("Directory".to_owned()),
                     MountSources::Files => Some("File".to_owned()),
-                    MountSources::Unchecked => None,
+                    MountSources::Any | MountSources::Unchecked => None,
                 },
             }),
             ..Volume::default()
@@ -327,7 +330,7 @@ fn resources(
     cpu: CpuLimit,
     gpus: &Gpus,
     oom_score_adj: i32,
-    gpu_resource: &str,
+    gpu_resource: Option<&str>,
 ) -> ResourceRequirements {
     let mut limits = BTreeMap::new();
     let mut requests = BTreeMap::new();
@@ -345,8 +348,8 @@ fn resources(
             requests.insert("cpu".to_owned(), Quantity(format!("{milli}m")));
         }
     }
-    if let Gpus::Count(count @ 1..) = gpus {
-        limits.insert(gpu_resource.to_owned(), Quantity(count.to_string()));
+    if let (Gpus::Count(count @ 1..), Some(resource)) = (gpus, gpu_resource) {
+        limits.insert(resource.to_owned(), Quantity(count.to_string()));
     }
     // GPUs do not count for the class of a pod. The least of requests lifts it out of the class
     // that dies first.

@@ -93,7 +93,7 @@ impl Shared {
     }
 
     /// Writes a verdict to the pod, which cannot run from then on.
-    async fn pronounce(&self, seen: &Seen, exit: &Exit) -> Result<()> {
+    pub(crate) async fn pronounce(&self, seen: &Seen, exit: &Exit) -> Result<()> {
         let pod = &*seen.pod;
         let (uid, name) = (&pod.metadata.uid, &pod.metadata.name);
         let image = pod.container().map(|container| container.image.as_str()).unwrap_or_default();

@@ -73,6 +73,21 @@ pub(crate) struct PodSpec {
     #[serde(deserialize_with = "nullable")]
     pub(crate) containers: Vec<ContainerSpec>,
     pub(crate) termination_grace_period_seconds: Option<u64>,
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) volumes: Vec<Volume>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Volume {
+    pub(crate) name: String,
+    pub(crate) host_path: Option<HostPath>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct HostPath {
+    pub(crate) path: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]

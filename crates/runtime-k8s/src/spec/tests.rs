@@ -16,7 +16,7 @@ fn all() -> Capabilities {
 }
 
 fn options() -> KubernetesOptions {
-    KubernetesOptions::new(Scope::new("t").unwrap())
+    KubernetesOptions::new(Scope::new("t").unwrap()).gpu_resource("nvidia.com/gpu")
 }
 
 fn try_plan(spec: &ContainerSpec, options: &KubernetesOptions) -> Result<Plan> {
@@ -86,7 +86,7 @@ fn fields_find_their_places() {
     );
     assert_eq!(container["ports"][1]["containerPort"], 443);
     assert_eq!(container["ports"][1]["hostPort"], 20_002);
-    assert_eq!(spec["volumes"][0]["hostPath"], json!({"path": "/etc", "type": "Directory"}));
+    assert_eq!(spec["volumes"][0]["hostPath"], json!({"path": "/etc"}));
     assert_eq!(container["volumeMounts"][0]["readOnly"], true);
     assert_eq!(spec["volumes"][1]["emptyDir"], json!({"medium": "Memory", "sizeLimit": "1048576"}));
     assert_eq!(container["volumeMounts"][1]["mountPath"], "/dev/shm");
@@ -94,6 +94,21 @@ fn fields_find_their_places() {
     assert_eq!(spec["os"]["name"], "linux");
     assert_eq!(spec["terminationGracePeriodSeconds"], 3);
     assert_eq!((&container["stdin"], &container["tty"]), (&json!(true), &json!(true)));
+}
+
+#[test]
+fn the_node_is_told_what_a_source_is_where_that_is_known() {
+    let spec = ContainerSpec::new("busybox").mount(Mount::new("/etc", "/x"));
+    for (sources, kind, checks) in [
+        (MountSources::Any, Value::Null, json!("true")),
+        (MountSources::Folders, json!("Directory"), Value::Null),
+        (MountSources::Files, json!("File"), Value::Null),
+        (MountSources::Unchecked, Value::Null, Value::Null),
+    ] {
+        let pod = pod(&spec, &options().mount_sources(sources));
+        assert_eq!(pod["spec"]["volumes"][0]["hostPath"]["type"], kind);
+        assert_eq!(pod["metadata"]["annotations"]["container-runtime/check-mounts"], checks);
+    }
 }
 
 #[test]

@@ -1,0 +1,7 @@
+//! A cluster as a subject of the conformance suite, and a raw way to look at it.
+
+mod raw;
+mod subject;
+
+pub use raw::Raw;
+pub use subject::{Environment, KubernetesSubject};

@@ -1,0 +1,73 @@
+//! The API server without the code under test, as an administrator.
+
+use std::path::Path;
+
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use runtime_conformance::BoxError;
+use serde_json::Value;
+
+/// A way to ask the API server what it has.
+#[derive(Clone)]
+pub struct Raw {
+    client: kube::Client,
+    namespace: String,
+}
+
+impl std::fmt::Debug for Raw {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Raw").field("namespace", &self.namespace).finish_non_exhaustive()
+    }
+}
+
+impl Raw {
+    /// With the rights of this kubeconfig, for one namespace.
+    ///
+    /// # Errors
+    /// When the kubeconfig cannot be used.
+    pub async fn new(kubeconfig: &Path, namespace: &str) -> Result<Self, BoxError> {
+        let file = Kubeconfig::read_from(kubeconfig)?;
+        let config =
+            kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
+        Ok(Self { client: kube::Client::try_from(config)?, namespace: namespace.to_owned() })
+    }
+
+    /// The answer to a GET.
+    ///
+    /// # Errors
+    /// When the server is not there or refuses.
+    pub async fn get(&self, path: &str) -> Result<Value, BoxError> {
+        let request = http::Request::get(path).body(Vec::new())?;
+        Ok(self.client.request(request).await?)
+    }
+
+    /// All that a selector selects of pods, Secrets and disruption budgets: kind, name and phase.
+    ///
+    /// # Errors
+    /// When the server is not there or refuses.
+    pub async fn listing(&self, selector: &str) -> Result<Vec<String>, BoxError> {
+        let query: String = form_urlencoded::Serializer::new(String::new())
+            .append_pair("labelSelector", selector)
+            .finish();
+        let version = self.get("/version").await?;
+        let old = version["minor"].as_str().is_some_and(|minor| minor.starts_with("20"));
+        let policy = if old { "v1beta1" } else { "v1" };
+        let mut found = Vec::new();
+        for (api, kind) in [
+            ("/api/v1".to_owned(), "pods"),
+            ("/api/v1".to_owned(), "secrets"),
+            (format!("/apis/policy/{policy}"), "poddisruptionbudgets"),
+        ] {
+            let list =
+                self.get(&format!("{api}/namespaces/{}/{kind}?{query}", self.namespace)).await?;
+            for item in list["items"].as_array().into_iter().flatten() {
+                found.push(format!(
+                    "{kind} {} {} {}",
+                    item["metadata"]["name"].as_str().unwrap_or("?"),
+                    item["status"]["phase"].as_str().unwrap_or("-"),
+                    item["metadata"]["deletionTimestamp"].as_str().unwrap_or("-"),
+                ));
+            }
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,174 @@
+//! A cluster under test.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use runtime_conformance::{BoxError, EngineControl, Images, Registry, Subject};
+use runtime_core::{LABEL_SCOPE, Runtime, Scope, async_trait};
+use runtime_k8s::{CpuShares, KubernetesOptions, KubernetesRuntime, StatsSource};
+use test_engines::{Cluster, Component, Site};
+
+use crate::Raw;
+
+/// What the environment says of the cluster and the registry: the variables that
+/// `cargo xtask env up kubernetes` prints.
+#[derive(Debug, Clone)]
+pub struct Environment {
+    /// The account with exactly the Role that the backend's `role.yaml` shows.
+    pub kubeconfig: PathBuf,
+    /// The same with the ClusterRole for stats beside it.
+    pub kubeconfig_stats: PathBuf,
+    /// An account that may do anything.
+    pub kubeconfig_admin: PathBuf,
+    /// The namespace.
+    pub namespace: String,
+    /// The registry and its login.
+    pub registry: Registry,
+    /// A folder of the node that this process sees at the same path.
+    pub shared: PathBuf,
+}
+
+impl Environment {
+    /// Reads the variables.
+    ///
+    /// # Errors
+    /// When one is missing: a test of an engine fails where there is none.
+    pub fn read() -> Result<Self, BoxError> {
+        let variable = |name: &str| {
+            std::env::var(name).map_err(|_| {
+                format!("{name} is not set: see `cargo xtask test`, or `cargo xtask env up`")
+            })
+        };
+        Ok(Self {
+            kubeconfig: variable("RUNTIME_TEST_KUBECONFIG")?.into(),
+            kubeconfig_stats: variable("RUNTIME_TEST_KUBECONFIG_STATS")?.into(),
+            kubeconfig_admin: variable("RUNTIME_TEST_KUBECONFIG_ADMIN")?.into(),
+            namespace: variable("RUNTIME_TEST_NAMESPACE")?,
+            registry: Registry::new(
+                variable("RUNTIME_TEST_REGISTRY")?,
+                variable("RUNTIME_TEST_REGISTRY_USER")?,
+                variable("RUNTIME_TEST_REGISTRY_PASSWORD")?,
+            ),
+            shared: variable("RUNTIME_TEST_SHARED_DIR")?.into(),
+        })
+    }
+
+    /// Options for the least of rights, with budgets that suit a test.
+    #[must_use]
+    pub fn options(&self, scope: &Scope) -> KubernetesOptions {
+        KubernetesOptions::new(scope.clone())
+            .kubeconfig(&self.kubeconfig)
+            .namespace(&self.namespace)
+            .pull_budget(Duration::from_secs(5))
+            .schedule_budget(Duration::from_secs(10))
+            .start_budget(Duration::from_secs(10))
+    }
+}
+
+/// The subject.
+#[derive(Debug)]
+pub struct KubernetesSubject {
+    environment: Environment,
+    control: Option<Control>,
+}
+
+impl KubernetesSubject {
+    /// The cluster of the environment.
+    ///
+    /// # Errors
+    /// When a variable is missing.
+    pub fn from_env() -> Result<Self, BoxError> {
+        let environment = Environment::read()?;
+        let control = Control::of(&environment);
+        Ok(Self { environment, control })
+    }
+}
+
+#[async_trait]
+impl Subject for KubernetesSubject {
+    fn engine(&self) -> String {
+        "kubernetes".to_owned()
+    }
+
+    async fn connect(&self, scope: &Scope) -> runtime_core::Result<Arc<dyn Runtime>> {
+        let options = self
+            .environment
+            .options(scope)
+            .kubeconfig(&self.environment.kubeconfig_stats)
+            .stats(StatsSource::NodeProxy)
+            .cpu_shares(CpuShares::AsRequest);
+        Ok(Arc::new(KubernetesRuntime::connect(options).await?))
+    }
+
+    fn images(&self) -> Images {
+        Images::of_registry(&self.environment.registry.address)
+    }
+
+    fn registry(&self) -> Registry {
+        self.environment.registry.clone()
+    }
+
+    async fn push_image(&self, name: &str) -> Result<String, BoxError> {
+        let (repository, tag) = name.split_once(':').ok_or("a name without a tag")?;
+        let (repository, tag) = (repository.to_owned(), tag.to_owned());
+        let pushed = tokio::task::spawn_blocking(move || {
+            test_engines::push_unique_image(&Site::of_checkout()?, &repository, &tag)
+        });
+        Ok(pushed.await??)
+    }
+
+    /// The API has no call for the images of a node.
+    async fn forget_image(&self, _reference: &str) -> Result<bool, BoxError> {
+        Ok(false)
+    }
+
+    fn shared_dir(&self) -> Option<PathBuf> {
+        Some(self.environment.shared.clone())
+    }
+
+    fn published_address(&self) -> IpAddr {
+        Ipv4Addr::LOCALHOST.into()
+    }
+
+    async fn leftovers(&self, scope: &Scope) -> Result<Vec<String>, BoxError> {
+        let Environment { kubeconfig_admin, namespace, .. } = &self.environment;
+        let raw = Raw::new(kubeconfig_admin, namespace).await?;
+        raw.listing(&format!("{LABEL_SCOPE}={scope}")).await
+    }
+
+    fn control(&self) -> Option<&dyn EngineControl> {
+        self.control.as_ref().map(|control| control as &dyn EngineControl)
+    }
+
+    /// Pods are heavy: four cases keep two cores busy.
+    fn parallelism(&self) -> usize {
+        4
+    }
+}
+
+/// Kills and restarts the API server of a cluster that this checkout has brought up itself.
+#[derive(Debug, Clone)]
+struct Control;
+
+impl Control {
+    /// None for a cluster that somebody else runs: it is not ours to kill.
+    fn of(environment: &Environment) -> Option<Self> {
+        let cluster = Cluster::of_checkout().ok()?;
+        (cluster.kubeconfig("runtime") == environment.kubeconfig).then_some(Self)
+    }
+}
+
+#[async_trait]
+impl EngineControl for Control {
+    async fn kill(&self) -> Result<(), BoxError> {
+        let work = || Cluster::of_checkout()?.kill(Component::ApiServer);
+        Ok(tokio::task::spawn_blocking(work).await??)
+    }
+
+    async fn start(&self) -> Result<(), BoxError> {
+        let work = || Cluster::of_checkout()?.restart(Component::ApiServer);
+        Ok(tokio::task::spawn_blocking(work).await??)
+    }
+}

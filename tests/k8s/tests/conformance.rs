@@ -1,0 +1,9 @@
+//! The conformance suite on the cluster of the environment.
+
+use std::process::ExitCode;
+
+use k8s_tests::KubernetesSubject;
+
+fn main() -> ExitCode {
+    runtime_conformance::run(KubernetesSubject::from_env)
+}
