@@ -61,12 +61,18 @@ impl Place {
         self.heads.iter().flatten().copied().chain([before, run.time]).min()
     }
 
-    /// Passes over what was taken, in a log that is opened again.
-    pub(super) fn skip(&self) -> Skip {
+    /// Passes over what was taken, in a log that is opened again. `by_number` says that only its
+    /// last chunks are asked for.
+    pub(super) fn skip(&self, by_number: bool) -> Skip {
         match (self.last_run(), self.newest) {
-            (Some((stream, run)), Some(newest)) => {
-                Skip(Some(Until { stream, time: run.time, chunks: run.chunks, newest }))
-            }
+            (Some((stream, run)), Some(newest)) => Skip(Some(Until {
+                stream,
+                time: run.time,
+                chunks: run.chunks,
+                newest,
+                by_number,
+                before: false,
+            })),
             _ => Skip(None),
         }
     }
@@ -87,24 +93,50 @@ struct Until {
     time: SystemTime,
     chunks: u64,
     newest: SystemTime,
+    by_number: bool,
+    /// Whether a chunk of the stream was seen that is before those of that time.
+    before: bool,
+}
+
+/// Whether a chunk has been taken before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Seen {
+    Yes,
+    No,
+    /// It cannot be told, because too few chunks were asked for.
+    Unclear,
 }
 
 impl Skip {
-    /// Whether a chunk has not been taken yet.
-    pub(super) fn is_new(&mut self, chunk: &Chunk) -> bool {
-        let Some(until) = &mut self.0 else { return true };
+    /// Whether a chunk has been taken before.
+    pub(super) fn look(&mut self, chunk: &Chunk) -> Seen {
+        let Some(until) = &mut self.0 else { return Seen::No };
         if chunk.stream == until.stream && chunk.time == until.time {
+            if until.by_number && !until.before {
+                // There may be others of this time before it.
+                return Seen::Unclear;
+            }
             until.chunks -= 1;
             if until.chunks == 0 {
                 self.0 = None;
             }
-            return false;
+            return Seen::Yes;
+        }
+        until.before |= chunk.stream == until.stream;
+        if chunk.time <= until.newest {
+            return Seen::Yes;
         }
         // Newer than all that was taken: the last chunk that was is no longer in the log.
-        let gone = chunk.time > until.newest;
-        if gone {
-            self.0 = None;
+        if until.by_number {
+            return Seen::Unclear;
         }
-        gone
+        self.0 = None;
+        Seen::No
+    }
+
+    /// Whether the last chunk that was taken has come, where that is needed to be sure that
+    /// nothing is missing.
+    pub(super) fn is_settled(&self) -> bool {
+        self.0.is_none_or(|until| !until.by_number)
     }
 }

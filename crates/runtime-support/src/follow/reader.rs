@@ -14,13 +14,19 @@ use runtime_core::{
 };
 use tokio::time::{Sleep, sleep, timeout};
 
-use super::place::{Place, Skip};
+use super::place::{Place, Seen, Skip};
 use super::seek::Seek;
 use super::tail::Tail;
 use super::{LogSource, OpenLog, SKEW};
 
 /// A container has ended, or its log stands still for so long: then what is open gives no more.
 const QUIET: Duration = Duration::from_secs(1);
+
+/// A log of so many chunks is long.
+const LONG_LOG: u64 = 8192;
+
+/// How many chunks of a long log are asked for to find the last one that was taken.
+const LOOK_BACK: u64 = 1024;
 
 /// How long the news of a container's end may lag behind the end of its log.
 const LAG: Duration = Duration::from_millis(50);
@@ -36,6 +42,8 @@ pub(super) struct Reader<S: LogSource> {
     tail: Option<Tail>,
     place: Place,
     skip: Skip,
+    /// How many chunks were taken.
+    taken: u64,
     backoff: Backoff,
     session: Session<S>,
     /// Records that come before those of the joiner.
@@ -120,6 +128,7 @@ impl<S: LogSource> Reader<S> {
             tail,
             place: Place::default(),
             skip: Skip::default(),
+            taken: 0,
             backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(1)),
             session: Session::Open(chunks, until),
             ready: VecDeque::new(),
@@ -130,10 +139,13 @@ impl<S: LogSource> Reader<S> {
 
     fn take(&mut self, chunk: Chunk) {
         self.quiet = None;
-        if !self.skip.is_new(&chunk) {
-            return;
+        match self.skip.look(&chunk) {
+            Seen::Yes => return,
+            Seen::Unclear => return self.look_further_back(),
+            Seen::No => {}
         }
         self.backoff.reset();
+        self.taken += 1;
         let by_chunks = self.tail.as_ref().is_some_and(|tail| tail.asked().is_some());
         self.place.take(&chunk, by_chunks);
         if let Some(tail) = &mut self.tail {
@@ -161,6 +173,7 @@ impl<S: LogSource> Reader<S> {
     /// The open log has ended by itself.
     fn end_of_log(&mut self, until: Until) {
         match until {
+            Until::End if !self.skip.is_settled() => self.look_further_back(),
             Until::End => self.settle(true),
             Until::Now if !self.follow && !self.joiner.is_in_line() => self.settle(false),
             Until::Now if !self.follow => {
@@ -290,11 +303,21 @@ impl<S: LogSource> Reader<S> {
         });
     }
 
-    /// How to open the log where it was left.
+    /// How to open the log where it was left. An engine finds a time by reading all of the log, so
+    /// that of a long one the last chunks are tried first.
     fn next_open(&mut self) -> OpenLog {
-        self.skip = self.place.skip();
+        let tail = (self.taken >= LONG_LOG && self.source.has_tail()).then_some(LOOK_BACK);
+        self.skip = self.place.skip(tail.is_some());
         // Later than what was opened first: chunks before that were never counted.
-        OpenLog { since: self.place.since().max(self.from), tail: None, follow: true }
+        OpenLog { since: self.place.since().max(self.from), tail, follow: true }
+    }
+
+    /// The last chunks were too few: opens the log where it was left by its time.
+    fn look_further_back(&mut self) {
+        let open = OpenLog { tail: None, ..self.next_open() };
+        self.skip = self.place.skip(false);
+        let (source, backoff) = (Arc::clone(&self.source), self.backoff.clone());
+        self.between(async move { reopen_now(&*source, open, backoff).await });
     }
 
     fn between(&mut self, next: impl Future<Output = Next<S>> + Send + 'static) {

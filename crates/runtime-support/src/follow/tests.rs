@@ -452,3 +452,27 @@ fn a_followed_log_that_ends_too_early_is_read_to_its_end() {
         assert_eq!(run(read(fake, follow())).unwrap(), wanted, "{ahead} of it are missing");
     }
 }
+
+#[test]
+fn a_long_log_is_not_read_again_from_far_back() {
+    const LINES: usize = 20_000;
+    let line = |n: usize| chunk(n as u64 * 1000, Stdout, &format!("{n}\n"));
+    // The gap is what the container wrote meanwhile: little or much.
+    for (gap, tails) in [(500, [Some(1024)].as_slice()), (5_000, &[Some(1024), None])] {
+        let log: Vec<_> = (0..LINES).map(line).collect();
+        let source = Fake::new(log.clone(), [Cut::Broken(LINES - gap), Cut::Ended(LINES)]);
+        assert_eq!(run(read(source.clone(), follow())).unwrap(), join(1000, &log));
+        let opens: Vec<_> = source.0.lock().unwrap().opens.iter().map(|open| open.tail).collect();
+        let last: &[_] = &[Some(1024)];
+        assert_eq!(opens, [&[None], tails, last].concat(), "after {gap} lines");
+    }
+    // A line in more pieces than are looked back for, all of one time.
+    let mut log: Vec<_> = (0..9_000).map(line).collect();
+    log.extend((0..5_000).map(|n| chunk(9_000_000, Stdout, &format!("{n},"))));
+    log.push(chunk(9_000_000, Stdout, "end\n"));
+    for cut in [9_001, 12_000, 14_000, 14_001] {
+        let source = Fake::new(log.clone(), [Cut::Broken(cut), Cut::Broken(3_000)]);
+        let records = run(read(source, follow().max_line(1 << 20))).unwrap();
+        assert_eq!(records, join(1 << 20, &log), "cut after {cut}");
+    }
+}
