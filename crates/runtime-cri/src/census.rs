@@ -9,18 +9,21 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
-use futures_util::StreamExt;
-use futures_util::stream::BoxStream;
-use runtime_core::{Backoff, ContainerId, ContainerInfo, ContainerStatus, Operation, Result};
+use futures_util::stream::{self, BoxStream};
+use futures_util::{StreamExt, TryStreamExt};
+use runtime_core::{
+    Backoff, ContainerId, ContainerInfo, ContainerStatus, ErrorKind, Operation, Result,
+};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use crate::capabilities::has_events;
-use crate::folders::{FolderWatch, Subscription, Wanted};
+use crate::folders::{Subscription, Wanted};
 use crate::generated as cri;
 use crate::info::from_list;
 use crate::notes::Notes;
 use crate::shared::{Shared, is_closed};
+use crate::wait;
 
 /// The time to the next list after a change, and the longest one.
 const SHORTEST: Duration = Duration::from_millis(10);
@@ -46,6 +49,15 @@ pub(crate) struct Change {
     pub(crate) after: Option<Seen>,
     /// When it was found out.
     pub(crate) noticed: SystemTime,
+    /// What the list does not say, of a container that was started.
+    pub(crate) detail: Option<Arc<Detail>>,
+}
+
+/// What the engine says of a container that is asked for by itself.
+#[derive(Debug, Clone)]
+pub(crate) struct Detail {
+    pub(crate) info: ContainerInfo,
+    pub(crate) out_of_memory: bool,
 }
 
 impl Change {
@@ -53,12 +65,35 @@ impl Change {
     pub(crate) fn id(&self) -> Option<&ContainerId> {
         self.after.as_ref().or(self.before.as_ref()).map(|seen| &seen.info.id)
     }
+
+    /// A container that is there, as if it was not before.
+    pub(crate) async fn appeared(shared: &Shared, seen: Seen) -> Result<Self> {
+        let noticed = SystemTime::now();
+        let mut change = Self { before: None, after: Some(seen), noticed, detail: None };
+        change.ask(shared).await?;
+        Ok(change)
+    }
+
+    /// Asks for what the list does not say.
+    async fn ask(&mut self, shared: &Shared) -> Result<()> {
+        let started = |seen: &&Seen| seen.info.status != ContainerStatus::Created;
+        let Some(seen) = self.after.as_ref().filter(started) else { return Ok(()) };
+        match wait::details(shared, Operation::Events, &seen.info.id).await {
+            Ok(detail) => self.detail = Some(Arc::new(detail)),
+            // It has gone since: the next list says so.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
 }
 
 /// Everyone who wants to know of changes.
 #[derive(Debug, Default)]
 pub(crate) struct Census {
     state: Mutex<State>,
+    /// One list at a time: an older one must not come after a newer one.
+    turn: tokio::sync::Mutex<()>,
     sooner: Arc<Notify>,
 }
 
@@ -66,25 +101,34 @@ pub(crate) struct Census {
 struct State {
     /// The last list. `None` until there is one, and again when nobody wanted any more.
     table: Option<HashMap<ContainerId, Seen>>,
-    listeners: Vec<mpsc::UnboundedSender<Change>>,
+    listeners: Vec<Listener>,
     runs: bool,
 }
+
+#[derive(Debug)]
+struct Listener {
+    changes: mpsc::UnboundedSender<Change>,
+    /// Whether it wants to know more than the list says.
+    details: bool,
+}
+
+/// How many containers are asked for at once.
+const AT_ONCE: usize = 8;
 
 impl Census {
     /// Everything that changes from now on, and what is there now.
     pub(crate) async fn listen(
         shared: &Arc<Shared>,
         operation: Operation,
+        details: bool,
     ) -> Result<(Vec<Seen>, mpsc::UnboundedReceiver<Change>)> {
         let census = &shared.census;
-        if census.lock().table.is_none() {
-            let table = list(shared, operation).await?;
-            census.take(table);
-        }
-        let (sender, receiver) = mpsc::unbounded_channel();
+        // What changed before is not told as new.
+        Self::refresh(shared, operation).await?;
+        let (changes, receiver) = mpsc::unbounded_channel();
         let mut state = census.lock();
         let now = state.table.iter().flat_map(HashMap::values).cloned().collect();
-        state.listeners.push(sender);
+        state.listeners.push(Listener { changes, details });
         if !state.runs {
             state.runs = true;
             tokio::spawn(run(Arc::downgrade(shared)));
@@ -94,42 +138,63 @@ impl Census {
         Ok((now, receiver))
     }
 
+    /// Lists, and tells the listeners what has changed. Gives whether something has.
+    pub(crate) async fn refresh(shared: &Shared, operation: Operation) -> Result<bool> {
+        let census = &shared.census;
+        let _turn = census.turn.lock().await;
+        let table = list(shared, operation).await?;
+        let mut changes = census.compare(&table);
+        if census.wants_details() {
+            let asked = changes
+                .into_iter()
+                .map(|mut change| async move { change.ask(shared).await.map(|()| change) });
+            let asked: Vec<_> =
+                stream::iter(asked.collect::<Vec<_>>()).buffered(AT_ONCE).try_collect().await?;
+            changes = asked;
+        }
+        let mut state = census.lock();
+        state.table = Some(table);
+        for change in &changes {
+            state.listeners.retain(|listener| listener.changes.send(change.clone()).is_ok());
+        }
+        Ok(!changes.is_empty())
+    }
+
     /// Makes the next list come soon: something has happened.
     pub(crate) fn hurry(&self) {
         self.sooner.notify_one();
     }
 
-    /// Whether somebody listens.
-    pub(crate) fn is_listened_to(&self) -> bool {
-        self.lock().listeners.iter().any(|listener| !listener.is_closed())
+    /// Whether the last list had this container.
+    pub(crate) fn has(&self, id: &ContainerId) -> bool {
+        self.lock().table.as_ref().is_some_and(|table| table.contains_key(id))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells the listeners what a new list says. Gives whether there is a change.
-    pub(crate) fn take(&self, table: HashMap<ContainerId, Seen>) -> bool {
-        let mut state = self.lock();
-        let Some(before) = state.table.replace(table) else { return true };
+    fn wants_details(&self) -> bool {
+        let state = self.lock();
+        state.listeners.iter().any(|listener| listener.details && !listener.changes.is_closed())
+    }
+
+    /// What is different from the list before.
+    fn compare(&self, after: &HashMap<ContainerId, Seen>) -> Vec<Change> {
+        let state = self.lock();
+        let Some(before) = &state.table else { return Vec::new() };
         let noticed = SystemTime::now();
-        let mut changes = Vec::new();
-        let after = state.table.iter().flatten();
-        for (id, seen) in after {
+        let change = |before, after| Change { before, after, noticed, detail: None };
+        let moved = after.iter().filter_map(|(id, seen)| {
             let old = before.get(id);
-            if old.is_none_or(|old| old.info.status != seen.info.status) {
-                changes.push(Change { before: old.cloned(), after: Some(seen.clone()), noticed });
-            }
-        }
-        for (id, seen) in before {
-            if !state.table.as_ref().is_some_and(|table| table.contains_key(&id)) {
-                changes.push(Change { before: Some(seen), after: None, noticed });
-            }
-        }
-        for change in &changes {
-            state.listeners.retain(|listener| listener.send(change.clone()).is_ok());
-        }
-        !changes.is_empty()
+            let differs = old.is_none_or(|old| old.info.status != seen.info.status);
+            differs.then(|| change(old.cloned(), Some(seen.clone())))
+        });
+        let gone = before
+            .iter()
+            .filter(|(id, _)| !after.contains_key(*id))
+            .map(|(_, seen)| change(Some(seen.clone()), None));
+        moved.chain(gone).collect()
     }
 }
 
@@ -157,8 +222,7 @@ pub(crate) async fn list_raw(
         ..Default::default()
     };
     let request = cri::ListContainersRequest { filter: Some(filter) };
-    let mut client = shared.client.runtime();
-    Ok(shared.call(operation, client.list_containers(request)).await?.containers)
+    Ok(shared.ask(operation, request).await?.containers)
 }
 
 pub(crate) fn seen(container: &cri::Container) -> Seen {
@@ -178,7 +242,7 @@ async fn run(shared: Weak<Shared>) {
         let Some(strong) = shared.upgrade() else { return };
         {
             let mut state = strong.census.lock();
-            state.listeners.retain(|listener| !listener.is_closed());
+            state.listeners.retain(|listener| !listener.changes.is_closed());
             if state.listeners.is_empty() || strong.closed.is_cancelled() {
                 // Under the lock, so that nobody comes between the look and the end.
                 *state = State::default();
@@ -199,11 +263,10 @@ async fn run(shared: Weak<Shared>) {
             () = closed.cancelled() => false,
         };
         let Some(strong) = shared.upgrade() else { return };
-        match list(&strong, Operation::Wait).await {
-            Ok(table) => {
+        match Census::refresh(&strong, Operation::Wait).await {
+            Ok(changed) => {
                 backoff.reset();
-                wakes.follow(&strong.watch, &table);
-                let changed = strong.census.take(table);
+                wakes.follow(&strong);
                 next = if hurried || changed {
                     // What woke us may come before the engine's state shows it.
                     SHORTEST
@@ -231,7 +294,7 @@ struct Wakes {
 }
 
 impl Wakes {
-    fn prepare(&mut self, shared: &Shared) {
+    fn prepare(&mut self, shared: &Arc<Shared>) {
         if self.events.is_some()
             || !has_events(&shared.engine)
             || self.events_again.is_some_and(|again| Instant::now() < again)
@@ -239,33 +302,34 @@ impl Wakes {
             return;
         }
         self.events_again = Some(Instant::now() + Duration::from_secs(10));
-        let mut client = shared.client.runtime();
+        let shared = Arc::downgrade(shared);
         let open = async move {
-            match client.get_container_events(cri::GetEventsRequest {}).await {
-                Ok(events) => events.into_inner().map(drop).boxed(),
+            let Some(shared) = shared.upgrade() else { return stream::empty().boxed() };
+            let question = cri::GetEventsRequest {};
+            match shared.client.ask_patiently(Operation::Events, question).await {
+                Ok(events) => events.map(drop).boxed(),
                 Err(error) => {
                     tracing::debug!(%error, "the engine gives no events");
-                    futures_util::stream::empty().boxed()
+                    stream::empty().boxed()
                 }
             }
         };
-        self.events = Some(futures_util::stream::once(open).flatten().boxed());
+        self.events = Some(stream::once(open).flatten().boxed());
     }
 
     /// Watches the log folders of what runs.
-    fn follow(&mut self, watch: &FolderWatch, table: &HashMap<ContainerId, Seen>) {
-        let runs = |id: &ContainerId| {
-            table.get(id).is_some_and(|seen| seen.info.status == ContainerStatus::Running)
-        };
-        self.folders.retain(|id, _| runs(id));
-        for (id, seen) in table {
+    fn follow(&mut self, shared: &Shared) {
+        let state = shared.census.lock();
+        let Some(table) = &state.table else { return };
+        let runs = |seen: &Seen| seen.info.status == ContainerStatus::Running;
+        self.folders.retain(|id, _| table.get(id).is_some_and(runs));
+        for (id, seen) in table.iter().filter(|(_, seen)| runs(seen)) {
             if self.folders.len() >= MOST_WATCHED {
                 return;
             }
-            if seen.info.status == ContainerStatus::Running
-                && !self.folders.contains_key(id)
+            if !self.folders.contains_key(id)
                 && let Some(folder) = &seen.notes.logs
-                && let Some(subscription) = watch.subscribe(folder, Wanted::Closes)
+                && let Some(subscription) = shared.watch.subscribe(folder, Wanted::Closes)
             {
                 self.folders.insert(id.clone(), subscription);
             }

@@ -1,32 +1,95 @@
 //! All calls to the engine.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use runtime_core::{Error, ErrorKind, Operation, Result};
+use runtime_core::{Backoff, Error, ErrorKind, Operation, Result};
 use tokio::net::UnixStream;
 use tonic::transport::Channel;
-use tonic::{Response, Status};
+use tonic::{Code, Response, Status, Streaming};
 
 use crate::BACKEND;
 use crate::connect::Endpoint;
 use crate::error::from_status;
+use crate::generated as cri;
 use crate::generated::image_service_client::ImageServiceClient;
 use crate::generated::runtime_service_client::RuntimeServiceClient;
 use crate::host::Peer;
+use crate::shared::is_closed;
 
 /// The longest answer that is taken. containerd itself sends no more than 16 MiB.
 const LONGEST_ANSWER: usize = 64 << 20;
 
 /// One connection, opened when it is needed and again when it was lost.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Client {
-    channel: Channel,
+    /// `None` once it is closed.
+    channel: Mutex<Option<Channel>>,
     endpoint: Arc<Endpoint>,
-    requests: Arc<AtomicU64>,
+    requests: AtomicU64,
     peer: Peer,
+}
+
+/// A question, and the call of the CRI that it is for.
+pub(crate) trait Call: Clone + Send + 'static {
+    /// What the engine answers.
+    type Answer: Send;
+
+    /// The name of the call.
+    const NAME: &'static str;
+
+    /// Sends it.
+    fn send(
+        self,
+        channel: Channel,
+    ) -> impl Future<Output = Result<Response<Self::Answer>, Status>> + Send;
+}
+
+macro_rules! calls {
+    ($($client:ident: $method:ident($question:ident) -> $answer:ty;)*) => {
+        $(impl Call for cri::$question {
+            type Answer = $answer;
+            const NAME: &'static str = stringify!($method);
+
+            async fn send(
+                self,
+                channel: Channel,
+            ) -> Result<Response<Self::Answer>, Status> {
+                let client = $client::new(channel).max_decoding_message_size(LONGEST_ANSWER);
+                { client }.$method(self).await
+            }
+        })*
+    };
+}
+
+// All that this crate asks an engine for.
+calls! {
+    RuntimeServiceClient: version(VersionRequest) -> cri::VersionResponse;
+    RuntimeServiceClient: status(StatusRequest) -> cri::StatusResponse;
+    RuntimeServiceClient: run_pod_sandbox(RunPodSandboxRequest) -> cri::RunPodSandboxResponse;
+    RuntimeServiceClient: remove_pod_sandbox(RemovePodSandboxRequest)
+        -> cri::RemovePodSandboxResponse;
+    RuntimeServiceClient: pod_sandbox_status(PodSandboxStatusRequest)
+        -> cri::PodSandboxStatusResponse;
+    RuntimeServiceClient: list_pod_sandbox(ListPodSandboxRequest) -> cri::ListPodSandboxResponse;
+    RuntimeServiceClient: create_container(CreateContainerRequest)
+        -> cri::CreateContainerResponse;
+    RuntimeServiceClient: start_container(StartContainerRequest) -> cri::StartContainerResponse;
+    RuntimeServiceClient: stop_container(StopContainerRequest) -> cri::StopContainerResponse;
+    RuntimeServiceClient: list_containers(ListContainersRequest) -> cri::ListContainersResponse;
+    RuntimeServiceClient: container_status(ContainerStatusRequest)
+        -> cri::ContainerStatusResponse;
+    RuntimeServiceClient: reopen_container_log(ReopenContainerLogRequest)
+        -> cri::ReopenContainerLogResponse;
+    RuntimeServiceClient: container_stats(ContainerStatsRequest) -> cri::ContainerStatsResponse;
+    RuntimeServiceClient: list_container_stats(ListContainerStatsRequest)
+        -> cri::ListContainerStatsResponse;
+    RuntimeServiceClient: get_container_events(GetEventsRequest)
+        -> Streaming<cri::ContainerEventResponse>;
+    ImageServiceClient: image_status(ImageStatusRequest) -> cri::ImageStatusResponse;
+    ImageServiceClient: pull_image(PullImageRequest) -> cri::PullImageResponse;
 }
 
 impl Client {
@@ -52,7 +115,8 @@ impl Client {
             .http2_keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(20))
             .connect_with_connector_lazy(connector);
-        Self { channel, endpoint, requests: Arc::default(), peer }
+        let channel = Mutex::new(Some(channel));
+        Self { channel, endpoint, requests: AtomicU64::new(0), peer }
     }
 
     /// The process at the other end.
@@ -69,33 +133,51 @@ impl Client {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// The calls about sandboxes and containers.
-    pub(crate) fn runtime(&self) -> RuntimeServiceClient<Channel> {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        RuntimeServiceClient::new(self.channel.clone()).max_decoding_message_size(LONGEST_ANSWER)
+    /// Lets go of the connection. It ends with the calls that are under way.
+    pub(crate) fn close(&self) {
+        self.channel.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    /// The calls about images.
-    pub(crate) fn images(&self) -> ImageServiceClient<Channel> {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        ImageServiceClient::new(self.channel.clone()).max_decoding_message_size(LONGEST_ANSWER)
+    /// Asks, and waits for the answer without a deadline.
+    pub(crate) async fn ask_patiently<C: Call>(
+        &self,
+        operation: Operation,
+        question: C,
+    ) -> Result<C::Answer> {
+        let mut backoff = Backoff::default();
+        loop {
+            let channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let channel = channel.ok_or_else(is_closed)?;
+            self.requests.fetch_add(1, Ordering::Relaxed);
+            match question.clone().send(channel).await {
+                Ok(answer) => return Ok(answer.into_inner()),
+                // containerd answers a little before it is ready. It has done nothing then.
+                Err(status) if is_not_ready(&status) => tokio::time::sleep(backoff.delay()).await,
+                Err(status) => {
+                    let error = from_status(C::NAME, &self.endpoint, status);
+                    return Err(error.during(operation).on(BACKEND));
+                }
+            }
+        }
     }
 
-    /// Waits for the answer to a call, but no longer than `deadline`.
-    pub(crate) async fn answer<T>(
+    /// Asks, and waits for the answer, but no longer than `deadline`.
+    pub(crate) async fn ask<C: Call>(
         &self,
         operation: Operation,
         deadline: Duration,
-        call: impl Future<Output = Result<Response<T>, Status>>,
-    ) -> Result<T> {
-        match tokio::time::timeout(deadline, call).await {
-            Ok(Ok(answer)) => Ok(answer.into_inner()),
-            Ok(Err(status)) => {
-                Err(from_status(operation, &self.endpoint, status).during(operation).on(BACKEND))
-            }
+        question: C,
+    ) -> Result<C::Answer> {
+        match tokio::time::timeout(deadline, self.ask_patiently(operation, question)).await {
+            Ok(answer) => answer,
             Err(_) => Err(too_late(operation, deadline)),
         }
     }
+}
+
+fn is_not_ready(status: &Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::Unknown)
+        && status.message().contains("server is not initialized yet")
 }
 
 /// The error for an answer that does not come.

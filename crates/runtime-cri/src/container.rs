@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use runtime_core::{
@@ -14,9 +14,11 @@ use runtime_core::{
 use tracing::Instrument;
 
 use crate::BACKEND;
+use crate::census::Detail;
 use crate::generated as cri;
+use crate::journal::Life;
 use crate::notes::Notes;
-use crate::sandbox;
+use crate::sandbox::{self, on_host};
 use crate::shared::Shared;
 use crate::{exec, info, kill, logs, stats, wait};
 
@@ -91,10 +93,8 @@ impl CriContainer {
 
     async fn start_now(&self) -> Result<StartOutcome> {
         let request = cri::StartContainerRequest { container_id: self.id.to_string() };
-        let mut client = self.shared.client.runtime();
-        let call = client.start_container(request);
         let deadline = self.shared.deadlines.start;
-        let started = self.shared.client.answer(Operation::Start, deadline, call).await;
+        let started = self.shared.client.ask(Operation::Start, deadline, request).await;
         self.shared.census.hurry();
         let Err(error) = started else { return Ok(StartOutcome::Started) };
         if error.kind() != ErrorKind::Internal {
@@ -168,9 +168,7 @@ impl CriContainer {
             timeout: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
         };
         let deadline = left.saturating_add(self.shared.deadlines.stop_margin);
-        let mut client = self.shared.client.runtime();
-        let call = client.stop_container(request);
-        self.shared.client.answer(Operation::Stop, deadline, call).await.map(drop)
+        self.shared.client.ask(Operation::Stop, deadline, request).await.map(drop)
     }
 
     async fn do_remove(&self) -> Result<()> {
@@ -178,39 +176,56 @@ impl CriContainer {
         self.shared.finish(async move { this.remove_now().await }).await
     }
 
-    async fn remove_now(&self) -> Result<()> {
+    /// Removes it, and writes its life down before.
+    pub(crate) async fn remove_now(&self) -> Result<()> {
         let shared = &self.shared;
-        let request = cri::PodSandboxStatusRequest {
-            pod_sandbox_id: self.sandbox.to_string(),
-            verbose: false,
-        };
-        let mut client = shared.client.runtime();
-        let call = client.pod_sandbox_status(request);
-        let there = shared.client.answer(Operation::Remove, shared.deadlines.query, call).await;
-        if let Err(error) = there {
-            if error.kind() == ErrorKind::NotFound {
-                sandbox::clear_host(shared, &self.notes).await?;
+        match self.last_words().await {
+            Ok(life) => {
+                let journal = shared.journal.clone();
+                let written = on_host(move || Ok(journal.write(&life))).await?;
+                if let Err(error) = written {
+                    tracing::debug!(%error, "events of this container cannot be told later");
+                }
             }
-            return Err(error);
-        }
-        if shared.census.is_listened_to() {
-            // So that the end is seen before the removal.
-            let request =
-                cri::StopContainerRequest { container_id: self.id.to_string(), timeout: 0 };
-            let mut client = shared.client.runtime();
-            let call = client.stop_container(request);
-            let deadline = shared.deadlines.stop_margin;
-            match shared.client.answer(Operation::Remove, deadline, call).await {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                _ => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let request = cri::PodSandboxStatusRequest {
+                    pod_sandbox_id: self.sandbox.to_string(),
+                    verbose: false,
+                };
+                let deadline = shared.deadlines.query;
+                let there = shared.client.ask(Operation::Remove, deadline, request).await;
+                if let Err(error) = there {
+                    if error.kind() == ErrorKind::NotFound {
+                        sandbox::clear_host(shared, &self.notes).await?;
+                    }
+                    return Err(error);
+                }
             }
-            let table = crate::census::list(shared, Operation::Remove).await?;
-            shared.census.take(table);
+            Err(error) => return Err(error),
         }
         sandbox::remove_sandbox(shared, Operation::Remove, &self.sandbox).await?;
         shared.census.hurry();
         shared.meter.forget(&self.id);
         sandbox::clear_host(shared, &self.notes).await
+    }
+
+    /// Ends it, if it runs, and gives what is to be known of it afterwards.
+    async fn last_words(&self) -> Result<Life> {
+        let shared = &self.shared;
+        let mut detail = self.details_now().await?;
+        if detail.info.status == ContainerStatus::Running {
+            let request =
+                cri::StopContainerRequest { container_id: self.id.to_string(), timeout: 0 };
+            let deadline = shared.deadlines.stop_margin;
+            shared.client.ask(Operation::Remove, deadline, request).await?;
+            detail = self.details_now().await?;
+        }
+        let Detail { info, out_of_memory } = detail;
+        Ok(Life { removed_at: SystemTime::now(), out_of_memory, info })
+    }
+
+    async fn details_now(&self) -> Result<Detail> {
+        wait::details(&self.shared, Operation::Remove, &self.id).await
     }
 }
 
@@ -234,15 +249,7 @@ impl Container for CriContainer {
 
     async fn info(&self) -> Result<ContainerInfo> {
         self.doing(Operation::Info, async {
-            let container = self.status(Operation::Info).await?;
-            let mut info = info::from_status(&container, false);
-            if let Some((container, exit)) =
-                wait::exit(&self.shared, Operation::Info, container).await?
-            {
-                info = info::from_status(&container, false);
-                info.exit = Some(exit);
-            }
-            Ok(info)
+            Ok(wait::details(&self.shared, Operation::Info, &self.id).await?.info)
         })
         .await
     }

@@ -3,13 +3,13 @@
 use std::error::Error as StdError;
 use std::io;
 
-use runtime_core::{Error, ErrorKind, Operation};
+use runtime_core::{Error, ErrorKind};
 use tonic::{Code, Status};
 
 use crate::connect::Endpoint;
 
 /// A call that failed.
-pub(crate) fn from_status(operation: Operation, endpoint: &Endpoint, status: Status) -> Error {
+pub(crate) fn from_status(call: &str, endpoint: &Endpoint, status: Status) -> Error {
     if let Some(io) = find::<io::Error>(&status) {
         let (kind, what) = match io.kind() {
             io::ErrorKind::NotFound => (ErrorKind::Unavailable, "there is no socket"),
@@ -27,16 +27,16 @@ pub(crate) fn from_status(operation: Operation, endpoint: &Endpoint, status: Sta
             .with_message(format!("the connection was lost: {endpoint}"))
             .with_source(status);
     }
-    refusal(operation, status.code(), status.message())
+    refusal(call, status.code(), status.message())
 }
 
 /// An answer of the engine that is an error. Most of what containerd says has no code: then it is
 /// the words that decide, which have been the same since its version 1.6.
-pub(crate) fn refusal(operation: Operation, code: Code, message: &str) -> Error {
+pub(crate) fn refusal(call: &str, code: Code, message: &str) -> Error {
     let text = message.to_ascii_lowercase();
     let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
     let kind = match code {
-        _ if operation == Operation::Pull => return pull_refusal(code, message, &text),
+        _ if call == "pull_image" => return pull_refusal(code, message, &text),
         Code::NotFound if says(&["failed to resolve image"]) => ErrorKind::ImageNotFound,
         Code::NotFound => ErrorKind::NotFound,
         Code::AlreadyExists => ErrorKind::AlreadyExists,

@@ -1,163 +1,297 @@
-//! What happens to containers, told from what the census finds.
+//! What happens to containers, told from what the census and the journal find.
 
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
 use futures_util::stream;
 use runtime_core::{
-    Backoff, ContainerStatus, Error, ErrorKind, Event, EventKind, EventStream, EventsOptions, Exit,
-    ExitReason, LabelFilter, Operation, Result,
+    ContainerId, ContainerInfo, ContainerStatus, Error, Event, EventKind, EventStream,
+    EventsOptions, Exit, ExitReason, LabelFilter, Operation, Result,
 };
+use tokio::sync::mpsc;
 
 use crate::BACKEND;
 use crate::census::{Census, Change, Seen};
-use crate::generated as cri;
-use crate::info;
+use crate::folders::{Subscription, Wanted};
+use crate::journal::{Life, Place};
+use crate::sandbox::on_host;
 use crate::shared::{Shared, is_closed};
-use crate::wait;
+
+/// How often the journal is looked at where it cannot be watched.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How many removed containers are remembered, so that none is told of twice.
+const REMEMBERED: usize = 1024;
 
 /// See [`Runtime::events`](runtime_core::Runtime::events).
 ///
 /// The engine's own events come only on some versions and can be lost: these are made of what is
-/// different between two lists, with the times that the engine keeps. What another process makes,
-/// runs and removes between two lists is not seen.
+/// different between two lists, with the times that the engine keeps, and of the lives that
+/// whoever removes a container writes down.
 pub(crate) async fn open(shared: &Arc<Shared>, options: EventsOptions) -> Result<EventStream> {
     let EventsOptions { since, labels, .. } = options;
-    let (now, changes) = Census::listen(shared, Operation::Events).await?;
-    let mut before = Vec::new();
-    if let Some(since) = since {
-        for seen in now.into_iter().filter(|seen| matches(seen, &labels)) {
-            let noticed = SystemTime::now();
-            let change = Change { before: None, after: Some(seen), noticed };
-            let events = told(shared, &change).await?;
-            before.extend(events.into_iter().filter(|event| event.time >= since));
-        }
-        before.sort_by_key(|event| event.time);
-    }
-    // A stream that is held does not hold the connection.
-    let closed = shared.closed.clone();
-    let state = Some((Arc::downgrade(shared), labels, changes, closed));
-    let later = stream::unfold(state, |state| async {
-        let (shared, labels, mut changes, closed) = state?;
-        let fails = |error: Error| Some((Err(error.during(Operation::Events).on(BACKEND)), None));
-        loop {
-            let Some(Some(change)) = closed.run_until_cancelled(changes.recv()).await else {
-                return fails(is_closed());
-            };
-            let seen = change.after.as_ref().or(change.before.as_ref());
-            if !seen.is_some_and(|seen| matches(seen, &labels)) {
-                continue;
+    let journal = shared.journal.clone();
+    // Before the list: what is removed after this look is in what is read later.
+    let (place, lives) = on_host(move || {
+        let mut place = if since.is_some() { Place::default() } else { journal.end() };
+        let lives = journal.read(&mut place).unwrap_or_default();
+        Ok((place, lives))
+    })
+    .await?;
+    let (now, changes) = Census::listen(shared, Operation::Events, true).await?;
+    let mut teller = Teller {
+        labels,
+        changes,
+        place,
+        told: HashMap::new(),
+        removing: HashMap::new(),
+        removed: Removed::default(),
+        queue: VecDeque::new(),
+        watch: shared.watch.subscribe(shared.journal.folder(), Wanted::Writes),
+        shared: shared.clone(),
+    };
+    let here: HashSet<ContainerId> = now.iter().map(|seen| seen.info.id.clone()).collect();
+    match since {
+        None => {
+            for seen in now {
+                teller.told.insert(seen.info.id.clone(), Stage::of(seen.info.status));
             }
-            let Some(strong) = shared.upgrade() else { return fails(is_closed()) };
-            match told_at_last(&strong, &change).await {
-                Ok(events) => {
-                    let events = stream::iter(events.into_iter().map(Ok));
-                    return Some((Ok(events), Some((shared, labels, changes, closed))));
+        }
+        Some(since) => {
+            for life in lives {
+                if here.contains(&life.info.id) {
+                    teller.removing.insert(life.info.id.clone(), life);
+                } else {
+                    teller.tell_life(life);
                 }
-                Err(error) => return fails(error),
             }
-        }
-    });
-    let later = later.flat_map(|events| match events {
-        Ok(events) => events.left_stream(),
-        Err(error) => stream::iter([Err(error)]).right_stream(),
-    });
-    Ok(stream::iter(before.into_iter().map(Ok)).chain(later).boxed())
-}
-
-/// Waits out an engine that is away.
-async fn told_at_last(shared: &Shared, change: &Change) -> Result<Vec<Event>> {
-    let mut backoff = Backoff::default();
-    loop {
-        match told(shared, change).await {
-            Err(error) if error.is_retryable() => tokio::time::sleep(backoff.delay()).await,
-            done => return done,
+            for seen in now {
+                teller.tell_change(Change::appeared(shared, seen).await?);
+            }
+            teller.queue.retain(|event| event.time >= since);
+            teller.queue.make_contiguous().sort_by_key(|event| event.time);
         }
     }
+    let events = stream::unfold(Some(teller), |teller| async {
+        let mut teller = teller?;
+        match teller.next().await {
+            Ok(event) => Some((Ok(event), Some(teller))),
+            Err(error) => Some((Err(error.during(Operation::Events).on(BACKEND)), None)),
+        }
+    });
+    Ok(events.boxed())
 }
 
 /// Whether a container has the labels that are wanted.
-pub(crate) fn matches(seen: &Seen, wanted: &LabelFilter) -> bool {
-    has_labels(&seen.info, wanted)
-}
-
-/// Whether a container has the labels that are wanted.
-pub(crate) fn has_labels(info: &runtime_core::ContainerInfo, wanted: &LabelFilter) -> bool {
+pub(crate) fn has_labels(info: &ContainerInfo, wanted: &LabelFilter) -> bool {
     wanted.iter().all(|(key, value)| {
         info.labels.get(key).is_some_and(|label| value.as_ref().is_none_or(|value| value == label))
     })
 }
 
-/// The events that lie between two sights of one container, in their order.
-async fn told(shared: &Shared, change: &Change) -> Result<Vec<Event>> {
-    let Some(seen) = change.after.as_ref().or(change.before.as_ref()) else {
-        return Ok(Vec::new());
-    };
-    let id = &seen.info.id;
-    let rank = |seen: Option<&Seen>| seen.map(|seen| stage(seen.info.status));
-    let (before, after) = (rank(change.before.as_ref()), rank(change.after.as_ref()));
-    // The list has no times but the first: the container itself is asked where more is needed.
-    let container = match after {
-        Some(1..) => match wait::status(shared, Operation::Events, id).await {
-            Ok(container) => Some(container),
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
-            Err(error) => return Err(error),
-        },
-        _ => None,
-    };
-    let exit = match container.clone() {
-        Some(container) => wait::exit(shared, Operation::Events, container).await.ok().flatten(),
-        None => None,
-    };
-    let container = exit.as_ref().map(|(container, _)| container).or(container.as_ref());
-    let exit = exit.as_ref().map(|(_, exit)| exit);
-    Ok(tell(change, seen, (before, after), container, exit))
+/// How far the telling of a container has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Created,
+    Started,
+    Exited,
 }
 
-/// What can be told without asking the engine any more.
-fn tell(
-    change: &Change,
-    seen: &Seen,
-    (before, after): (Option<u8>, Option<u8>),
-    container: Option<&cri::ContainerStatus>,
-    exit: Option<&Exit>,
-) -> Vec<Event> {
-    let event = |time, kind| Event::new(time, seen.info.id.clone(), seen.info.name.clone(), kind);
-    let mut events = Vec::new();
-    let created = seen.info.created_at.unwrap_or(change.noticed);
-    if before.is_none() {
-        events.push(event(created, EventKind::Created));
+impl Stage {
+    const fn of(status: ContainerStatus) -> Self {
+        match status {
+            ContainerStatus::Created => Self::Created,
+            ContainerStatus::Running => Self::Started,
+            ContainerStatus::Exited => Self::Exited,
+        }
     }
-    let started = container.and_then(|container| info::time(container.started_at));
-    if before.is_none_or(|before| before < 1) && after.is_some_and(|after| after >= 1) {
+}
+
+/// One listener.
+struct Teller {
+    shared: Arc<Shared>,
+    labels: LabelFilter,
+    changes: mpsc::UnboundedReceiver<Change>,
+    place: Place,
+    /// What was told of the containers that are there.
+    told: HashMap<ContainerId, Stage>,
+    /// What was written of containers that may still be there.
+    removing: HashMap<ContainerId, Life>,
+    removed: Removed,
+    queue: VecDeque<Event>,
+    watch: Option<Subscription>,
+}
+
+/// The containers whose removal was told, the last of them.
+#[derive(Debug, Default)]
+struct Removed {
+    ids: HashSet<ContainerId>,
+    order: VecDeque<ContainerId>,
+}
+
+impl Removed {
+    fn insert(&mut self, id: ContainerId) {
+        if self.ids.insert(id.clone()) {
+            self.order.push_back(id);
+        }
+        if self.order.len() > REMEMBERED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.ids.remove(&oldest);
+        }
+    }
+}
+
+impl Teller {
+    async fn next(&mut self) -> Result<Event> {
+        loop {
+            if let Some(event) = self.queue.pop_front() {
+                return Ok(event);
+            }
+            let closed = self.shared.closed.clone();
+            let written = async {
+                match &mut self.watch {
+                    Some(watch) => watch.changed().await,
+                    None => tokio::time::sleep(LOOK).await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = closed.cancelled() => return Err(is_closed()),
+                change = self.changes.recv() => match change {
+                    Some(change) => self.take_change(change).await?,
+                    None => return Err(is_closed()),
+                },
+                () = written => self.read_journal(true).await?,
+            }
+        }
+    }
+
+    async fn take_change(&mut self, change: Change) -> Result<()> {
+        if change.after.is_none() {
+            // Who removed it has written that down before.
+            self.read_journal(false).await?;
+        }
+        self.tell_change(change);
+        Ok(())
+    }
+
+    fn tell_change(&mut self, change: Change) {
+        let Some(id) = change.id().cloned() else { return };
+        if self.removed.ids.contains(&id) {
+            return;
+        }
+        match (&change.after, &change.before) {
+            (Some(seen), _) => {
+                let mut info = seen.info.clone();
+                let mut out_of_memory = false;
+                if let Some(detail) = &change.detail {
+                    info = detail.info.clone();
+                    out_of_memory = detail.out_of_memory;
+                }
+                self.tell(&info, out_of_memory, change.noticed);
+                self.told.insert(id, Stage::of(info.status));
+            }
+            (None, before) => {
+                if let Some(life) = self.removing.remove(&id) {
+                    self.tell_life(life);
+                } else if let Some(Seen { info, .. }) = before {
+                    let mut info = info.clone();
+                    if info.status == ContainerStatus::Running {
+                        // It went away before its end was seen.
+                        info.status = ContainerStatus::Exited;
+                        info.exit = Some(Exit::new(ExitReason::Removed));
+                    }
+                    self.tell(&info, false, change.noticed);
+                    self.tell_removed(&info, change.noticed);
+                }
+            }
+        }
+    }
+
+    /// What is new in the journal. With `look`, those that are gone are told of at once; without,
+    /// a change tells that they are.
+    async fn read_journal(&mut self, look: bool) -> Result<()> {
+        let (journal, mut place) = (self.shared.journal.clone(), self.place);
+        let (place, lives) = on_host(move || {
+            let lives = journal.read(&mut place).map_err(|error| {
+                Error::internal("the journal of removed containers cannot be read")
+                    .with_source(error)
+            })?;
+            Ok((place, lives))
+        })
+        .await?;
+        self.place = place;
+        let mut unseen = Vec::new();
+        for life in lives {
+            let id = life.info.id.clone();
+            if self.removed.ids.contains(&id) {
+                continue;
+            }
+            if !self.told.contains_key(&id) {
+                unseen.push(id.clone());
+            }
+            self.removing.insert(id, life);
+        }
+        if look && !unseen.is_empty() {
+            // Made and removed between two lists, or just not listed yet: a list tells.
+            match Census::refresh(&self.shared, Operation::Events).await {
+                Ok(_) => {}
+                Err(error) if error.is_retryable() => return Ok(()),
+                Err(error) => return Err(error),
+            }
+            for id in unseen {
+                if !self.shared.census.has(&id)
+                    && let Some(life) = self.removing.remove(&id)
+                {
+                    self.tell_life(life);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn tell_life(&mut self, life: Life) {
+        if self.removed.ids.contains(&life.info.id) {
+            return;
+        }
+        self.tell(&life.info, life.out_of_memory, life.removed_at);
+        self.tell_removed(&life.info, life.removed_at);
+    }
+
+    fn tell_removed(&mut self, info: &ContainerInfo, at: SystemTime) {
+        self.told.remove(&info.id);
+        self.removed.insert(info.id.clone());
+        self.push(info, at, EventKind::Removed);
+    }
+
+    /// What was not told yet of a container that has come so far.
+    fn tell(&mut self, info: &ContainerInfo, out_of_memory: bool, noticed: SystemTime) {
+        let told = self.told.get(&info.id).copied();
+        let stage = Stage::of(info.status);
+        if told.is_none() {
+            self.push(info, info.created_at.unwrap_or(noticed), EventKind::Created);
+        }
         // One that could not be started has no start.
-        if started.is_some() || after == Some(1) {
-            events.push(event(started.unwrap_or(change.noticed), EventKind::Started));
+        let started = info.started_at.is_some() || stage == Stage::Started;
+        if told.is_none_or(|told| told < Stage::Started) && stage >= Stage::Started && started {
+            self.push(info, info.started_at.unwrap_or(noticed), EventKind::Started);
+        }
+        if told.is_none_or(|told| told < Stage::Exited) && stage == Stage::Exited {
+            let exit = info.exit.clone().unwrap_or_else(|| Exit::new(ExitReason::Unknown));
+            let ended = exit.ended_at.unwrap_or(noticed);
+            if out_of_memory {
+                self.push(info, ended, EventKind::Oom);
+            }
+            self.push(info, ended, EventKind::Exited(exit));
         }
     }
-    if before.is_none_or(|before| before < 2) && after == Some(2) {
-        let exit = exit.cloned().unwrap_or_else(|| Exit::new(ExitReason::Unknown));
-        let ended = exit.ended_at.unwrap_or(change.noticed);
-        if container.is_some_and(|container| container.reason == "OOMKilled") {
-            events.push(event(ended, EventKind::Oom));
-        }
-        events.push(event(ended, EventKind::Exited(exit)));
-    }
-    if after.is_none() {
-        if before == Some(1) {
-            // It went away before its end was seen.
-            events.push(event(change.noticed, EventKind::Exited(Exit::new(ExitReason::Removed))));
-        }
-        events.push(event(change.noticed, EventKind::Removed));
-    }
-    events
-}
 
-const fn stage(status: ContainerStatus) -> u8 {
-    match status {
-        ContainerStatus::Created => 0,
-        ContainerStatus::Running => 1,
-        ContainerStatus::Exited => 2,
+    fn push(&mut self, info: &ContainerInfo, at: SystemTime, kind: EventKind) {
+        if has_labels(info, &self.labels) {
+            self.queue.push_back(Event::new(at, info.id.clone(), info.name.clone(), kind));
+        }
     }
 }

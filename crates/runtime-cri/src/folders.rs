@@ -81,6 +81,11 @@ impl FolderWatch {
         }
     }
 
+    /// Ends all watches.
+    pub(crate) fn close(&self) {
+        *self.inner.lock() = State::default();
+    }
+
     /// Completes when a file that was written to is closed, in any of the folders.
     pub(crate) fn any_closed(&self) -> impl Future<Output = ()> + Send + 'static {
         let closed = self.inner.closed.clone();

@@ -12,7 +12,6 @@ use runtime_support::Credential;
 use serde::Deserialize;
 
 use crate::BACKEND;
-use crate::error::from_status;
 use crate::generated as cri;
 use crate::shared::Shared;
 
@@ -87,10 +86,7 @@ pub(crate) async fn find(
     reference: &ImageRef,
 ) -> Result<Option<ImageOnEngine>> {
     let request = cri::ImageStatusRequest { image: Some(named(reference)), verbose: true };
-    let answer = shared
-        .call(operation, shared.client.images().image_status(request))
-        .await
-        .about(reference)?;
+    let answer = shared.ask(operation, request).await.about(reference)?;
     let verbose = answer.info.get("info").map(String::as_str);
     Ok(answer.image.map(|image| ImageOnEngine::new(image, verbose, reference)))
 }
@@ -169,13 +165,11 @@ async fn pull(
     };
     // No deadline: the engine gives up a pull that stands still by itself, and an engine that is
     // gone is noticed by the connection.
-    let pulled = shared.unless_closed(async {
-        shared.client.images().pull_image(request).await.map_err(|status| {
-            let error = from_status(Operation::Pull, shared.client.endpoint(), status);
-            ambiguous(error, with_login)
-        })
-    });
-    pulled.await.during(operation).on(BACKEND).about(reference)?;
+    let pulled = shared.unless_closed(shared.client.ask_patiently(operation, request)).await;
+    pulled
+        .map_err(|error| ambiguous(error, with_login).during(operation))
+        .on(BACKEND)
+        .about(reference)?;
     find(shared, operation, reference).await?.ok_or_else(|| {
         Error::new(ErrorKind::ImageNotFound)
             .with_message("it was pulled, and is gone again")

@@ -44,8 +44,7 @@ pub(crate) async fn look(
     id: &ContainerId,
 ) -> Result<(cri::ContainerStatus, Option<i32>)> {
     let request = cri::ContainerStatusRequest { container_id: id.to_string(), verbose: true };
-    let mut client = shared.client.runtime();
-    let answer = shared.call(operation, client.container_status(request)).await?;
+    let answer = shared.ask(operation, request).await?;
     let status = answer.status.unwrap_or_default();
     let pid = answer
         .info

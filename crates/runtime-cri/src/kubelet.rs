@@ -11,9 +11,8 @@ const KUBELETS_LABEL: &str = "io.kubernetes.pod.uid";
 
 /// A sentence for the user, if there is a kubelet.
 pub(crate) async fn warning(shared: &Shared) -> Result<Option<String>> {
-    let mut client = shared.client.runtime();
     let request = cri::ListPodSandboxRequest { filter: None };
-    let all = shared.call(Operation::Health, client.list_pod_sandbox(request)).await?.items;
+    let all = shared.ask(Operation::Health, request).await?.items;
     let pods = all.iter().filter(|sandbox| sandbox.labels.contains_key(KUBELETS_LABEL)).count();
     let socket = shared.client.endpoint().socket.display().to_string();
     let runs = on_host(move || Ok(kubelet_of(&socket))).await?;

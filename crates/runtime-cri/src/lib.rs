@@ -25,7 +25,9 @@
 //!   seen.
 //! - Signals, a size of `/dev/shm`, and the figures of networks and disks come from the host
 //!   itself, not from the engine: they need root, and an engine that runs on the same host.
-//! - containerd writes each log line without a carriage return before its line end.
+//! - containerd writes log lines without the carriage return that stood before their line end.
+//!   For a container with a terminal it is put back, because the terminal writes one at every line
+//!   end; for others it is lost.
 
 mod capabilities;
 mod census;
@@ -41,6 +43,7 @@ mod generated;
 mod host;
 mod images;
 mod info;
+mod journal;
 mod kill;
 mod kubelet;
 mod logfiles;
@@ -55,6 +58,9 @@ mod shared;
 mod spec;
 mod stats;
 mod wait;
+
+#[doc(hidden)]
+pub mod fuzzing;
 
 pub use connect::{CriOptions, LogRotation};
 pub use runtime::CriRuntime;

@@ -46,7 +46,7 @@ pub(crate) async fn open(container: &CriContainer, options: LogOptions) -> Resul
     if ended {
         settle_all(container, &folder).await?;
     }
-    let terminal = container.notes.terminal;
+    let terminal = Terminal::of(container);
     let (max_line, plan) = (options.max_line, folder.clone());
     let start = on_host(move || plan_start(&plan, &options, terminal, ended)).await?;
     let source = Source {
@@ -119,7 +119,12 @@ fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> Error + '_ {
 }
 
 /// Finds the place to begin at. It may block.
-fn plan_start(folder: &Path, options: &LogOptions, terminal: bool, ended: bool) -> Result<Start> {
+fn plan_start(
+    folder: &Path,
+    options: &LogOptions,
+    terminal: Terminal,
+    ended: bool,
+) -> Result<Start> {
     let fails = unreadable(folder);
     let mut files = match logfiles::list(folder).and_then(|files| open_all(&files)) {
         Ok(files) => files,
@@ -147,7 +152,7 @@ fn place(
     files: &mut Vec<Open>,
     _folder: &Path,
     options: &LogOptions,
-    terminal: bool,
+    terminal: Terminal,
     ended: bool,
 ) -> io::Result<Start> {
     let end = match files.last() {
@@ -227,23 +232,60 @@ fn unfinished_at(files: &[Open], first: usize, offset: u64) -> io::Result<Unfini
     }
 }
 
+/// Whether the main process has a terminal, and what the engine makes of its lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Terminal {
+    No,
+    /// Its log is as it was written.
+    Whole,
+    /// The carriage returns are missing that the terminal writes before line ends.
+    WithoutReturns,
+}
+
+impl Terminal {
+    fn of(container: &CriContainer) -> Self {
+        if !container.notes.terminal {
+            Self::No
+        } else if container.shared.engine.name == "containerd" {
+            Self::WithoutReturns
+        } else {
+            Self::Whole
+        }
+    }
+
+    /// The line as the terminal wrote it.
+    fn restore(chunk: Chunk) -> Chunk {
+        match chunk.bytes.strip_suffix(b"\n") {
+            Some(line) if chunk.ends_line && !line.ends_with(b"\r") => {
+                let mut bytes = Vec::with_capacity(line.len() + 2);
+                bytes.extend_from_slice(line);
+                bytes.extend_from_slice(b"\r\n");
+                Chunk { bytes: bytes.into(), ..chunk }
+            }
+            _ => chunk,
+        }
+    }
+}
+
 /// Makes records of blocks.
 #[derive(Debug)]
 struct Lines {
     parser: Parser,
     joiner: LineJoiner,
     max_line: usize,
+    terminal: Terminal,
     unfinished: Unfinished,
     /// Whether the joiner may have a record ready.
     joining: bool,
 }
 
 impl Lines {
-    fn new(terminal: bool, max_line: usize, unfinished: Unfinished) -> Self {
+    fn new(terminal: Terminal, max_line: usize, unfinished: Unfinished) -> Self {
         Self {
-            parser: Parser::new(terminal),
+            parser: Parser::new(terminal != Terminal::No),
             joiner: LineJoiner::new(max_line),
             max_line,
+            terminal,
             unfinished,
             joining: false,
         }
@@ -259,7 +301,10 @@ impl Lines {
                 }
                 self.joining = self.joiner.is_in_line();
             }
-            let chunk = self.parser.next()?;
+            let mut chunk = self.parser.next()?;
+            if self.terminal == Terminal::WithoutReturns {
+                chunk = Terminal::restore(chunk);
+            }
             // Nearly every line comes whole, and needs no joining.
             if chunk.ends_line
                 && !self.joining

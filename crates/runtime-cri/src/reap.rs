@@ -8,10 +8,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use futures_util::StreamExt;
 use futures_util::stream;
 use runtime_core::{
-    ContainerId, LABEL_CREATED_AT, LABEL_NONCE, Operation, ReapOptions, ReapReport, Result,
+    ContainerId, ErrorKind, LABEL_CREATED_AT, LABEL_NONCE, Operation, ReapOptions, ReapReport,
+    Result,
 };
 
 use crate::census;
+use crate::container::CriContainer;
 use crate::events::has_labels;
 use crate::generated as cri;
 use crate::info::from_list;
@@ -30,8 +32,7 @@ pub(crate) async fn reap(shared: &Arc<Shared>, options: ReapOptions) -> Result<R
         ..Default::default()
     };
     let request = cri::ListPodSandboxRequest { filter: Some(filter) };
-    let mut client = shared.client.runtime();
-    let sandboxes = shared.call(Operation::Reap, client.list_pod_sandbox(request)).await?.items;
+    let sandboxes = shared.ask(Operation::Reap, request).await?.items;
     let containers = census::list_raw(shared, Operation::Reap, String::new()).await?;
     let mut inside: HashMap<&str, &cri::Container> = HashMap::new();
     for container in &containers {
@@ -82,9 +83,25 @@ async fn remove(
     container: Option<ContainerId>,
     notes: Notes,
 ) -> (String, Option<ContainerId>, Result<()>) {
-    let removed = match remove_sandbox(&shared, Operation::Reap, &sandbox).await {
-        Ok(()) => clear_host(&shared, &notes).await,
-        failed => failed,
+    let removed = match &container {
+        Some(id) => {
+            let handle = CriContainer {
+                id: id.clone(),
+                name: "".into(),
+                sandbox: sandbox.as_str().into(),
+                notes: Arc::new(notes),
+                shared,
+            };
+            match handle.remove_now().await {
+                // Somebody else was quicker.
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+                done => done,
+            }
+        }
+        None => match remove_sandbox(&shared, Operation::Reap, &sandbox).await {
+            Ok(()) => clear_host(&shared, &notes).await,
+            failed => failed,
+        },
     };
     (sandbox, container, removed)
 }

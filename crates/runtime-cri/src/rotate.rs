@@ -76,10 +76,8 @@ async fn one(shared: &Shared, seen: &Seen, max_bytes: u64, keep: Option<u32>) ->
             .await?;
     let Some(renamed) = renamed else { return Ok(false) };
     let request = cri::ReopenContainerLogRequest { container_id: seen.info.id.to_string() };
-    let mut client = shared.client.runtime();
-    let call = client.reopen_container_log(request);
     let deadline = shared.deadlines.query;
-    let reopened = shared.client.answer(Operation::Logs, deadline, call).await;
+    let reopened = shared.client.ask(Operation::Logs, deadline, request).await;
     on_host(move || {
         if reopened.is_err() {
             // The engine still writes to it: it is the current one again, unless there is another.

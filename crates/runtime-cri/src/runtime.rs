@@ -21,6 +21,7 @@ use crate::connect::{CriOptions, Endpoint};
 use crate::container::CriContainer;
 use crate::folders::FolderWatch;
 use crate::generated as cri;
+use crate::journal::Journal;
 use crate::sandbox::{self, on_host};
 use crate::shared::{Engine, Shared};
 use crate::spec::{Plan, Settings};
@@ -117,6 +118,7 @@ impl CriRuntime {
             engine,
             capabilities,
             census: Census::default(),
+            journal: Journal::new(&options.state_dir, &options.scope),
             exits: ExitHub::new(Exits::new(shared.clone()), RESYNC),
             meter: Meter::default(),
             watch: FolderWatch::default(),
@@ -173,9 +175,8 @@ async fn identify(
     operation: Operation,
     deadline: Duration,
 ) -> Result<(Engine, cri::StatusResponse)> {
-    let mut calls = client.runtime();
-    let version = calls.version(cri::VersionRequest { version: "v1".to_owned() });
-    let version = client.answer(operation, deadline, version).await.map_err(|error| {
+    let version = cri::VersionRequest { version: "v1".to_owned() };
+    let version = client.ask(operation, deadline, version).await.map_err(|error| {
         let what = match error.kind() {
             ErrorKind::Unsupported => "does not speak version 1 of the CRI",
             ErrorKind::Internal => "is no CRI engine",
@@ -189,9 +190,7 @@ async fn identify(
             .with_message(format!("what answers at {} {what}", client.endpoint()))
             .with_source(error)
     })?;
-    let mut calls = client.runtime();
-    let status = calls.status(cri::StatusRequest { verbose: true });
-    let status = client.answer(operation, deadline, status).await?;
+    let status = client.ask(operation, deadline, cri::StatusRequest { verbose: true }).await?;
     let config = status.info.get("config");
     let cdi = config.and_then(|text| serde_json::from_str::<EngineConfig>(text).ok()?.cdi);
     let engine = Engine {
@@ -338,6 +337,8 @@ impl Runtime for CriRuntime {
         if undone.await.is_err() {
             tracing::warn!("the runtime was closed while something was still being undone");
         }
+        shared.client.close();
+        shared.watch.close();
         Ok(())
     }
 }

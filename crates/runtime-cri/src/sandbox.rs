@@ -14,9 +14,8 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::BACKEND;
-use crate::client::too_late;
+use crate::client::{Call, too_late};
 use crate::generated as cri;
-use crate::host::Peer;
 use crate::images;
 use crate::notes::Notes;
 use crate::shared::Shared;
@@ -24,6 +23,9 @@ use crate::spec::Plan;
 
 /// How often a create is tried with other ports.
 const PORT_TRIES: usize = 4;
+
+/// How often a removal is tried that the engine refuses without saying why.
+const REMOVE_TRIES: usize = 8;
 
 /// A container and its sandbox, as the engine names them.
 #[derive(Debug, Clone)]
@@ -36,7 +38,7 @@ pub(crate) struct Made {
 
 /// Makes all of it or nothing, also when the future is dropped.
 pub(crate) async fn create(shared: &Arc<Shared>, plan: Plan) -> Result<Made> {
-    check_mount_sources(&plan, shared.client.peer())?;
+    check_mount_sources(shared, &plan).await?;
     let (answer, mut caller) = oneshot::channel();
     let work = {
         let shared = shared.clone();
@@ -112,9 +114,7 @@ async fn run_sandbox(shared: &Shared, plan: &Plan, until: Instant) -> Result<Str
         config: Some(plan.sandbox()),
         runtime_handler: shared.settings.runtime_handler.clone().unwrap_or_default(),
     };
-    let mut client = shared.client.runtime();
-    let answer = ask(shared, until, client.run_pod_sandbox(request)).await?;
-    Ok(answer.pod_sandbox_id)
+    Ok(ask(shared, until, request).await?.pod_sandbox_id)
 }
 
 async fn create_in(shared: &Shared, plan: &Plan, sandbox: String, until: Instant) -> Result<Made> {
@@ -123,8 +123,7 @@ async fn create_in(shared: &Shared, plan: &Plan, sandbox: String, until: Instant
         config: Some(plan.container()),
         sandbox_config: Some(plan.sandbox()),
     };
-    let mut client = shared.client.runtime();
-    let answer = ask(shared, until, client.create_container(request)).await.map_err(blame)?;
+    let answer = ask(shared, until, request).await.map_err(blame)?;
     Ok(Made {
         container: answer.container_id,
         sandbox,
@@ -135,16 +134,12 @@ async fn create_in(shared: &Shared, plan: &Plan, sandbox: String, until: Instant
 
 /// One call of a create. It is not given up when the runtime is closed: what it makes has to be
 /// known to be undone.
-async fn ask<T>(
-    shared: &Shared,
-    until: Instant,
-    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
-) -> Result<T> {
+async fn ask<C: Call>(shared: &Shared, until: Instant, question: C) -> Result<C::Answer> {
     let left = until.saturating_duration_since(Instant::now());
     if left.is_zero() {
         return Err(too_late(Operation::Create, shared.deadlines.create));
     }
-    shared.client.answer(Operation::Create, left, call).await
+    shared.client.ask(Operation::Create, left, question).await
 }
 
 /// Finds the field of the spec that the engine refuses.
@@ -193,9 +188,8 @@ async fn reserve_ports(
             .with_source(error)
     };
     let mut reserved = PortReservation::new(plan.tcp_ports.len()).map_err(failed)?;
-    let mut client = shared.client.runtime();
     let all = cri::ListPodSandboxRequest { filter: None };
-    let sandboxes = ask(shared, until, client.list_pod_sandbox(all)).await?.items;
+    let sandboxes = ask(shared, until, all).await?.items;
     let taken = |port: u16| {
         sandboxes
             .iter()
@@ -270,10 +264,8 @@ async fn try_undo(shared: &Shared, nonce: &Nonce, sandbox: Option<&str>) -> Resu
         ..Default::default()
     };
     let request = cri::ListPodSandboxRequest { filter: Some(filter) };
-    let mut client = shared.client.runtime();
     let query = shared.deadlines.query;
-    let call = client.list_pod_sandbox(request);
-    let found = shared.client.answer(Operation::Create, query, call).await?;
+    let found = shared.client.ask(Operation::Create, query, request).await?;
     for sandbox in found.items {
         remove_sandbox(shared, Operation::Create, &sandbox.id).await?;
     }
@@ -288,11 +280,21 @@ pub(crate) async fn remove_sandbox(
     sandbox: &str,
 ) -> Result<()> {
     let request = cri::RemovePodSandboxRequest { pod_sandbox_id: sandbox.to_owned() };
-    let mut client = shared.client.runtime();
-    let call = client.remove_pod_sandbox(request);
-    match shared.client.answer(operation, shared.deadlines.remove, call).await {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        done => done.map(drop),
+    let until = Instant::now() + shared.deadlines.remove;
+    let mut backoff = Backoff::default();
+    let mut tries = 0;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        match shared.client.ask(operation, left, request.clone()).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            // Two at once get into each other's way, and the engine says so without a code.
+            Err(error) if error.kind() == ErrorKind::Internal && tries < REMOVE_TRIES => {
+                tracing::debug!(%error, sandbox, "a sandbox could not be removed: trying again");
+                tries += 1;
+                tokio::time::sleep(backoff.delay()).await;
+            }
+            done => return done.map(drop),
+        }
     }
 }
 
@@ -396,20 +398,27 @@ fn is_mounted(folder: &Path) -> bool {
 }
 
 /// Some engines make a folder where the source of a mount is missing.
-fn check_mount_sources(plan: &Plan, peer: &Peer) -> Result<()> {
-    if peer.shares_namespace("mnt") == Some(false) {
-        // The engine sees other files than we do.
+async fn check_mount_sources(shared: &Shared, plan: &Plan) -> Result<()> {
+    if plan.mounts.is_empty() {
         return Ok(());
     }
-    for (at, mount) in plan.mounts.iter().enumerate() {
-        if let Err(error) = fs::symlink_metadata(&mount.source)
-            && error.kind() == io::ErrorKind::NotFound
-        {
-            return Err(Error::invalid(
-                format!("mounts[{at}].source"),
-                format!("there is no {}", mount.source.display()),
-            ));
+    let peer = shared.client.peer().clone();
+    let sources: Vec<PathBuf> = plan.mounts.iter().map(|mount| mount.source.clone()).collect();
+    on_host(move || {
+        let missing = peer.among_its_mounts(|| {
+            let missing = sources.iter().position(|source| {
+                fs::symlink_metadata(source)
+                    .is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+            });
+            Ok(missing.map(|at| (at, sources[at].display().to_string())))
+        });
+        match missing {
+            Ok(Some((at, source))) => {
+                Err(Error::invalid(format!("mounts[{at}].source"), format!("there is no {source}")))
+            }
+            // Where the engine's files cannot be seen, the engine has to say it.
+            Ok(None) | Err(_) => Ok(()),
         }
-    }
-    Ok(())
+    })
+    .await
 }

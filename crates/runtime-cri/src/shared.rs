@@ -7,12 +7,12 @@ use runtime_core::{
 use runtime_support::{Credential, ExitHub, find_credential};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::{Response, Status};
 
 use crate::BACKEND;
 use crate::census::Census;
-use crate::client::Client;
+use crate::client::{Call, Client};
 use crate::folders::FolderWatch;
+use crate::journal::Journal;
 use crate::spec::Settings;
 use crate::stats::Meter;
 
@@ -26,6 +26,7 @@ pub(crate) struct Shared {
     pub(crate) engine: Engine,
     pub(crate) capabilities: Capabilities,
     pub(crate) census: Census,
+    pub(crate) journal: Journal,
     pub(crate) exits: ExitHub,
     pub(crate) meter: Meter,
     pub(crate) watch: FolderWatch,
@@ -49,12 +50,12 @@ pub(crate) struct Engine {
 
 impl Shared {
     /// Asks a question, within the deadline of questions.
-    pub(crate) async fn call<T>(
+    pub(crate) async fn ask<C: Call>(
         &self,
         operation: Operation,
-        call: impl Future<Output = Result<Response<T>, Status>>,
-    ) -> Result<T> {
-        self.unless_closed(self.client.answer(operation, self.deadlines.query, call)).await
+        question: C,
+    ) -> Result<C::Answer> {
+        self.unless_closed(self.client.ask(operation, self.deadlines.query, question)).await
     }
 
     /// Does `work`, unless the runtime is or gets closed.

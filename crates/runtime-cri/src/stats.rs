@@ -58,8 +58,7 @@ impl Meter {
 pub(crate) async fn once(container: &CriContainer) -> Result<ContainerStats> {
     let shared = &container.shared;
     let request = cri::ContainerStatsRequest { container_id: container.id.to_string() };
-    let mut client = shared.client.runtime();
-    let answer = shared.call(Operation::Stats, client.container_stats(request)).await;
+    let answer = shared.ask(Operation::Stats, request).await;
     match answer {
         Ok(cri::ContainerStatsResponse { stats: Some(stats) }) if stats.cpu.is_some() => {
             let ids = [container.id.clone()];
@@ -114,8 +113,7 @@ pub(crate) async fn many(
         ..Default::default()
     };
     let request = cri::ListContainerStatsRequest { filter: Some(filter) };
-    let mut client = shared.client.runtime();
-    let answer = shared.call(Operation::Stats, client.list_container_stats(request)).await?;
+    let answer = shared.ask(Operation::Stats, request).await?;
     let wanted: BTreeSet<&str> = ids.iter().map(ContainerId::as_str).collect();
     let found: HashMap<ContainerId, cri::ContainerStats> = answer
         .stats

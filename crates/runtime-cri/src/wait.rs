@@ -12,7 +12,7 @@ use runtime_core::{
 };
 use runtime_support::{ExitSource, Sight, Wake, WakeStream};
 
-use crate::census::{self, Census};
+use crate::census::{self, Census, Detail};
 use crate::generated as cri;
 use crate::info;
 use crate::notes::Notes;
@@ -46,7 +46,7 @@ impl Exits {
 #[async_trait]
 impl ExitSource for Exits {
     async fn watch(&self) -> Result<WakeStream> {
-        let (_, changes) = Census::listen(&self.shared()?, Operation::Wait).await?;
+        let (_, changes) = Census::listen(&self.shared()?, Operation::Wait, false).await?;
         // The receiver ends when the census does, which is when the runtime is closed.
         let wakes = stream::unfold(changes, |mut changes| async move {
             loop {
@@ -74,9 +74,7 @@ impl ExitSource for Exits {
             };
             (id.clone(), sight)
         });
-        let sights = sights.collect();
-        shared.census.take(table);
-        Ok(sights)
+        Ok(sights.collect())
     }
 
     async fn inspect(&self, id: &ContainerId, seen: Option<Exit>) -> Result<Sight> {
@@ -105,11 +103,27 @@ pub(crate) async fn status(
     id: &ContainerId,
 ) -> Result<cri::ContainerStatus> {
     let request = cri::ContainerStatusRequest { container_id: id.to_string(), verbose: false };
-    let mut client = shared.client.runtime();
-    let answer = shared.call(operation, client.container_status(request)).await;
+    let answer = shared.ask(operation, request).await;
     answer.map_err(|error| error.about(id))?.status.ok_or_else(|| {
         runtime_core::Error::internal("the engine answers without a status").about(id)
     })
+}
+
+/// What the engine knows of a container, as ours, with how it ended.
+pub(crate) async fn details(
+    shared: &Shared,
+    operation: Operation,
+    id: &ContainerId,
+) -> Result<Detail> {
+    let container = status(shared, operation, id).await?;
+    let ended = exit(shared, operation, container.clone()).await?;
+    let (container, exit) = match ended {
+        Some((container, exit)) => (container, Some(exit)),
+        None => (container, None),
+    };
+    let mut info = info::from_status(&container, false);
+    info.exit = exit;
+    Ok(Detail { info, out_of_memory: container.reason == "OOMKilled" })
 }
 
 /// How a container ended, with the status that says so; `None` while it has not.

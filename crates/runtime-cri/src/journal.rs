@@ -1,0 +1,204 @@
+//! What became of the containers that are gone.
+//!
+//! The engine forgets a container with its removal. So that events can be told afterwards, and
+//! by other processes, whoever removes one writes its life into a file of the scope first. The
+//! file is in the folder for what goes away with the host's next start, and keeps the last few
+//! hundred lives.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use runtime_core::{ContainerInfo, Scope};
+use rustix::fs::FlockOperation;
+use serde::{Deserialize, Serialize};
+
+/// How many lives are kept: as many as Docker's engine keeps events.
+const KEPT: usize = 256;
+
+/// How long the file of a scope is kept in which nothing happens.
+const LONGEST_KEPT: Duration = Duration::from_secs(24 * 3600);
+
+/// The life of one container, written before it is removed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Life {
+    /// When the removal began.
+    pub(crate) removed_at: SystemTime,
+    /// Whether a process of it was killed for want of memory.
+    pub(crate) out_of_memory: bool,
+    /// The last that was known of it.
+    pub(crate) info: ContainerInfo,
+}
+
+/// The file of one scope.
+#[derive(Debug, Clone)]
+pub(crate) struct Journal {
+    path: PathBuf,
+}
+
+/// A place in the file.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Place {
+    inode: u64,
+    offset: u64,
+}
+
+impl Journal {
+    pub(crate) fn new(state_dir: &Path, scope: &Scope) -> Self {
+        Self { path: state_dir.join(format!("{scope}.lives")) }
+    }
+
+    /// The folder that changes when something is written.
+    pub(crate) fn folder(&self) -> &Path {
+        self.path.parent().unwrap_or(&self.path)
+    }
+
+    /// Writes a life down. It may block.
+    pub(crate) fn write(&self, life: &Life) -> io::Result<()> {
+        let mut line = serde_json::to_vec(life)?;
+        line.push(b'\n');
+        let (mut file, lines) = self.lock()?;
+        if lines < 2 * KEPT {
+            return file.write_all(&line);
+        }
+        let mut text = Vec::new();
+        file.seek(SeekFrom::Start(0))?;
+        file.read_to_end(&mut text)?;
+        let mut kept: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
+        kept.drain(..kept.len().saturating_sub(KEPT));
+        // Readers see the old file or the new one, and never half of one.
+        let fresh = self.path.with_extension("new");
+        let mut out = File::create(&fresh)?;
+        out.write_all(&kept.concat())?;
+        out.write_all(&line)?;
+        fs::rename(&fresh, &self.path)
+    }
+
+    /// The end of what is written now. It may block.
+    pub(crate) fn end(&self) -> Place {
+        match fs::metadata(&self.path) {
+            Ok(file) => Place { inode: file.ino(), offset: file.len() },
+            Err(_) => Place::default(),
+        }
+    }
+
+    /// What was written after a place, which moves on. Where the file is a new one, that can be
+    /// something that was read before. It may block.
+    pub(crate) fn read(&self, place: &mut Place) -> io::Result<Vec<Life>> {
+        let mut file = match File::open(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            file => file?,
+        };
+        let found = file.metadata()?;
+        if found.ino() != place.inode || found.len() < place.offset {
+            *place = Place { inode: found.ino(), offset: 0 };
+        }
+        file.seek(SeekFrom::Start(place.offset))?;
+        let mut text = Vec::new();
+        file.read_to_end(&mut text)?;
+        // A line that is being written is read the next time.
+        let whole = memchr::memrchr(b'\n', &text).map_or(0, |at| at + 1);
+        place.offset += whole as u64;
+        let lines = text[..whole].split(|byte| *byte == b'\n');
+        Ok(lines.filter_map(|line| serde_json::from_slice(line).ok()).collect())
+    }
+
+    /// Opens the file to append, for this process alone, and counts its lines.
+    fn lock(&self) -> io::Result<(File, usize)> {
+        loop {
+            let mut file = match self.open() {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    fs::create_dir_all(self.folder())?;
+                    self.sweep();
+                    self.open()?
+                }
+                file => file?,
+            };
+            rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
+            // It may have been replaced while this one waited for it.
+            if fs::metadata(&self.path)
+                .is_ok_and(|there| file.metadata().is_ok_and(|here| here.ino() == there.ino()))
+            {
+                let mut text = Vec::new();
+                file.read_to_end(&mut text)?;
+                let lines = memchr::memchr_iter(b'\n', &text).count();
+                return Ok((file, lines));
+            }
+        }
+    }
+
+    fn open(&self) -> io::Result<File> {
+        File::options().read(true).append(true).create(true).open(&self.path)
+    }
+
+    /// Removes the files of scopes in which nothing has happened for long.
+    fn sweep(&self) {
+        for file in fs::read_dir(self.folder()).into_iter().flatten().flatten() {
+            let path = file.path();
+            let old = file
+                .metadata()
+                .and_then(|file| file.modified())
+                .is_ok_and(|time| time.elapsed().is_ok_and(|elapsed| elapsed > LONGEST_KEPT));
+            if old && path.extension().is_some_and(|kind| kind == "lives") {
+                // Somebody else may do the same.
+                let _ = fs::remove_file(path);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use runtime_core::{ContainerId, ContainerStatus};
+
+    use super::*;
+
+    fn life(number: usize) -> Life {
+        let id = ContainerId::new(number.to_string());
+        Life {
+            removed_at: SystemTime::now(),
+            out_of_memory: false,
+            info: ContainerInfo::new(id, "name", ContainerStatus::Exited),
+        }
+    }
+
+    #[test]
+    fn lives_are_read_once_and_the_oldest_are_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::new(&folder.path().join("new"), &Scope::new("s").unwrap());
+        let mut place = journal.end();
+        assert_eq!(journal.read(&mut place).unwrap(), []);
+        let first = life(0);
+        journal.write(&first).unwrap();
+        assert_eq!(journal.read(&mut place).unwrap(), [first]);
+        assert_eq!(journal.read(&mut place).unwrap(), []);
+        for number in 1..1000 {
+            journal.write(&life(number)).unwrap();
+        }
+        let all = journal.read(&mut Place::default()).unwrap();
+        assert!(all.len() >= KEPT && all.len() <= 2 * KEPT, "{}", all.len());
+        assert_eq!(all.last().unwrap().info.id.as_str(), "999");
+        let later = journal.read(&mut place).unwrap();
+        assert_eq!(later, all);
+        assert_eq!(journal.read(&mut place).unwrap(), []);
+    }
+
+    #[test]
+    fn many_write_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::new(folder.path(), &Scope::new("s").unwrap());
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let journal = &journal;
+                scope.spawn(move || {
+                    for number in 0..50 {
+                        journal.write(&life(thread * 50 + number)).unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(journal.read(&mut Place::default()).unwrap().len(), 200);
+    }
+}

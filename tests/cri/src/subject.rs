@@ -1,0 +1,195 @@
+//! An engine that speaks the CRI.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use runtime_conformance::{BoxError, EngineControl, GpuProof, Images, Registry, Subject};
+use runtime_core::{LABEL_SCOPE, Result, Runtime, Scope, async_trait};
+use runtime_cri::{CriOptions, CriRuntime};
+use test_engines::{Engine, Site};
+
+use crate::{Raw, device};
+
+/// What the environment says of the engine and the registry: the variables that
+/// `cargo xtask env up` prints.
+#[derive(Debug, Clone)]
+pub struct Environment {
+    /// The engine, in the form of `CONTAINER_RUNTIME_ENDPOINT`.
+    pub endpoint: String,
+    /// Its name: `containerd`, `containerd-17`, `containerd-21`.
+    pub engine: String,
+    /// The registry and its login.
+    pub registry: Registry,
+    /// The folder that the engine sees at the same path.
+    pub shared: PathBuf,
+    /// Where the engine looks for the descriptions of devices, if it does.
+    pub cdi: Option<PathBuf>,
+}
+
+impl Environment {
+    /// Reads the variables.
+    ///
+    /// # Errors
+    /// When one is missing: a test of an engine fails where there is none.
+    pub fn read() -> std::result::Result<Self, BoxError> {
+        let variable = |name: &str| {
+            std::env::var(name).map_err(|_| {
+                format!("{name} is not set: see `cargo xtask test`, or `cargo xtask env up`")
+            })
+        };
+        Ok(Self {
+            endpoint: variable("RUNTIME_TEST_CRI_ENDPOINT")?,
+            engine: variable("RUNTIME_TEST_ENGINE")?,
+            registry: Registry::new(
+                variable("RUNTIME_TEST_REGISTRY")?,
+                variable("RUNTIME_TEST_REGISTRY_USER")?,
+                variable("RUNTIME_TEST_REGISTRY_PASSWORD")?,
+            ),
+            shared: variable("RUNTIME_TEST_SHARED_DIR")?.into(),
+            cdi: std::env::var_os("RUNTIME_TEST_CDI_DIR").map(PathBuf::from),
+        })
+    }
+
+    /// The folder for the logs.
+    #[must_use]
+    pub fn log_dir(&self) -> PathBuf {
+        self.shared.join(format!("{}-logs", self.engine))
+    }
+
+    /// How to connect to it.
+    #[must_use]
+    pub fn options(&self, scope: &Scope) -> CriOptions {
+        CriOptions::new(scope.clone())
+            .endpoint(&self.endpoint)
+            .log_dir(self.log_dir())
+            .state_dir(self.shared.join(format!("{}-state", self.engine)))
+            .gpu_kind(device::KIND)
+    }
+}
+
+/// The subject.
+#[derive(Debug)]
+pub struct CriSubject {
+    environment: Environment,
+    raw: Raw,
+    control: Option<Control>,
+    gpus: Option<GpuProof>,
+}
+
+impl CriSubject {
+    /// The engine of the environment.
+    ///
+    /// # Errors
+    /// When a variable is missing, or the made-up device cannot be described to the engine.
+    pub fn from_env() -> std::result::Result<Self, BoxError> {
+        let environment = Environment::read()?;
+        let control = Control::of(&environment);
+        let gpus = match &environment.cdi {
+            Some(cdi) => Some(device::install(cdi, &environment.shared)?),
+            None => None,
+        };
+        Ok(Self { raw: Raw::new(&environment.endpoint), environment, control, gpus })
+    }
+}
+
+#[async_trait]
+impl Subject for CriSubject {
+    fn engine(&self) -> String {
+        self.environment.engine.clone()
+    }
+
+    async fn connect(&self, scope: &Scope) -> Result<Arc<dyn Runtime>> {
+        Ok(Arc::new(CriRuntime::connect(self.environment.options(scope)).await?))
+    }
+
+    fn images(&self) -> Images {
+        Images::of_registry(&self.environment.registry.address)
+    }
+
+    fn registry(&self) -> Registry {
+        self.environment.registry.clone()
+    }
+
+    async fn push_image(&self, name: &str) -> std::result::Result<String, BoxError> {
+        let (repository, tag) = name.split_once(':').ok_or("a name without a tag")?;
+        let (repository, tag) = (repository.to_owned(), tag.to_owned());
+        let pushed = tokio::task::spawn_blocking(move || {
+            test_engines::push_unique_image(&Site::of_checkout()?, &repository, &tag)
+        });
+        Ok(pushed.await??)
+    }
+
+    async fn forget_image(&self, reference: &str) -> std::result::Result<bool, BoxError> {
+        let (raw, reference) = (self.raw.clone(), reference.to_owned());
+        tokio::task::spawn_blocking(move || raw.remove_image(&reference)).await??;
+        Ok(true)
+    }
+
+    fn shared_dir(&self) -> Option<PathBuf> {
+        Some(self.environment.shared.clone())
+    }
+
+    fn published_address(&self) -> IpAddr {
+        Ipv4Addr::LOCALHOST.into()
+    }
+
+    async fn leftovers(&self, scope: &Scope) -> std::result::Result<Vec<String>, BoxError> {
+        let (raw, scope) = (self.raw.clone(), scope.clone());
+        let logs = self.environment.log_dir();
+        tokio::task::spawn_blocking(move || left(&raw, &scope, &logs)).await?
+    }
+
+    fn control(&self) -> Option<&dyn EngineControl> {
+        self.control.as_ref().map(|control| control as &dyn EngineControl)
+    }
+
+    fn gpus(&self) -> Option<GpuProof> {
+        self.gpus.clone()
+    }
+}
+
+/// What is left of a scope: a line for each sandbox, with what is in it and its log folder, and
+/// one for each of these that has none.
+fn left(raw: &Raw, scope: &Scope, logs: &Path) -> std::result::Result<Vec<String>, BoxError> {
+    let of_scope = |kind: &str| {
+        raw.containers(&[(LABEL_SCOPE, scope.as_str()), ("io.cri-containerd.kind", kind)])
+    };
+    let mut left = of_scope("sandbox")?;
+    let sandboxes = left.len();
+    left.extend(of_scope("container")?.into_iter().skip(sandboxes));
+    let folders = std::fs::read_dir(logs.join(scope.as_str())).into_iter().flatten().flatten();
+    left.extend(folders.skip(sandboxes).map(|folder| folder.path().display().to_string()));
+    Ok(left)
+}
+
+/// Kills and restarts an engine that this checkout has brought up itself.
+#[derive(Debug, Clone)]
+struct Control {
+    site: Site,
+    engine: Engine,
+}
+
+impl Control {
+    /// None for an engine that somebody else runs: it is not ours to kill.
+    fn of(environment: &Environment) -> Option<Self> {
+        let site = Site::of_checkout().ok()?;
+        let engine: Engine = environment.engine.parse().ok()?;
+        let ours = site.status(engine)?.host()? == environment.endpoint;
+        ours.then_some(Self { site, engine })
+    }
+}
+
+#[async_trait]
+impl EngineControl for Control {
+    async fn kill(&self) -> std::result::Result<(), BoxError> {
+        let Self { site, engine } = self.clone();
+        Ok(tokio::task::spawn_blocking(move || site.kill_hard(engine)).await??)
+    }
+
+    async fn start(&self) -> std::result::Result<(), BoxError> {
+        let Self { site, engine } = self.clone();
+        tokio::task::spawn_blocking(move || site.restart(engine)).await??;
+        Ok(())
+    }
+}
