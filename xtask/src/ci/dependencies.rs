@@ -253,3 +253,32 @@ fn sources(graph: &Graph<'_>) -> Vec<String> {
         .map(|package| format!("{} comes from {:?}", package.name, package.source))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A rule that looks at the wrong place passes for ever.
+    #[test]
+    fn what_a_crate_reaches_is_seen() {
+        let metadata = metadata(&[]).unwrap();
+        let graph = Graph::new(&metadata).unwrap();
+        let reached = |name: &str| -> BTreeSet<&str> {
+            let package = graph.packages.values().find(|package| package.name == name).unwrap();
+            graph.closure(&package.id).into_keys().map(|id| graph.name(id)).collect()
+        };
+        // Directly, through others, and not what only its tests use.
+        assert!(reached("runtime-docker").contains("bollard"));
+        assert!(reached("runtime-docker").contains("hyper"));
+        assert!(reached("xtask").contains("serde_core"));
+        assert!(!reached("test-engines").contains("tempfile"));
+    }
+
+    #[test]
+    fn a_licence_that_is_not_allowed_is_a_fault() {
+        let metadata = metadata(&[]).unwrap();
+        let graph = Graph::new(&metadata).unwrap();
+        let faults = licences(&graph, &["Apache-2.0".to_owned()]).unwrap();
+        assert!(faults.iter().any(|fault| fault.contains("licence MIT")), "{faults:?}");
+    }
+}
