@@ -1,9 +1,11 @@
 //! The project's own commands: `cargo xtask COMMAND`.
 
+mod bench;
 mod ci;
 mod codegen;
 mod demo;
 mod env;
+mod fuzz;
 mod readme;
 mod test;
 mod workspace;
@@ -22,6 +24,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Measures what this library costs
+    Bench(bench::Arguments),
     /// Checks everything that a change has to pass
     Ci(ci::Arguments),
     /// Generates the CRI client from the vendored protocol file
@@ -30,6 +34,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Starts and stops the engines that the tests need
     Env(env::Arguments),
+    /// Feeds random inputs to the parsers
+    Fuzz(fuzz::Arguments),
     /// Writes the generated parts of README.md
     Readme(readme::Arguments),
     /// Runs all tests on real engines and prints a table
@@ -50,10 +56,12 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<()> {
     match command {
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Ci(arguments) => ci::run(&arguments),
         Command::Codegen(arguments) => codegen::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Env(arguments) => env::run(&arguments),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Readme(arguments) => readme::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
     }

@@ -11,6 +11,9 @@ mod engine;
 mod error;
 mod events;
 mod exits;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod http;
 mod info;
 mod inspect;
@@ -21,6 +24,8 @@ mod list;
 mod logs;
 mod mounts;
 mod pull;
+#[cfg(test)]
+mod recorded;
 mod runtime;
 mod shared;
 mod spec;

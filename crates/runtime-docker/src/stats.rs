@@ -1,6 +1,6 @@
 //! Stats: one answer of the engine per container and sample, and what is remembered for the next.
 
-mod answer;
+pub(crate) mod answer;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

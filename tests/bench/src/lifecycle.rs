@@ -1,0 +1,112 @@
+//! The life of a container that exits at once.
+
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use bollard::Docker;
+use bollard::models::ContainerCreateBody;
+use bollard::query_parameters::{LogsOptions, WaitContainerOptions};
+use futures_util::{StreamExt, TryStreamExt};
+use runtime_core::{LogOptions, Runtime};
+use runtime_docker::DockerRuntime;
+
+use crate::engine::{self, Engine};
+use crate::measure::{Table, median, quantile, seconds};
+use crate::proxy::Proxy;
+
+pub(crate) async fn compare(engine: &Engine, pairs: usize) -> Result<()> {
+    let proxy = Proxy::open(&engine.host)?;
+    let ours = engine::ours(&proxy.host()).await?;
+    proxy.take();
+    ours_once(engine, &ours).await?;
+    let our_requests = proxy.take();
+    let bare = engine::bare(&proxy.host())?;
+    bare_once(engine, &bare).await?;
+    let bare_requests = proxy.take();
+    drop((ours, bare, proxy));
+
+    let (ours, bare) = (engine.ours().await?, engine::bare(&engine.host)?);
+    let (mut our_times, mut bare_times) = (Vec::new(), Vec::new());
+    for pair in 0..pairs {
+        // Who goes first changes, because the engine is left in another state by each.
+        for turn in 0..2 {
+            let begun = Instant::now();
+            if (pair + turn) % 2 == 0 {
+                ours_once(engine, &ours).await?;
+                our_times.push(begun.elapsed().as_secs_f64());
+            } else {
+                bare_once(engine, &bare).await?;
+                bare_times.push(begun.elapsed().as_secs_f64());
+            }
+        }
+    }
+    let mut table = Table::new(&["", "requests", "median", "quartiles"]);
+    for (name, requests, times) in
+        [("ours", &our_requests, &our_times), ("bare bollard", &bare_requests, &bare_times)]
+    {
+        table.row([
+            name.to_owned(),
+            requests.len().to_string(),
+            seconds(median(times)),
+            format!("{} to {}", seconds(quantile(times, 0.25)), seconds(quantile(times, 0.75))),
+        ]);
+    }
+    table.print(&format!(
+        "create + start + wait + logs + remove of a container that exits at once, {pairs} pairs"
+    ));
+    let ratios: Vec<f64> = our_times.iter().zip(&bare_times).map(|(a, b)| a / b).collect();
+    println!(
+        "  ratio of the medians {:.3}, median of the ratios of the pairs {:.3} (at most 1.03)",
+        median(&our_times) / median(&bare_times),
+        median(&ratios)
+    );
+    println!("  requests of ours: {}", our_requests.join(", "));
+    if sorted(&our_requests) != sorted(&bare_requests) {
+        println!("  requests of bare bollard: {}", bare_requests.join(", "));
+    }
+    Ok(())
+}
+
+fn sorted(requests: &[String]) -> Vec<&String> {
+    let mut sorted: Vec<&String> = requests.iter().collect();
+    sorted.sort();
+    sorted
+}
+
+const SCRIPT: &str = "echo done";
+
+async fn ours_once(engine: &Engine, runtime: &DockerRuntime) -> Result<()> {
+    let container = runtime.create_container(&engine.spec(SCRIPT)).await?;
+    container.start().await?;
+    let exit = container.wait().await?;
+    let log: Vec<_> = container.logs(LogOptions::default()).await?.try_collect().await?;
+    container.remove().await?;
+    ensure!(exit.success() && log.len() == 1, "{exit}, and {} records", log.len());
+    Ok(())
+}
+
+/// What a careful caller of bollard asks for: the inspect tells an exit by the memory limit from
+/// any other, and when it was.
+async fn bare_once(engine: &Engine, docker: &Docker) -> Result<()> {
+    let body = ContainerCreateBody {
+        image: Some(engine.image()),
+        entrypoint: Some(["sh", "-c", SCRIPT].map(str::to_owned).into()),
+        ..ContainerCreateBody::default()
+    };
+    let id = docker.create_container(None, body).await?.id;
+    docker.start_container(&id, None).await?;
+    let options = WaitContainerOptions { condition: "not-running".to_owned() };
+    let waited = docker.wait_container(&id, Some(options)).next().await;
+    let inspect = docker.inspect_container(&id, None).await?;
+    let options =
+        LogsOptions { stdout: true, stderr: true, timestamps: true, ..LogsOptions::default() };
+    let log: Vec<_> = docker.logs(&id, Some(options)).try_collect().await?;
+    docker.remove_container(&id, Some(engine::forced())).await?;
+    let code = inspect.state.and_then(|state| state.exit_code);
+    ensure!(
+        matches!(waited, Some(Ok(_))) && code == Some(0) && log.len() == 1,
+        "{waited:?}, {code:?}, and {} lines",
+        log.len()
+    );
+    Ok(())
+}

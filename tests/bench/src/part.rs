@@ -1,0 +1,98 @@
+//! What is measured in a process of its own, and how its figures come back: a line of JSON each.
+
+use std::process::Stdio;
+
+use anyhow::{Context, Result, bail};
+use clap::{Subcommand, ValueEnum};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+
+use crate::{fleet, logs};
+
+/// Who is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Who {
+    /// This library.
+    Ours,
+    /// bollard alone.
+    Bare,
+}
+
+impl Who {
+    pub(crate) const BOTH: [Self; 2] = [Self::Ours, Self::Bare];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ours => "ours",
+            Self::Bare => "bare bollard",
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Part {
+    /// Reads the log of a container
+    ReadLog {
+        host: String,
+        container: String,
+        #[arg(long)]
+        bare: bool,
+    },
+    /// Follows the logs of containers
+    Follow { who: Who, host: String, followers: usize, containers: Vec<String> },
+    /// Lists containers with their info
+    List { who: Who, host: String },
+    /// Measures containers
+    Stats { who: Who, host: String, containers: Vec<String> },
+    /// Waits for containers
+    Wait { who: Who, host: String, containers: Vec<String> },
+}
+
+impl Part {
+    pub(crate) async fn run(self) -> Result<()> {
+        match self {
+            Self::ReadLog { host, container, bare } => logs::read(&host, &container, bare).await,
+            Self::Follow { who, host, followers, containers } => {
+                fleet::follow(who, &host, followers, &containers).await
+            }
+            Self::List { who, host } => fleet::list(who, &host).await,
+            Self::Stats { who, host, containers } => fleet::stats(who, &host, &containers).await,
+            Self::Wait { who, host, containers } => fleet::wait(who, &host, &containers).await,
+        }
+    }
+}
+
+/// Says a figure to the process that asked for it.
+pub(crate) fn say(figure: &impl Serialize) -> Result<()> {
+    println!("{}", serde_json::to_string(figure)?);
+    Ok(())
+}
+
+/// A part that runs.
+pub(crate) struct Running {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Running {
+    pub(crate) fn start<S: AsRef<str>>(arguments: impl IntoIterator<Item = S>) -> Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("part").kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::piped());
+        for argument in arguments {
+            command.arg(argument.as_ref());
+        }
+        let mut child = command.spawn()?;
+        let stdout = child.stdout.take().context("the part has no output")?;
+        Ok(Self { child, lines: BufReader::new(stdout).lines() })
+    }
+
+    /// The next figure.
+    pub(crate) async fn figure<T: DeserializeOwned>(&mut self) -> Result<T> {
+        match self.lines.next_line().await? {
+            Some(line) => Ok(serde_json::from_str(&line)?),
+            None => bail!("the part ended without its figures: {}", self.child.wait().await?),
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The parsers, what they have to keep to, and examples of their inputs.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::{Duration, UNIX_EPOCH};
+
+use runtime_core::{Bytes, Chunk, ImageRef, LineJoiner, LogRecord, LogStream};
+use runtime_docker::fuzzing;
+
+/// A parser.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) name: &'static str,
+    /// Panics when the parser does what it must not; gives a number for what it did.
+    pub(crate) run: fn(&[u8]) -> u64,
+    pub(crate) examples: fn() -> Vec<Vec<u8>>,
+}
+
+pub(crate) const TARGETS: &[Target] = &[
+    Target { name: "demux", run: demux, examples: logs },
+    Target { name: "pull", run: |input| number(fuzzing::pull(input)), examples: pulls },
+    Target { name: "events", run: |input| number(fuzzing::events(input)), examples: events },
+    Target { name: "stats", run: |input| number(fuzzing::stats(input)), examples: stats },
+    Target { name: "inspect", run: |input| number(fuzzing::inspect(input)), examples: inspects },
+    Target { name: "joiner", run: joiner, examples: chunks },
+    Target { name: "image-ref", run: image_ref, examples: image_refs },
+];
+
+fn number(what: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    what.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// The first byte says where the rest is cut.
+fn demux(input: &[u8]) -> u64 {
+    let Some((&cut, log)) = input.split_first() else { return 0 };
+    let pieces = usize::from(cut % 64) + 1;
+    let mut outcomes = Vec::new();
+    for form in [fuzzing::Log::Frames, fuzzing::Log::Terminal, fuzzing::Log::PodmanTerminal] {
+        let whole = fuzzing::demux(form, [log]);
+        let parts = fuzzing::demux(form, log.chunks(pieces));
+        // What one piece gives, others give too: up to an error, which can come earlier when
+        // more of the log is there to be seen. Podman's terminal is cut where the pieces are.
+        if form != fuzzing::Log::PodmanTerminal {
+            assert_eq!(whole, parts, "the pieces matter");
+        }
+        let given: usize = whole.chunks.iter().map(|chunk| chunk.bytes.len()).sum();
+        assert!(given <= log.len(), "there are more bytes than there were");
+        outcomes.push((whole.chunks.len().min(16), whole.error.is_some(), parts.error.is_some()));
+    }
+    number(outcomes)
+}
+
+fn frame(kind: u8, text: &str) -> Vec<u8> {
+    let length = u32::try_from(text.len()).expect("examples are short");
+    [&[kind, 0, 0, 0][..], &length.to_be_bytes(), text.as_bytes()].concat()
+}
+
+fn logs() -> Vec<Vec<u8>> {
+    const OUT: &str = "2026-11-23T16:24:36.876662544Z out\n";
+    const ERR: &str = "2026-11-23T16:24:37+01:00 err";
+    let terminal = "2026-11-23T16:24:36.876662544Z one\r\n2026-11-23T16:24:36.9Z two\r\n";
+    let frames = [frame(1, OUT), frame(2, ERR), frame(1, ""), frame(3, "the disk is gone")];
+    vec![
+        [vec![7], frames.concat()].concat(),
+        [vec![63], frame(1, OUT), frame(2, ERR)].concat(),
+        [vec![3], terminal.into()].concat(),
+        [vec![27], terminal.into(), ERR.into()].concat(),
+    ]
+}
+
+fn pulls() -> Vec<Vec<u8>> {
+    [
+        r#"{"status":"Pulling from test/layers","id":"1"}
+{"status":"Pulling fs layer","progressDetail":{},"id":"aa"}
+{"status":"Downloading","progressDetail":{"current":41,"total":4194},"progress":"[>","id":"aa"}
+{"status":"Extracting","progressDetail":{"current":4194,"total":4194},"id":"aa"}
+{"status":"Pull complete","progressDetail":{},"id":"aa"}
+{"status":"Digest: sha256:00"}
+"#,
+        r#"{"errorDetail":{"message":"manifest unknown"},"error":"manifest unknown"}"#,
+        r#"{"status":"Already exists","progressDetail":{},"id":"bb"}
+{"id":"cc","status":"Downloading","progressDetail":{"current":-1,"total":0}}"#,
+    ]
+    .map(|text| text.as_bytes().to_vec())
+    .into()
+}
+
+fn events() -> Vec<Vec<u8>> {
+    [
+        r#"{"status":"die","id":"aa","from":"busybox","Type":"container","Action":"die","Actor":{"ID":"aa","Attributes":{"exitCode":"137","name":"x","container-runtime/scope":"s"}},"scope":"local","time":1795451076,"timeNano":1795451076876662544}
+"#,
+        r#"{"Type":"container","Action":"exec_start: sh","Actor":{"ID":"aa","Attributes":null},"timeNano":0}
+{"Type":"container","Action":"oom"}"#,
+    ]
+    .map(|text| text.as_bytes().to_vec())
+    .into()
+}
+
+fn stats() -> Vec<Vec<u8>> {
+    [
+        r#"{"read":"2026-11-23T17:02:56.48006905Z","blkio_stats":{"io_service_bytes_recursive":[{"major":254,"op":"Read","value":69632},{"op":"write","value":1}]},"cpu_stats":{"cpu_usage":{"total_usage":1328814311},"online_cpus":2},"memory_stats":{"usage":77725696,"stats":{"total_inactive_file":4096,"inactive_file":1},"limit":134217728},"networks":{"eth0":{"rx_bytes":5006528,"tx_bytes":2822},"lo":{}}}"#,
+        r#"{"read":"0001-01-01T00:00:00Z","blkio_stats":{"io_service_bytes_recursive":null},"memory_stats":{}}"#,
+    ]
+    .map(|text| text.as_bytes().to_vec())
+    .into()
+}
+
+fn inspects() -> Vec<Vec<u8>> {
+    [
+        r#"{"Id":"aa","Created":"2026-11-23T16:39:14.969965638Z","State":{"Status":"exited","Running":false,"OOMKilled":true,"ExitCode":137,"Error":"","StartedAt":"2026-11-23T16:39:15Z","FinishedAt":"2026-11-23T16:39:16.5Z"},"Image":"sha256:00","Name":"/x","RestartCount":0,"HostConfig":{"Memory":6291456,"NanoCpus":500000000,"CpuQuota":-1,"CpuPeriod":0,"LogConfig":{"Type":"json-file"},"PortBindings":{"80/tcp":[{"HostIp":"","HostPort":"0"}]}},"Config":{"Tty":true,"Image":"busybox","Labels":{"a":"b","container-runtime/image":"busybox"},"StopTimeout":10},"NetworkSettings":{"Ports":{"80/tcp":[{"HostIp":"0.0.0.0","HostPort":"32768"},{"HostIp":"::","HostPort":"32769"}],"1/udp":null}}}"#,
+        r#"[{"Id":"aa","Names":["/x"],"Image":"busybox","ImageID":"sha256:00","Created":1795451076,"Ports":[{"IP":"0.0.0.0","PrivatePort":80,"PublicPort":32768,"Type":"tcp"}],"Labels":{"a":"b"},"State":"exited","Status":"Exited (137) 2 seconds ago"}]"#,
+    ]
+    .map(|text| text.as_bytes().to_vec())
+    .into()
+}
+
+/// The first byte is the longest line; after it, two bytes and a text make a chunk: stream and
+/// line end, the time, the length of the text.
+fn joiner(input: &[u8]) -> u64 {
+    let Some((&max, mut rest)) = input.split_first() else { return 0 };
+    let max_line = usize::from(max) + 1;
+    let mut joiner = LineJoiner::new(max_line);
+    let (mut given, mut taken) = (vec![Vec::new(); 4], vec![Vec::new(); 4]);
+    let (mut records, mut marked, mut lines) = (0_usize, 0_usize, 0_usize);
+    let mut take = |record: LogRecord| {
+        assert!(record.bytes.len() <= max_line, "a piece is over the cap");
+        records += 1;
+        marked += usize::from(record.continues);
+        taken[record.stream as usize].extend_from_slice(&record.bytes);
+    };
+    let mut time = 0;
+    while let [head, gap, tail @ ..] = rest {
+        let length = usize::from(head >> 3).min(tail.len());
+        let (text, after) = tail.split_at(length);
+        rest = after;
+        time += u64::from(*gap);
+        let stream = [LogStream::Stdout, LogStream::Stderr, LogStream::Console, LogStream::Unknown]
+            [usize::from(head & 3)];
+        let ends_line = head & 4 != 0;
+        lines += usize::from(ends_line);
+        given[stream as usize].extend_from_slice(text);
+        joiner.push(Chunk {
+            time: UNIX_EPOCH + Duration::from_nanos(time),
+            stream,
+            bytes: Bytes::copy_from_slice(text),
+            ends_line,
+        });
+        while let Some(record) = joiner.pop() {
+            take(record);
+        }
+    }
+    joiner.finish();
+    while let Some(record) = joiner.pop() {
+        take(record);
+    }
+    assert!(!joiner.is_in_line() && joiner.pop().is_none());
+    assert_eq!(given, taken, "bytes are lost or in another order");
+    assert!(records - marked >= lines, "a line end is lost");
+    number((records.min(64), marked.min(16), lines.min(64)))
+}
+
+fn chunks() -> Vec<Vec<u8>> {
+    vec![
+        [&[9][..], &[5 << 3 | 4, 1], b"line\n", &[3 << 3 | 1, 0], b"err", &[8 | 5, 1], b"\n"]
+            .concat(),
+        [&[3][..], &[7 << 3, 1], b"0123456", &[2 << 3 | 5, 1], b"x\n", &[8 | 4, 0], b"\n"].concat(),
+    ]
+}
+
+fn image_ref(input: &[u8]) -> u64 {
+    let text = String::from_utf8_lossy(input);
+    match text.parse::<ImageRef>() {
+        Ok(image) => {
+            let normal = image.to_string();
+            let again: ImageRef = normal.parse().expect("a normal form is a reference");
+            assert_eq!(again, image);
+            assert_eq!(again.to_string(), normal, "a normal form stays as it is");
+            number((1, normal.matches([':', '@', '/', '.']).count(), normal.len().min(64)))
+        }
+        Err(error) => number((0, error.message().map(str::len))),
+    }
+}
+
+fn image_refs() -> Vec<Vec<u8>> {
+    [
+        "busybox",
+        "library/busybox:1.36",
+        "127.0.0.1:5000/test/busybox:1",
+        "Registry.example.com:443/a/b-c/d__e@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+        "[::1]:5000/x:latest@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+    ]
+    .map(|text| text.as_bytes().to_vec())
+    .into()
+}

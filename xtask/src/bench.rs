@@ -1,0 +1,25 @@
+//! `cargo xtask bench`: what this library costs, side by side with the bare clients.
+
+mod docker;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+/// Measures on a real engine.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    backend: Backend,
+}
+
+#[derive(Debug, Subcommand)]
+enum Backend {
+    /// Against bare bollard and Docker's own command line, on a private engine
+    Docker(docker::Arguments),
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    match &arguments.backend {
+        Backend::Docker(arguments) => docker::run(arguments),
+    }
+}

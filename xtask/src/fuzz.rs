@@ -1,0 +1,26 @@
+//! `cargo xtask fuzz`: random inputs for every parser.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+/// Feeds random inputs to the parsers. `cargo xtask fuzz --help` shows how.
+#[derive(Debug, clap::Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct Arguments {
+    /// The target and its options
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    options: Vec<String>,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let status = Command::new(env!("CARGO"))
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")))
+        .args(["run", "--quiet", "--release", "--package", "fuzz", "--"])
+        .args(&arguments.options)
+        .status()
+        .context("starting cargo")?;
+    ensure!(status.success(), "a target has failed");
+    Ok(())
+}
