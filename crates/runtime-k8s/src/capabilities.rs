@@ -114,6 +114,12 @@ mod tests {
             .stats(StatsSource::NodeProxy)
             .gpu_resource("nvidia.com/gpu");
         let more = capabilities(&server, &more);
-        assert!(more.gpus_by_count && more.cpu_shares && more.stats_network && more.stats_block_io && more.bulk_stats);
+        assert!(
+            more.gpus_by_count
+                && more.cpu_shares
+                && more.stats_network
+                && more.stats_block_io
+                && more.bulk_stats
+        );
     }
 }

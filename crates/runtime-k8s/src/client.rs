@@ -52,12 +52,7 @@ pub(crate) struct Call {
 
 impl Call {
     pub(crate) fn new(method: Method, path: impl Into<String>) -> Self {
-        Self {
-            method,
-            path: path.into(),
-            query: String::new(),
-            content: None,
-        }
+        Self { method, path: path.into(), query: String::new(), content: None }
     }
 
     pub(crate) fn get(path: impl Into<String>) -> Self {
@@ -267,9 +262,7 @@ impl Client {
         match self.json(call).await {
             Ok(pod) => Ok(Patched::Done(pod)),
             // A `test` that fails is 422 like a bad pod, but names no field.
-            Err(error)
-                if error.kind() == ErrorKind::InvalidArgument && error.field().is_none() =>
-            {
+            Err(error) if error.kind() == ErrorKind::InvalidArgument && error.field().is_none() => {
                 Ok(Patched::Other)
             }
             // The pod changed while the server applied the patch.

@@ -168,9 +168,8 @@ impl KubernetesContainer {
                 shared.pods.take(*pod);
             }
         }
-        let placed = self.until(|seen| {
-            seen.state != State::Held || seen.pod.spec.node_name.is_some()
-        });
+        let placed =
+            self.until(|seen| seen.state != State::Held || seen.pod.spec.node_name.is_some());
         let Ok(placed) = tokio::time::timeout(shared.options.schedule_budget, placed).await else {
             let pod = self.fresh().await?;
             let words = pod.condition("PodScheduled").and_then(|c| c.message.clone());
@@ -356,10 +355,7 @@ impl Container for KubernetesContainer {
     #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND, container = %self.name))]
     async fn remove(&self) -> Result<()> {
         let deadline = self.shared.options.deadlines.remove;
-        self.shared
-            .within(Operation::Remove, deadline, self.remove_now())
-            .await
-            .about(&self.name)
+        self.shared.within(Operation::Remove, deadline, self.remove_now()).await.about(&self.name)
     }
 
     async fn exec(&self, _options: ExecOptions) -> Result<Session> {

@@ -46,9 +46,9 @@ pub(crate) async fn run(shared: &Arc<Shared>, spec: &ContainerSpec) -> Result<Po
         // If nobody listens, what is made drops here, and is undone by that.
         let _ = sender.send(made.map(|pod| Made { shared: task, pod: Some(pod) }));
     });
-    let made = receiver.await.unwrap_or_else(|_| {
-        Err(Error::internal("the task that creates a container has ended"))
-    });
+    let made = receiver
+        .await
+        .unwrap_or_else(|_| Err(Error::internal("the task that creates a container has ended")));
     Ok(made.about(&subject)?.keep())
 }
 

@@ -49,10 +49,12 @@ pub(crate) fn from_status(status: &Status) -> Error {
         _ => said,
     };
     match said.kind() {
-        ErrorKind::InvalidArgument => match status.details.as_ref().and_then(|d| d.causes.first()) {
-            Some(cause) => Error::invalid(field_of(cause), cause.message.clone()),
-            None => said,
-        },
+        ErrorKind::InvalidArgument => {
+            match status.details.as_ref().and_then(|d| d.causes.first()) {
+                Some(cause) => Error::invalid(field_of(cause), cause.message.clone()),
+                None => said,
+            }
+        }
         _ => said,
     }
 }
@@ -248,8 +250,7 @@ mod tests {
                 "message": "Pod is invalid",
                 "details": {"causes": [{"reason": "FieldValueInvalid", "message": "bad", "field": theirs}]},
             });
-            let error =
-                from_answer(StatusCode::UNPROCESSABLE_ENTITY, body.to_string().as_bytes());
+            let error = from_answer(StatusCode::UNPROCESSABLE_ENTITY, body.to_string().as_bytes());
             assert_eq!((error.field(), error.message()), (Some(ours), Some("bad")));
         }
     }

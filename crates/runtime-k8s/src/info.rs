@@ -12,11 +12,8 @@ use crate::wire::Pod;
 /// What is known of a container.
 pub(crate) fn info(seen: &Seen) -> ContainerInfo {
     let pod = &*seen.pod;
-    let mut info = ContainerInfo::new(
-        ContainerId::new(&pod.metadata.uid),
-        name_of(pod),
-        status(&seen.state),
-    );
+    let mut info =
+        ContainerInfo::new(ContainerId::new(&pod.metadata.uid), name_of(pod), status(&seen.state));
     info.image = image(pod);
     info.labels = labels(pod);
     info.created_at = pod.metadata.creation_timestamp.map(|time| time.0);

@@ -24,9 +24,8 @@ pub(crate) async fn open(
     let reader = shared.query(Operation::Logs, read_log(source, options.clone())).await?;
     let closed = shared.closed();
     let name = container.pod_name.clone();
-    let records = until(reader, closed, move |error| {
-        error.during(Operation::Logs).on(BACKEND).about(&name)
-    });
+    let records =
+        until(reader, closed, move |error| error.during(Operation::Logs).on(BACKEND).about(&name));
     Ok(LogReader::new(records, options.after))
 }
 

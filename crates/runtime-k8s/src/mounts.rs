@@ -34,7 +34,10 @@ pub(crate) fn are_unchecked(pod: &Pod) -> bool {
 /// The first mount of a pod whose source is not on its node: its place in the spec, and the path.
 ///
 /// The work is a task of its own, which removes what it made whether somebody waits or not.
-pub(crate) async fn missing(shared: &Arc<Shared>, pod: &Arc<Pod>) -> Result<Option<(usize, String)>> {
+pub(crate) async fn missing(
+    shared: &Arc<Shared>,
+    pod: &Arc<Pod>,
+) -> Result<Option<(usize, String)>> {
     let (sender, receiver) = oneshot::channel();
     let (shared, pod) = (Arc::clone(shared), Arc::clone(pod));
     tokio::spawn(async move {

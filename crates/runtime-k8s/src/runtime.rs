@@ -140,15 +140,13 @@ async fn ask(client: &Client, options: &KubernetesOptions) -> Result<Server> {
     // What a server does with a field shows in what it would make of a pod that has it.
     match client.create_pod(&sample(), true).await {
         Ok(pod) => {
-            server.stop_signal = pod
-                .container()
-                .is_some_and(|container| container.lifecycle.stop_signal.is_some());
+            server.stop_signal =
+                pod.container().is_some_and(|container| container.lifecycle.stop_signal.is_some());
         }
         Err(error) if error.kind() == ErrorKind::Unauthenticated => return Err(error),
-        Err(error) => server.warnings.push(format!(
-            "pods may not be created in namespace {}: {error}",
-            client.namespace()
-        )),
+        Err(error) => server
+            .warnings
+            .push(format!("pods may not be created in namespace {}: {error}", client.namespace())),
     }
     if options.stats == StatsSource::MetricsApi {
         server.metrics = client.has_api("metrics.k8s.io/v1beta1").await?;
@@ -282,10 +280,7 @@ impl Runtime for KubernetesRuntime {
 
 /// What happens to the containers of the scope, and before that what has happened since the time
 /// that was asked for, as far as the pods still tell.
-fn events(
-    shared: Arc<Shared>,
-    options: EventsOptions,
-) -> impl Stream<Item = Result<Event>> + Send {
+fn events(shared: Arc<Shared>, options: EventsOptions) -> impl Stream<Item = Result<Event>> + Send {
     let (receiver, now) = shared.pods.listen();
     let mut past: Vec<Event> = Vec::new();
     if let Some(since) = options.since {

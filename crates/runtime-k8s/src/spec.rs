@@ -136,7 +136,13 @@ pub(crate) fn plan(
                 })
                 .collect(),
         ),
-        resources: Some(resources(memory, cpu, &gpus, oom_score_adj, options.gpu_resource.as_deref())),
+        resources: Some(resources(
+            memory,
+            cpu,
+            &gpus,
+            oom_score_adj,
+            options.gpu_resource.as_deref(),
+        )),
         volume_mounts: Some(volume_mounts),
         stdin: Some(interactive != Interactive::No),
         tty: Some(interactive == Interactive::Terminal),

@@ -147,7 +147,8 @@ fn is_stop_done(pod: &Pod) -> bool {
 }
 
 fn exit_of(pod: &Pod, terminated: &Terminated) -> Exit {
-    let ended_at = terminated.finished_at.map(|time| time.0).filter(|t| *t > SystemTime::UNIX_EPOCH);
+    let ended_at =
+        terminated.finished_at.map(|time| time.0).filter(|t| *t > SystemTime::UNIX_EPOCH);
     let said = terminated.message.clone().unwrap_or_default();
     let exit = match terminated.reason.as_deref() {
         Some("StartError" | "ContainerCannotRun") => {
@@ -216,16 +217,24 @@ fn ended_by_cluster(pod: &Pod) -> Option<(ExitReason, String)> {
     let message = || status.message.clone().unwrap_or_default();
     let by_reason = match status.reason.as_deref() {
         // `Shutdown` and `Terminated`: the node was shut down in good order.
-        Some("Evicted" | "Preempting" | "Preempted" | "Shutdown" | "NodeShutdown" | "Terminated") => {
-            Some(ExitReason::Evicted)
-        }
+        Some(
+            "Evicted" | "Preempting" | "Preempted" | "Shutdown" | "NodeShutdown" | "Terminated",
+        ) => Some(ExitReason::Evicted),
         Some("NodeLost") => Some(ExitReason::NodeLost),
         Some("DeadlineExceeded") => Some(ExitReason::DeadlineExceeded),
         // The node refused the pod that the scheduler had given it.
         Some(
-            "NodeAffinity" | "NodePorts" | "PodFitsHostPorts" | "UnexpectedAdmissionError"
-            | "AppArmor" | "SysctlForbidden" | "TopologyAffinityError" | "PodOSNotSupported"
-            | "PodOSSelectorNodeLabelDoesNotMatch" | "InvalidNodeInfo" | "UnsupportedPodSpec",
+            "NodeAffinity"
+            | "NodePorts"
+            | "PodFitsHostPorts"
+            | "UnexpectedAdmissionError"
+            | "AppArmor"
+            | "SysctlForbidden"
+            | "TopologyAffinityError"
+            | "PodOSNotSupported"
+            | "PodOSSelectorNodeLabelDoesNotMatch"
+            | "InvalidNodeInfo"
+            | "UnsupportedPodSpec",
         ) => Some(ExitReason::StartFailed),
         Some(reason) if reason.starts_with("OutOf") || reason.starts_with("Insufficient") => {
             Some(ExitReason::StartFailed)
@@ -234,7 +243,8 @@ fn ended_by_cluster(pod: &Pod) -> Option<(ExitReason, String)> {
     };
     if let Some(reason) = by_reason {
         let words = message();
-        let words = if words.is_empty() { status.reason.clone().unwrap_or_default() } else { words };
+        let words =
+            if words.is_empty() { status.reason.clone().unwrap_or_default() } else { words };
         return Some((reason, words));
     }
     let target = pod.condition("DisruptionTarget").filter(|target| target.status == "True")?;
@@ -265,15 +275,14 @@ fn trouble(pod: &Pod) -> Trouble {
         "InvalidImageName" | "ErrImageNeverPull" => {
             Trouble::Final { reason: ExitReason::ImagePullFailed, message }
         }
-        "CreateContainerConfigError" => {
-            Trouble::Final { reason: ExitReason::StartFailed, message }
-        }
-        "ErrImagePull" | "ImagePullBackOff" | "ImageInspectError" | "RegistryUnavailable"
+        "CreateContainerConfigError" => Trouble::Final { reason: ExitReason::StartFailed, message },
+        "ErrImagePull"
+        | "ImagePullBackOff"
+        | "ImageInspectError"
+        | "RegistryUnavailable"
         | "SignatureValidationFailed" => Trouble::Pull(message),
         "" | "ContainerCreating" | "PodInitializing" => Trouble::None,
-        reason => {
-            Trouble::Start(if message.is_empty() { reason.to_owned() } else { message })
-        }
+        reason => Trouble::Start(if message.is_empty() { reason.to_owned() } else { message }),
     }
 }
 
@@ -355,7 +364,8 @@ mod tests {
             ("NodeAffinity", R::StartFailed),
             ("UnexpectedAdmissionError", R::StartFailed),
         ] {
-            let bare = pod("busybox", json!({"phase": "Failed", "reason": reason, "message": "why"}));
+            let bare =
+                pod("busybox", json!({"phase": "Failed", "reason": reason, "message": "why"}));
             let state = assess(&bare);
             assert_eq!((exit(&state).reason, exit(&state).code), (want, None), "{reason}");
             assert_eq!(exit(&state).message.as_deref(), Some("why"));
@@ -374,7 +384,8 @@ mod tests {
             ("DeletionByPodGC", R::NodeLost),
         ] {
             let mut status = json!({"phase": "Failed"});
-            status["conditions"] = json!([{"type": "DisruptionTarget", "status": "True", "reason": reason}]);
+            status["conditions"] =
+                json!([{"type": "DisruptionTarget", "status": "True", "reason": reason}]);
             let pod = pod("busybox", status);
             assert_eq!(exit(&assess(&pod)).reason, want, "{reason}");
             assert_eq!(removed(&pod).reason, want);
@@ -388,13 +399,15 @@ mod tests {
             ("2026-11-23T16:01:00Z", ExitReason::Exited, true),
         ] {
             let mut pod = pod("busybox", ended(0, "Completed"));
-            pod.metadata.deletion_timestamp =
-                Some(serde_json::from_value(json!(deleted)).unwrap());
+            pod.metadata.deletion_timestamp = Some(serde_json::from_value(json!(deleted)).unwrap());
             pod.metadata.deletion_grace_period_seconds = Some(30);
             let exit = removed(&pod);
             assert_eq!((exit.reason, exit.success()), (want, success), "{deleted}");
         }
-        let running = pod("busybox", json!({"phase": "Running", "containerStatuses": [{"state": {"running": {}}}]}));
+        let running = pod(
+            "busybox",
+            json!({"phase": "Running", "containerStatuses": [{"state": {"running": {}}}]}),
+        );
         assert_eq!(removed(&running), Exit::new(ExitReason::Removed));
     }
 
@@ -453,9 +466,7 @@ mod tests {
     fn a_verdict_stands() {
         let verdict = Exit::new(ExitReason::ImagePullFailed).with_message("401");
         let mut pod = pod(STOPPED_IMAGE, waiting("InvalidImageName", "!stopped"));
-        pod.metadata
-            .annotations
-            .insert(VERDICT.into(), serde_json::to_string(&verdict).unwrap());
+        pod.metadata.annotations.insert(VERDICT.into(), serde_json::to_string(&verdict).unwrap());
         assert_eq!(assess(&pod), State::Ended(verdict));
     }
 

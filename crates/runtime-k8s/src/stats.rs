@@ -239,12 +239,9 @@ async fn of_node(shared: &Shared, node: &str) -> Result<(Machine, HashMap<String
 
 /// What the metrics API has of all pods of the scope, by their UIDs.
 async fn of_metrics_api(shared: &Shared, pods: &[Seen]) -> Result<HashMap<String, Measured>> {
-    let path = format!(
-        "/apis/metrics.k8s.io/v1beta1/namespaces/{}/pods",
-        shared.client.namespace()
-    );
-    let selector =
-        crate::names::selector(&shared.options.scope, &runtime_core::LabelFilter::new());
+    let path =
+        format!("/apis/metrics.k8s.io/v1beta1/namespaces/{}/pods", shared.client.namespace());
+    let selector = crate::names::selector(&shared.options.scope, &runtime_core::LabelFilter::new());
     let call = Call::get(path).query("labelSelector", &selector);
     let found = summary::read_metrics(&shared.client.bytes(call).await?)?;
     let mut uids: HashMap<&str, &str> = HashMap::new();

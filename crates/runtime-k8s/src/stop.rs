@@ -3,9 +3,7 @@
 //! The node ends a container whose image is changed, with the pod's grace, and finds that the new
 //! image cannot be one. So the pod stays, with the true exit code and the logs.
 
-use runtime_core::{
-    Capability, Error, ErrorKind, Operation, Result, StopOptions, StopOutcome,
-};
+use runtime_core::{Capability, Error, ErrorKind, Operation, Result, StopOptions, StopOutcome};
 use serde_json::{Value, json};
 use std::time::Duration;
 

@@ -97,12 +97,12 @@ impl Shared {
         let pod = &*seen.pod;
         let (uid, name) = (&pod.metadata.uid, &pod.metadata.name);
         let image = pod.container().map(|container| container.image.as_str()).unwrap_or_default();
-        let verdict = serde_json::to_string(&exit.clone().with_ended_at(Some(
-            std::time::SystemTime::now(),
-        )))
-        .map_err(|source| {
-            runtime_core::Error::internal("the verdict cannot be written").with_source(source)
-        })?;
+        let verdict =
+            serde_json::to_string(&exit.clone().with_ended_at(Some(std::time::SystemTime::now())))
+                .map_err(|source| {
+                    runtime_core::Error::internal("the verdict cannot be written")
+                        .with_source(source)
+                })?;
         let mut patch = vec![
             json!({"op": "test", "path": "/metadata/uid", "value": uid}),
             json!({"op": "test", "path": "/status/phase", "value": pod.status.phase}),
@@ -158,7 +158,9 @@ fn failure(events: &[ClusterEvent], long: bool) -> Option<String> {
         let words = event.message.as_deref()?;
         let counts = match event.reason.as_deref()? {
             "FailedMount" => long || words.contains("hostPath type check failed"),
-            "FailedCreatePodSandBox" | "FailedCreatePodContainer" | "FailedAttachVolume"
+            "FailedCreatePodSandBox"
+            | "FailedCreatePodContainer"
+            | "FailedAttachVolume"
             | "Failed" => long,
             _ => false,
         };

@@ -362,7 +362,9 @@ mod tests {
             WatchLine::Seen(pod) if pod.metadata.uid == "u"
         ));
         assert!(matches!(
-            line(r#"{"type":"DELETED","object":{"metadata":{"uid":"u"},"spec":{"containers":null}}}"#),
+            line(
+                r#"{"type":"DELETED","object":{"metadata":{"uid":"u"},"spec":{"containers":null}}}"#
+            ),
             WatchLine::Deleted(_)
         ));
         assert!(matches!(

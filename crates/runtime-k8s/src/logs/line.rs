@@ -12,20 +12,14 @@ const PIECES: [usize; 2] = [16 << 10, 8 << 10];
 ///
 /// A kubelet before 1.27 or so writes a time before every piece of a long line, in the middle of
 /// the line; later ones only before the first.
-pub(super) fn read(
-    mut line: Bytes,
-    stream: LogStream,
-    mut take: impl FnMut(Chunk),
-) -> Result<()> {
+pub(super) fn read(mut line: Bytes, stream: LogStream, mut take: impl FnMut(Chunk)) -> Result<()> {
     let Some((mut time, head)) = stamp(&line) else { return Err(no_log(&line)) };
     bytes::Buf::advance(&mut line, head);
     loop {
-        let cut = PIECES
-            .iter()
-            .find_map(|&at| {
-                let (next, head) = stamp(line.get(at..)?)?;
-                (next >= time).then_some((at, next, head))
-            });
+        let cut = PIECES.iter().find_map(|&at| {
+            let (next, head) = stamp(line.get(at..)?)?;
+            (next >= time).then_some((at, next, head))
+        });
         let Some((at, next, head)) = cut else { break };
         take(Chunk { time, stream, bytes: line.split_to(at), ends_line: false });
         bytes::Buf::advance(&mut line, head);
@@ -75,7 +69,8 @@ pub(super) fn stamp(line: &[u8]) -> Option<(SystemTime, usize)> {
         b'Z' => at += 1,
         sign @ (b'+' | b'-') => {
             let zone = line.get(at + 1..at + 6).filter(|zone| zone[2] == b':')?;
-            let seconds = i64::try_from(number(&zone[..2])? * 3600 + number(&zone[3..])? * 60).ok()?;
+            let seconds =
+                i64::try_from(number(&zone[..2])? * 3600 + number(&zone[3..])? * 60).ok()?;
             offset = if *sign == b'+' { seconds } else { -seconds };
             at += 6;
         }

@@ -126,8 +126,7 @@ impl LogSource for PodLog {
     }
 
     async fn status(&self) -> Result<ContainerStatus> {
-        let seen =
-            self.container.shared.query(Operation::Logs, self.container.look()).await?;
+        let seen = self.container.shared.query(Operation::Logs, self.container.look()).await?;
         Ok(info::status(&seen.state))
     }
 
@@ -170,8 +169,9 @@ impl Open {
                     let Some(rest) = self.lines.rest() else { return Ok(None) };
                     if self.follow && !self.has_ended().await? {
                         // Of a container that runs this is a line that was cut on its way.
-                        return Err(Error::new(ErrorKind::Unavailable)
-                            .with_message("the log was cut off"));
+                        return Err(
+                            Error::new(ErrorKind::Unavailable).with_message("the log was cut off")
+                        );
                     }
                     rest
                 }

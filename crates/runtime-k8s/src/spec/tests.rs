@@ -123,9 +123,9 @@ fn an_image_keeps_what_the_spec_leaves_out() {
 fn only_who_asks_for_nothing_is_in_the_class_that_dies_first() {
     let asks = |spec: &ContainerSpec| {
         let resources = container(spec)["resources"].clone();
-        ["limits", "requests"].iter().any(|kind| {
-            ["cpu", "memory"].iter().any(|name| resources[kind][name] != Value::Null)
-        })
+        ["limits", "requests"]
+            .iter()
+            .any(|kind| ["cpu", "memory"].iter().any(|name| resources[kind][name] != Value::Null))
     };
     let bare = ContainerSpec::new("busybox");
     assert!(!asks(&bare));
@@ -159,7 +159,11 @@ fn what_kubernetes_cannot_take_is_refused_by_name() {
         (bare.clone().hostname("a.b"), ErrorKind::Unsupported, "hostname"),
         (bare.clone().hostname("Ab"), ErrorKind::Unsupported, "hostname"),
         (bare.clone().stop_signal(Signal::new(40).unwrap()), ErrorKind::Unsupported, "stop_signal"),
-        (bare.clone().mount(Mount::new("/a", "/b:c")), ErrorKind::InvalidArgument, "mounts[0].target"),
+        (
+            bare.clone().mount(Mount::new("/a", "/b:c")),
+            ErrorKind::InvalidArgument,
+            "mounts[0].target",
+        ),
         (bare.clone().label("big", "x".repeat(300_000)), ErrorKind::InvalidArgument, "labels"),
         (ContainerSpec::new("a".repeat(64)), ErrorKind::InvalidArgument, "image"),
     ] {

@@ -156,7 +156,12 @@ pub(super) fn read_metrics(json: &[u8]) -> Result<Vec<(String, Measured)>> {
             let measured = Measured {
                 time: Some(pod.timestamp.map_or_else(SystemTime::now, |time| time.0)),
                 cores: main.usage.cpu.as_deref().and_then(quantity),
-                memory: main.usage.memory.as_deref().and_then(quantity).and_then(crate::info::whole),
+                memory: main
+                    .usage
+                    .memory
+                    .as_deref()
+                    .and_then(quantity)
+                    .and_then(crate::info::whole),
                 ..Measured::default()
             };
             Some((pod.metadata.name, measured))
