@@ -92,6 +92,7 @@ capabilities! {
     wait Wait "waits for the exit";
     logs Logs "reads what the container wrote";
     logs_streams_apart LogsStreamsApart "tells standard output from standard error in the logs";
+    logs_exact_bytes LogsExactBytes "keeps what a container wrote byte for byte, UTF-8 or not";
     logs_follow LogsFollow "follows the logs of a running container";
     stats_cpu StatsCpu "CPU use";
     stats_memory StatsMemory "memory use";

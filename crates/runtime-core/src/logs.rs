@@ -45,6 +45,9 @@ pub struct LogRecord {
     pub stream: LogStream,
     /// The line with its line end, as it was written: bytes, not assumed to be UTF-8. The last
     /// line of a log has no line end if none was written.
+    ///
+    /// An engine without the capability `logs_exact_bytes` has put U+FFFD in place of each byte
+    /// that was not UTF-8 when it stored the line.
     pub bytes: Bytes,
     /// True when the line was longer than [`LogOptions::max_line`](crate::LogOptions) and goes
     /// on in the next record of the same stream.

@@ -46,6 +46,7 @@ pub(crate) fn of(engine: &Engine, peer: &Peer, logs: bool, root: bool) -> Capabi
     can.wait = true;
     can.logs = logs;
     can.logs_streams_apart = logs;
+    can.logs_exact_bytes = logs;
     can.logs_follow = logs;
     can.stats_cpu = true;
     can.stats_memory = true;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use runtime_core::Capabilities;
 
 use crate::engine::{Engine, Flavour};
+use crate::spec;
 
 /// What an engine of this kind, version and configuration can do.
 pub(crate) fn capabilities(engine: &Engine) -> Capabilities {
@@ -45,6 +46,7 @@ pub(crate) fn capabilities(engine: &Engine) -> Capabilities {
     can.wait = true;
     can.logs = true;
     can.logs_streams_apart = true;
+    can.logs_exact_bytes = spec::keeps_bytes(engine);
     can.logs_follow = true;
     can.stats_cpu = limits;
     // Podman 4.3 does not say what of it is page cache.

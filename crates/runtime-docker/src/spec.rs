@@ -138,6 +138,12 @@ fn log_driver(engine: &Engine) -> Option<&'static str> {
     }
 }
 
+/// Whether that driver keeps what is not UTF-8. Docker's `json-file` stores lines as JSON text, and
+/// puts U+FFFD in the place of such bytes.
+pub(crate) fn keeps_bytes(engine: &Engine) -> bool {
+    engine.flavour == Flavour::Podman || engine.info.logging_driver == "local"
+}
+
 fn signed(field: &str, number: u64) -> Result<i64> {
     i64::try_from(number).map_err(|_| Error::invalid(field, format!("{number} is too much")))
 }

@@ -93,6 +93,7 @@ pub(crate) fn of(missing: Capability, capabilities: &Capabilities) -> Option<Cas
         C::Wait => twin!(wait, wait),
         C::Logs => twin!(logs, logs),
         C::LogsStreamsApart => twin!(logs_streams_apart, logs_streams_apart, [Logs, Wait]),
+        C::LogsExactBytes => twin!(logs_exact_bytes, logs_exact_bytes, [Logs, Wait]),
         C::LogsFollow => twin!(logs_follow, logs_follow, [Logs]),
         C::StatsCpu => twin!(stats_cpu, stats),
         C::StatsMemory => twin!(stats_memory, stats),
@@ -193,6 +194,14 @@ async fn logs_streams_apart(t: Context) -> Outcome {
     let records = t.records(&*container, LogOptions::default()).await?;
     assert_eq!(records.len(), 2);
     assert!(records.iter().all(|record| record.stream == LogStream::Unknown));
+    Ok(())
+}
+
+/// What is UTF-8 is as it was, and each other byte is the character that stands for such.
+async fn logs_exact_bytes(t: Context) -> Outcome {
+    let (container, _) = t.run(&t.spec().command(["printf", "a\\377\\000ä\\300\\n"])).await?;
+    let records = t.records(&*container, LogOptions::default()).await?;
+    assert_eq!(crate::context::text_of(&records), "a\u{fffd}\0ä\u{fffd}\n");
     Ok(())
 }
 

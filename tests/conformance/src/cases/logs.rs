@@ -21,7 +21,7 @@ cases! { "logs":
     line_of_one_mib [Logs, Wait];
     line_over_the_cap [Logs, Wait];
     long_lines_of_both_streams [Logs, Wait, LogsStreamsApart];
-    binary_bytes [Logs, Wait];
+    binary_bytes [Logs, LogsExactBytes, Wait];
     a_hundred_thousand_lines [Logs, Wait] heavy;
     since_is_inclusive [Logs, Wait];
     tail [Logs, Wait];
