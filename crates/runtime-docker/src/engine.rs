@@ -114,15 +114,21 @@ impl Engine {
                 _ => error,
             },
         )?;
-        let api = version.negotiate()?;
-        http.speak(api);
+        http.speak(version.negotiate()?);
         let info: Info = http.json(Call::get(Operation::Connect, "/info")).await?;
+        let clock = Clock::compare(parse_rfc3339(info.system_time.as_bytes()), SystemTime::now());
+        Ok(Self { clock, ..Self::from_answers(version, info)? })
+    }
+
+    /// # Errors
+    /// `Unsupported` when the engine speaks no version that we do, or runs no Linux containers.
+    pub(crate) fn from_answers(version: Version, info: Info) -> Result<Self> {
+        let api = version.negotiate()?;
         if !info.os_type.is_empty() && info.os_type != "linux" {
             return Err(Error::new(ErrorKind::Unsupported)
                 .with_message(format!("the engine runs {} containers", info.os_type)));
         }
-        let clock = Clock::compare(parse_rfc3339(info.system_time.as_bytes()), SystemTime::now());
-        Ok(Self { clock, ..Self::new(version, api, info) })
+        Ok(Self::new(version, api, info))
     }
 
     fn new(version: Version, api: ApiVersion, info: Info) -> Self {
@@ -173,7 +179,7 @@ impl fmt::Display for Engine {
 /// The answer of `/version`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Version {
+pub(crate) struct Version {
     version: String,
     api_version: String,
     #[serde(rename = "MinAPIVersion")]

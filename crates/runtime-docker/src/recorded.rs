@@ -1,0 +1,291 @@
+//! What real engines answered, recorded, and what is made of it.
+
+use std::time::Duration;
+
+use runtime_core::{Capability, ContainerStatus, ExitReason, Signal, TcpPortBinding};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::capabilities::capabilities;
+use crate::engine::{Engine, Flavour};
+use crate::info::Summary;
+use crate::inspect::Inspect;
+
+const DOCKER_20: &str = include_str!("recorded/docker-20.10.json");
+const DOCKER_28: &str = include_str!("recorded/docker-28.5.json");
+const PODMAN_4: &str = include_str!("recorded/podman-4.3.json");
+const ALL: [&str; 3] = [DOCKER_20, DOCKER_28, PODMAN_4];
+
+fn answer<T: DeserializeOwned>(recorded: &str, name: &str) -> T {
+    let mut all: Value = serde_json::from_str(recorded).unwrap();
+    serde_json::from_value(all[name].take()).unwrap()
+}
+
+/// The engine whose answers these are, with a change to its `/info`.
+fn engine_with(recorded: &str, change: impl FnOnce(&mut Value)) -> Engine {
+    let mut info: Value = answer(recorded, "info");
+    change(&mut info);
+    Engine::from_answers(answer(recorded, "version"), serde_json::from_value(info).unwrap())
+        .unwrap()
+}
+
+pub(crate) fn engine(recorded: &str) -> Engine {
+    engine_with(recorded, |_| {})
+}
+
+pub(crate) fn docker() -> Engine {
+    engine(DOCKER_20)
+}
+
+pub(crate) fn podman() -> Engine {
+    engine(PODMAN_4)
+}
+
+#[test]
+fn engines_are_told_apart() {
+    let shown = ALL.map(|recorded| engine(recorded).to_string());
+    assert_eq!(
+        shown,
+        [
+            "Docker Engine 20.10.24+dfsg1 (API 1.41)",
+            "Docker Engine 28.5.2+dfsg4 (API 1.51)",
+            "Podman Engine 4.3.1 (API 1.41)"
+        ]
+    );
+    assert_eq!(docker().flavour, Flavour::Docker);
+    assert_eq!(podman().flavour, Flavour::Podman);
+}
+
+#[test]
+fn created_and_running_containers() {
+    for recorded in ALL {
+        let created = answer::<Inspect>(recorded, "created").info(None);
+        assert_eq!(created.status, ContainerStatus::Created);
+        assert_eq!((created.started_at, created.ended_at, &created.exit), (None, None, &None));
+        assert_eq!(created.tcp_ports, []);
+
+        let running = answer::<Inspect>(recorded, "running").info(None);
+        assert_eq!(running.status, ContainerStatus::Running);
+        assert_eq!(running.name, "recorded");
+        assert_eq!(running.id.as_str().len(), 64);
+        assert_eq!(running.image.requested.as_deref(), Some("registry.example/test/busybox:1"));
+        assert!(running.image.id.as_ref().unwrap().starts_with("sha256:"));
+        assert_eq!(running.labels.len(), 1);
+        assert_eq!(running.labels["own/label"], "a=b");
+        assert!(running.started_at > running.created_at);
+        assert_eq!((running.ended_at, &running.exit, &running.message), (None, &None, &None));
+        assert_eq!((running.memory, running.cpu_count), (Some(64 << 20), Some(0.5)));
+        let [TcpPortBinding { host_port, container_port: 80 }] = running.tcp_ports[..] else {
+            panic!("{:?}", running.tcp_ports)
+        };
+        assert!(host_port > 1024);
+    }
+}
+
+#[test]
+fn ended_containers() {
+    for recorded in ALL {
+        let exited = answer::<Inspect>(recorded, "exited").info(None);
+        let exit = exited.exit.unwrap();
+        assert_eq!(exited.status, ContainerStatus::Exited);
+        assert_eq!(
+            (exit.code, exit.reason, exit.signal),
+            (Some(137), ExitReason::Signaled, Some(Signal::KILL))
+        );
+        assert_eq!((exit.ended_at, exited.tcp_ports.len()), (exited.ended_at, 0));
+        assert!(exited.ended_at.unwrap() > exited.started_at.unwrap());
+    }
+    let reason = |recorded| answer::<Inspect>(recorded, "oom").exit().unwrap().reason;
+    assert_eq!(
+        ALL.map(reason),
+        [
+            ExitReason::OutOfMemory,
+            ExitReason::OutOfMemory,
+            // It does not say so, and it is not guessed.
+            ExitReason::Signaled
+        ]
+    );
+}
+
+#[test]
+fn a_start_that_failed_is_an_end_where_the_engine_keeps_it() {
+    for recorded in [DOCKER_20, DOCKER_28] {
+        let failed = answer::<Inspect>(recorded, "failed").info(None);
+        let exit = failed.exit.unwrap();
+        assert_eq!(failed.status, ContainerStatus::Exited);
+        assert_eq!((exit.code, exit.reason, exit.ended_at), (None, ExitReason::StartFailed, None));
+        assert!(exit.message.unwrap().contains("/no/such"));
+    }
+    // Podman forgets it; this process tells it.
+    let failed: Inspect = answer(PODMAN_4, "failed");
+    assert_eq!(failed.info(None).status, ContainerStatus::Created);
+    let known = runtime_core::Exit::new(ExitReason::StartFailed);
+    assert_eq!(failed.info(Some(known)).status, ContainerStatus::Exited);
+}
+
+#[test]
+fn listings() {
+    for recorded in ALL {
+        let listed: Vec<Summary> = answer(recorded, "list");
+        let [container] = &listed[..] else { panic!("{listed:?}") };
+        let info = container.info(None);
+        assert_eq!((info.status, info.name.as_str()), (ContainerStatus::Running, "recorded"));
+        assert_eq!(info.labels["own/label"], "a=b");
+        assert_eq!(info.image.requested.as_deref(), Some("registry.example/test/busybox:1"));
+        assert_eq!(info.tcp_ports.len(), 1);
+        assert!(info.created_at.is_some());
+        assert_eq!((info.started_at, info.exit), (None, None));
+    }
+}
+
+fn changed(recorded: &str, name: &str, change: impl FnOnce(&mut Value)) -> Inspect {
+    let mut value: Value = answer(recorded, name);
+    change(&mut value);
+    serde_json::from_value(value).unwrap()
+}
+
+#[test]
+fn states_that_engines_pass_through() {
+    for (word, running, status) in [
+        ("configured", false, ContainerStatus::Created),
+        ("initialized", false, ContainerStatus::Created),
+        ("paused", true, ContainerStatus::Running),
+        ("restarting", true, ContainerStatus::Running),
+        ("stopping", true, ContainerStatus::Running),
+        ("stopped", false, ContainerStatus::Exited),
+        ("dead", false, ContainerStatus::Exited),
+        // From engines to come.
+        ("hibernating", true, ContainerStatus::Running),
+        ("hibernating", false, ContainerStatus::Exited),
+    ] {
+        let inspect = changed(DOCKER_20, "running", |value| {
+            value["State"]["Status"] = word.into();
+            value["State"]["Running"] = running.into();
+        });
+        assert_eq!(inspect.status(), status, "{word}");
+    }
+}
+
+#[test]
+fn a_kill_by_a_removal_is_not_the_containers_own_end() {
+    let removing = |code: i64| {
+        changed(DOCKER_20, "exited", |value| {
+            value["State"]["Status"] = "removing".into();
+            value["State"]["ExitCode"] = code.into();
+        })
+        .exit()
+        .unwrap()
+    };
+    assert_eq!((removing(137).reason, removing(137).code), (ExitReason::Removed, None));
+    assert_eq!((removing(0).reason, removing(0).code), (ExitReason::Exited, Some(0)));
+}
+
+#[test]
+fn a_start_is_not_told_to_be_after_the_end() {
+    let inspect = changed(DOCKER_20, "exited", |value| {
+        value["State"]["StartedAt"] = "2026-11-23T16:39:01.306806439Z".into();
+        value["State"]["FinishedAt"] = "2026-11-23T16:39:01.305185278Z".into();
+    });
+    let info = inspect.info(None);
+    assert_eq!(info.started_at, info.ended_at);
+    assert!(info.ended_at.is_some());
+}
+
+#[test]
+fn ports_of_both_stacks_are_one_port() {
+    let inspect = changed(DOCKER_20, "running", |value| {
+        value["NetworkSettings"]["Ports"] = serde_json::json!({
+            "80/tcp": [{"HostIp": "::", "HostPort": "2"}, {"HostIp": "0.0.0.0", "HostPort": "1"}],
+            "81/tcp": [{"HostIp": "::", "HostPort": "3"}],
+            "82/tcp": null,
+            "53/udp": [{"HostIp": "0.0.0.0", "HostPort": "4"}],
+        });
+    });
+    let ports: Vec<_> =
+        inspect.info(None).tcp_ports.iter().map(|p| (p.container_port, p.host_port)).collect();
+    assert_eq!(ports, [(80, 1), (81, 3)]);
+}
+
+#[test]
+fn capabilities_follow_the_configuration() {
+    let has = |engine: &Engine, capability| capabilities(engine).has(capability);
+    for recorded in [DOCKER_20, DOCKER_28] {
+        let engine = engine(recorded);
+        let missing: Vec<_> = capabilities(&engine)
+            .missing()
+            .filter(|c| !c.name().starts_with("exec") && *c != Capability::Attach)
+            .collect();
+        assert_eq!(
+            missing,
+            [
+                Capability::DeferredPull,
+                Capability::GpusById,
+                Capability::GpusByCount,
+                Capability::LogsExactBytes
+            ]
+        );
+        assert_eq!(capabilities(&engine).limits.minimum_memory, Some(6 << 20));
+        assert_eq!(capabilities(&engine).limits.stop_grace_unit, Some(Duration::from_secs(1)));
+    }
+    for lacking in [Capability::PullProgress, Capability::OomReason, Capability::GpusByCount] {
+        assert!(!has(&podman(), lacking), "{lacking}");
+    }
+    let no_cgroups = engine_with(DOCKER_20, |info| info["CgroupDriver"] = "none".into());
+    for lacking in [
+        Capability::MemoryLimit,
+        Capability::CpuCount,
+        Capability::CpuShares,
+        Capability::OomReason,
+        Capability::StatsCpu,
+    ] {
+        assert!(!has(&no_cgroups, lacking), "{lacking}");
+    }
+    assert_eq!(no_cgroups.warnings().len(), 1);
+    assert_eq!(capabilities(&no_cgroups).limits.minimum_memory, None);
+    for (switch, capability) in [
+        ("MemoryLimit", Capability::MemoryLimit),
+        ("CpuCfsQuota", Capability::CpuCount),
+        ("CPUShares", Capability::CpuShares),
+    ] {
+        let without = engine_with(DOCKER_20, |info| info[switch] = false.into());
+        assert!(!has(&without, capability), "{switch}");
+    }
+    let nvidia = engine_with(DOCKER_20, |info| info["Runtimes"]["nvidia"] = Value::Null);
+    assert!(has(&nvidia, Capability::GpusById) && has(&nvidia, Capability::GpusByCount));
+    let cdi = engine_with(DOCKER_28, |info| {
+        info["DiscoveredDevices"] =
+            serde_json::json!([{"Source": "cdi", "ID": "nvidia.com/gpu=0"}]);
+    });
+    assert!(has(&cdi, Capability::GpusById) && !has(&cdi, Capability::GpusByCount));
+}
+
+#[test]
+fn versions_are_agreed_on_or_refused() {
+    let version = |api: &str, least: Option<&str>| {
+        let mut version: Value = answer(DOCKER_20, "version");
+        version["ApiVersion"] = api.into();
+        version["MinAPIVersion"] = least.into();
+        let info = answer(DOCKER_20, "info");
+        Engine::from_answers(serde_json::from_value(version).unwrap(), info)
+            .map(|engine| engine.api.to_string())
+            .map_err(|error| error.kind())
+    };
+    use runtime_core::ErrorKind as K;
+    assert_eq!(version("1.41", Some("1.12")), Ok("1.41".to_owned()));
+    assert_eq!(version("1.47", Some("1.24")), Ok("1.47".to_owned()));
+    assert_eq!(version("1.99", Some("1.44")), Ok("1.53".to_owned()));
+    assert_eq!(version("1.44", None), Ok("1.44".to_owned()));
+    assert_eq!(version("1.40", Some("1.12")), Err(K::Unsupported));
+    assert_eq!(version("1.99", Some("1.90")), Err(K::Unsupported));
+    assert_eq!(version("2.0", Some("2.0")), Err(K::Unsupported));
+    assert_eq!(version("one", None), Err(K::Internal));
+    let windows = engine_info_os("windows");
+    assert_eq!(windows, Err(K::Unsupported));
+}
+
+fn engine_info_os(os: &str) -> Result<(), runtime_core::ErrorKind> {
+    let mut info: Value = answer(DOCKER_20, "info");
+    info["OSType"] = os.into();
+    let info = serde_json::from_value(info).unwrap();
+    Engine::from_answers(answer(DOCKER_20, "version"), info).map(drop).map_err(|error| error.kind())
+}
