@@ -147,6 +147,9 @@ pub struct Limits {
     pub minimum_stop_grace: Option<Duration>,
     /// The unit in which the engine counts a grace period: longer ones are rounded up to it.
     pub stop_grace_unit: Option<Duration>,
+    /// The unit in which the engine stamps log records: several lines then have one time. `None`
+    /// where it counts nanoseconds.
+    pub log_time_unit: Option<Duration>,
 }
 
 #[cfg(test)]

@@ -61,6 +61,8 @@ pub(crate) fn capabilities(engine: &Engine) -> Capabilities {
     can.reap = true;
 
     can.limits.stop_grace_unit = Some(Duration::from_secs(1));
+    // Podman's Docker API leaves the fraction out.
+    can.limits.log_time_unit = (!docker).then_some(Duration::from_secs(1));
     can.limits.minimum_memory = can.memory_limit.then_some(if docker {
         // "Minimum memory limit allowed is 6MB": of all engines from 20.10 on.
         6 << 20

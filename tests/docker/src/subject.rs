@@ -3,9 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use runtime_conformance::{BoxError, Difference, EngineControl, Images, Registry, Subject};
-use runtime_core::{LABEL_SCOPE, Result, Runtime, Scope, async_trait};
+use runtime_core::{Deadlines, LABEL_SCOPE, Result, Runtime, Scope, async_trait};
 use runtime_docker::{DockerOptions, DockerRuntime};
 use test_engines::{Engine, Site};
 
@@ -76,7 +77,12 @@ impl Subject for DockerSubject {
     }
 
     async fn connect(&self, scope: &Scope) -> Result<Arc<dyn Runtime>> {
-        let options = DockerOptions::new(scope.clone()).host(&self.environment.host);
+        // The cases keep the engine busy, and others may keep the machine so.
+        let mut deadlines = Deadlines::default();
+        deadlines.connect = Duration::from_secs(60);
+        deadlines.query = Duration::from_secs(60);
+        let options =
+            DockerOptions::new(scope.clone()).host(&self.environment.host).deadlines(deadlines);
         Ok(Arc::new(DockerRuntime::connect(options).await?))
     }
 
@@ -118,6 +124,11 @@ impl Subject for DockerSubject {
 
     fn control(&self) -> Option<&dyn EngineControl> {
         self.control.as_ref().map(|control| control as &dyn EngineControl)
+    }
+
+    fn parallelism(&self) -> usize {
+        // Podman does one thing after another under the locks of its database.
+        if self.environment.engine == "podman" { 3 } else { 6 }
     }
 
     fn differences(&self) -> Vec<Difference> {

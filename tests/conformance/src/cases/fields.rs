@@ -28,6 +28,7 @@ cases! { "fields":
     mounts [Mounts, Wait, Logs];
     mounts_read_only [Mounts, MountsReadOnly, Wait, Logs];
     mount_of_a_file [Mounts, Wait, Logs];
+    mount_of_an_odd_path [Mounts, Wait, Logs];
     tcp_ports [TcpPorts, Logs, Wait];
     tcp_ports_of_two_containers [TcpPorts];
     standard_input_is_empty [Wait, Logs];
@@ -219,10 +220,18 @@ async fn mounts_read_only(t: Context) -> Outcome {
 }
 
 async fn mount_of_a_file(t: Context) -> Outcome {
-    let file = t.folder()?.join("config with blanks,commas:and=signs");
+    let file = t.folder()?.join("a file of settings");
     std::fs::write(&file, "content")?;
-    // A colon in a path is legal, and no engine's short syntax can say it.
     let spec = t.spec().command(["cat", "/etc/config"]).mount(Mount::new(&file, "/etc/config"));
+    assert_eq!(t.output(&spec).await?, "content");
+    Ok(())
+}
+
+/// Characters that are legal in a path, and mean something in the short forms of engines.
+async fn mount_of_an_odd_path(t: Context) -> Outcome {
+    let file = t.folder()?.join("with:colons,commas=and $(SIGNS)");
+    std::fs::write(&file, "content")?;
+    let spec = t.spec().command(["cat", "/etc/con fig"]).mount(Mount::new(&file, "/etc/con fig"));
     assert_eq!(t.output(&spec).await?, "content");
     Ok(())
 }
