@@ -164,7 +164,7 @@ impl Teller {
                     Some(change) => self.take_change(change).await?,
                     None => return Err(is_closed()),
                 },
-                () = written => self.read_journal(true).await?,
+                () = written => self.read_journal().await?,
             }
         }
     }
@@ -172,7 +172,7 @@ impl Teller {
     async fn take_change(&mut self, change: Change) -> Result<()> {
         if change.after.is_none() {
             // Who removed it has written that down before.
-            self.read_journal(false).await?;
+            self.read_journal().await?;
         }
         self.tell_change(change);
         Ok(())
@@ -211,9 +211,8 @@ impl Teller {
         }
     }
 
-    /// What is new in the journal. With `look`, those that are gone are told of at once; without,
-    /// a change tells that they are.
-    async fn read_journal(&mut self, look: bool) -> Result<()> {
+    /// What is new in the journal. A change tells when one that was told of is gone.
+    async fn read_journal(&mut self) -> Result<()> {
         let (journal, mut place) = (self.shared.journal.clone(), self.place);
         let (place, lives) = on_host(move || {
             let lives = journal.read(&mut place).map_err(|error| {
@@ -224,18 +223,14 @@ impl Teller {
         })
         .await?;
         self.place = place;
-        let mut unseen = Vec::new();
         for life in lives {
-            let id = life.info.id.clone();
-            if self.removed.ids.contains(&id) {
-                continue;
+            if !self.removed.ids.contains(&life.info.id) {
+                self.removing.insert(life.info.id.clone(), life);
             }
-            if !self.told.contains_key(&id) {
-                unseen.push(id.clone());
-            }
-            self.removing.insert(id, life);
         }
-        if look && !unseen.is_empty() {
+        let unseen: Vec<ContainerId> =
+            self.removing.keys().filter(|id| !self.told.contains_key(*id)).cloned().collect();
+        if !unseen.is_empty() {
             // Made and removed between two lists, or just not listed yet: a list tells.
             match Census::refresh(&self.shared, Operation::Events).await {
                 Ok(_) => {}

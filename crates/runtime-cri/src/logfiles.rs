@@ -32,6 +32,18 @@ pub(crate) struct LogFile {
     pub(crate) inode: u64,
 }
 
+impl LogFile {
+    /// The number of a file that we have rotated.
+    pub(crate) fn number(&self) -> Option<u64> {
+        number(&self.path)
+    }
+}
+
+/// The number at the end of the name of a file that we have rotated.
+pub(crate) fn number(path: &Path) -> Option<u64> {
+    path.extension()?.to_str()?.parse().ok()
+}
+
 /// The files of a folder, the oldest first, and the current one last.
 pub(crate) fn list(folder: &Path) -> io::Result<Vec<LogFile>> {
     let mut rotated = Vec::new();

@@ -20,7 +20,7 @@ use crate::BACKEND;
 use crate::container::CriContainer;
 use crate::folders::{Subscription, Wanted};
 use crate::info;
-use crate::logfiles::{self, LogFile, Open, SKEW, Unfinished};
+use crate::logfiles::{self, Open, SKEW, Unfinished};
 use crate::parser::Parser;
 use crate::sandbox::on_host;
 use crate::shared::is_closed;
@@ -125,32 +125,41 @@ fn plan_start(
     terminal: Terminal,
     ended: bool,
 ) -> Result<Start> {
-    let fails = unreadable(folder);
-    let mut files = match logfiles::list(folder).and_then(|files| open_all(&files)) {
+    let mut files = match open_all(folder) {
         Ok(files) => files,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(fails(error)),
+        Err(error) => return Err(unreadable(folder)(error)),
     };
-    place(&mut files, folder, options, terminal, ended).map_err(unreadable(folder))
+    place(&mut files, options, terminal, ended).map_err(unreadable(folder))
 }
 
-/// Opens them all, so that what is planned cannot vanish. One that has vanished already is not
-/// part of the log any more.
-fn open_all(files: &[LogFile]) -> io::Result<Vec<Open>> {
-    let mut open = Vec::new();
-    for file in files {
-        match Open::new(&file.path) {
-            Ok(file) => open.push(file),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+/// Opens them all, so that what is planned cannot vanish.
+fn open_all(folder: &Path) -> io::Result<Vec<Open>> {
+    let mut tries = 0;
+    loop {
+        let files = logfiles::list(folder)?;
+        let mut open = Vec::with_capacity(files.len());
+        for file in &files {
+            match Open::new(&file.path) {
+                Ok(found) if found.inode == file.inode => open.push(found),
+                // Rotated or thrown away since it was listed.
+                Ok(_) => break,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+                Err(error) => return Err(error),
+            }
+        }
+        if open.len() == files.len() {
+            return Ok(open);
+        }
+        tries += 1;
+        if tries >= 20 {
+            return Err(io::Error::other("the log files are rotated again and again"));
         }
     }
-    Ok(open)
 }
 
 fn place(
     files: &mut Vec<Open>,
-    _folder: &Path,
     options: &LogOptions,
     terminal: Terminal,
     ended: bool,
@@ -512,6 +521,9 @@ impl Source {
 
     async fn next_block(&mut self, mut rest: Bytes) -> Result<Fetched> {
         loop {
+            if self.container.shared.closed.is_cancelled() {
+                return Err(is_closed());
+            }
             if let Some(subscription) = &mut self.subscription {
                 // What comes after this look wakes the wait below.
                 subscription.forget();
@@ -598,15 +610,21 @@ impl Source {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Next::Nothing),
                 Err(error) => return Err(unreadable(&folder)(error)),
             };
-            let next = match &open {
-                None => files.first(),
+            let (number, next) = match &open {
+                None => (None, files.first()),
                 Some(open) => match files.iter().position(|file| file.inode == open.inode) {
-                    Some(at) => files.get(at + 1),
+                    Some(at) => (files[at].number(), files.get(at + 1)),
                     // Rotated and thrown away: what comes next is the oldest that is left.
-                    None => files.first(),
+                    None => (logfiles::number(&open.path), files.first()),
                 },
             };
             let Some(next) = next else { return Ok(Next::Nothing) };
+            if let (Some(number), Some(next)) = (number, next.number())
+                && next > number + 1
+            {
+                return Err(Error::new(ErrorKind::Lost)
+                    .with_message("a rotated log file was thrown away before it was read"));
+            }
             match Open::new(&next.path) {
                 Ok(file) if file.inode == next.inode => Ok(Next::File(file)),
                 // Rotated since it was listed: the next look finds it under its new name.

@@ -1,7 +1,7 @@
 //! Removing what a scope left behind.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -119,24 +119,21 @@ async fn orphans(
     let state = of_scope(&shared.settings.state_dir);
     // A create makes its folder a little before its sandbox can be seen.
     let age = age.max(shared.deadlines.create);
+    let peer = shared.client.peer().clone();
     let found = on_host(move || {
+        let is_orphan = |(name, time): &(String, SystemTime)| {
+            !known.contains(name) && now.duration_since(*time).is_ok_and(|elapsed| elapsed >= age)
+        };
         let mut found = BTreeMap::<String, Notes>::new();
-        for (folder, is_logs) in [(&logs, true), (&state, false)] {
-            for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-                let name = entry.file_name().to_string_lossy().into_owned();
-                let time = entry.metadata().and_then(|entry| entry.modified());
-                let old = time
-                    .is_ok_and(|time| now.duration_since(time).is_ok_and(|elapsed| elapsed >= age));
-                if !old || known.contains(&name) {
-                    continue;
-                }
-                let notes = found.entry(name).or_default();
-                if is_logs {
-                    notes.logs = Some(entry.path());
-                } else {
-                    notes.shared_memory = Some(entry.path().join("shm"));
-                }
-            }
+        for (name, _) in inside_of(&logs).into_iter().filter(is_orphan) {
+            let place = logs.join(&name);
+            found.entry(name).or_default().logs = Some(place);
+        }
+        // Where the engine's mounts cannot be seen, there are none of ours.
+        let mounts = peer.among_its_mounts(|| Ok(inside_of(&state))).unwrap_or_default();
+        for (name, _) in mounts.into_iter().filter(is_orphan) {
+            let place = state.join(&name).join("shm");
+            found.entry(name).or_default().shared_memory = Some(place);
         }
         Ok(found)
     })
@@ -149,6 +146,19 @@ async fn orphans(
         }
     }
     Ok(removed)
+}
+
+/// What is in a folder, and when it was last changed.
+fn inside_of(folder: &Path) -> Vec<(String, SystemTime)> {
+    std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let time = entry.metadata().and_then(|entry| entry.modified()).ok()?;
+            Some((entry.file_name().to_string_lossy().into_owned(), time))
+        })
+        .collect()
 }
 
 fn is_old(labels: &BTreeMap<String, String>, now: SystemTime, age: Duration) -> bool {

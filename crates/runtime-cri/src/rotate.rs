@@ -114,11 +114,8 @@ fn rename(folder: &Path, max_bytes: u64) -> io::Result<Option<PathBuf>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     }
-    let mut number = logfiles::list(folder)?
-        .iter()
-        .filter_map(|file| file.path.extension()?.to_str()?.parse::<u64>().ok())
-        .max()
-        .unwrap_or(0);
+    let mut number =
+        logfiles::list(folder)?.iter().filter_map(logfiles::LogFile::number).max().unwrap_or(0);
     loop {
         number += 1;
         let name = folder.join(format!("{LOG_FILE}.{number:010}"));

@@ -90,11 +90,14 @@ impl CriRuntime {
         let client = Client::new(endpoint, deadlines.connect);
         let (engine, _) = identify(&client, Operation::Connect, deadlines.connect).await?;
         let peer = client.peer().clone();
-        let log_dir = options.log_dir.clone();
+        let (log_dir, state_dir) = (options.log_dir.clone(), options.state_dir.clone());
         let (logs, root) = on_host(move || {
             let made = std::fs::create_dir_all(&log_dir);
             if let Err(error) = &made {
                 tracing::warn!(%error, folder = %log_dir.display(), "no logs: the folder cannot be made");
+            }
+            if let Err(error) = std::fs::create_dir_all(&state_dir) {
+                tracing::debug!(%error, folder = %state_dir.display(), "a folder cannot be made");
             }
             // What cannot be found out is taken for a folder that both have mounted.
             let logs = made.is_ok() && peer.sees_the_same(&log_dir).unwrap_or(true);

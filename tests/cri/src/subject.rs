@@ -4,12 +4,14 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use runtime_conformance::{BoxError, EngineControl, GpuProof, Images, Registry, Subject};
+use runtime_conformance::{
+    BoxError, Difference, EngineControl, GpuProof, Images, Registry, Subject,
+};
 use runtime_core::{LABEL_SCOPE, Result, Runtime, Scope, async_trait};
 use runtime_cri::{CriOptions, CriRuntime};
 use test_engines::{Engine, Site};
 
-use crate::{Raw, device};
+use crate::{Raw, device, differences};
 
 /// What the environment says of the engine and the registry: the variables that
 /// `cargo xtask env up` prints.
@@ -146,6 +148,10 @@ impl Subject for CriSubject {
 
     fn gpus(&self) -> Option<GpuProof> {
         self.gpus.clone()
+    }
+
+    fn differences(&self) -> Vec<Difference> {
+        differences::of(&self.environment.engine)
     }
 }
 
