@@ -1,4 +1,5 @@
 //! The first program of the README.
+#![allow(clippy::print_stdout)]
 
 use futures_util::StreamExt;
 use runtime_core::{ContainerSpec, Follow, LogOptions, Runtime, Scope};

@@ -269,9 +269,4 @@ impl Info {
             .iter()
             .any(|device| device.source == "cdi" && device.id.starts_with("nvidia.com/gpu="))
     }
-
-    /// 1 or 2.
-    pub(crate) fn cgroups(&self) -> u8 {
-        if self.cgroup_version == "2" { 2 } else { 1 }
-    }
 }

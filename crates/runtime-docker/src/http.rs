@@ -20,7 +20,6 @@ use hyper::body::{Frame, Incoming};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioTimer;
 use runtime_core::{Error, ErrorKind, Operation, Result, ResultExt};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
@@ -87,22 +86,6 @@ impl Call {
     pub(crate) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));
         self
-    }
-
-    /// Sends bytes.
-    pub(crate) fn bytes(mut self, content_type: &'static str, body: impl Into<Bytes>) -> Self {
-        self.headers.push((CONTENT_TYPE, HeaderValue::from_static(content_type)));
-        self.body = Either::Left(Full::new(body.into()));
-        self.has_body = true;
-        self
-    }
-
-    /// Sends JSON.
-    pub(crate) fn json(self, body: &impl Serialize) -> Result<Self> {
-        let body = serde_json::to_vec(body).map_err(|source| {
-            Error::internal("the request is no JSON").with_source(source).during(self.operation)
-        })?;
-        Ok(self.bytes("application/json", body))
     }
 
     /// Sends bytes as they come.
