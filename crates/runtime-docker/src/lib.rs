@@ -11,6 +11,8 @@ mod engine;
 mod error;
 mod events;
 mod exits;
+#[cfg(test)]
+mod fake;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -33,6 +33,11 @@ pub(crate) fn engine(recorded: &str) -> Engine {
     engine_with(recorded, |_| {})
 }
 
+/// An answer of Docker 20.10 as it was sent.
+pub(crate) fn text(name: &str) -> String {
+    answer::<Value>(DOCKER_20, name).to_string()
+}
+
 pub(crate) fn docker() -> Engine {
     engine(DOCKER_20)
 }
