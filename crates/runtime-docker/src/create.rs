@@ -213,11 +213,15 @@ async fn remove(container: &DockerContainer) -> Result<()> {
     }
 }
 
+/// How long at the least an engine that does not answer is asked to undo a create.
+const UNDO_PATIENCE: Duration = Duration::from_secs(120);
+
 /// Looks for what a create without an answer may have made, and removes it. The engine may still
 /// be at it, so it is looked for until a create would have to be done.
 async fn undo(shared: Arc<Shared>, nonce: Nonce) {
     let label = [format!("{LABEL_NONCE}={nonce}")];
-    let until = Instant::now() + shared.deadlines.create;
+    // A caller in a hurry is no reason to leave something behind.
+    let until = Instant::now() + shared.deadlines.create.max(UNDO_PATIENCE);
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     while Instant::now() < until {
         let call = list::call(Operation::Create, &Filter::Labels(&shared.scope, &label));
