@@ -1,55 +1,55 @@
 //! The caller's labels among those that a container has.
 //!
-//! The engines put an image's labels on its containers and do not say which are which. So the
-//! keys of the caller's own are kept in one more label.
+//! The engines put an image's labels on its containers and do not say which are which, and Podman
+//! cuts a key at its first `=`. So the caller's own are kept whole in one more label.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use runtime_core::{LABEL_PREFIX, LabelFilter};
 
-/// The keys of the caller's labels, as a JSON list.
-pub(crate) const LABEL_KEYS: &str = "container-runtime/labels";
+/// The caller's labels, as a JSON object.
+pub(crate) const LABEL_OWN: &str = "container-runtime/labels";
 
-/// The value of [`LABEL_KEYS`] for a container with these labels.
-pub(crate) fn keys_of(labels: &BTreeMap<String, String>) -> String {
-    let own: Vec<&String> = labels.keys().filter(|key| !key.starts_with(LABEL_PREFIX)).collect();
+/// The value of [`LABEL_OWN`] for a container with these labels.
+pub(crate) fn own_as_text(labels: &BTreeMap<String, String>) -> String {
+    let own: BTreeMap<&String, &String> =
+        labels.iter().filter(|(key, _)| !key.starts_with(LABEL_PREFIX)).collect();
     serde_json::json!(own).to_string()
 }
 
 /// The labels of a container that its caller gave.
 pub(crate) fn own_labels(labels: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    let keys = own_keys(labels.get(LABEL_KEYS).map(String::as_str));
-    labels
-        .iter()
-        .filter(|(key, _)| !key.starts_with(LABEL_PREFIX) && is_own(keys.as_ref(), key))
-        .map(|(key, value)| (key.clone(), value.clone()))
-        .collect()
+    own_of_text(labels.get(LABEL_OWN).map(String::as_str)).unwrap_or_else(|| {
+        labels
+            .iter()
+            .filter(|(key, _)| !key.starts_with(LABEL_PREFIX))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect()
+    })
 }
 
-/// Whether a container has all labels of a filter, by its caller and not by its image.
+/// Whether a container has all labels of a filter, by its caller and not by its image. `label`
+/// looks one up among all that the engine has.
 pub(crate) fn has_labels<'a>(
     filter: &LabelFilter,
     label: impl Fn(&str) -> Option<&'a str>,
 ) -> bool {
-    let keys = match filter.is_empty() {
-        true => None,
-        false => own_keys(label(LABEL_KEYS)),
-    };
-    filter.iter().all(|(key, wanted)| match (label(key), wanted) {
-        (None, _) => false,
-        (Some(value), wanted) => {
-            is_own(keys.as_ref(), key) && wanted.as_ref().is_none_or(|wanted| value == wanted)
-        }
+    if filter.is_empty() {
+        return true;
+    }
+    let own = own_of_text(label(LABEL_OWN));
+    filter.iter().all(|(key, wanted)| {
+        let value = match &own {
+            Some(own) if !key.starts_with(LABEL_PREFIX) => own.get(key).map(String::as_str),
+            _ => label(key),
+        };
+        value.is_some_and(|value| wanted.as_ref().is_none_or(|wanted| value == wanted))
     })
 }
 
 /// `None` for a container that does not say it: any label then counts as its caller's.
-fn own_keys(label: Option<&str>) -> Option<BTreeSet<String>> {
+fn own_of_text(label: Option<&str>) -> Option<BTreeMap<String, String>> {
     serde_json::from_str(label?).ok()
-}
-
-fn is_own(keys: Option<&BTreeSet<String>>, key: &str) -> bool {
-    key.starts_with(LABEL_PREFIX) || keys.is_none_or(|keys| keys.contains(key))
 }
 
 #[cfg(test)]
@@ -63,9 +63,9 @@ mod tests {
     #[test]
     fn labels_of_the_image_are_not_the_callers() {
         let given = map([("mine", "1"), ("with \"quotes\"", ""), ("container-runtime/nonce", "n")]);
-        let keys = keys_of(&given);
+        let own = own_as_text(&given);
         let mut seen = given.clone();
-        seen.insert(LABEL_KEYS.to_owned(), keys);
+        seen.insert(LABEL_OWN.to_owned(), own);
         seen.insert("image".to_owned(), "x".to_owned());
         assert_eq!(own_labels(&seen), map([("mine", "1"), ("with \"quotes\"", "")]));
 

@@ -65,7 +65,9 @@ impl LogSource for EngineLog {
             .query("stdout", 1)
             .query("stderr", 1)
             .query("timestamps", 1);
-        if from.follow {
+        // Podman 4.3 loses lines of a log that it follows when the reader is slow or not the only
+        // one. What it reads without following is whole, and is asked for again and again.
+        if from.follow && !self.shared.engine.is_podman() {
             call = call.query("follow", 1);
         }
         if let Some(since) = from.since {

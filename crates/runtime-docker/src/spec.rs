@@ -14,7 +14,7 @@ use runtime_core::{
 
 use crate::engine::{Engine, Flavour};
 use crate::info::LABEL_IMAGE;
-use crate::labels::{LABEL_KEYS, keys_of};
+use crate::labels::{LABEL_OWN, own_as_text};
 
 /// A create, ready to be sent.
 #[derive(Debug, Clone)]
@@ -83,9 +83,9 @@ impl Create {
                 .map(|driver| HostConfigLogConfig { typ: Some(driver.to_owned()), config: None }),
             ..HostConfig::default()
         };
-        let own = keys_of(&labels);
+        let own = own_as_text(&labels);
         let mut labels: HashMap<String, String> = labels.into_iter().collect();
-        labels.insert(LABEL_KEYS.to_owned(), own);
+        labels.insert(LABEL_OWN.to_owned(), own);
         labels.insert(LABEL_IMAGE.to_owned(), image.to_string());
         let body = ContainerCreateBody {
             image: Some(engine_name(&image)),

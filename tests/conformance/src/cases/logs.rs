@@ -197,7 +197,13 @@ async fn since_is_inclusive(t: Context) -> Outcome {
     for record in &all {
         for since in [record.time, record.time + Duration::from_nanos(1)] {
             let seen = t.records(&*container, LogOptions::default().since(since)).await?;
-            assert_eq!(seen, from(&all, since));
+            let wanted = from(&all, since);
+            // An engine that gives a part of the time only may know it all, and go by that.
+            let unit = t.capabilities().limits.log_time_unit.unwrap_or_default();
+            let more = seen.len().saturating_sub(wanted.len());
+            assert!(seen.ends_with(&wanted), "since {since:?}: {seen:?}, not {wanted:?}");
+            assert!(seen[..more].iter().all(|record| record.time + unit > since), "{seen:?}");
+            assert!(all.ends_with(&seen), "{seen:?}");
         }
     }
     let future = SystemTime::now() + Duration::from_secs(3600);
