@@ -18,7 +18,8 @@ cases! { "files":
     out_of_an_exited_container [CopyOut, Wait];
     out_of_a_running_container [CopyOut];
     a_folder_and_back [CopyIn, CopyOut];
-    modes_and_owners [CopyIn, Wait, Logs];
+    modes_and_owners_in [CopyIn, Wait, Logs];
+    modes_and_owners_out [CopyOut, Wait];
     a_large_file [CopyIn, CopyOut] heavy;
     missing_paths [CopyIn, CopyOut];
     wrong_paths [CopyIn, CopyOut];
@@ -153,7 +154,7 @@ async fn a_folder_and_back(t: Context) -> Outcome {
         ("top/empty", file(b"", 0o600, ROOT)),
         ("top/deep/", folder(0o700)),
         ("top/deep/er/", folder(0o755)),
-        ("top/deep/er/file ä", file(b"\0\xff binary", 0o644, (1000, 44))),
+        ("top/deep/er/file ä", file(b"\0\xff binary", 0o644, ROOT)),
         ("top/link", link),
         (&long, file(b"long", 0o644, ROOT)),
     ];
@@ -168,7 +169,7 @@ async fn a_folder_and_back(t: Context) -> Outcome {
     Ok(())
 }
 
-async fn modes_and_owners(t: Context) -> Outcome {
+async fn modes_and_owners_in(t: Context) -> Outcome {
     let script = "stat -c '%n %a %u %g' /srv/private /srv/program /srv/owned; /srv/program";
     let container = t.create(&t.script(script)).await?;
     let entries = [
@@ -183,6 +184,14 @@ async fn modes_and_owners(t: Context) -> Outcome {
         t.text(&*container).await?,
         "/srv/private 600 0 0\n/srv/program 755 0 0\n/srv/owned 4640 1000 44\nruns\n"
     );
+    Ok(())
+}
+
+async fn modes_and_owners_out(t: Context) -> Outcome {
+    let script = "echo x > /srv/owned; chown 1000:44 /srv/owned; chmod 4640 /srv/owned";
+    let (container, _) = t.run(&t.script(script)).await?;
+    let entries = copy_out(&*container, "/srv/owned").await?;
+    assert_eq!(entries["owned"], file(b"x\n", 0o4640, (1000, 44)));
     Ok(())
 }
 
