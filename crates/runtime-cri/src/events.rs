@@ -46,6 +46,7 @@ pub(crate) async fn open(shared: &Arc<Shared>, options: EventsOptions) -> Result
         changes,
         place,
         told: HashMap::new(),
+        times: HashMap::new(),
         removing: HashMap::new(),
         removed: Removed::default(),
         queue: VecDeque::new(),
@@ -117,6 +118,8 @@ struct Teller {
     place: Place,
     /// What was told of the containers that are there.
     told: HashMap<ContainerId, Stage>,
+    /// The time of the last event of those.
+    times: HashMap<ContainerId, SystemTime>,
     /// What was written of containers that may still be there.
     removing: HashMap<ContainerId, Life>,
     removed: Removed,
@@ -213,7 +216,7 @@ impl Teller {
 
     /// What is new in the journal. A change tells when one that was told of is gone.
     async fn read_journal(&mut self) -> Result<()> {
-        let (journal, mut place) = (self.shared.journal.clone(), self.place);
+        let (journal, mut place) = (self.shared.journal.clone(), self.place.clone());
         let (place, lives) = on_host(move || {
             let lives = journal.read(&mut place).map_err(|error| {
                 Error::internal("the journal of removed containers cannot be read")
@@ -285,6 +288,13 @@ impl Teller {
     }
 
     fn push(&mut self, info: &ContainerInfo, at: SystemTime, kind: EventKind) {
+        // containerd can date the start of a short container after its end.
+        let last = self.times.entry(info.id.clone()).or_insert(at);
+        let at = at.max(*last);
+        *last = at;
+        if kind == EventKind::Removed {
+            self.times.remove(&info.id);
+        }
         if has_labels(info, &self.labels) {
             self.queue.push_back(Event::new(at, info.id.clone(), info.name.clone(), kind));
         }

@@ -32,8 +32,12 @@ pub(crate) fn from_status(container: &cri::ContainerStatus, stopped_by_us: bool)
         status(container.state()),
     );
     info.created_at = time(container.created_at);
-    info.started_at = time(container.started_at);
     info.ended_at = time(container.finished_at);
+    info.started_at = time(container.started_at);
+    if let (Some(started), Some(ended)) = (info.started_at, info.ended_at) {
+        // containerd notes the start when its call has come back, which can be after the end.
+        info.started_at = Some(started.min(ended));
+    }
     info.exit = exit(container, stopped_by_us);
     info.message = Some(container.message.clone()).filter(|message| !message.is_empty());
     info.labels = notes.callers_labels(&container.labels);
@@ -144,6 +148,12 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(exit(&lost, false).unwrap().reason, Unknown);
+    }
+
+    #[test]
+    fn nothing_starts_after_its_end() {
+        let container = cri::ContainerStatus { started_at: 9, ..ended("Completed", 0) };
+        assert_eq!(from_status(&container, false).started_at, time(5));
     }
 
     #[test]

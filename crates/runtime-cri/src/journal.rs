@@ -39,11 +39,15 @@ pub(crate) struct Journal {
 }
 
 /// A place in the file.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Place {
-    inode: u64,
     offset: u64,
+    /// How the file began. Its number would not do: those come again.
+    beginning: Vec<u8>,
 }
+
+/// Enough of the first line to know it again: it begins with a time in nanoseconds.
+const BEGINNING: usize = 96;
 
 impl Journal {
     pub(crate) fn new(state_dir: &Path, scope: &Scope) -> Self {
@@ -78,10 +82,10 @@ impl Journal {
 
     /// The end of what is written now. It may block.
     pub(crate) fn end(&self) -> Place {
-        match fs::metadata(&self.path) {
-            Ok(file) => Place { inode: file.ino(), offset: file.len() },
-            Err(_) => Place::default(),
-        }
+        let mut place = Place::default();
+        // What cannot be read now is read later as if it was new, which is told of once.
+        let _ = self.read(&mut place);
+        place
     }
 
     /// What was written after a place, which moves on. Where the file is a new one, that can be
@@ -91,9 +95,10 @@ impl Journal {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             file => file?,
         };
-        let found = file.metadata()?;
-        if found.ino() != place.inode || found.len() < place.offset {
-            *place = Place { inode: found.ino(), offset: 0 };
+        let mut beginning = Vec::with_capacity(BEGINNING);
+        Read::by_ref(&mut file).take(BEGINNING as u64).read_to_end(&mut beginning)?;
+        if beginning != place.beginning || file.metadata()?.len() < place.offset {
+            *place = Place { offset: 0, beginning };
         }
         file.seek(SeekFrom::Start(place.offset))?;
         let mut text = Vec::new();
