@@ -8,9 +8,63 @@
 //!
 //! A test of a backend is a target with `harness = false`:
 //!
-//! ```ignore
+//! ```no_run
+//! use std::net::{IpAddr, Ipv4Addr};
+//! use std::path::PathBuf;
+//! use std::sync::Arc;
+//!
+//! use runtime_conformance::{BoxError, EngineControl, Images, Registry, Subject};
+//! use runtime_core::{Runtime, Scope, async_trait};
+//! # async fn connect(_: &str, _: &Scope) -> runtime_core::Result<Arc<dyn Runtime>> { unreachable!() }
+//! # fn push(_: &str) -> Result<String, BoxError> { unreachable!() }
+//! # fn ask_the_engine(_: &str, _: &Scope) -> Result<Vec<String>, BoxError> { unreachable!() }
+//!
+//! struct MyEngine {
+//!     socket: String,
+//!     registry: Registry,
+//! }
+//!
+//! #[async_trait]
+//! impl Subject for MyEngine {
+//!     fn engine(&self) -> String {
+//!         "my-engine".to_owned()
+//!     }
+//!     async fn connect(&self, scope: &Scope) -> runtime_core::Result<Arc<dyn Runtime>> {
+//!         connect(&self.socket, scope).await
+//!     }
+//!     fn images(&self) -> Images {
+//!         Images::of_registry(&self.registry.address)
+//!     }
+//!     fn registry(&self) -> Registry {
+//!         self.registry.clone()
+//!     }
+//!     async fn push_image(&self, name: &str) -> Result<String, BoxError> {
+//!         push(name)
+//!     }
+//!     async fn forget_image(&self, _: &str) -> Result<bool, BoxError> {
+//!         Ok(false)
+//!     }
+//!     fn shared_dir(&self) -> Option<PathBuf> {
+//!         Some("/srv/shared".into())
+//!     }
+//!     fn published_address(&self) -> IpAddr {
+//!         Ipv4Addr::LOCALHOST.into()
+//!     }
+//!     async fn leftovers(&self, scope: &Scope) -> Result<Vec<String>, BoxError> {
+//!         ask_the_engine(&self.socket, scope)
+//!     }
+//!     fn control(&self) -> Option<&dyn EngineControl> {
+//!         None
+//!     }
+//! }
+//!
 //! fn main() -> std::process::ExitCode {
-//!     runtime_conformance::run(MyEngine::from_env)
+//!     runtime_conformance::run(|| {
+//!         Ok(MyEngine {
+//!             socket: std::env::var("MY_ENGINE")?,
+//!             registry: Registry::new("127.0.0.1:5000", "user", "password"),
+//!         })
+//!     })
 //! }
 //! ```
 //!

@@ -155,7 +155,9 @@ fn compile(work: &Path, tree: &Path) -> Result<()> {
         // If we are killed, all of it ends: the next build would find it in its way.
         .args(["--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child"])
         // Others may want the processor more than somebody who waits for minutes anyway.
-        .args(["nice", "-n", "19", "sh", "-c", "exec make \"$@\" 2>&1", "make"])
+        .args(["nice", "-n", "19", "sh", "-c"])
+        // The shell stays: as the first process of its namespace, make would not end by a signal.
+        .args(["make \"$@\" 2>&1; exit $?", "make"])
         .arg(format!("WHAT={}", PROGRAMS.map(|name| format!("cmd/{name}")).join(" ")))
         .current_dir(tree)
         .env_clear()
