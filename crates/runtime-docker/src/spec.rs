@@ -196,3 +196,181 @@ fn device_request(gpus: &Gpus, engine: &Engine) -> Option<DeviceRequest> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use runtime_core::{ContainerSpec, Scope, Signal};
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::capabilities::capabilities;
+    use crate::recorded;
+
+    fn create(spec: &ContainerSpec, engine: &Engine) -> Create {
+        let scope = Scope::new("test").unwrap();
+        let spec = spec.prepare(&scope, &capabilities(engine)).unwrap();
+        Create::new(spec, engine).unwrap()
+    }
+
+    fn body(spec: &ContainerSpec, engine: &Engine) -> Value {
+        let mut body = serde_json::to_value(create(spec, engine).body).unwrap();
+        for key in ["container-runtime/nonce", "container-runtime/created-at"] {
+            assert!(body["Labels"].as_object_mut().unwrap().remove(key).is_some(), "{key}");
+        }
+        body
+    }
+
+    #[test]
+    fn a_plain_spec_asks_for_nothing_that_it_does_not_need() {
+        assert_eq!(
+            body(&ContainerSpec::new("busybox"), &recorded::docker()),
+            json!({
+                "Image": "docker.io/library/busybox:latest",
+                "Env": ["NVIDIA_VISIBLE_DEVICES=none"],
+                "Labels": {
+                    "container-runtime/managed": "true",
+                    "container-runtime/scope": "test",
+                    "container-runtime/image": "docker.io/library/busybox:latest",
+                    "container-runtime/labels": "{}"
+                },
+                "OpenStdin": false, "StdinOnce": false, "Tty": false,
+                "StopTimeout": 10,
+                "HostConfig": {"OomScoreAdj": 1000}
+            })
+        );
+    }
+
+    #[test]
+    fn every_field_has_its_place() {
+        let spec = ContainerSpec::new("r.example/a:1")
+            .command(["sh", "-c"])
+            .arguments(["true"])
+            .env("A", "b=c")
+            .label("x/y/z", "1")
+            .mount(runtime_core::Mount::read_only("/etc", "/host"))
+            .interactive(Interactive::Terminal)
+            .memory(64 << 20)
+            .shared_memory(1 << 20)
+            .cpu_count(1.5)
+            .user("alice:users")
+            .group("video")
+            .working_dir("/srv")
+            .tcp_port(80)
+            .hostname("box")
+            .stop_grace(Duration::from_millis(1500))
+            .stop_signal(Signal::INT);
+        let body = body(&spec, &recorded::docker());
+        for (key, value) in [
+            ("Entrypoint", json!(["sh", "-c"])),
+            ("Cmd", json!(["true"])),
+            ("Env", json!(["A=b=c", "NVIDIA_VISIBLE_DEVICES=none"])),
+            ("OpenStdin", json!(true)),
+            ("StdinOnce", json!(true)),
+            ("Tty", json!(true)),
+            ("User", json!("alice:users")),
+            ("WorkingDir", json!("/srv")),
+            ("Hostname", json!("box")),
+            ("StopTimeout", json!(2)),
+            ("StopSignal", json!("SIGINT")),
+            ("ExposedPorts", json!({"80/tcp": {}})),
+        ] {
+            assert_eq!(body[key], value, "{key}");
+        }
+        assert_eq!(body["Labels"]["x/y/z"], "1");
+        assert_eq!(
+            body["HostConfig"],
+            json!({
+                "Memory": 64 << 20,
+                "MemorySwap": 64 << 20,
+                "ShmSize": 1 << 20,
+                "NanoCpus": 1_500_000_000,
+                "GroupAdd": ["video"],
+                "OomScoreAdj": 0,
+                "Mounts": [{
+                    "Type": "bind", "Source": "/etc", "Target": "/host", "ReadOnly": true
+                }],
+                "PortBindings": {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": ""}]}
+            })
+        );
+    }
+
+    #[test]
+    fn shares_come_before_cpus() {
+        let spec = ContainerSpec::new("a").cpu_shares(512).cpu_count(2.0);
+        let host = &body(&spec, &recorded::docker())["HostConfig"];
+        assert_eq!((&host["CpuShares"], &host["NanoCpus"]), (&json!(512), &Value::Null));
+    }
+
+    #[test]
+    fn a_digest_names_the_image_alone() {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        for (asked, named) in [
+            (format!("r.example/a:1@{digest}"), format!("r.example/a@{digest}")),
+            (digest.clone(), digest.clone()),
+            ("a:2".to_owned(), "docker.io/library/a:2".to_owned()),
+        ] {
+            let body = body(&ContainerSpec::new(asked), &recorded::docker());
+            assert_eq!(body["Image"], named);
+        }
+    }
+
+    #[test]
+    fn no_arguments_are_told_from_none_given() {
+        let wants = |spec: ContainerSpec| create(&spec, &recorded::docker()).wants_no_arguments();
+        let none: [&str; 0] = [];
+        assert!(wants(ContainerSpec::new("a").arguments(none)));
+        assert!(!wants(ContainerSpec::new("a").command(["x"]).arguments(none)));
+        assert!(!wants(ContainerSpec::new("a").arguments(["y"])));
+        assert!(!wants(ContainerSpec::new("a")));
+    }
+
+    #[test]
+    fn the_log_is_one_that_can_be_read() {
+        let driver = |engine: &Engine, default: &str| {
+            let mut engine = engine.clone();
+            default.clone_into(&mut engine.info.logging_driver);
+            let body = body(&ContainerSpec::new("a"), &engine);
+            body["HostConfig"]["LogConfig"]["Type"].as_str().map(str::to_owned)
+        };
+        for (default, asked) in [
+            ("json-file", None),
+            ("local", None),
+            ("none", Some("json-file")),
+            ("syslog", Some("json-file")),
+            ("journald", Some("json-file")),
+        ] {
+            assert_eq!(driver(&recorded::docker(), default).as_deref(), asked, "{default}");
+        }
+        assert_eq!(driver(&recorded::podman(), "journald").as_deref(), Some("k8s-file"));
+    }
+
+    #[test]
+    fn gpus_are_asked_for_by_the_way_that_the_engine_has() {
+        let mut runtime = recorded::docker();
+        runtime.info.runtimes.insert("nvidia".to_owned(), serde::de::IgnoredAny);
+        let mut cdi = recorded::docker();
+        cdi.info.discovered_devices = Some(vec![crate::engine::DiscoveredDevice {
+            source: "cdi".to_owned(),
+            id: "nvidia.com/gpu=0".to_owned(),
+        }]);
+        let requests = |gpus: Gpus, engine: &Engine| {
+            let body = body(&ContainerSpec::new("a").gpus(gpus), engine);
+            // Core leaves the variable to the container toolkit then.
+            assert_eq!(body["Env"], json!([]));
+            body["HostConfig"]["DeviceRequests"].clone()
+        };
+        let ids = Gpus::Ids(vec!["0".to_owned(), "GPU-1".to_owned()]);
+        assert_eq!(
+            requests(ids.clone(), &runtime),
+            json!([{"DeviceIDs": ["0", "GPU-1"], "Capabilities": [["gpu"]]}])
+        );
+        assert_eq!(
+            requests(Gpus::Count(2), &runtime),
+            json!([{"Count": 2, "Capabilities": [["gpu"]]}])
+        );
+        assert_eq!(
+            requests(ids, &cdi),
+            json!([{"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=0", "nvidia.com/gpu=GPU-1"]}])
+        );
+    }
+}
