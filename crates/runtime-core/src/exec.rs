@@ -34,7 +34,9 @@ pub enum SessionMode {
     Output,
     /// Standard input as well.
     Stdin,
-    /// A terminal of this first size: input and one output that carries both streams.
+    /// A terminal of this first size: input and one output that carries both streams. Engines that
+    /// cannot make a terminal with its size set it right after the start of the process, which
+    /// then gets the signal of a resize.
     Terminal(TerminalSize),
 }
 

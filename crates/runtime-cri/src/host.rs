@@ -14,8 +14,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use runtime_core::Signal;
-use rustix::process::{Pid, PidfdFlags};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -43,8 +41,7 @@ impl Peer {
     /// Whether both processes are in the same namespace of this kind, `None` where that cannot be
     /// found out.
     pub(crate) fn shares_namespace(&self, kind: &str) -> Option<bool> {
-        let theirs = fs::read_link(format!("/proc/{}/ns/{kind}", self.pid()?)).ok()?;
-        Some(theirs == fs::read_link(format!("/proc/self/ns/{kind}")).ok()?)
+        runtime_support::process::shares_namespace(self.pid()?, kind)
     }
 
     /// Whether the path leads both processes to the same file, `None` where that cannot be found
@@ -112,31 +109,4 @@ pub(crate) fn readable(fd: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
     // result.
     let registered = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
     registered.map_err(io::Error::from)
-}
-
-/// A process that keeps its identity: its number is not given to another one unnoticed.
-#[derive(Debug)]
-pub(crate) struct Process {
-    fd: OwnedFd,
-}
-
-impl Process {
-    /// Takes hold of the process that has this number now. That it is the one that is meant has
-    /// to be checked afterwards.
-    pub(crate) fn hold(pid: i32) -> io::Result<Self> {
-        let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::NotFound)?;
-        Ok(Self { fd: rustix::process::pidfd_open(pid, PidfdFlags::empty())? })
-    }
-
-    /// Sends it a signal. One that has ended is no error of this call: gives `false`.
-    pub(crate) fn signal(&self, signal: Signal) -> io::Result<bool> {
-        // SAFETY: it is wrong only for a signal that the C library keeps for itself and that is
-        // sent to or handled by this process; this one goes to another.
-        let signal = unsafe { rustix::process::Signal::from_raw_unchecked(signal.number().into()) };
-        match rustix::process::pidfd_send_signal(&self.fd, signal) {
-            Ok(()) => Ok(true),
-            Err(rustix::io::Errno::SRCH) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
-    }
 }

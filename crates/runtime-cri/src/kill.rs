@@ -2,11 +2,11 @@
 //! this host.
 
 use runtime_core::{ContainerId, Error, ErrorKind, Operation, Result, Signal};
+use runtime_support::process::Process;
 use serde::Deserialize;
 
 use crate::container::CriContainer;
 use crate::generated as cri;
-use crate::host::Process;
 use crate::shared::Shared;
 
 /// What containerd and CRI-O tell of a container when asked to be verbose.

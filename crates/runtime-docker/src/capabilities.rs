@@ -55,6 +55,13 @@ pub(crate) fn capabilities(engine: &Engine) -> Capabilities {
     can.stats_block_io = limits;
     can.bulk_stats = limits;
     can.events = true;
+    can.exec = true;
+    can.exec_stdin_eof = true;
+    can.exec_terminal = true;
+    can.exec_user = true;
+    can.exec_env = true;
+    can.exec_working_dir = true;
+    can.attach = true;
     can.copy_in = true;
     can.copy_out = true;
     can.reattach = true;

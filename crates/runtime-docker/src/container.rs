@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bollard::query_parameters::KillContainerOptions;
 use http::{Method, StatusCode};
 use runtime_core::{
-    AttachOptions, ByteStream, Capability, Container, ContainerId, ContainerInfo, ContainerStats,
+    AttachOptions, ByteStream, Container, ContainerId, ContainerInfo, ContainerStats,
     ContainerStatus, CopyInOptions, CopyOutOptions, Error, ErrorKind, ExecOptions, Exit,
     ExitReason, LogOptions, LogReader, Operation, Result, ResultExt, Session, Signal, StartOutcome,
     StatsOptions, StatsStream, StopOptions, StopOutcome,
@@ -82,12 +82,12 @@ impl Container for DockerContainer {
         self.doing(Operation::Remove, self.remove_it()).await
     }
 
-    async fn exec(&self, _options: ExecOptions) -> Result<Session> {
-        Err(self.lacks(Capability::Exec, Operation::Exec))
+    async fn exec(&self, options: ExecOptions) -> Result<Session> {
+        self.doing(Operation::Exec, self.open_exec(options)).await
     }
 
-    async fn attach(&self, _options: AttachOptions) -> Result<Session> {
-        Err(self.lacks(Capability::Attach, Operation::Attach))
+    async fn attach(&self, options: AttachOptions) -> Result<Session> {
+        self.doing(Operation::Attach, self.open_attach(options)).await
     }
 
     async fn copy_in(
@@ -143,10 +143,6 @@ impl DockerContainer {
             operation = operation.as_str(),
             container = %self.id
         )
-    }
-
-    fn lacks(&self, capability: Capability, operation: Operation) -> Error {
-        Error::unsupported(capability).during(operation).on(BACKEND).about(&self.id)
     }
 
     async fn start_it(&self) -> Result<StartOutcome> {
@@ -295,7 +291,7 @@ impl DockerContainer {
         Ok(*self.life.stop_grace.get_or_init(|| grace))
     }
 
-    async fn kill_it(&self, signal: Signal) -> Result<()> {
+    pub(crate) async fn kill_it(&self, signal: Signal) -> Result<()> {
         let options = KillContainerOptions { signal: signal.number().to_string() };
         let work = async {
             let killed = self.shared.docker.kill_container(self.id.as_str(), Some(options)).await;

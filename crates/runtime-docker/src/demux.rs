@@ -44,7 +44,8 @@ impl Cut {
 /// line at times. More than this is no log.
 const LONGEST: usize = 16 << 20;
 
-const HEADER: usize = 8;
+/// The length of a frame's header.
+pub(crate) const HEADER: usize = 8;
 
 /// The longest text of an engine's error that is passed on.
 const LONGEST_ERROR: usize = 1024;
@@ -277,14 +278,14 @@ impl Demux {
 }
 
 /// The length of a frame's message.
-fn frame_length(header: &[u8; HEADER]) -> Result<usize> {
+pub(crate) fn frame_length(header: &[u8; HEADER]) -> Result<usize> {
     let [kind, 0, 0, 0, length @ ..] = *header else { return Err(no_log(header)) };
     let length = u32::from_be_bytes(length) as usize;
     if kind > 3 || length > LONGEST { Err(no_log(header)) } else { Ok(length) }
 }
 
 fn no_log(header: &[u8]) -> Error {
-    Error::internal(format!("the log is not what the engine's API says: {header:02x?}"))
+    Error::internal(format!("the stream is not what the engine's API says: {header:02x?}"))
 }
 
 /// What the engine wrote in place of a message.

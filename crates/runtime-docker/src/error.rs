@@ -134,8 +134,9 @@ const fn rule(words: &'static [&'static str], kind: ErrorKind) -> Rule {
 }
 
 const fn invalid(words: &'static [&'static str], field: &'static str) -> Rule {
-    // What a path in the container has to do with the spec is said at the create and the start.
-    const MADE: &[Operation] = &[Operation::Create, Operation::Start];
+    // What a path in the container has to do with the spec is said at the create, the start
+    // and the exec.
+    const MADE: &[Operation] = &[Operation::Create, Operation::Start, Operation::Exec];
     Rule { words, during: MADE, kind: ErrorKind::InvalidArgument, field: Some(field) }
 }
 

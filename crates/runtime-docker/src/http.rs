@@ -13,7 +13,7 @@ use std::task::{Poll, ready};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use http::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, UPGRADE};
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Either, Full, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -88,6 +88,21 @@ impl Call {
         self
     }
 
+    /// Sends this as JSON.
+    pub(crate) fn body(mut self, body: &serde_json::Value) -> Self {
+        self.headers.push((CONTENT_TYPE, HeaderValue::from_static("application/json")));
+        self.body = Either::Left(Full::from(body.to_string()));
+        self.has_body = true;
+        self
+    }
+
+    /// Asks for the connection itself, for bytes in both directions.
+    pub(crate) fn upgrade(mut self) -> Self {
+        self.headers.push((CONNECTION, HeaderValue::from_static("Upgrade")));
+        self.headers.push((UPGRADE, HeaderValue::from_static("tcp")));
+        self
+    }
+
     /// Sends bytes as they come.
     pub(crate) fn stream(
         mut self,
@@ -124,6 +139,7 @@ pub(crate) struct Http {
     prefix: String,
     sent: AtomicU64,
     closed: CancellationToken,
+    connector: Connector,
 }
 
 impl fmt::Debug for Http {
@@ -143,8 +159,9 @@ impl Http {
             .pool_timer(TokioTimer::new())
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .set_host(false)
-            .build(connector);
+            .build(connector.clone());
         Self {
+            connector,
             client: Mutex::new(Some(client)),
             prefix: endpoint.base_path().to_owned(),
             endpoint,
@@ -156,6 +173,11 @@ impl Http {
     /// Speaks this version of the API from now on.
     pub(crate) fn speak(&mut self, version: impl fmt::Display) {
         self.prefix = format!("{}/v{version}", self.endpoint.base_path());
+    }
+
+    /// Whether the engine's processes have the same numbers here.
+    pub(crate) fn shares_processes(&self) -> bool {
+        self.connector.shares_processes()
     }
 
     /// How many requests were sent, retries included.

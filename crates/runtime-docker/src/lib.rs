@@ -21,6 +21,7 @@
 //! hides what is needed: whether a start or a stop changed anything, streams as they are, states
 //! that it does not know.
 
+mod attach;
 mod capabilities;
 mod connect;
 mod connector;
@@ -31,6 +32,7 @@ mod demux;
 mod engine;
 mod error;
 mod events;
+mod exec;
 mod exits;
 #[cfg(test)]
 mod fake;
@@ -50,6 +52,7 @@ mod pull;
 #[cfg(test)]
 mod recorded;
 mod runtime;
+mod session;
 mod shared;
 mod spec;
 mod stats;

@@ -80,7 +80,9 @@ impl DockerRuntime {
         let mut http = Http::new(endpoint, connector);
         let identify = Engine::identify(&mut http);
         let engine = within(Operation::Connect, deadlines.connect, identify).await.about(place)?;
-        let capabilities = capabilities(&engine);
+        let mut capabilities = capabilities(&engine);
+        // The engine has no call for it, but tells the process's number.
+        capabilities.exec_signal = http.shares_processes() && runtime_support::process::is_root();
         let http = Arc::new(http);
         let docker = bollard(&http)?;
         let lives = Arc::new(Lives::default());

@@ -5,6 +5,7 @@ mod deadline;
 mod exits;
 pub mod follow;
 pub mod ports;
+pub mod process;
 
 pub use credentials::{Credential, CredentialError, find_credential};
 pub use deadline::within;

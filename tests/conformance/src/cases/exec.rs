@@ -11,7 +11,7 @@ use runtime_core::{
 use crate::case::cases;
 use crate::expect::{refused, refused_as};
 use crate::failure::fail;
-use crate::poll::PATIENCE;
+use crate::poll::{PATIENCE, until};
 use crate::{Context, Failure, Outcome};
 
 cases! { "exec":
@@ -24,6 +24,7 @@ cases! { "exec":
     unread_stream_does_not_block_the_other [Exec];
     terminal [Exec, ExecTerminal];
     terminal_size_and_resize [Exec, ExecTerminal];
+    terminal_takes_every_byte [Exec, ExecTerminal];
     resize_without_terminal [Exec];
     user [Exec, ExecUser];
     env [Exec, ExecEnv];
@@ -34,6 +35,7 @@ cases! { "exec":
     in_exited [Exec, Wait];
     many_at_once [Exec];
     dropped_in_mid_session [Exec];
+    dropped_session_ends_its_process [Exec, ExecSignal];
     cut_off_is_lost [Exec];
     wait_from_many [Exec];
 }
@@ -201,7 +203,9 @@ async fn terminal(t: Context) -> Outcome {
 
 async fn terminal_size_and_resize(t: Context) -> Outcome {
     let container = t.ready(&t.idle()).await?;
-    let script = "trap 'stty size; exit 0' WINCH; stty size; while :; do sleep 0.05; done";
+    // Most engines set the first size just after the start, and not before.
+    let script = "until [ \"$(stty size 2>&1)\" = '31 97' ]; do sleep 0.02; done
+                  trap 'stty size; exit 0' WINCH; stty size; while :; do sleep 0.05; done";
     let options = sh(script).mode(SessionMode::Terminal(size(31, 97)));
     let mut session = container.exec(options).await?;
     let mut text = String::new();
@@ -216,6 +220,24 @@ async fn terminal_size_and_resize(t: Context) -> Outcome {
     assert_eq!(text, "31 97\r\n44 133\r\n");
     assert_eq!(session.control.wait().await?.code, 0);
     refused(session.control.resize(size(1, 1)).await, ErrorKind::InvalidState)?;
+    Ok(())
+}
+
+/// Engines have keys of their own to leave a terminal: Ctrl-P Ctrl-Q.
+async fn terminal_takes_every_byte(t: Context) -> Outcome {
+    let container = t.ready(&t.idle()).await?;
+    let script = "stty raw -echo; echo ready; dd bs=1 count=6 2>/dev/null | od -An -tx1";
+    let options = sh(script).mode(SessionMode::Terminal(size(24, 80)));
+    let mut session = container.exec(options).await?;
+    let mut text = String::new();
+    while let Some(bytes) = tokio::time::timeout(PATIENCE, session.stdout.next()).await? {
+        text.push_str(&String::from_utf8_lossy(&bytes?));
+        if text.ends_with("ready\n") {
+            let keys = Bytes::from_static(b"\x10\x11\x03\x04\x00\xff");
+            input(&mut session)?.write(keys).await?;
+        }
+    }
+    assert_eq!(text, "ready\n 10 11 03 04 00 ff\n");
     Ok(())
 }
 
@@ -305,6 +327,17 @@ async fn dropped_in_mid_session(t: Context) -> Outcome {
     }
     assert_eq!(run(&*container, ExecOptions::new(["echo", "fine"])).await?.stdout, "fine\n");
     Ok(())
+}
+
+/// Where the engine allows it.
+async fn dropped_session_ends_its_process(t: Context) -> Outcome {
+    let container = t.ready(&t.idle()).await?;
+    drop(container.exec(ExecOptions::new(["sleep", "4321"])).await?);
+    until(PATIENCE, "the end of the process", || async {
+        let done = run(&*container, ExecOptions::new(["ps", "-o", "args"])).await?;
+        Ok((!done.stdout.contains("sleep 4321")).then_some(()))
+    })
+    .await
 }
 
 /// The container goes away under the session: the exit code is not known, and never 0.

@@ -1,0 +1,201 @@
+//! Sessions with the main process.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use runtime_core::{
+    AttachOptions, Backoff, ContainerStatus, Error, ErrorKind, ExecExit, Operation, Result,
+    ResultExt, Session, SessionControl, SessionInput, SessionMode, Signal, TerminalSize,
+};
+
+use crate::BACKEND;
+use crate::container::DockerContainer;
+use crate::demux::Framing;
+use crate::exec::NO_DETACH_KEYS;
+use crate::http::Call;
+use crate::session::{self, About, End, Output, Streams};
+use crate::shared::within;
+
+/// How long after the end of its output a process may take to end. The engine gives both at nearly
+/// the same time.
+const EXIT: Duration = Duration::from_secs(10);
+
+impl DockerContainer {
+    /// Opens a session with its main process.
+    pub(crate) async fn open_attach(&self, options: AttachOptions) -> Result<Session> {
+        let shared = self.shared();
+        let inspect = shared.inspect(Operation::Attach, self.full_id()).await?;
+        let invalid = |why: &str| Err(Error::new(ErrorKind::InvalidState).with_message(why));
+        let status = inspect.status();
+        if status == ContainerStatus::Exited || self.life().exit().is_some() {
+            return invalid("the container has ended");
+        }
+        let (open, tty) = (inspect.config.open_stdin, inspect.config.tty);
+        let (stdin, size) = match options.mode {
+            SessionMode::Stdin if tty => return invalid("the container was made for a terminal"),
+            SessionMode::Stdin if !open => return invalid("the container has no standard input"),
+            SessionMode::Terminal(_) if !tty => return invalid("the container has no terminal"),
+            SessionMode::Stdin => (true, None),
+            SessionMode::Terminal(size) => (open, Some(size)),
+            _ => (false, None),
+        };
+        let mut call =
+            Call::post(Operation::Attach, format!("/containers/{}/attach", self.full_id()))
+                .query("stream", 1)
+                .query("stdout", 1)
+                .query("stderr", 1)
+                .query("detachKeys", NO_DETACH_KEYS);
+        if stdin {
+            call = call.query("stdin", 1);
+        }
+        let answer = shared.open(Operation::Attach, call.upgrade()).await?;
+        let framing = if tty { Framing::Terminal } else { Framing::Frames };
+        let about = About {
+            operation: Operation::Attach,
+            container: self.full_id().clone(),
+            closed: shared.http.closed_token().clone(),
+        };
+        let ended = self.clone();
+        let streams = session::open(
+            answer,
+            framing,
+            stdin,
+            about,
+            async move { ended.main_exit().await },
+            std::future::ready(()),
+        )
+        .await?;
+        let Streams { stdin, stdout, stderr, end } = streams;
+        let size = Arc::new(Mutex::new(size));
+        if tty && status == ContainerStatus::Created {
+            let (container, size) = (self.clone(), size.clone());
+            let over = end.over();
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = over => {}
+                    () = container.size_at_start(&size) => {}
+                }
+            });
+        } else if let Some(size) = take(&size) {
+            match self.resize(size).await {
+                Err(error) if error.kind() == ErrorKind::InvalidState => {}
+                done => done?,
+            }
+        }
+        let control = Arc::new(Control { container: self.clone(), terminal: tty, size, end });
+        Ok(Session::new(
+            stdin.map(|stdin| Box::new(stdin) as Box<dyn SessionInput>),
+            stdout.boxed(),
+            stderr.map(Output::boxed),
+            control,
+        ))
+    }
+
+    /// The exit code of the main process, after the end of a session with it.
+    async fn main_exit(&self) -> Result<ExecExit> {
+        let lost = |why: &str| Error::new(ErrorKind::Lost).with_message(why);
+        match tokio::time::timeout(EXIT, self.exit()).await {
+            Ok(exit) => match exit?.code {
+                Some(code) => Ok(ExecExit { code }),
+                None => Err(lost("the exit code of the container is not known")),
+            },
+            Err(_) => Err(lost("the session was cut off: the container runs on")),
+        }
+    }
+}
+
+/// The size that the terminal is to have when it is there.
+type Wanted = Arc<Mutex<Option<TerminalSize>>>;
+
+fn take(size: &Wanted) -> Option<TerminalSize> {
+    size.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+impl DockerContainer {
+    /// A terminal takes its size only once its process runs.
+    async fn size_at_start(&self, size: &Wanted) {
+        let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_secs(1));
+        loop {
+            match self.shared().inspect(Operation::Attach, self.full_id()).await {
+                Ok(inspect) if inspect.status() == ContainerStatus::Created => {}
+                Ok(inspect) if inspect.status() == ContainerStatus::Running => break,
+                Err(error) if error.is_retryable() => {}
+                _ => return,
+            }
+            tokio::time::sleep(backoff.delay()).await;
+        }
+        if let Some(size) = take(size)
+            && let Err(error) = self.resize(size).await
+        {
+            tracing::debug!(%error, container = %self.full_id(), "the terminal has not its size");
+        }
+    }
+
+    async fn resize(&self, size: TerminalSize) -> Result<()> {
+        let call = Call::post(Operation::Attach, format!("/containers/{}/resize", self.full_id()))
+            .query("h", size.rows)
+            .query("w", size.columns);
+        let resized = self.shared().http.unit(call);
+        within(Operation::Attach, self.shared().deadlines.query, resized).await.map(drop)
+    }
+}
+
+struct Control {
+    container: DockerContainer,
+    terminal: bool,
+    /// A size that is to be set at the start.
+    size: Wanted,
+    end: End,
+}
+
+impl Control {
+    async fn doing<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let done = if self.end.is_over() { Err(ended()) } else { work.await };
+        done.during(Operation::Attach).on(BACKEND).about(self.container.full_id())
+    }
+
+    async fn resize_it(&self, size: TerminalSize) -> Result<()> {
+        if !self.terminal {
+            return Err(
+                Error::new(ErrorKind::InvalidState).with_message("the container has no terminal")
+            );
+        }
+        *self.size.lock().unwrap_or_else(PoisonError::into_inner) = Some(size);
+        let error = match self.container.resize(size).await {
+            Ok(()) => {
+                take(&self.size);
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        let inspect =
+            self.container.shared().inspect(Operation::Attach, self.container.full_id()).await?;
+        match inspect.status() {
+            // It gets the size at its start.
+            ContainerStatus::Created => Ok(()),
+            // It was started just now.
+            ContainerStatus::Running => self.container.resize(size).await,
+            ContainerStatus::Exited => Err(ended().with_source(error)),
+        }
+    }
+}
+
+fn ended() -> Error {
+    Error::new(ErrorKind::InvalidState).with_message("the process has ended")
+}
+
+#[async_trait]
+impl SessionControl for Control {
+    async fn resize(&self, size: TerminalSize) -> Result<()> {
+        self.doing(self.resize_it(size)).await
+    }
+
+    async fn signal(&self, signal: Signal) -> Result<()> {
+        self.doing(self.container.kill_it(signal)).await
+    }
+
+    async fn wait(&self) -> Result<ExecExit> {
+        self.end.wait().await
+    }
+}

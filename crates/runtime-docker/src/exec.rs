@@ -1,0 +1,404 @@
+//! Commands in a running container.
+//!
+//! An exec is made, started over a connection that becomes the session, and looked at: Docker says
+//! that a command cannot be executed in the session's own output, and the exit code only when it
+//! is asked after the end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use runtime_core::{
+    Backoff, Capability, ContainerId, ContainerStatus, Error, ErrorKind, ExecExit, ExecOptions,
+    Operation, Result, ResultExt, Session, SessionControl, SessionInput, SessionMode, Signal,
+    TerminalSize,
+};
+use runtime_support::process::Process;
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::BACKEND;
+use crate::container::DockerContainer;
+use crate::demux::Framing;
+use crate::engine::ApiVersion;
+use crate::error::refusal;
+use crate::http::Call;
+use crate::session::{self, About, End, Output, Streams};
+use crate::shared::{Shared, within};
+
+/// The first version of the API that makes a terminal with its size.
+const SIZE_AT_START: ApiVersion = ApiVersion::new(1, 42);
+
+/// Engines look for a sequence of keys in what goes to a terminal, swallow it and detach, and
+/// cannot be told not to. This one is as unlikely as their parser allows.
+pub(crate) const NO_DETACH_KEYS: &str = "ctrl-@,ctrl-^,ctrl-@,ctrl-_,ctrl-^,ctrl-@,ctrl-],ctrl-^";
+
+/// How long an engine may take to say that it has seen the end of what has ended.
+const POLL: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(500));
+
+/// How often it is asked whether the process runs, while it is being started.
+const POLL_START: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(20));
+
+/// The longest words about a start that failed that are passed on.
+const LONGEST_REASON: usize = 4096;
+
+impl DockerContainer {
+    /// Opens a session with a new process.
+    pub(crate) async fn open_exec(&self, options: ExecOptions) -> Result<Session> {
+        check(&options)?;
+        let this = self.clone();
+        // A task of its own: when nobody waits for the session any more, it is dropped as any
+        // other, and the process ended.
+        let opening = tokio::spawn(async move {
+            let work = this.exec_now(&options);
+            within(Operation::Exec, this.shared().deadlines.start, work).await
+        });
+        opening.await.unwrap_or_else(|_| Err(Error::internal("the exec was not carried on")))
+    }
+
+    async fn exec_now(&self, options: &ExecOptions) -> Result<Session> {
+        let shared = self.shared();
+        let terminal = match options.mode {
+            SessionMode::Terminal(size) => Some(size),
+            _ => None,
+        };
+        let stdin = !matches!(options.mode, SessionMode::Output);
+        let exec = self.create_exec(options, stdin, terminal).await?;
+        let exec =
+            Exec { shared: shared.clone(), id: exec.into(), container: self.full_id().clone() };
+        let mut body = json!({ "Detach": false, "Tty": terminal.is_some() });
+        let at_start = terminal.filter(|_| shared.engine.api >= SIZE_AT_START);
+        if let Some(size) = at_start {
+            body["ConsoleSize"] = json!([size.rows, size.columns]);
+        }
+        let call = Call::post(Operation::Exec, format!("/exec/{}/start", exec.id));
+        let answer = shared.http.call(call.body(&body).upgrade()).await?;
+        let framing = if terminal.is_some() { Framing::Terminal } else { Framing::Frames };
+        let about = About {
+            operation: Operation::Exec,
+            container: self.full_id().clone(),
+            closed: shared.http.closed_token().clone(),
+        };
+        let (ended, abandoned) = (exec.clone(), exec.clone());
+        let mut streams = session::open(
+            answer,
+            framing,
+            stdin,
+            about,
+            async move { ended.exit().await },
+            async move { abandoned.kill().await },
+        )
+        .await?;
+        exec.until_started(&mut streams).await?;
+        if let (Some(size), None) = (terminal, at_start) {
+            match exec.resize(size).await {
+                // It was quicker.
+                Err(error) if error.kind() == ErrorKind::InvalidState => {}
+                done => done?,
+            }
+        }
+        let Streams { stdin, stdout, stderr, end } = streams;
+        let control = Control { exec, terminal: terminal.is_some(), end };
+        Ok(Session::new(
+            stdin.map(|stdin| Box::new(stdin) as Box<dyn SessionInput>),
+            stdout.boxed(),
+            stderr.map(Output::boxed),
+            Arc::new(control),
+        ))
+    }
+
+    async fn create_exec(
+        &self,
+        options: &ExecOptions,
+        stdin: bool,
+        terminal: Option<TerminalSize>,
+    ) -> Result<String> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Made {
+            id: String,
+        }
+        let shared = self.shared();
+        let mut body = json!({
+            "AttachStdin": stdin,
+            "AttachStdout": true,
+            "AttachStderr": true,
+            "Tty": terminal.is_some(),
+            "Cmd": options.command,
+            "DetachKeys": NO_DETACH_KEYS,
+        });
+        if !options.env.is_empty() {
+            let env = options.env.iter().map(|(name, value)| format!("{name}={value}"));
+            body["Env"] = env.collect();
+        }
+        if let Some(user) = &options.user {
+            body["User"] = json!(user);
+        }
+        if let Some(folder) = &options.working_dir {
+            body["WorkingDir"] = json!(folder);
+        }
+        if let Some(size) = terminal.filter(|_| shared.engine.api >= SIZE_AT_START) {
+            body["ConsoleSize"] = json!([size.rows, size.columns]);
+        }
+        let call = Call::post(Operation::Exec, format!("/containers/{}/exec", self.full_id()));
+        match shared.http.json::<Made>(call.body(&body)).await {
+            Ok(made) => Ok(made.id),
+            // It does not run, but which of the two ways to be so it is only a look can tell.
+            Err(error) if error.kind() == ErrorKind::InvalidState => {
+                let inspect = shared.inspect(Operation::Exec, self.full_id()).await?;
+                Err(match inspect.status() {
+                    ContainerStatus::Created => Error::new(ErrorKind::NotStarted),
+                    _ => error,
+                })
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Checks what does not depend on the engine.
+fn check(options: &ExecOptions) -> Result<()> {
+    let nul = |text: &String| text.contains('\0');
+    if options.command.first().is_none_or(String::is_empty) {
+        return Err(Error::invalid("command", "is empty"));
+    }
+    if options.command.iter().any(nul) {
+        return Err(Error::invalid("command", "has a NUL byte in it"));
+    }
+    for (name, value) in &options.env {
+        if name.is_empty() || name.contains('=') || nul(name) || nul(value) {
+            return Err(Error::invalid("env", format!("{name:?} is no variable")));
+        }
+    }
+    if options.user.as_ref().is_some_and(|user| user.is_empty() || nul(user)) {
+        return Err(Error::invalid("user", "names nobody"));
+    }
+    if options.working_dir.as_ref().is_some_and(|dir| !dir.starts_with('/') || nul(dir)) {
+        return Err(Error::invalid("working_dir", "is not an absolute path"));
+    }
+    Ok(())
+}
+
+/// One exec of the engine.
+#[derive(Clone)]
+struct Exec {
+    shared: Arc<Shared>,
+    id: Arc<str>,
+    container: ContainerId,
+}
+
+/// What the engine knows of an exec.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Seen {
+    #[serde(default)]
+    running: bool,
+    exit_code: Option<i32>,
+    /// 0 while there is none; Podman forgets it at the end.
+    #[serde(default)]
+    pid: i32,
+    /// Podman's mark of those that have ended.
+    #[serde(default)]
+    can_remove: bool,
+}
+
+impl Exec {
+    async fn look(&self) -> Result<Seen> {
+        let call = Call::get(Operation::Exec, format!("/exec/{}/json", self.id));
+        self.shared.query(Operation::Exec, call).await
+    }
+
+    /// The exit code, if it has ended: an exec that is about to be started does not run either.
+    fn code(&self, seen: &Seen) -> Option<i32> {
+        let ended = !seen.running && (seen.can_remove || !self.shared.engine.is_podman());
+        seen.exit_code.filter(|_| ended)
+    }
+
+    /// Waits until the process runs, or did.
+    ///
+    /// # Errors
+    /// Why it could not be started.
+    async fn until_started(&self, streams: &mut Streams) -> Result<()> {
+        let mut backoff = Backoff::new(POLL_START.0, POLL_START.1);
+        loop {
+            let seen = match self.look().await {
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    return Err(Error::new(ErrorKind::InvalidState)
+                        .with_message("the container went away during the start")
+                        .with_source(error));
+                }
+                seen => seen?,
+            };
+            if let Some(code) = self.code(&seen) {
+                return match self.start_failure(&seen, code, streams).await {
+                    Some(words) => Err(self.not_started(&words).await),
+                    None => Ok(()),
+                };
+            }
+            if seen.running && seen.pid > 0 {
+                return Ok(());
+            }
+            tokio::time::sleep(backoff.delay()).await;
+        }
+    }
+
+    /// The engine's words about a process that could not be started, in place of its output.
+    async fn start_failure(&self, seen: &Seen, code: i32, streams: &mut Streams) -> Option<String> {
+        if self.shared.engine.is_podman() {
+            // What never ran looks as what did, but for the words.
+            if !(125..=127).contains(&code) {
+                return None;
+            }
+            let output = streams.stderr.as_mut().unwrap_or(&mut streams.stdout);
+            let words = String::from_utf8_lossy(output.peek().await?).into_owned();
+            let failed = words.starts_with("Error: ") && words.contains("OCI");
+            return failed.then_some(words);
+        }
+        if seen.pid > 0 {
+            return None;
+        }
+        let words = streams.stdout.peek().await.cloned().unwrap_or_default();
+        let words = &words[..words.len().min(LONGEST_REASON)];
+        Some(String::from_utf8_lossy(words).into_owned())
+    }
+
+    async fn not_started(&self, words: &str) -> Error {
+        let error = refusal(Operation::Exec, 500, words);
+        if error.kind() != ErrorKind::Internal {
+            return error;
+        }
+        // A container that ends at this time makes the start fail in many words.
+        match self.shared.inspect(Operation::Exec, &self.container).await {
+            Ok(inspect) if inspect.status() == ContainerStatus::Running => error,
+            _ => Error::new(ErrorKind::InvalidState)
+                .with_message("the container has ended")
+                .with_source(error),
+        }
+    }
+
+    /// The exit code, after the end of the session. Its output can end before the process does.
+    async fn exit(&self) -> Result<ExecExit> {
+        let mut backoff = Backoff::new(POLL.0, POLL.1);
+        loop {
+            let seen = self.look().await.map_err(|error| match error.kind() {
+                ErrorKind::InvalidState => error,
+                _ => Error::new(ErrorKind::Lost)
+                    .with_message("the session was cut off before the exit code was known")
+                    .with_source(error),
+            })?;
+            if let Some(code) = self.code(&seen) {
+                return Ok(ExecExit { code });
+            }
+            tokio::time::sleep(backoff.delay()).await;
+        }
+    }
+
+    /// Takes hold of the process while it runs.
+    async fn process(&self) -> Result<Option<Process>> {
+        let seen = self.look().await?;
+        if !seen.running || seen.pid <= 0 {
+            return Ok(None);
+        }
+        let process = match Process::hold(seen.pid) {
+            Ok(process) => process,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(no_signal(error)),
+        };
+        // It runs still, and as the same number: then it is the one that we have hold of, and was
+        // not replaced by another between the question and the hold.
+        let again = self.look().await?;
+        Ok((again.running && again.pid == seen.pid).then_some(process))
+    }
+
+    /// Ends the process that nobody listens to any more, where that can be done.
+    async fn kill(&self) {
+        if !self.shared.capabilities.exec_signal {
+            return;
+        }
+        let kill = async {
+            // The session may have been dropped before the process was there.
+            let mut backoff = Backoff::new(POLL_START.0, POLL_START.1);
+            loop {
+                let seen = self.look().await?;
+                if self.code(&seen).is_some() {
+                    return Ok(());
+                }
+                if let Some(process) = self.process().await? {
+                    process.signal(Signal::KILL).map_err(no_signal)?;
+                    return Ok(());
+                }
+                tokio::time::sleep(backoff.delay()).await;
+            }
+        };
+        if let Err(error) = within(Operation::Exec, self.shared.deadlines.query, kill).await {
+            tracing::debug!(%error, container = %self.container, "the process of a dropped session was not ended");
+        }
+    }
+
+    async fn resize(&self, size: TerminalSize) -> Result<()> {
+        let call = Call::post(Operation::Exec, format!("/exec/{}/resize", self.id))
+            .query("h", size.rows)
+            .query("w", size.columns);
+        let resized = self.shared.http.unit(call);
+        match within(Operation::Exec, self.shared.deadlines.query, resized).await {
+            Ok(_) => Ok(()),
+            Err(error) => match self.look().await {
+                Ok(seen) if self.code(&seen).is_none() => Err(error),
+                _ => Err(ended().with_source(error)),
+            },
+        }
+    }
+}
+
+fn ended() -> Error {
+    Error::new(ErrorKind::InvalidState).with_message("the process has ended")
+}
+
+fn no_signal(error: std::io::Error) -> Error {
+    let kind = match error.kind() {
+        std::io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
+        _ => ErrorKind::Internal,
+    };
+    Error::new(kind).with_message("the signal cannot be sent").with_source(error)
+}
+
+struct Control {
+    exec: Exec,
+    terminal: bool,
+    end: End,
+}
+
+impl Control {
+    async fn doing<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let done = if self.end.is_over() { Err(ended()) } else { work.await };
+        done.during(Operation::Exec).on(BACKEND).about(&self.exec.container)
+    }
+}
+
+#[async_trait]
+impl SessionControl for Control {
+    async fn resize(&self, size: TerminalSize) -> Result<()> {
+        let work = async {
+            if !self.terminal {
+                return Err(
+                    Error::new(ErrorKind::InvalidState).with_message("the session has no terminal")
+                );
+            }
+            self.exec.resize(size).await
+        };
+        self.doing(work).await
+    }
+
+    async fn signal(&self, signal: Signal) -> Result<()> {
+        let work = async {
+            self.exec.shared.capabilities.require(Capability::ExecSignal)?;
+            let Some(process) = self.exec.process().await? else { return Err(ended()) };
+            if process.signal(signal).map_err(no_signal)? { Ok(()) } else { Err(ended()) }
+        };
+        self.doing(work).await
+    }
+
+    async fn wait(&self) -> Result<ExecExit> {
+        self.end.wait().await
+    }
+}

@@ -1,0 +1,474 @@
+//! The bytes of a session: an upgraded connection, taken apart into the streams of a process.
+//!
+//! One task reads the connection and hands what it reads to the streams. Each has a little room;
+//! when that of one is full, the connection is not read, and the process comes to wait as at a
+//! pipe. The task ends with the session, or when nobody has any part of it any more.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::{Stream, StreamExt};
+use http::Response;
+use hyper::body::Incoming;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use runtime_core::{
+    ByteStream, ContainerId, Error, ErrorKind, ExecExit, Operation, Result, ResultExt, SessionInput,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::BACKEND;
+use crate::demux::{self, Framing, HEADER};
+use crate::http::closed;
+
+/// The most that is read at once.
+const READ: usize = 64 << 10;
+
+/// How many pieces wait for the reader of a stream, each of at most [`READ`] bytes.
+const PIECES: usize = 8;
+
+/// How long the end of an input that was dropped may take.
+const LAST_BYTES: Duration = Duration::from_secs(10);
+
+/// What a session is about, for its errors, and what ends it from outside.
+#[derive(Debug, Clone)]
+pub(crate) struct About {
+    pub(crate) operation: Operation,
+    pub(crate) container: ContainerId,
+    pub(crate) closed: CancellationToken,
+}
+
+impl About {
+    fn error(&self, error: Error) -> Error {
+        error.during(self.operation).on(BACKEND).about(&self.container)
+    }
+}
+
+/// The parts of a session.
+pub(crate) struct Streams {
+    pub(crate) stdin: Option<Input>,
+    pub(crate) stdout: Output,
+    pub(crate) stderr: Option<Output>,
+    pub(crate) end: End,
+}
+
+/// Opens the streams of an upgraded connection.
+///
+/// After the last byte, `ended` finds out the exit code. When nobody has any part of the session
+/// before it is known, `abandoned` is done in place of it.
+pub(crate) async fn open(
+    answer: Response<Incoming>,
+    framing: Framing,
+    stdin: bool,
+    about: About,
+    ended: impl Future<Output = Result<ExecExit>> + Send + 'static,
+    abandoned: impl Future<Output = ()> + Send + 'static,
+) -> Result<Streams> {
+    if answer.status() != http::StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Error::internal(format!(
+            "the engine did not give the connection away, but answered {}",
+            answer.status()
+        )));
+    }
+    let upgraded = hyper::upgrade::on(answer).await.map_err(crate::error::cut_off)?;
+    let (read, write) = tokio::io::split(TokioIo::new(upgraded));
+    let unwanted = CancellationToken::new();
+    let wanted = Arc::new(unwanted.clone().drop_guard());
+    let (outcome_sender, outcome) = watch::channel(None);
+    let (out_sender, out) = mpsc::channel(PIECES);
+    let (err_sender, err) = mpsc::channel(PIECES);
+    let frames = framing == Framing::Frames;
+    let output = |pieces| Output { pieces, held: None, _wanted: wanted.clone() };
+    let streams = Streams {
+        stdin: stdin.then(|| Input {
+            write: Some(write),
+            about: about.clone(),
+            outcome: outcome.clone(),
+            _wanted: wanted.clone(),
+        }),
+        stdout: output(out),
+        stderr: frames.then(|| output(err)),
+        end: End { outcome, about: about.clone(), _wanted: wanted.clone() },
+    };
+    let pump = Pump {
+        read,
+        frames: frames.then(Frames::default),
+        buffer: BytesMut::new(),
+        stdout: Some(out_sender),
+        stderr: frames.then_some(err_sender),
+    };
+    tokio::spawn(async move {
+        let work = pump.run(&about, ended, outcome_sender);
+        tokio::select! {
+            biased;
+            () = work => {}
+            () = unwanted.cancelled() => {
+                // The runtime's end is none of the process.
+                let _ = about.closed.run_until_cancelled(abandoned).await;
+            }
+        }
+    });
+    Ok(streams)
+}
+
+/// Reads the connection.
+struct Pump {
+    read: ReadHalf<TokioIo<Upgraded>>,
+    /// `None` on a terminal, where all bytes are output.
+    frames: Option<Frames>,
+    buffer: BytesMut,
+    /// `None` once nobody reads it.
+    stdout: Option<mpsc::Sender<Result<Bytes>>>,
+    stderr: Option<mpsc::Sender<Result<Bytes>>>,
+}
+
+impl Pump {
+    async fn run(
+        mut self,
+        about: &About,
+        ended: impl Future<Output = Result<ExecExit>>,
+        outcome: watch::Sender<Option<Result<ExecExit>>>,
+    ) {
+        let read = tokio::select! {
+            biased;
+            () = about.closed.cancelled() => Err(closed()),
+            read = self.read_all() => read,
+        };
+        let Err(error) = read else {
+            let Self { read, .. } = self;
+            let exit = tokio::select! {
+                biased;
+                () = about.closed.cancelled() => Err(closed()),
+                exit = ended => exit,
+            };
+            outcome.send_replace(Some(exit.map_err(|error| about.error(error))));
+            drop(read);
+            return;
+        };
+        let error = about.error(error);
+        outcome.send_replace(Some(Err(error.clone())));
+        for stream in [self.stdout, self.stderr].into_iter().flatten() {
+            // Nobody may read it.
+            let _ = stream.send(Err(error.clone())).await;
+        }
+    }
+
+    /// Reads to the end of the connection. The streams end with it, if it was in order.
+    async fn read_all(&mut self) -> Result<()> {
+        loop {
+            if self.buffer.capacity() - self.buffer.len() < READ / 4 {
+                self.buffer.reserve(READ);
+            }
+            if self.read.read_buf(&mut self.buffer).await.map_err(lost)? == 0 {
+                break;
+            }
+            let mut piece = self.buffer.split().freeze();
+            let Some(frames) = &mut self.frames else {
+                give(&mut self.stdout, piece).await;
+                continue;
+            };
+            while let Some((kind, bytes)) = frames.next(&mut piece)? {
+                match kind {
+                    Kind::Stdout => give(&mut self.stdout, bytes).await,
+                    Kind::Stderr => give(&mut self.stderr, bytes).await,
+                }
+            }
+        }
+        if self.frames.as_ref().is_some_and(Frames::is_within) {
+            return Err(Error::new(ErrorKind::Lost)
+                .with_message("the session was cut off within a message"));
+        }
+        self.stdout = None;
+        self.stderr = None;
+        Ok(())
+    }
+}
+
+/// Hands bytes to a stream, waiting while it is full.
+async fn give(stream: &mut Option<mpsc::Sender<Result<Bytes>>>, bytes: Bytes) {
+    if let Some(sender) = stream
+        && sender.send(Ok(bytes)).await.is_err()
+    {
+        *stream = None;
+    }
+}
+
+fn lost(source: std::io::Error) -> Error {
+    Error::new(ErrorKind::Lost).with_message("the session was cut off").with_source(source)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Stdout,
+    Stderr,
+}
+
+/// Takes messages apart as they come, without waiting for the whole of one.
+#[derive(Debug, Default)]
+struct Frames {
+    /// The beginning of a header.
+    header: BytesMut,
+    /// What is left of the message that is open.
+    left: usize,
+    kind: u8,
+}
+
+impl Frames {
+    /// The next bytes of a stream in `piece`; none when all of it was taken.
+    fn next(&mut self, piece: &mut Bytes) -> Result<Option<(Kind, Bytes)>> {
+        loop {
+            if piece.is_empty() {
+                return Ok(None);
+            }
+            if self.left > 0 {
+                let bytes = piece.split_to(self.left.min(piece.len()));
+                self.left -= bytes.len();
+                let kind = match self.kind {
+                    // Standard input is shown where output is, as Docker's own client does.
+                    0 | 1 => Kind::Stdout,
+                    2 => Kind::Stderr,
+                    _ => {
+                        return Err(Error::new(ErrorKind::Lost).with_message(format!(
+                            "the engine cannot go on: {}",
+                            String::from_utf8_lossy(&bytes[..bytes.len().min(1024)]).trim()
+                        )));
+                    }
+                };
+                return Ok(Some((kind, bytes)));
+            }
+            let missing = (HEADER - self.header.len()).min(piece.len());
+            self.header.extend_from_slice(&piece[..missing]);
+            piece.advance(missing);
+            if let Some(header) = self.header.first_chunk::<HEADER>() {
+                self.left = demux::frame_length(header)?;
+                self.kind = header[0];
+                self.header.clear();
+            }
+        }
+    }
+
+    /// Whether a message was begun.
+    fn is_within(&self) -> bool {
+        self.left > 0 || !self.header.is_empty()
+    }
+}
+
+/// An output of a session.
+pub(crate) struct Output {
+    pieces: mpsc::Receiver<Result<Bytes>>,
+    /// A piece that was looked at.
+    held: Option<Result<Bytes>>,
+    _wanted: Arc<DropGuard>,
+}
+
+impl Output {
+    /// The first piece, which stays to be read.
+    pub(crate) async fn peek(&mut self) -> Option<&Bytes> {
+        if self.held.is_none() {
+            self.held = self.pieces.recv().await;
+        }
+        self.held.as_ref()?.as_ref().ok()
+    }
+
+    /// As a stream of the interface.
+    pub(crate) fn boxed(self) -> ByteStream {
+        StreamExt::boxed(self)
+    }
+}
+
+impl Stream for Output {
+    type Item = Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        match self.held.take() {
+            Some(held) => Poll::Ready(Some(held)),
+            None => self.pieces.poll_recv(cx),
+        }
+    }
+}
+
+/// The input of a session.
+pub(crate) struct Input {
+    /// `None` once closed.
+    write: Option<WriteHalf<TokioIo<Upgraded>>>,
+    about: About,
+    outcome: watch::Receiver<Option<Result<ExecExit>>>,
+    _wanted: Arc<DropGuard>,
+}
+
+#[async_trait]
+impl SessionInput for Input {
+    async fn write(&mut self, bytes: Bytes) -> Result<()> {
+        let Some(write) = &mut self.write else {
+            let error = Error::new(ErrorKind::InvalidState).with_message("the input was closed");
+            return Err(self.about.error(error));
+        };
+        let written = async {
+            write.write_all(&bytes).await?;
+            write.flush().await
+        };
+        let written = until_ended(&self.about, &mut self.outcome, written).await;
+        written.map_err(|error| self.about.error(error))
+    }
+
+    async fn close(&mut self) -> Result<()> {
+        let Some(write) = &mut self.write else { return Ok(()) };
+        let shut = until_ended(&self.about, &mut self.outcome, write.shutdown()).await;
+        self.write = None;
+        match shut {
+            // A session that has ended in order has no input to end.
+            Err(error) if self.outcome.borrow().as_ref().is_none_or(Result::is_err) => {
+                Err(self.about.error(error))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Input {
+    fn drop(&mut self) {
+        let Some(mut write) = self.write.take() else { return };
+        let mut shut = Box::pin(tokio::time::timeout(LAST_BYTES, async move {
+            let _ = write.shutdown().await;
+        }));
+        // It is done at once, but for TLS on a connection that has no room just then.
+        let mut cx = Context::from_waker(Waker::noop());
+        if shut.as_mut().poll(&mut cx).is_pending()
+            && let Ok(handle) = tokio::runtime::Handle::try_current()
+        {
+            handle.spawn(shut);
+        }
+    }
+}
+
+/// Writes until the session has ended: nobody would read the rest.
+async fn until_ended(
+    about: &About,
+    outcome: &mut watch::Receiver<Option<Result<ExecExit>>>,
+    work: impl Future<Output = std::io::Result<()>>,
+) -> Result<()> {
+    tokio::select! {
+        biased;
+        () = about.closed.cancelled() => Err(closed()),
+        done = work => done.map_err(lost),
+        _ = outcome.wait_for(Option::is_some) => {
+            Err(Error::new(ErrorKind::Lost).with_message("the session has ended"))
+        }
+    }
+}
+
+/// How a session ends.
+#[derive(Clone)]
+pub(crate) struct End {
+    outcome: watch::Receiver<Option<Result<ExecExit>>>,
+    about: About,
+    _wanted: Arc<DropGuard>,
+}
+
+impl End {
+    /// Waits for it.
+    pub(crate) async fn wait(&self) -> Result<ExecExit> {
+        let mut outcome = self.outcome.clone();
+        match outcome.wait_for(Option::is_some).await {
+            Ok(outcome) => outcome.clone().unwrap_or_else(|| Err(gone())),
+            Err(_) => Err(gone()),
+        }
+        .during(self.about.operation)
+        .on(BACKEND)
+        .about(&self.about.container)
+    }
+
+    /// Completes when it has ended, or when nobody has any part of it any more.
+    pub(crate) fn over(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut outcome = self.outcome.clone();
+        async move {
+            let _ = outcome.wait_for(Option::is_some).await;
+        }
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        self.outcome.borrow().is_some()
+    }
+}
+
+/// The task is gone without an outcome: its executor has shut down.
+fn gone() -> Error {
+    Error::new(ErrorKind::Lost).with_message("the session's task has ended")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn frame(kind: u8, text: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(text.len()).unwrap().to_be_bytes();
+        [&[kind, 0, 0, 0], &length[..], text].concat()
+    }
+
+    fn take_all(frames: &mut Frames, mut piece: Bytes) -> Result<[Vec<u8>; 2]> {
+        let mut taken = [Vec::new(), Vec::new()];
+        while let Some((kind, bytes)) = frames.next(&mut piece)? {
+            taken[kind as usize].extend_from_slice(&bytes);
+        }
+        Ok(taken)
+    }
+
+    proptest! {
+        #[test]
+        fn cuts_change_nothing(
+            messages in prop::collection::vec((0_u8..3, prop::collection::vec(any::<u8>(), 0..40)), 0..20),
+            cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
+        ) {
+            let mut wanted = [Vec::new(), Vec::new()];
+            let mut wire = Vec::new();
+            for (kind, text) in &messages {
+                wanted[usize::from(*kind == 2)].extend_from_slice(text);
+                wire.extend(frame(*kind, text));
+            }
+            let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(wire.len() + 1)).collect();
+            cuts.extend([0, wire.len()]);
+            cuts.sort_unstable();
+            let mut frames = Frames::default();
+            let mut got = [Vec::new(), Vec::new()];
+            for ends in cuts.windows(2) {
+                let piece = Bytes::copy_from_slice(&wire[ends[0]..ends[1]]);
+                for (all, part) in got.iter_mut().zip(take_all(&mut frames, piece).unwrap()) {
+                    all.extend(part);
+                }
+            }
+            prop_assert_eq!(got, wanted);
+            prop_assert!(!frames.is_within());
+        }
+    }
+
+    #[test]
+    fn an_error_of_the_engine_and_a_stream_that_is_none_are_errors() {
+        let error = take_all(&mut Frames::default(), frame(3, b"the disk is full").into());
+        let error = error.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Lost);
+        assert!(error.to_string().contains("the disk is full"));
+        let noise = Bytes::from_static(b"HTTP/1.1 200 OK");
+        assert_eq!(
+            take_all(&mut Frames::default(), noise).unwrap_err().kind(),
+            ErrorKind::Internal
+        );
+    }
+
+    #[test]
+    fn the_middle_of_a_message_is_known() {
+        for length in 1..12 {
+            let mut frames = Frames::default();
+            take_all(&mut frames, Bytes::from(frame(1, b"word")).slice(..length)).unwrap();
+            assert_eq!(frames.is_within(), length < 12, "{length}");
+        }
+    }
+}

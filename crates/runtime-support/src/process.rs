@@ -1,0 +1,93 @@
+//! Processes of an engine that runs on this host.
+
+#![allow(unsafe_code, reason = "one call is marked unsafe for what is not done here; it says why")]
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use runtime_core::Signal;
+use rustix::process::{Pid, PidfdFlags};
+
+/// A process that keeps its identity: its number is not given to another one unnoticed.
+#[derive(Debug)]
+pub struct Process {
+    fd: OwnedFd,
+}
+
+impl Process {
+    /// Takes hold of the process that has this number now. That it is the one that is meant has
+    /// to be checked afterwards.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none.
+    pub fn hold(pid: i32) -> io::Result<Self> {
+        let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::NotFound)?;
+        match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(fd) => Ok(Self { fd }),
+            Err(rustix::io::Errno::SRCH) => Err(io::ErrorKind::NotFound.into()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Sends it a signal. One that has ended is no error of this call: gives `false`.
+    ///
+    /// # Errors
+    /// `PermissionDenied` when this user may not.
+    pub fn signal(&self, signal: Signal) -> io::Result<bool> {
+        // SAFETY: it is wrong only for a signal that the C library keeps for itself and that is
+        // sent to or handled by this process; this one goes to another.
+        let signal = unsafe { rustix::process::Signal::from_raw_unchecked(signal.number().into()) };
+        match rustix::process::pidfd_send_signal(&self.fd, signal) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::SRCH) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl AsFd for Process {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Whether this process and the one with this number are in the same namespace of this kind
+/// (`pid`, `mnt`), `None` where that cannot be found out.
+#[must_use]
+pub fn shares_namespace(pid: i32, kind: &str) -> Option<bool> {
+    let theirs = fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok()?;
+    Some(theirs == fs::read_link(format!("/proc/self/ns/{kind}")).ok()?)
+}
+
+/// Whether this process may do what only root may.
+#[must_use]
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_signal_reaches_the_process_and_is_refused_after_its_end() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let process = Process::hold(pid).unwrap();
+        assert!(process.signal(Signal::USR1).unwrap());
+        assert_eq!(child.wait().unwrap().signal(), Some(10));
+        assert!(!process.signal(Signal::USR1).unwrap());
+        assert_eq!(Process::hold(pid).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn this_process_shares_its_own_namespaces() {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        assert_eq!(shares_namespace(pid, "pid"), Some(true));
+        assert_eq!(shares_namespace(pid, "none"), None);
+    }
+}
