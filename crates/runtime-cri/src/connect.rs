@@ -52,7 +52,8 @@ pub enum LogRotation {
     Size {
         /// The size in bytes.
         max_bytes: u64,
-        /// How many rotated files to keep; the oldest go first. All of them for `None`.
+        /// How many rotated files to keep, at least 1; the oldest go first. All of them for
+        /// `None`. A follower that has not read a file that is thrown away ends with `Lost`.
         keep: Option<u32>,
     },
 }
@@ -165,6 +166,9 @@ impl CriOptions {
         if let LogRotation::Size { max_bytes: 0, .. } = self.log_rotation {
             return Err(Error::invalid("log_rotation", "max_bytes must be at least 1"));
         }
+        if let LogRotation::Size { keep: Some(0), .. } = self.log_rotation {
+            return Err(Error::invalid("log_rotation", "keep must be at least 1"));
+        }
         Ok(())
     }
 }
@@ -246,6 +250,10 @@ mod tests {
             (options().state_dir("a"), "state_dir"),
             (
                 options().log_rotation(LogRotation::Size { max_bytes: 0, keep: None }),
+                "log_rotation",
+            ),
+            (
+                options().log_rotation(LogRotation::Size { max_bytes: 1, keep: Some(0) }),
                 "log_rotation",
             ),
         ] {

@@ -21,6 +21,9 @@ const LARGEST_BLOCK: usize = 512 << 10;
 /// A block that is enough to find lines in.
 const PROBE: usize = 64 << 10;
 
+/// How often a folder is listed whose files are being rotated.
+const LIST_TRIES: usize = 100;
+
 /// How far apart the times of two lines may be that stand in a file in the wrong order. The two
 /// streams are stamped before they take their turn at the file.
 pub(crate) const SKEW: Duration = Duration::from_secs(2);
@@ -30,22 +33,35 @@ pub(crate) const SKEW: Duration = Duration::from_secs(2);
 pub(crate) struct LogFile {
     pub(crate) path: PathBuf,
     pub(crate) inode: u64,
-}
-
-impl LogFile {
-    /// The number of a file that we have rotated.
-    pub(crate) fn number(&self) -> Option<u64> {
-        number(&self.path)
-    }
+    /// Which one of the container's files it is, from 1 on: the number in its name, or for the
+    /// current one the number that it is going to get. `None` where something else has rotated it.
+    pub(crate) number: Option<u64>,
 }
 
 /// The number at the end of the name of a file that we have rotated.
-pub(crate) fn number(path: &Path) -> Option<u64> {
+fn number(path: &Path) -> Option<u64> {
     path.extension()?.to_str()?.parse().ok()
 }
 
 /// The files of a folder, the oldest first, and the current one last.
 pub(crate) fn list(folder: &Path) -> io::Result<Vec<LogFile>> {
+    let current = || match fs::metadata(folder.join(LOG_FILE)) {
+        Ok(file) => Ok(Some(file.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    };
+    // A file that is renamed meanwhile may be missed under both of its names.
+    for _ in 0..LIST_TRIES {
+        let before = current()?;
+        let files = list_once(folder)?;
+        if current()? == before {
+            return Ok(files);
+        }
+    }
+    Err(io::Error::other("the log files are rotated again and again"))
+}
+
+fn list_once(folder: &Path) -> io::Result<Vec<LogFile>> {
     let mut rotated = Vec::new();
     let mut current = None;
     for entry in fs::read_dir(folder)? {
@@ -59,7 +75,8 @@ pub(crate) fn list(folder: &Path) -> io::Result<Vec<LogFile>> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(error),
         };
-        let file = LogFile { path: entry.path(), inode };
+        let path = entry.path();
+        let file = LogFile { number: number(&path), path, inode };
         if suffix.is_empty() {
             current = Some(file);
         } else if is_rotated(suffix) {
@@ -69,7 +86,8 @@ pub(crate) fn list(folder: &Path) -> io::Result<Vec<LogFile>> {
     rotated.sort_by(|a, b| a.path.cmp(&b.path));
     // Renamed between the two looks, it would be there twice.
     current = current.filter(|current| rotated.iter().all(|file| file.inode != current.inode));
-    rotated.extend(current);
+    let newest = rotated.last().map_or(Some(0), |file| file.number);
+    rotated.extend(current.map(|file| LogFile { number: newest.map(|number| number + 1), ..file }));
     Ok(rotated)
 }
 
@@ -86,6 +104,8 @@ pub(crate) struct Open {
     file: Arc<File>,
     pub(crate) path: PathBuf,
     pub(crate) inode: u64,
+    /// As of [`LogFile`].
+    pub(crate) number: Option<u64>,
     pub(crate) offset: u64,
     block: usize,
 }
@@ -94,7 +114,20 @@ impl Open {
     pub(crate) fn new(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         let inode = file.metadata()?.ino();
-        Ok(Self { file: Arc::new(file), path: path.to_owned(), inode, offset: 0, block: 16 << 10 })
+        let (file, path) = (Arc::new(file), path.to_owned());
+        Ok(Self { file, path, inode, number: None, offset: 0, block: 16 << 10 })
+    }
+
+    /// Opens one that was listed. `None` when it was rotated or thrown away since then.
+    pub(crate) fn listed(listed: &LogFile) -> io::Result<Option<Self>> {
+        match Self::new(&listed.path) {
+            Ok(open) if open.inode == listed.inode => {
+                Ok(Some(Self { number: listed.number, ..open }))
+            }
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     pub(crate) fn metadata(&self) -> io::Result<fs::Metadata> {
@@ -289,6 +322,13 @@ mod tests {
             names,
             ["container.log.0000000009", "container.log.0000000010", "container.log"]
         );
+        let numbers = |path: &Path| -> Vec<_> {
+            list(path).unwrap().into_iter().map(|file| file.number).collect()
+        };
+        assert_eq!(numbers(folder.path()), [Some(9), Some(10), Some(11)]);
+        // A kubelet's.
+        fs::write(folder.path().join("container.log.20261123-160000"), "").unwrap();
+        assert_eq!(numbers(folder.path()), [Some(9), Some(10), None, None]);
     }
 
     #[test]

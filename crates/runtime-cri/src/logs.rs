@@ -140,12 +140,9 @@ fn open_all(folder: &Path) -> io::Result<Vec<Open>> {
         let files = logfiles::list(folder)?;
         let mut open = Vec::with_capacity(files.len());
         for file in &files {
-            match Open::new(&file.path) {
-                Ok(found) if found.inode == file.inode => open.push(found),
-                // Rotated or thrown away since it was listed.
-                Ok(_) => break,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => break,
-                Err(error) => return Err(error),
+            match Open::listed(file)? {
+                Some(found) => open.push(found),
+                None => break,
             }
         }
         if open.len() == files.len() {
@@ -611,27 +608,23 @@ impl Source {
                 Err(error) => return Err(unreadable(&folder)(error)),
             };
             let (number, next) = match &open {
-                None => (None, files.first()),
+                None => (Some(0), files.first()),
                 Some(open) => match files.iter().position(|file| file.inode == open.inode) {
-                    Some(at) => (files[at].number(), files.get(at + 1)),
+                    Some(at) => (files[at].number, files.get(at + 1)),
                     // Rotated and thrown away: what comes next is the oldest that is left.
-                    None => (logfiles::number(&open.path), files.first()),
+                    None => (open.number, files.first()),
                 },
             };
             let Some(next) = next else { return Ok(Next::Nothing) };
-            if let (Some(number), Some(next)) = (number, next.number())
+            if let (Some(number), Some(next)) = (number, next.number)
                 && next > number + 1
             {
                 return Err(Error::new(ErrorKind::Lost)
                     .with_message("a rotated log file was thrown away before it was read"));
             }
-            match Open::new(&next.path) {
-                Ok(file) if file.inode == next.inode => Ok(Next::File(file)),
-                // Rotated since it was listed: the next look finds it under its new name.
-                Ok(_) => Ok(Next::Nothing),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Next::Nothing),
-                Err(error) => Err(unreadable(&next.path)(error)),
-            }
+            // Rotated since it was listed, the next look finds it under its new name.
+            let next = Open::listed(next).map_err(unreadable(&next.path))?;
+            Ok(next.map_or(Next::Nothing, Next::File))
         })
         .await
     }

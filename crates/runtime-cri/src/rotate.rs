@@ -13,7 +13,7 @@ use rustix::fs::RenameFlags;
 use crate::census::{self, Seen};
 use crate::connect::LogRotation;
 use crate::generated as cri;
-use crate::logfiles;
+use crate::logfiles::{self, LogFile};
 use crate::notes::LOG_FILE;
 use crate::sandbox::on_host;
 use crate::shared::Shared;
@@ -43,6 +43,10 @@ async fn run(
 
 /// Rotates what is too large.
 pub(crate) async fn all(shared: &Arc<Shared>, max_bytes: u64, keep: Option<u32>) -> Result<usize> {
+    if keep == Some(0) {
+        // The newest one's number is what the next one's follows from.
+        return Err(Error::invalid("keep", "it must be at least 1"));
+    }
     let root = shared.settings.log_dir.join(shared.scope.as_str());
     // The engine is asked only if there is something to do.
     if !on_host(move || Ok(has_larger(&root, max_bytes))).await? {
@@ -114,8 +118,7 @@ fn rename(folder: &Path, max_bytes: u64) -> io::Result<Option<PathBuf>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     }
-    let mut number =
-        logfiles::list(folder)?.iter().filter_map(logfiles::LogFile::number).max().unwrap_or(0);
+    let mut number = rotated(folder)?.iter().filter_map(|file| file.number).max().unwrap_or(0);
     loop {
         number += 1;
         let name = folder.join(format!("{LOG_FILE}.{number:010}"));
@@ -129,6 +132,13 @@ fn rename(folder: &Path, max_bytes: u64) -> io::Result<Option<PathBuf>> {
     }
 }
 
+/// All files but the current one.
+fn rotated(folder: &Path) -> io::Result<Vec<LogFile>> {
+    let mut files = logfiles::list(folder)?;
+    files.retain(|file| file.path.extension().is_some_and(|name| name != "log"));
+    Ok(files)
+}
+
 /// Renames without replacing.
 fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
     use rustix::fs::CWD;
@@ -137,8 +147,7 @@ fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
 
 /// Removes the oldest rotated files.
 fn throw_away(folder: &Path, keep: u32) -> io::Result<()> {
-    let mut rotated = logfiles::list(folder)?;
-    rotated.retain(|file| file.path.extension().is_some_and(|name| name != "log"));
+    let rotated = rotated(folder)?;
     let keep = usize::try_from(keep).unwrap_or(usize::MAX);
     let surplus = rotated.len().saturating_sub(keep);
     for file in rotated.into_iter().take(surplus) {

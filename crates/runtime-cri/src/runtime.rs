@@ -145,7 +145,7 @@ impl CriRuntime {
     /// [`LogRotation`](crate::LogRotation) looks. Gives how many were begun.
     ///
     /// # Errors
-    /// When the containers cannot be listed, or the files cannot be renamed.
+    /// `InvalidArgument` where `keep` is zero. When the containers cannot be listed, or the files cannot be renamed.
     pub async fn rotate_logs(&self, max_bytes: u64, keep: Option<u32>) -> Result<usize> {
         self.doing(Operation::Logs, rotate::all(&self.shared, max_bytes, keep)).await
     }

@@ -9,24 +9,13 @@ use crate::poll::{PATIENCE, lock, until};
 use crate::{Context, Failure, Outcome, Subject};
 
 impl Context {
-    /// Waits until the engine's own listing shows `count` things of this scope.
+    /// Waits until the engine's own listing shows `count` things of this scope: for as long as it
+    /// goes on to change, since a busy engine takes its time for each of them.
     ///
     /// # Errors
     /// When it does not come to that.
     pub async fn until_left(&self, count: usize) -> Result<(), Failure> {
-        let left = Mutex::new(Vec::new());
-        let done = self
-            .until("the leftovers", || async {
-                let now = leftovers(self.subject(), self.scope()).await?;
-                let done = now.len() == count;
-                *lock(&left) = now;
-                Ok(done.then_some(()))
-            })
-            .await;
-        if let Err(failure) = done {
-            fail!("not {count} things are at the engine but {:?}: {failure}", *lock(&left));
-        }
-        Ok(())
+        until_left(self.subject(), self.scope(), count).await
     }
 
     /// Asserts that the engine's own listing shows nothing of this scope now.
@@ -68,16 +57,7 @@ impl Context {
             }
         }
         runtime.close().await?;
-        let left = Mutex::new(Vec::new());
-        let done = until(PATIENCE, "an empty scope", || async {
-            *lock(&left) = leftovers(self.subject(), scope).await?;
-            Ok(lock(&left).is_empty().then_some(()))
-        })
-        .await;
-        if let Err(failure) = done {
-            fail!("after the case this is left at the engine: {:?}: {failure}", *lock(&left));
-        }
-        Ok(())
+        until_left(self.subject(), scope, 0).await
     }
 
     /// What the engine has of the scopes of this case, for a case that does not end.
@@ -92,6 +72,23 @@ impl Context {
         all.truncate(10);
         format!("{all:?}")
     }
+}
+
+async fn until_left(subject: &dyn Subject, scope: &Scope, count: usize) -> Result<(), Failure> {
+    let mut left = leftovers(subject, scope).await?;
+    while left.len() != count {
+        let now = Mutex::new(Vec::new());
+        let changed = until(PATIENCE, "a change", || async {
+            *lock(&now) = leftovers(subject, scope).await?;
+            Ok((*lock(&now) != left).then_some(()))
+        })
+        .await;
+        if let Err(failure) = changed {
+            fail!("not {count} things are at the engine but {left:?}: {failure}");
+        }
+        left = std::mem::take(&mut *lock(&now));
+    }
+    Ok(())
 }
 
 /// The engine's own listing of a scope.

@@ -1,0 +1,163 @@
+//! Log files that are rotated, thrown away, torn or cut.
+
+use std::fs;
+use std::io::Write;
+
+use futures_util::StreamExt;
+use runtime_core::{Container, ContainerExt, ErrorKind, Follow, LogOptions, LogRecord, Runtime};
+
+use super::support::{Engine, Outcome, log_folder};
+
+/// The numbers that the lines of a log begin with.
+fn numbers(records: &[LogRecord]) -> Vec<u64> {
+    records
+        .iter()
+        .filter_map(|record| {
+            String::from_utf8_lossy(&record.bytes).split_whitespace().next()?.parse().ok()
+        })
+        .collect()
+}
+
+/// Where the lines are not numbered from 1 to `last`, each once.
+fn gap(records: &[LogRecord], last: u64) -> Option<String> {
+    let numbers = numbers(records);
+    let at = numbers.iter().zip(1..=last).take_while(|(found, wanted)| **found == *wanted).count();
+    let whole = numbers.len() as u64 == last && at == numbers.len();
+    (!whole).then(|| {
+        let from = at.saturating_sub(2);
+        let around = &numbers[from..numbers.len().min(at + 3)];
+        format!("{} lines, and around line {}: {around:?}", numbers.len(), at + 1)
+    })
+}
+
+async fn all(
+    container: &dyn Container,
+    options: LogOptions,
+) -> runtime_core::Result<Vec<LogRecord>> {
+    container.logs(options).await?.collect::<Vec<_>>().await.into_iter().collect()
+}
+
+/// Writes lines as fast as it can, to both streams.
+const WRITER: &str = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); echo $i some more words; \
+                      [ $((i % 7)) = 0 ] && echo err $i >&2; done; printf last";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_or_doubled_over_rotations() -> Outcome {
+    let engine = Engine::of_environment().await?;
+    let container = engine.runtime.create_container(&engine.script(WRITER)).await?;
+    container.start().await?;
+    let mut follower = container.logs(LogOptions::default().follow(Follow::Yes)).await?;
+    let reader = tokio::spawn(async move {
+        let mut records = Vec::new();
+        while let Some(record) = follower.next().await {
+            records.push(record?);
+        }
+        Ok::<_, runtime_core::Error>(records)
+    });
+    let mut rotations = 0;
+    let ended = container.wait();
+    tokio::pin!(ended);
+    loop {
+        tokio::select! {
+            exit = &mut ended => { exit?; break; }
+            rotated = engine.runtime.rotate_logs(1000, None) => rotations += rotated?,
+        }
+    }
+    assert!(rotations >= 2, "{rotations} rotations are too few to show anything");
+    let followed = reader.await??;
+    assert_eq!(gap(&followed, 20_000), None, "followed over {rotations} rotations");
+    assert_eq!(followed.last().map(|record| &record.bytes[..]), Some(&b"last"[..]));
+    let read = all(&*container, LogOptions::default()).await?;
+    assert_eq!(read, followed, "read back");
+    // From a place in the middle of a rotated file, and from a time there.
+    let middle = followed.len() / 3;
+    let mut cursor = None;
+    for record in &followed[..middle] {
+        cursor = Some(runtime_core::LogCursor::advance(cursor, record));
+    }
+    let cursor = cursor.expect("there are records");
+    assert_eq!(all(&*container, LogOptions::default().after(cursor)).await?, followed[middle..]);
+    let since = followed[middle].time;
+    let later: Vec<_> = followed.iter().filter(|record| record.time >= since).cloned().collect();
+    assert_eq!(all(&*container, LogOptions::default().since(since)).await?, later);
+    for tail in [0, 1, 10, 15_000] {
+        let read = all(&*container, LogOptions::default().tail(tail)).await?;
+        let from = followed.len() - usize::try_from(tail)?;
+        assert_eq!(read, followed[from..], "the last {tail}");
+    }
+    println!("{} records over {rotations} rotations", followed.len());
+    engine.finish().await
+}
+
+#[tokio::test]
+async fn only_so_many_rotated_files_are_kept() -> Outcome {
+    let engine = Engine::of_environment().await?;
+    let script = "i=0; while true; do i=$((i+1)); echo $i; sleep 0.01; done";
+    let container = engine.runtime.create_container(&engine.script(script)).await?;
+    container.start().await?;
+    let folder = log_folder(&engine, &*container)?;
+    let mut rotations = 0;
+    while rotations < 6 {
+        rotations += engine.runtime.rotate_logs(100, Some(2)).await?;
+    }
+    let files = fs::read_dir(&folder)?
+        .flatten()
+        .filter(|file| file.file_name().to_string_lossy().starts_with("container.log."));
+    assert_eq!(files.count(), 2);
+    container.remove().await?;
+    assert!(!folder.exists());
+    engine.finish().await
+}
+
+/// A file as an engine leaves it behind where a disk was full, or the host went down.
+#[tokio::test]
+async fn a_torn_file_costs_no_whole_line() -> Outcome {
+    let engine = Engine::of_environment().await?;
+    let container = engine.runtime.create_container(&engine.script("echo 1; echo 2")).await?;
+    container.run().await?;
+    let before = all(&*container, LogOptions::default()).await?;
+    let path = log_folder(&engine, &*container)?.join("container.log");
+    let whole = fs::read(&path)?;
+    let mut file = fs::File::options().append(true).open(&path)?;
+    file.write_all(b"2026-01-01T00:00:0")?;
+    file.write_all(&[0; 5000])?;
+    file.write_all(&whole)?;
+    drop(file);
+    let torn = all(&*container, LogOptions::default()).await?;
+    let twice: Vec<_> = before.iter().chain(&before).cloned().collect();
+    assert_eq!(torn, twice);
+    // Cut in the middle of a line: what is there of it is given.
+    fs::write(&path, &whole[..whole.len() - 2])?;
+    let cut = all(&*container, LogOptions::default()).await?;
+    assert_eq!(cut.len(), 2);
+    assert_eq!(cut[0], before[0]);
+    // No file any more.
+    fs::remove_file(&path)?;
+    assert_eq!(all(&*container, LogOptions::default()).await?, []);
+    engine.finish().await
+}
+
+/// A follower that stands still while the files that it has not read are thrown away.
+#[tokio::test]
+async fn a_file_that_is_thrown_away_unread_is_said_to_be_lost() -> Outcome {
+    let engine = Engine::of_environment().await?;
+    let script = "i=0; while true; do i=$((i+1)); echo $i; sleep 0.01; done";
+    let container = engine.runtime.create_container(&engine.script(script)).await?;
+    container.start().await?;
+    let mut follower = container.logs(LogOptions::default().follow(Follow::Yes)).await?;
+    assert!(follower.next().await.is_some_and(|record| record.is_ok()));
+    let mut rotations = 0;
+    while rotations < 6 {
+        rotations += engine.runtime.rotate_logs(100, Some(1)).await?;
+    }
+    let lost = loop {
+        match follower.next().await {
+            Some(Ok(_)) => {}
+            Some(Err(error)) => break error,
+            None => panic!("the follower of a running container has ended"),
+        }
+    };
+    assert_eq!(lost.kind(), ErrorKind::Lost, "{lost}");
+    assert!(follower.next().await.is_none());
+    engine.finish().await
+}
