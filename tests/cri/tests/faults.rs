@@ -3,7 +3,10 @@
 mod faults {
     mod dependencies;
     mod dropped;
+    mod engine_stops;
+    mod full_disk;
     mod no_engine;
+    mod own;
     mod requests;
     mod rotation;
     mod support;

@@ -1,52 +1,95 @@
 //! Creates that nobody waits for any more leave nothing behind.
 
-use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use futures_util::future;
-use runtime_core::Runtime;
+use futures_util::{StreamExt, stream};
+use runtime_core::{ErrorKind, Runtime};
 
-use super::support::{Engine, Outcome};
+use super::own::Own;
+use super::support::Outcome;
 
-/// How many creates are dropped. A thousand where somebody asks for that.
-fn times() -> usize {
-    std::env::var("RUNTIME_TEST_DROPS").ok().and_then(|times| times.parse().ok()).unwrap_or(40)
+/// How many creates are dropped. `RUNTIME_TEST_DROPS=1000` takes minutes.
+fn times() -> u32 {
+    std::env::var("RUNTIME_TEST_DROPS").ok().and_then(|times| times.parse().ok()).unwrap_or(64)
 }
 
-fn count(folder: &Path) -> usize {
-    std::fs::read_dir(folder).into_iter().flatten().count()
-}
+/// Creates under way at once.
+const AT_ONCE: usize = 8;
 
+/// Ports, a /dev/shm of its own and logs: everything that a create can leave. What there is is
+/// counted before and after, not asked of the code under test.
 #[tokio::test(flavor = "multi_thread")]
 async fn dropped_creates_leave_nothing() -> Outcome {
-    let engine = Engine::of_environment().await?;
+    let own = Own::up().await?;
+    let engine = own.connect().await?;
     let spec = engine.idle().tcp_port(80).shared_memory(1 << 20);
-    // So that the image is there, and one create has gone all the way.
-    let first = engine.runtime.create_container(&spec).await?;
-    first.remove().await?;
-    let sockets = || count(Path::new("/proc/self/fd"));
-    let before = sockets();
-    for round in 0..times() / 8 {
-        let creates = (0..8).map(|number| {
-            // A create takes some hundred milliseconds: the cuts are spread over that and more.
-            let after = Duration::from_millis(((round * 8 + number) * 37 % 900) as u64);
+    // So that the image is there, and the bridge, and the first rules of the packet filter.
+    let begun = Instant::now();
+    engine.runtime.create_container(&spec).await?.remove().await?;
+    // Several at once take longer than one.
+    let span = (begun.elapsed() * 4).clamp(Duration::from_millis(200), Duration::from_secs(4));
+    let before = own.count()?;
+    let kept = stream::iter(0..times())
+        .map(|number| {
+            // A prime's multiples are spread over the time of a create.
+            let after = span * (number * 389 % 1000) / 1000;
             let create = engine.runtime.create_container(&spec);
-            async move { tokio::time::timeout(after, create).await }
-        });
-        for done in future::join_all(creates).await.into_iter().flatten() {
-            done?.remove().await?;
-        }
+            async move { tokio::time::timeout(after, create).await.ok() }
+        })
+        .buffer_unordered(AT_ONCE)
+        .filter_map(std::future::ready);
+    let kept: Vec<_> = kept.collect().await;
+    let mut whole = 0;
+    for container in kept {
+        container?.remove().await?;
+        whole += 1;
     }
-    let mut left = engine.left()?;
-    for _ in 0..600 {
-        if left.is_empty() {
-            break;
+    // Undoing goes on, and is waited for as long as it gets on.
+    let mut left = (engine.left()?, own.count()?);
+    while !(left.0.is_empty() && left.1 == before) {
+        let until = Instant::now() + Duration::from_secs(20);
+        let mut now = left.clone();
+        while now == left {
+            assert!(Instant::now() < until, "{left:?} is left, and before there was {before:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            now = (engine.left()?, own.count()?);
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        left = engine.left()?;
+        left = now;
     }
-    assert_eq!(left, Vec::<String>::new());
-    // Held ports are sockets of this process.
-    assert!(sockets() <= before + 8, "{} and before {before}", sockets());
+    let (all, took) = (times(), begun.elapsed());
+    println!("{all} creates, {whole} not dropped, in {took:?}: {before:?} before and after");
+    assert!(whole < all, "none was dropped in {span:?}");
     engine.finish().await
+}
+
+/// The runtime is closed while creates are under way: they are undone as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn creates_of_a_closed_runtime_leave_nothing() -> Outcome {
+    let own = Own::up().await?;
+    let engine = own.connect().await?;
+    let spec = engine.idle().tcp_port(80).shared_memory(1 << 20);
+    engine.runtime.create_container(&spec).await?.remove().await?;
+    let before = own.count()?;
+    let creates = (0..8).map(|_| engine.runtime.create_container(&spec));
+    let creates = futures_util::future::join_all(creates);
+    let close = async {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        engine.runtime.close().await
+    };
+    let (created, closed) = tokio::join!(creates, close);
+    closed?;
+    let whole = created.iter().filter(|created| created.is_ok()).count();
+    for error in created.into_iter().filter_map(Result::err) {
+        assert_eq!(error.kind(), ErrorKind::InvalidState, "{error:?}");
+    }
+    // Closing waits for what has to be undone.
+    assert_eq!(engine.left()?.len(), whole * 3, "a sandbox, a container and a log folder each");
+    let again = own.connect_as(engine.runtime.scope().clone(), |options| options).await?;
+    again.finish().await?;
+    let until = Instant::now() + Duration::from_secs(20);
+    while own.count()? != before {
+        assert!(Instant::now() < until, "{:?} and before {before:?}", own.count()?);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
 }

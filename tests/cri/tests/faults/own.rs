@@ -1,0 +1,167 @@
+//! An engine that a test has for itself: it may be killed, and what it has may be counted.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use cri_tests::Environment;
+use runtime_conformance::BoxError;
+use runtime_core::Scope;
+use runtime_cri::CriOptions;
+use test_engines::{Engine as TestEngine, Running};
+use tokio::sync::{Mutex, MutexGuard};
+
+use super::support::{Engine, Outcome, scope};
+
+/// One test at a time has it.
+static TURN: Mutex<()> = Mutex::const_new(());
+
+const ENGINE: TestEngine = TestEngine::ContainerdFaults;
+
+/// The engine. It goes at the end if it came for this test.
+pub(super) struct Own {
+    running: Running,
+    ours: bool,
+    /// What was mounted for it.
+    mounted: Option<PathBuf>,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Own {
+    pub(super) async fn up() -> Result<Self, BoxError> {
+        let turn = TURN.lock().await;
+        let ours = ENGINE.status()?.is_none();
+        Ok(Self { running: ENGINE.up()?, ours, mounted: None, _turn: turn })
+    }
+
+    /// The engine with a small file system, which it sees at the same path as the host.
+    pub(super) async fn up_with_disk(options: &str) -> Result<(Self, PathBuf), BoxError> {
+        let turn = TURN.lock().await;
+        // A mount that is made later is not seen in the engine's namespace.
+        ENGINE.down()?;
+        let disk = Environment::read()?.shared.join("small-disk");
+        std::fs::create_dir_all(&disk)?;
+        let mount = ["-t", "tmpfs", "-o", options, "tmpfs"];
+        run(std::process::Command::new("mount").args(mount).arg(&disk))?;
+        let mounted = Some(disk.clone());
+        match ENGINE.up() {
+            Ok(running) => Ok((Self { running, ours: true, mounted, _turn: turn }, disk)),
+            Err(error) => {
+                unmount(&disk);
+                Err(error.into())
+            }
+        }
+    }
+
+    fn environment(&self) -> Result<Environment, BoxError> {
+        Ok(Environment {
+            endpoint: self.running.host().ok_or("an engine without a socket")?,
+            engine: ENGINE.name().to_owned(),
+            cdi: None,
+            ..Environment::read()?
+        })
+    }
+
+    /// A connection with a scope of its own.
+    pub(super) async fn connect(&self) -> Result<Engine, BoxError> {
+        self.connect_as(scope(), |options| options).await
+    }
+
+    pub(super) async fn connect_as(
+        &self,
+        scope: Scope,
+        change: impl FnOnce(CriOptions) -> CriOptions,
+    ) -> Result<Engine, BoxError> {
+        Engine::at(self.environment()?, scope, change).await
+    }
+
+    pub(super) fn process(&self) -> &test_engines::Process {
+        self.running.process()
+    }
+
+    /// Kills the daemon as a crash would.
+    pub(super) fn kill(&self) -> Outcome {
+        Ok(ENGINE.kill_hard()?)
+    }
+
+    /// Starts it again.
+    pub(super) fn restart(&mut self) -> Outcome {
+        self.running = ENGINE.restart()?;
+        Ok(())
+    }
+
+    /// How much there is of what a sandbox is made of, as the host and the engine's namespace
+    /// show it.
+    pub(super) fn count(&self) -> Result<BTreeMap<&'static str, usize>, BoxError> {
+        let process = PathBuf::from(format!("/proc/{}", self.process().pid));
+        let inside = |path: &str| entries(&process.join("root").join(path));
+        let shared = Environment::read()?.shared;
+        let logs = shared.join(format!("{ENGINE}-logs"));
+        let state = process.join("root").join(shared.strip_prefix("/")?);
+        let rules = run(std::process::Command::new("iptables").args(["-w", "-t", "nat", "-S"]))?;
+        Ok(BTreeMap::from([
+            ("network namespaces", inside("run/netns")),
+            ("addresses", below(&process.join("root/run/cni/networks"))),
+            ("mounts", std::fs::read_to_string(process.join("mountinfo"))?.lines().count()),
+            ("log folders", below(&logs)),
+            ("folders of shared memory", below(&state.join(format!("{ENGINE}-state")))),
+            ("packet filter rules", rules.lines().count()),
+            ("sockets of this process", sockets()?),
+        ]))
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        // A frozen daemon does not go.
+        let _ = self.running.process().thaw();
+        if self.ours {
+            let _ = ENGINE.down();
+        }
+        if let Some(mounted) = &self.mounted {
+            unmount(mounted);
+        }
+    }
+}
+
+fn unmount(disk: &Path) {
+    let _ = run(std::process::Command::new("umount").arg("--lazy").arg(disk));
+}
+
+fn run(command: &mut std::process::Command) -> Result<String, BoxError> {
+    let done = command.output()?;
+    if !done.status.success() {
+        return Err(format!("{command:?}: {}", String::from_utf8_lossy(&done.stderr)).into());
+    }
+    Ok(String::from_utf8(done.stdout)?)
+}
+
+fn entries(folder: &Path) -> usize {
+    std::fs::read_dir(folder).into_iter().flatten().count()
+}
+
+/// What is in the folders of a folder.
+fn below(folder: &Path) -> usize {
+    let folders = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    folders.map(|folder| entries(&folder.path())).sum()
+}
+
+/// A held port is a socket that listens.
+fn sockets() -> Result<usize, BoxError> {
+    let own: Vec<_> = std::fs::read_dir("/proc/self/fd")?
+        .flatten()
+        .filter_map(|fd| std::fs::read_link(fd.path()).ok())
+        .map(|link| link.to_string_lossy().into_owned())
+        .collect();
+    let listening = |line: &&str| line.split_whitespace().nth(3) == Some("0A");
+    Ok(["/proc/self/net/tcp", "/proc/self/net/tcp6"]
+        .into_iter()
+        .filter_map(|table| std::fs::read_to_string(table).ok())
+        .flat_map(|table| {
+            let inodes = table
+                .lines()
+                .filter(listening)
+                .filter_map(|line| Some(format!("socket:[{}]", line.split_whitespace().nth(9)?)));
+            inodes.filter(|inode| own.contains(inode)).collect::<Vec<_>>()
+        })
+        .count())
+}
