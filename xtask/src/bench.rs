@@ -1,6 +1,8 @@
 //! `cargo xtask bench`: what this library costs, side by side with the bare clients.
 
+mod cri;
 mod docker;
+mod engine;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -16,10 +18,13 @@ pub(crate) struct Arguments {
 enum Backend {
     /// Against bare bollard and Docker's own command line, on a private engine
     Docker(docker::Arguments),
+    /// Against the bare generated client and plain reads, on a private engine
+    Cri(cri::Arguments),
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     match &arguments.backend {
         Backend::Docker(arguments) => docker::run(arguments),
+        Backend::Cri(arguments) => cri::run(arguments),
     }
 }

@@ -11,8 +11,9 @@ use runtime_core::{
     Container, ContainerExt, ContainerSpec, ContainerStats, ErrorKind, Follow, Image, LogOptions,
     PullEvent, PullOptions, PullPolicy, RegistryAuth, Runtime, Scope,
 };
+use runtime_cri::{CriOptions, CriRuntime};
 use runtime_docker::{DockerOptions, DockerRuntime};
-use test_engines::{Engine, LAYERS};
+use test_engines::{Engine, LAYERS, Site};
 
 /// Runs a real container and shows what happens.
 #[derive(Debug, clap::Args)]
@@ -25,6 +26,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Backend {
     Docker,
+    Cri,
 }
 
 /// What the container does: it speaks on both streams, computes a little, and ends with 7, so
@@ -71,6 +73,7 @@ impl Started {
 async fn demo(backend: Backend, started: &mut Started) -> Result<()> {
     let runtime: Arc<dyn Runtime> = match backend {
         Backend::Docker => Arc::new(docker(started).await?),
+        Backend::Cri => Arc::new(cri(started).await?),
     };
     let health = runtime.health().await?;
     println!("engine     {} {}", health.engine, health.version);
@@ -108,6 +111,27 @@ async fn docker(started: &mut Started) -> Result<DockerRuntime> {
     let running = started.up(Engine::Docker)?;
     let host = running.host().context("the private engine has a socket")?;
     Ok(DockerRuntime::connect(DockerOptions::new(scope).host(host)).await?)
+}
+
+/// The engine that `CONTAINER_RUNTIME_ENDPOINT` names, or else a private one.
+///
+/// The default sockets are not tried: where one answers it may be that of a containerd which only
+/// serves Docker and has no network for sandboxes.
+async fn cri(started: &mut Started) -> Result<CriRuntime> {
+    let options = CriOptions::new(Scope::new("demo")?);
+    if std::env::var_os("CONTAINER_RUNTIME_ENDPOINT").is_some_and(|value| !value.is_empty()) {
+        return Ok(CriRuntime::connect(options).await?);
+    }
+    println!("no engine  CONTAINER_RUNTIME_ENDPOINT is not set");
+    println!("           setting a private one up below target/env");
+    let running = started.up(Engine::Containerd)?;
+    let endpoint = running.host().context("the private engine has a socket")?;
+    let folder = Site::of_checkout()?.shared_dir()?;
+    let options = options
+        .endpoint(endpoint)
+        .log_dir(folder.join("demo-logs"))
+        .state_dir(folder.join("demo-state"));
+    Ok(CriRuntime::connect(options).await?)
 }
 
 /// The test registry serves the image, with a password, so that no other registry is needed.

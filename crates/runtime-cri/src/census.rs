@@ -17,7 +17,6 @@ use runtime_core::{
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
-use crate::capabilities::has_events;
 use crate::folders::{Subscription, Wanted};
 use crate::generated as cri;
 use crate::info::from_list;
@@ -296,7 +295,7 @@ struct Wakes {
 impl Wakes {
     fn prepare(&mut self, shared: &Arc<Shared>) {
         if self.events.is_some()
-            || !has_events(&shared.engine)
+            || !shared.settings.events
             || self.events_again.is_some_and(|again| Instant::now() < again)
         {
             return;

@@ -37,6 +37,9 @@ pub struct CriOptions {
     /// The kind of CDI device that the ids of GPUs belong to: id `0` is the device `KIND=0`. By
     /// default `nvidia.com/gpu`.
     pub gpu_kind: String,
+    /// Whether the engine's own events may tell sooner that something has happened, where the
+    /// engine has them. What has happened is always asked for. By default they may.
+    pub engine_events: bool,
 }
 
 /// When to begin a new log file of a running container. The CRI leaves that to its client.
@@ -79,6 +82,7 @@ impl CriOptions {
             runtime_handler: None,
             cgroup_parent: None,
             gpu_kind: "nvidia.com/gpu".to_owned(),
+            engine_events: true,
         }
     }
 
@@ -135,6 +139,13 @@ impl CriOptions {
     #[must_use]
     pub fn gpu_kind(mut self, kind: impl Into<String>) -> Self {
         self.gpu_kind = kind.into();
+        self
+    }
+
+    /// Sets whether the engine's own events may tell sooner that something has happened.
+    #[must_use]
+    pub fn engine_events(mut self, events: bool) -> Self {
+        self.engine_events = events;
         self
     }
 

@@ -105,6 +105,7 @@ impl CriRuntime {
         })
         .await?;
         let capabilities = capabilities::of(&engine, client.peer(), logs, root);
+        let events = options.engine_events && capabilities::has_events(&engine);
         let settings = Settings {
             log_dir: options.log_dir.clone(),
             state_dir: options.state_dir.clone(),
@@ -112,6 +113,7 @@ impl CriRuntime {
             runtime_handler: options.runtime_handler.clone(),
             cgroup_parent: options.cgroup_parent.clone(),
             gpu_kind: options.gpu_kind.clone(),
+            events,
         };
         let shared = Arc::new_cyclic(|shared| Shared {
             client,

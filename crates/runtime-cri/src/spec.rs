@@ -49,6 +49,8 @@ pub(crate) struct Settings {
     pub(crate) runtime_handler: Option<String>,
     pub(crate) cgroup_parent: Option<String>,
     pub(crate) gpu_kind: String,
+    /// Whether the engine's events are listened to.
+    pub(crate) events: bool,
 }
 
 /// Everything that a create asks the engine for.

@@ -1,8 +1,8 @@
-//! What this library costs, side by side with bare bollard and Docker's own command line.
+//! What this library costs, side by side with bare clients, command lines and plain reads.
 //!
-//! It runs on the engine and the registry of the environment, as `cargo xtask bench docker` sets
-//! them. Each figure is taken in a process of its own, so that one does not disturb the other.
+//! It runs on the engine and the registry of the environment, as `cargo xtask bench` sets them. Each figure is taken in a process of its own, so that one does not disturb the other.
 
+mod cri;
 mod engine;
 mod fleet;
 mod lifecycle;
@@ -29,6 +29,8 @@ struct Arguments {
 enum Command {
     /// Measures everything, or some of it, and prints tables
     Docker(Sizes),
+    /// The same for the CRI
+    Cri(cri::Sizes),
     /// Measures one thing; `docker` starts these
     #[command(hide = true, subcommand)]
     Part(Part),
@@ -102,6 +104,7 @@ enum Subject {
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Docker(sizes) => runtime().and_then(|runtime| runtime.block_on(docker(&sizes))),
+        Command::Cri(sizes) => runtime().and_then(|runtime| runtime.block_on(cri::run(&sizes))),
         Command::Part(part) => runtime().and_then(|runtime| runtime.block_on(part.run())),
     };
     match done {
@@ -140,6 +143,6 @@ async fn docker(sizes: &Sizes) -> Result<()> {
 }
 
 /// The options of this run.
-fn again() -> String {
+pub(crate) fn again() -> String {
     std::env::args().skip(2).map(|argument| format!(" {argument}")).collect()
 }

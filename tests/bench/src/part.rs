@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
-use crate::{fleet, logs};
+use crate::{cri, fleet, logs};
 
 /// Who is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -48,6 +48,9 @@ pub(crate) enum Part {
     Stats { who: Who, host: String, containers: Vec<String> },
     /// Waits for containers
     Wait { who: Who, host: String, containers: Vec<String> },
+    /// The parts for the CRI
+    #[command(subcommand)]
+    Cri(cri::Part),
 }
 
 impl Part {
@@ -60,6 +63,7 @@ impl Part {
             Self::List { who, host } => fleet::list(who, &host).await,
             Self::Stats { who, host, containers } => fleet::stats(who, &host, &containers).await,
             Self::Wait { who, host, containers } => fleet::wait(who, &host, &containers).await,
+            Self::Cri(part) => part.run().await,
         }
     }
 }

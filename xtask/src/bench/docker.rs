@@ -1,10 +1,7 @@
 //! `cargo xtask bench docker`.
 
-use std::path::Path;
-use std::process::Command;
-
-use anyhow::{Context, Result, ensure};
-use test_engines::{Engine, Running, Site};
+use anyhow::Result;
+use test_engines::Engine;
 
 /// Measures on a private engine. What follows the engine's name goes to the bench itself:
 /// `cargo xtask bench docker --help` shows it.
@@ -20,31 +17,5 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let mut bench = bench();
-    bench.arg("docker").args(&arguments.options);
-    if !arguments.options.iter().any(|option| option == "--help" || option == "-h") {
-        let site = Site::of_checkout()?;
-        for engine in [Engine::Registry, arguments.engine] {
-            bench.envs(up(&site, engine)?.variables()?);
-        }
-    }
-    let status = bench.status().context("starting cargo")?;
-    ensure!(status.success(), "the bench has failed");
-    Ok(())
-}
-
-/// Engines stay up, as for the tests.
-fn up(site: &Site, engine: Engine) -> Result<Running> {
-    match site.status(engine) {
-        Some(running) => Ok(running),
-        None => site.up(engine),
-    }
-}
-
-/// The bench is a program of its own, because only a release build has figures to show.
-fn bench() -> Command {
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")));
-    cargo.args(["run", "--quiet", "--release", "--package", "bench", "--"]);
-    cargo
+    super::engine::run("docker", arguments.engine, &arguments.options)
 }

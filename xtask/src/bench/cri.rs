@@ -1,0 +1,21 @@
+//! `cargo xtask bench cri`.
+
+use anyhow::Result;
+use test_engines::Engine;
+
+/// Measures on a private engine. What follows the engine's name goes to the bench itself:
+/// `cargo xtask bench cri --help` shows it.
+#[derive(Debug, clap::Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct Arguments {
+    /// The engine: containerd, containerd-17, containerd-21
+    #[arg(long, default_value = "containerd")]
+    engine: Engine,
+    /// Options of the bench
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    options: Vec<String>,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    super::engine::run("cri", arguments.engine, &arguments.options)
+}
