@@ -59,6 +59,7 @@ mod spec;
 mod stats;
 mod wait;
 
+#[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
 

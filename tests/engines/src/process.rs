@@ -87,12 +87,23 @@ impl Process {
         }
     }
 
-    /// Stops it without ending it: it keeps its sockets open and answers nothing.
+    /// Stops it without ending it: it keeps its sockets open and answers nothing. When this
+    /// returns, all of its threads stand still.
     ///
     /// # Errors
     /// If it may not be signalled.
     pub fn freeze(&self) -> Result<()> {
-        self.signal(Signal::STOP)
+        self.signal(Signal::STOP)?;
+        let limit = Duration::from_secs(10);
+        poll::until(limit, &format!("pid {} to stand still", self.pid), || {
+            let threads = fs::read_dir(format!("/proc/{}/task", self.pid))?;
+            let still = threads.flatten().all(|thread| {
+                let stat = fs::read_to_string(thread.path().join("stat"));
+                // A thread that has ended meanwhile stands still as well.
+                stat.ok().and_then(|stat| parse_stat(&stat)).is_none_or(|(state, _)| state == 'T')
+            });
+            Ok(still.then_some(()))
+        })
     }
 
     /// Lets a frozen process go on.

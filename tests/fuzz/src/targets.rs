@@ -21,6 +21,7 @@ pub(crate) const TARGETS: &[Target] = &[
     Target { name: "events", run: |input| number(fuzzing::events(input)), examples: events },
     Target { name: "stats", run: |input| number(fuzzing::stats(input)), examples: stats },
     Target { name: "inspect", run: |input| number(fuzzing::inspect(input)), examples: inspects },
+    Target { name: "cri-log", run: cri_log, examples: cri_logs },
     Target { name: "joiner", run: joiner, examples: chunks },
     Target { name: "image-ref", run: image_ref, examples: image_refs },
 ];
@@ -67,6 +68,34 @@ fn logs() -> Vec<Vec<u8>> {
         [vec![3], terminal.into()].concat(),
         [vec![27], terminal.into(), ERR.into()].concat(),
     ]
+}
+
+/// The first two bytes say how large the blocks are, and how long a line may be.
+fn cri_log(input: &[u8]) -> u64 {
+    let Some((&[block, line], file)) = input.split_first_chunk() else { return 0 };
+    let max_line = usize::from(line).max(1);
+    let whole = runtime_cri::fuzzing::log_file(file, file.len(), max_line);
+    let parts = runtime_cri::fuzzing::log_file(file, usize::from(block) + 1, max_line);
+    assert_eq!(whole, parts, "the blocks matter");
+    let given: usize = whole.records.iter().map(|record| record.bytes.len()).sum();
+    let passed_over = usize::try_from(whole.passed_over).expect("a file in memory");
+    assert!(given + passed_over <= file.len(), "there are more bytes than there were");
+    assert!(whole.records.iter().all(|record| record.bytes.len() <= max_line));
+    let heads = file.split(|byte| *byte == b'\n').count();
+    let pieces = whole.records.iter().filter(|record| record.continues).count();
+    assert!(whole.records.len() - pieces <= heads, "a line was made of nothing");
+    number((whole.records.len().min(32), pieces.min(16), passed_over.min(256)))
+}
+
+fn cri_logs() -> Vec<Vec<u8>> {
+    const LINES: &str = "2026-11-23T16:24:36.876662544Z stdout F one\n\
+                         2026-11-23T16:24:36.9Z stderr P half and \n\
+                         2026-11-23T16:24:37+01:00 stdout F \n\
+                         2026-11-23T16:24:38Z stderr F half\n";
+    let torn = format!("{LINES}2026-11-23T16:2\0\0\0{LINES}2026-11-23T16:24:39Z stdout F la");
+    [(255, 255, LINES), (6, 3, LINES), (40, 100, torn.as_str())]
+        .map(|(block, line, text)| [&[block, line], text.as_bytes()].concat())
+        .into()
 }
 
 fn pulls() -> Vec<Vec<u8>> {
