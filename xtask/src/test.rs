@@ -20,7 +20,7 @@ use report::Row;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// Parts to test (by default what passes as a whole: docker)
+    /// Parts to test (by default what passes as a whole)
     parts: Vec<Part>,
     /// Tests every version of an engine that there is, not only the machine's own
     #[arg(long)]
@@ -128,7 +128,7 @@ fn run_guarded(arguments: &Arguments, site: &Site, guard: &Guard) -> Result<()> 
 
 /// What is tested when no part is named: what passes as a whole. The other parts are under way, and
 /// are tested by name.
-const WHOLE: &[Part] = &[Part::Docker];
+const WHOLE: &[Part] = &[Part::Docker, Part::Podman];
 
 /// Whether the integration tests of a package want an engine or a machine of their own.
 fn wants_engines(package: &str) -> bool {

@@ -90,6 +90,7 @@ capabilities! {
     kill Kill "sends a signal to the main process";
     oom_reason OomReason "tells out of memory from any other kill";
     wait Wait "waits for the exit";
+    exit_while_away ExitWhileAway "knows the exit of a container that ended while the engine was down";
     logs Logs "reads what the container wrote";
     logs_streams_apart LogsStreamsApart "tells standard output from standard error in the logs";
     logs_exact_bytes LogsExactBytes "keeps what a container wrote byte for byte, UTF-8 or not";

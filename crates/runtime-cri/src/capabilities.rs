@@ -44,6 +44,8 @@ pub(crate) fn of(engine: &Engine, peer: &Peer, logs: bool, root: bool) -> Capabi
     can.kill = signals;
     can.oom_reason = true;
     can.wait = true;
+    // containerd throws away from 1.7 on what ended while it was down.
+    can.exit_while_away = (containerd && version < (1, 7)) || crio;
     can.logs = logs;
     can.logs_streams_apart = logs;
     can.logs_exact_bytes = logs;

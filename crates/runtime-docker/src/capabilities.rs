@@ -44,6 +44,9 @@ pub(crate) fn capabilities(engine: &Engine) -> Capabilities {
     // Podman 4.3 was seen to report a kill by the memory limit as any other.
     can.oom_reason = docker && can.memory_limit;
     can.wait = true;
+    // Newer ones throw away what ended while they were down, and Docker then says 255.
+    can.exit_while_away =
+        !docker || engine.containerd.is_some_and(|containerd| containerd < [1, 7, 0]);
     can.logs = true;
     can.logs_streams_apart = true;
     can.logs_exact_bytes = spec::keeps_bytes(engine);

@@ -62,6 +62,8 @@ pub(crate) struct Engine {
     pub(crate) version: String,
     /// The version of the API that is spoken with it.
     pub(crate) api: ApiVersion,
+    /// The version of its containerd as numbers.
+    pub(crate) containerd: Option<[u16; 3]>,
     /// Its configuration.
     pub(crate) info: Info,
     pub(crate) clock: Clock,
@@ -117,7 +119,11 @@ impl Engine {
         http.speak(version.negotiate()?);
         let info: Info = http.json(Call::get(Operation::Connect, "/info")).await?;
         let clock = Clock::compare(parse_rfc3339(info.system_time.as_bytes()), SystemTime::now());
-        Ok(Self { clock, ..Self::from_answers(version, info)? })
+        let engine = Self { clock, ..Self::from_answers(version, info)? };
+        if engine.flavour == Flavour::Docker {
+            http.is_docker(clock);
+        }
+        Ok(engine)
     }
 
     /// # Errors
@@ -137,7 +143,10 @@ impl Engine {
             Some(part) => (Flavour::Podman, part.name.clone()),
             None => (Flavour::Docker, "Docker Engine".to_owned()),
         };
-        Self { flavour, name, version: version.version, api, info, clock: Clock::default() }
+        let containerd = version.components.iter().find(|part| part.name == "containerd");
+        let containerd = containerd.map(|part| release(&part.version));
+        let clock = Clock::default();
+        Self { flavour, name, version: version.version, api, info, containerd, clock }
     }
 
     /// Asks again who is there: the name and the version.
@@ -158,10 +167,14 @@ impl Engine {
 
     /// The version of the engine as numbers: `20.10.24+dfsg1` is `[20, 10, 24]`.
     pub(crate) fn release(&self) -> [u16; 3] {
-        let mut numbers =
-            self.version.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
-        [(); 3].map(|()| numbers.next().unwrap_or(0))
+        release(&self.version)
     }
+}
+
+fn release(version: &str) -> [u16; 3] {
+    let mut numbers =
+        version.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
+    [(); 3].map(|()| numbers.next().unwrap_or(0))
 }
 
 impl Engine {
@@ -192,6 +205,8 @@ pub(crate) struct Version {
 #[serde(rename_all = "PascalCase")]
 struct Component {
     name: String,
+    #[serde(default)]
+    version: String,
 }
 
 impl Version {

@@ -70,6 +70,11 @@ struct Actor {
 }
 
 impl Message {
+    /// Whether it tells of the end of this container.
+    pub(crate) fn is_end_of(&self, id: &str) -> bool {
+        self.action() == "die" && self.actor.id == id
+    }
+
     pub(crate) fn container(&self) -> Option<ContainerId> {
         (!self.actor.id.is_empty()).then(|| ContainerId::new(&self.actor.id))
     }

@@ -129,7 +129,7 @@ struct Waited {
 }
 
 async fn look_at(
-    http: &Http,
+    http: &Arc<Http>,
     deadlines: &Deadlines,
     lives: &Lives,
     id: &ContainerId,

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::BACKEND;
 use crate::connect::Endpoint;
 use crate::connector::Connector;
+use crate::engine::Clock;
 use crate::error;
 
 /// The body of a request: bytes, or a stream of them. It is bollard's type, so that one client
@@ -137,6 +138,8 @@ pub(crate) struct Http {
     endpoint: Endpoint,
     /// Before every path: the base path of the endpoint and the API version.
     prefix: String,
+    /// The clock of the engine, where it is Docker's.
+    docker_clock: Option<Clock>,
     sent: AtomicU64,
     closed: CancellationToken,
     connector: Connector,
@@ -164,10 +167,21 @@ impl Http {
             connector,
             client: Mutex::new(Some(client)),
             prefix: endpoint.base_path().to_owned(),
+            docker_clock: None,
             endpoint,
             sent: AtomicU64::new(0),
             closed,
         }
+    }
+
+    /// Notes that Docker Engine is at the other end, and how its clock goes.
+    pub(crate) fn is_docker(&mut self, clock: Clock) {
+        self.docker_clock = Some(clock);
+    }
+
+    /// The clock of the engine, where it is known to be Docker's.
+    pub(crate) fn clock_of_docker(&self) -> Option<Clock> {
+        self.docker_clock
     }
 
     /// Speaks this version of the API from now on.

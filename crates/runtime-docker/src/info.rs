@@ -96,6 +96,8 @@ impl crate::inspect::HostConfig {
     }
 }
 
+const INVENTED: &str = "the engine has not seen how it ended, and says 255 for that";
+
 impl State {
     fn lifecycle(&self) -> ContainerStatus {
         let status = status_of(&self.status, self.running);
@@ -106,9 +108,17 @@ impl State {
         status
     }
 
+    /// Whether it ended with the code that the engine gives when it does not know the code.
+    pub(crate) fn may_be_invented(&self) -> bool {
+        self.exit_code == 255 && self.lifecycle() == ContainerStatus::Exited
+    }
+
     fn exit(&self) -> Option<Exit> {
         if self.lifecycle() != ContainerStatus::Exited {
             return None;
+        }
+        if self.code_is_invented {
+            return Some(Exit::new(ExitReason::Unknown).with_message(INVENTED));
         }
         let (started_at, ended_at) = self.times();
         if started_at.is_none() && ended_at.is_none() {
@@ -139,7 +149,8 @@ impl State {
     /// the wrong order: the start then was not later than the end.
     fn times(&self) -> (Option<SystemTime>, Option<SystemTime>) {
         let started = parse_rfc3339(self.started_at.as_bytes());
-        let ended = parse_rfc3339(self.finished_at.as_bytes()).filter(|_| !self.running);
+        let ended = parse_rfc3339(self.finished_at.as_bytes())
+            .filter(|_| !self.running && !self.code_is_invented);
         match (started, ended) {
             (Some(started), Some(ended)) => (Some(started.min(ended)), Some(ended)),
             times => times,

@@ -4,14 +4,19 @@
 //! they do not know.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use std::time::Duration;
-
+use futures_util::StreamExt;
 use runtime_core::{ContainerId, Operation, Result, ResultExt};
 use serde::Deserialize;
+use serde_json::json;
 
+use crate::events;
 use crate::http::{Call, Http, encode};
 use crate::shared::{Shared, within};
+use crate::time::{parse_rfc3339, to_query};
 
 impl Shared {
     /// Asks what the engine knows of a container.
@@ -28,13 +33,47 @@ impl Shared {
 /// # Errors
 /// `NotFound`.
 pub(crate) async fn inspect(
-    http: &Http,
+    http: &Arc<Http>,
     deadline: Duration,
     operation: Operation,
     id: &ContainerId,
 ) -> Result<Inspect> {
     let call = Call::get(operation, format!("/containers/{}/json", encode(id.as_str())));
-    within(operation, deadline, http.json(call)).await.about(id)
+    let asked = async {
+        let mut inspect: Inspect = http.json(call).await?;
+        inspect.state.code_is_invented =
+            inspect.state.may_be_invented() && !saw_the_end(http, operation, &inspect).await?;
+        Ok(inspect)
+    };
+    within(operation, deadline, asked).await.about(id)
+}
+
+/// How much earlier than the end of a container its event is asked for.
+const BEFORE_THE_END: Duration = Duration::from_secs(2);
+
+/// Whether the engine tells of the end of this container as an event.
+///
+/// Docker gives the code 255 and the time of its own start to a container that ended while it
+/// was down, where containerd has not kept the code either (from 1.7 on it does not). It has no
+/// event of such an end. It keeps the last 256 events, so that a real 255 is not known for one any
+/// more after that many.
+async fn saw_the_end(http: &Arc<Http>, operation: Operation, inspect: &Inspect) -> Result<bool> {
+    let Some(clock) = http.clock_of_docker() else { return Ok(true) };
+    let Some(ended) = parse_rfc3339(inspect.state.finished_at.as_bytes()) else { return Ok(true) };
+    let filters = json!({ "type": ["container"], "container": [inspect.id], "event": ["die"] });
+    let since = ended.checked_sub(BEFORE_THE_END).unwrap_or(UNIX_EPOCH);
+    let call = Call::get(operation, "/events")
+        .query("filters", filters)
+        .query("since", to_query(since))
+        .query("until", to_query(clock.at(SystemTime::now())));
+    let answer = http.call(call).await?;
+    let mut messages = pin!(events::messages(operation, http.stream(operation, answer)));
+    while let Some(message) = messages.next().await {
+        if message?.is_end_of(&inspect.id) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -72,6 +111,9 @@ pub(crate) struct State {
     pub(crate) error: String,
     pub(crate) started_at: String,
     pub(crate) finished_at: String,
+    /// The code and the time of the end are the engine's own, not the container's.
+    #[serde(skip)]
+    pub(crate) code_is_invented: bool,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

@@ -56,6 +56,7 @@ pub(crate) fn capabilities(server: &Server, options: &KubernetesOptions) -> Capa
     can.stop_signal = server.stop_signal;
     can.oom_reason = true;
     can.wait = true;
+    can.exit_while_away = true;
     can.logs = true;
     can.logs_follow = true;
     can.stats_cpu = proxy || metrics;

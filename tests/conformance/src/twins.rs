@@ -91,6 +91,9 @@ pub(crate) fn of(missing: Capability, capabilities: &Capabilities) -> Option<Cas
         C::Kill => twin!(kill, kill),
         C::OomReason => twin!(oom_reason, oom_reason, [MemoryLimit, Wait]),
         C::Wait => twin!(wait, wait),
+        C::ExitWhileAway => {
+            twin!(exit_while_away, exit_while_away, [Wait, Mounts]).map(Case::kills_engine)
+        }
         C::Logs => twin!(logs, logs),
         C::LogsStreamsApart => twin!(logs_streams_apart, logs_streams_apart, [Logs, Wait]),
         C::LogsExactBytes => twin!(logs_exact_bytes, logs_exact_bytes, [Logs, Wait]),
@@ -194,6 +197,13 @@ async fn logs_streams_apart(t: Context) -> Outcome {
     let records = t.records(&*container, LogOptions::default()).await?;
     assert_eq!(records.len(), 2);
     assert!(records.iter().all(|record| record.stream == LogStream::Unknown));
+    Ok(())
+}
+
+/// It is said that nobody knows, and not the code that the engine puts there.
+async fn exit_while_away(t: Context) -> Outcome {
+    let exit = crate::cases::recovery::end_while_away(&t).await?;
+    assert_eq!((exit.code, exit.reason), (None, runtime_core::ExitReason::Unknown));
     Ok(())
 }
 

@@ -13,7 +13,7 @@ mod list;
 mod logs;
 mod logs_follow;
 mod pull;
-mod recovery;
+pub(crate) mod recovery;
 mod resources;
 mod runtime;
 mod stats;

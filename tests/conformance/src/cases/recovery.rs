@@ -1,13 +1,18 @@
 //! After a crash: of the caller, and of the engine.
 
 use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use runtime_core::{
-    Container, ContainerStatus, ErrorKind, EventKind, EventsOptions, ExitReason, Follow,
-    LabelFilter, ListOptions, LogOptions, ReapOptions, StopOptions, StopOutcome,
+    Container, ContainerSpec, ContainerStatus, ErrorKind, EventKind, EventsOptions, Exit,
+    ExitReason, Follow, LabelFilter, ListOptions, LogOptions, Mount, ReapOptions, StopOptions,
+    StopOutcome,
 };
+
+use tokio::task::JoinHandle;
 
 use crate::case::cases;
 use crate::context::{text_of, unknown_id};
@@ -25,6 +30,7 @@ cases! { "recovery":
     reap_after_the_caller_was_killed [Reap, Reattach];
     reap_twice_at_once [Reap];
     engine_killed_during_wait [Wait] kills_engine;
+    ended_while_the_engine_was_away [Wait, ExitWhileAway] kills_engine;
     engine_killed_during_follow [Logs, LogsFollow] kills_engine;
     engine_killed_during_events [Events, Wait] kills_engine;
     engine_away [Wait] kills_engine;
@@ -160,39 +166,60 @@ async fn survived<T>(
     }
 }
 
-/// One container ends while the engine is away, another after it is back.
 async fn engine_killed_during_wait(t: Context) -> Outcome {
     let folder = t.folder()?;
-    let mount = || runtime_core::Mount::new(&folder, "/data");
-    let script = |name: &str, code: u8| {
-        let wait = format!("while [ ! -e /data/{name} ]; do sleep 0.1; done");
-        t.script(&format!("echo ready; {wait}; touch /data/{name}-ended; exit {code}"))
-            .mount(mount())
-    };
-    let away = t.ready(&script("away", 21)).await?;
-    let back = t.ready(&script("back", 22)).await?;
-    let wait = |container: &std::sync::Arc<dyn Container>| {
-        let container = container.clone();
-        tokio::spawn(async move { Ok(container.wait().await?) })
-    };
-    let (waits_away, waits_back) = (wait(&away), wait(&back));
-    away.info().await?;
+    let container = t.ready(&until_told(&t, &folder, 22)).await?;
+    let waits = wait_for(&container);
+    container.info().await?;
     kill_engine(&t).await?;
-    std::fs::write(folder.join("away"), "")?;
+    start_engine(&t).await?;
+    std::fs::write(folder.join("told"), "")?;
+    let exit = survived("a wait", waits).await?;
+    assert_eq!((exit.code, exit.reason), (Some(22), ExitReason::Exited));
+    assert_eq!(container.info().await?.exit, Some(exit));
+    Ok(())
+}
+
+async fn ended_while_the_engine_was_away(t: Context) -> Outcome {
+    let exit = end_while_away(&t).await?;
+    assert_eq!((exit.code, exit.reason), (Some(21), ExitReason::Exited));
+    Ok(())
+}
+
+/// How a container ended that ended with 21 when there was no engine: the same to one who waited
+/// all the time, to one who asks the handle, and to one who comes later.
+pub(crate) async fn end_while_away(t: &Context) -> Result<Exit, Failure> {
+    let folder = t.folder()?;
+    let container = t.ready(&until_told(t, &folder, 21)).await?;
+    let waits = wait_for(&container);
+    container.info().await?;
+    kill_engine(t).await?;
+    std::fs::write(folder.join("told"), "")?;
     let ended = t
         .until("the end of a container without its engine", || async {
-            Ok(folder.join("away-ended").exists().then_some(()))
+            Ok(folder.join("ended").exists().then_some(()))
         })
         .await;
-    start_engine(&t).await?;
+    start_engine(t).await?;
     ended?;
-    std::fs::write(folder.join("back"), "")?;
-    let exit = survived("a wait", waits_away).await?;
-    assert_eq!((exit.code, exit.reason), (Some(21), ExitReason::Exited));
-    let exit = survived("a wait", waits_back).await?;
-    assert_eq!((exit.code, exit.reason), (Some(22), ExitReason::Exited));
-    assert_eq!(away.info().await?.exit.and_then(|exit| exit.code), Some(21));
-    Ok(())
+    let exit = survived("a wait", waits).await?;
+    assert_eq!(container.info().await?.exit.as_ref(), Some(&exit));
+    let later = t.connect().await?.container(container.id()).await?;
+    assert_eq!(later.wait().await?, exit);
+    assert_eq!(later.info().await?.exit.as_ref(), Some(&exit));
+    Ok(exit)
+}
+
+/// Ends with `code` when there is a file `told` in the folder.
+fn until_told(t: &Context, folder: &Path, code: u8) -> ContainerSpec {
+    let wait = "while [ ! -e /data/told ]; do sleep 0.1; done";
+    let script = format!("echo ready; {wait}; touch /data/ended; exit {code}");
+    t.script(&script).mount(Mount::new(folder, "/data"))
+}
+
+fn wait_for(container: &Arc<dyn Container>) -> JoinHandle<Result<Exit, Failure>> {
+    let container = Arc::clone(container);
+    tokio::spawn(async move { Ok(container.wait().await?) })
 }
 
 async fn engine_killed_during_follow(t: Context) -> Outcome {
