@@ -13,6 +13,8 @@ pub(crate) struct Server {
     pub(crate) version: String,
     /// The number after the first dot of it.
     pub(crate) minor: u32,
+    /// Whether it keeps the scheduling gates of a pod.
+    pub(crate) gates: bool,
     /// Whether it keeps the stop signal of a pod.
     pub(crate) stop_signal: bool,
     /// Whether it serves the metrics API.
@@ -58,6 +60,7 @@ pub(crate) fn capabilities(server: &Server, options: &KubernetesOptions) -> Capa
     can.wait = true;
     can.exit_while_away = true;
     can.logs = true;
+    can.logs_exact_bytes = true;
     can.logs_follow = true;
     can.stats_cpu = proxy || metrics;
     can.stats_memory = proxy || metrics;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use runtime_core::{
     AttachOptions, ByteStream, Capability, Container, ContainerId, ContainerInfo, ContainerStats,
-    CopyInOptions, CopyOutOptions, Error, ErrorKind, ExecOptions, Exit, ExitReason, LogOptions,
-    LogReader, Operation, Result, ResultExt as _, Session, Signal, StartOutcome, StatsOptions,
-    StatsStream, StopOptions, StopOutcome, async_trait,
+    CopyInOptions, CopyOutOptions, Error, ErrorKind, ExecOptions, Exit, ExitReason, LABEL_NONCE,
+    LogOptions, LogReader, Operation, Result, ResultExt as _, Session, Signal, StartOutcome,
+    StatsOptions, StatsStream, StopOptions, StopOutcome, async_trait,
 };
 use tokio::time::Instant;
 
@@ -15,7 +15,7 @@ use crate::client::{Deleted, Patched};
 use crate::names::{HELD_IMAGE, IMAGE};
 use crate::seen::Seen;
 use crate::shared::Shared;
-use crate::state::State;
+use crate::state::{self, State};
 use crate::wire::Pod;
 use crate::{BACKEND, create, hold, info, logs, mounts, stats, stop, verdict};
 
@@ -132,7 +132,7 @@ impl KubernetesContainer {
                     None => return Ok(StartOutcome::AlreadyStarted),
                 };
             }
-            let patch = hold::start(self.uid(), &self.image, hold::is_gated(&pod));
+            let patch = hold::start(self.uid(), nonce(&pod), &self.image, hold::is_gated(&pod));
             match self.shared.client.patch_pod(&self.pod_name, &patch).await? {
                 Patched::Done(pod) => {
                     self.shared.pods.take(*pod);
@@ -161,10 +161,9 @@ impl KubernetesContainer {
     /// given to its node for that, and still held by its image. `None` when it is not held any more.
     async fn check_mounts(&self, pod: Arc<Pod>) -> Result<Option<Arc<Pod>>> {
         let shared = &self.shared;
-        if hold::is_gated(&pod) {
-            let released =
-                shared.client.patch_pod(&self.pod_name, &hold::release(self.uid())).await?;
-            if let Patched::Done(pod) = released {
+        if pod.spec.node_name.is_none() {
+            let patch = hold::release(self.uid(), nonce(&pod), hold::is_gated(&pod));
+            if let Patched::Done(pod) = shared.client.patch_pod(&self.pod_name, &patch).await? {
                 shared.pods.take(*pod);
             }
         }
@@ -210,28 +209,28 @@ impl KubernetesContainer {
             entry.removing();
         }
         if create::remove(&self.shared, &self.pod).await? == Deleted::Going {
-            // A node that is away never says that it is done. Then the server is told to forget
-            // the pod.
+            // A node reports the end of the processes seconds before it gives the pod up, and one
+            // that is away reports nothing. In either case the server is told to forget the pod.
             let patience = self.shared.options.deadlines.remove / 2;
-            if tokio::time::timeout(patience, self.until_gone()).await.is_err() {
-                match self.shared.client.delete_pod(&self.pod_name, self.uid(), 0).await {
-                    Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                    _ => {}
-                }
+            let _ = tokio::time::timeout(patience, self.until_dead()).await;
+            match self.shared.client.delete_pod(&self.pod_name, self.uid(), 0).await {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => {}
             }
         }
         pods.take_gone(self.uid());
         Ok(())
     }
 
-    async fn until_gone(&self) {
-        match self.until(|seen| seen.gone).await {
+    /// Waits until the pod is gone, or no process of it is left.
+    async fn until_dead(&self) {
+        match self.until(|seen| seen.gone || state::is_dead(&seen.pod)).await {
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             // Without the watch, the server is asked.
             Err(_) => loop {
                 match self.shared.client.pod(&self.pod_name).await {
-                    Ok(pod) if pod.metadata.uid == self.uid() => {}
+                    Ok(pod) if pod.metadata.uid == self.uid() && !state::is_dead(&pod) => {}
                     Err(error) if error.kind() != ErrorKind::NotFound => {}
                     _ => return,
                 }
@@ -246,6 +245,10 @@ impl KubernetesContainer {
 }
 
 const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
+
+fn nonce(pod: &Pod) -> &str {
+    pod.metadata.labels.get(LABEL_NONCE).map(String::as_str).unwrap_or_default()
+}
 
 fn is_held(pod: &Pod) -> bool {
     pod.container().is_some_and(|container| container.image == HELD_IMAGE)

@@ -36,7 +36,8 @@ pub(crate) async fn run(shared: &Arc<Shared>, spec: &ContainerSpec) -> Result<Po
     let subject = prepared.name.to_string();
     let auth = secret::login(&prepared.image, prepared.auth.clone()).await?;
     let ports = host_ports(shared, prepared.tcp_ports.len()).await?;
-    let plan = spec::plan(prepared, &shared.options, &ports, auth).about(&subject)?;
+    let plan =
+        spec::plan(prepared, &shared.options, shared.server.gates, &ports, auth).about(&subject)?;
 
     let (sender, receiver) = oneshot::channel();
     let task = Arc::clone(shared);

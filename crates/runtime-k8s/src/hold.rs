@@ -1,15 +1,17 @@
 //! Held until start.
 //!
 //! A pod is created with a scheduling gate and with a placeholder where its image belongs. A
-//! server that knows gates does not schedule it; one that does not drops the gate without a word,
-//! and its node finds nothing that it could run. So no pod runs before its start on any server,
-//! and nobody has to know which it is: whether the gate was kept stands in the create's answer.
+//! server that knows gates does not schedule it. One that does not drops the gate without a word;
+//! there the pod has an affinity to a label that no pod has, which no node can satisfy, until the
+//! start puts that label on the pod itself: a pod may satisfy its own affinity. Either way nothing
+//! is charged for it, and the cluster's own scheduler places it when it is started. Should both
+//! fail, a node finds nothing in it that could run.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use crate::names::{GATE, HELD_IMAGE, STARTED_AT};
+use crate::names::{GATE, HELD_IMAGE, RELEASED, STARTED_AT};
 use crate::wire::Pod;
 
 /// Whether the server keeps the pod from its scheduler.
@@ -18,27 +20,34 @@ pub(crate) fn is_gated(pod: &Pod) -> bool {
 }
 
 /// The change that starts a held pod, and that no pod takes twice.
-pub(crate) fn start(uid: &str, image: &str, is_gated: bool) -> Vec<Value> {
+pub(crate) fn start(uid: &str, nonce: &str, image: &str, is_gated: bool) -> Vec<Value> {
     let mut patch = vec![
         json!({"op": "test", "path": "/metadata/uid", "value": uid}),
         json!({"op": "test", "path": "/spec/containers/0/image", "value": HELD_IMAGE}),
         json!({"op": "replace", "path": "/spec/containers/0/image", "value": image}),
         annotate(STARTED_AT, &millis_now()),
     ];
-    if is_gated {
-        // There is no other gate: a pod is created with all that it will ever have.
-        patch.push(json!({"op": "remove", "path": "/spec/schedulingGates"}));
-    }
+    patch.push(open_gate(nonce, is_gated));
     patch
 }
 
 /// The change that gives a held pod to the scheduler, and leaves it held by its image.
-pub(crate) fn release(uid: &str) -> Vec<Value> {
+pub(crate) fn release(uid: &str, nonce: &str, is_gated: bool) -> Vec<Value> {
     vec![
         json!({"op": "test", "path": "/metadata/uid", "value": uid}),
         json!({"op": "test", "path": "/spec/containers/0/image", "value": HELD_IMAGE}),
-        json!({"op": "remove", "path": "/spec/schedulingGates"}),
+        open_gate(nonce, is_gated),
     ]
+}
+
+fn open_gate(nonce: &str, is_gated: bool) -> Value {
+    if is_gated {
+        // There is no other gate: a pod is created with all that it will ever have.
+        json!({"op": "remove", "path": "/spec/schedulingGates"})
+    } else {
+        let path = format!("/metadata/labels/{}", RELEASED.replace('/', "~1"));
+        json!({"op": "add", "path": path, "value": nonce})
+    }
 }
 
 /// Adds an annotation, in a patch.
@@ -58,11 +67,15 @@ mod tests {
 
     #[test]
     fn a_start_is_taken_once_and_by_the_right_pod_only() {
-        let patch = start("u", "busybox", true);
+        let patch = start("u", "n", "busybox", true);
         assert_eq!(patch[0], json!({"op": "test", "path": "/metadata/uid", "value": "u"}));
         assert_eq!(patch[1]["value"], "!created");
         assert_eq!(patch[3]["path"], "/metadata/annotations/container-runtime~1started-at");
         assert_eq!(patch[4]["path"], "/spec/schedulingGates");
-        assert_eq!(start("u", "busybox", false).len(), 4);
+        let patch = start("u", "n", "busybox", false);
+        assert_eq!(
+            patch[4],
+            json!({"op": "add", "path": "/metadata/labels/container-runtime~1released", "value": "n"})
+        );
     }
 }

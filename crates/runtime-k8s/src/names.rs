@@ -45,6 +45,9 @@ pub(crate) const STOPPED_IMAGE: &str = "!stopped";
 /// The scheduling gate of a pod that is held until its start.
 pub(crate) const GATE: &str = "container-runtime/start";
 
+/// The label that a pod without a gate waits for, with the nonce as its value.
+pub(crate) const RELEASED: &str = "container-runtime/released";
+
 const SELECTION_PREFIX: &str = "labels.container-runtime/";
 
 /// The name of the pod of a container. It is made of the container's name alone, so that the API

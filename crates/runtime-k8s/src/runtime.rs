@@ -140,6 +140,7 @@ async fn ask(client: &Client, options: &KubernetesOptions) -> Result<Server> {
     // What a server does with a field shows in what it would make of a pod that has it.
     match client.create_pod(&sample(), true).await {
         Ok(pod) => {
+            server.gates = crate::hold::is_gated(&pod);
             server.stop_signal =
                 pod.container().is_some_and(|container| container.lifecycle.stop_signal.is_some());
         }
@@ -162,6 +163,7 @@ fn sample() -> serde_json::Value {
         "metadata": {"generateName": "container-runtime-sample-"},
         "spec": {
             "os": {"name": "linux"},
+            "schedulingGates": [{"name": names::GATE}],
             "restartPolicy": "Never",
             "containers": [{
                 "name": names::CONTAINER,

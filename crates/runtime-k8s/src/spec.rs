@@ -6,11 +6,12 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{
     Affinity, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, HostPathVolumeSource,
     Lifecycle, LocalObjectReference, NodeAffinity, NodeSelector, NodeSelectorRequirement,
-    NodeSelectorTerm, Pod, PodOS, PodSchedulingGate, PodSecurityContext, PodSpec,
-    ResourceRequirements, SecurityContext, Toleration, Volume, VolumeMount,
+    NodeSelectorTerm, Pod, PodAffinity, PodAffinityTerm, PodOS, PodSchedulingGate,
+    PodSecurityContext, PodSpec, ResourceRequirements, SecurityContext, Toleration, Volume,
+    VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use runtime_core::{
     Capability, CpuLimit, Error, Gpus, Interactive, LABEL_PREFIX, Mount, MountAccess, PreparedSpec,
     PullPolicy, RegistryAuth, Result, Signal,
@@ -52,10 +53,11 @@ pub(crate) fn belonging_name(nonce: &str) -> String {
 }
 
 /// Makes the pod of a container. `host_ports` are free as far as is known, as many as the spec
-/// publishes.
+/// publishes; `gates` says whether the server keeps scheduling gates.
 pub(crate) fn plan(
     spec: PreparedSpec,
     options: &KubernetesOptions,
+    gates: bool,
     host_ports: &[u16],
     auth: Option<RegistryAuth>,
 ) -> Result<Plan> {
@@ -183,7 +185,7 @@ pub(crate) fn plan(
         scheduling_gates: Some(vec![PodSchedulingGate { name: names::GATE.to_owned() }]),
         // Servers want it said where a stop signal is.
         os: stop_signal.map(|_| PodOS { name: "linux".to_owned() }),
-        affinity: options.node.as_deref().map(on_node),
+        affinity: affinity(options.node.as_deref(), (!gates).then_some(nonce.as_str())),
         node_selector: Some(options.node_selector.clone()),
         tolerations: Some(options.tolerations.iter().map(toleration).collect()),
         service_account_name: options.service_account.clone(),
@@ -378,9 +380,13 @@ fn milli(cpus: f64) -> u64 {
     (cpus * 1000.0).round() as u64
 }
 
-/// By the name of the node, which no label has to repeat.
-fn on_node(node: &str) -> Affinity {
-    let term = NodeSelectorTerm {
+/// To the one node, and to the label that a pod without a gate gets at its start.
+fn affinity(node: Option<&str>, nonce: Option<&str>) -> Option<Affinity> {
+    if node.is_none() && nonce.is_none() {
+        return None;
+    }
+    // By the name of the node, which no label has to repeat.
+    let node_term = |node: &str| NodeSelectorTerm {
         match_fields: Some(vec![NodeSelectorRequirement {
             key: "metadata.name".to_owned(),
             operator: "In".to_owned(),
@@ -388,15 +394,27 @@ fn on_node(node: &str) -> Affinity {
         }]),
         ..NodeSelectorTerm::default()
     };
-    Affinity {
-        node_affinity: Some(NodeAffinity {
+    let pod_term = |nonce: &str| PodAffinityTerm {
+        label_selector: Some(LabelSelector {
+            match_labels: Some(BTreeMap::from([(names::RELEASED.to_owned(), nonce.to_owned())])),
+            ..LabelSelector::default()
+        }),
+        topology_key: "kubernetes.io/hostname".to_owned(),
+        ..PodAffinityTerm::default()
+    };
+    Some(Affinity {
+        node_affinity: node.map(|node| NodeAffinity {
             required_during_scheduling_ignored_during_execution: Some(NodeSelector {
-                node_selector_terms: vec![term],
+                node_selector_terms: vec![node_term(node)],
             }),
             ..NodeAffinity::default()
         }),
+        pod_affinity: nonce.map(|nonce| PodAffinity {
+            required_during_scheduling_ignored_during_execution: Some(vec![pod_term(nonce)]),
+            ..PodAffinity::default()
+        }),
         ..Affinity::default()
-    }
+    })
 }
 
 fn toleration(toleration: &crate::Toleration) -> Toleration {

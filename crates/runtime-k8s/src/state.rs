@@ -126,6 +126,11 @@ pub(crate) fn had_oom(pod: &Pod) -> bool {
     terminated(pod).is_some_and(|t| t.reason.as_deref() == Some("OOMKilled"))
 }
 
+/// Whether the node says that the processes of the pod have ended.
+pub(crate) fn is_dead(pod: &Pod) -> bool {
+    terminated(pod).is_some()
+}
+
 fn terminated(pod: &Pod) -> Option<&Terminated> {
     pod.container_status()?.state.terminated.as_ref()
 }

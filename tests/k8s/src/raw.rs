@@ -1,9 +1,11 @@
 //! The API server without the code under test, as an administrator.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use runtime_conformance::BoxError;
+use runtime_core::LABEL_NONCE;
 use serde_json::Value;
 
 /// A way to ask the API server what it has.
@@ -40,7 +42,8 @@ impl Raw {
         Ok(self.client.request(request).await?)
     }
 
-    /// All that a selector selects of pods, Secrets and disruption budgets: kind, name and phase.
+    /// All that a selector selects of pods, Secrets and disruption budgets, a line for each
+    /// container: what one create has made carries one nonce.
     ///
     /// # Errors
     /// When the server is not there or refuses.
@@ -51,7 +54,7 @@ impl Raw {
         let version = self.get("/version").await?;
         let old = version["minor"].as_str().is_some_and(|minor| minor.starts_with("20"));
         let policy = if old { "v1beta1" } else { "v1" };
-        let mut found = Vec::new();
+        let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (api, kind) in [
             ("/api/v1".to_owned(), "pods"),
             ("/api/v1".to_owned(), "secrets"),
@@ -60,14 +63,16 @@ impl Raw {
             let list =
                 self.get(&format!("{api}/namespaces/{}/{kind}?{query}", self.namespace)).await?;
             for item in list["items"].as_array().into_iter().flatten() {
-                found.push(format!(
-                    "{kind} {} {} {}",
-                    item["metadata"]["name"].as_str().unwrap_or("?"),
-                    item["status"]["phase"].as_str().unwrap_or("-"),
-                    item["metadata"]["deletionTimestamp"].as_str().unwrap_or("-"),
-                ));
+                let (meta, status) = (&item["metadata"], &item["status"]);
+                let name = meta["name"].as_str().unwrap_or_default();
+                // Without a nonce it is a thing of its own.
+                let nonce = meta["labels"][LABEL_NONCE].as_str().unwrap_or(name);
+                let mut words = vec![kind, name];
+                words.extend(status["phase"].as_str());
+                words.extend(meta["deletionTimestamp"].as_str().map(|_| "terminating"));
+                found.entry(nonce.to_owned()).or_default().push(words.join(" "));
             }
         }
-        Ok(found)
+        Ok(found.into_values().map(|things| things.join(", ")).collect())
     }
 }

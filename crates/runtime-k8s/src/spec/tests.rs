@@ -22,7 +22,7 @@ fn options() -> KubernetesOptions {
 fn try_plan(spec: &ContainerSpec, options: &KubernetesOptions) -> Result<Plan> {
     let prepared = spec.prepare(&options.scope, &all())?;
     let auth = prepared.auth.clone();
-    plan(prepared, options, &[20_001, 20_002], auth)
+    plan(prepared, options, true, &[20_001, 20_002], auth)
 }
 
 fn pod(spec: &ContainerSpec, options: &KubernetesOptions) -> Value {
@@ -49,6 +49,18 @@ fn every_pod_is_held_and_bare() {
     assert_eq!(annotations["container-runtime/image"], "docker.io/library/busybox:latest");
     assert_eq!(annotations["container-runtime/name"], "web.1");
     assert_eq!(pod["metadata"]["labels"]["container-runtime/managed"], "true");
+}
+
+#[test]
+fn without_gates_a_pod_waits_for_a_label_of_its_own() {
+    let prepared = ContainerSpec::new("busybox").prepare(&options().scope, &all()).unwrap();
+    let nonce = prepared.nonce.to_string();
+    let plan = plan(prepared, &options(), false, &[], None).unwrap();
+    let pod = serde_json::to_value(&plan.pod).unwrap();
+    let term = &pod["spec"]["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+        [0];
+    assert_eq!(term["labelSelector"]["matchLabels"], json!({"container-runtime/released": nonce}));
+    assert_eq!(pod["metadata"]["labels"]["container-runtime/released"], Value::Null);
 }
 
 #[test]

@@ -159,9 +159,14 @@ async fn bad_image_name(t: Context) -> Outcome {
     t.nothing_left().await
 }
 
-/// The engine's own id of an image is a name for it too.
+/// The engine's own id of an image is a name for it too. An engine that pulls with the start knows
+/// it from then on.
 async fn image_names_in_short_and_in_full(t: Context) -> Outcome {
-    let container = t.create(&t.idle()).await?;
+    let container = if t.has(Capability::DeferredPull) {
+        t.ready(&t.idle()).await?
+    } else {
+        t.create(&t.idle()).await?
+    };
     let image = container.info().await?.image;
     let Some(id) = image.id else { fail!("the engine does not say the id: {image:?}") };
     let resolved = image.resolved.unwrap_or_default();
