@@ -66,6 +66,7 @@ capabilities! {
     pull_image PullImage "pulls an image when asked, before a container needs it";
     deferred_pull DeferredPull "the image is pulled when the container starts, by the node it lands on";
     pull_progress PullProgress "reports the bytes of every layer while it pulls";
+    empty_arguments EmptyArguments "keeps the image's entrypoint and drops its arguments";
     memory_limit MemoryLimit "a hard limit on memory";
     shared_memory SharedMemory "a size for /dev/shm";
     cpu_count CpuCount "a hard limit on CPUs";
@@ -101,6 +102,7 @@ capabilities! {
     stats_block_io StatsBlockIo "block device traffic";
     bulk_stats BulkStats "the stats of many containers in one call";
     events Events "a stream of what happens to containers";
+    events_since EventsSince "tells what has happened before it was asked for the events";
     exec Exec "runs a command in a running container";
     exec_stdin_eof ExecStdinEof "closes the standard input of an exec while its output goes on";
     exec_terminal ExecTerminal "exec on a terminal that can be resized";

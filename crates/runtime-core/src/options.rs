@@ -198,6 +198,7 @@ pub struct CopyOutOptions {}
 #[non_exhaustive]
 pub struct EventsOptions {
     /// Events from this time on, as far back as the engine remembers. `None` means from now on.
+    /// It takes the capability `events_since`.
     pub since: Option<SystemTime>,
     /// Labels that the container must have, as in [`ListOptions`].
     pub labels: LabelFilter,

@@ -124,6 +124,9 @@ impl ContainerSpec {
             return Err(Error::invalid("command", "names no executable"));
         }
         check_words("arguments", arguments.as_deref())?;
+        if command.is_none() && arguments.as_ref().is_some_and(Vec::is_empty) {
+            can.want("arguments", Capability::EmptyArguments)?;
+        }
         check_env(env)?;
         check_labels(labels)?;
         can.check_mounts(mounts)?;
@@ -610,6 +613,7 @@ mod tests {
             (spec().interactive(Interactive::Stdin), "interactive", Capability::InteractiveStdin),
             (spec().interactive(Interactive::Terminal), "interactive", Capability::Terminal),
             (spec().stop_signal(Signal::INT), "stop_signal", Capability::StopSignal),
+            (spec().arguments([""; 0]), "arguments", Capability::EmptyArguments),
         ];
         for (spec, field, capability) in wanting {
             let mut capabilities = all();

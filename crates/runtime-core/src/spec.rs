@@ -36,7 +36,8 @@ pub struct ContainerSpec {
     /// arguments then do not count. Absent keeps the image's.
     #[serde(default)]
     pub command: Option<Vec<String>>,
-    /// The arguments, in place of the image's. Absent keeps the image's.
+    /// The arguments, in place of the image's. Absent keeps the image's. None at all for the
+    /// entrypoint of the image takes the capability `empty_arguments`.
     #[serde(default)]
     pub arguments: Option<Vec<String>>,
     /// Environment, on top of the image's. Nothing in it is expanded.

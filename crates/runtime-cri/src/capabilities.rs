@@ -56,7 +56,9 @@ pub(crate) fn of(engine: &Engine, peer: &Peer, logs: bool, root: bool) -> Capabi
     can.stats_network = signals;
     can.stats_block_io = signals;
     can.bulk_stats = true;
+    can.empty_arguments = true;
     can.events = true;
+    can.events_since = true;
     can.reattach = true;
     can.reap = true;
     // runc itself needs about 2 MiB before the container's process is there, and does not start

@@ -258,19 +258,6 @@ impl Terminal {
             Self::Whole
         }
     }
-
-    /// The line as the terminal wrote it.
-    fn restore(chunk: Chunk) -> Chunk {
-        match chunk.bytes.strip_suffix(b"\n") {
-            Some(line) if chunk.ends_line && !line.ends_with(b"\r") => {
-                let mut bytes = Vec::with_capacity(line.len() + 2);
-                bytes.extend_from_slice(line);
-                bytes.extend_from_slice(b"\r\n");
-                Chunk { bytes: bytes.into(), ..chunk }
-            }
-            _ => chunk,
-        }
-    }
 }
 
 /// Makes records of blocks.
@@ -309,7 +296,7 @@ impl Lines {
             }
             let mut chunk = self.parser.next()?;
             if self.terminal == Terminal::WithoutReturns {
-                chunk = Terminal::restore(chunk);
+                chunk = runtime_support::follow::with_carriage_return(chunk);
             }
             // Nearly every line comes whole, and needs no joining.
             if chunk.ends_line

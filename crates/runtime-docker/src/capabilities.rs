@@ -57,7 +57,9 @@ pub(crate) fn capabilities(engine: &Engine) -> Capabilities {
     can.stats_network = limits;
     can.stats_block_io = limits;
     can.bulk_stats = limits;
+    can.empty_arguments = true;
     can.events = true;
+    can.events_since = true;
     can.exec = true;
     can.exec_stdin_eof = true;
     can.exec_terminal = true;

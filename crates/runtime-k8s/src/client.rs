@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::error;
+use crate::link::{Link, OpenBody};
 use crate::wire::{ClusterEvent, List, Node, Object, Pod, ServerVersion, WatchLine};
 
 /// A page of a list: as kubectl has it.
@@ -30,7 +31,7 @@ const WATCH_SILENCE: Duration = Duration::from_secs(90);
 /// The API server, for one namespace.
 #[derive(Clone)]
 pub(crate) struct Client {
-    client: kube::Client,
+    link: Arc<Link>,
     namespace: Arc<str>,
     sent: Arc<AtomicU64>,
 }
@@ -113,7 +114,11 @@ pub(crate) enum Deleted {
 
 impl Client {
     pub(crate) fn new(client: kube::Client, namespace: &str) -> Self {
-        Self { client, namespace: namespace.into(), sent: Arc::default() }
+        Self {
+            link: Arc::new(Link::new(client)),
+            namespace: namespace.into(),
+            sent: Arc::default(),
+        }
     }
 
     /// The namespace.
@@ -126,15 +131,25 @@ impl Client {
         self.sent.load(Ordering::Relaxed)
     }
 
+    /// Closes every connection, those of bodies too that somebody still holds. What is asked from
+    /// now on is refused.
+    pub(crate) fn close(&self) {
+        self.link.close();
+    }
+
+    async fn send(&self, request: Request<Body>) -> Result<Response<Body>> {
+        self.sent.fetch_add(1, Ordering::Relaxed);
+        let client = self.link.client()?;
+        client.send(request).await.map_err(error::from_client)
+    }
+
     /// Sends a request and gives the answer once its head is there and is no failure.
     ///
     /// A server that has too much to do says when to come again, and has done nothing: so any
     /// request is repeated then. The caller's deadline is what ends that.
     pub(crate) async fn open(&self, call: Call) -> Result<Response<Body>> {
         loop {
-            self.sent.fetch_add(1, Ordering::Relaxed);
-            let request = call.request()?;
-            let answer = self.client.send(request).await.map_err(error::from_client)?;
+            let answer = self.send(call.request()?).await?;
             if answer.status().is_success() {
                 return Ok(answer);
             }
@@ -171,9 +186,7 @@ impl Client {
 
     /// Whether the server has this group and version of the API, and the server behind it answers.
     pub(crate) async fn has_api(&self, group_version: &str) -> Result<bool> {
-        self.sent.fetch_add(1, Ordering::Relaxed);
-        let request = Call::get(format!("/apis/{group_version}")).request()?;
-        let answer = self.client.send(request).await.map_err(error::from_client)?;
+        let answer = self.send(Call::get(format!("/apis/{group_version}")).request()?).await?;
         Ok(answer.status().is_success())
     }
 
@@ -243,7 +256,7 @@ impl Client {
             .query("timeoutSeconds", "290")
             .query("labelSelector", selector)
             .query("resourceVersion", version);
-        Ok(Watch { lines: Lines::new(self.open(call).await?.into_body()) })
+        Ok(Watch { lines: Lines::new(self.open_body(call).await?) })
     }
 
     /// Creates a pod, or asks what it would become when `dry`.
@@ -324,12 +337,17 @@ impl Client {
     }
 
     /// Opens the log of a pod; `query` says what of it.
-    pub(crate) async fn open_log(&self, name: &str, query: &[(&str, String)]) -> Result<Body> {
+    pub(crate) async fn open_log(&self, name: &str, query: &[(&str, String)]) -> Result<OpenBody> {
         let mut call = Call::get(format!("{}/{name}/log", self.pods()));
         for (name, value) in query {
             call = call.query(name, value);
         }
-        Ok(self.open(call).await?.into_body())
+        self.open_body(call).await
+    }
+
+    /// Sends a request and gives the body of the answer as it comes.
+    async fn open_body(&self, call: Call) -> Result<OpenBody> {
+        Ok(self.link.hold(self.open(call).await?.into_body()))
     }
 }
 
@@ -368,14 +386,14 @@ impl Watch {
 
 /// The lines of a body, with their ends.
 pub(crate) struct Lines {
-    body: Body,
+    body: OpenBody,
     held: BytesMut,
     /// How far `held` is known to have no line end.
     searched: usize,
 }
 
 impl Lines {
-    pub(crate) fn new(body: Body) -> Self {
+    pub(crate) fn new(body: OpenBody) -> Self {
         Self { body, held: BytesMut::new(), searched: 0 }
     }
 
@@ -391,7 +409,7 @@ impl Lines {
             match self.body.frame().await {
                 None => return Ok(None),
                 Some(frame) => {
-                    let frame = frame.map_err(error::from_client)?;
+                    let frame = frame?;
                     if let Ok(data) = frame.into_data() {
                         self.held.extend_from_slice(&data);
                     }

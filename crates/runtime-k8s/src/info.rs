@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use runtime_core::{ContainerId, ContainerInfo, ContainerStatus, ImageInfo, TcpPortBinding};
+use runtime_core::{
+    ContainerId, ContainerInfo, ContainerStatus, ImageInfo, LabelFilter, TcpPortBinding,
+};
 
 use crate::names::{IMAGE, LABELS, NAME};
 use crate::seen::Seen;
@@ -61,6 +63,17 @@ pub(crate) fn name_of(pod: &Pod) -> &str {
 pub(crate) fn labels(pod: &Pod) -> BTreeMap<String, String> {
     // What this library wrote it can read; a pod that somebody else has changed has none.
     pod.annotation(LABELS).and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default()
+}
+
+/// Whether a pod has the labels that a filter wants.
+pub(crate) fn has_labels(pod: &Pod, wanted: &LabelFilter) -> bool {
+    if wanted.is_empty() {
+        return true;
+    }
+    let labels = labels(pod);
+    wanted.iter().all(|(key, value)| {
+        labels.get(key).is_some_and(|has| value.as_ref().is_none_or(|value| value == has))
+    })
 }
 
 /// Where in its life a container is.

@@ -8,6 +8,7 @@ mod create;
 mod error;
 mod hold;
 mod info;
+mod link;
 mod logs;
 mod mounts;
 mod names;

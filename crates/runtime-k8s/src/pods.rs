@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::client::Client;
+use crate::info;
 use crate::names;
 use crate::node::Nodes;
 use crate::seen::Seen;
@@ -68,7 +69,14 @@ struct Store {
     removed: HashMap<Arc<str>, Instant>,
     /// Pods of which it is unclear how they end.
     unclear: HashSet<Arc<str>>,
-    listeners: Vec<mpsc::Sender<Result<Event>>>,
+    listeners: Vec<Listener>,
+}
+
+/// One who wants to know what happens to the containers with these labels.
+#[derive(Debug)]
+struct Listener {
+    labels: LabelFilter,
+    sender: mpsc::Sender<Result<Event>>,
 }
 
 /// One pod.
@@ -221,13 +229,11 @@ impl Pods {
         }
     }
 
-    /// What happens from now on, and what is seen now.
-    pub(crate) fn listen(&self) -> (mpsc::Receiver<Result<Event>>, Vec<Seen>) {
+    /// What happens from now on to the containers with these labels.
+    pub(crate) fn listen(&self, labels: LabelFilter) -> mpsc::Receiver<Result<Event>> {
         let (sender, receiver) = mpsc::channel(MOST_WAITING_EVENTS);
-        let mut store = self.inner.store();
-        store.listeners.push(sender);
-        let now = store.entries.values().map(|entry| entry.now()).collect();
-        (receiver, now)
+        self.inner.store().listeners.push(Listener { labels, sender });
+        receiver
     }
 }
 
@@ -241,7 +247,7 @@ impl Inner {
         tracing::warn!(%error, "the watch of the pods has ended");
         let mut store = self.store();
         for listener in store.listeners.drain(..) {
-            let _ = listener.try_send(Err(error.clone()));
+            let _ = listener.sender.try_send(Err(error.clone()));
         }
         store.unclear.clear();
         drop(store);
@@ -484,8 +490,9 @@ impl Store {
         }
         let events = after.events_since(before);
         // One that cannot take any more has its stream ended: a gap in it would be a lie.
-        self.listeners.retain(|listener| {
-            events.iter().all(|event| listener.try_send(Ok(event.clone())).is_ok())
+        self.listeners.retain(|Listener { labels, sender }| {
+            !info::has_labels(&after.pod, labels)
+                || events.iter().all(|event| sender.try_send(Ok(event.clone())).is_ok())
         });
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use futures_util::{Stream, StreamExt as _};
+use futures_util::Stream;
 use runtime_core::{
     Capabilities, Capability, Container, ContainerId, ContainerSpec, ContainerStats, Error,
     ErrorKind, Event, EventStream, EventsOptions, Health, Image, LabelFilter, ListOptions, Listed,
@@ -113,7 +113,7 @@ impl KubernetesRuntime {
             pods.into_iter().map(Seen::first).collect()
         };
         // The server selects by hashes.
-        found.retain(|seen| has_labels(seen, labels));
+        found.retain(|seen| info::has_labels(&seen.pod, labels));
         Ok(found)
     }
 }
@@ -171,16 +171,6 @@ fn sample() -> serde_json::Value {
                 "lifecycle": {"stopSignal": "SIGUSR1"},
             }],
         },
-    })
-}
-
-fn has_labels(seen: &Seen, wanted: &LabelFilter) -> bool {
-    if wanted.is_empty() {
-        return true;
-    }
-    let labels = info::labels(&seen.pod);
-    wanted.iter().all(|(key, value)| {
-        labels.get(key).is_some_and(|has| value.as_ref().is_none_or(|value| value == has))
     })
 }
 
@@ -264,6 +254,13 @@ impl Runtime for KubernetesRuntime {
 
     #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND))]
     async fn events(&self, options: EventsOptions) -> Result<EventStream> {
+        // A pod that was removed has left nothing that could tell of it.
+        if options.since.is_some() {
+            return Err(Error::unsupported(Capability::EventsSince)
+                .with_field("since")
+                .during(Operation::Events)
+                .on(BACKEND));
+        }
         self.shared.query(Operation::Events, self.shared.pods.live()).await?;
         Ok(Box::pin(events(Arc::clone(&self.shared), options)))
     }
@@ -280,42 +277,11 @@ impl Runtime for KubernetesRuntime {
     }
 }
 
-/// What happens to the containers of the scope, and before that what has happened since the time
-/// that was asked for, as far as the pods still tell.
+/// What happens to the containers of the scope from now on.
 fn events(shared: Arc<Shared>, options: EventsOptions) -> impl Stream<Item = Result<Event>> + Send {
-    let (receiver, now) = shared.pods.listen();
-    let mut past: Vec<Event> = Vec::new();
-    if let Some(since) = options.since {
-        past = now.iter().flat_map(|seen| seen.events_since(None)).collect();
-        past.retain(|event| event.time >= since);
-        // Stable, so that what happened to one container in one second stays in order.
-        past.sort_by_key(|event| event.time);
-    }
-    let labelled = {
-        let shared = Arc::clone(&shared);
-        let labels = options.labels;
-        let mut known: std::collections::HashMap<ContainerId, bool> = now
-            .iter()
-            .map(|seen| (ContainerId::new(&seen.pod.metadata.uid), has_labels(seen, &labels)))
-            .collect();
-        move |event: &Event| {
-            if labels.is_empty() {
-                return true;
-            }
-            let has = known.get(&event.container).copied().unwrap_or_else(|| {
-                let entry = shared.pods.entry(event.container.as_str());
-                let has = entry.is_some_and(|entry| has_labels(&entry.now(), &labels));
-                known.insert(event.container.clone(), has);
-                has
-            });
-            if event.kind == runtime_core::EventKind::Removed {
-                known.remove(&event.container);
-            }
-            has
-        }
-    };
+    let receiver = shared.pods.listen(options.labels);
     let closed = Box::pin(shared.closed());
-    let live = futures_util::stream::unfold(
+    futures_util::stream::unfold(
         (receiver, Some(closed), shared),
         |(mut receiver, closed, shared)| async move {
             let mut closed = closed?;
@@ -335,13 +301,7 @@ fn events(shared: Arc<Shared>, options: EventsOptions) -> impl Stream<Item = Res
                 }
             }
         },
-    );
-    let past = futures_util::stream::iter(past.into_iter().map(Ok));
-    let mut labelled = labelled;
-    past.chain(live).filter(move |event| {
-        let wanted = event.as_ref().map_or(true, &mut labelled);
-        std::future::ready(wanted)
-    })
+    )
 }
 
 fn overrun() -> Error {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use runtime_core::{ContainerId, Event, EventKind, Exit};
+use runtime_core::{ContainerId, Event, EventKind, Exit, ExitReason};
 use tokio::time::Instant;
 
 use crate::names::NAME;
@@ -138,8 +138,11 @@ impl Seen {
         if state::had_oom(pod) && !before.is_some_and(|before| state::had_oom(&before.pod)) {
             happened(self.exit().and_then(|exit| exit.ended_at), EventKind::Oom);
         }
+        // What was removed before its start has not ended: it had not begun.
+        let was_held = before.is_some_and(|before| before.state == State::Held);
         if let Some(exit) = self.exit()
             && before.is_none_or(|before| before.exit().is_none())
+            && !(was_held && exit.reason == ExitReason::Removed)
         {
             happened(exit.ended_at, EventKind::Exited(exit.clone()));
         }
@@ -169,7 +172,6 @@ fn keep_words(before: &Trouble, now: &mut Trouble) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use runtime_core::ExitReason;
     use serde_json::{Value, json};
 
     fn pod(version: u64, state: Value) -> Pod {
@@ -223,6 +225,15 @@ mod tests {
         assert_eq!(kinds(&up.last(None), Some(&up)), ["exited", "removed"]);
         let all = Seen::first(pod(4, ended("Completed", 0)));
         assert_eq!(kinds(&all, None), ["created", "started", "exited"]);
+    }
+
+    #[tokio::test]
+    async fn what_was_removed_before_its_start_had_no_end() {
+        let mut held = pod(1, json!({}));
+        held.spec.containers[0].image = crate::names::HELD_IMAGE.to_owned();
+        let held = Seen::first(held);
+        assert_eq!(held.state, State::Held);
+        assert_eq!(kinds(&held.last(None), Some(&held)), ["removed"]);
     }
 
     #[tokio::test]

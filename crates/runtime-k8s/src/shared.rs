@@ -48,6 +48,7 @@ impl Shared {
     pub(crate) fn close(&self) {
         self.closed.send_replace(true);
         self.pods.close();
+        self.client.close();
     }
 
     /// Completes when the runtime is closed.

@@ -187,7 +187,9 @@ fn exit_of(pod: &Pod, terminated: &Terminated) -> Exit {
                     exit.with_reason(ExitReason::StoppedByUs)
                 }
                 None if was_deleted_first(pod, terminated) => {
-                    without_success(exit.with_reason(ExitReason::Removed))
+                    return Exit::new(ExitReason::Removed)
+                        .with_ended_at(ended_at)
+                        .with_message(said);
                 }
                 None => exit,
             }

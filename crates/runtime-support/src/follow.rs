@@ -22,6 +22,21 @@ use runtime_core::{Chunk, ContainerStatus, LogOptions, LogReader, Result};
 /// streams of a container are stamped before they take their turn at the log.
 const SKEW: Duration = Duration::from_secs(2);
 
+/// A chunk of a terminal's log as the terminal wrote it: with a carriage return before the line end,
+/// which containerd leaves out of its log files.
+#[must_use]
+pub fn with_carriage_return(chunk: Chunk) -> Chunk {
+    match chunk.bytes.strip_suffix(b"\n") {
+        Some(line) if chunk.ends_line && !line.ends_with(b"\r") => {
+            let mut bytes = Vec::with_capacity(line.len() + 2);
+            bytes.extend_from_slice(line);
+            bytes.extend_from_slice(b"\r\n");
+            Chunk { bytes: bytes.into(), ..chunk }
+        }
+        _ => chunk,
+    }
+}
+
 /// One container's log.
 ///
 /// Chunks stand in a log in the order in which the engine received them; those of one stream have

@@ -103,7 +103,11 @@ pub(crate) fn of(missing: Capability, capabilities: &Capabilities) -> Option<Cas
         C::StatsNetwork => twin!(stats_network, stats),
         C::StatsBlockIo => twin!(stats_block_io, stats),
         C::BulkStats => twin!(bulk_stats, bulk_stats),
+        C::EmptyArguments => field!(empty_arguments, EmptyArguments, |_, spec| Ok(
+            spec.arguments(Vec::<String>::new())
+        )),
         C::Events => twin!(events, events),
+        C::EventsSince => twin!(events_since, events_since, [Events]),
         C::Exec => twin!(exec, exec),
         C::ExecStdinEof => twin!(exec_stdin_eof, exec_stdin_eof, [Exec]),
         C::ExecTerminal => twin!(exec_terminal, exec_terminal, [Exec]),
@@ -255,6 +259,12 @@ async fn bulk_stats(t: Context) -> Outcome {
 
 async fn events(t: Context) -> Outcome {
     unsupported(t.runtime().events(EventsOptions::default()).await, Capability::Events)?;
+    Ok(())
+}
+
+async fn events_since(t: Context) -> Outcome {
+    let options = EventsOptions::default().since(std::time::SystemTime::now());
+    unsupported(t.runtime().events(options).await, Capability::EventsSince)?;
     Ok(())
 }
 

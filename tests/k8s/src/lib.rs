@@ -1,5 +1,6 @@
 //! A cluster as a subject of the conformance suite, and a raw way to look at it.
 
+mod differences;
 mod raw;
 mod subject;
 

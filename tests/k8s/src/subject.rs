@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use runtime_conformance::{BoxError, EngineControl, Images, Registry, Subject};
+use runtime_conformance::{BoxError, Difference, EngineControl, Images, Registry, Subject};
 use runtime_core::{LABEL_SCOPE, Runtime, Scope, async_trait};
 use runtime_k8s::{CpuShares, KubernetesOptions, KubernetesRuntime, StatsSource};
 use test_engines::{Cluster, Component, Site};
@@ -63,7 +63,7 @@ impl Environment {
             .namespace(&self.namespace)
             .pull_budget(Duration::from_secs(5))
             .schedule_budget(Duration::from_secs(10))
-            .start_budget(Duration::from_secs(10))
+            .start_budget(Duration::from_secs(30))
     }
 }
 
@@ -140,6 +140,10 @@ impl Subject for KubernetesSubject {
 
     fn control(&self) -> Option<&dyn EngineControl> {
         self.control.as_ref().map(|control| control as &dyn EngineControl)
+    }
+
+    fn differences(&self) -> Vec<Difference> {
+        crate::differences::all()
     }
 
     /// Pods are heavy: four cases keep two cores busy.

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use runtime_core::{Chunk, Error, ErrorKind, LogStream, Result};
+use runtime_support::follow::with_carriage_return;
 
 /// How long the pieces are into which engines cut long lines: containerd and Docker, CRI-O.
 const PIECES: [usize; 2] = [16 << 10, 8 << 10];
@@ -26,7 +27,9 @@ pub(super) fn read(mut line: Bytes, stream: LogStream, mut take: impl FnMut(Chun
         time = next;
     }
     let ends_line = line.last() == Some(&b'\n');
-    take(Chunk { time, stream, bytes: line, ends_line });
+    let last = Chunk { time, stream, bytes: line, ends_line };
+    // The engine of the node is not known here; a terminal ends its lines this way with any.
+    take(if stream == LogStream::Console { with_carriage_return(last) } else { last });
     Ok(())
 }
 

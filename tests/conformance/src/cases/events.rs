@@ -16,8 +16,8 @@ cases! { "events":
     only_of_this_scope [Events];
     by_label [Events];
     out_of_memory [Events, OomReason, MemoryLimit, Wait];
-    since_a_time [Events, Wait];
-    none_missing_after_a_reconnect [Events, Wait];
+    since_a_time [Events, EventsSince, Wait];
+    none_missing_after_a_reconnect [Events, EventsSince, Wait];
     two_subscribers [Events];
     dropped [Events];
 }
@@ -170,7 +170,10 @@ async fn two_subscribers(t: Context) -> Outcome {
     container.remove().await?;
     let one = until_removed(&mut one, &*container).await?;
     assert_eq!(kinds(&one), [&EventKind::Created, &EventKind::Removed]);
-    assert_eq!(until_removed(&mut two, &*container).await?, one);
+    // An engine that does not say when it removed something leaves that to each of them.
+    let two = until_removed(&mut two, &*container).await?;
+    assert_eq!(kinds(&two), kinds(&one));
+    assert!(two.iter().all(|event| event.container == one[0].container));
     Ok(())
 }
 

@@ -22,6 +22,7 @@ cases! { "lifecycle":
     not_executable [Wait];
     entrypoint_and_arguments_of_the_image [Wait, Logs];
     arguments_replace_the_images [Wait, Logs];
+    no_arguments_replace_the_images [EmptyArguments, Logs, Wait];
     command_replaces_the_entrypoint [Wait, Logs];
     image_defaults_are_kept [Wait, Logs];
     image_defaults_are_overridden [User, WorkingDir, Wait, Logs];
@@ -163,6 +164,10 @@ async fn entrypoint_and_arguments_of_the_image(t: Context) -> Outcome {
 
 async fn arguments_replace_the_images(t: Context) -> Outcome {
     assert_eq!(t.output(&entry(&t).arguments(["a", "b c"])).await?, "entry a b c\n");
+    Ok(())
+}
+
+async fn no_arguments_replace_the_images(t: Context) -> Outcome {
     assert_eq!(t.output(&entry(&t).arguments(Vec::<String>::new())).await?, "entry\n");
     Ok(())
 }

@@ -231,6 +231,8 @@ impl Parts<'_> {
             format!("--container-runtime-endpoint=unix://{}", socket.display()),
             // Its own statistics look for the engine elsewhere.
             format!("--containerd={}", socket.display()),
+            // Statistics are ten seconds old otherwise, and tests wait for new ones.
+            "--housekeeping-interval=1s".to_owned(),
         ]
     }
 }

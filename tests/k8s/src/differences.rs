@@ -1,0 +1,87 @@
+//! What a cluster does otherwise than the suite says, known and asserted.
+
+use runtime_conformance::{Context, Difference, Outcome};
+use runtime_core::LogOptions;
+
+/// The differences of a cluster whose nodes have containerd.
+pub(crate) fn all() -> Vec<Difference> {
+    vec![
+        Difference {
+            case: "logs::records_are_lines",
+            reason: "containerd leaves a carriage return out that stands before a line end",
+            instead: |t| Box::pin(lines_without_their_last_carriage_return(t)),
+        },
+        Difference {
+            case: "fields::env_is_not_added_to",
+            reason: "every kubelet tells every container where the API server is",
+            instead: |t| Box::pin(env_with_the_api_server(t)),
+        },
+        Difference {
+            case: "fields::cpu_shares",
+            reason: "a pod that asks for no CPU has the least weight that there is",
+            instead: |t| Box::pin(the_least_weight_without_shares(t)),
+        },
+        Difference {
+            case: "fields::oom_score_adj",
+            reason: "the kubelet scores by what share of the node's memory a pod has asked for",
+            instead: |t| Box::pin(evictable_is_the_first_to_die(t)),
+        },
+    ]
+}
+
+/// The case of the suite, but for the one byte that containerd does not write into the log file.
+async fn lines_without_their_last_carriage_return(t: Context) -> Outcome {
+    let script = t.script("echo one; echo; echo '  three  '; printf 'a\\rb\\r\\nc\\r\\r\\n'");
+    let (container, _) = t.run(&script).await?;
+    let records = t.records(&*container, LogOptions::default()).await?;
+    let lines: Vec<&[u8]> = records.iter().map(|record| &record.bytes[..]).collect();
+    assert_eq!(lines, [b"one\n".as_slice(), b"\n", b"  three  \n", b"a\rb\n", b"c\r\n"]);
+    assert!(records.iter().all(|record| !record.continues));
+    assert!(records.is_sorted_by_key(|record| record.time));
+    Ok(())
+}
+
+/// The variables of the one service that service links cannot be turned off for, and no others.
+async fn env_with_the_api_server(t: Context) -> Outcome {
+    let spec = t.spec().command(["cat", "/proc/self/environ"]).env("MINE", "1");
+    let text = t.output(&spec).await?;
+    let variables: Vec<&str> = text.split('\0').filter(|word| !word.is_empty()).collect();
+    for expected in ["MINE=1", "NVIDIA_VISIBLE_DEVICES=none"] {
+        assert!(variables.contains(&expected), "{variables:?}");
+    }
+    for variable in variables {
+        let name = variable.split('=').next().unwrap_or_default();
+        assert!(
+            ["PATH", "HOME", "HOSTNAME", "TERM", "MINE", "NVIDIA_VISIBLE_DEVICES"].contains(&name)
+                || name.starts_with("KUBERNETES_SERVICE_")
+                || name.starts_with("KUBERNETES_PORT"),
+            "{variable} was added"
+        );
+    }
+    Ok(())
+}
+
+async fn the_least_weight_without_shares(t: Context) -> Outcome {
+    let script = t.script(
+        "if [ -e /sys/fs/cgroup/cpu/cpu.shares ]; then cat /sys/fs/cgroup/cpu/cpu.shares; \
+         else cat /sys/fs/cgroup/cpu.weight; fi",
+    );
+    let mut weights: Vec<u64> = Vec::new();
+    for spec in [script.clone(), script.clone().cpu_shares(512), script.cpu_shares(2048)] {
+        weights.push(t.output(&spec).await?.trim().parse()?);
+    }
+    // Shares on version 1 of cgroups; on version 2 what runc makes of them.
+    assert!(weights[0] <= 2, "{weights:?}");
+    assert!(weights[1..] == [512, 2048] || weights.is_sorted(), "{weights:?}");
+    assert!(weights[0] < weights[1] && weights[1] < weights[2], "{weights:?}");
+    Ok(())
+}
+
+async fn evictable_is_the_first_to_die(t: Context) -> Outcome {
+    let spec = t.spec().command(["cat", "/proc/self/oom_score_adj"]);
+    let evictable: i32 = t.output(&spec).await?.trim().parse()?;
+    assert_eq!(evictable, spec.oom_score_adj());
+    let sized: i32 = t.output(&spec.memory(64 << 20)).await?.trim().parse()?;
+    assert!(sized < evictable, "{sized} {evictable}");
+    Ok(())
+}
