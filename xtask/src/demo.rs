@@ -13,6 +13,7 @@ use runtime_core::{
 };
 use runtime_cri::{CriOptions, CriRuntime};
 use runtime_docker::{DockerOptions, DockerRuntime};
+use runtime_k8s::{KubernetesOptions, KubernetesRuntime, StatsSource};
 use test_engines::{Engine, LAYERS, Site};
 
 /// Runs a real container and shows what happens.
@@ -27,6 +28,8 @@ pub(crate) struct Arguments {
 enum Backend {
     Docker,
     Cri,
+    /// A private cluster: etcd, the parts of Kubernetes and a node
+    K8s,
 }
 
 /// What the container does: it speaks on both streams, computes a little, and ends with 7, so
@@ -74,6 +77,7 @@ async fn demo(backend: Backend, started: &mut Started) -> Result<()> {
     let runtime: Arc<dyn Runtime> = match backend {
         Backend::Docker => Arc::new(docker(started).await?),
         Backend::Cri => Arc::new(cri(started).await?),
+        Backend::K8s => Arc::new(kubernetes(started).await?),
     };
     let health = runtime.health().await?;
     println!("engine     {} {}", health.engine, health.version);
@@ -81,7 +85,11 @@ async fn demo(backend: Backend, started: &mut Started) -> Result<()> {
         println!("           {warning}");
     }
     let image = image(started)?;
-    pull(&*runtime, &image).await?;
+    if runtime.capabilities().deferred_pull {
+        println!("pull       by the node, when the container starts");
+    } else {
+        pull(&*runtime, &image).await?;
+    }
 
     let spec = ContainerSpec::new(image)
         .command(["sh", "-c", SCRIPT])
@@ -132,6 +140,25 @@ async fn cri(started: &mut Started) -> Result<CriRuntime> {
         .log_dir(folder.join("demo-logs"))
         .state_dir(folder.join("demo-state"));
     Ok(CriRuntime::connect(options).await?)
+}
+
+/// A private cluster, with exactly the rights that the backend's manifest names.
+async fn kubernetes(started: &mut Started) -> Result<KubernetesRuntime> {
+    // Its node pulls from there.
+    started.up(Engine::Registry)?;
+    let variables = started.up(Engine::Kubernetes)?.variables()?;
+    let value = |name: &str| {
+        variables
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.clone())
+            .with_context(|| format!("the cluster does not say {name}"))
+    };
+    let options = KubernetesOptions::new(Scope::new("demo")?)
+        .kubeconfig(value("RUNTIME_TEST_KUBECONFIG_STATS")?)
+        .namespace(value("RUNTIME_TEST_NAMESPACE")?)
+        .stats(StatsSource::NodeProxy);
+    Ok(KubernetesRuntime::connect(options).await?)
 }
 
 /// The test registry serves the image, with a password, so that no other registry is needed.

@@ -4,7 +4,9 @@
 //! server that knows gates does not schedule it. One that does not drops the gate without a word;
 //! there the pod has an affinity to a label that no pod has, which no node can satisfy, until the
 //! start puts that label on the pod itself: a pod may satisfy its own affinity. Either way nothing
-//! is charged for it, and the cluster's own scheduler places it when it is started. Should both
+//! is charged for it, and the cluster's own scheduler places it when it is started: mostly at once,
+//! and where other pods come and go as often as within its longest pause between two attempts, ten
+//! seconds unless it is told otherwise. Should both
 //! fail, a node finds nothing in it that could run.
 
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -1,4 +1,57 @@
-//! Kubernetes behind the `runtime-core` interface.
+//! Kubernetes behind the `runtime-core` interface: the program that ran on one machine's engine runs
+//! on a cluster, with the same meaning of created, started, stopped, exited and logged.
+//!
+//! ```no_run
+//! use runtime_core::{ContainerSpec, Runtime, Scope};
+//! use runtime_k8s::{KubernetesOptions, KubernetesRuntime};
+//!
+//! # async fn run() -> runtime_core::Result<()> {
+//! let options = KubernetesOptions::new(Scope::new("jobs")?).namespace("batch");
+//! let cluster = KubernetesRuntime::connect(options).await?;
+//! let spec = ContainerSpec::new("busybox").command(["echo", "hello"]).memory(64 << 20);
+//! let container = cluster.create_container(&spec).await?;
+//! container.start().await?;
+//! println!("{}", container.wait().await?);
+//! container.remove().await
+//! # }
+//! ```
+//!
+//! The cluster is the one that kubectl would speak to, or that this program runs in as a pod. What
+//! only Kubernetes has, from the namespace to tolerations, stands in [`KubernetesOptions`].
+//!
+//! # How a container is a pod
+//!
+//! - **Created** is a pod that no node has: a scheduling gate holds it, or, where the server knows
+//!   none (before 1.26), a required affinity to a label that its start puts on the pod itself. It
+//!   has a placeholder for an image besides. Nothing runs, and nothing is charged.
+//! - **Start** is one patch: the gate goes, the image comes, the cluster's scheduler chooses a node.
+//! - **Stop** changes the image to one that cannot be: the node ends the process with the pod's
+//!   grace, and the pod stays, with its true exit code and its logs.
+//! - **Remove** deletes the pod with the least grace there is, two seconds, and is done when the
+//!   node says that the process has ended.
+//! - **One watch** feeds info, wait, list and events of all containers of a connection.
+//! - **What would never run is ended**: an image that cannot be pulled, a pod that no node takes.
+//!   After a budget ([`KubernetesOptions::pull_budget`] and others) the verdict is written to the
+//!   pod, so that it is over for everyone.
+//! - Registry logins become Secrets that the pod owns.
+//!
+//! # Rights
+//!
+//! What it needs in its namespace, and nothing else; the tests run with exactly this:
+//!
+//! ```yaml
+#![doc = include_str!("../role.yaml")]
+//! ```
+//!
+//! # What a cluster does otherwise
+//!
+//! - Every kubelet adds the variables `KUBERNETES_SERVICE_*` and `KUBERNETES_PORT*` of the API server
+//!   to every container.
+//! - The OOM score of a container that is not evictable is the kubelet's, by its share of the
+//!   node's memory; an evictable one has 1000 as everywhere.
+//! - Without CPU shares a container has the least weight, not the usual one.
+//! - containerd leaves out a carriage return before a line end in the logs.
+//! - The event of a removal has the time at which it was seen.
 
 mod capabilities;
 mod client;

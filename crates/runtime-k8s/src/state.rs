@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use runtime_core::{Exit, ExitReason, Signal};
 
-use crate::names::{HELD_IMAGE, STOPPED_AT, STOPPED_IMAGE, VERDICT};
+use crate::names::{HELD_IMAGE, RELEASED, STOPPED_AT, STOPPED_IMAGE, VERDICT};
 use crate::wire::{Pod, Terminated};
 
 /// Where in its life a container is.
@@ -263,13 +263,20 @@ fn ended_by_cluster(pod: &Pod) -> Option<(ExitReason, String)> {
     Some((reason, words))
 }
 
+/// What every scheduler says of a pod that an affinity holds.
+const HELD_WORDS: &str = "didn't match pod affinity";
+
 /// What keeps a started pod from running.
 fn trouble(pod: &Pod) -> Trouble {
     if let Some(scheduled) = pod.condition("PodScheduled")
         && scheduled.status == "False"
         && scheduled.reason.as_deref() == Some("Unschedulable")
     {
-        return Trouble::Unschedulable(scheduled.message.clone().unwrap_or_default());
+        let words = scheduled.message.clone().unwrap_or_default();
+        // The scheduler's words from before the start, where an affinity has held the pod: with the
+        // start it has what it waited for.
+        let is_of_hold = pod.metadata.labels.contains_key(RELEASED) && words.contains(HELD_WORDS);
+        return if is_of_hold { Trouble::None } else { Trouble::Unschedulable(words) };
     }
     let waiting = pod.container_status().and_then(|status| status.state.waiting.as_ref());
     let Some(waiting) = waiting else { return Trouble::None };
@@ -447,6 +454,22 @@ mod tests {
         );
         assert_eq!(assess(&pod(HELD_IMAGE, status)), State::Held);
         assert_eq!(assess(&pod(HELD_IMAGE, waiting("InvalidImageName", "!created"))), State::Held);
+    }
+
+    #[test]
+    fn what_held_a_pod_is_no_trouble_after_its_start() {
+        for (words, want) in [
+            ("0/1: 1 node(s) didn't match pod affinity rules", Trouble::None),
+            ("0/1: Insufficient cpu", Trouble::Unschedulable("0/1: Insufficient cpu".into())),
+        ] {
+            let mut started = pod(
+                "busybox",
+                json!({"phase": "Pending", "conditions": [
+                {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": words}]}),
+            );
+            started.metadata.labels.insert(RELEASED.into(), "n".into());
+            assert_eq!(assess(&started), State::Pending(want));
+        }
     }
 
     #[test]

@@ -116,7 +116,12 @@ impl Process {
 
     pub(crate) fn wait_gone(&self, limit: Duration) -> Result<()> {
         poll::until(limit, &format!("the end of pid {}", self.pid), || {
-            Ok((!self.is_alive()).then_some(()))
+            // The first thread may have ended while others still hold sockets open.
+            let threads =
+                fs::read_dir(format!("/proc/{}/task", self.pid)).map_or(0, Iterator::count);
+            let gone = !self.is_alive()
+                && (threads <= 1 || stat(self.pid).is_none_or(|(_, start)| start != self.start));
+            Ok(gone.then_some(()))
         })
     }
 }

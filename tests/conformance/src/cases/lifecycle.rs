@@ -39,7 +39,7 @@ cases! { "lifecycle":
 }
 
 async fn times_in_order(t: Context) -> Outcome {
-    let container = t.create(&t.script("sleep 0.8; exit 3")).await?;
+    let container = t.create(&t.script("sleep 1.2; exit 3")).await?;
     let created = container.info().await?;
     container.start().await?;
     let running = container.info().await?;
@@ -57,8 +57,8 @@ async fn times_in_order(t: Context) -> Outcome {
     let started_at = recent("the start time", exited.started_at)?;
     let ended_at = recent("the end time", exited.ended_at)?;
     assert!(created_at <= started_at && started_at <= ended_at);
-    // An engine under load may note the start late.
-    assert!(ended_at.duration_since(started_at)?.as_millis() >= 100, "it ran for 0.8 s");
+    // An engine under load may note the start late, and one may count whole seconds.
+    assert!(ended_at.duration_since(started_at)?.as_millis() >= 100, "it ran for 1.2 s");
     assert_eq!(exit.ended_at, Some(ended_at));
     assert_eq!(exited.exit, Some(exit));
     Ok(())

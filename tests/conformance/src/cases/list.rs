@@ -179,8 +179,12 @@ async fn two_scopes_do_not_see_each_other(t: Context) -> Outcome {
         assert_eq!(seen, [theirs.id().clone()]);
     }
     if t.has(Capability::Events) {
-        let since = mine.info().await?.created_at.unwrap_or(std::time::UNIX_EPOCH);
-        let mut events = t.runtime().events(EventsOptions::default().since(since)).await?;
+        let mut options = EventsOptions::default();
+        if t.has(Capability::EventsSince) {
+            let since = mine.info().await?.created_at.unwrap_or(std::time::UNIX_EPOCH);
+            options = options.since(since);
+        }
+        let mut events = t.runtime().events(options).await?;
         theirs.remove().await?;
         mine.remove().await?;
         // Up to the removal of mine, which came last, nothing of theirs is seen.

@@ -103,7 +103,13 @@ async fn cpu_of_an_idle_container(t: Context) -> Outcome {
 async fn memory_of_a_known_allocation(t: Context) -> Outcome {
     let script = "dd if=/dev/zero of=/dev/shm/x bs=1M count=40 2>/dev/null; echo ready; sleep 3600";
     let container = t.ready(&t.script(script).memory(128 * MIB)).await?;
-    let sample = container.stats_once().await?;
+    // A sample may be some seconds old.
+    let sample = t
+        .until("the memory in a sample", || async {
+            let sample = container.stats_once().await?;
+            Ok(sample.memory_bytes.is_some_and(|bytes| bytes >= 40 * MIB).then_some(sample))
+        })
+        .await?;
     recent("the time of the sample", Some(sample.time))?;
     let Some(bytes) = sample.memory_bytes else { fail!("there is no memory use") };
     assert!((40 * MIB..64 * MIB).contains(&bytes), "{bytes} bytes for 40 MiB");
