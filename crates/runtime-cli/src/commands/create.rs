@@ -1,0 +1,270 @@
+//! `create`, and the options that it has in common with `run`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use runtime_core::{
+    Container, ContainerSpec, ErrorKind, Gpus, Image, Interactive, Mount, PullPolicy, Runtime,
+};
+
+use crate::cli::Create;
+use crate::units;
+
+/// What a container is to be, in the words of Docker's command.
+#[derive(Debug, Args)]
+pub(crate) struct SpecArguments {
+    /// Its name [default: a random one]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Keeps its standard input open
+    #[arg(long, short)]
+    pub(crate) interactive: bool,
+    /// Gives it a terminal
+    #[arg(long, short)]
+    pub(crate) tty: bool,
+    /// A variable; without a value, the one of this command's environment
+    #[arg(long, short, value_name = "NAME[=VALUE]")]
+    env: Vec<String>,
+    /// A file with a variable on each line
+    #[arg(long, value_name = "FILE")]
+    env_file: Vec<PathBuf>,
+    /// A label
+    #[arg(long, short, value_name = "KEY[=VALUE]")]
+    label: Vec<String>,
+    /// Shows a host folder or file inside
+    #[arg(long, short, value_name = "HOST:CONTAINER[:ro]")]
+    volume: Vec<String>,
+    /// Publishes a TCP port on a free port of the host, which `ps` and `inspect` show
+    #[arg(long, short, value_name = "PORT")]
+    publish: Vec<String>,
+    /// The limit on memory, such as 512m
+    #[arg(long, short, value_name = "BYTES")]
+    memory: Option<String>,
+    /// The size of /dev/shm
+    #[arg(long, value_name = "BYTES")]
+    shm_size: Option<String>,
+    /// The limit on CPUs, such as 0.5
+    #[arg(long)]
+    cpus: Option<f64>,
+    /// The weight of CPU against other containers; one without has 1024
+    #[arg(long, short)]
+    cpu_shares: Option<u64>,
+    /// GPUs: how many, or device=ID,ID
+    #[arg(long)]
+    gpus: Option<String>,
+    /// The user, or user:group
+    #[arg(long, short)]
+    user: Option<String>,
+    /// One more group
+    #[arg(long)]
+    group_add: Vec<String>,
+    /// The folder that the command runs in
+    #[arg(long, short, value_name = "FOLDER")]
+    workdir: Option<String>,
+    /// The host name inside
+    #[arg(long, short = 'H')]
+    hostname: Option<String>,
+    /// The executable, in place of the image's
+    #[arg(long)]
+    entrypoint: Option<String>,
+    /// The signal that stops it
+    #[arg(long)]
+    stop_signal: Option<String>,
+    /// How long a stop may take before it is killed, in seconds
+    #[arg(long, value_name = "SECONDS")]
+    stop_timeout: Option<f64>,
+    /// When to pull the image: always, missing or never
+    #[arg(long, default_value = "missing")]
+    pull: String,
+    /// Shows no progress of the pull
+    #[arg(long, short)]
+    quiet: bool,
+    /// The image
+    image: String,
+    /// The command and its arguments, in place of the image's
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+}
+
+impl SpecArguments {
+    /// As a spec.
+    pub(crate) fn spec(&self) -> Result<ContainerSpec> {
+        let mut spec = ContainerSpec::new(Image::new(&self.image));
+        spec.name.clone_from(&self.name);
+        spec.pull_policy = self.pull.parse()?;
+        spec.command = self.entrypoint.clone().map(|path| vec![path]);
+        spec.arguments = Some(self.command.clone()).filter(|command| !command.is_empty());
+        spec.interactive = match (self.interactive, self.tty) {
+            (_, true) => Interactive::Terminal,
+            (true, false) => Interactive::Stdin,
+            (false, false) => Interactive::No,
+        };
+        for file in &self.env_file {
+            let text = std::fs::read_to_string(file)
+                .with_context(|| format!("the file {}", file.display()))?;
+            let lines = text.lines().map(str::trim_start);
+            for line in lines.filter(|line| !line.is_empty() && !line.starts_with('#')) {
+                spec.env.extend(variable(line));
+            }
+        }
+        spec.env.extend(self.env.iter().filter_map(|text| variable(text)));
+        for label in &self.label {
+            let (key, value) = label.split_once('=').unwrap_or((label, ""));
+            spec.labels.insert(key.to_owned(), value.to_owned());
+        }
+        spec.mounts = self.volume.iter().map(|text| mount(text)).collect::<Result<_>>()?;
+        spec.tcp_ports = self.publish.iter().map(|text| port(text)).collect::<Result<_>>()?;
+        spec.memory = self.memory.as_deref().map(units::size).transpose()?;
+        spec.shared_memory = self.shm_size.as_deref().map(units::size).transpose()?;
+        spec.cpu_count = self.cpus;
+        spec.cpu_shares = self.cpu_shares;
+        spec.gpus = self.gpus.as_deref().map(gpus).transpose()?.unwrap_or_default();
+        spec.user.clone_from(&self.user);
+        spec.groups.clone_from(&self.group_add);
+        spec.working_dir.clone_from(&self.workdir);
+        spec.hostname.clone_from(&self.hostname);
+        spec.stop_signal = self.stop_signal.as_deref().map(str::parse).transpose()?;
+        let grace = |seconds| std::time::Duration::try_from_secs_f64(seconds);
+        spec.stop_grace = self.stop_timeout.map(grace).transpose().context("--stop-timeout")?;
+        Ok(spec)
+    }
+}
+
+/// A variable; one without a value is taken from our environment, where it is there.
+pub(crate) fn variable(text: &str) -> Option<(String, String)> {
+    match text.split_once('=') {
+        Some((name, value)) => Some((name.to_owned(), value.to_owned())),
+        None => Some((text.to_owned(), std::env::var(text).ok()?)),
+    }
+}
+
+fn mount(text: &str) -> Result<Mount> {
+    // A path on either side may have a colon, but not in this short form, as with Docker.
+    let parts: Vec<_> = text.split(':').collect();
+    let (source, target, read_only) = match parts[..] {
+        [source, target] | [source, target, "rw"] => (source, target, false),
+        [source, target, "ro"] => (source, target, true),
+        _ => bail!("{text:?} is no mount such as /host/folder:/folder or /host/folder:/folder:ro"),
+    };
+    let path = Path::new(source);
+    let source = match path.is_absolute() {
+        true => path.to_owned(),
+        false if source.starts_with('.') => std::path::absolute(path)?,
+        false => bail!("{text:?}: {source:?} is no path; volumes with names are not offered"),
+    };
+    Ok(if read_only { Mount::read_only(source, target) } else { Mount::new(source, target) })
+}
+
+fn port(text: &str) -> Result<u16> {
+    let number = text.strip_suffix("/tcp").unwrap_or(text);
+    if number.contains(':') {
+        bail!(
+            "{text:?}: ports are published on a free port of the host; give the container's only"
+        );
+    }
+    number.parse().with_context(|| format!("{text:?} is no TCP port"))
+}
+
+fn gpus(text: &str) -> Result<Gpus> {
+    let text = text.trim_matches('"');
+    if let Some(ids) = text.strip_prefix("device=") {
+        return Ok(Gpus::Ids(ids.split(',').map(str::to_owned).collect()));
+    }
+    let count = text.strip_prefix("count=").unwrap_or(text);
+    match count.parse() {
+        Ok(count) => Ok(Gpus::Count(count)),
+        Err(_) => bail!("{text:?} is neither a number of GPUs nor device=ID,ID"),
+    }
+}
+
+/// Creates a container, with the progress of the pull where there is one.
+pub(crate) async fn make(
+    runtime: &dyn Runtime,
+    arguments: &SpecArguments,
+) -> Result<Arc<dyn Container>> {
+    let mut spec = arguments.spec()?;
+    let wanted = spec.pull_policy;
+    if arguments.quiet || !runtime.capabilities().pull_image || wanted == PullPolicy::Never {
+        return Ok(runtime.create_container(&spec).await?);
+    }
+    // The engine is asked for the image only when it lacks it: that costs no request.
+    spec.pull_policy = PullPolicy::Never;
+    if wanted == PullPolicy::Missing {
+        match runtime.create_container(&spec).await {
+            Err(error) if error.kind() == ErrorKind::ImageNotFound => {}
+            done => return Ok(done?),
+        }
+    }
+    super::pull::show(runtime, &spec.image, wanted).await?;
+    Ok(runtime.create_container(&spec).await?)
+}
+
+/// `runtime create`.
+pub(crate) async fn create(runtime: Arc<dyn Runtime>, arguments: Create) -> Result<u8> {
+    let container = make(&*runtime, &arguments.spec).await?;
+    crate::format::print(&format!("{}\n", container.id()))?;
+    Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use runtime_core::MountAccess;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn spec(line: &str) -> Result<ContainerSpec> {
+        let words = ["runtime", "run"].into_iter().chain(line.split(' '));
+        match Cli::try_parse_from(words)?.command {
+            Command::Run(run) => run.spec.spec(),
+            _ => bail!("another command"),
+        }
+    }
+
+    #[test]
+    fn dockers_words() {
+        let spec = spec(
+            "-it --rm --name n -e A=1 -e B=x=y -l k=v -l bare -v /a:/b:ro -v /c:/d -p 80 -m 512m \
+             --shm-size 1g --cpus 1.5 -c 512 --gpus device=0,1 -u 1:2 --group-add 3 -w /w -H h \
+             --entrypoint /e --stop-signal INT --stop-timeout 3 --pull always image:1 sh -c -x",
+        )
+        .unwrap();
+        assert_eq!(spec.name.as_deref(), Some("n"));
+        assert_eq!(spec.interactive, Interactive::Terminal);
+        assert_eq!(spec.env["B"], "x=y");
+        assert_eq!((spec.labels["k"].as_str(), spec.labels["bare"].as_str()), ("v", ""));
+        assert_eq!(spec.mounts[0].access, MountAccess::ReadOnly);
+        assert_eq!(spec.mounts[1].target, "/d");
+        assert_eq!(spec.tcp_ports, [80]);
+        assert_eq!((spec.memory, spec.shared_memory), (Some(512 << 20), Some(1 << 30)));
+        assert_eq!((spec.cpu_count, spec.cpu_shares), (Some(1.5), Some(512)));
+        assert_eq!(spec.gpus, Gpus::Ids(vec!["0".into(), "1".into()]));
+        assert_eq!(spec.command, Some(vec!["/e".into()]));
+        assert_eq!(spec.arguments, Some(vec!["sh".into(), "-c".into(), "-x".into()]));
+        assert_eq!(spec.stop_signal, Some(runtime_core::Signal::INT));
+        assert_eq!(spec.pull_policy, PullPolicy::Always);
+        assert_eq!(spec.image.reference, "image:1");
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        for (line, word) in [
+            ("-v /a image", "mount"),
+            ("-v name:/b image", "names"),
+            ("-p 80:80 image", "free port"),
+            ("-p x image", "TCP port"),
+            ("-m much image", "size"),
+            ("--gpus all image", "GPUs"),
+            ("--pull maybe image", "maybe"),
+            ("--stop-signal NONE image", "NONE"),
+            ("--stop-timeout=-1 image", "stop-timeout"),
+            ("", "IMAGE"),
+        ] {
+            let error = format!("{:#}", spec(line).unwrap_err());
+            assert!(error.contains(word), "{line}: {error}");
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! `exec`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use runtime_core::{ErrorKind, ExecOptions, Runtime, SessionMode, Signal};
+
+use super::{FAILED, coded, create::variable, ends, killed_by, not_run};
+use crate::cli::Exec;
+use crate::connect::soon;
+use crate::session::{self, Ended, Then};
+use crate::signals::Signals;
+use crate::terminal::Raw;
+use crate::{find, terminal};
+
+/// How long a process has to end by itself when our terminal is gone.
+const HANG_UP: Duration = Duration::from_secs(2);
+
+/// `runtime exec`.
+pub(crate) async fn exec(runtime: Arc<dyn Runtime>, arguments: Exec) -> Result<u8> {
+    let failed = |error: anyhow::Error| coded(FAILED, error);
+    let mut signals = Signals::listen()?;
+    let mode = session::mode(arguments.interactive, arguments.tty).map_err(failed)?;
+    let mut options = ExecOptions::new(arguments.command).mode(mode);
+    options.env.extend(arguments.env.iter().filter_map(|text| variable(text)));
+    options.user = arguments.user;
+    options.working_dir = arguments.workdir;
+    let container = find::container(&*runtime, &arguments.container).await.map_err(failed)?;
+    let session = tokio::select! {
+        biased;
+        signal = signals.end() => return Ok(killed_by(signal.number())),
+        session = container.exec(options) => session.map_err(not_run)?,
+    };
+    let control = session.control.clone();
+    let raw =
+        matches!(mode, SessionMode::Terminal(_)) && arguments.interactive && terminal::on_stdin();
+    let raw = raw.then(Raw::enter).transpose().context("the terminal cannot be made raw")?;
+    let mut presses = 0;
+    let talked = session::talk(session, arguments.interactive, &mut signals, async |signal| {
+        presses += u32::from(signal == Signal::INT || signal == Signal::TERM);
+        let passed = soon(control.signal(signal)).await;
+        let over = matches!(&passed, Ok(Err(error)) if error.kind() == ErrorKind::InvalidState);
+        match passed {
+            Ok(Ok(())) if signal != Signal::HUP && presses < 3 => Then::GoOn,
+            // Its output says the rest.
+            _ if over => Then::GoOn,
+            _ if ends(signal) => Then::End,
+            _ => Then::GoOn,
+        }
+    })
+    .await;
+    drop(raw);
+    let code = match talked.map_err(failed)? {
+        Ended::Output => {
+            let exit = control.wait().await.map_err(|error| failed(error.into()))?;
+            return Ok(u8::try_from(exit.code & 0xff).unwrap_or(FAILED));
+        }
+        Ended::NoReader => killed_by(13),
+        Ended::Signal(signal) => killed_by(signal.number()),
+    };
+    // What was for us ends with us, where the engine can end it.
+    if tokio::time::timeout(HANG_UP, control.wait()).await.is_err() {
+        let _ = soon(control.signal(Signal::KILL)).await;
+    }
+    Ok(code)
+}

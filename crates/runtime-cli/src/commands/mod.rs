@@ -1,0 +1,160 @@
+//! The commands, one file for each or for a few that are alike.
+
+mod copy;
+pub(crate) mod create;
+mod events;
+mod exec;
+mod info;
+mod life;
+mod list;
+mod logs;
+mod pull;
+mod run;
+mod stats;
+
+use std::fmt;
+
+use anyhow::Result;
+use clap::CommandFactory;
+use runtime_core::{Error, ErrorKind, Exit, Signal};
+
+use crate::cli::{Cli, Command};
+use crate::connect::connect;
+
+/// Does what the command line says and gives the exit code.
+pub(crate) async fn run(cli: Cli) -> Result<u8> {
+    match cli.command {
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "runtime", &mut text);
+            crate::format::print(&String::from_utf8_lossy(&text))?;
+            return Ok(0);
+        }
+        Command::Man => {
+            let mut text = Vec::new();
+            clap_mangen::Man::new(Cli::command()).render(&mut text)?;
+            crate::format::print(&String::from_utf8_lossy(&text))?;
+            return Ok(0);
+        }
+        _ => {}
+    }
+    let runtime = connect(&cli.global).await.map_err(|error| match &cli.command {
+        Command::Run(_) | Command::Exec(_) => coded(FAILED, error),
+        _ => error,
+    })?;
+    match cli.command {
+        Command::Run(arguments) => run::run(runtime, arguments).await,
+        Command::Create(arguments) => create::create(runtime, arguments).await,
+        Command::Start(arguments) => run::start(runtime, arguments).await,
+        Command::Ps(arguments) => list::ps(runtime, arguments).await,
+        Command::Inspect(arguments) => list::inspect(runtime, arguments).await,
+        Command::Logs(arguments) => logs::logs(runtime, arguments).await,
+        Command::Exec(arguments) => exec::exec(runtime, arguments).await,
+        Command::Attach(arguments) => run::attach(runtime, arguments).await,
+        Command::Stats(arguments) => stats::stats(runtime, arguments).await,
+        Command::Top(arguments) => stats::top(runtime, arguments).await,
+        Command::Stop(arguments) => life::stop(runtime, arguments).await,
+        Command::Kill(arguments) => life::kill(runtime, arguments).await,
+        Command::Rm(arguments) => life::rm(runtime, arguments).await,
+        Command::Wait(arguments) => life::wait(runtime, arguments).await,
+        Command::Pull(arguments) => pull::pull(runtime, arguments).await,
+        Command::Cp(arguments) => copy::cp(runtime, arguments).await,
+        Command::Events(arguments) => events::events(runtime, arguments).await,
+        Command::Reap(arguments) => life::reap(runtime, arguments).await,
+        Command::Info(arguments) => info::info(runtime, arguments).await,
+        Command::Completions { .. } | Command::Man => Ok(0),
+    }
+}
+
+/// What `run` and `exec` exit with when they fail themselves, as Docker has it.
+const FAILED: u8 = 125;
+
+/// An error with an exit code of its own.
+#[derive(Debug)]
+struct Coded {
+    code: u8,
+    error: anyhow::Error,
+}
+
+fn coded(code: u8, error: impl Into<anyhow::Error>) -> anyhow::Error {
+    anyhow::Error::new(Coded { code, error: error.into() })
+}
+
+impl fmt::Display for Coded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for Coded {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error.source()
+    }
+}
+
+/// The exit code of a failure.
+pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
+    if is_broken_pipe(error) {
+        return killed_by(13);
+    }
+    error.downcast_ref::<Coded>().map_or(1, |coded| coded.code)
+}
+
+/// Whether nobody reads the output any more.
+pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// What a shell says of one that a signal ended.
+const fn killed_by(signal: u8) -> u8 {
+    128_u8.saturating_add(signal)
+}
+
+/// The exit code of `run` and `exec` when the command could not be run: 126 when it is there and
+/// 127 when it is not, as shells have it.
+fn not_run(error: Error) -> anyhow::Error {
+    let command = error.kind() == ErrorKind::InvalidArgument && error.field() == Some("command");
+    let code = match error.message() {
+        Some(words) if command && words.contains("ermission denied") => 126,
+        _ if command => 127,
+        _ => FAILED,
+    };
+    coded(code, error)
+}
+
+/// The exit code of a container that has ended.
+fn code_of_exit(exit: &Exit) -> u8 {
+    match exit.code {
+        Some(code) => u8::try_from(code & 0xff).unwrap_or(FAILED),
+        None => FAILED,
+    }
+}
+
+/// Whether a signal wants the end.
+fn ends(signal: Signal) -> bool {
+    ![Signal::USR1, Signal::USR2].contains(&signal)
+}
+
+/// Does the same with each of several containers. The first failure is the command's, and the
+/// others are done all the same.
+async fn each<T>(
+    names: &[String],
+    mut work: impl AsyncFnMut(&str) -> Result<T>,
+    mut done: impl FnMut(&str, T) -> Result<()>,
+) -> Result<u8> {
+    let mut failed = false;
+    for name in names {
+        match work(name).await {
+            Ok(outcome) => done(name, outcome)?,
+            Err(error) if is_broken_pipe(&error) => return Err(error),
+            Err(error) => {
+                crate::style::print_error(&error);
+                failed = true;
+            }
+        }
+    }
+    Ok(u8::from(failed))
+}

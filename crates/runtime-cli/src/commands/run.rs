@@ -1,0 +1,291 @@
+//! `run`, `start` and `attach`: the main process, with our input, outputs and signals.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use futures_util::StreamExt;
+use runtime_core::{
+    AttachOptions, Capability, Container, ContainerExt, ContainerStatus, ErrorKind, Exit, Follow,
+    LogOptions, LogStream, Operation, Runtime, Session, SessionMode, Signal,
+};
+
+use super::{FAILED, code_of_exit, coded, create, ends, killed_by, not_run};
+use crate::cli::{Attach, Run, Start};
+use crate::connect::soon;
+use crate::pipes::Sink;
+use crate::session::{self, Ended, Then};
+use crate::signals::{Came, Signals};
+use crate::terminal::{self, Raw};
+use crate::{find, style};
+
+/// How many times one has to press Ctrl-C to leave a process that does not mind it.
+const INSISTING: u32 = 3;
+
+/// `runtime run`.
+pub(crate) async fn run(runtime: Arc<dyn Runtime>, arguments: Run) -> Result<u8> {
+    let mut signals = Signals::listen()?;
+    let failed = |error| coded(FAILED, error);
+    let mode = match arguments.detach {
+        true => None,
+        false => {
+            let mode = session::mode(arguments.spec.interactive, arguments.spec.tty);
+            Some(mode.map_err(failed)?)
+        }
+    };
+    if let Some(mode) = mode {
+        needs_attach(&*runtime, mode).map_err(failed)?;
+    }
+    let made = tokio::select! {
+        biased;
+        // Dropping a create undoes it, which takes the engine a moment.
+        signal = signals.end() => {
+            let _ = soon(runtime.close()).await;
+            return Ok(killed_by(signal.number()));
+        }
+        made = create::make(&*runtime, &arguments.spec) => made.map_err(failed)?,
+    };
+    let Some(mode) = mode else { return run_detached(&*made, arguments.rm).await };
+    let how = How::Known { mode, stdin: arguments.spec.interactive };
+    let done = follow(&*runtime, &made, how, &mut signals).await;
+    if arguments.rm {
+        let removed = soon(made.ensure_removed()).await;
+        if let Err(error) = removed.and_then(|removed| Ok(removed?)) {
+            style::print_error(&error.context("the container was not removed"));
+        }
+    }
+    done
+}
+
+async fn run_detached(container: &dyn Container, remove: bool) -> Result<u8> {
+    if let Err(error) = container.start().await {
+        if remove {
+            let _ = soon(container.ensure_removed()).await;
+        }
+        return Err(not_run(error));
+    }
+    crate::format::print(&format!("{}\n", container.id()))?;
+    if remove {
+        style::note(
+            "--rm has no effect with --detach: nobody waits for the end; see `runtime reap`",
+        );
+    }
+    Ok(0)
+}
+
+/// `runtime start`.
+pub(crate) async fn start(runtime: Arc<dyn Runtime>, arguments: Start) -> Result<u8> {
+    if !arguments.attach && !arguments.interactive {
+        let start = async |name: &str| {
+            find::container(&*runtime, name).await?.start().await?;
+            Ok(())
+        };
+        return super::each(&arguments.containers, start, |name, ()| {
+            crate::format::print(&format!("{name}\n"))
+        })
+        .await;
+    }
+    let [name] = &arguments.containers[..] else {
+        anyhow::bail!("one container at a time can be attached to");
+    };
+    let mut signals = Signals::listen()?;
+    let container = find::container(&*runtime, name).await?;
+    follow(&*runtime, &container, How::Find { stdin: arguments.interactive }, &mut signals).await
+}
+
+/// `runtime attach`.
+pub(crate) async fn attach(runtime: Arc<dyn Runtime>, arguments: Attach) -> Result<u8> {
+    runtime.capabilities().require(Capability::Attach).map_err(|error| {
+        error.during(Operation::Attach).on(runtime.backend()).about(&arguments.container)
+    })?;
+    let mut signals = Signals::listen()?;
+    let listed = find::listed(&*runtime, &arguments.container).await?;
+    let (container, info) = (listed.container, listed.info);
+    if info.status != ContainerStatus::Running {
+        anyhow::bail!("{} is {}: only what runs can be attached to", info.name, info.status);
+    }
+    let stdin = !arguments.no_stdin;
+    let Attached { session, stdin, .. } = open(&*container, How::Find { stdin }).await?;
+    let control = session.control.clone();
+    let mut presses = 0;
+    let ended = session::talk(session, stdin, &mut signals, async |signal| {
+        if !arguments.sig_proxy || signal == Signal::HUP {
+            return if ends(signal) { Then::End } else { Then::GoOn };
+        }
+        pass_on(&*container, signal, &mut presses).await
+    })
+    .await?;
+    match ended {
+        Ended::Output => Ok(u8::try_from(control.wait().await?.code & 0xff).unwrap_or(FAILED)),
+        Ended::NoReader => Ok(killed_by(13)),
+        Ended::Signal(signal) => Ok(killed_by(signal.number())),
+    }
+}
+
+/// How to attach.
+#[derive(Debug, Clone, Copy)]
+enum How {
+    /// The container was made for this mode.
+    Known {
+        /// The mode.
+        mode: SessionMode,
+        /// Whether our input is sent.
+        stdin: bool,
+    },
+    /// As the container was made, which only a try tells.
+    Find {
+        /// Whether our input is sent, if it takes any.
+        stdin: bool,
+    },
+}
+
+struct Attached {
+    session: Session,
+    stdin: bool,
+    /// Our terminal, while it is raw.
+    _raw: Option<Raw>,
+}
+
+async fn open(container: &dyn Container, how: How) -> Result<Attached> {
+    let attach = async |mode| container.attach(AttachOptions::default().mode(mode)).await;
+    let (session, mode, stdin) = match how {
+        How::Known { mode, stdin } => (attach(mode).await?, mode, stdin),
+        How::Find { stdin } => {
+            let mut modes = vec![session::mode(false, true)?, SessionMode::Output];
+            if stdin {
+                modes.insert(1, SessionMode::Stdin);
+            }
+            let mut modes = modes.into_iter().peekable();
+            loop {
+                let Some(mode) = modes.next() else { anyhow::bail!("there is no way to attach") };
+                match attach(mode).await {
+                    Ok(session) => break (session, mode, stdin && mode != SessionMode::Output),
+                    Err(error)
+                        if error.kind() == ErrorKind::InvalidState && modes.peek().is_some() => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+    };
+    let raw = matches!(mode, SessionMode::Terminal(_)) && stdin && terminal::on_stdin();
+    let raw = raw.then(Raw::enter).transpose().context("the terminal cannot be made raw")?;
+    Ok(Attached { session, stdin, _raw: raw })
+}
+
+/// What cannot be done with an engine that has no attach.
+fn needs_attach(runtime: &dyn Runtime, mode: SessionMode) -> Result<()> {
+    if mode == SessionMode::Output && runtime.capabilities().logs_follow {
+        return Ok(());
+    }
+    runtime.capabilities().require(Capability::Attach).map_err(|error| {
+        let error = error.during(Operation::Attach).on(runtime.backend());
+        anyhow::Error::from(error).context("this engine runs containers only without -i and -t")
+    })
+}
+
+/// Starts a container and shows it to its end.
+async fn follow(
+    runtime: &dyn Runtime,
+    container: &Arc<dyn Container>,
+    how: How,
+    signals: &mut Signals,
+) -> Result<u8> {
+    let failed = |error| coded(FAILED, error);
+    let mut presses = 0;
+    let on_signal = async |signal| {
+        if signal == Signal::HUP {
+            // Our terminal is gone, and with it whoever it was for.
+            let _ = soon(container.kill(signal)).await;
+            return Then::End;
+        }
+        pass_on(&**container, signal, &mut presses).await
+    };
+    let ended = if runtime.capabilities().attach {
+        let Attached { session, stdin, _raw } = open(&**container, how).await.map_err(failed)?;
+        container.start().await.map_err(not_run)?;
+        session::talk(session, stdin, signals, on_signal).await.map_err(failed)?
+    } else {
+        container.start().await.map_err(not_run)?;
+        show_log(&**container, signals, on_signal).await.map_err(failed)?
+    };
+    match ended {
+        Ended::Output => {}
+        Ended::NoReader => return Ok(killed_by(13)),
+        Ended::Signal(signal) => return Ok(killed_by(signal.number())),
+    }
+    // A process can close its outputs and go on.
+    loop {
+        tokio::select! {
+            exit = container.wait() => return exit_code(&exit.map_err(|e| failed(e.into()))?),
+            came = signals.next() => {
+                if let Came::Signal(signal) = came
+                    && (signal == Signal::HUP
+                        || pass_on(&**container, signal, &mut presses).await == Then::End)
+                {
+                    return Ok(killed_by(signal.number()));
+                }
+            }
+        }
+    }
+}
+
+/// The exit code of a container, and a word where it has none of its own.
+fn exit_code(exit: &Exit) -> Result<u8> {
+    use runtime_core::ExitReason as Reason;
+    match exit.reason {
+        Reason::Exited | Reason::Signaled | Reason::StoppedByUs => {}
+        _ => style::note(format_args!("the container ended: {exit}")),
+    }
+    Ok(code_of_exit(exit))
+}
+
+/// Passes a signal on to the container.
+async fn pass_on(container: &dyn Container, signal: Signal, presses: &mut u32) -> Then {
+    if signal == Signal::INT || signal == Signal::TERM {
+        *presses += 1;
+        if *presses >= INSISTING {
+            style::note(format_args!("left: {} may run on", container.name()));
+            return Then::End;
+        }
+    }
+    match soon(container.kill(signal)).await {
+        Ok(Ok(())) => Then::GoOn,
+        // It has ended already: its output says the rest.
+        Ok(Err(error)) if error.kind() == ErrorKind::InvalidState => Then::GoOn,
+        Ok(Err(error)) => {
+            style::print_error(&error.into());
+            if ends(signal) { Then::End } else { Then::GoOn }
+        }
+        Err(_) => Then::End,
+    }
+}
+
+/// Shows the log in place of a session, on an engine without attach.
+async fn show_log(
+    container: &dyn Container,
+    signals: &mut Signals,
+    mut on_signal: impl AsyncFnMut(Signal) -> Then,
+) -> Result<Ended> {
+    let options = LogOptions::default().follow(Follow::Yes);
+    let mut log = container.logs(options).await?;
+    let (stdout, stderr) = (Sink::stdout(), Sink::stderr());
+    let ended = loop {
+        tokio::select! {
+            biased;
+            record = log.next() => {
+                let Some(record) = record.transpose()? else { break Ended::Output };
+                let sink = if record.stream == LogStream::Stderr { &stderr } else { &stdout };
+                if !sink.write(record.bytes).await {
+                    break Ended::NoReader;
+                }
+            }
+            came = signals.next() => {
+                if let Came::Signal(signal) = came && on_signal(signal).await == Then::End {
+                    break Ended::Signal(signal);
+                }
+            }
+        }
+    };
+    stdout.finish().await?;
+    stderr.finish().await?;
+    Ok(ended)
+}

@@ -1,0 +1,191 @@
+//! `stats` and `top`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use futures_util::future::join_all;
+use runtime_core::{
+    ContainerId, ContainerStats, ContainerStatus, ErrorKind, ExecOptions, ListOptions, Listed,
+    Runtime,
+};
+use serde_json::{Value, json};
+
+use super::killed_by;
+use crate::cli::{Stats, Top};
+use crate::find;
+use crate::format::{Format, print};
+use crate::session::{self, Ended, Then};
+use crate::signals::Signals;
+use crate::{terminal, units};
+
+/// How often a live table is made anew.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+const HEADS: [&str; 7] =
+    ["CONTAINER ID", "NAME", "CPU %", "MEM USAGE", "MEM %", "NET I/O", "BLOCK I/O"];
+
+/// `runtime stats`.
+pub(crate) async fn stats(runtime: Arc<dyn Runtime>, arguments: Stats) -> Result<u8> {
+    let format = Format::parse(arguments.format.as_deref())?;
+    let table = Table { runtime, names: arguments.containers, format, busiest_first: false };
+    table.show(arguments.no_stream).await
+}
+
+/// `runtime top`.
+pub(crate) async fn top(runtime: Arc<dyn Runtime>, arguments: Top) -> Result<u8> {
+    if let Some(name) = &arguments.container {
+        return processes(&*runtime, name, &arguments.options).await;
+    }
+    let table = Table { runtime, names: Vec::new(), format: Format::Table, busiest_first: true };
+    table.show(arguments.no_stream).await
+}
+
+/// The processes of a container, by its own `ps`.
+async fn processes(runtime: &dyn Runtime, name: &str, options: &[String]) -> Result<u8> {
+    let mut signals = Signals::listen()?;
+    let container = find::container(runtime, name).await?;
+    let command = std::iter::once("ps".to_owned()).chain(options.iter().cloned());
+    let session = match container.exec(ExecOptions::new(command)).await {
+        Err(error)
+            if error.kind() == ErrorKind::InvalidArgument && error.field() == Some("command") =>
+        {
+            bail!("the image of {name} has no `ps` to ask: {error}");
+        }
+        session => session?,
+    };
+    let control = session.control.clone();
+    let ended = session::talk(session, false, &mut signals, async |_| Then::End).await?;
+    match ended {
+        Ended::Output => Ok(u8::try_from(control.wait().await?.code & 0xff).unwrap_or(1)),
+        Ended::NoReader => Ok(killed_by(13)),
+        Ended::Signal(signal) => Ok(killed_by(signal.number())),
+    }
+}
+
+struct Table {
+    runtime: Arc<dyn Runtime>,
+    names: Vec<String>,
+    format: Format,
+    busiest_first: bool,
+}
+
+impl Table {
+    async fn show(&self, once: bool) -> Result<u8> {
+        let mut signals = Signals::listen()?;
+        let work = async {
+            // CPU use is known from the second sample on.
+            self.sample().await?;
+            let mut ticks = tokio::time::interval(INTERVAL);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            ticks.tick().await;
+            let live = terminal::on_stdout() && matches!(self.format, Format::Table);
+            loop {
+                ticks.tick().await;
+                let text = self.text(self.sample().await?)?;
+                if live && !once {
+                    // Home, each line to its end, and what was below.
+                    print(&format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n")))?;
+                } else {
+                    print(&text)?;
+                }
+                if once {
+                    return Ok::<_, anyhow::Error>(0);
+                }
+            }
+        };
+        let live = terminal::on_stdout() && !once;
+        if live && matches!(self.format, Format::Table) {
+            print("\x1b[2J\x1b[H")?;
+        }
+        tokio::select! {
+            done = work => done,
+            signal = signals.end() => Ok(killed_by(signal.number())),
+        }
+    }
+
+    async fn sample(&self) -> Result<Vec<(Listed, Option<ContainerStats>)>> {
+        let mut listed = match self.names.is_empty() {
+            true => self.runtime.list_containers(ListOptions::default()).await?,
+            false => {
+                let found = self.names.iter().map(|name| find::listed(&*self.runtime, name));
+                join_all(found).await.into_iter().collect::<Result<_>>()?
+            }
+        };
+        listed.retain(|listed| listed.info.status == ContainerStatus::Running);
+        let mut known: HashMap<ContainerId, ContainerStats> = HashMap::new();
+        if self.runtime.capabilities().bulk_stats {
+            let ids: Vec<_> = listed.iter().map(|listed| listed.info.id.clone()).collect();
+            known.extend(self.runtime.stats(&ids).await?);
+        } else {
+            let each = listed.iter().map(async |listed| {
+                let stats = listed.container.stats_once().await;
+                (listed.info.id.clone(), stats)
+            });
+            for (id, stats) in join_all(each).await {
+                match stats {
+                    Ok(stats) => drop(known.insert(id, stats)),
+                    // It has just ended.
+                    Err(error)
+                        if matches!(
+                            error.kind(),
+                            ErrorKind::NotFound | ErrorKind::InvalidState | ErrorKind::NotStarted
+                        ) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(listed
+            .into_iter()
+            .map(|listed| {
+                let stats = known.remove(&listed.info.id);
+                (listed, stats)
+            })
+            .collect())
+    }
+
+    fn text(&self, mut rows: Vec<(Listed, Option<ContainerStats>)>) -> Result<String> {
+        if self.busiest_first {
+            let cpu = |stats: &Option<ContainerStats>| {
+                stats.as_ref().and_then(|stats| stats.cpu_percent).unwrap_or(-1.0)
+            };
+            rows.sort_by(|(_, a), (_, b)| cpu(b).total_cmp(&cpu(a)));
+        } else {
+            rows.sort_by(|(a, _), (b, _)| a.info.name.cmp(&b.info.name));
+        }
+        self.format.render(&HEADS, rows.iter().map(|(listed, stats)| row(listed, stats.as_ref())))
+    }
+}
+
+fn row(listed: &Listed, stats: Option<&ContainerStats>) -> (Value, Vec<String>) {
+    let none = || "--".to_owned();
+    let percent = |value: Option<f64>| value.map_or_else(none, |value| format!("{value:.2}%"));
+    let bytes = |value: Option<u64>| value.map_or_else(none, units::bytes);
+    let pair = |one, other| format!("{} / {}", bytes(one), bytes(other));
+    let id = listed.info.id.as_str();
+    let columns = vec![
+        id.get(..12).filter(|_| id.len() == 64).unwrap_or(id).to_owned(),
+        listed.info.name.clone(),
+        percent(stats.and_then(|stats| stats.cpu_percent)),
+        bytes(stats.and_then(|stats| stats.memory_bytes)),
+        percent(stats.and_then(|stats| stats.memory_percent)),
+        stats.map_or_else(none, |stats| pair(stats.network_rx_bytes, stats.network_tx_bytes)),
+        stats.map_or_else(none, |stats| pair(stats.block_read_bytes, stats.block_write_bytes)),
+    ];
+    let value = json!({
+        "id": id,
+        "name": columns[1],
+        "cpu_perc": columns[2],
+        "mem_usage": columns[3],
+        "mem_perc": columns[4],
+        "net_io": columns[5],
+        "block_io": columns[6],
+        "stats": stats.map(|stats| {
+            let mut value = serde_json::to_value(stats).unwrap_or_default();
+            value["time"] = json!(units::rfc3339(stats.time));
+            value
+        }),
+    });
+    (value, columns)
+}

@@ -1,0 +1,91 @@
+//! The configuration file.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+/// What the file says. What the command line and the environment say comes before it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Config {
+    /// As `--backend`.
+    pub(crate) backend: Option<String>,
+    /// As `--scope`.
+    pub(crate) scope: Option<String>,
+    /// Where Kubernetes pods go.
+    pub(crate) k8s: Kubernetes,
+    /// How containerd or CRI-O is used.
+    pub(crate) cri: Cri,
+}
+
+/// The part `[k8s]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Kubernetes {
+    /// The kubeconfig file.
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// A context of it.
+    pub(crate) context: Option<String>,
+    /// The namespace.
+    pub(crate) namespace: Option<String>,
+    /// The one node to use.
+    pub(crate) node: Option<String>,
+}
+
+/// The part `[cri]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Cri {
+    /// The folder for the logs.
+    pub(crate) log_dir: Option<PathBuf>,
+    /// The folder for what goes away with the host's next start.
+    pub(crate) state_dir: Option<PathBuf>,
+    /// The runtime handler.
+    pub(crate) runtime_handler: Option<String>,
+}
+
+impl Config {
+    /// Reads the file: the one that was named, which has to be there, or the usual one.
+    pub(crate) fn read(named: Option<&Path>) -> Result<Self> {
+        let usual = usual_place();
+        let Some(path) = named.or(usual.as_deref()) else { return Ok(Self::default()) };
+        match std::fs::read_to_string(path) {
+            Ok(text) => toml::from_str(&text)
+                .with_context(|| format!("the configuration file {}", path.display())),
+            Err(error) if error.kind() == ErrorKind::NotFound && named.is_none() => {
+                Ok(Self::default())
+            }
+            Err(error) => {
+                Err(error).with_context(|| format!("the configuration file {}", path.display()))
+            }
+        }
+    }
+}
+
+/// As the XDG base directories have it.
+pub(crate) fn usual_place() -> Option<PathBuf> {
+    let folder = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let base = folder("XDG_CONFIG_HOME").or_else(|| Some(folder("HOME")?.join(".config")))?;
+    Some(base.join("runtime/config.toml"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_and_a_wrong_one_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("c.toml");
+        assert!(Config::read(Some(&path)).is_err());
+        std::fs::write(&path, "backend = \"cri\"\n[k8s]\nnamespace = \"n\"\n").unwrap();
+        let config = Config::read(Some(&path)).unwrap();
+        assert_eq!(config.backend.as_deref(), Some("cri"));
+        assert_eq!(config.k8s.namespace.as_deref(), Some("n"));
+        std::fs::write(&path, "beckend = \"cri\"").unwrap();
+        let error = format!("{:#}", Config::read(Some(&path)).unwrap_err());
+        assert!(error.contains("c.toml") && error.contains("beckend"), "{error}");
+    }
+}

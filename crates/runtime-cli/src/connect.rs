@@ -1,0 +1,286 @@
+//! Which engine, and where.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use runtime_core::{Deadlines, Runtime, Scope};
+
+use crate::cli::Global;
+use crate::config::{self, Config};
+use crate::style;
+
+/// Whose containers this command makes where nothing else is said.
+const SCOPE: &str = "runtime";
+
+/// How long an engine that was not asked for by name has for its first answer.
+const FIRST_ANSWER: Duration = Duration::from_secs(3);
+
+/// What `--backend` names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Docker or Podman, where Docker's own command looks, or at this host.
+    Docker(Option<String>),
+    /// containerd or CRI-O, where crictl looks, or at this socket.
+    Cri(Option<String>),
+    /// A cluster, by the usual configuration, or this context and namespace.
+    Kubernetes {
+        /// The context.
+        context: Option<String>,
+        /// The namespace.
+        namespace: Option<String>,
+    },
+    /// A socket, of whatever engine.
+    Socket(String),
+}
+
+impl Place {
+    /// Reads the value of `--backend`.
+    pub(crate) fn parse(text: &str) -> Result<Self> {
+        let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return match text {
+                "docker" | "podman" => Ok(Self::Docker(None)),
+                "cri" | "containerd" | "crio" => Ok(Self::Cri(None)),
+                "k8s" | "kubernetes" => Ok(Self::Kubernetes { context: None, namespace: None }),
+                path if path.starts_with('/') => Ok(Self::Socket(format!("unix://{path}"))),
+                _ => bail!(
+                    "{text:?} is no backend: docker, cri, k8s, or a URL that begins with docker://, \
+                     unix://, tcp://, http://, https://, cri:// or k8s://"
+                ),
+            };
+        };
+        match scheme {
+            "docker" if rest.starts_with('/') => Ok(Self::Docker(Some(format!("unix://{rest}")))),
+            "docker" => Ok(Self::Docker(some(rest).map(|host| format!("tcp://{host}")))),
+            "tcp" | "http" | "https" => Ok(Self::Docker(Some(text.to_owned()))),
+            "cri" => Ok(Self::Cri(some(rest).map(|path| format!("unix://{path}")))),
+            "k8s" | "kubernetes" => {
+                // A context can have a slash in its name, a namespace cannot.
+                let (context, namespace) = rest.rsplit_once('/').unwrap_or((rest, ""));
+                Ok(Self::Kubernetes { context: some(context), namespace: some(namespace) })
+            }
+            "unix" => Ok(Self::Socket(text.to_owned())),
+            _ => bail!("{scheme}:// is none of docker, unix, tcp, http, https, cri and k8s"),
+        }
+    }
+}
+
+/// The engine that the user wants.
+pub(crate) async fn connect(global: &Global) -> Result<Arc<dyn Runtime>> {
+    let config = Config::read(global.config.as_deref())?;
+    let scope = global.scope.as_deref().or(config.scope.as_deref()).unwrap_or(SCOPE);
+    let target = Target { scope: Scope::new(scope)?, config: &config };
+    let named = global.backend.as_deref().filter(|backend| !backend.is_empty());
+    match named.or(config.backend.as_deref()) {
+        Some(backend) => {
+            let deadlines = Deadlines::default();
+            match Place::parse(backend)? {
+                Place::Socket(socket) => target.at_socket(socket, &deadlines).await,
+                place => target.open(place, &deadlines).await,
+            }
+        }
+        None => target.first_that_answers().await,
+    }
+}
+
+struct Target<'a> {
+    scope: Scope,
+    config: &'a Config,
+}
+
+impl Target<'_> {
+    async fn open(&self, place: Place, deadlines: &Deadlines) -> Result<Arc<dyn Runtime>> {
+        match place {
+            Place::Docker(host) => self.docker(host, deadlines).await,
+            Place::Cri(endpoint) => self.cri(endpoint, deadlines).await,
+            Place::Kubernetes { context, namespace } => {
+                self.kubernetes(context, namespace, deadlines).await
+            }
+            Place::Socket(socket) => Box::pin(self.at_socket(socket, deadlines)).await,
+        }
+    }
+
+    /// Finds out which kind of engine listens on a socket.
+    async fn at_socket(&self, socket: String, deadlines: &Deadlines) -> Result<Arc<dyn Runtime>> {
+        match self.docker(Some(socket.clone()), deadlines).await {
+            Ok(runtime) => Ok(runtime),
+            Err(docker) => match self.cri(Some(socket.clone()), deadlines).await {
+                Ok(runtime) => Ok(runtime),
+                Err(cri) => bail!(
+                    "what listens on {socket} is neither Docker ({docker}) nor a CRI engine ({cri})"
+                ),
+            },
+        }
+    }
+
+    async fn first_that_answers(&self) -> Result<Arc<dyn Runtime>> {
+        let mut deadlines = Deadlines::default();
+        deadlines.connect = FIRST_ANSWER;
+        let places = [
+            ("docker", Place::Docker(None)),
+            ("cri", Place::Cri(None)),
+            ("k8s", Place::Kubernetes { context: None, namespace: None }),
+        ];
+        let mut tried = Vec::new();
+        for (name, place) in places {
+            let opened = tokio::time::timeout(FIRST_ANSWER * 2, self.open(place, &deadlines));
+            match opened.await {
+                Ok(Ok(runtime)) => {
+                    style::note(format_args!(
+                        "using {name}, the first that answered (choose with --backend or \
+                         RUNTIME_BACKEND)"
+                    ));
+                    return Ok(runtime);
+                }
+                Ok(Err(error)) => tried.push((name, format!("{error:#}"))),
+                Err(_) => tried.push((name, "no answer in time".to_owned())),
+            }
+        }
+        bail!(nothing_answered(&tried))
+    }
+
+    #[cfg(feature = "docker")]
+    async fn docker(
+        &self,
+        host: Option<String>,
+        deadlines: &Deadlines,
+    ) -> Result<Arc<dyn Runtime>> {
+        let mut options =
+            runtime_docker::DockerOptions::new(self.scope.clone()).deadlines(deadlines.clone());
+        options.host = host;
+        Ok(Arc::new(runtime_docker::DockerRuntime::connect(options).await?))
+    }
+
+    #[cfg(not(feature = "docker"))]
+    #[expect(clippy::unused_async, reason = "the same with and without the feature")]
+    async fn docker(&self, _: Option<String>, _: &Deadlines) -> Result<Arc<dyn Runtime>> {
+        bail!("this build is without the feature `docker`")
+    }
+
+    #[cfg(feature = "cri")]
+    async fn cri(
+        &self,
+        endpoint: Option<String>,
+        deadlines: &Deadlines,
+    ) -> Result<Arc<dyn Runtime>> {
+        let mut options =
+            runtime_cri::CriOptions::new(self.scope.clone()).deadlines(deadlines.clone());
+        options.endpoint = endpoint;
+        let config = &self.config.cri;
+        if let Some(folder) = &config.log_dir {
+            options = options.log_dir(folder);
+        }
+        if let Some(folder) = &config.state_dir {
+            options = options.state_dir(folder);
+        }
+        options.runtime_handler.clone_from(&config.runtime_handler);
+        Ok(Arc::new(runtime_cri::CriRuntime::connect(options).await?))
+    }
+
+    #[cfg(not(feature = "cri"))]
+    #[expect(clippy::unused_async, reason = "the same with and without the feature")]
+    async fn cri(&self, _: Option<String>, _: &Deadlines) -> Result<Arc<dyn Runtime>> {
+        bail!("this build is without the feature `cri`")
+    }
+
+    #[cfg(feature = "k8s")]
+    async fn kubernetes(
+        &self,
+        context: Option<String>,
+        namespace: Option<String>,
+        deadlines: &Deadlines,
+    ) -> Result<Arc<dyn Runtime>> {
+        let config = &self.config.k8s;
+        let mut options =
+            runtime_k8s::KubernetesOptions::new(self.scope.clone()).deadlines(deadlines.clone());
+        options.kubeconfig.clone_from(&config.kubeconfig);
+        options.context = context.or_else(|| config.context.clone());
+        options.namespace = namespace.or_else(|| config.namespace.clone());
+        options.node.clone_from(&config.node);
+        Ok(Arc::new(runtime_k8s::KubernetesRuntime::connect(options).await?))
+    }
+
+    #[cfg(not(feature = "k8s"))]
+    #[expect(clippy::unused_async, reason = "the same with and without the feature")]
+    async fn kubernetes(
+        &self,
+        _: Option<String>,
+        _: Option<String>,
+        _: &Deadlines,
+    ) -> Result<Arc<dyn Runtime>> {
+        bail!("this build is without the feature `k8s`")
+    }
+}
+
+/// One screen for who has no engine.
+fn nothing_answered(tried: &[(&str, String)]) -> String {
+    let mut text = "no engine answered. These were tried:\n\n".to_owned();
+    for (name, why) in tried {
+        let _ = writeln!(text, "  {name:<7} {}", why.replace('\n', " "));
+    }
+    text.push_str(
+        "\nTo get one:\n\n\
+         \x20 Docker       install docker.io (Debian) or docker-ce, start it, and be root or in the\n\
+         \x20              group docker; a remote one: DOCKER_HOST=tcp://HOST:PORT\n\
+         \x20 Podman       podman system service --time=0 unix:///run/podman.sock &\n\
+         \x20              runtime --backend docker:///run/podman.sock ps\n\
+         \x20 containerd   install containerd, runc and CNI plugins, start it, and be root;\n\
+         \x20              elsewhere: CONTAINER_RUNTIME_ENDPOINT=unix:///SOCKET\n\
+         \x20 Kubernetes   a kubeconfig in ~/.kube/config or KUBECONFIG\n\n\
+         To choose one: --backend docker|cri|k8s|URL, RUNTIME_BACKEND, or `backend = \"docker\"`",
+    );
+    if let Some(path) = config::usual_place() {
+        let _ = write!(text, " in\n{}", path.display());
+    }
+    text.push('.');
+    text
+}
+
+/// A deadline for what is done on the way out.
+pub(crate) async fn soon<T>(work: impl Future<Output = T>) -> Result<T> {
+    tokio::time::timeout(Duration::from_secs(10), work).await.context("the engine does not answer")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places() {
+        let k8s = |context: &str, namespace: &str| Place::Kubernetes {
+            context: Some(context.to_owned()).filter(|text| !text.is_empty()),
+            namespace: Some(namespace.to_owned()).filter(|text| !text.is_empty()),
+        };
+        for (text, place) in [
+            ("docker", Place::Docker(None)),
+            ("docker://", Place::Docker(None)),
+            ("docker:///run/d.sock", Place::Docker(Some("unix:///run/d.sock".into()))),
+            ("docker://host:1", Place::Docker(Some("tcp://host:1".into()))),
+            ("https://host:1", Place::Docker(Some("https://host:1".into()))),
+            ("cri", Place::Cri(None)),
+            ("cri:///run/c.sock", Place::Cri(Some("unix:///run/c.sock".into()))),
+            ("unix:///run/any.sock", Place::Socket("unix:///run/any.sock".into())),
+            ("/run/any.sock", Place::Socket("unix:///run/any.sock".into())),
+            ("k8s", k8s("", "")),
+            ("k8s://kind", k8s("kind", "")),
+            ("k8s://kind/jobs", k8s("kind", "jobs")),
+            ("k8s:///jobs", k8s("", "jobs")),
+            ("k8s://arn:aws:eks/c/jobs", k8s("arn:aws:eks/c", "jobs")),
+        ] {
+            assert_eq!(Place::parse(text).unwrap(), place, "{text}");
+        }
+        for wrong in ["", "lxc", "ssh://host"] {
+            assert!(Place::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_explanation_fits_on_a_screen() {
+        let tried =
+            [("docker", "x".repeat(100)), ("cri", "y".repeat(100)), ("k8s", "z".to_owned())];
+        let text = nothing_answered(&tried);
+        assert!(text.lines().count() <= 22, "{text}");
+    }
+}

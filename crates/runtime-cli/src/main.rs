@@ -1,0 +1,43 @@
+//! `runtime`: containers the same way on Docker, containerd or CRI-O, and Kubernetes.
+
+mod cli;
+mod commands;
+mod config;
+mod connect;
+mod find;
+mod format;
+mod pipes;
+mod session;
+mod signals;
+mod style;
+mod template;
+mod terminal;
+mod units;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::Cli;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let built = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let done = match built {
+        Ok(executor) => {
+            let done = executor.block_on(commands::run(cli));
+            // A thread may be waiting in a read of standard input for ever.
+            executor.shutdown_background();
+            done
+        }
+        Err(error) => Err(error.into()),
+    };
+    terminal::restore();
+    match done {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            style::print_error(&error);
+            ExitCode::from(commands::code_of(&error))
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! A session, joined to this command's own input, outputs, terminal and signals.
+
+use anyhow::Result;
+use futures_util::StreamExt;
+use runtime_core::{
+    ByteStream, ErrorKind, Session, SessionInput, SessionMode, Signal, TerminalSize,
+};
+
+use crate::pipes::{self, Sink};
+use crate::signals::{Came, Signals};
+use crate::{style, terminal};
+
+/// What a terminal has that nobody told its size.
+const USUAL_SIZE: TerminalSize = TerminalSize { rows: 24, columns: 80 };
+
+/// Why a conversation came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// The other side has no more to say.
+    Output,
+    /// Nobody reads our output any more.
+    NoReader,
+    /// This signal told us to end.
+    Signal(Signal),
+}
+
+/// What to do after a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// Go on: it was passed on.
+    GoOn,
+    /// End now.
+    End,
+}
+
+/// The mode that these options ask for.
+pub(crate) fn mode(interactive: bool, tty: bool) -> Result<SessionMode> {
+    if tty && interactive && !terminal::on_stdin() {
+        anyhow::bail!("-t needs a terminal on standard input, and there is none: leave it out");
+    }
+    Ok(match (interactive, tty) {
+        (_, true) => SessionMode::Terminal(terminal::size().unwrap_or(USUAL_SIZE)),
+        (true, false) => SessionMode::Stdin,
+        (false, false) => SessionMode::Output,
+    })
+}
+
+/// Carries bytes both ways until the output ends or something else ends the conversation.
+/// `on_signal` decides about each signal. The session's control outlives it.
+pub(crate) async fn talk(
+    session: Session,
+    send_stdin: bool,
+    signals: &mut Signals,
+    mut on_signal: impl AsyncFnMut(Signal) -> Then,
+) -> Result<Ended> {
+    let Session { stdin, stdout, stderr, control, .. } = session;
+    let on_terminal = stderr.is_none();
+    let _input = match stdin {
+        Some(stdin) if send_stdin => Some(AbortOnDrop(tokio::spawn(send(stdin)))),
+        // Held open: a terminal whose input has ended hangs up.
+        Some(stdin) if on_terminal => Some(AbortOnDrop(tokio::spawn(async move {
+            std::future::pending::<()>().await;
+            drop(stdin);
+        }))),
+        _ => None,
+    };
+    let outputs = async {
+        let out = copy(stdout, Sink::stdout());
+        match stderr {
+            Some(stderr) => {
+                let (out, err) = tokio::try_join!(out, copy(stderr, Sink::stderr()))?;
+                Ok::<_, anyhow::Error>(out && err)
+            }
+            None => out.await,
+        }
+    };
+    let mut outputs = std::pin::pin!(outputs);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut outputs => {
+                return Ok(if done? { Ended::Output } else { Ended::NoReader });
+            }
+            came = signals.next() => match came {
+                Came::Resize => {
+                    if let Some(size) = terminal::size().filter(|_| on_terminal) {
+                        // It may have just ended; its output will tell.
+                        let _ = control.resize(size).await;
+                    }
+                }
+                Came::Signal(signal) => {
+                    if on_signal(signal).await == Then::End {
+                        return Ok(Ended::Signal(signal));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Writes a stream out. False when nobody reads it.
+async fn copy(mut stream: ByteStream, sink: Sink) -> Result<bool> {
+    while let Some(bytes) = stream.next().await {
+        match bytes {
+            Ok(bytes) => {
+                if !sink.write(bytes).await {
+                    break;
+                }
+            }
+            Err(error) => {
+                // What came before it is not lost.
+                let _ = sink.finish().await;
+                return Err(error.into());
+            }
+        }
+    }
+    drop(stream);
+    match sink.finish().await {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Sends standard input to its end.
+async fn send(mut input: Box<dyn SessionInput>) {
+    let mut pieces = pipes::stdin();
+    while let Some(piece) = pieces.recv().await {
+        let sent = match piece {
+            Ok(bytes) => input.write(bytes).await,
+            // A terminal that is gone: its signal says the rest.
+            Err(_) => break,
+        };
+        // The process has ended, or reads no more.
+        if sent.is_err() {
+            return;
+        }
+    }
+    if let Err(error) = input.close().await
+        && error.kind() == ErrorKind::Unsupported
+    {
+        style::note(format_args!("the end of the input was not passed on: {error}"));
+        // Dropping it could do no more.
+        std::future::pending::<()>().await;
+    }
+}
+
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
