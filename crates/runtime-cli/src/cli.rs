@@ -1,7 +1,5 @@
 //! The command line.
 
-use std::path::PathBuf;
-
 use clap::{ArgAction, Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 
@@ -35,7 +33,7 @@ pub(crate) struct Global {
     pub(crate) scope: Option<String>,
     /// The configuration file [default: runtime/config.toml in the user's configuration folder]
     #[arg(long, global = true, env = "RUNTIME_CONFIG", value_hint = ValueHint::FilePath)]
-    pub(crate) config: Option<PathBuf>,
+    pub(crate) config: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -330,7 +328,7 @@ pub(crate) struct Reap {
     #[arg(long, default_value = "0s", value_name = "AGE")]
     pub(crate) older_than: String,
     /// Only containers with this label
-    #[arg(long, short, value_name = "label=KEY[=VALUE]")]
+    #[arg(long, value_name = "label=KEY[=VALUE]")]
     pub(crate) filter: Vec<String>,
     /// Does not ask
     #[arg(long, short)]
@@ -343,4 +341,14 @@ pub(crate) struct Info {
     /// json, or a template such as '{{.Version}}'
     #[arg(long, short)]
     pub(crate) format: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_options_do_not_contradict_each_other() {
+        super::Cli::command().debug_assert();
+    }
 }

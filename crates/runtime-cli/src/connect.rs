@@ -1,6 +1,7 @@
 //! Which engine, and where.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,14 +70,15 @@ impl Place {
 
 /// The engine that the user wants.
 pub(crate) async fn connect(global: &Global) -> Result<Arc<dyn Runtime>> {
-    let config = Config::read(global.config.as_deref())?;
-    let scope = global.scope.as_deref().or(config.scope.as_deref()).unwrap_or(SCOPE);
+    let given = |text: &'_ Option<String>| text.clone().filter(|text| !text.is_empty());
+    let config = Config::read(given(&global.config).as_deref().map(Path::new))?;
+    let scope = given(&global.scope).or_else(|| config.scope.clone());
+    let scope = scope.as_deref().unwrap_or(SCOPE);
     let target = Target { scope: Scope::new(scope)?, config: &config };
-    let named = global.backend.as_deref().filter(|backend| !backend.is_empty());
-    match named.or(config.backend.as_deref()) {
+    match given(&global.backend).or_else(|| config.backend.clone()) {
         Some(backend) => {
             let deadlines = Deadlines::default();
-            match Place::parse(backend)? {
+            match Place::parse(&backend)? {
                 Place::Socket(socket) => target.at_socket(socket, &deadlines).await,
                 place => target.open(place, &deadlines).await,
             }

@@ -67,10 +67,7 @@ pub(crate) async fn talk(
     let outputs = async {
         let out = copy(stdout, Sink::stdout());
         match stderr {
-            Some(stderr) => {
-                let (out, err) = tokio::try_join!(out, copy(stderr, Sink::stderr()))?;
-                Ok::<_, anyhow::Error>(out && err)
-            }
+            Some(stderr) => tokio::try_join!(out, copy(stderr, Sink::stderr())).map(drop),
             None => out.await,
         }
     };
@@ -79,7 +76,11 @@ pub(crate) async fn talk(
         tokio::select! {
             biased;
             done = &mut outputs => {
-                return Ok(if done? { Ended::Output } else { Ended::NoReader });
+                return match done {
+                    Ok(()) => Ok(Ended::Output),
+                    Err(Stop::NoReader) => Ok(Ended::NoReader),
+                    Err(Stop::Failed(error)) => Err(error),
+                };
             }
             came = signals.next() => match came {
                 Came::Resize => {
@@ -98,8 +99,17 @@ pub(crate) async fn talk(
     }
 }
 
-/// Writes a stream out. False when nobody reads it.
-async fn copy(mut stream: ByteStream, sink: Sink) -> Result<bool> {
+/// Why an output stops before its end.
+enum Stop {
+    /// Nobody reads ours.
+    NoReader,
+    /// The session or our output failed.
+    Failed(anyhow::Error),
+}
+
+/// Writes a stream out.
+async fn copy(mut stream: ByteStream, sink: Sink) -> Result<(), Stop> {
+    let mut failure = None;
     while let Some(bytes) = stream.next().await {
         match bytes {
             Ok(bytes) => {
@@ -108,17 +118,17 @@ async fn copy(mut stream: ByteStream, sink: Sink) -> Result<bool> {
                 }
             }
             Err(error) => {
-                // What came before it is not lost.
-                let _ = sink.finish().await;
-                return Err(error.into());
+                failure = Some(error);
+                break;
             }
         }
     }
-    drop(stream);
-    match sink.finish().await {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(error.into()),
+    // What came before a failure is not lost.
+    match (sink.finish().await, failure) {
+        (Err(error), _) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(Stop::NoReader),
+        (_, Some(failure)) => Err(Stop::Failed(failure.into())),
+        (Err(error), None) => Err(Stop::Failed(error.into())),
+        (Ok(()), None) => Ok(()),
     }
 }
 

@@ -1,0 +1,222 @@
+//! The command from a shell: arguments and pipes.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use cargo_metadata::Message;
+use docker_tests::Environment;
+
+/// The command, built once.
+fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut build = Command::new(cargo)
+            .args(["build", "--quiet", "--locked", "--package", "runtime-cli"])
+            .arg("--message-format=json-render-diagnostics")
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("cargo can be run");
+        let output = build.stdout.take().expect("it is piped");
+        let built = Message::parse_stream(std::io::BufReader::new(output))
+            .filter_map(|message| match message.expect("cargo's messages can be read") {
+                Message::CompilerArtifact(made) if made.target.is_bin() => made.executable,
+                _ => None,
+            })
+            .last();
+        assert!(build.wait().expect("cargo ends").success(), "the command does not build");
+        built.expect("there is a command").into()
+    })
+}
+
+/// What came of a command.
+#[derive(Debug)]
+pub struct Done {
+    /// Its exit code; `None` when a signal ended it.
+    pub code: Option<i32>,
+    /// What it wrote.
+    pub stdout: String,
+    /// What it wrote to standard error.
+    pub stderr: String,
+}
+
+impl Done {
+    /// What it wrote, of one that went well.
+    #[track_caller]
+    pub fn ok(self) -> String {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        self.stdout
+    }
+}
+
+/// An engine and a scope of its own on it, which is cleaned up in the end.
+#[derive(Debug)]
+pub struct Shell {
+    /// The engine in the form of `--backend`.
+    backend: String,
+    scope: String,
+    /// The image with a shell in it.
+    pub image: String,
+    /// Names belong to the engine, not to a scope: one test at a time can have its own.
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Shell {
+    /// The engine of the environment.
+    ///
+    /// # Panics
+    /// Where there is none: a test of an engine fails without it.
+    #[must_use]
+    pub fn new() -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        static ALONE: Mutex<()> = Mutex::new(());
+        let environment = Environment::read().expect("the environment names an engine");
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let shell = Self {
+            backend: environment.host,
+            scope: format!("cli-{}-{number}", std::process::id()),
+            image: format!("{}/test/busybox:1", environment.registry.address),
+            _alone: ALONE.lock().unwrap_or_else(PoisonError::into_inner),
+        };
+        shell.login(
+            &environment.registry.address,
+            &environment.registry.username,
+            &environment.registry.password,
+        );
+        shell
+    }
+
+    /// Where the login is that the registry wants.
+    fn folder() -> &'static Path {
+        static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
+        FOLDER.get_or_init(|| tempfile::tempdir().expect("a folder")).path()
+    }
+
+    fn login(&self, registry: &str, user: &str, password: &str) {
+        use std::fmt::Write as _;
+        // Base64 by hand: one use is not worth a dependency.
+        const DIGITS: &[u8; 64] =
+            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        let mut auth = String::new();
+        for part in format!("{user}:{password}").as_bytes().chunks(3) {
+            let bits = part.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte));
+            let bits = bits << (8 * (3 - part.len()));
+            for at in 0..4 {
+                let digit = DIGITS[(bits >> (18 - 6 * at)) as usize & 63];
+                let _ = write!(auth, "{}", if at <= part.len() { char::from(digit) } else { '=' });
+            }
+        }
+        let config = serde_json::json!({ "auths": { registry: { "auth": auth } } });
+        std::fs::write(Self::folder().join("config.json"), config.to_string()).expect("a file");
+    }
+
+    /// The command with these arguments.
+    #[must_use]
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        command.args(arguments);
+        for (name, value) in self.variables() {
+            command.env(name, value);
+        }
+        command
+    }
+
+    /// The variables that it is run with.
+    #[must_use]
+    pub fn variables(&self) -> [(&'static str, String); 5] {
+        let folder = Self::folder().to_string_lossy().into_owned();
+        [
+            ("RUNTIME_BACKEND", self.backend.clone()),
+            ("RUNTIME_SCOPE", self.scope.clone()),
+            ("RUNTIME_CONFIG", String::new()),
+            ("XDG_CONFIG_HOME", folder.clone()),
+            ("DOCKER_CONFIG", folder),
+        ]
+    }
+
+    /// The command's file.
+    #[must_use]
+    pub fn program(&self) -> &'static Path {
+        binary()
+    }
+
+    /// Runs it without input.
+    #[must_use]
+    pub fn run(&self, arguments: &[&str]) -> Done {
+        self.run_with(arguments, b"")
+    }
+
+    /// Runs it with this input.
+    #[must_use]
+    pub fn run_with(&self, arguments: &[&str], input: &[u8]) -> Done {
+        let mut child = self.start(arguments);
+        let mut stdin = child.stdin.take().expect("it is piped");
+        let input = input.to_vec();
+        let writer = std::thread::spawn(move || {
+            // It need not read all of it.
+            let _ = stdin.write_all(&input);
+        });
+        let output = child.wait_with_output().expect("it ends");
+        writer.join().expect("the writer ends");
+        Done {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Starts it with pipes.
+    #[must_use]
+    pub fn start(&self, arguments: &[&str]) -> Child {
+        self.command(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the command can be run")
+    }
+
+    /// A container that runs and does nothing, by this name.
+    #[track_caller]
+    pub fn idle(&self, name: &str) {
+        let script = "trap 'exit 0' TERM; while :; do sleep 0.05; done";
+        let _ = self.run(&["run", "-d", "--name", name, &self.image, "sh", "-c", script]).ok();
+    }
+
+    /// The names of what is there, in whatever state.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        let names = self.run(&["ps", "-a", "--format", "{{.Name}}"]).ok();
+        names.lines().map(str::to_owned).collect()
+    }
+}
+
+impl Default for Shell {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        let done = self.run(&["reap", "-f"]);
+        if done.code != Some(0) && !std::thread::panicking() {
+            panic!("what the test made is still there: {done:?}");
+        }
+    }
+}
+
+/// Asks again and again until it is so.
+#[track_caller]
+pub fn until(what: &str, mut ask: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(30);
+    while !ask() {
+        assert!(Instant::now() < end, "{what} did not come");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

@@ -1,0 +1,268 @@
+//! The command in scripts: exit codes, pipes, formats.
+
+use std::io::Read;
+use std::process::Command;
+
+use cli_tests::{Shell, until};
+use rustix::process::{Pid, Signal, kill_process};
+
+#[test]
+fn run_is_the_program_that_it_runs() {
+    let shell = Shell::new();
+    let script = "echo out; echo err >&2; exit 42";
+    let done = shell.run(&["run", "--rm", &shell.image, "sh", "-c", script]);
+    assert_eq!(
+        (done.code, done.stdout.as_str(), done.stderr.as_str()),
+        (Some(42), "out\n", "err\n")
+    );
+    let killed = shell.run(&["run", "--rm", &shell.image, "sh", "-c", "kill -9 $$"]);
+    // The first process of a container cannot kill itself; its shell goes on to its end.
+    assert!([Some(137), Some(0)].contains(&killed.code), "{killed:?}");
+    for (command, code) in [("no-such-command", 127), ("/etc", 126)] {
+        assert_eq!(shell.run(&["run", "--rm", &shell.image, command]).code, Some(code));
+    }
+    let no_image = shell.run(&["run", "--rm", "--pull", "never", "localhost/none:1"]);
+    assert_eq!(no_image.code, Some(125));
+    assert!(no_image.stderr.contains("image not found"), "{no_image:?}");
+    assert!(shell.names().is_empty());
+}
+
+#[test]
+fn pipes_in_and_out() {
+    let shell = Shell::new();
+    let input: Vec<u8> = (0..3_000_000_u32).flat_map(|n| (n as u8).to_le_bytes()).collect();
+    shell.idle("box");
+    for arguments in
+        [&["run", "--rm", "-i", &shell.image, "md5sum"][..], &["exec", "-i", "box", "md5sum"]]
+    {
+        let wanted = {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("input");
+            std::fs::write(&path, &input).unwrap();
+            let output = Command::new("md5sum").arg(path).output().unwrap();
+            String::from_utf8(output.stdout).unwrap()[..32].to_owned()
+        };
+        assert_eq!(shell.run_with(arguments, &input).ok()[..32], wanted, "{arguments:?}");
+    }
+    let echoed = shell.run_with(&["exec", "-i", "box", "cat"], b"\0\xff\r\n");
+    assert_eq!(echoed.ok().as_bytes(), "\0\u{fffd}\r\n".as_bytes());
+    // Without -i nothing is read.
+    assert_eq!(shell.run_with(&["exec", "box", "cat"], b"unread").ok(), "");
+}
+
+#[test]
+fn a_reader_that_goes_away() {
+    let shell = Shell::new();
+    shell.idle("box");
+    for arguments in
+        [&["exec", "box", "yes"][..], &["run", "--rm", "--name", "yes", &shell.image, "yes"]]
+    {
+        let mut child = shell.start(arguments);
+        let mut first = [0; 4];
+        let mut stdout = child.stdout.take().unwrap();
+        stdout.read_exact(&mut first).unwrap();
+        drop(stdout);
+        assert_eq!(child.wait().unwrap().code(), Some(141), "{arguments:?}");
+    }
+    assert_eq!(shell.names(), ["box"]);
+    until("the end of the process", || {
+        let processes = shell.run(&["exec", "box", "ps", "-o", "args"]).ok();
+        !processes.lines().any(|line| line.trim() == "yes")
+    });
+}
+
+#[test]
+fn signals_reach_the_process() {
+    let shell = Shell::new();
+    let script = "trap 'echo int; exit 3' INT; trap 'echo term; exit 4' TERM; echo ready; \
+                  while :; do sleep 0.05; done";
+    shell.idle("box");
+    for (arguments, after) in [
+        (vec!["run", "--rm", &shell.image, "sh", "-c", script], "run"),
+        (vec!["exec", "box", "sh", "-c", script], "exec"),
+    ] {
+        for (signal, word, code) in [(Signal::INT, "int\n", 3), (Signal::TERM, "term\n", 4)] {
+            let mut child = shell.start(&arguments);
+            let mut stdout = child.stdout.take().unwrap();
+            let mut ready = [0; 6];
+            stdout.read_exact(&mut ready).unwrap();
+            let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+            kill_process(pid, signal).unwrap();
+            let mut rest = String::new();
+            stdout.read_to_string(&mut rest).unwrap();
+            assert_eq!(
+                (rest.as_str(), child.wait().unwrap().code()),
+                (word, Some(code)),
+                "{after}"
+            );
+        }
+    }
+    assert_eq!(shell.names(), ["box"]);
+}
+
+#[test]
+fn a_life() {
+    let shell = Shell::new();
+    let script = "trap 'exit 6' TERM; echo up; while :; do sleep 0.05; done";
+    let create =
+        ["create", "--name", "box", "-l", "k=v", "-m", "64m", &shell.image, "sh", "-c", script];
+    let id = shell.run(&create).ok();
+    assert_eq!(id.trim().len(), 64);
+    let taken = shell.run(&create);
+    assert_eq!(taken.code, Some(1));
+    assert!(taken.stderr.contains("already exists"), "{taken:?}");
+    assert_eq!(shell.run(&["ps", "-q"]).ok(), "", "it does not run");
+    assert_eq!(shell.run(&["start", "box"]).ok(), "box\n");
+    until("the output", || shell.run(&["logs", "box"]).ok() == "up\n");
+    let fields = "{{.Name}} {{.State}} {{.Labels.k}}";
+    assert_eq!(shell.run(&["ps", "--format", fields]).ok(), "box running v\n");
+    assert_eq!(shell.run(&["ps", "-q", "--filter", "label=k=w"]).ok(), "");
+    let memory = shell.run(&["inspect", "-f", "{{.Memory}}", &id[..12]]).ok();
+    assert_eq!(memory, "67108864\n");
+    let stats = shell.run(&["stats", "--no-stream", "--format", "{{.Name}}"]).ok();
+    assert_eq!(stats, "box\n");
+    assert!(shell.run(&["top", "box"]).ok().contains("ps"), "the processes");
+    let running = shell.run(&["rm", "box"]);
+    assert!(running.code == Some(1) && running.stderr.contains("is running"), "{running:?}");
+    assert_eq!(shell.run(&["stop", "box"]).ok(), "box\n");
+    assert_eq!(shell.run(&["wait", "box"]).ok(), "6\n");
+    let inspected = shell.run(&["inspect", "box"]).ok();
+    let inspected: serde_json::Value = serde_json::from_str(&inspected).unwrap();
+    assert_eq!(inspected[0]["exit"]["code"], 6);
+    assert_eq!(shell.run(&["rm", "box"]).ok(), "box\n");
+    let gone = shell.run(&["logs", "box"]);
+    assert!(gone.code == Some(1) && gone.stderr.contains("not found"), "{gone:?}");
+    assert_eq!(shell.run(&["rm", "-f", "box"]).code, Some(0));
+}
+
+#[test]
+fn files() {
+    let shell = Shell::new();
+    shell.idle("box");
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    std::fs::create_dir_all(at("tree/sub")).unwrap();
+    std::fs::write(at("tree/sub/file"), "content").unwrap();
+    std::os::unix::fs::symlink("sub/file", at("tree/link")).unwrap();
+    // A folder into a folder, and back by another name.
+    let _ = shell.run(&["cp", &at("tree"), "box:/srv"]).ok();
+    let listed = shell.run(&["exec", "box", "cat", "/srv/tree/link"]).ok();
+    assert_eq!(listed, "content");
+    let _ = shell.run(&["cp", "box:/srv/tree", &at("back")]).ok();
+    assert_eq!(std::fs::read_to_string(at("back/link")).unwrap(), "content");
+    // Its contents only.
+    let _ = shell.run(&["cp", &format!("{}/.", at("tree")), "box:/var/tmp"]).ok();
+    assert_eq!(shell.run(&["exec", "box", "cat", "/var/tmp/sub/file"]).ok(), "content");
+    // A file by a new name, and over one that is there.
+    for content in ["first", "second"] {
+        std::fs::write(at("file"), content).unwrap();
+        let _ = shell.run(&["cp", &at("file"), "box:/srv/named"]).ok();
+        assert_eq!(shell.run(&["exec", "box", "cat", "/srv/named"]).ok(), content);
+    }
+    // Streams.
+    let tar = shell.command(&["cp", "box:/srv/tree", "-"]).output().unwrap().stdout;
+    let into = shell.run_with(&["cp", "-", "box:/home"], &tar);
+    let _ = into.ok();
+    assert_eq!(shell.run(&["exec", "box", "cat", "/home/tree/sub/file"]).ok(), "content");
+    for (from, to, word) in [
+        ("box:/none", "/tmp", "not found"),
+        ("/none", "box:/tmp", "No such file"),
+        ("/etc/hostname", "box:/none/", "no folder"),
+        ("/etc/hostname", "/tmp/x", "CONTAINER:PATH"),
+    ] {
+        let done = shell.run(&["cp", from, to]);
+        assert!(done.code == Some(1) && done.stderr.contains(word), "{from} {to}: {done:?}");
+    }
+}
+
+#[test]
+fn logs_and_events() {
+    let shell = Shell::new();
+    // The streams are two ways to the log: what is written at once can come in any order.
+    let script = "echo one; sleep 0.2; echo two >&2; sleep 0.2; echo three";
+    let done = shell.run(&["run", "--name", "box", &shell.image, "sh", "-c", script]);
+    assert_eq!(done.code, Some(0));
+    let logs = shell.run(&["logs", "box"]);
+    assert_eq!((logs.stdout.as_str(), logs.stderr.as_str()), ("one\nthree\n", "two\n"));
+    assert_eq!(shell.run(&["logs", "-f", "-n", "1", "box"]).ok(), "three\n");
+    let stamped = shell.run(&["logs", "-t", "box"]).stdout;
+    assert!(stamped.lines().all(|line| line.contains("Z ") && line.starts_with("20")), "{stamped}");
+    let records = shell.run(&["logs", "--format", "json", "box"]).ok();
+    let streams: Vec<_> = records
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["stream"].clone())
+        .collect();
+    assert_eq!(streams, ["stdout", "stderr", "stdout"]);
+    let mut events = shell.start(&["events", "--since", "5m", "--format", "{{.Kind.Event}}"]);
+    let mut seen = String::new();
+    let mut stdout = events.stdout.take().unwrap();
+    while !seen.contains("exited") {
+        let mut buffer = [0; 64];
+        let length = stdout.read(&mut buffer).unwrap();
+        assert!(length > 0, "the events end with {seen:?}");
+        seen.push_str(&String::from_utf8_lossy(&buffer[..length]));
+    }
+    assert_eq!(seen, "created\nstarted\nexited\n");
+    let pid = Pid::from_raw(i32::try_from(events.id()).unwrap()).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+    assert_eq!(events.wait().unwrap().code(), Some(143));
+}
+
+#[test]
+fn without_an_engine_it_explains_itself_on_one_screen() {
+    let shell = Shell::new();
+    let folder = tempfile::tempdir().unwrap();
+    let output = shell
+        .command(&["ps"])
+        .env_remove("RUNTIME_BACKEND")
+        .env("DOCKER_HOST", format!("unix://{}/none.sock", folder.path().display()))
+        .env("CONTAINER_RUNTIME_ENDPOINT", "unix:///nowhere/none.sock")
+        .env("KUBECONFIG", folder.path().join("none"))
+        .env("HOME", folder.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    for word in ["docker", "cri", "k8s", "none.sock", "--backend", "RUNTIME_BACKEND"] {
+        assert!(text.contains(word), "{word} in {text}");
+    }
+    assert!(text.lines().count() <= 24, "{text}");
+}
+
+#[test]
+fn the_first_that_answers_is_said() {
+    let shell = Shell::new();
+    let backend = shell.variables()[0].1.clone();
+    let mut command = shell.command(&["ps", "-q"]);
+    let output =
+        command.env_remove("RUNTIME_BACKEND").env("DOCKER_HOST", backend).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && text.contains("using docker"), "{text}");
+}
+
+#[test]
+fn a_configuration_file_names_the_engine() {
+    let shell = Shell::new();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.toml");
+    std::fs::write(&file, format!("backend = {:?}\n", shell.variables()[0].1)).unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = shell.command(arguments);
+        command.env_remove("RUNTIME_BACKEND").env("RUNTIME_CONFIG", &file).output().unwrap()
+    };
+    let output = run(&["info", "--format", "{{.Backend}}"]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "docker\n", "{output:?}");
+    assert!(output.stderr.is_empty(), "{output:?}");
+    std::fs::write(&file, "backend = \"lxc\"\n").unwrap();
+    assert_eq!(run(&["ps"]).status.code(), Some(1));
+}
+
+#[test]
+fn completions_and_the_manual() {
+    let shell = Shell::new();
+    for name in ["bash", "zsh", "fish"] {
+        assert!(shell.run(&["completions", name]).ok().contains("runtime"), "{name}");
+    }
+    let manual = shell.run(&["man"]).ok();
+    assert!(manual.contains(".TH runtime 1"), "{manual}");
+}

@@ -1,0 +1,191 @@
+//! The command in a real terminal.
+
+use cli_tests::{Shell, Tty, until};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Starts a shell in a new container and waits for its prompt.
+fn shell_in(shell: &Shell, more: &[&str]) -> Tty {
+    let arguments = [&["run", "--rm", "-it", "-e", "PS1=prompt> "], more, &[&shell.image, "sh"]];
+    let mut tty = Tty::run(shell, 31, 97, &arguments.concat());
+    tty.expect("prompt> ");
+    tty
+}
+
+#[test]
+fn a_shell_in_a_container() {
+    let shell = Shell::new();
+    let mut tty = shell_in(&shell, &["--name", "box"]);
+    tty.press("echo one$((1 + 1))\r");
+    tty.expect("one2\r\n");
+    tty.press("hostname; tty\r");
+    tty.expect("/dev/");
+    tty.press("exit 7\r");
+    assert_eq!(tty.end(), 7);
+    assert!(shell.names().is_empty(), "--rm leaves nothing");
+}
+
+#[test]
+fn the_size_of_the_window_is_followed() {
+    let shell = Shell::new();
+    let mut tty = shell_in(&shell, &[]);
+    tty.press("until [ \"$(stty size)\" = '31 97' ]; do sleep 0.05; done; echo fi''rst\r");
+    tty.expect("first\r\n");
+    tty.resize(44, 133);
+    tty.press("until [ \"$(stty size)\" = '44 133' ]; do sleep 0.05; done; echo sec''ond\r");
+    tty.expect("second\r\n");
+    tty.press("exit\r");
+    assert_eq!(tty.end(), 0);
+}
+
+#[test]
+fn ctrl_c_goes_to_the_process_and_not_to_us() {
+    let shell = Shell::new();
+    let mut tty = shell_in(&shell, &[]);
+    tty.press("trap 'echo cau''ght' INT; echo rea''dy; sleep 60; echo ov''er\r");
+    tty.expect("ready\r\n");
+    tty.press("\x03");
+    tty.expect("caught\r\n");
+    tty.expect("prompt> ");
+    // Ctrl-D ends the shell.
+    tty.press("\x04");
+    tty.end();
+    assert!(shell.names().is_empty());
+}
+
+#[test]
+fn exec_in_a_terminal() {
+    let shell = Shell::new();
+    shell.idle("box");
+    let arguments = ["exec", "-it", "-e", "PS1=in> ", "-w", "/var/tmp", "box", "sh"];
+    let mut tty = Tty::run(&shell, 24, 80, &arguments);
+    tty.expect("in> ");
+    tty.press("pwd; echo $((6 * 7))\r");
+    tty.expect("/var/tmp\r\n42\r\n");
+    tty.resize(50, 140);
+    tty.press("until [ \"$(stty size)\" = '50 140' ]; do sleep 0.05; done; echo resi''zed\r");
+    tty.expect("resized\r\n");
+    tty.press("exit 9\r");
+    assert_eq!(tty.end(), 9);
+    assert_eq!(shell.names(), ["box"], "the container runs on");
+}
+
+/// Runs the command in a script that looks at the terminal afterwards.
+fn then_look(shell: &Shell, command: &str) -> Tty {
+    let script = format!("sh -c 'echo pid=$$=; exec {command}'; echo code=$?=; stty -a; echo end");
+    Tty::script(shell, 24, 80, &script)
+}
+
+fn number_after(tty: &mut Tty, word: &str) -> i32 {
+    tty.expect(word);
+    let text = tty.expect("=");
+    text.trim_end_matches('=').parse().expect("a number")
+}
+
+fn is_as_it_was(tty: &mut Tty) {
+    let settings = tty.expect("\r\nend");
+    let words: Vec<_> = settings.split_whitespace().collect();
+    for wanted in ["icanon", "echo", "isig", "opost"] {
+        assert!(words.contains(&wanted), "{wanted} in {settings}");
+    }
+}
+
+#[test]
+fn the_terminal_is_given_back() {
+    let shell = Shell::new();
+    shell.idle("box");
+    for (command, code) in [
+        ("\"$RUNTIME\" exec -it box sh -c \"exit 4\"", 4),
+        ("\"$RUNTIME\" exec -it box no-such-command", 127),
+        ("\"$RUNTIME\" exec -it no-such-box sh", 125),
+        (&format!("\"$RUNTIME\" run --rm -it {} sh -c \"exit 5\"", shell.image), 5),
+        (&format!("\"$RUNTIME\" run --rm -it {} no-such-command", shell.image), 127),
+    ] {
+        let mut tty = then_look(&shell, command);
+        assert_eq!(number_after(&mut tty, "code="), code, "{command}");
+        is_as_it_was(&mut tty);
+        assert_eq!(tty.end(), 0);
+    }
+}
+
+#[test]
+fn the_terminal_is_given_back_after_a_signal() {
+    let shell = Shell::new();
+    shell.idle("box");
+    let command = "\"$RUNTIME\" exec -it box sh -c \"stty -echo; echo ready; sleep 3600\"";
+    let mut tty = then_look(&shell, command);
+    let pid = number_after(&mut tty, "pid=");
+    tty.expect("ready");
+    kill_process(Pid::from_raw(pid).expect("a pid"), Signal::TERM).expect("it takes a signal");
+    assert_eq!(number_after(&mut tty, "code="), 143);
+    is_as_it_was(&mut tty);
+    tty.end();
+}
+
+#[test]
+fn the_terminal_is_given_back_when_the_container_goes_away() {
+    let shell = Shell::new();
+    shell.idle("box");
+    let mut tty = then_look(&shell, "\"$RUNTIME\" exec -it box sh -c \"echo ready; sleep 3600\"");
+    tty.expect("ready");
+    let _ = shell.run(&["rm", "-f", "box"]).ok();
+    let code = number_after(&mut tty, "code=");
+    assert!([125, 137].contains(&code), "{code}");
+    is_as_it_was(&mut tty);
+    tty.end();
+}
+
+#[test]
+fn a_window_that_is_closed_takes_the_container_with_it() {
+    let shell = Shell::new();
+    let mut tty = shell_in(&shell, &["--name", "box"]);
+    assert_eq!(shell.names(), ["box"]);
+    tty.close();
+    tty.end();
+    until("the end of the container", || shell.names().is_empty());
+}
+
+#[test]
+fn a_window_that_is_closed_takes_the_exec_with_it() {
+    let shell = Shell::new();
+    shell.idle("box");
+    let script = "echo ready; trap '' HUP; sleep 4321";
+    let mut tty = Tty::run(&shell, 24, 80, &["exec", "-it", "box", "sh", "-c", script]);
+    tty.expect("ready");
+    tty.close();
+    tty.end();
+    until("the end of the process", || {
+        let processes = shell.run(&["exec", "box", "ps", "-o", "args"]).ok();
+        !processes.contains("trap '' HUP")
+    });
+}
+
+#[test]
+fn attach_and_leave() {
+    let shell = Shell::new();
+    let script = "while read -r line; do echo got $line; done";
+    let made = shell.run(&["create", "-it", "--name", "box", &shell.image, "sh", "-c", script]);
+    let _ = made.ok();
+    let mut tty = Tty::run(&shell, 24, 80, &["start", "-ai", "box"]);
+    tty.press("one\r");
+    tty.expect("got one");
+    // A second one at the same time.
+    let mut other = Tty::run(&shell, 24, 80, &["attach", "box"]);
+    other.press("two\r");
+    other.expect("got two");
+    tty.expect("got two");
+    let _ = shell.run(&["kill", "box"]).ok();
+    assert_eq!((tty.end(), other.end()), (137, 137));
+}
+
+#[test]
+fn a_live_table() {
+    let shell = Shell::new();
+    shell.idle("box");
+    let mut tty = Tty::run(&shell, 24, 100, &["stats"]);
+    for _ in 0..2 {
+        tty.expect("CPU %");
+        tty.expect("box");
+    }
+    tty.press("\x03");
+    assert_eq!(tty.end(), 130);
+}
