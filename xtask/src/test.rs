@@ -51,6 +51,11 @@ impl Part {
         }
     }
 
+    /// The tests of the command line on its engines, where they run there.
+    fn command_line(self) -> Option<&'static str> {
+        (self == Self::Docker).then_some("cli-tests")
+    }
+
     /// The engines that it is tested on.
     fn engines(self, matrix: bool) -> &'static [Engine] {
         match (self, matrix) {
@@ -188,7 +193,11 @@ fn test_engine<'a>(
 ) -> Result<Row> {
     let binaries: Vec<_> = binaries
         .iter()
-        .filter(|binary| binary.is_integration && binary.package == part.package())
+        .filter(|binary| {
+            binary.is_integration
+                && (binary.package == part.package()
+                    || part.command_line() == Some(binary.package.as_str()))
+        })
         .collect();
     ensure!(
         binaries.iter().any(|binary| binary.name == CONFORMANCE),
