@@ -7,7 +7,8 @@ use clap::{Args, Subcommand};
 use test_engines::{Cluster, Engine, Running, Site};
 
 /// What `cargo xtask test` needs by default.
-pub const DEFAULT: [Engine; 3] = [Engine::Registry, Engine::Docker, Engine::Podman];
+pub const DEFAULT: [Engine; 4] =
+    [Engine::Registry, Engine::Docker, Engine::Podman, Engine::Containerd];
 
 #[derive(Debug, Args)]
 pub struct Arguments {

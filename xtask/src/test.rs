@@ -133,7 +133,7 @@ fn run_guarded(arguments: &Arguments, site: &Site, guard: &Guard) -> Result<()> 
 
 /// What is tested when no part is named: what passes as a whole. The other parts are under way, and
 /// are tested by name.
-const WHOLE: &[Part] = &[Part::Docker, Part::Podman];
+const WHOLE: &[Part] = &[Part::Docker, Part::Podman, Part::Cri];
 
 /// Whether the integration tests of a package want an engine or a machine of their own.
 fn wants_engines(package: &str) -> bool {

@@ -47,8 +47,9 @@ pub(crate) fn refusal(call: &str, code: Code, message: &str) -> Error {
         Code::Unimplemented => ErrorKind::Unsupported,
         Code::DeadlineExceeded => ErrorKind::Timeout,
         Code::Unavailable => ErrorKind::Unavailable,
-        Code::FailedPrecondition => ErrorKind::InvalidState,
+        // containerd 2.1 has a code for it, that of a wrong state.
         _ if says(&["is reserved for", "failed to reserve"]) => ErrorKind::AlreadyExists,
+        Code::FailedPrecondition => ErrorKind::InvalidState,
         _ if says(&["no space left on device", "disk quota exceeded", "too many open files"]) => {
             ErrorKind::ResourceExhausted
         }
