@@ -85,7 +85,8 @@ pub(crate) fn kind(status: &Status) -> ErrorKind {
         "Gone" | "Expired" => ErrorKind::Lost,
         "Timeout" => ErrorKind::Timeout,
         "ServerTimeout" | "TooManyRequests" | "ServiceUnavailable" => ErrorKind::Unavailable,
-        "InternalError" if passes(&status.message) => ErrorKind::Unavailable,
+        // A failure to reach a node comes without a reason from old servers.
+        _ if status.code == 500 && passes(&status.message) => ErrorKind::Unavailable,
         _ => match status.code {
             400 | 413 | 422 => ErrorKind::InvalidArgument,
             401 => ErrorKind::Unauthenticated,
@@ -215,6 +216,7 @@ mod tests {
             (504, "Timeout", "request did not complete", K::Timeout),
             (500, "InternalError", "etcdserver: request timed out", K::Unavailable),
             (500, "InternalError", "Get https://n:10250: dial tcp: refused", K::Unavailable),
+            (500, "", "Get \"https://n:10250/containerLogs\": dial tcp: refused", K::Unavailable),
             (500, "InternalError", "boom", K::Internal),
             (403, "", "no reason", K::PermissionDenied),
             (507, "", "no reason", K::ResourceExhausted),

@@ -272,15 +272,19 @@ fn moved() -> Error {
     Error::new(ErrorKind::Unavailable).with_message("the node has rotated the log")
 }
 
-/// Between a look at the pod and the question for its log the container can have come or gone.
+/// Between a look at the pod and the question for its log the container can have come or gone. A
+/// kubelet that has just begun knows none of its pods, and says so without naming one.
 fn mistaken(error: Error) -> Error {
-    match error.kind() {
-        ErrorKind::InvalidArgument => {
-            let words = error.message().unwrap_or_default().to_owned();
-            Error::new(ErrorKind::Unavailable).with_message(words).with_source(error)
-        }
-        _ => error,
+    let words = error.message().unwrap_or_default().to_owned();
+    let passes = match error.kind() {
+        ErrorKind::InvalidArgument => true,
+        ErrorKind::NotFound => words.contains("could not find the requested resource"),
+        _ => false,
+    };
+    if !passes {
+        return error;
     }
+    Error::new(ErrorKind::Unavailable).with_message(words).with_source(error)
 }
 
 /// The second that a time is in: the kubelet cuts times to that.

@@ -1,0 +1,8 @@
+//! What can happen to a cluster while containers run in it.
+
+mod faults {
+    mod nodes;
+    mod parts;
+    mod people;
+    mod support;
+}
