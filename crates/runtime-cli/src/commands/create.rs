@@ -217,7 +217,7 @@ mod tests {
     use crate::cli::{Cli, Command};
 
     fn spec(line: &str) -> Result<ContainerSpec> {
-        let words = ["runtime", "run"].into_iter().chain(line.split(' '));
+        let words = ["runtime", "run"].into_iter().chain(line.split_whitespace());
         match Cli::try_parse_from(words)?.command {
             Command::Run(run) => run.spec.spec(),
             _ => bail!("another command"),
