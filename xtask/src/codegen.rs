@@ -31,17 +31,25 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         return Ok(());
     }
     if arguments.check {
-        let at = committed.iter().zip(generated.as_bytes()).take_while(|(a, b)| a == b).count();
-        let line = committed[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
-        bail!(
-            "{GENERATED} differs from what the protocol file gives, from line {line} on: \
-             run `cargo xtask codegen`"
-        );
+        return compare(&committed, generated.as_bytes());
     }
     fs::create_dir_all(path.parent().context("no folder")?)?;
     fs::write(&path, generated).with_context(|| format!("cannot write {GENERATED}"))?;
     println!("wrote {GENERATED}");
     Ok(())
+}
+
+/// Says where two files differ.
+fn compare(committed: &[u8], generated: &[u8]) -> Result<()> {
+    if committed == generated {
+        return Ok(());
+    }
+    let at = committed.iter().zip(generated).take_while(|(a, b)| a == b).count();
+    let line = committed[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
+    bail!(
+        "{GENERATED} differs from what the protocol file gives, from line {line} on: \
+         run `cargo xtask codegen`"
+    )
 }
 
 /// The client as one file, the same for the same lock and protocol file.
@@ -110,4 +118,27 @@ fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_committed_client_is_what_the_protocol_file_gives_and_no_byte_else() -> Result<()> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no parent")?;
+        let generated = generate(root)?;
+        let mut committed = fs::read(root.join(GENERATED))?;
+        compare(&committed, generated.as_bytes())?;
+        for at in [0, committed.len() / 2, committed.len() - 1] {
+            committed[at] ^= 1;
+            let line = committed[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
+            let error = compare(&committed, generated.as_bytes()).expect_err("a byte differs");
+            assert!(error.to_string().contains(&format!("line {line} ")), "{error}");
+            committed[at] ^= 1;
+        }
+        committed.push(b'\n');
+        assert!(compare(&committed, generated.as_bytes()).is_err());
+        Ok(())
+    }
 }

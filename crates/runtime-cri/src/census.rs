@@ -270,7 +270,9 @@ async fn run(shared: Weak<Shared>) {
                     // What woke us may come before the engine's state shows it.
                     SHORTEST
                 } else {
-                    (next * 3 / 2).clamp(FIRST, LONGEST)
+                    // From the shortest on: an engine closes the log, or tells of the end, some tens
+                    // of milliseconds before its list shows it.
+                    (next * 3 / 2).clamp(SHORTEST, LONGEST)
                 };
             }
             Err(error) if error.kind() == is_closed().kind() => {}
