@@ -214,10 +214,20 @@ impl DockerContainer {
 
     /// The exit, as all who wait for it are told it.
     pub(crate) async fn exit(&self) -> Result<Exit> {
-        match self.life.exit() {
-            Some(exit) => Ok(exit.clone()),
-            None => Ok(self.life.remember(self.shared.exits.wait(&self.id).await?)),
+        if let Some(exit) = self.life.exit() {
+            return Ok(exit.clone());
         }
+        let was_there = !self.life.is_removing();
+        let exit = match self.shared.exits.wait(&self.id).await {
+            // Removed by us after the wait had begun, and before the engine was asked for it.
+            Err(error)
+                if error.kind() == ErrorKind::NotFound && was_there && self.life.is_removing() =>
+            {
+                Exit::new(ExitReason::Removed)
+            }
+            exit => exit?,
+        };
+        Ok(self.life.remember(exit))
     }
 
     async fn stop_it(&self, options: StopOptions) -> Result<StopOutcome> {

@@ -190,6 +190,11 @@ impl Life {
         let _ = self.removing.set(());
     }
 
+    /// Whether we are removing it, or have.
+    pub(crate) fn is_removing(&self) -> bool {
+        self.removing.get().is_some()
+    }
+
     async fn settle(&self, exit: Exit) -> Exit {
         if let Some(exit) = self.exit.get() {
             return exit.clone();
@@ -207,7 +212,7 @@ impl Life {
             exit
         } else if stopped {
             exit.with_reason(ExitReason::StoppedByUs)
-        } else if killed && self.removing.get().is_some() {
+        } else if killed && self.is_removing() {
             removed(&exit)
         } else {
             exit
