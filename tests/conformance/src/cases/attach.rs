@@ -87,7 +87,8 @@ async fn terminal(t: Context) -> Outcome {
 }
 
 async fn terminal_resize(t: Context) -> Outcome {
-    let script = "trap 'stty size; exit 0' WINCH; echo ready; while :; do sleep 0.05; done";
+    // The first size may come after the start, and is then a resize as well.
+    let script = "trap 'stty size' WINCH; echo ready; while :; do sleep 0.05; done";
     let container = t.create(&t.script(script).interactive(Interactive::Terminal)).await?;
     let mut session = container.attach(terminal_of(24, 80)).await?;
     container.start().await?;
