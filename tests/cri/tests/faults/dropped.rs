@@ -13,8 +13,11 @@ fn times() -> u32 {
     std::env::var("RUNTIME_TEST_DROPS").ok().and_then(|times| times.parse().ok()).unwrap_or(64)
 }
 
-/// Creates under way at once.
+/// Creates under way at once, and how many are made until all of them have to be undone. A create
+/// that is dropped goes on and is undone for longer than the next ones take: without an end to
+/// that, the engine would have hundreds at once.
 const AT_ONCE: usize = 8;
+const BATCH: u32 = 64;
 
 /// Ports, a /dev/shm of its own and logs: everything that a create can leave. What there is is
 /// counted before and after, not asked of the code under test.
@@ -29,32 +32,36 @@ async fn dropped_creates_leave_nothing() -> Outcome {
     // Several at once take longer than one.
     let span = (begun.elapsed() * 4).clamp(Duration::from_millis(200), Duration::from_secs(4));
     let before = own.count()?;
-    let kept = stream::iter(0..times())
-        .map(|number| {
-            // A prime's multiples are spread over the time of a create.
-            let after = span * (number * 389 % 1000) / 1000;
-            let create = engine.runtime.create_container(&spec);
-            async move { tokio::time::timeout(after, create).await.ok() }
-        })
-        .buffer_unordered(AT_ONCE)
-        .filter_map(std::future::ready);
-    let kept: Vec<_> = kept.collect().await;
     let mut whole = 0;
-    for container in kept {
-        container?.remove().await?;
-        whole += 1;
-    }
-    // Undoing goes on, and is waited for as long as it gets on.
-    let mut left = (engine.left()?, own.count()?);
-    while !(left.0.is_empty() && left.1 == before) {
-        let until = Instant::now() + Duration::from_secs(20);
-        let mut now = left.clone();
-        while now == left {
-            assert!(Instant::now() < until, "{left:?} is left, and before there was {before:?}");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            now = (engine.left()?, own.count()?);
+    for first in (0..times()).step_by(BATCH as usize) {
+        let numbers = first..times().min(first + BATCH);
+        let created: Vec<_> = stream::iter(numbers)
+            .map(|number| {
+                // A prime's multiples are spread over the time of a create.
+                let after = span * (number * 389 % 1000) / 1000;
+                let create = engine.runtime.create_container(&spec);
+                async move { tokio::time::timeout(after, create).await.ok() }
+            })
+            .buffer_unordered(AT_ONCE)
+            .filter_map(std::future::ready)
+            .collect()
+            .await;
+        for container in created {
+            container?.remove().await?;
+            whole += 1;
         }
-        left = now;
+        // Undoing goes on, and is waited for as long as it gets on.
+        let mut left = (engine.left()?, own.count()?);
+        while !(left.0.is_empty() && left.1 == before) {
+            let until = Instant::now() + Duration::from_secs(20);
+            let mut now = left.clone();
+            while now == left {
+                assert!(Instant::now() < until, "{left:?} is left, and before was {before:?}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                now = (engine.left()?, own.count()?);
+            }
+            left = now;
+        }
     }
     let (all, took) = (times(), begun.elapsed());
     println!("{all} creates, {whole} not dropped, in {took:?}: {before:?} before and after");
