@@ -132,6 +132,8 @@ async fn cri(started: &mut Started) -> Result<CriRuntime> {
     }
     println!("no engine  CONTAINER_RUNTIME_ENDPOINT is not set");
     println!("           setting a private one up below target/env");
+    // It would come up with the engine, and nobody would have noted that it has to go.
+    started.up(Engine::Registry)?;
     let running = started.up(Engine::Containerd)?;
     let endpoint = running.host().context("the private engine has a socket")?;
     let folder = Site::of_checkout()?.shared_dir()?;
