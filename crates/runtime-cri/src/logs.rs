@@ -1,27 +1,31 @@
 //! Logs, read from the files that the engine writes.
 
+mod lines;
+mod start;
+
 use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::future::BoxFuture;
 use runtime_core::{
-    Capability, Chunk, ContainerStatus, Error, ErrorKind, Follow, LineJoiner, LogCursor,
-    LogOptions, LogReader, LogRecord, LogStream, Operation, Result,
+    Capability, ContainerStatus, Error, ErrorKind, Follow, LogOptions, LogReader, LogRecord,
+    Operation, Result,
 };
 
+use self::lines::{Lines, Terminal};
+use self::start::{Filter, plan_start};
 use crate::BACKEND;
 use crate::container::CriContainer;
 use crate::folders::{Subscription, Wanted};
 use crate::info;
-use crate::logfiles::{self, Open, SKEW, Unfinished};
-use crate::parser::Parser;
+use crate::logfiles::{self, Open};
 use crate::sandbox::on_host;
 use crate::shared::is_closed;
 
@@ -71,43 +75,6 @@ pub(crate) async fn open(container: &CriContainer, options: LogOptions) -> Resul
     Ok(LogReader::new(records, after))
 }
 
-/// Where and how to begin.
-struct Start {
-    open: Option<Open>,
-    /// What comes after the file that is open.
-    files: VecDeque<Open>,
-    /// The length of the last file now.
-    end: Option<u64>,
-    unfinished: Unfinished,
-    filter: Filter,
-}
-
-/// Which records are given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Filter {
-    since: Option<SystemTime>,
-    /// Whether `since` itself is not wanted.
-    exclusive: bool,
-    /// How many of those are passed over first.
-    skip: u64,
-}
-
-impl Filter {
-    fn lets_pass(&mut self, record: &LogRecord) -> bool {
-        if self
-            .since
-            .is_some_and(|since| record.time < since || (self.exclusive && record.time == since))
-        {
-            return false;
-        }
-        if self.skip > 0 {
-            self.skip -= 1;
-            return false;
-        }
-        true
-    }
-}
-
 fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> Error + '_ {
     move |error| {
         let kind = match error.kind() {
@@ -115,295 +82,6 @@ fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> Error + '_ {
             _ => ErrorKind::Internal,
         };
         Error::new(kind).with_message(format!("cannot read {}", path.display())).with_source(error)
-    }
-}
-
-/// Finds the place to begin at. It may block.
-fn plan_start(
-    folder: &Path,
-    options: &LogOptions,
-    terminal: Terminal,
-    ended: bool,
-) -> Result<Start> {
-    let mut files = match open_all(folder) {
-        Ok(files) => files,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(unreadable(folder)(error)),
-    };
-    place(&mut files, options, terminal, ended).map_err(unreadable(folder))
-}
-
-/// Opens them all, so that what is planned cannot vanish.
-fn open_all(folder: &Path) -> io::Result<Vec<Open>> {
-    let mut tries = 0;
-    loop {
-        let files = logfiles::list(folder)?;
-        let mut open = Vec::with_capacity(files.len());
-        for file in &files {
-            match Open::listed(file)? {
-                Some(found) => open.push(found),
-                None => break,
-            }
-        }
-        if open.len() == files.len() {
-            return Ok(open);
-        }
-        tries += 1;
-        if tries >= 20 {
-            return Err(io::Error::other("the log files are rotated again and again"));
-        }
-    }
-}
-
-fn place(
-    files: &mut Vec<Open>,
-    options: &LogOptions,
-    terminal: Terminal,
-    ended: bool,
-) -> io::Result<Start> {
-    let end = match files.last() {
-        Some(last) => Some(last.metadata()?.len()),
-        None => None,
-    };
-    let mut filter = Filter { since: options.since, exclusive: false, skip: 0 };
-    let mut first = 0;
-    let mut offset = 0;
-    if let Some(time) = options.since.or(options.after.map(|after| after.time)) {
-        let time = time.checked_sub(SKEW).unwrap_or(time);
-        first = first_with(files, time)?;
-        if let Some(file) = files.get(first) {
-            offset = file.seek_time(time)?;
-        }
-    } else if let Some(tail) = options.tail {
-        // The first line of each stream can be one that began before.
-        (first, offset) = tail_start(files, tail.saturating_add(2))?;
-    }
-    let unfinished = unfinished_at(files, first, offset)?;
-    files.drain(..first);
-    let mut files = VecDeque::from(std::mem::take(files));
-    if let Some(file) = files.front_mut() {
-        file.offset = offset;
-    }
-    let scan = |filter: Filter| Scan {
-        lines: Lines::new(terminal, options.max_line, unfinished),
-        files: files.clone(),
-        end,
-        ended,
-        filter,
-        finished: false,
-    };
-    if let Some(after) = options.after {
-        match scan(filter).position_after(after)? {
-            Some(position) => filter.skip = position,
-            None => filter = Filter { since: Some(after.time), exclusive: true, skip: 0 },
-        }
-    } else if let Some(tail) = options.tail {
-        filter.skip = scan(filter).count()?.saturating_sub(tail);
-    }
-    Ok(Start { open: files.pop_front(), files, end, unfinished, filter })
-}
-
-/// The first file that can have a record of this time or later.
-fn first_with(files: &[Open], time: SystemTime) -> io::Result<usize> {
-    for (at, file) in files.iter().enumerate().skip(1).rev() {
-        // All before it is older than what it begins with, but for the skew, which the caller
-        // has taken off.
-        if file.first_time()?.is_some_and(|first| first <= time) {
-            return Ok(at);
-        }
-    }
-    Ok(0)
-}
-
-fn tail_start(files: &[Open], tail: u64) -> io::Result<(usize, u64)> {
-    let mut wanted = tail;
-    for (at, file) in files.iter().enumerate().rev() {
-        match file.seek_tail(wanted)? {
-            Ok(offset) => return Ok((at, offset)),
-            Err(found) => wanted -= found,
-        }
-    }
-    Ok((0, 0))
-}
-
-/// Which streams are in the middle of a line where the reading begins: the head of that line is
-/// not read, and so the rest of it is not given.
-fn unfinished_at(files: &[Open], first: usize, offset: u64) -> io::Result<Unfinished> {
-    if offset > 0 {
-        return files.get(first).map_or(Ok(Unfinished::default()), |f| f.unfinished_before(offset));
-    }
-    match first.checked_sub(1).and_then(|before| files.get(before)) {
-        Some(before) => before.unfinished_before(before.metadata()?.len()),
-        None => Ok(Unfinished::default()),
-    }
-}
-
-/// Whether the main process has a terminal, and what the engine makes of its lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Terminal {
-    No,
-    /// Its log is as it was written.
-    Whole,
-    /// The carriage returns are missing that the terminal writes before line ends.
-    WithoutReturns,
-}
-
-impl Terminal {
-    fn of(container: &CriContainer) -> Self {
-        if !container.notes.terminal {
-            Self::No
-        } else if container.shared.engine.name == "containerd" {
-            Self::WithoutReturns
-        } else {
-            Self::Whole
-        }
-    }
-}
-
-/// Makes records of blocks.
-#[derive(Debug)]
-struct Lines {
-    parser: Parser,
-    joiner: LineJoiner,
-    max_line: usize,
-    terminal: Terminal,
-    unfinished: Unfinished,
-    /// Whether the joiner may have a record ready.
-    joining: bool,
-}
-
-impl Lines {
-    fn new(terminal: Terminal, max_line: usize, unfinished: Unfinished) -> Self {
-        Self {
-            parser: Parser::new(terminal != Terminal::No),
-            joiner: LineJoiner::new(max_line),
-            max_line,
-            terminal,
-            unfinished,
-            joining: false,
-        }
-    }
-
-    /// The next record. `None` when it takes another block.
-    #[inline]
-    fn next(&mut self) -> Option<LogRecord> {
-        loop {
-            if self.joining {
-                if let Some(record) = self.joiner.pop() {
-                    return Some(record);
-                }
-                self.joining = self.joiner.is_in_line();
-            }
-            let mut chunk = self.parser.next()?;
-            if self.terminal == Terminal::WithoutReturns {
-                chunk = runtime_support::follow::with_carriage_return(chunk);
-            }
-            // Nearly every line comes whole, and needs no joining.
-            if chunk.ends_line
-                && !self.joining
-                && chunk.bytes.len() <= self.max_line
-                && self.unfinished == Unfinished::default()
-            {
-                let Chunk { time, stream, bytes, .. } = chunk;
-                return Some(LogRecord { time, stream, bytes, continues: false });
-            }
-            self.push(chunk);
-        }
-    }
-
-    fn push(&mut self, chunk: Chunk) {
-        let headless = match chunk.stream {
-            LogStream::Stderr => &mut self.unfinished.stderr,
-            _ => &mut self.unfinished.stdout,
-        };
-        if *headless {
-            *headless = !chunk.ends_line;
-            return;
-        }
-        self.joiner.push(chunk);
-        self.joining = true;
-    }
-
-    /// The log has ended: what is there of its last lines is given.
-    fn finish(&mut self) {
-        if let Some(chunk) = self.parser.finish() {
-            self.push(chunk);
-        }
-        self.joiner.finish();
-        self.joining = true;
-        let passed_over = self.parser.passed_over();
-        if passed_over > 0 {
-            tracing::warn!(bytes = passed_over, "parts of a log file made no sense");
-        }
-    }
-}
-
-/// Reads the log as it is, to find a place in it. It may block.
-struct Scan {
-    lines: Lines,
-    files: VecDeque<Open>,
-    end: Option<u64>,
-    ended: bool,
-    filter: Filter,
-    finished: bool,
-}
-
-impl Scan {
-    fn next(&mut self) -> io::Result<Option<LogRecord>> {
-        loop {
-            if let Some(record) = self.lines.next() {
-                if self.filter.lets_pass(&record) {
-                    return Ok(Some(record));
-                }
-                continue;
-            }
-            let last = self.files.len() <= 1;
-            let rest = self.lines.parser.take_rest();
-            let Some(file) = self.files.front_mut() else {
-                self.lines.parser.feed(rest);
-                if self.finished {
-                    return Ok(None);
-                }
-                self.finished = true;
-                if !self.ended {
-                    return Ok(None);
-                }
-                self.lines.finish();
-                continue;
-            };
-            match file.read(rest, self.end.filter(|_| last))? {
-                Ok(block) => self.lines.parser.feed(block),
-                Err(rest) => {
-                    self.lines.parser.feed(rest);
-                    self.files.pop_front();
-                }
-            }
-        }
-    }
-
-    fn count(mut self) -> io::Result<u64> {
-        let mut count = 0;
-        while self.next()?.is_some() {
-            count += 1;
-        }
-        Ok(count)
-    }
-
-    /// How many records there are up to and with the one that the cursor stands behind.
-    fn position_after(mut self, cursor: LogCursor) -> io::Result<Option<u64>> {
-        let (mut position, mut same) = (0, 0);
-        while let Some(record) = self.next()? {
-            position += 1;
-            if record.time == cursor.time {
-                same += 1;
-                if same == cursor.records {
-                    return Ok(Some(position));
-                }
-            } else if record.time > cursor.time + SKEW {
-                break;
-            }
-        }
-        Ok(None)
     }
 }
 

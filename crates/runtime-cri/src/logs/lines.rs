@@ -1,0 +1,107 @@
+//! Records of the blocks of a log file.
+
+use runtime_core::{Chunk, LineJoiner, LogRecord, LogStream};
+
+use crate::container::CriContainer;
+use crate::logfiles::Unfinished;
+use crate::parser::Parser;
+
+/// Whether the main process has a terminal, and what the engine makes of its lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Terminal {
+    No,
+    /// Its log is as it was written.
+    Whole,
+    /// The carriage returns are missing that the terminal writes before line ends.
+    WithoutReturns,
+}
+
+impl Terminal {
+    pub(super) fn of(container: &CriContainer) -> Self {
+        if !container.notes.terminal {
+            Self::No
+        } else if container.shared.engine.name == "containerd" {
+            Self::WithoutReturns
+        } else {
+            Self::Whole
+        }
+    }
+}
+
+/// Makes records of blocks.
+#[derive(Debug)]
+pub(super) struct Lines {
+    pub(super) parser: Parser,
+    joiner: LineJoiner,
+    max_line: usize,
+    terminal: Terminal,
+    unfinished: Unfinished,
+    /// Whether the joiner may have a record ready.
+    joining: bool,
+}
+
+impl Lines {
+    pub(super) fn new(terminal: Terminal, max_line: usize, unfinished: Unfinished) -> Self {
+        Self {
+            parser: Parser::new(terminal != Terminal::No),
+            joiner: LineJoiner::new(max_line),
+            max_line,
+            terminal,
+            unfinished,
+            joining: false,
+        }
+    }
+
+    /// The next record. `None` when it takes another block.
+    #[inline]
+    pub(super) fn next(&mut self) -> Option<LogRecord> {
+        loop {
+            if self.joining {
+                if let Some(record) = self.joiner.pop() {
+                    return Some(record);
+                }
+                self.joining = self.joiner.is_in_line();
+            }
+            let mut chunk = self.parser.next()?;
+            if self.terminal == Terminal::WithoutReturns {
+                chunk = runtime_support::follow::with_carriage_return(chunk);
+            }
+            // Nearly every line comes whole, and needs no joining.
+            if chunk.ends_line
+                && !self.joining
+                && chunk.bytes.len() <= self.max_line
+                && self.unfinished == Unfinished::default()
+            {
+                let Chunk { time, stream, bytes, .. } = chunk;
+                return Some(LogRecord { time, stream, bytes, continues: false });
+            }
+            self.push(chunk);
+        }
+    }
+
+    fn push(&mut self, chunk: Chunk) {
+        let headless = match chunk.stream {
+            LogStream::Stderr => &mut self.unfinished.stderr,
+            _ => &mut self.unfinished.stdout,
+        };
+        if *headless {
+            *headless = !chunk.ends_line;
+            return;
+        }
+        self.joiner.push(chunk);
+        self.joining = true;
+    }
+
+    /// The log has ended: what is there of its last lines is given.
+    pub(super) fn finish(&mut self) {
+        if let Some(chunk) = self.parser.finish() {
+            self.push(chunk);
+        }
+        self.joiner.finish();
+        self.joining = true;
+        let passed_over = self.parser.passed_over();
+        if passed_over > 0 {
+            tracing::warn!(bytes = passed_over, "parts of a log file made no sense");
+        }
+    }
+}
