@@ -111,8 +111,10 @@ capabilities! {
     exec_working_dir ExecWorkingDir "exec in another folder";
     exec_signal ExecSignal "sends a signal to the process of an exec";
     attach Attach "attaches to the main process";
+    attach_created AttachCreated "attaches before the start, so that no output is missed";
     copy_in CopyIn "copies files into the container";
     copy_out CopyOut "copies files out of the container";
+    copy_stopped CopyStopped "copies files in and out while the container does not run";
     reattach Reattach "gives a handle for a container that another process created";
     reap Reap "removes what a scope left behind";
 }

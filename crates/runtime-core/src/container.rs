@@ -106,23 +106,25 @@ pub trait Container: fmt::Debug + Send + Sync + 'static {
     /// `command` when it cannot be executed.
     async fn exec(&self, options: ExecOptions) -> Result<Session>;
 
-    /// Attaches to the main process. The container may be Created: then the session has all of
-    /// its output from the start on.
+    /// Attaches to the main process. The container may be Created (capability `attach_created`):
+    /// then the session has all of its output from the start on.
     ///
     /// # Errors
     /// `InvalidState` when the container was not made for this mode, or has ended.
     async fn attach(&self, options: AttachOptions) -> Result<Session>;
 
-    /// Unpacks a tar stream into the folder `path` of the container, running or not. An error of
-    /// `content` is an error of the copy; what was unpacked before it stays.
+    /// Unpacks a tar stream into the folder `path` of the container, running or not (capability
+    /// `copy_stopped`). An error of `content` is an error of the copy; what was unpacked before it
+    /// stays. Where the engine has no call for it, the container's own `tar` does it, as the user
+    /// that the container runs as.
     ///
     /// # Errors
     /// `NotFound` naming the field `path` when there is no such folder, `InvalidArgument` when
     /// `path` is not absolute or the stream is no tar.
     async fn copy_in(&self, path: &str, content: ByteStream, options: CopyInOptions) -> Result<()>;
 
-    /// Packs the file or folder `path` of the container, running or not, into a tar stream. The
-    /// names in it begin with the last part of `path`.
+    /// Packs the file or folder `path` of the container, running or not (capability
+    /// `copy_stopped`), into a tar stream. The names in it begin with the last part of `path`.
     ///
     /// # Errors
     /// `NotFound` naming the field `path` when there is no such file, `InvalidArgument` when

@@ -59,6 +59,15 @@ pub(crate) fn of(engine: &Engine, peer: &Peer, logs: bool, root: bool) -> Capabi
     can.empty_arguments = true;
     can.events = true;
     can.events_since = true;
+    can.exec = true;
+    can.exec_stdin_eof = true;
+    can.exec_terminal = true;
+    // The process is found among those that containerd's helper has put into the container.
+    can.exec_signal = containerd && signals && crate::inside::can_look();
+    can.attach = true;
+    // Through the container's own tar.
+    can.copy_in = true;
+    can.copy_out = true;
     can.reattach = true;
     can.reap = true;
     // runc itself needs about 2 MiB before the container's process is there, and does not start

@@ -83,6 +83,8 @@ calls! {
         -> cri::ContainerStatusResponse;
     RuntimeServiceClient: reopen_container_log(ReopenContainerLogRequest)
         -> cri::ReopenContainerLogResponse;
+    RuntimeServiceClient: exec(ExecRequest) -> cri::ExecResponse;
+    RuntimeServiceClient: attach(AttachRequest) -> cri::AttachResponse;
     RuntimeServiceClient: container_stats(ContainerStatsRequest) -> cri::ContainerStatsResponse;
     RuntimeServiceClient: list_container_stats(ListContainerStatsRequest)
         -> cri::ListContainerStatsResponse;

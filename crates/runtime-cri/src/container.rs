@@ -20,7 +20,7 @@ use crate::journal::Life;
 use crate::notes::Notes;
 use crate::sandbox::{self, on_host};
 use crate::shared::Shared;
-use crate::{exec, info, kill, logs, stats, wait};
+use crate::{attach, copy, exec, info, kill, logs, stats, wait};
 
 /// A handle.
 #[derive(Clone)]
@@ -288,23 +288,23 @@ impl Container for CriContainer {
     }
 
     async fn exec(&self, options: ExecOptions) -> Result<Session> {
-        exec::exec(self, options)
+        self.doing(Operation::Exec, exec::exec(self, options)).await
     }
 
     async fn attach(&self, options: AttachOptions) -> Result<Session> {
-        exec::attach(self, options)
+        self.doing(Operation::Attach, attach::attach(self, options)).await
     }
 
     async fn copy_in(
         &self,
-        _path: &str,
-        _content: ByteStream,
+        path: &str,
+        content: ByteStream,
         _options: CopyInOptions,
     ) -> Result<()> {
-        Err(self.lacks(Capability::CopyIn, Operation::CopyIn))
+        self.doing(Operation::CopyIn, copy::unpack(self, path, content)).await
     }
 
-    async fn copy_out(&self, _path: &str, _options: CopyOutOptions) -> Result<ByteStream> {
-        Err(self.lacks(Capability::CopyOut, Operation::CopyOut))
+    async fn copy_out(&self, path: &str, _options: CopyOutOptions) -> Result<ByteStream> {
+        self.doing(Operation::CopyOut, copy::pack(self, path)).await
     }
 }

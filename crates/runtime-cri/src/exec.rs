@@ -1,15 +1,335 @@
-//! Sessions in containers: not there yet.
+//! Commands in a running container.
+//!
+//! The engine answers an exec with an address, and makes the process when its streams are open
+//! there. Neither does it say that the process runs, nor which it is: both are found by looking at
+//! the container from this host, where that can be done; where not, a process that has neither
+//! said anything nor failed within a moment is taken for running.
 
-use runtime_core::{AttachOptions, Capability, ExecOptions, Operation, Result, Session};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
+use async_trait::async_trait;
+use runtime_core::{
+    Backoff, Capability, ContainerId, Error, ErrorKind, ExecExit, ExecOptions, Operation, Result,
+    ResultExt, Session, SessionControl, SessionInput, SessionMode, Signal, TerminalSize,
+};
+use runtime_support::process::Process;
+use runtime_support::{check_exec, within};
+use spdy_client::remote_command::{self, Failure, Outcome, Resize};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::BACKEND;
 use crate::container::CriContainer;
+use crate::generated as cri;
+use crate::host;
+use crate::inside::Inside;
+use crate::kill;
+use crate::session::{self, About, End, Output, Streams, lost};
+use crate::streaming;
 
-/// See [`Container::exec`](runtime_core::Container::exec).
-pub(crate) fn exec(container: &CriContainer, _options: ExecOptions) -> Result<Session> {
-    Err(container.lacks(Capability::Exec, Operation::Exec))
+/// How often it is looked whether the process is there.
+const POLL: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(20));
+
+/// How long it is looked for, where it can be seen. It is not seen when it ended between two looks
+/// and has left others behind that keep its outputs.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// How long a failure is waited for, where the process cannot be seen, or has been heard.
+const MOMENT: Duration = Duration::from_millis(250);
+
+/// One exec of a container is started at a time, so that its process can be told.
+#[derive(Debug, Default)]
+pub(crate) struct Turns {
+    containers: Mutex<HashMap<ContainerId, Weak<tokio::sync::Mutex<()>>>>,
 }
 
-/// See [`Container::attach`](runtime_core::Container::attach).
-pub(crate) fn attach(container: &CriContainer, _options: AttachOptions) -> Result<Session> {
-    Err(container.lacks(Capability::Attach, Operation::Attach))
+impl Turns {
+    fn of(&self, id: &ContainerId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut containers = self.containers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(turn) = containers.get(id).and_then(Weak::upgrade) {
+            return turn;
+        }
+        containers.retain(|_, turn| turn.strong_count() > 0);
+        let turn = Arc::default();
+        containers.insert(id.clone(), Arc::downgrade(&turn));
+        turn
+    }
+}
+
+/// See [`Container::exec`](runtime_core::Container::exec).
+pub(crate) async fn exec(container: &CriContainer, options: ExecOptions) -> Result<Session> {
+    check_exec(&options)?;
+    for (wanted, capability) in [
+        (options.user.is_some(), Capability::ExecUser),
+        (!options.env.is_empty(), Capability::ExecEnv),
+        (options.working_dir.is_some(), Capability::ExecWorkingDir),
+    ] {
+        if wanted {
+            container.require(capability, Operation::Exec)?;
+        }
+    }
+    let this = container.clone();
+    // A task of its own: when nobody waits for the session any more, it is dropped as any other,
+    // and the process ended.
+    let deadline = container.shared.deadlines.start;
+    container
+        .shared
+        .finish(async move { within(Operation::Exec, deadline, open(&this, &options)).await })
+        .await
+}
+
+/// The process of an exec, once it is known.
+type Found = watch::Receiver<Option<Arc<Process>>>;
+
+async fn open(container: &CriContainer, options: &ExecOptions) -> Result<Session> {
+    let shared = &container.shared;
+    let (stdin, size) = match options.mode {
+        SessionMode::Terminal(size) => (true, Some(size)),
+        mode => (mode == SessionMode::Stdin, None),
+    };
+    let tty = size.is_some();
+    let turn = shared.turns.of(&container.id);
+    let turn = match shared.capabilities.exec_signal {
+        true => Some(turn.lock().await),
+        false => None,
+    };
+    let (status, pid) = kill::look(shared, Operation::Exec, &container.id).await?;
+    container.must_run(&status)?;
+    let inside = turn.as_ref().and(pid).map(Inside::look).and_then(|inside| {
+        inside.inspect_err(|error| tracing::debug!(%error, "the process will not be found")).ok()
+    });
+    let request = cri::ExecRequest {
+        container_id: container.id.to_string(),
+        cmd: options.command.clone(),
+        tty,
+        stdin,
+        stdout: true,
+        stderr: !tty,
+    };
+    let address = match shared.ask(Operation::Exec, request).await {
+        Ok(answer) => answer.url,
+        Err(error) => return Err(not_opened(container, error).await),
+    };
+    let asked = remote_command::Streams::outputs().stdin(stdin).stderr(!tty).tty(tty);
+    let session = streaming::connect(&address, asked).await?;
+    let about = About {
+        operation: Operation::Exec,
+        container: container.id.clone(),
+        closed: shared.closed.clone(),
+    };
+    let (finder, found) = watch::channel(None);
+    let mut streams =
+        session::open(session, about, settle, gone(found.clone()), kill_it(found.clone()));
+    if let (Some(size), Some(resize)) = (size, &streams.resize) {
+        // The server keeps it until there is a terminal. When it takes none any more, the outcome
+        // says why.
+        let _ = resize.send(size.columns, size.rows).await;
+    }
+    let started = until_started(&mut streams, inside.as_ref(), &options.command).await;
+    drop(turn);
+    match started {
+        Ok(process) => finder.send_replace(process.map(Arc::new)),
+        Err(error) => return Err(not_opened(container, error).await),
+    };
+    let Streams { stdin, stdout, stderr, resize, end } = streams;
+    let control = Control { container: container.clone(), resize, found, end };
+    Ok(Session::new(
+        stdin.map(|stdin| Box::new(stdin) as Box<dyn SessionInput>),
+        stdout.boxed(),
+        stderr.map(Output::boxed),
+        Arc::new(control),
+    ))
+}
+
+/// A container that ends at this time makes the start fail in many words.
+async fn not_opened(container: &CriContainer, error: Error) -> Error {
+    if error.kind() == ErrorKind::InvalidArgument {
+        return error;
+    }
+    match container.status(Operation::Exec).await {
+        Ok(status) => match container.must_run(&status) {
+            Err(state) => state.with_source(error),
+            Ok(()) => error,
+        },
+        Err(_) => error,
+    }
+}
+
+/// Waits until the process runs, or did, and gives it where it can be told.
+///
+/// # Errors
+/// Why it could not be started.
+async fn until_started(
+    streams: &mut Streams,
+    inside: Option<&Inside>,
+    command: &[String],
+) -> Result<Option<Process>> {
+    let mut backoff = Backoff::new(POLL.0, POLL.1);
+    let mut until = Instant::now() + if inside.is_some() { LOOK } else { MOMENT };
+    let mut heard = false;
+    let end = streams.end.clone();
+    loop {
+        if let Some(ended) = end.seen() {
+            return ended.map(|_| None);
+        }
+        if let Some(process) = inside
+            .map(|inside| inside.find(command))
+            .transpose()
+            .map_err(|error| {
+                Error::internal("the processes of the container cannot be looked at")
+                    .with_source(error)
+            })?
+            .flatten()
+        {
+            return Ok(Some(process));
+        }
+        if Instant::now() >= until {
+            return Ok(None);
+        }
+        tokio::select! {
+            _ = end.wait() => {}
+            came = streams.stdout.peek(), if !heard => {
+                heard = true;
+                if came {
+                    until = until.min(Instant::now() + MOMENT);
+                }
+            }
+            () = tokio::time::sleep(backoff.delay()) => {}
+        }
+    }
+}
+
+/// What the server's words about the end mean.
+async fn settle(outcome: std::result::Result<Outcome, remote_command::Error>) -> Result<ExecExit> {
+    match outcome {
+        Ok(Outcome::Success) => Ok(ExecExit { code: 0 }),
+        Ok(Outcome::ExitCode(code)) => Ok(ExecExit { code }),
+        Ok(Outcome::Failure(failure)) => Err(failed(&failure)),
+        Ok(_) => Err(lost("the engine says in an unknown way how the process ended")),
+        Err(error) => {
+            Err(lost("the session was cut off before the exit code was known").with_source(error))
+        }
+    }
+}
+
+fn failed(Failure { message, .. }: &Failure) -> Error {
+    // The words of runc and crun about what they cannot execute.
+    let not_executed = ["exec: \"", "executable file", "unable to start container process"];
+    if message.contains("failed to start exec") || message.contains("exec failed") {
+        if not_executed.iter().any(|words| message.contains(words))
+            && !message.contains("cannot exec in a stopped container")
+        {
+            return Error::invalid("command", message);
+        }
+    }
+    Error::new(ErrorKind::Lost).with_message(message)
+}
+
+/// Completes when the process is known to have ended.
+async fn gone(mut found: Found) {
+    let process = match found.wait_for(Option::is_some).await {
+        Ok(process) => process.clone(),
+        Err(_) => None,
+    };
+    if let Some(process) = process
+        && let Ok(fd) = std::os::fd::AsFd::as_fd(&*process).try_clone_to_owned()
+        && let Ok(fd) = host::readable(Arc::new(fd))
+        && fd.readable().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
+/// Ends the process that nobody listens to any more, where that can be done.
+async fn kill_it(found: Found) {
+    let process = found.borrow().clone();
+    if let Some(process) = process
+        && let Err(error) = process.signal(Signal::KILL)
+    {
+        tracing::debug!(%error, "the process of a dropped session was not ended");
+    }
+}
+
+fn ended() -> Error {
+    Error::new(ErrorKind::InvalidState).with_message("the process has ended")
+}
+
+struct Control {
+    container: CriContainer,
+    /// Only where there is a terminal.
+    resize: Option<Resize>,
+    found: Found,
+    end: End,
+}
+
+impl Control {
+    fn send(&self, signal: Signal) -> Result<()> {
+        self.container.require(Capability::ExecSignal, Operation::Exec)?;
+        if self.end.is_over() {
+            return Err(ended());
+        }
+        let found = self.found.borrow().clone();
+        let process = found.ok_or_else(|| {
+            Error::internal("the process of the session cannot be told from others")
+        })?;
+        if process.signal(signal).map_err(kill::refused)? { Ok(()) } else { Err(ended()) }
+    }
+}
+
+#[async_trait]
+impl SessionControl for Control {
+    async fn resize(&self, size: TerminalSize) -> Result<()> {
+        resize(self.resize.as_ref(), &self.end, size)
+            .await
+            .during(Operation::Exec)
+            .on(BACKEND)
+            .about(&self.container.id)
+    }
+
+    async fn signal(&self, signal: Signal) -> Result<()> {
+        self.send(signal).during(Operation::Exec).on(BACKEND).about(&self.container.id)
+    }
+
+    async fn wait(&self) -> Result<ExecExit> {
+        self.end.wait().await
+    }
+}
+
+/// Sets the size of a session's terminal.
+pub(crate) async fn resize(terminal: Option<&Resize>, end: &End, size: TerminalSize) -> Result<()> {
+    let Some(terminal) = terminal else {
+        return Err(Error::new(ErrorKind::InvalidState).with_message("the session has no terminal"));
+    };
+    if end.is_over() {
+        return Err(ended());
+    }
+    terminal.send(size.columns, size.rows).await.map_err(|error| ended().with_source(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_mean_what_they_say() {
+        for (message, kind, field) in [
+            (
+                "error executing command in container: failed to exec in container: failed to start exec \"6a\": OCI runtime exec failed: exec failed: unable to start container process: exec: \"no-such-command\": executable file not found in $PATH: unknown",
+                ErrorKind::InvalidArgument,
+                Some("command"),
+            ),
+            (
+                "error executing command in container: container is not running",
+                ErrorKind::Lost,
+                None,
+            ),
+            ("oops", ErrorKind::Lost, None),
+        ] {
+            let error = failed(&Failure { message: message.to_owned(), ..Failure::default() });
+            assert_eq!((error.kind(), error.field()), (kind, field), "{message}");
+        }
+    }
 }

@@ -59,7 +59,7 @@ fn ended() -> Error {
     Error::new(ErrorKind::InvalidState).with_message("the container has ended")
 }
 
-fn refused(error: std::io::Error) -> Error {
+pub(crate) fn refused(error: std::io::Error) -> Error {
     let kind = match error.kind() {
         std::io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
         _ => ErrorKind::Internal,

@@ -29,12 +29,14 @@
 //!   For a container with a terminal it is put back, because the terminal writes one at every line
 //!   end; for others it is lost.
 
+mod attach;
 mod capabilities;
 mod census;
 mod cgroup;
 mod client;
 mod connect;
 mod container;
+mod copy;
 mod error;
 mod events;
 mod exec;
@@ -43,6 +45,7 @@ mod generated;
 mod host;
 mod images;
 mod info;
+mod inside;
 mod journal;
 mod kill;
 mod kubelet;
@@ -54,9 +57,11 @@ mod reap;
 mod rotate;
 mod runtime;
 mod sandbox;
+mod session;
 mod shared;
 mod spec;
 mod stats;
+mod streaming;
 mod wait;
 
 #[cfg(feature = "fuzzing")]

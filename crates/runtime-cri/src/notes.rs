@@ -42,6 +42,8 @@ pub(crate) struct Notes {
     pub(crate) cpu_count: Option<f64>,
     /// Whether the main process has a terminal.
     pub(crate) terminal: bool,
+    /// Whether the main process has a standard input.
+    pub(crate) stdin: bool,
     /// The grace of a stop, in whole seconds.
     pub(crate) stop_grace: u64,
     /// The stop signal, where the caller gave one.

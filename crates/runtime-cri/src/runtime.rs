@@ -127,6 +127,7 @@ impl CriRuntime {
             exits: ExitHub::new(Exits::new(shared.clone()), RESYNC),
             meter: Meter::default(),
             watch: FolderWatch::default(),
+            turns: Default::default(),
             closed: Default::default(),
             tasks: Default::default(),
         });

@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use crate::BACKEND;
 use crate::census::Census;
 use crate::client::{Call, Client};
+use crate::exec::Turns;
 use crate::folders::FolderWatch;
 use crate::journal::Journal;
 use crate::spec::Settings;
@@ -30,6 +31,7 @@ pub(crate) struct Shared {
     pub(crate) exits: ExitHub,
     pub(crate) meter: Meter,
     pub(crate) watch: FolderWatch,
+    pub(crate) turns: Turns,
     /// Set by `close`.
     pub(crate) closed: CancellationToken,
     /// What must not be left half done, whoever waits for it.

@@ -111,6 +111,7 @@ impl Plan {
                 CpuLimit::None | CpuLimit::Shares(_) => None,
             },
             terminal: interactive == Interactive::Terminal,
+            stdin: interactive != Interactive::No,
             stop_grace: stop_grace.as_secs(),
             stop_signal,
             logs: settings.logs.then(|| own(&settings.log_dir)),
@@ -210,6 +211,8 @@ impl Plan {
             labels,
             log_path: if notes.logs.is_some() { LOG_FILE.to_owned() } else { String::new() },
             stdin: interactive != Interactive::No,
+            // Without it the input of the process would not end with that of an attach.
+            stdin_once: interactive != Interactive::No,
             tty: interactive == Interactive::Terminal,
             linux: Some(cri::LinuxContainerConfig {
                 resources: Some(resources),

@@ -67,8 +67,10 @@ pub(crate) fn capabilities(engine: &Engine) -> Capabilities {
     can.exec_env = true;
     can.exec_working_dir = true;
     can.attach = true;
+    can.attach_created = true;
     can.copy_in = true;
     can.copy_out = true;
+    can.copy_stopped = true;
     can.reattach = true;
     can.reap = true;
 

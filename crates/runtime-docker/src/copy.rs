@@ -12,6 +12,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use http::Method;
 use runtime_core::{ByteStream, Error, ErrorKind, Operation, Result, ResultExt};
+use runtime_support::{END_OF_TAR, check_path, zeros_at_end};
 use serde::Deserialize;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -19,9 +20,6 @@ use crate::BACKEND;
 use crate::container::DockerContainer;
 use crate::http::Call;
 use crate::shared::within;
-
-/// A tar stream ends with two blocks of zeros.
-const END_OF_TAR: usize = 1024;
 
 /// The bit of a folder in the modes of Go.
 const FOLDER: u32 = 1 << 31;
@@ -32,7 +30,7 @@ impl DockerContainer {
     /// Unpacks a tar stream into the folder `path`.
     pub(crate) async fn unpack(&self, path: &str, content: ByteStream) -> Result<()> {
         const COPY_IN: Operation = Operation::CopyIn;
-        check(path)?;
+        check_path(path)?;
         if self.shared().engine.is_podman() {
             // Podman would make the folder.
             self.check_folder(path).await?;
@@ -58,7 +56,7 @@ impl DockerContainer {
 
     /// Packs the file or folder `path` into a tar stream.
     pub(crate) async fn pack(&self, path: &str) -> Result<ByteStream> {
-        check(path)?;
+        check_path(path)?;
         let call = self.archive(Operation::CopyOut, Method::GET, path);
         let answer = self.shared().open(Operation::CopyOut, call).await.map_err(refused)?;
         let bytes = self.shared().http.stream(Operation::CopyOut, answer);
@@ -125,16 +123,6 @@ struct Stat {
     mode: u32,
 }
 
-fn check(path: &str) -> Result<()> {
-    if !path.starts_with('/') {
-        return Err(Error::invalid("path", "is not absolute"));
-    }
-    if path.contains('\0') {
-        return Err(Error::invalid("path", "has a NUL byte in it"));
-    }
-    Ok(())
-}
-
 fn not_a_folder() -> Error {
     Error::invalid("path", "is not a folder")
 }
@@ -161,12 +149,6 @@ fn refused(error: Error) -> Error {
         None => refused,
     }
     .with_source(error)
-}
-
-/// How many zeros the archive ends with, as far as that counts.
-fn zeros_at_end(before: usize, piece: &[u8]) -> usize {
-    let zeros = piece.iter().rev().take(END_OF_TAR).take_while(|byte| **byte == 0).count();
-    if zeros == piece.len() { (before + zeros).min(END_OF_TAR) } else { zeros }
 }
 
 /// The caller's bytes on their way to the engine.
@@ -243,16 +225,6 @@ impl Flow {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_end_of_a_tar_is_seen_over_pieces() {
-        let end =
-            |pieces: &[&[u8]]| pieces.iter().fold(0, |zeros, piece| zeros_at_end(zeros, piece));
-        assert_eq!(end(&[&[1; 10], &[0; 1000], &[], &[0; 24]]), END_OF_TAR);
-        assert_eq!(end(&[&[0; 2000], &[1], &[0; 1023]]), 1023);
-        assert_eq!(end(&[&[0; 5000]]), END_OF_TAR);
-        assert_eq!(end(&[]), 0);
-    }
 
     #[test]
     fn refusals_mean_what_they_say() {

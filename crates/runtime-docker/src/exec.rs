@@ -13,6 +13,7 @@ use runtime_core::{
     Operation, Result, ResultExt, Session, SessionControl, SessionInput, SessionMode, Signal,
     TerminalSize,
 };
+use runtime_support::check_exec;
 use runtime_support::process::Process;
 use serde::Deserialize;
 use serde_json::json;
@@ -45,7 +46,7 @@ const LONGEST_REASON: usize = 4096;
 impl DockerContainer {
     /// Opens a session with a new process.
     pub(crate) async fn open_exec(&self, options: ExecOptions) -> Result<Session> {
-        check(&options)?;
+        check_exec(&options)?;
         let this = self.clone();
         // A task of its own: when nobody waits for the session any more, it is dropped as any
         // other, and the process ended.
@@ -154,29 +155,6 @@ impl DockerContainer {
             Err(error) => Err(error),
         }
     }
-}
-
-/// Checks what does not depend on the engine.
-fn check(options: &ExecOptions) -> Result<()> {
-    let nul = |text: &String| text.contains('\0');
-    if options.command.first().is_none_or(String::is_empty) {
-        return Err(Error::invalid("command", "is empty"));
-    }
-    if options.command.iter().any(nul) {
-        return Err(Error::invalid("command", "has a NUL byte in it"));
-    }
-    for (name, value) in &options.env {
-        if name.is_empty() || name.contains('=') || nul(name) || nul(value) {
-            return Err(Error::invalid("env", format!("{name:?} is no variable")));
-        }
-    }
-    if options.user.as_ref().is_some_and(|user| user.is_empty() || nul(user)) {
-        return Err(Error::invalid("user", "names nobody"));
-    }
-    if options.working_dir.as_ref().is_some_and(|dir| !dir.starts_with('/') || nul(dir)) {
-        return Err(Error::invalid("working_dir", "is not an absolute path"));
-    }
-    Ok(())
 }
 
 /// One exec of the engine.

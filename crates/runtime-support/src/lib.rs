@@ -1,12 +1,17 @@
 //! What more than one backend needs and what takes an async executor.
 
+mod check;
+pub mod copy;
 mod credentials;
 mod deadline;
 mod exits;
 pub mod follow;
 pub mod ports;
 pub mod process;
+mod tar;
 
+pub use check::{check_exec, check_path};
 pub use credentials::{Credential, CredentialError, find_credential};
 pub use deadline::within;
 pub use exits::{ExitHub, ExitSource, Sight, Wake, WakeStream};
+pub use tar::{END_OF_TAR, zeros_at_end};

@@ -116,8 +116,10 @@ pub(crate) fn of(missing: Capability, capabilities: &Capabilities) -> Option<Cas
         C::ExecWorkingDir => twin!(exec_working_dir, exec_working_dir, [Exec]),
         C::ExecSignal => twin!(exec_signal, exec_signal, [Exec]),
         C::Attach => twin!(attach, attach),
+        C::AttachCreated => twin!(attach_created, attach_created, [Attach]),
         C::CopyIn => twin!(copy_in, copy_in),
         C::CopyOut => twin!(copy_out, copy_out),
+        C::CopyStopped => twin!(copy_stopped, copy_stopped, [CopyIn, CopyOut]),
         C::Reattach => twin!(reattach, reattach),
         C::Reap => twin!(reap, reap),
         // A pull that is not deferred is shown by the cases of the pull; an OOM score is no field
@@ -318,6 +320,26 @@ async fn exec_signal(t: Context) -> Outcome {
 async fn attach(t: Context) -> Outcome {
     let container = t.ready(&t.idle()).await?;
     unsupported(container.attach(AttachOptions::default()).await, Capability::Attach)?;
+    Ok(())
+}
+
+async fn attach_created(t: Context) -> Outcome {
+    let container = t.create(&t.idle()).await?;
+    let refused = container.attach(AttachOptions::default()).await;
+    unsupported(refused, Capability::AttachCreated)?;
+    Ok(())
+}
+
+async fn copy_stopped(t: Context) -> Outcome {
+    let created = t.create(&t.idle()).await?;
+    let (exited, _) = t.run(&t.script("exit 0")).await?;
+    for container in [created, exited] {
+        let content = Box::pin(futures_util::stream::empty());
+        let copied = container.copy_in("/srv", content, CopyInOptions::default()).await;
+        unsupported(copied, Capability::CopyStopped)?;
+        let copied = container.copy_out("/etc/passwd", CopyOutOptions::default()).await;
+        unsupported(copied, Capability::CopyStopped)?;
+    }
     Ok(())
 }
 

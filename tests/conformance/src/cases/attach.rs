@@ -13,9 +13,10 @@ use crate::poll::PATIENCE;
 use crate::{Context, Failure, Outcome};
 
 cases! { "attach":
-    output_from_the_start [Attach];
+    output_from_the_start [Attach, AttachCreated];
     stdin_and_its_end [Attach, InteractiveStdin, ExecStdinEof, Wait];
     terminal [Attach, Terminal, Wait];
+    terminal_from_the_start [Attach, AttachCreated, Terminal, Wait];
     terminal_resize [Attach, Terminal];
     with_stdin_to_one_without [Attach];
     to_an_exited_one [Attach, Wait];
@@ -55,10 +56,9 @@ async fn output_from_the_start(t: Context) -> Outcome {
 
 async fn stdin_and_its_end(t: Context) -> Outcome {
     let spec = t.script("cat; echo eof; exit 9").interactive(Interactive::Stdin);
-    let container = t.create(&spec).await?;
+    let container = t.start(&spec).await?;
     let options = AttachOptions::default().mode(SessionMode::Stdin);
     let mut session = container.attach(options).await?;
-    container.start().await?;
     write(&mut session, b"to the main process\n").await?;
     until(&mut session, "to the main process\n").await?;
     match session.stdin.as_mut() {
@@ -76,10 +76,21 @@ fn terminal_of(rows: u16, columns: u16) -> AttachOptions {
 
 async fn terminal(t: Context) -> Outcome {
     let spec = t.script("read x; echo got $x; exit 3").interactive(Interactive::Terminal);
-    let container = t.create(&spec).await?;
+    let container = t.start(&spec).await?;
     let mut session = container.attach(terminal_of(24, 80)).await?;
     assert!(session.stderr.is_none());
+    write(&mut session, b"word\n").await?;
+    until(&mut session, "got word\r\n").await?;
+    assert_eq!(container.wait().await?.code, Some(3));
+    Ok(())
+}
+
+async fn terminal_from_the_start(t: Context) -> Outcome {
+    let script = "echo first; read x; echo got $x; exit 3";
+    let container = t.create(&t.script(script).interactive(Interactive::Terminal)).await?;
+    let mut session = container.attach(terminal_of(24, 80)).await?;
     container.start().await?;
+    until(&mut session, "first\r\n").await?;
     write(&mut session, b"word\n").await?;
     until(&mut session, "got word\r\n").await?;
     assert_eq!(container.wait().await?.code, Some(3));
@@ -87,11 +98,9 @@ async fn terminal(t: Context) -> Outcome {
 }
 
 async fn terminal_resize(t: Context) -> Outcome {
-    // The first size may come after the start, and is then a resize as well.
-    let script = "trap 'stty size' WINCH; echo ready; while :; do sleep 0.05; done";
-    let container = t.create(&t.script(script).interactive(Interactive::Terminal)).await?;
+    let script = "trap 'stty size' WINCH; while :; do echo ready; sleep 0.05; done";
+    let container = t.start(&t.script(script).interactive(Interactive::Terminal)).await?;
     let mut session = container.attach(terminal_of(24, 80)).await?;
-    container.start().await?;
     until(&mut session, "ready").await?;
     session.control.resize(TerminalSize { rows: 44, columns: 133 }).await?;
     until(&mut session, "44 133\r\n").await?;

@@ -13,13 +13,13 @@ use crate::failure::fail;
 use crate::{Context, Failure, Outcome};
 
 cases! { "files":
-    into_a_created_container [CopyIn, Wait, Logs];
+    into_a_created_container [CopyIn, CopyStopped, Wait, Logs];
     into_a_running_container [CopyIn, Logs];
-    out_of_an_exited_container [CopyOut, Wait];
+    out_of_an_exited_container [CopyOut, CopyStopped, Wait];
     out_of_a_running_container [CopyOut];
     a_folder_and_back [CopyIn, CopyOut];
     modes_and_owners_in [CopyIn, Wait, Logs];
-    modes_and_owners_out [CopyOut, Wait];
+    modes_and_owners_out [CopyOut];
     a_large_file [CopyIn, CopyOut] heavy;
     missing_paths [CopyIn, CopyOut];
     wrong_paths [CopyIn, CopyOut];
@@ -158,7 +158,7 @@ async fn a_folder_and_back(t: Context) -> Outcome {
         ("top/link", link),
         (&long, file(b"long", 0o644, ROOT)),
     ];
-    let container = t.create(&t.idle()).await?;
+    let container = t.ready(&t.idle()).await?;
     copy_in(&*container, "/var/tmp", &entries).await?;
     let back = copy_out(&*container, "/var/tmp/top").await?;
     assert_eq!(back.len(), entries.len(), "{:?}", back.keys());
@@ -170,15 +170,16 @@ async fn a_folder_and_back(t: Context) -> Outcome {
 }
 
 async fn modes_and_owners_in(t: Context) -> Outcome {
-    let script = "stat -c '%n %a %u %g' /srv/private /srv/program /srv/owned; /srv/program";
-    let container = t.create(&t.script(script)).await?;
+    let script = "until [ -e /srv/last ]; do sleep 0.05; done
+                  stat -c '%n %a %u %g' /srv/private /srv/program /srv/owned; /srv/program";
+    let container = t.start(&t.script(script)).await?;
     let entries = [
         ("private", file(b"x", 0o600, ROOT)),
         ("program", file(b"#!/bin/sh\necho runs\n", 0o755, ROOT)),
         ("owned", file(b"x", 0o4640, (1000, 44))),
     ];
     copy_in(&*container, "/srv", &entries).await?;
-    container.start().await?;
+    copy_in(&*container, "/srv", &[("last", file(b"", 0o644, ROOT))]).await?;
     container.wait().await?;
     assert_eq!(
         t.text(&*container).await?,
@@ -188,8 +189,9 @@ async fn modes_and_owners_in(t: Context) -> Outcome {
 }
 
 async fn modes_and_owners_out(t: Context) -> Outcome {
-    let script = "echo x > /srv/owned; chown 1000:44 /srv/owned; chmod 4640 /srv/owned";
-    let (container, _) = t.run(&t.script(script)).await?;
+    let script = "echo x > /srv/owned; chown 1000:44 /srv/owned; chmod 4640 /srv/owned
+                  echo ready; sleep 3600";
+    let container = t.ready(&t.script(script)).await?;
     let entries = copy_out(&*container, "/srv/owned").await?;
     assert_eq!(entries["owned"], file(b"x\n", 0o4640, (1000, 44)));
     Ok(())
@@ -198,7 +200,7 @@ async fn modes_and_owners_out(t: Context) -> Outcome {
 async fn a_large_file(t: Context) -> Outcome {
     const SIZE: usize = 64 << 20;
     let content: Vec<u8> = (0..SIZE).map(|at| (at / 251) as u8 ^ (at >> 16) as u8).collect();
-    let container = t.create(&t.idle()).await?;
+    let container = t.ready(&t.idle()).await?;
     let entry = file(&content, 0o644, ROOT);
     let packed = pack(&[("large", entry)])?;
     container.copy_in("/srv", streamed(packed, 100_000), CopyInOptions::default()).await?;
@@ -209,7 +211,7 @@ async fn a_large_file(t: Context) -> Outcome {
 }
 
 async fn missing_paths(t: Context) -> Outcome {
-    let container = t.create(&t.idle()).await?;
+    let container = t.ready(&t.idle()).await?;
     let out = container.copy_out("/no/such/file", CopyOutOptions::default()).await;
     assert_eq!(refused(out, ErrorKind::NotFound)?.field(), Some("path"));
     let content = streamed(pack(&[("a", file(b"a", 0o644, ROOT))])?, 700);
@@ -219,7 +221,7 @@ async fn missing_paths(t: Context) -> Outcome {
 }
 
 async fn wrong_paths(t: Context) -> Outcome {
-    let container = t.create(&t.idle()).await?;
+    let container = t.ready(&t.idle()).await?;
     for path in ["", "relative", "nul\0"] {
         let out = container.copy_out(path, CopyOutOptions::default()).await;
         assert_eq!(refused(out, ErrorKind::InvalidArgument)?.field(), Some("path"));
@@ -231,7 +233,7 @@ async fn wrong_paths(t: Context) -> Outcome {
 }
 
 async fn no_tar(t: Context) -> Outcome {
-    let container = t.create(&t.idle()).await?;
+    let container = t.ready(&t.idle()).await?;
     let content = streamed(b"this is no tar stream ".repeat(100), 700);
     let copied = container.copy_in("/srv", content, CopyInOptions::default()).await;
     refused(copied, ErrorKind::InvalidArgument)?;
@@ -239,7 +241,7 @@ async fn no_tar(t: Context) -> Outcome {
 }
 
 async fn content_that_fails(t: Context) -> Outcome {
-    let container = t.create(&t.idle()).await?;
+    let container = t.ready(&t.idle()).await?;
     let mut packed = pack(&[("a", file(&vec![b'a'; 100_000], 0o644, ROOT))])?;
     packed.truncate(50_000);
     let failing = stream::iter([
@@ -255,8 +257,8 @@ async fn content_that_fails(t: Context) -> Outcome {
 
 async fn dropped_in_mid_copy(t: Context) -> Outcome {
     use futures_util::StreamExt as _;
-    let script = "dd if=/dev/zero of=/srv/big bs=1M count=8 2>/dev/null";
-    let (container, _) = t.run(&t.script(script)).await?;
+    let script = "dd if=/dev/zero of=/srv/big bs=1M count=8 2>/dev/null; echo ready; sleep 3600";
+    let container = t.ready(&t.script(script)).await?;
     for _ in 0..5 {
         let mut out = container.copy_out("/srv/big", CopyOutOptions::default()).await?;
         assert!(out.next().await.is_some());

@@ -1,0 +1,46 @@
+//! The way to the engine's streaming server.
+
+use http::{HeaderMap, Uri};
+use runtime_core::{Error, ErrorKind, Result};
+use spdy_client::remote_command::{self, Options, Session, Streams};
+use tokio::net::TcpStream;
+
+/// Opens a session at the address that the engine has named.
+pub(crate) async fn connect(url: &str, streams: Streams) -> Result<Session> {
+    let unclear =
+        || Error::internal(format!("the engine names no address for the session: {url:?}"));
+    let uri: Uri = url.parse().map_err(|error| unclear().with_source(error))?;
+    if uri.scheme_str() != Some("http") {
+        return Err(Error::new(ErrorKind::Unsupported).with_message(
+            "the engine's streaming server wants TLS: only one without, on the loopback, is spoken to",
+        ));
+    }
+    let host = uri.host().ok_or_else(unclear)?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let tcp = TcpStream::connect((host, uri.port_u16().unwrap_or(80))).await.map_err(|error| {
+        Error::new(ErrorKind::Unavailable)
+            .with_message(format!("the engine's streaming server at {host} is not there"))
+            .with_source(error)
+    })?;
+    // Keys that are typed are small and should not wait for each other.
+    tcp.set_nodelay(true).map_err(cut_off)?;
+    remote_command::open(tcp, &uri, HeaderMap::new(), &Options::new(streams)).await.map_err(refused)
+}
+
+fn refused(error: remote_command::Error) -> Error {
+    let kind = match &error {
+        remote_command::Error::Refused { status, .. } => match status.as_u16() {
+            401 | 403 => ErrorKind::PermissionDenied,
+            _ => ErrorKind::Internal,
+        },
+        remote_command::Error::Negotiation { .. } => ErrorKind::Internal,
+        _ => return cut_off(error),
+    };
+    Error::new(kind).with_message(error.to_string()).with_source(error)
+}
+
+fn cut_off(source: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::new(ErrorKind::Unavailable)
+        .with_message("the connection to the engine's streaming server was lost")
+        .with_source(source)
+}
