@@ -16,7 +16,7 @@ use runtime_core::{
 };
 use runtime_support::process::Process;
 use runtime_support::{check_exec, within};
-use spdy_client::remote_command::{self, Failure, Outcome, Resize};
+use spdy_client::remote_command::{self, Outcome, Resize};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -206,7 +206,7 @@ async fn settle(outcome: std::result::Result<Outcome, remote_command::Error>) ->
     match outcome {
         Ok(Outcome::Success) => Ok(ExecExit { code: 0 }),
         Ok(Outcome::ExitCode(code)) => Ok(ExecExit { code }),
-        Ok(Outcome::Failure(failure)) => Err(failed(&failure)),
+        Ok(Outcome::Failure(failure)) => Err(failed(&failure.message)),
         Ok(_) => Err(lost("the engine says in an unknown way how the process ended")),
         Err(error) => {
             Err(lost("the session was cut off before the exit code was known").with_source(error))
@@ -214,17 +214,15 @@ async fn settle(outcome: std::result::Result<Outcome, remote_command::Error>) ->
     }
 }
 
-fn failed(Failure { message, .. }: &Failure) -> Error {
-    // The words of runc and crun about what they cannot execute.
-    let not_executed = ["exec: \"", "executable file", "unable to start container process"];
-    if message.contains("failed to start exec") || message.contains("exec failed") {
-        if not_executed.iter().any(|words| message.contains(words))
-            && !message.contains("cannot exec in a stopped container")
-        {
-            return Error::invalid("command", message);
-        }
+fn failed(message: &str) -> Error {
+    let says = |words: &str| message.contains(words);
+    // The words of the engine about the start, and of its OCI runtime about what it cannot execute.
+    if (says("failed to start exec") || says("exec failed"))
+        && (says("exec: \"") || says("executable file"))
+    {
+        return Error::invalid("command", message);
     }
-    Error::new(ErrorKind::Lost).with_message(message)
+    lost(message)
 }
 
 /// Completes when the process is known to have ended.
@@ -240,7 +238,7 @@ async fn gone(mut found: Found) {
     {
         return;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Ends the process that nobody listens to any more, where that can be done.
@@ -328,7 +326,7 @@ mod tests {
             ),
             ("oops", ErrorKind::Lost, None),
         ] {
-            let error = failed(&Failure { message: message.to_owned(), ..Failure::default() });
+            let error = failed(message);
             assert_eq!((error.kind(), error.field()), (kind, field), "{message}");
         }
     }

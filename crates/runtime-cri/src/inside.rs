@@ -42,7 +42,7 @@ impl Inside {
 
     /// The process that was made since, with this command.
     pub(crate) fn find(&self, command: &[String]) -> io::Result<Option<Process>> {
-        let mut new = self.new()?;
+        let mut new = self.since()?;
         if new.len() > 1 {
             let wanted: Vec<u8> = command.iter().flat_map(|word| word.bytes().chain([0])).collect();
             new.retain(|pid| {
@@ -56,10 +56,10 @@ impl Inside {
         };
         // It is there still: then it is the one that we have hold of, and was not replaced by
         // another between the look and the hold.
-        Ok(self.new()?.contains(&pid).then_some(process))
+        Ok(self.since()?.contains(&pid).then_some(process))
     }
 
-    fn new(&self) -> io::Result<Vec<i32>> {
+    fn since(&self) -> io::Result<Vec<i32>> {
         let mut new = children(self.parent)?;
         // The helper's other children are not inside: they work for it.
         new.retain(|pid| {

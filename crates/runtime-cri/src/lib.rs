@@ -25,6 +25,15 @@
 //!   seen.
 //! - Signals, a size of `/dev/shm`, and the figures of networks and disks come from the host
 //!   itself, not from the engine: they need root, and an engine that runs on the same host.
+//! - An exec has the user, the environment and the folder of the container: the CRI has no place
+//!   for others. A signal to its process goes to the one that is new in the container since the
+//!   exec; where two are new at once, made by somebody else, and cannot be told apart, it is
+//!   refused.
+//! - An attach misses what was said before it, because the engine attaches only to what runs; the
+//!   log has all of it.
+//! - Files are copied by the container's own `tar`, through `sh`, while it runs, and as its user.
+//! - Sessions go to the engine's streaming server without TLS, which is how containerd and CRI-O
+//!   offer it on the loopback.
 //! - containerd writes log lines without the carriage return that stood before their line end.
 //!   For a container with a terminal it is put back, because the terminal writes one at every line
 //!   end; for others it is lost.

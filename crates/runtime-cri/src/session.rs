@@ -151,7 +151,7 @@ async fn stands_still(mut writing: watch::Receiver<Option<u64>>) {
         }
     }
     // The input is closed: no write will wait.
-    future::pending().await
+    future::pending::<()>().await;
 }
 
 /// Reads an output, waiting while its reader has no room.

@@ -199,11 +199,26 @@ async fn follow(
         }
         pass_on(&**container, signal, &mut presses).await
     };
-    let ended = if runtime.capabilities().attach {
+    let can = runtime.capabilities();
+    let output_only = matches!(how, How::Known { mode: SessionMode::Output, .. });
+    let ended = if can.attach && can.attach_created {
         let Attached { session, stdin, _raw } = open(&**container, how).await.map_err(failed)?;
         container.start().await.map_err(not_run)?;
         session::talk(session, stdin, signals, on_signal).await.map_err(failed)?
+    } else if can.attach && !(output_only && can.logs_follow) {
+        container.start().await.map_err(not_run)?;
+        match open(&**container, how).await {
+            Ok(Attached { session, stdin, _raw }) => {
+                session::talk(session, stdin, signals, on_signal).await.map_err(failed)?
+            }
+            // It was quicker: the log has all that it said.
+            Err(error) if has_ended(&error) && can.logs_follow => {
+                show_log(&**container, signals, on_signal).await.map_err(failed)?
+            }
+            Err(error) => return Err(failed(error)),
+        }
     } else {
+        // The log misses nothing of what was said before an attach.
         container.start().await.map_err(not_run)?;
         show_log(&**container, signals, on_signal).await.map_err(failed)?
     };
@@ -226,6 +241,12 @@ async fn follow(
             }
         }
     }
+}
+
+/// Whether there is nothing to attach to because the container has ended.
+fn has_ended(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<runtime_core::Error>();
+    error.is_some_and(|error| error.kind() == ErrorKind::InvalidState)
 }
 
 /// The exit code of a container, and a word where it has none of its own.
@@ -259,7 +280,7 @@ async fn pass_on(container: &dyn Container, signal: Signal, presses: &mut u32) -
     }
 }
 
-/// Shows the log in place of a session, on an engine without attach.
+/// Shows the log in place of a session.
 async fn show_log(
     container: &dyn Container,
     signals: &mut Signals,

@@ -22,6 +22,7 @@ cases! { "exec":
     stdin_of_an_output_session_is_empty [Exec];
     large_both_ways [Exec, ExecStdinEof] heavy;
     unread_stream_does_not_block_the_other [Exec];
+    unread_input_does_not_hide_the_end [Exec];
     terminal [Exec, ExecTerminal];
     terminal_size_and_resize [Exec, ExecTerminal];
     terminal_takes_every_byte [Exec, ExecTerminal];
@@ -181,6 +182,33 @@ async fn unread_stream_does_not_block_the_other(t: Context) -> Outcome {
         Err(_) => fail!("a stream that was dropped blocks the other"),
     }
     assert_eq!(session.control.wait().await?.code, 0);
+    Ok(())
+}
+
+/// More input than anything on the way has room for, and a process that ends without reading it:
+/// the writer is told, and the exit code is right or not known.
+async fn unread_input_does_not_hide_the_end(t: Context) -> Outcome {
+    let container = t.ready(&t.idle()).await?;
+    let session = container.exec(sh("sleep 0.5; exit 3").mode(SessionMode::Stdin)).await?;
+    let Session { stdin, stdout, stderr, control, .. } = session;
+    let Some(mut stdin) = stdin else { fail!("the session has no standard input") };
+    let write = async {
+        for _ in 0..64 {
+            stdin.write(Bytes::from(vec![b'x'; 1 << 20])).await?;
+        }
+        Ok::<_, Failure>(())
+    };
+    let stderr = stderr.unwrap_or_else(|| Box::pin(stream::empty()));
+    let all = async { tokio::join!(write, drain(stdout), drain(stderr), control.wait()) };
+    let Ok((_, _, _, exit)) = tokio::time::timeout(PATIENCE * 2, all).await else {
+        fail!("the session does not end");
+    };
+    match exit {
+        Ok(exit) => assert_eq!(exit.code, 3),
+        lost => {
+            refused_as(lost, &[ErrorKind::Lost])?;
+        }
+    }
     Ok(())
 }
 
