@@ -4,6 +4,7 @@
 //! when that of one is full, the connection is not read, and the process comes to wait as at a
 //! pipe. The task ends with the session, or when nobody has any part of it any more.
 
+use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -17,6 +18,7 @@ use runtime_core::{
 };
 use spdy_client::WriteHalf;
 use spdy_client::remote_command::{self, Outcome, Resize};
+use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -256,9 +258,13 @@ impl SessionInput for Input {
         let written = async {
             for (number, piece) in (0..).zip(bytes.chunks(WRITE)) {
                 writing.0.send_replace(Some(number));
-                write.send(piece).await?;
+                write.write_all(piece).await?;
             }
-            Ok(())
+            match write.flush().await {
+                // All of it was on its way when the process ended, as bytes in a pipe are.
+                Err(error) if is_reset(&error) => Ok(()),
+                done => done,
+            }
         };
         let written = until_ended(&self.about, &mut self.outcome, written).await;
         written.map_err(|error| self.about.error(error))
@@ -268,7 +274,7 @@ impl SessionInput for Input {
         let Some(write) = &mut self.write else { return Ok(()) };
         let writing = Waits(&self.writing);
         writing.0.send_replace(Some(0));
-        let finished = until_ended(&self.about, &mut self.outcome, write.finish()).await;
+        let finished = until_ended(&self.about, &mut self.outcome, write.shutdown()).await;
         drop(writing);
         self.write = None;
         match finished {
@@ -281,11 +287,17 @@ impl SessionInput for Input {
     }
 }
 
+/// Whether the other side wants no more of a stream, on a connection that lives.
+fn is_reset(error: &io::Error) -> bool {
+    let error = error.get_ref().and_then(|error| error.downcast_ref());
+    matches!(error, Some(spdy_client::Error::Reset(_)))
+}
+
 /// Writes until the session has ended: nobody would read the rest.
 async fn until_ended(
     about: &About,
     outcome: &mut watch::Receiver<Option<Result<ExecExit>>>,
-    work: impl Future<Output = std::result::Result<(), spdy_client::Error>>,
+    work: impl Future<Output = io::Result<()>>,
 ) -> Result<()> {
     tokio::select! {
         biased;
