@@ -22,7 +22,8 @@ pub enum ExitReason {
     /// that returns such a code by itself, as shells do for their children, is reported the
     /// same way.
     Signaled,
-    /// The memory limit ended it. Said only when the engine says so, never guessed from 137.
+    /// The memory limit ended it. Said only when the engine says so, never guessed from 137: where
+    /// the engine itself misses it, as containerd can on cgroup v1, it is `Signaled`.
     OutOfMemory,
     /// A [`stop`](crate::Container::stop) through this library ended it, gracefully or not.
     StoppedByUs,

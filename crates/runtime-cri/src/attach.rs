@@ -8,16 +8,15 @@ use runtime_core::{
     AttachOptions, Capability, ContainerStatus, Error, ErrorKind, ExecExit, Operation, Result,
     ResultExt, Session, SessionControl, SessionInput, SessionMode, Signal, TerminalSize,
 };
+use runtime_support::session::{self, About, End, Output, Streams, Terminal, lost};
 use runtime_support::within;
-use spdy_client::remote_command::{self, Resize};
+use spdy_client::remote_command;
 
 use crate::BACKEND;
 use crate::container::CriContainer;
-use crate::exec::resize;
 use crate::generated as cri;
 use crate::info;
 use crate::kill;
-use crate::session::{self, About, End, Output, Streams, lost};
 use crate::streaming;
 
 /// How long after the end of its session a process may take to end. The engine gives both at
@@ -60,8 +59,9 @@ pub(crate) async fn attach(container: &CriContainer, options: AttachOptions) -> 
     })
     .await?;
     let about = About {
+        backend: BACKEND,
         operation: Operation::Attach,
-        container: container.id.clone(),
+        container: container.id.to_string(),
         closed: shared.closed.clone(),
     };
     let ended = container.clone();
@@ -69,12 +69,12 @@ pub(crate) async fn attach(container: &CriContainer, options: AttachOptions) -> 
     let settle = |_| async move { main_exit(&ended).await };
     let nothing = std::future::ready(());
     let streams = session::open(session, about, settle, std::future::pending(), nothing);
-    if let (Some(size), Some(resize)) = (size, &streams.resize) {
+    if let (Some(size), Some(terminal)) = (size, &streams.terminal) {
         // When it is not taken any more, the outcome says why.
-        let _ = resize.send(size.columns, size.rows).await;
+        let _ = terminal.resize(size).await;
     }
-    let Streams { stdin, stdout, stderr, resize, end } = streams;
-    let control = Arc::new(Control { container: container.clone(), resize, end });
+    let Streams { stdin, stdout, stderr, terminal, end, .. } = streams;
+    let control = Arc::new(Control { container: container.clone(), terminal, end });
     Ok(Session::new(
         stdin.map(|stdin| Box::new(stdin) as Box<dyn SessionInput>),
         stdout.boxed(),
@@ -97,14 +97,14 @@ async fn main_exit(container: &CriContainer) -> Result<ExecExit> {
 struct Control {
     container: CriContainer,
     /// Only where there is a terminal.
-    resize: Option<Resize>,
+    terminal: Option<Arc<dyn Terminal>>,
     end: End,
 }
 
 #[async_trait]
 impl SessionControl for Control {
     async fn resize(&self, size: TerminalSize) -> Result<()> {
-        resize(self.resize.as_ref(), &self.end, size)
+        session::resize(self.terminal.as_deref(), &self.end, size)
             .await
             .during(Operation::Attach)
             .on(BACKEND)

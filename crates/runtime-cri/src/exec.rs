@@ -7,18 +7,17 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use runtime_core::{
-    Backoff, Capability, ContainerId, Error, ErrorKind, ExecExit, ExecOptions, Operation, Result,
-    ResultExt, Session, SessionControl, SessionInput, SessionMode, Signal, TerminalSize,
+    Capability, ContainerId, Error, ErrorKind, ExecExit, ExecOptions, Operation, Result, ResultExt,
+    Session, SessionControl, SessionInput, SessionMode, Signal, TerminalSize,
 };
 use runtime_support::process::Process;
+use runtime_support::session::{self, About, End, Output, Streams, Terminal, until_started};
 use runtime_support::{check_exec, within};
-use spdy_client::remote_command::{self, Outcome, Resize};
+use spdy_client::remote_command::{self, Outcome};
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 use crate::BACKEND;
 use crate::container::CriContainer;
@@ -26,18 +25,7 @@ use crate::generated as cri;
 use crate::host;
 use crate::inside::Inside;
 use crate::kill;
-use crate::session::{self, About, End, Output, Streams, lost};
 use crate::streaming;
-
-/// How often it is looked whether the process is there.
-const POLL: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(20));
-
-/// How long it is looked for, where it can be seen. It is not seen when it ended between two looks
-/// and has left others behind that keep its outputs.
-const LOOK: Duration = Duration::from_secs(10);
-
-/// How long a failure is waited for, where the process cannot be seen, or has been heard.
-const MOMENT: Duration = Duration::from_millis(250);
 
 /// One exec of a container is started at a time, so that its process can be told.
 #[derive(Debug, Default)]
@@ -115,26 +103,35 @@ async fn open(container: &CriContainer, options: &ExecOptions) -> Result<Session
     let asked = remote_command::Streams::outputs().stdin(stdin).stderr(!tty).tty(tty);
     let session = streaming::connect(&address, asked).await?;
     let about = About {
+        backend: BACKEND,
         operation: Operation::Exec,
-        container: container.id.clone(),
+        container: container.id.to_string(),
         closed: shared.closed.clone(),
     };
     let (finder, found) = watch::channel(None);
     let mut streams =
-        session::open(session, about, settle, gone(found.clone()), kill_it(found.clone()));
-    if let (Some(size), Some(resize)) = (size, &streams.resize) {
+        session::open(session, about, settled, gone(found.clone()), kill_it(found.clone()));
+    if let (Some(size), Some(terminal)) = (size, &streams.terminal) {
         // The server keeps it until there is a terminal. When it takes none any more, the outcome
         // says why.
-        let _ = resize.send(size.columns, size.rows).await;
+        let _ = terminal.resize(size).await;
     }
-    let started = until_started(&mut streams, inside.as_ref(), &options.command).await;
+    let find = inside.as_ref().map(|inside| {
+        || {
+            inside.find(&options.command).map_err(|error| {
+                Error::internal("the processes of the container cannot be looked at")
+                    .with_source(error)
+            })
+        }
+    });
+    let started = until_started(&mut streams, find).await;
     drop(turn);
     match started {
         Ok(process) => finder.send_replace(process.map(Arc::new)),
         Err(error) => return Err(not_opened(container, error).await),
     };
-    let Streams { stdin, stdout, stderr, resize, end } = streams;
-    let control = Control { container: container.clone(), resize, found, end };
+    let Streams { stdin, stdout, stderr, terminal, end, .. } = streams;
+    let control = Control { container: container.clone(), terminal, found, end };
     Ok(Session::new(
         stdin.map(|stdin| Box::new(stdin) as Box<dyn SessionInput>),
         stdout.boxed(),
@@ -157,72 +154,8 @@ async fn not_opened(container: &CriContainer, error: Error) -> Error {
     }
 }
 
-/// Waits until the process runs, or did, and gives it where it can be told.
-///
-/// # Errors
-/// Why it could not be started.
-async fn until_started(
-    streams: &mut Streams,
-    inside: Option<&Inside>,
-    command: &[String],
-) -> Result<Option<Process>> {
-    let mut backoff = Backoff::new(POLL.0, POLL.1);
-    let mut until = Instant::now() + if inside.is_some() { LOOK } else { MOMENT };
-    let mut heard = false;
-    let end = streams.end.clone();
-    loop {
-        if let Some(ended) = end.seen() {
-            return ended.map(|_| None);
-        }
-        if let Some(process) = inside
-            .map(|inside| inside.find(command))
-            .transpose()
-            .map_err(|error| {
-                Error::internal("the processes of the container cannot be looked at")
-                    .with_source(error)
-            })?
-            .flatten()
-        {
-            return Ok(Some(process));
-        }
-        if Instant::now() >= until {
-            return Ok(None);
-        }
-        tokio::select! {
-            _ = end.wait() => {}
-            came = streams.stdout.peek(), if !heard => {
-                heard = true;
-                if came {
-                    until = until.min(Instant::now() + MOMENT);
-                }
-            }
-            () = tokio::time::sleep(backoff.delay()) => {}
-        }
-    }
-}
-
-/// What the server's words about the end mean.
-async fn settle(outcome: std::result::Result<Outcome, remote_command::Error>) -> Result<ExecExit> {
-    match outcome {
-        Ok(Outcome::Success) => Ok(ExecExit { code: 0 }),
-        Ok(Outcome::ExitCode(code)) => Ok(ExecExit { code }),
-        Ok(Outcome::Failure(failure)) => Err(failed(&failure.message)),
-        Ok(_) => Err(lost("the engine says in an unknown way how the process ended")),
-        Err(error) => {
-            Err(lost("the session was cut off before the exit code was known").with_source(error))
-        }
-    }
-}
-
-fn failed(message: &str) -> Error {
-    let says = |words: &str| message.contains(words);
-    // The words of the engine about the start, and of its OCI runtime about what it cannot execute.
-    if (says("failed to start exec") || says("exec failed"))
-        && (says("exec: \"") || says("executable file"))
-    {
-        return Error::invalid("command", message);
-    }
-    lost(message)
+async fn settled(outcome: std::result::Result<Outcome, remote_command::Error>) -> Result<ExecExit> {
+    session::settle(outcome)
 }
 
 /// Completes when the process is known to have ended.
@@ -258,7 +191,7 @@ fn ended() -> Error {
 struct Control {
     container: CriContainer,
     /// Only where there is a terminal.
-    resize: Option<Resize>,
+    terminal: Option<Arc<dyn Terminal>>,
     found: Found,
     end: End,
 }
@@ -280,7 +213,7 @@ impl Control {
 #[async_trait]
 impl SessionControl for Control {
     async fn resize(&self, size: TerminalSize) -> Result<()> {
-        resize(self.resize.as_ref(), &self.end, size)
+        session::resize(self.terminal.as_deref(), &self.end, size)
             .await
             .during(Operation::Exec)
             .on(BACKEND)
@@ -293,41 +226,5 @@ impl SessionControl for Control {
 
     async fn wait(&self) -> Result<ExecExit> {
         self.end.wait().await
-    }
-}
-
-/// Sets the size of a session's terminal.
-pub(crate) async fn resize(terminal: Option<&Resize>, end: &End, size: TerminalSize) -> Result<()> {
-    let Some(terminal) = terminal else {
-        return Err(Error::new(ErrorKind::InvalidState).with_message("the session has no terminal"));
-    };
-    if end.is_over() {
-        return Err(ended());
-    }
-    terminal.send(size.columns, size.rows).await.map_err(|error| ended().with_source(error))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn failures_mean_what_they_say() {
-        for (message, kind, field) in [
-            (
-                "error executing command in container: failed to exec in container: failed to start exec \"6a\": OCI runtime exec failed: exec failed: unable to start container process: exec: \"no-such-command\": executable file not found in $PATH: unknown",
-                ErrorKind::InvalidArgument,
-                Some("command"),
-            ),
-            (
-                "error executing command in container: container is not running",
-                ErrorKind::Lost,
-                None,
-            ),
-            ("oops", ErrorKind::Lost, None),
-        ] {
-            let error = failed(message);
-            assert_eq!((error.kind(), error.field()), (kind, field), "{message}");
-        }
     }
 }

@@ -66,7 +66,6 @@ mod reap;
 mod rotate;
 mod runtime;
 mod sandbox;
-mod session;
 mod shared;
 mod spec;
 mod stats;

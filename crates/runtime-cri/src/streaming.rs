@@ -2,11 +2,12 @@
 
 use http::{HeaderMap, Uri};
 use runtime_core::{Error, ErrorKind, Result};
-use spdy_client::remote_command::{self, Options, Session, Streams};
+use runtime_support::session::Transport;
+use spdy_client::remote_command::{self, Options, Streams};
 use tokio::net::TcpStream;
 
 /// Opens a session at the address that the engine has named.
-pub(crate) async fn connect(url: &str, streams: Streams) -> Result<Session> {
+pub(crate) async fn connect(url: &str, streams: Streams) -> Result<Transport> {
     let unclear =
         || Error::internal(format!("the engine names no address for the session: {url:?}"));
     let uri: Uri = url.parse().map_err(|error| unclear().with_source(error))?;
@@ -24,7 +25,8 @@ pub(crate) async fn connect(url: &str, streams: Streams) -> Result<Session> {
     })?;
     // Keys that are typed are small and should not wait for each other.
     tcp.set_nodelay(true).map_err(cut_off)?;
-    remote_command::open(tcp, &uri, HeaderMap::new(), &Options::new(streams)).await.map_err(refused)
+    let opened = remote_command::open(tcp, &uri, HeaderMap::new(), &Options::new(streams)).await;
+    opened.map(Transport::from).map_err(refused)
 }
 
 fn refused(error: remote_command::Error) -> Error {

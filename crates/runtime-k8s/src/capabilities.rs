@@ -68,6 +68,13 @@ pub(crate) fn capabilities(server: &Server, options: &KubernetesOptions) -> Capa
     can.stats_block_io = proxy;
     can.bulk_stats = proxy || metrics;
     can.events = true;
+    can.exec = true;
+    // Of a WebSocket only version 5 is spoken, and SPDY else.
+    can.exec_stdin_eof = true;
+    can.exec_terminal = true;
+    can.attach = true;
+    can.copy_in = true;
+    can.copy_out = true;
     can.reattach = true;
     can.reap = true;
     // The kubelet counts whole seconds, and gives every process two: minimumGracePeriodInSeconds.

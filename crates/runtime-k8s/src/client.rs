@@ -4,21 +4,26 @@
 //! together here, because the answers are read into types of our own, see `wire.rs`.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
 use kube::client::Body;
 use runtime_core::{Error, ErrorKind, Result};
+use runtime_support::session::Transport;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use spdy_client::remote_command::{self, Options, Streams};
 
 use crate::error;
 use crate::link::{Link, OpenBody};
+use crate::websocket;
 use crate::wire::{ClusterEvent, List, Node, Object, Pod, ServerVersion, WatchLine};
 
 /// A page of a list: as kubectl has it.
@@ -34,6 +39,17 @@ pub(crate) struct Client {
     link: Arc<Link>,
     namespace: Arc<str>,
     sent: Arc<AtomicU64>,
+    /// What sessions are carried by, once that is known.
+    carrier: Arc<OnceLock<Carrier>>,
+}
+
+/// What sessions are carried by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Carrier {
+    /// WebSocket, version 5 of the protocol: the older ones cannot end an input.
+    WebSocket,
+    /// SPDY, which can in every version.
+    Spdy,
 }
 
 impl fmt::Debug for Client {
@@ -79,10 +95,14 @@ impl Call {
         Ok(self)
     }
 
+    fn uri(&self) -> String {
+        let Self { path, query, .. } = self;
+        if query.is_empty() { path.clone() } else { format!("{path}?{query}") }
+    }
+
     fn request(&self) -> Result<Request<Body>> {
-        let Self { method, path, query, content } = self;
-        let uri = if query.is_empty() { path.clone() } else { format!("{path}?{query}") };
-        let mut request = Request::builder().method(method).uri(uri);
+        let Self { method, content, .. } = self;
+        let mut request = Request::builder().method(method).uri(self.uri());
         let mut body = Body::empty();
         if let Some((kind, content)) = content {
             request = request.header(http::header::CONTENT_TYPE, *kind);
@@ -118,6 +138,7 @@ impl Client {
             link: Arc::new(Link::new(client)),
             namespace: namespace.into(),
             sent: Arc::default(),
+            carrier: Arc::default(),
         }
     }
 
@@ -153,13 +174,11 @@ impl Client {
             if answer.status().is_success() {
                 return Ok(answer);
             }
-            let (head, body) = answer.into_parts();
-            let body = body.collect().await.map_err(error::from_client)?.to_bytes();
-            if head.status != StatusCode::TOO_MANY_REQUESTS {
-                return Err(error::from_answer(head.status, &body));
+            if answer.status() != StatusCode::TOO_MANY_REQUESTS {
+                return Err(refusal(answer).await);
             }
-            let after = head
-                .headers
+            let after = answer
+                .headers()
                 .get(http::header::RETRY_AFTER)
                 .and_then(|value| value.to_str().ok()?.parse().ok())
                 .unwrap_or(1_u64);
@@ -345,9 +364,90 @@ impl Client {
         self.open_body(call).await
     }
 
+    /// Opens a session with a pod: `kind` is `exec` or `attach`, `query` says what more is wanted.
+    ///
+    /// A server says only by its answer what it speaks, so the first session of a connection asks
+    /// for a WebSocket, and for SPDY where that is refused.
+    pub(crate) async fn session(
+        &self,
+        pod: &str,
+        kind: &str,
+        query: &[(&str, &str)],
+        streams: Streams,
+    ) -> Result<Transport> {
+        let mut call = Call::get(format!("{}/{pod}/{kind}", self.pods()));
+        let flags = [
+            ("stdin", streams.stdin),
+            ("stdout", streams.stdout),
+            ("stderr", streams.stderr),
+            ("tty", streams.tty),
+        ];
+        for (name, value) in flags.map(|(name, flag)| (name, if flag { "true" } else { "false" })) {
+            call = call.query(name, value);
+        }
+        for (name, value) in query {
+            call = call.query(name, value);
+        }
+        let known = self.carrier.get().copied();
+        if known != Some(Carrier::Spdy) {
+            let (request, key) = websocket::request(&call.uri())?;
+            let answer = self.send(request).await?;
+            if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+                websocket::check(answer.headers(), &key)?;
+                let _ = self.carrier.set(Carrier::WebSocket);
+                return Ok(websocket::transport(upgraded(answer).await?, streams).await);
+            }
+            if known.is_some() {
+                return Err(refusal(answer).await);
+            }
+        }
+        let uri = call
+            .uri()
+            .parse()
+            .map_err(|source| Error::internal("the request is malformed").with_source(source))?;
+        let request = remote_command::upgrade_request(uri, HeaderMap::new());
+        let answer = self.send(request.map(|()| Body::empty())).await?;
+        match remote_command::check_upgrade(answer.status(), answer.headers()) {
+            Ok(()) => {}
+            Err(remote_command::Error::Refused { .. }) => return Err(refusal(answer).await),
+            Err(source) => {
+                return Err(Error::internal(
+                    "the server speaks another protocol than it was asked for",
+                )
+                .with_source(source));
+            }
+        }
+        let _ = self.carrier.set(Carrier::Spdy);
+        let opened = remote_command::start(upgraded(answer).await?, &Options::new(streams)).await;
+        opened.map(Transport::from).map_err(|source| {
+            Error::new(ErrorKind::Unavailable)
+                .with_message("the session was cut off before it was open")
+                .with_source(source)
+        })
+    }
+
     /// Sends a request and gives the body of the answer as it comes.
     async fn open_body(&self, call: Call) -> Result<OpenBody> {
         Ok(self.link.hold(self.open(call).await?.into_body()))
+    }
+}
+
+/// The connection that an answer has left to another protocol.
+async fn upgraded(answer: Response<Body>) -> Result<TokioIo<Upgraded>> {
+    let upgraded = hyper::upgrade::on(answer).await.map_err(|source| {
+        Error::new(ErrorKind::Unavailable)
+            .with_message("the connection was lost when its protocol changed")
+            .with_source(source)
+    })?;
+    Ok(TokioIo::new(upgraded))
+}
+
+/// The error of an answer that refuses.
+async fn refusal(answer: Response<Body>) -> Error {
+    let (head, body) = answer.into_parts();
+    match body.collect().await {
+        Ok(body) => error::from_answer(head.status, &body.to_bytes()),
+        Err(source) => error::from_client(source),
     }
 }
 

@@ -17,7 +17,7 @@ use crate::seen::Seen;
 use crate::shared::Shared;
 use crate::state::{self, State};
 use crate::wire::Pod;
-use crate::{BACKEND, create, hold, info, logs, mounts, stats, stop, verdict};
+use crate::{BACKEND, attach, copy, create, exec, hold, info, logs, mounts, stats, stop, verdict};
 
 /// A container of a cluster.
 #[derive(Clone)]
@@ -239,6 +239,42 @@ impl KubernetesContainer {
         }
     }
 
+    /// Refuses what needs a running container.
+    pub(crate) async fn must_run(&self) -> Result<()> {
+        let seen = self.look().await?;
+        match seen.state {
+            _ if seen.gone => Err(Error::new(ErrorKind::NotFound)),
+            State::Held | State::Pending(_) => Err(Error::new(ErrorKind::NotStarted)),
+            State::Running => Ok(()),
+            State::Settling | State::Ended(_) => {
+                Err(Error::new(ErrorKind::InvalidState).with_message("the container has ended"))
+            }
+        }
+    }
+
+    /// The error of a session that was not opened. A container that ends at this time makes that
+    /// fail in many words.
+    pub(crate) async fn not_opened(&self, error: Error) -> Error {
+        if error.kind() == ErrorKind::InvalidArgument && error.field() == Some("command") {
+            return error;
+        }
+        // What the server says now, and not what the watch has brought so far.
+        if let Err(gone) = self.fresh().await
+            && gone.kind() == ErrorKind::NotFound
+        {
+            return gone.with_source(error);
+        }
+        match self.must_run().await {
+            Err(state) if state.kind() == ErrorKind::InvalidState => state.with_source(error),
+            _ => error,
+        }
+    }
+
+    /// What it was made with.
+    pub(crate) fn process(&self) -> Option<&crate::wire::ContainerSpec> {
+        self.pod.container()
+    }
+
     fn unsupported<T>(&self, operation: Operation, capability: Capability) -> Result<T> {
         Err(Error::unsupported(capability).during(operation).on(BACKEND).about(&self.name))
     }
@@ -361,19 +397,28 @@ impl Container for KubernetesContainer {
         self.shared.within(Operation::Remove, deadline, self.remove_now()).await.about(&self.name)
     }
 
-    async fn exec(&self, _options: ExecOptions) -> Result<Session> {
-        self.unsupported(Operation::Exec, Capability::Exec)
+    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND, container = %self.name))]
+    async fn exec(&self, options: ExecOptions) -> Result<Session> {
+        let deadline = self.shared.options.deadlines.start;
+        let open = exec::open(self, options);
+        self.shared.within(Operation::Exec, deadline, open).await.about(&self.name)
     }
 
-    async fn attach(&self, _options: AttachOptions) -> Result<Session> {
-        self.unsupported(Operation::Attach, Capability::Attach)
+    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND, container = %self.name))]
+    async fn attach(&self, options: AttachOptions) -> Result<Session> {
+        let open = attach::open(self, options);
+        self.shared.query(Operation::Attach, open).await.about(&self.name)
     }
 
-    async fn copy_in(&self, _path: &str, _content: ByteStream, _: CopyInOptions) -> Result<()> {
-        self.unsupported(Operation::CopyIn, Capability::CopyIn)
+    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND, container = %self.name))]
+    async fn copy_in(&self, path: &str, content: ByteStream, _: CopyInOptions) -> Result<()> {
+        let work = copy::unpack(self, path, content);
+        self.shared.unless_closed(Operation::CopyIn, work).await.about(&self.name)
     }
 
-    async fn copy_out(&self, _path: &str, _: CopyOutOptions) -> Result<ByteStream> {
-        self.unsupported(Operation::CopyOut, Capability::CopyOut)
+    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND, container = %self.name))]
+    async fn copy_out(&self, path: &str, _: CopyOutOptions) -> Result<ByteStream> {
+        let work = copy::pack(self, path);
+        self.shared.unless_closed(Operation::CopyOut, work).await.about(&self.name)
     }
 }

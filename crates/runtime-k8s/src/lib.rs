@@ -53,12 +53,15 @@
 //! - containerd leaves out a carriage return before a line end in the logs.
 //! - The event of a removal has the time at which it was seen.
 
+mod attach;
 mod capabilities;
 mod client;
 mod connect;
 mod container;
+mod copy;
 mod create;
 mod error;
+mod exec;
 mod hold;
 mod info;
 mod link;
@@ -78,6 +81,7 @@ mod state;
 mod stats;
 mod stop;
 mod verdict;
+mod websocket;
 mod wire;
 
 pub use connect::{

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use runtime_core::{Capabilities, Error, ErrorKind, Operation, Result, ResultExt as _};
-use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::BACKEND;
 use crate::capabilities::Server;
@@ -23,7 +23,8 @@ pub(crate) struct Shared {
     pub(crate) capabilities: Capabilities,
     /// The last measurements, for what is counted between two.
     pub(crate) samples: Samples,
-    closed: watch::Sender<bool>,
+    /// Set by `close`.
+    pub(crate) closed: CancellationToken,
 }
 
 impl Shared {
@@ -40,25 +41,22 @@ impl Shared {
             server,
             capabilities,
             samples: Samples::default(),
-            closed: watch::Sender::new(false),
+            closed: CancellationToken::new(),
         }
     }
 
     /// Ends all that is under way, and refuses what comes.
     pub(crate) fn close(&self) {
-        self.closed.send_replace(true);
+        self.closed.cancel();
         self.pods.close();
         self.client.close();
     }
 
     /// Completes when the runtime is closed.
     pub(crate) fn closed(&self) -> impl Future<Output = Error> + Send + use<> {
-        let mut closed = self.closed.subscribe();
+        let closed = self.closed.clone();
         async move {
-            // The sender goes only with the last user of what it closes.
-            if closed.wait_for(|closed| *closed).await.is_err() {
-                std::future::pending::<()>().await;
-            }
+            closed.cancelled().await;
             Error::new(ErrorKind::InvalidState).with_message("the runtime was closed").on(BACKEND)
         }
     }

@@ -100,6 +100,7 @@ pub(crate) struct Gate {
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct ContainerSpec {
     pub(crate) image: String,
+    pub(crate) stdin: bool,
     pub(crate) tty: bool,
     #[serde(deserialize_with = "nullable")]
     pub(crate) ports: Vec<Port>,

@@ -8,6 +8,8 @@ mod exits;
 pub mod follow;
 pub mod ports;
 pub mod process;
+#[cfg(feature = "session")]
+pub mod session;
 mod tar;
 
 pub use check::{check_exec, check_path};

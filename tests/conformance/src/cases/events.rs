@@ -1,9 +1,7 @@
 //! What happens to containers, told as it happens.
 
 use futures_util::StreamExt as _;
-use runtime_core::{
-    Container, Event, EventKind, EventStream, EventsOptions, ExitReason, LabelFilter,
-};
+use runtime_core::{Container, Event, EventKind, EventStream, EventsOptions, LabelFilter};
 
 use crate::case::cases;
 use crate::expect::recent;
@@ -97,9 +95,7 @@ async fn by_label(t: Context) -> Outcome {
 
 async fn out_of_memory(t: Context) -> Outcome {
     let mut events = subscribe(&t, EventsOptions::default()).await?;
-    let spec = t.spec().command(["tail", "/dev/zero"]).memory(16 << 20);
-    let (container, exit) = t.run(&spec).await?;
-    assert_eq!(exit.reason, ExitReason::OutOfMemory);
+    let (container, exit) = t.out_of_memory().await?;
     container.remove().await?;
     let seen = until_removed(&mut events, &*container).await?;
     let mut kinds = kinds(&seen);

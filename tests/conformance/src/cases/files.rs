@@ -171,7 +171,7 @@ async fn a_folder_and_back(t: Context) -> Outcome {
 
 async fn modes_and_owners_in(t: Context) -> Outcome {
     let script = "until [ -e /srv/last ]; do sleep 0.05; done
-                  stat -c '%n %a %u %g' /srv/private /srv/program /srv/owned; /srv/program";
+                  stat -c '%n %a %u %g' /srv/private /srv/program /srv/owned; /srv/program; sleep 3600";
     let container = t.start(&t.script(script)).await?;
     let entries = [
         ("private", file(b"x", 0o600, ROOT)),
@@ -180,7 +180,7 @@ async fn modes_and_owners_in(t: Context) -> Outcome {
     ];
     copy_in(&*container, "/srv", &entries).await?;
     copy_in(&*container, "/srv", &[("last", file(b"", 0o644, ROOT))]).await?;
-    container.wait().await?;
+    t.until_logged(&*container, "runs").await?;
     assert_eq!(
         t.text(&*container).await?,
         "/srv/private 600 0 0\n/srv/program 755 0 0\n/srv/owned 4640 1000 44\nruns\n"

@@ -196,10 +196,7 @@ async fn removed_before_the_wait(t: Context) -> Outcome {
 }
 
 async fn out_of_memory(t: Context) -> Outcome {
-    // Without a line end in sight, tail keeps all it has read.
-    let spec = t.spec().command(["tail", "/dev/zero"]).memory(16 << 20);
-    let (container, exit) = t.run(&spec).await?;
-    assert_eq!(exit.reason, ExitReason::OutOfMemory, "{exit:?}");
+    let (container, exit) = t.out_of_memory().await?;
     assert_eq!(exit.code, Some(137));
     assert_eq!(container.info().await?.exit, Some(exit));
     Ok(())

@@ -1,9 +1,11 @@
-//! The bytes of a session: the streams of a SPDY connection as those of a process.
+//! Sessions as Kubernetes' remote commands have them: the streams of a connection as those of a
+//! process.
 //!
 //! One task reads both outputs and hands what it reads to their readers. Each has a little room;
 //! when that of one is full, the connection is not read, and the process comes to wait as at a
 //! pipe. The task ends with the session, or when nobody has any part of it any more.
 
+use std::fmt;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -12,18 +14,21 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt, future};
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use futures_util::{Stream, StreamExt, future, stream};
 use runtime_core::{
-    ByteStream, ContainerId, Error, ErrorKind, ExecExit, Operation, Result, ResultExt, SessionInput,
+    ByteStream, Error, ErrorKind, ExecExit, Operation, Result, ResultExt, SessionInput,
+    TerminalSize,
 };
-use spdy_client::WriteHalf;
-use spdy_client::remote_command::{self, Outcome, Resize};
-use tokio::io::AsyncWriteExt;
+use spdy_client::remote_command::{self, Outcome};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::BACKEND;
-use crate::shared::is_closed;
+mod outcome;
+
+pub use outcome::{resize, settle, until_started};
 
 /// How many pieces wait for the reader of a stream. One is as large as what the connection keeps
 /// of a stream.
@@ -36,47 +41,126 @@ const WRITE: usize = 64 << 10;
 /// a session whose process has ended and left input unread.
 const OUTCOME: Duration = Duration::from_secs(10);
 
+/// The open streams of a session, whatever carries them.
+#[non_exhaustive]
+pub struct Transport {
+    /// Shutting it down, or dropping it, lets the process read end of file.
+    pub stdin: Option<Box<dyn AsyncWrite + Send + Unpin>>,
+    /// Standard output. It has bounded room.
+    pub stdout: Option<Chunks>,
+    /// Standard error, likewise.
+    pub stderr: Option<Chunks>,
+    /// The terminal, where there is one.
+    pub terminal: Option<Arc<dyn Terminal>>,
+    /// What the server says of the end.
+    pub outcome: BoxFuture<'static, std::result::Result<Outcome, remote_command::Error>>,
+}
+
+/// Bytes as they come.
+pub type Chunks = BoxStream<'static, io::Result<Bytes>>;
+
+/// The terminal of a session.
+#[async_trait]
+pub trait Terminal: Send + Sync {
+    /// Tells it its size.
+    ///
+    /// # Errors
+    /// When the connection, or the process, has ended.
+    async fn resize(&self, size: TerminalSize) -> io::Result<()>;
+}
+
+#[async_trait]
+impl Terminal for remote_command::Resize {
+    async fn resize(&self, size: TerminalSize) -> io::Result<()> {
+        Ok(self.send(size.columns, size.rows).await?)
+    }
+}
+
+impl Transport {
+    /// Streams that end at once, and what the server says of the end.
+    #[must_use]
+    pub fn new(
+        outcome: BoxFuture<'static, std::result::Result<Outcome, remote_command::Error>>,
+    ) -> Self {
+        Self { stdin: None, stdout: None, stderr: None, terminal: None, outcome }
+    }
+}
+
+impl From<remote_command::Session> for Transport {
+    fn from(session: remote_command::Session) -> Self {
+        let remote_command::Session { stdin, stdout, stderr, resize, exit, .. } = session;
+        let chunks = |mut output: remote_command::Output| {
+            stream::poll_fn(move |cx| {
+                output.poll_chunk(cx).map(|chunk| chunk.map_err(io::Error::from).transpose())
+            })
+            .boxed()
+        };
+        Self {
+            stdin: stdin.map(|stdin| Box::new(stdin) as _),
+            stdout: stdout.map(chunks),
+            stderr: stderr.map(chunks),
+            terminal: resize.map(|resize| Arc::new(resize) as _),
+            outcome: Box::pin(async move { exit.wait().await }),
+        }
+    }
+}
+
 /// What a session is about, for its errors, and what ends it from outside.
 #[derive(Debug, Clone)]
-pub(crate) struct About {
-    pub(crate) operation: Operation,
-    pub(crate) container: ContainerId,
-    pub(crate) closed: CancellationToken,
+pub struct About {
+    /// The backend.
+    pub backend: &'static str,
+    /// The call that opened it.
+    pub operation: Operation,
+    /// The container, as errors name it.
+    pub container: String,
+    /// Set when the runtime is closed.
+    pub closed: CancellationToken,
 }
 
 impl About {
     fn error(&self, error: Error) -> Error {
-        error.during(self.operation).on(BACKEND).about(&self.container)
+        error.during(self.operation).on(self.backend).about(&self.container)
     }
 }
 
 /// The parts of a session.
-pub(crate) struct Streams {
-    pub(crate) stdin: Option<Input>,
-    pub(crate) stdout: Output,
-    pub(crate) stderr: Option<Output>,
-    pub(crate) resize: Option<Resize>,
-    pub(crate) end: End,
+#[non_exhaustive]
+pub struct Streams {
+    /// Standard input.
+    pub stdin: Option<Input>,
+    /// Standard output.
+    pub stdout: Output,
+    /// Standard error.
+    pub stderr: Option<Output>,
+    /// The terminal.
+    pub terminal: Option<Arc<dyn Terminal>>,
+    /// How it ends.
+    pub end: End,
 }
 
 /// Begins to read a session.
 ///
-/// `settle` makes the exit of the server's outcome, or of the failure to get one. `gone` completes when the process is known to
-/// have ended. When nobody has any part of the session before its end, `abandoned` is done.
-pub(crate) fn open<S: Future<Output = Result<ExecExit>> + Send + 'static>(
-    session: remote_command::Session,
+/// `settle` makes the exit of the server's outcome, or of the failure to get one. `gone` completes
+/// when the process is known to have ended. When nobody has any part of the session before its end,
+/// `abandoned` is done.
+///
+/// # Panics
+/// Outside a tokio runtime.
+pub fn open<S: Future<Output = Result<ExecExit>> + Send + 'static>(
+    transport: Transport,
     about: About,
     settle: impl FnOnce(std::result::Result<Outcome, remote_command::Error>) -> S + Send + 'static,
     gone: impl Future<Output = ()> + Send + 'static,
     abandoned: impl Future<Output = ()> + Send + 'static,
 ) -> Streams {
-    let remote_command::Session { stdin, stdout, stderr, resize, exit, .. } = session;
+    let Transport { stdin, stdout, stderr, terminal, outcome: told } = transport;
     let unwanted = CancellationToken::new();
     let wanted = Arc::new(unwanted.clone().drop_guard());
     let (outcome_sender, outcome) = watch::channel(None);
     let (writing, written) = watch::channel(None);
     let mut pumps = Vec::new();
-    let mut output = |source: Option<remote_command::Output>| {
+    let mut output = |source: Option<Chunks>| {
         let (sender, pieces) = mpsc::channel(PIECES);
         // One that was not asked for ends at once.
         let sender = Some(sender);
@@ -93,16 +177,16 @@ pub(crate) fn open<S: Future<Output = Result<ExecExit>> + Send + 'static>(
             outcome: outcome.clone(),
             _wanted: wanted.clone(),
         }),
-        resize,
+        terminal,
         end: End { outcome, about: about.clone(), _wanted: wanted.clone() },
     };
     tokio::spawn(async move {
         let work = async {
             let mut reading = pin!(future::join_all(pumps.into_iter().map(Pump::run)));
             let mut ending = pin!(async {
-                let exit = async { settle(exit.wait().await).await };
+                let exit = async { settle(told.await).await };
                 let exit = about.closed.run_until_cancelled(exit).await;
-                exit.unwrap_or_else(|| Err(is_closed()))
+                exit.unwrap_or_else(|| Err(closed()))
             });
             let mut overdue = pin!(async {
                 tokio::select! {
@@ -139,7 +223,9 @@ pub(crate) fn open<S: Future<Output = Result<ExecExit>> + Send + 'static>(
     streams
 }
 
-pub(crate) fn lost(why: &str) -> Error {
+/// The error of a session that was cut off.
+#[must_use]
+pub fn lost(why: &str) -> Error {
     Error::new(ErrorKind::Lost).with_message(why)
 }
 
@@ -158,7 +244,7 @@ async fn stands_still(mut writing: watch::Receiver<Option<u64>>) {
 
 /// Reads an output, waiting while its reader has no room.
 struct Pump {
-    source: remote_command::Output,
+    source: Chunks,
     /// `None` once nobody reads it.
     sender: Option<mpsc::Sender<Result<Bytes>>>,
     about: About,
@@ -169,16 +255,14 @@ impl Pump {
         loop {
             let piece = tokio::select! {
                 biased;
-                () = self.about.closed.cancelled() => Err(is_closed()),
-                piece = self.source.chunk() => piece.map_err(|error| {
-                    lost("the session was cut off").with_source(error)
-                }),
+                () = self.about.closed.cancelled() => Err(closed()),
+                piece = self.source.next() => match piece {
+                    None => return,
+                    Some(piece) => piece
+                        .map_err(|error| lost("the session was cut off").with_source(error)),
+                },
             };
-            let piece = match piece {
-                Ok(None) => return,
-                Ok(Some(piece)) => Ok(piece),
-                Err(error) => Err(self.about.error(error)),
-            };
+            let piece = piece.map_err(|error| self.about.error(error));
             let failed = piece.is_err();
             if let Some(sender) = &self.sender
                 && sender.send(piece).await.is_err()
@@ -193,7 +277,7 @@ impl Pump {
 }
 
 /// An output of a session.
-pub(crate) struct Output {
+pub struct Output {
     pieces: mpsc::Receiver<Result<Bytes>>,
     /// A piece that was looked at.
     held: Option<Result<Bytes>>,
@@ -203,7 +287,7 @@ pub(crate) struct Output {
 impl Output {
     /// Waits until there is a first piece, which stays to be read, or the end: gives whether there
     /// is one.
-    pub(crate) async fn peek(&mut self) -> bool {
+    pub async fn peek(&mut self) -> bool {
         if self.held.is_none() {
             self.held = self.pieces.recv().await;
         }
@@ -211,7 +295,7 @@ impl Output {
     }
 
     /// As a stream of the interface.
-    pub(crate) fn boxed(self) -> ByteStream {
+    pub fn boxed(self) -> ByteStream {
         StreamExt::boxed(self)
     }
 }
@@ -228,9 +312,9 @@ impl Stream for Output {
 }
 
 /// The input of a session.
-pub(crate) struct Input {
+pub struct Input {
     /// `None` once closed.
-    write: Option<WriteHalf>,
+    write: Option<Box<dyn AsyncWrite + Send + Unpin>>,
     /// The number of the write that waits.
     writing: watch::Sender<Option<u64>>,
     about: About,
@@ -301,7 +385,7 @@ async fn until_ended(
 ) -> Result<()> {
     tokio::select! {
         biased;
-        () = about.closed.cancelled() => Err(is_closed()),
+        () = about.closed.cancelled() => Err(closed()),
         done = work => done.map_err(|error| lost("the session was cut off").with_source(error)),
         _ = outcome.wait_for(Option::is_some) => Err(lost("the session has ended")),
     }
@@ -309,7 +393,7 @@ async fn until_ended(
 
 /// How a session ends.
 #[derive(Clone)]
-pub(crate) struct End {
+pub struct End {
     outcome: watch::Receiver<Option<Result<ExecExit>>>,
     about: About,
     _wanted: Arc<DropGuard>,
@@ -317,27 +401,47 @@ pub(crate) struct End {
 
 impl End {
     /// Waits for it.
-    pub(crate) async fn wait(&self) -> Result<ExecExit> {
+    ///
+    /// # Errors
+    /// What `settle` made of the outcome; `Lost`.
+    pub async fn wait(&self) -> Result<ExecExit> {
         let mut outcome = self.outcome.clone();
         match outcome.wait_for(Option::is_some).await {
             Ok(outcome) => outcome.clone().unwrap_or_else(|| Err(gone())),
             Err(_) => Err(gone()),
         }
         .during(self.about.operation)
-        .on(BACKEND)
+        .on(self.about.backend)
         .about(&self.about.container)
     }
 
     /// What it was, if it has ended.
-    pub(crate) fn seen(&self) -> Option<Result<ExecExit>> {
+    pub fn seen(&self) -> Option<Result<ExecExit>> {
         self.outcome.borrow().clone()
     }
 
     /// Whether it has ended.
-    pub(crate) fn is_over(&self) -> bool {
+    pub fn is_over(&self) -> bool {
         self.outcome.borrow().is_some()
     }
 }
+
+/// The error of every session after the runtime was closed.
+fn closed() -> Error {
+    Error::new(ErrorKind::InvalidState).with_message("the runtime was closed")
+}
+
+macro_rules! opaque {
+    ($($name:ident),*) => {$(
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($name)).finish_non_exhaustive()
+            }
+        }
+    )*};
+}
+
+opaque!(Transport, Streams, Output, Input, End);
 
 /// The task is gone without an outcome: its executor has shut down.
 fn gone() -> Error {

@@ -1,0 +1,78 @@
+//! Sessions with the main process.
+
+use std::time::Duration;
+
+use runtime_core::{
+    AttachOptions, Capability, Error, ErrorKind, ExecExit, Operation, Result, Session, SessionMode,
+};
+use runtime_support::session::{self, lost};
+use spdy_client::remote_command;
+
+use crate::container::KubernetesContainer;
+use crate::exec::{about, assemble};
+use crate::names::CONTAINER;
+
+/// How long after the end of its session the cluster may take to say how the process ended. The
+/// node reports it within a second or two.
+const EXIT: Duration = Duration::from_secs(15);
+
+/// See [`Container::attach`](runtime_core::Container::attach).
+pub(crate) async fn open(
+    container: &KubernetesContainer,
+    options: AttachOptions,
+) -> Result<Session> {
+    let invalid = |why: &str| Err(Error::new(ErrorKind::InvalidState).with_message(why));
+    let running = container.must_run().await;
+    if let Err(error) = &running
+        && error.kind() != ErrorKind::NotStarted
+    {
+        return Err(error.clone());
+    }
+    let made = container.process();
+    let (open, tty) = made.map_or((false, false), |made| (made.stdin, made.tty));
+    let (stdin, size) = match options.mode {
+        SessionMode::Stdin if tty => return invalid("the container was made for a terminal"),
+        SessionMode::Stdin if !open => return invalid("the container has no standard input"),
+        SessionMode::Terminal(_) if !tty => return invalid("the container has no terminal"),
+        SessionMode::Stdin => (true, None),
+        SessionMode::Terminal(size) => (open, Some(size)),
+        _ => (false, None),
+    };
+    if running.is_err() {
+        // The node attaches to what runs, and only from then on.
+        return Err(Error::unsupported(Capability::AttachCreated));
+    }
+    let asked = remote_command::Streams::outputs().stdin(stdin).stderr(!tty).tty(tty);
+    let client = &container.shared.client;
+    let query = [("container", CONTAINER)];
+    let transport = match client.session(&container.pod_name, "attach", &query, asked).await {
+        Ok(transport) => transport,
+        Err(error) => return Err(container.not_opened(error).await),
+    };
+    let ended = container.clone();
+    // The server's outcome says nothing of the process.
+    let settle = |_| async move { main_exit(&ended).await };
+    let streams = session::open(
+        transport,
+        about(container, Operation::Attach),
+        settle,
+        std::future::pending(),
+        std::future::ready(()),
+    );
+    if let (Some(size), Some(terminal)) = (size, &streams.terminal) {
+        // When it is not taken any more, the outcome says why.
+        let _ = terminal.resize(size).await;
+    }
+    Ok(assemble(container, Operation::Attach, Capability::Kill, streams))
+}
+
+/// The exit code of the main process, after the end of a session with it.
+async fn main_exit(container: &KubernetesContainer) -> Result<ExecExit> {
+    match tokio::time::timeout(EXIT, container.until_ended()).await {
+        Ok(exit) => match exit?.code {
+            Some(code) => Ok(ExecExit { code }),
+            None => Err(lost("the exit code of the container is not known")),
+        },
+        Err(_) => Err(lost("the session was cut off: the container runs on")),
+    }
+}
