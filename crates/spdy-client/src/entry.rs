@@ -20,6 +20,8 @@ pub(crate) struct Entry {
     pub(crate) sending: Sending,
     /// Bytes of the stream that wait for the transport.
     pub(crate) queued: usize,
+    /// Whether bytes that waited will not go out any more.
+    pub(crate) lost: bool,
     pub(crate) writer: Option<Waker>,
     /// Whether the two halves are there still.
     pub(crate) read_half: bool,
@@ -51,6 +53,7 @@ impl Entry {
             reader: None,
             sending: if fin { Sending::Finished } else { Sending::Open },
             queued: 0,
+            lost: false,
             writer: None,
             read_half: true,
             write_half: true,
@@ -66,6 +69,7 @@ impl Entry {
     }
 
     pub(crate) fn fail_sending(&mut self, error: &Error) {
+        self.lost |= self.queued > 0;
         // A finished half whose bytes have all gone out has succeeded.
         if matches!(self.sending, Sending::Open) || self.queued > 0 {
             self.sending = Sending::Failed(error.clone());

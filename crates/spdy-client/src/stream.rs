@@ -235,12 +235,17 @@ impl WriteHalf {
 
     fn poll_sent(&mut self, context: &Context<'_>) -> Poll<Result<(), Error>> {
         let mut state = self.handle.shared().lock();
+        if state.streams.get(&self.id).is_some_and(|entry| entry.queued == 0 && !entry.lost) {
+            // What happened to the connection after that does not undo it.
+            return Poll::Ready(Ok(()));
+        }
         Self::poll_room(&mut state, self.id, context, |entry| entry.queued == 0)
     }
 
     fn poll_finish(&mut self, context: &Context<'_>) -> Poll<Result<(), Error>> {
-        Self::end(&mut self.handle.shared().lock(), self.id)?;
-        self.poll_sent(context)
+        let mut state = self.handle.shared().lock();
+        Self::end(&mut state, self.id)?;
+        Self::poll_room(&mut state, self.id, context, |entry| entry.queued == 0)
     }
 
     /// Waits until the queue of the stream is as `has_room` wants it.

@@ -184,6 +184,20 @@ async fn a_reset_is_seen_after_what_came_before() {
 }
 
 #[tokio::test]
+async fn what_has_gone_out_is_not_undone_by_the_end() {
+    let (connection, mut peer, driver) = connect(Config::default());
+    let mut stream = opened(&connection, &mut peer).await;
+    stream.write_all(b"whole").await.unwrap();
+    let seen = timeout(SOON, peer.next()).await.unwrap().unwrap();
+    assert_eq!(seen, Seen::Data { id: stream.id(), fin: false, data: b"whole".to_vec() });
+    drop(peer);
+    timeout(SOON, driver).await.unwrap().unwrap().ok();
+    stream.flush().await.unwrap();
+    // What comes after has not.
+    stream.write_all(b"more").await.unwrap_err();
+}
+
+#[tokio::test]
 async fn a_refused_stream_says_so() {
     let (connection, mut peer, _driver) = connect(Config::default());
     let mut stream = connection.open_stream(headers("x"), false).unwrap();
