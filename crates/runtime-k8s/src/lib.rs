@@ -34,6 +34,9 @@
 //!   After a budget ([`KubernetesOptions::pull_budget`] and others) the verdict is written to the
 //!   pod, so that it is over for everyone.
 //! - Registry logins become Secrets that the pod owns.
+//! - **Exec, attach and copy** go over a WebSocket where the server speaks version 5 of the protocol,
+//!   and over SPDY where it does not (before 1.30): either lets an input end. Copies take `tar` and
+//!   `sh` in the container.
 //!
 //! # Rights
 //!
@@ -52,6 +55,7 @@
 //! - Without CPU shares a container has the least weight, not the usual one.
 //! - containerd leaves out a carriage return before a line end in the logs.
 //! - The event of a removal has the time at which it was seen.
+//! - The process of an exec does not end with its session, and no signal can be sent to it.
 
 mod attach;
 mod capabilities;

@@ -147,6 +147,8 @@ pub(crate) fn plan(
         )),
         volume_mounts: Some(volume_mounts),
         stdin: Some(interactive != Interactive::No),
+        // Who attaches to it can end it.
+        stdin_once: Some(interactive != Interactive::No),
         tty: Some(interactive == Interactive::Terminal),
         lifecycle: stop_signal
             .map(|signal| -> Result<Lifecycle> {
