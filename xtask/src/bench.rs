@@ -3,6 +3,7 @@
 mod cri;
 mod docker;
 mod engine;
+mod k8s;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -20,11 +21,14 @@ enum Backend {
     Docker(docker::Arguments),
     /// Against the bare generated client and plain reads, on a private engine
     Cri(cri::Arguments),
+    /// Against bare kube, kubectl and loops of questions, on a private cluster
+    K8s(k8s::Arguments),
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     match &arguments.backend {
         Backend::Docker(arguments) => docker::run(arguments),
         Backend::Cri(arguments) => cri::run(arguments),
+        Backend::K8s(arguments) => k8s::run(arguments),
     }
 }

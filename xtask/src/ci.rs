@@ -21,7 +21,7 @@ pub struct Arguments {
 
 type Step = (&'static str, fn() -> Result<()>);
 
-const CHECKS: [Step; 6] = [
+const CHECKS: [Step; 7] = [
     ("format", || succeed(&mut cargo(&["fmt", "--all", "--check"]))),
     ("clippy", || {
         succeed(&mut cargo(&[
@@ -33,6 +33,10 @@ const CHECKS: [Step; 6] = [
             "-D",
             "warnings",
         ]))
+    }),
+    // With all features on, what is there for want of one is not looked at.
+    ("clippy without features", || {
+        succeed(&mut cargo(&["clippy", "--package", "runtime-k8s", "--", "-D", "warnings"]))
     }),
     ("documentation", || {
         succeed(

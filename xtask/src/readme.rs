@@ -40,6 +40,7 @@ const ORDER: &[&str] = &[
     "containerd-17",
     "containerd-21",
     "kubernetes",
+    "kubernetes-node",
 ];
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -215,11 +215,8 @@ pub(crate) async fn list_raw(
     operation: Operation,
     id: String,
 ) -> Result<Vec<cri::Container>> {
-    let filter = cri::ContainerFilter {
-        id,
-        label_selector: [shared.scope_label()].into(),
-        ..Default::default()
-    };
+    let filter =
+        cri::ContainerFilter { id, label_selector: shared.selector(), ..Default::default() };
     let request = cri::ListContainersRequest { filter: Some(filter) };
     Ok(shared.ask(operation, request).await?.containers)
 }

@@ -14,6 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -50,10 +51,28 @@ impl Peer {
         if self.shares_namespace("mnt")? {
             return Some(true);
         }
-        let id = |path: &Path| fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
-        let relative = path.strip_prefix("/").ok()?;
-        let theirs = id(&Path::new(&format!("/proc/{}/root", self.pid()?)).join(relative));
-        Some(theirs.is_some() && theirs == id(path))
+        self.sees_as(path, path)
+    }
+
+    /// Whether `theirs` leads that process to the file that `ours` is here, `None` where that
+    /// cannot be found out.
+    pub(crate) fn sees_as(&self, theirs: &Path, ours: &Path) -> Option<bool> {
+        let root = fs::File::open(format!("/proc/{}/root", self.pid()?)).ok()?;
+        // A link in the path is followed as that process would.
+        let theirs = rustix::fs::openat2(
+            &root,
+            theirs.strip_prefix("/").ok()?,
+            OFlags::PATH | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::IN_ROOT,
+        );
+        let theirs = match theirs {
+            Ok(theirs) => fs::File::from(theirs).metadata().ok()?,
+            Err(rustix::io::Errno::NOENT) => return Some(false),
+            Err(_) => return None,
+        };
+        let Ok(ours) = fs::metadata(ours) else { return Some(false) };
+        Some((theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino()))
     }
 
     /// Whether that process has the file open, `None` where that cannot be found out.

@@ -60,6 +60,7 @@ mod kill;
 mod kubelet;
 mod logfiles;
 mod logs;
+mod node;
 mod notes;
 mod parser;
 mod reap;
@@ -77,6 +78,7 @@ mod wait;
 pub mod fuzzing;
 
 pub use connect::{CriOptions, LogRotation};
+pub use node::{NodeContainer, NodeEngine, PodContainer};
 pub use runtime::CriRuntime;
 
 /// What [`Runtime::backend`](runtime_core::Runtime::backend) says.

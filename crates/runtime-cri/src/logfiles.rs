@@ -1,5 +1,6 @@
 //! The log files of one container: the current one and those that were rotated away.
 
+use std::borrow::Cow;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -28,6 +29,37 @@ const LIST_TRIES: usize = 100;
 /// streams are stamped before they take their turn at the file.
 pub(crate) const SKEW: Duration = Duration::from_secs(2);
 
+/// Where the log files of a container are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) folder: PathBuf,
+    /// The name of the current one. Those that were rotated away have a suffix besides.
+    file: Cow<'static, str>,
+}
+
+impl Place {
+    /// The files of a container of ours.
+    pub(crate) fn ours(folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into(), file: Cow::Borrowed(LOG_FILE) }
+    }
+
+    /// The files of a container of a kubelet, which rotates them itself.
+    pub(crate) fn kubelets(folder: impl Into<PathBuf>, file: &str) -> Self {
+        Self { folder: folder.into(), file: Cow::Owned(file.to_owned()) }
+    }
+
+    /// The current file.
+    pub(crate) fn current(&self) -> PathBuf {
+        self.folder.join(&*self.file)
+    }
+
+    /// Whether every file stays until this library throws it away. A kubelet packs all that were
+    /// rotated away but the newest.
+    pub(crate) fn keeps_all(&self) -> bool {
+        self.file == LOG_FILE
+    }
+}
+
 /// One file.
 #[derive(Debug, Clone)]
 pub(crate) struct LogFile {
@@ -43,9 +75,9 @@ fn number(path: &Path) -> Option<u64> {
     path.extension()?.to_str()?.parse().ok()
 }
 
-/// The files of a folder, the oldest first, and the current one last.
-pub(crate) fn list(folder: &Path) -> io::Result<Vec<LogFile>> {
-    let current = || match fs::metadata(folder.join(LOG_FILE)) {
+/// The files of a container, the oldest first, and the current one last.
+pub(crate) fn list(place: &Place) -> io::Result<Vec<LogFile>> {
+    let current = || match fs::metadata(place.current()) {
         Ok(file) => Ok(Some(file.ino())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
@@ -53,7 +85,7 @@ pub(crate) fn list(folder: &Path) -> io::Result<Vec<LogFile>> {
     // A file that is renamed meanwhile may be missed under both of its names.
     for _ in 0..LIST_TRIES {
         let before = current()?;
-        let files = list_once(folder)?;
+        let files = list_once(place)?;
         if current()? == before {
             return Ok(files);
         }
@@ -61,14 +93,14 @@ pub(crate) fn list(folder: &Path) -> io::Result<Vec<LogFile>> {
     Err(io::Error::other("the log files are rotated again and again"))
 }
 
-fn list_once(folder: &Path) -> io::Result<Vec<LogFile>> {
+fn list_once(place: &Place) -> io::Result<Vec<LogFile>> {
     let mut rotated = Vec::new();
     let mut current = None;
-    for entry in fs::read_dir(folder)? {
+    for entry in fs::read_dir(&place.folder)? {
         let entry = entry?;
         let name = entry.file_name();
         let Some(name) = name.to_str() else { continue };
-        let Some(suffix) = name.strip_prefix(LOG_FILE) else { continue };
+        let Some(suffix) = name.strip_prefix(&*place.file) else { continue };
         let inode = match fs::metadata(entry.path()) {
             Ok(file) => file.ino(),
             // It was rotated or removed since it was listed.
@@ -313,7 +345,7 @@ mod tests {
         ] {
             fs::write(folder.path().join(name), "").unwrap();
         }
-        let names: Vec<_> = list(folder.path())
+        let names: Vec<_> = list(&Place::ours(folder.path()))
             .unwrap()
             .into_iter()
             .map(|file| file.path.file_name().unwrap().to_str().unwrap().to_owned())
@@ -323,12 +355,34 @@ mod tests {
             ["container.log.0000000009", "container.log.0000000010", "container.log"]
         );
         let numbers = |path: &Path| -> Vec<_> {
-            list(path).unwrap().into_iter().map(|file| file.number).collect()
+            let files = list(&Place::ours(path)).unwrap();
+            files.into_iter().map(|file| file.number).collect()
         };
         assert_eq!(numbers(folder.path()), [Some(9), Some(10), Some(11)]);
         // A kubelet's.
         fs::write(folder.path().join("container.log.20261123-160000"), "").unwrap();
         assert_eq!(numbers(folder.path()), [Some(9), Some(10), None, None]);
+    }
+
+    #[test]
+    fn a_kubelets_files_have_a_name_of_their_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place::kubelets(folder.path(), "0.log");
+        for name in [
+            "0.log",
+            "0.log.20261123-160000",
+            "0.log.20261123-155900.gz",
+            "0.log.20261123-155950.tmp",
+            "1.log",
+            "container.log",
+        ] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        let files = list(&place).unwrap();
+        let names: Vec<_> = files.iter().filter_map(|file| file.path.file_name()).collect();
+        assert_eq!(names, ["0.log.20261123-160000", "0.log"]);
+        assert_eq!(files[1].path, place.current());
+        assert!(!place.keeps_all() && Place::ours(folder.path()).keeps_all());
     }
 
     #[test]

@@ -5,7 +5,7 @@ mod start;
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -25,7 +25,7 @@ use crate::BACKEND;
 use crate::container::CriContainer;
 use crate::folders::{Subscription, Wanted};
 use crate::info;
-use crate::logfiles::{self, Open};
+use crate::logfiles::{self, Open, Place};
 use crate::sandbox::on_host;
 use crate::shared::is_closed;
 
@@ -40,7 +40,7 @@ const LOOK_ANYWAY: Duration = Duration::from_secs(2);
 pub(crate) async fn open(container: &CriContainer, options: LogOptions) -> Result<LogReader> {
     options.check()?;
     container.require(Capability::Logs, Operation::Logs)?;
-    let Some(folder) = container.notes.logs.clone() else {
+    let Some(place) = container.notes.log_place() else {
         return Err(container.lacks(Capability::Logs, Operation::Logs));
     };
     let status = container.status(Operation::Logs).await?;
@@ -48,14 +48,14 @@ pub(crate) async fn open(container: &CriContainer, options: LogOptions) -> Resul
     let after = options.after;
     let follow = options.follow == Follow::Yes;
     if ended {
-        settle_all(container, &folder).await?;
+        settle_all(container, &place).await?;
     }
     let terminal = Terminal::of(container);
-    let (max_line, plan) = (options.max_line, folder.clone());
+    let (max_line, plan) = (options.max_line, place.clone());
     let start = on_host(move || plan_start(&plan, &options, terminal, ended)).await?;
     let source = Source {
         container: container.clone(),
-        folder,
+        place,
         open: start.open,
         files: start.files,
         end: if follow { None } else { start.end },
@@ -156,7 +156,7 @@ impl Stream for Records {
 /// Where the blocks come from.
 struct Source {
     container: CriContainer,
-    folder: PathBuf,
+    place: Place,
     open: Option<Open>,
     /// What was there when the reading began.
     files: VecDeque<Open>,
@@ -203,7 +203,7 @@ impl Source {
             }
             if self.subscription.is_none() {
                 self.subscription =
-                    self.container.shared.watch.subscribe(&self.folder, Wanted::Writes);
+                    self.container.shared.watch.subscribe(&self.place.folder, Wanted::Writes);
                 if self.subscription.is_some() {
                     // What came before the watch is looked for once more.
                     rest = match self.read(rest).await? {
@@ -264,18 +264,20 @@ impl Source {
 
     /// The file that follows the one that is open, if there is one.
     async fn next_file(&mut self) -> Result<Next> {
-        let (folder, open) = (self.folder.clone(), self.open.clone());
+        let (place, open) = (self.place.clone(), self.open.clone());
         on_host(move || {
-            let files = match logfiles::list(&folder) {
+            let files = match logfiles::list(&place) {
                 Ok(files) => files,
                 // It was removed, with the container or before it.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Next::Nothing),
-                Err(error) => return Err(unreadable(&folder)(error)),
+                Err(error) => return Err(unreadable(&place.folder)(error)),
             };
             let (number, next) = match &open {
                 None => (Some(0), files.first()),
                 Some(open) => match files.iter().position(|file| file.inode == open.inode) {
                     Some(at) => (files[at].number, files.get(at + 1)),
+                    // Rotated and packed, and so may be what came next.
+                    None if !place.keeps_all() && !files.is_empty() => return Err(thrown_away()),
                     // Rotated and thrown away: what comes next is the oldest that is left.
                     None => (open.number, files.first()),
                 },
@@ -284,8 +286,7 @@ impl Source {
             if let (Some(number), Some(next)) = (number, next.number)
                 && next > number + 1
             {
-                return Err(Error::new(ErrorKind::Lost)
-                    .with_message("a rotated log file was thrown away before it was read"));
+                return Err(thrown_away());
             }
             // Rotated since it was listed, the next look finds it under its new name.
             let next = Open::listed(next).map_err(unreadable(&next.path))?;
@@ -338,9 +339,14 @@ impl Source {
     }
 }
 
+fn thrown_away() -> Error {
+    Error::new(ErrorKind::Lost)
+        .with_message("a rotated log file was thrown away before it was read")
+}
+
 /// Waits until the engine has written all that it has of a container that has ended.
-async fn settle_all(container: &CriContainer, folder: &Path) -> Result<()> {
-    let path = folder.join(crate::notes::LOG_FILE);
+async fn settle_all(container: &CriContainer, place: &Place) -> Result<()> {
+    let path = place.current();
     let open = on_host(move || match Open::new(&path) {
         Ok(open) => Ok(Some(open)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

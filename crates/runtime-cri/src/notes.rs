@@ -10,6 +10,8 @@ use std::time::Duration;
 use runtime_core::{LABEL_PREFIX, Signal, TcpPortBinding};
 use serde::{Deserialize, Serialize};
 
+use crate::logfiles::Place;
+
 /// The annotation that holds the notes.
 pub(crate) const ANNOTATION: &str = "container-runtime/notes";
 
@@ -52,6 +54,9 @@ pub(crate) struct Notes {
     /// The folder of the log files.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) logs: Option<PathBuf>,
+    /// The name of the current log file, where a kubelet has chosen it.
+    #[serde(skip)]
+    pub(crate) kubelets_log: Option<String>,
     /// Where the container's /dev/shm is mounted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) shared_memory: Option<PathBuf>,
@@ -77,8 +82,21 @@ impl Notes {
         Duration::from_secs(self.stop_grace)
     }
 
-    /// The file that says that this library stopped the container.
+    /// Where the log files are.
+    pub(crate) fn log_place(&self) -> Option<Place> {
+        let folder = self.logs.as_deref()?;
+        Some(match &self.kubelets_log {
+            Some(file) => Place::kubelets(folder, file),
+            None => Place::ours(folder),
+        })
+    }
+
+    /// The file that says that this library stopped the container. What a kubelet has made is
+    /// marked in its pod.
     pub(crate) fn stop_mark(&self) -> Option<PathBuf> {
+        if self.kubelets_log.is_some() {
+            return None;
+        }
         self.logs.as_deref().map(|logs: &Path| logs.join("stopped"))
     }
 

@@ -13,7 +13,7 @@ use rustix::fs::RenameFlags;
 use crate::census::{self, Seen};
 use crate::connect::LogRotation;
 use crate::generated as cri;
-use crate::logfiles::{self, LogFile};
+use crate::logfiles::{self, LogFile, Place};
 use crate::notes::LOG_FILE;
 use crate::sandbox::on_host;
 use crate::shared::Shared;
@@ -134,7 +134,7 @@ fn rename(folder: &Path, max_bytes: u64) -> io::Result<Option<PathBuf>> {
 
 /// All files but the current one.
 fn rotated(folder: &Path) -> io::Result<Vec<LogFile>> {
-    let mut files = logfiles::list(folder)?;
+    let mut files = logfiles::list(&Place::ours(folder))?;
     files.retain(|file| file.path.extension().is_some_and(|name| name != "log"));
     Ok(files)
 }
@@ -177,7 +177,7 @@ mod tests {
         write("abcd");
         assert!(has_larger(folder.path().parent().unwrap(), 3));
         throw_away(folder.path(), 2).unwrap();
-        let names: Vec<_> = logfiles::list(folder.path())
+        let names: Vec<_> = logfiles::list(&Place::ours(folder.path()))
             .unwrap()
             .into_iter()
             .map(|file| file.path.file_name().unwrap().to_str().unwrap().to_owned())

@@ -1,6 +1,7 @@
 //! A connected engine.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,8 +23,9 @@ use crate::container::CriContainer;
 use crate::folders::FolderWatch;
 use crate::generated as cri;
 use crate::journal::Journal;
+use crate::node::POD_LOGS;
 use crate::sandbox::{self, on_host};
-use crate::shared::{Engine, Shared};
+use crate::shared::{Engine, Shared, Whose};
 use crate::spec::{Plan, Settings};
 use crate::stats::Meter;
 use crate::wait::Exits;
@@ -60,17 +62,19 @@ impl CriRuntime {
     /// `Timeout` when it does not answer; `PermissionDenied` when this user may not open the
     /// socket; `Unsupported` when it does not speak version 1 of the CRI.
     pub async fn connect(options: CriOptions) -> Result<Self> {
-        Self::open(options).await.during(Operation::Connect).on(BACKEND)
+        let shared = Self::open(options, Whose::Ours).await;
+        Ok(Self { shared: shared.during(Operation::Connect).on(BACKEND)? })
     }
 
-    async fn open(options: CriOptions) -> Result<Self> {
+    /// Connects to the first engine that answers.
+    pub(crate) async fn open(options: CriOptions, whose: Whose) -> Result<Arc<Shared>> {
         options.check()?;
         let candidates = options.candidates()?;
         let several = candidates.len() > 1;
         let mut failures = Vec::new();
         for endpoint in candidates {
-            match Self::open_at(&options, endpoint).await {
-                Ok(runtime) => return Ok(runtime),
+            match Self::open_at(&options, &whose, endpoint).await {
+                Ok(shared) => return Ok(shared),
                 Err(error) if !several => return Err(error),
                 Err(error) => failures.push(error),
             }
@@ -85,13 +89,24 @@ impl CriRuntime {
         )))
     }
 
-    async fn open_at(options: &CriOptions, endpoint: Endpoint) -> Result<Self> {
+    async fn open_at(
+        options: &CriOptions,
+        whose: &Whose,
+        endpoint: Endpoint,
+    ) -> Result<Arc<Shared>> {
         let deadlines = options.deadlines.clone();
         let client = Client::new(endpoint, deadlines.connect);
         let (engine, _) = identify(&client, Operation::Connect, deadlines.connect).await?;
         let peer = client.peer().clone();
         let (log_dir, state_dir) = (options.log_dir.clone(), options.state_dir.clone());
+        let ours = *whose == Whose::Ours;
         let (logs, root) = on_host(move || {
+            let root = rustix::process::geteuid().is_root();
+            if !ours {
+                // A kubelet has made it, or there is none.
+                let seen = peer.sees_as(Path::new(POD_LOGS), &log_dir);
+                return Ok((seen == Some(true), root));
+            }
             let made = std::fs::create_dir_all(&log_dir);
             if let Err(error) = &made {
                 tracing::warn!(%error, folder = %log_dir.display(), "no logs: the folder cannot be made");
@@ -101,7 +116,7 @@ impl CriRuntime {
             }
             // What cannot be found out is taken for a folder that both have mounted.
             let logs = made.is_ok() && peer.sees_the_same(&log_dir).unwrap_or(true);
-            Ok((logs, rustix::process::geteuid().is_root()))
+            Ok((logs, root))
         })
         .await?;
         let capabilities = capabilities::of(&engine, client.peer(), logs, root);
@@ -118,6 +133,7 @@ impl CriRuntime {
         let shared = Arc::new_cyclic(|shared| Shared {
             client,
             scope: options.scope.clone(),
+            whose: whose.clone(),
             deadlines,
             settings,
             engine,
@@ -131,10 +147,10 @@ impl CriRuntime {
             closed: Default::default(),
             tasks: Default::default(),
         });
-        if shared.capabilities.logs {
+        if ours && shared.capabilities.logs {
             rotate::spawn(&shared, options.log_rotation);
         }
-        Ok(Self { shared })
+        Ok(shared)
     }
 
     /// How many requests this connection has sent to the engine so far.
@@ -322,7 +338,8 @@ impl Runtime for CriRuntime {
         &self,
         containers: &[ContainerId],
     ) -> Result<Vec<(ContainerId, ContainerStats)>> {
-        self.doing(Operation::Stats, stats::many(&self.shared, containers)).await
+        self.doing(Operation::Stats, stats::many(&self.shared, containers, &Default::default()))
+            .await
     }
 
     async fn events(&self, options: EventsOptions) -> Result<EventStream> {

@@ -1,5 +1,7 @@
 //! What a runtime and all of its containers share.
 
+use std::collections::BTreeMap;
+
 use runtime_core::{
     Capabilities, Deadlines, Error, ErrorKind, ImageRef, LABEL_SCOPE, Operation, RegistryAuth,
     Result, Scope,
@@ -22,6 +24,7 @@ use crate::stats::Meter;
 pub(crate) struct Shared {
     pub(crate) client: Client,
     pub(crate) scope: Scope,
+    pub(crate) whose: Whose,
     pub(crate) deadlines: Deadlines,
     pub(crate) settings: Settings,
     pub(crate) engine: Engine,
@@ -37,6 +40,24 @@ pub(crate) struct Shared {
     /// What must not be left half done, whoever waits for it.
     pub(crate) tasks: TaskTracker,
 }
+
+/// Whose containers a connection is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Whose {
+    /// Those of the scope, which this library has made.
+    Ours,
+    /// Those that a kubelet has made, of one name, for the pods of one namespace.
+    Kubelets {
+        /// The namespace of the pods.
+        namespace: String,
+        /// What they are called in their pods.
+        container: String,
+    },
+}
+
+/// Labels that a kubelet puts on its containers.
+const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
+const CONTAINER_NAME: &str = "io.kubernetes.container.name";
 
 /// Who is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,6 +109,18 @@ impl Shared {
     /// The label that all of this scope's things have.
     pub(crate) fn scope_label(&self) -> (String, String) {
         (LABEL_SCOPE.to_owned(), self.scope.to_string())
+    }
+
+    /// The labels of the containers that this connection is about.
+    pub(crate) fn selector(&self) -> BTreeMap<String, String> {
+        match &self.whose {
+            Whose::Ours => [self.scope_label()].into(),
+            Whose::Kubelets { namespace, container } => {
+                [(POD_NAMESPACE, namespace), (CONTAINER_NAME, container)]
+                    .map(|(label, value)| (label.to_owned(), value.clone()))
+                    .into()
+            }
+        }
     }
 
     /// The login to use at the registry of this image.

@@ -102,16 +102,16 @@ pub(crate) async fn stream(container: &CriContainer, options: StatsOptions) -> R
     Ok(stream::iter([Ok(first)]).chain(more).boxed())
 }
 
-/// See [`Runtime::stats`](runtime_core::Runtime::stats).
+/// See [`Runtime::stats`](runtime_core::Runtime::stats). What is known of a container is read from
+/// its notes, where `known` does not have it.
 pub(crate) async fn many(
     shared: &Shared,
     ids: &[ContainerId],
+    known: &HashMap<ContainerId, Notes>,
 ) -> Result<Vec<(ContainerId, ContainerStats)>> {
     shared.capabilities.require(Capability::BulkStats)?;
-    let filter = cri::ContainerStatsFilter {
-        label_selector: [shared.scope_label()].into(),
-        ..Default::default()
-    };
+    let filter =
+        cri::ContainerStatsFilter { label_selector: shared.selector(), ..Default::default() };
     let request = cri::ListContainerStatsRequest { filter: Some(filter) };
     let answer = shared.ask(Operation::Stats, request).await?;
     let wanted: BTreeSet<&str> = ids.iter().map(ContainerId::as_str).collect();
@@ -132,7 +132,8 @@ pub(crate) async fn many(
     let measured = running.into_iter().filter_map(|id| {
         let stats = found.get(&id)?;
         let annotations = stats.attributes.as_ref().map(|attributes| &attributes.annotations);
-        let notes = annotations.and_then(Notes::read).unwrap_or_default();
+        let notes = known.get(&id).cloned().or_else(|| annotations.and_then(Notes::read));
+        let notes = notes.unwrap_or_default();
         let stats = measured(shared, &id, &notes, stats, kernel.remove(&id).unwrap_or_default());
         Some((id, stats))
     });

@@ -28,6 +28,15 @@ pub struct KubernetesOptions {
     pub namespace: Option<String>,
     /// The one node that all containers run on. `None` leaves it to the scheduler.
     pub node: Option<String>,
+    /// The container engine of that node, where this program runs on the node itself:
+    /// `unix://PATH` or the path of its socket. Logs, stats, stops and signals then go to it and
+    /// not through the API server. `None` leaves them to the API server.
+    #[cfg(feature = "cri")]
+    pub node_engine: Option<String>,
+    /// Where the node's `/var/log/pods` is seen from here, with `node_engine`. It is there, unless
+    /// this program runs in a container.
+    #[cfg(feature = "cri")]
+    pub node_logs: PathBuf,
     /// Labels that a node must have.
     pub node_selector: BTreeMap<String, String>,
     /// Taints that are tolerated.
@@ -63,6 +72,11 @@ pub struct KubernetesOptions {
     /// How long a node may fail to make a container of a pulled image before that is the end.
     /// 1 min.
     pub start_budget: Duration,
+    /// How long the node of a running container may be silent, counted from when the cluster says
+    /// that it is, before the container is lost with it. 5 min: as long as a cluster waits, unless
+    /// told otherwise, before it gives such a node's pods up by itself. A node that is back before
+    /// that changes nothing.
+    pub node_budget: Duration,
 }
 
 /// A taint of nodes that is tolerated.
@@ -173,6 +187,10 @@ impl KubernetesOptions {
             context: None,
             namespace: None,
             node: None,
+            #[cfg(feature = "cri")]
+            node_engine: None,
+            #[cfg(feature = "cri")]
+            node_logs: PathBuf::from("/var/log/pods"),
             node_selector: BTreeMap::new(),
             tolerations: Vec::new(),
             service_account: None,
@@ -189,6 +207,7 @@ impl KubernetesOptions {
             pull_budget: Duration::from_secs(60),
             schedule_budget: Duration::from_secs(300),
             start_budget: Duration::from_secs(60),
+            node_budget: Duration::from_secs(300),
         }
     }
 }
@@ -228,6 +247,8 @@ setters! {
     schedule_budget(budget: Duration) |o, budget| o.schedule_budget = budget;
     /// Sets how long a node may fail to make a container.
     start_budget(budget: Duration) |o, budget| o.start_budget = budget;
+    /// Sets how long the node of a running container may be silent.
+    node_budget(budget: Duration) |o, budget| o.node_budget = budget;
 }
 
 macro_rules! text_setters {
@@ -256,6 +277,9 @@ text_setters! {
     priority_class;
     /// Sets the runtime class of the pods.
     runtime_class;
+    /// Sets the container engine of the one node, on which this program runs too.
+    #[cfg(feature = "cri")]
+    node_engine;
 }
 
 impl KubernetesOptions {
@@ -263,6 +287,14 @@ impl KubernetesOptions {
     #[must_use]
     pub fn kubeconfig(mut self, path: impl Into<PathBuf>) -> Self {
         self.kubeconfig = Some(path.into());
+        self
+    }
+
+    /// Sets where the node's `/var/log/pods` is seen from here.
+    #[cfg(feature = "cri")]
+    #[must_use]
+    pub fn node_logs(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.node_logs = folder.into();
         self
     }
 
@@ -296,6 +328,10 @@ impl KubernetesOptions {
 
     /// Checks what can be checked without a cluster.
     pub(crate) fn check(&self) -> Result<()> {
+        #[cfg(feature = "cri")]
+        if self.node_engine.is_some() && self.node.is_none() {
+            return Err(Error::invalid("node_engine", "is an engine of no node: set the node too"));
+        }
         if self.host_ports.is_empty() || *self.host_ports.start() == 0 {
             return Err(Error::invalid("host_ports", "is no range of ports"));
         }

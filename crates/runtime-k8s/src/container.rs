@@ -81,7 +81,7 @@ impl KubernetesContainer {
 
     /// Waits until the container is as wanted, and ends it where it never will be. There is no
     /// deadline.
-    async fn until(&self, wanted: impl Fn(&Seen) -> bool) -> Result<Seen> {
+    pub(crate) async fn until(&self, wanted: impl Fn(&Seen) -> bool) -> Result<Seen> {
         let entry = self.shared.entry(self.uid(), &self.pod_name).await?;
         let mut seen = entry.subscribe();
         let mut next_look: Option<Instant> = None;
@@ -224,7 +224,9 @@ impl KubernetesContainer {
 
     /// Waits until the pod is gone, or no process of it is left.
     async fn until_dead(&self) {
-        match self.until(|seen| seen.gone || state::is_dead(&seen.pod)).await {
+        // What was lost with its node is not waited for: nobody will say that it is dead.
+        let lost = |seen: &Seen| seen.exit().is_some_and(|e| e.reason == ExitReason::NodeLost);
+        match self.until(|seen| seen.gone || state::is_dead(&seen.pod) || lost(seen)).await {
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             // Without the watch, the server is asked.
@@ -387,7 +389,15 @@ impl Container for KubernetesContainer {
         stop::run(self, options).await.on(BACKEND).about(&self.name)
     }
 
-    async fn kill(&self, _signal: Signal) -> Result<()> {
+    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND, container = %self.name))]
+    async fn kill(&self, signal: Signal) -> Result<()> {
+        #[cfg(feature = "cri")]
+        if let Some(engine) = &self.shared.engine {
+            let work = crate::engine::kill(self, engine, signal);
+            return self.shared.query(Operation::Kill, work).await.about(&self.name);
+        }
+        // The API server has no signals.
+        let _ = signal;
         self.unsupported(Operation::Kill, Capability::Kill)
     }
 

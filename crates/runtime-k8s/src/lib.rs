@@ -33,10 +33,22 @@
 //! - **What would never run is ended**: an image that cannot be pulled, a pod that no node takes.
 //!   After a budget ([`KubernetesOptions::pull_budget`] and others) the verdict is written to the
 //!   pod, so that it is over for everyone.
+//! - **What was lost with its node is over** as well: a node may be silent for
+//!   [`KubernetesOptions::node_budget`].
 //! - Registry logins become Secrets that the pod owns.
 //! - **Exec, attach and copy** go over a WebSocket where the server speaks version 5 of the protocol,
 //!   and over SPDY where it does not (before 1.30): either lets an input end. Copies take `tar` and
 //!   `sh` in the container.
+//!
+//! # On one node
+//!
+//! [`KubernetesOptions::node`] binds all containers to one node. A program that runs on that node
+//! can, with the feature `cri`, name its container engine too (`KubernetesOptions::node_engine`).
+//! Logs, stats, stops and signals then go to the engine itself: standard output and error are told
+//! apart, a stop has any grace or none, `kill` works, and stats need no right beyond the Role. The
+//! kubelet goes on to own the pods; nothing is made or removed on the engine. It takes root, and
+//! the kubelet's folder of logs at `/var/log/pods`. Files that the kubelet has packed after their
+//! rotation are not read.
 //!
 //! # Rights
 //!
@@ -64,6 +76,8 @@ mod connect;
 mod container;
 mod copy;
 mod create;
+#[cfg(feature = "cri")]
+mod engine;
 mod error;
 mod exec;
 mod hold;

@@ -19,6 +19,10 @@ pub(crate) async fn open(
     container: &KubernetesContainer,
     options: LogOptions,
 ) -> Result<LogReader> {
+    #[cfg(feature = "cri")]
+    if let Some(engine) = crate::engine::with_logs(&container.shared) {
+        return crate::engine::logs(container, engine, options).await;
+    }
     let source = source::PodLog::new(container.clone());
     let shared = &container.shared;
     let reader = shared.query(Operation::Logs, read_log(source, options.clone())).await?;
@@ -30,7 +34,7 @@ pub(crate) async fn open(
 }
 
 /// The records until the runtime is closed.
-fn until(
+pub(crate) fn until(
     reader: LogReader,
     closed: impl Future<Output = runtime_core::Error> + Send + 'static,
     context: impl Fn(runtime_core::Error) -> runtime_core::Error + Send + 'static,

@@ -22,6 +22,7 @@ use crate::info;
 use crate::names;
 use crate::node::Nodes;
 use crate::seen::Seen;
+use crate::verdict::node_lost;
 use crate::wire::{Pod, WatchLine};
 
 /// How long a server may refuse the caller before that is the answer. A token may have expired and
@@ -385,10 +386,6 @@ impl Inner {
             self.store().ended(&uid, exit);
         }
     }
-}
-
-fn node_lost(node: &str) -> Exit {
-    Exit::new(ExitReason::NodeLost).with_message(format!("node {node} does not answer any more"))
 }
 
 impl Store {

@@ -82,7 +82,10 @@ impl KubernetesRuntime {
         let client = Client::new(client, &namespace);
         let server = ask(&client, &options).await?;
         let capabilities = capabilities(&server, &options);
-        Ok(Self { shared: Arc::new(Shared::new(client, options, server, capabilities)) })
+        let shared = Shared::new(client, options, server, capabilities);
+        #[cfg(feature = "cri")]
+        let shared = crate::engine::add(shared).await?;
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// How many requests this connection has sent to the API server so far, those that were repeated

@@ -25,6 +25,8 @@ pub(crate) struct Seen {
     pub(crate) unclear_since: Option<Instant>,
     /// When it was first seen with what it waits for now.
     pub(crate) pending_since: Option<Instant>,
+    /// Since when the cluster has not heard from the node that it runs on.
+    pub(crate) silent_since: Option<Instant>,
 }
 
 impl Seen {
@@ -39,6 +41,7 @@ impl Seen {
             trouble: None,
             unclear_since: None,
             pending_since: None,
+            silent_since: None,
         };
         seen.note(now);
         seen
@@ -77,6 +80,8 @@ impl Seen {
             _ => self.pod.metadata.deletion_timestamp.is_some(),
         };
         self.unclear_since = unclear.then(|| self.unclear_since.unwrap_or(now));
+        let silent = self.state == State::Running && state::silence(&self.pod).is_some();
+        self.silent_since = silent.then(|| self.silent_since.unwrap_or(now));
         let State::Pending(trouble) = &mut self.state else {
             self.trouble = None;
             self.pending_since = None;
@@ -257,6 +262,26 @@ mod tests {
         let other = second.next(pod(4, waiting("CreateContainerError", "no")));
         assert_eq!(other.trouble.unwrap().1.elapsed(), Duration::ZERO);
         assert!(second.next(pod(5, running())).trouble.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_silence_of_a_node_is_counted_until_it_is_heard_again() {
+        let with = |version: u64, ready: &str| {
+            let mut pod = pod(version, running());
+            pod.status.conditions = serde_json::from_value(json!([
+                {"type": "Ready", "status": ready},
+                {"type": "ContainersReady", "status": "True"},
+            ]))
+            .unwrap();
+            pod
+        };
+        let well = Seen::first(with(1, "True"));
+        assert!(well.silent_since.is_none());
+        let silent = well.next(with(2, "False"));
+        tokio::time::advance(Duration::from_secs(7)).await;
+        let still = silent.next(with(3, "False"));
+        assert_eq!(still.silent_since.unwrap().elapsed(), Duration::from_secs(7));
+        assert!(still.next(with(4, "True")).silent_since.is_none());
     }
 
     #[tokio::test]

@@ -23,6 +23,9 @@ pub(crate) struct Shared {
     pub(crate) capabilities: Capabilities,
     /// The last measurements, for what is counted between two.
     pub(crate) samples: Samples,
+    /// The engine of the one node, where this connection may speak to it.
+    #[cfg(feature = "cri")]
+    pub(crate) engine: Option<runtime_cri::NodeEngine>,
     /// Set by `close`.
     pub(crate) closed: CancellationToken,
 }
@@ -41,6 +44,8 @@ impl Shared {
             server,
             capabilities,
             samples: Samples::default(),
+            #[cfg(feature = "cri")]
+            engine: None,
             closed: CancellationToken::new(),
         }
     }
@@ -50,6 +55,10 @@ impl Shared {
         self.closed.cancel();
         self.pods.close();
         self.client.close();
+        #[cfg(feature = "cri")]
+        if let Some(engine) = &self.engine {
+            engine.close();
+        }
     }
 
     /// Completes when the runtime is closed.

@@ -131,6 +131,20 @@ pub(crate) fn is_dead(pod: &Pod) -> bool {
     terminated(pod).is_some()
 }
 
+/// Which of the pod's conditions says that the cluster does not hear from its node, if one does.
+///
+/// A kubelet that calls a pod not ready gives the reason, and mostly calls its containers so too.
+/// What watches the nodes changes that one word alone when a node has fallen silent, in all
+/// versions; a node that is back changes it again.
+pub(crate) fn silence(pod: &Pod) -> Option<usize> {
+    let conditions = &pod.status.conditions;
+    let at = conditions.iter().position(|condition| condition.kind == "Ready")?;
+    let ready = &conditions[at];
+    let is_changed = ready.status == "False" && ready.reason.as_ref().is_none_or(String::is_empty);
+    let as_before = pod.condition("ContainersReady").is_some_and(|c| c.status == "True");
+    (is_changed && as_before).then_some(at)
+}
+
 fn terminated(pod: &Pod) -> Option<&Terminated> {
     pod.container_status()?.state.terminated.as_ref()
 }
@@ -362,6 +376,28 @@ mod tests {
         let state = assess(&pod);
         assert_eq!(exit(&state).reason, ExitReason::StoppedByUs);
         assert_eq!((exit(&state).code, exit(&state).signal), (Some(143), Some(Signal::TERM)));
+    }
+
+    #[test]
+    fn a_silent_node_shows_in_one_word() {
+        let with = |ready: &str, reason: Value, containers: &str| {
+            pod(
+                "busybox",
+                json!({"phase": "Running", "conditions": [
+                    {"type": "Initialized", "status": "True"},
+                    {"type": "Ready", "status": ready, "reason": reason},
+                    {"type": "ContainersReady", "status": containers},
+                ]}),
+            )
+        };
+        assert_eq!(silence(&with("False", Value::Null, "True")), Some(1));
+        assert_eq!(silence(&with("False", json!(""), "True")), Some(1));
+        // The words of a kubelet.
+        assert_eq!(silence(&with("True", Value::Null, "True")), None);
+        assert_eq!(silence(&with("False", json!("ContainersNotReady"), "False")), None);
+        assert_eq!(silence(&with("False", json!("ReadinessGatesNotReady"), "True")), None);
+        assert_eq!(silence(&with("False", Value::Null, "False")), None);
+        assert_eq!(silence(&pod("busybox", json!({"phase": "Pending"}))), None);
     }
 
     #[test]

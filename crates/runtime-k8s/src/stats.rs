@@ -92,6 +92,10 @@ impl Samples {
 /// Measures one container once.
 pub(crate) async fn once(container: &KubernetesContainer) -> Result<ContainerStats> {
     let shared = &container.shared;
+    #[cfg(feature = "cri")]
+    if let Some(engine) = &shared.engine {
+        return shared.query(Operation::Stats, crate::engine::stats_once(container, engine)).await;
+    }
     shared.query(Operation::Stats, until_known(container)).await
 }
 
@@ -170,6 +174,10 @@ pub(crate) async fn many(
             .filter_map(|id| Some(shared.pods.entry(id.as_str())?.now()))
             .filter(|seen| seen.state == State::Running)
             .collect();
+        #[cfg(feature = "cri")]
+        if let Some(engine) = &shared.engine {
+            return crate::engine::stats_of_many(engine, &running).await;
+        }
         shared.samples.forget_all_but(|uid| shared.pods.entry(uid).is_some());
         measure(shared, &running).await
     };

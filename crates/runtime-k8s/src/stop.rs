@@ -34,7 +34,8 @@ pub(crate) async fn run(
 ) -> Result<StopOutcome> {
     let shared = &container.shared;
     let created = Duration::from_secs(container.grace);
-    if let Some(grace) = options.grace
+    if !shared.capabilities.stop_grace_override
+        && let Some(grace) = options.grace
         && shared.capabilities.round_grace(grace) != created
     {
         return Err(Error::unsupported(Capability::StopGraceOverride)
@@ -44,11 +45,12 @@ pub(crate) async fn run(
             ))
             .during(Operation::Stop));
     }
-    let deadline = created + shared.options.deadlines.stop_margin;
-    shared.within(Operation::Stop, deadline, until_stopped(container)).await
+    let grace = options.grace.map_or(created, |grace| shared.capabilities.round_grace(grace));
+    let deadline = grace + shared.options.deadlines.stop_margin;
+    shared.within(Operation::Stop, deadline, until_stopped(container, grace)).await
 }
 
-async fn until_stopped(container: &KubernetesContainer) -> Result<StopOutcome> {
+async fn until_stopped(container: &KubernetesContainer, grace: Duration) -> Result<StopOutcome> {
     let shared = &container.shared;
     let uid = container.uid();
     loop {
@@ -61,6 +63,15 @@ async fn until_stopped(container: &KubernetesContainer) -> Result<StopOutcome> {
             }
             State::Running | State::Pending(_) => {}
         }
+        #[cfg(feature = "cri")]
+        if let (Some(engine), State::Running) = (&shared.engine, &seen.state) {
+            match crate::engine::stop(container, engine, &seen, grace).await? {
+                Some(outcome) => return Ok(outcome),
+                None => continue,
+            }
+        }
+        #[cfg(not(feature = "cri"))]
+        let _ = grace;
         let image = seen.pod.container().map(|c| c.image.as_str()).unwrap_or_default();
         if image != STOPPED_IMAGE {
             let patch = stop(uid, image, &seen.pod.status.phase);

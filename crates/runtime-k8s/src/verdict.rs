@@ -1,9 +1,10 @@
-//! Ending what would never run.
+//! Ending what would never run, and what was lost with its node.
 //!
-//! A node tries to pull an image for ever, and a scheduler to find a node. When that has gone on
-//! for long enough, this library decides that it is over. So that it is over for everyone, and
-//! does not come to life an hour later, the decision is written to the pod, and the pod is changed
-//! so that it cannot run any more.
+//! A node tries to pull an image for ever, and a scheduler to find a node. A pod whose node has
+//! fallen silent is called running for as long as nobody gives it up; some controllers never do
+//! (kubernetes#94183). When that has gone on for long enough, this library decides that it is over.
+//! So that it is over for everyone, and does not come to life an hour later, the decision is written
+//! to the pod, and the pod is changed so that it cannot run any more.
 
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use crate::names::{STOPPED_IMAGE, VERDICT};
 use crate::pods::Entry;
 use crate::seen::Seen;
 use crate::shared::Shared;
-use crate::state::{State, Trouble};
+use crate::state::{self, State, Trouble};
 use crate::wire::ClusterEvent;
 
 /// How long a node may say nothing before the cluster's events are asked what it does. Longer after
@@ -28,7 +29,11 @@ const RAREST_LOOK: Duration = Duration::from_secs(60);
 
 /// When a pod has to be looked at more closely, if it does not change until then.
 pub(crate) fn due(seen: &Seen, options: &KubernetesOptions) -> Option<Instant> {
-    let State::Pending(trouble) = &seen.state else { return None };
+    let trouble = match &seen.state {
+        State::Running => return seen.silent_since.map(|since| since + options.node_budget),
+        State::Pending(trouble) => trouble,
+        _ => return None,
+    };
     let since = seen.trouble.as_ref().map_or_else(Instant::now, |(_, since)| *since);
     match trouble {
         Trouble::Final { .. } => Some(since),
@@ -60,7 +65,15 @@ impl Shared {
         if due > now {
             return Ok(Some(due));
         }
-        let State::Pending(trouble) = &seen.state else { return Ok(None) };
+        let trouble = match &seen.state {
+            State::Running => {
+                let node = seen.pod.spec.node_name.as_deref().unwrap_or_default();
+                self.pronounce(&seen, &node_lost(node)).await?;
+                return Ok(None);
+            }
+            State::Pending(trouble) => trouble,
+            _ => return Ok(None),
+        };
         let exit = match trouble {
             Trouble::Final { reason, message } => Exit::new(*reason).with_message(message.clone()),
             Trouble::Pull(message) => {
@@ -110,6 +123,18 @@ impl Shared {
             json!({"op": "replace", "path": "/spec/containers/0/image", "value": STOPPED_IMAGE}),
             annotate(VERDICT, &verdict),
         ];
+        if let Some(at) = state::silence(pod) {
+            // A node that has been heard again meanwhile has its pod as it is.
+            let condition = format!("/status/conditions/{at}");
+            patch.insert(
+                2,
+                json!({"op": "test", "path": format!("{condition}/type"), "value": "Ready"}),
+            );
+            patch.insert(
+                3,
+                json!({"op": "test", "path": format!("{condition}/status"), "value": "False"}),
+            );
+        }
         if pod.spec.node_name.is_some() {
             // Its node gives back what it holds for it.
             patch.push(json!({"op": "add", "path": "/spec/activeDeadlineSeconds", "value": 1}));
@@ -149,6 +174,11 @@ impl Shared {
             events => events,
         }
     }
+}
+
+/// The end of what ran on a node that is not heard of any more.
+pub(crate) fn node_lost(node: &str) -> Exit {
+    Exit::new(ExitReason::NodeLost).with_message(format!("node {node} does not answer any more"))
 }
 
 /// What the events say has kept a container from being made. Some of it passes by itself, so it

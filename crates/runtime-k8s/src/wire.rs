@@ -158,6 +158,10 @@ pub(crate) struct Condition {
 pub(crate) struct ContainerStatus {
     #[serde(rename = "imageID")]
     pub(crate) image_id: String,
+    /// With the name of the engine before it: `containerd://ID`.
+    #[cfg(feature = "cri")]
+    #[serde(rename = "containerID")]
+    pub(crate) container_id: Option<String>,
     pub(crate) restart_count: u32,
     #[serde(deserialize_with = "nullable")]
     pub(crate) state: ContainerState,

@@ -1,7 +1,5 @@
 //! The life of a container that exits at once.
 
-use std::time::Instant;
-
 use anyhow::{Result, ensure};
 use bollard::Docker;
 use bollard::models::ContainerCreateBody;
@@ -11,7 +9,7 @@ use runtime_core::{LogOptions, Runtime};
 use runtime_docker::DockerRuntime;
 
 use crate::engine::{self, Engine};
-use crate::measure::{Table, median, quantile, seconds};
+use crate::pairs::Pairs;
 use crate::proxy::Proxy;
 
 pub(crate) async fn compare(engine: &Engine, pairs: usize) -> Result<()> {
@@ -26,39 +24,16 @@ pub(crate) async fn compare(engine: &Engine, pairs: usize) -> Result<()> {
     drop((ours, bare, proxy));
 
     let (ours, bare) = (engine.ours().await?, engine::bare(&engine.host)?);
-    let (mut our_times, mut bare_times) = (Vec::new(), Vec::new());
-    for pair in 0..pairs {
-        // Who goes first changes, because the engine is left in another state by each.
-        for turn in 0..2 {
-            let begun = Instant::now();
-            if (pair + turn) % 2 == 0 {
-                ours_once(engine, &ours).await?;
-                our_times.push(begun.elapsed().as_secs_f64());
-            } else {
-                bare_once(engine, &bare).await?;
-                bare_times.push(begun.elapsed().as_secs_f64());
-            }
-        }
-    }
-    let mut table = Table::new(&["", "requests", "median", "quartiles"]);
-    for (name, requests, times) in
-        [("ours", &our_requests, &our_times), ("bare bollard", &bare_requests, &bare_times)]
-    {
-        table.row([
-            name.to_owned(),
-            requests.len().to_string(),
-            seconds(median(times)),
-            format!("{} to {}", seconds(quantile(times, 0.25)), seconds(quantile(times, 0.75))),
-        ]);
-    }
-    table.print(&format!(
-        "create + start + wait + logs + remove of a container that exits at once, {pairs} pairs"
-    ));
-    let ratios: Vec<f64> = our_times.iter().zip(&bare_times).map(|(a, b)| a / b).collect();
-    println!(
-        "  ratio of the medians {:.3}, median of the ratios of the pairs {:.3} (at most 1.03)",
-        median(&our_times) / median(&bare_times),
-        median(&ratios)
+    let pairs = Pairs::run(
+        pairs,
+        async |_| ours_once(engine, &ours).await,
+        async |_| bare_once(engine, &bare).await,
+    )
+    .await?;
+    pairs.print(
+        "requests",
+        our_requests.len().to_string(),
+        ("bare bollard", bare_requests.len().to_string()),
     );
     println!("  requests of ours: {}", our_requests.join(", "));
     if sorted(&our_requests) != sorted(&bare_requests) {

@@ -5,11 +5,14 @@
 mod cri;
 mod engine;
 mod fleet;
+mod k8s;
 mod lifecycle;
 mod logs;
 mod measure;
+mod pairs;
 mod part;
 mod proxy;
+mod reading;
 
 use std::process::ExitCode;
 
@@ -31,6 +34,8 @@ enum Command {
     Docker(Sizes),
     /// The same for the CRI
     Cri(cri::Sizes),
+    /// The same for Kubernetes
+    K8s(k8s::Sizes),
     /// Measures one thing; `docker` starts these
     #[command(hide = true, subcommand)]
     Part(Part),
@@ -105,6 +110,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Docker(sizes) => runtime().and_then(|runtime| runtime.block_on(docker(&sizes))),
         Command::Cri(sizes) => runtime().and_then(|runtime| runtime.block_on(cri::run(&sizes))),
+        Command::K8s(sizes) => runtime().and_then(|runtime| runtime.block_on(k8s::run(&sizes))),
         Command::Part(part) => runtime().and_then(|runtime| runtime.block_on(part.run())),
     };
     match done {

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
-use crate::{cri, fleet, logs};
+use crate::{cri, fleet, k8s, logs};
 
 /// Who is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -51,6 +51,9 @@ pub(crate) enum Part {
     /// The parts for the CRI
     #[command(subcommand)]
     Cri(cri::Part),
+    /// The parts for Kubernetes
+    #[command(subcommand)]
+    K8s(k8s::Part),
 }
 
 impl Part {
@@ -64,6 +67,7 @@ impl Part {
             Self::Stats { who, host, containers } => fleet::stats(who, &host, &containers).await,
             Self::Wait { who, host, containers } => fleet::wait(who, &host, &containers).await,
             Self::Cri(part) => part.run().await,
+            Self::K8s(part) => part.run().await,
         }
     }
 }

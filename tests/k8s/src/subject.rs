@@ -28,6 +28,12 @@ pub struct Environment {
     pub registry: Registry,
     /// A folder of the node that this process sees at the same path.
     pub shared: PathBuf,
+    /// The node that runs pods.
+    pub node: String,
+    /// The container engine of its kubelet.
+    pub node_engine: String,
+    /// Where its folder with the logs of pods is.
+    pub node_logs: PathBuf,
 }
 
 impl Environment {
@@ -52,6 +58,9 @@ impl Environment {
                 variable("RUNTIME_TEST_REGISTRY_PASSWORD")?,
             ),
             shared: variable("RUNTIME_TEST_SHARED_DIR")?.into(),
+            node: variable("RUNTIME_TEST_NODE")?,
+            node_engine: variable("RUNTIME_TEST_NODE_CRI")?,
+            node_logs: variable("RUNTIME_TEST_NODE_LOGS")?.into(),
         })
     }
 
@@ -72,6 +81,8 @@ impl Environment {
 pub struct KubernetesSubject {
     environment: Environment,
     control: Option<Control>,
+    /// Whether all is bound to the one node, and its engine spoken to.
+    on_node: bool,
 }
 
 impl KubernetesSubject {
@@ -82,23 +93,33 @@ impl KubernetesSubject {
     pub fn from_env() -> Result<Self, BoxError> {
         let environment = Environment::read()?;
         let control = Control::of(&environment);
-        Ok(Self { environment, control })
+        Ok(Self { environment, control, on_node: false })
+    }
+
+    /// The one node of the cluster of the environment, and its container engine.
+    ///
+    /// # Errors
+    /// When a variable is missing.
+    pub fn node_from_env() -> Result<Self, BoxError> {
+        Ok(Self { on_node: true, ..Self::from_env()? })
     }
 }
 
 #[async_trait]
 impl Subject for KubernetesSubject {
     fn engine(&self) -> String {
-        "kubernetes".to_owned()
+        if self.on_node { "kubernetes-node" } else { "kubernetes" }.to_owned()
     }
 
     async fn connect(&self, scope: &Scope) -> runtime_core::Result<Arc<dyn Runtime>> {
-        let options = self
-            .environment
-            .options(scope)
-            .kubeconfig(&self.environment.kubeconfig_stats)
-            .stats(StatsSource::NodeProxy)
-            .cpu_shares(CpuShares::AsRequest);
+        let environment = &self.environment;
+        let options = environment.options(scope).cpu_shares(CpuShares::AsRequest);
+        let options = if self.on_node {
+            let Environment { node, node_engine, node_logs, .. } = environment;
+            options.node(node).node_engine(node_engine).node_logs(node_logs)
+        } else {
+            options.kubeconfig(&environment.kubeconfig_stats).stats(StatsSource::NodeProxy)
+        };
         Ok(Arc::new(KubernetesRuntime::connect(options).await?))
     }
 

@@ -10,7 +10,8 @@ use spdx::{Expression, LicenseReq, Licensee, ParseMode};
 use super::policy::{Policy, Skip};
 use crate::workspace::metadata;
 
-/// What a crate's users must never get with it, by any path and with any feature.
+/// What a crate's users must never get with it, by any path and with any feature but those of
+/// [`BY_FEATURE`].
 const UNREACHABLE: [(&str, &[&str]); 5] = [
     (
         "runtime-core",
@@ -46,6 +47,9 @@ const UNREACHABLE: [(&str, &[&str]); 5] = [
     ("runtime-cri", &["bollard", "kube", "k8s-openapi", "runtime-docker", "runtime-k8s"]),
     ("runtime-k8s", &["bollard", "tonic", "prost", "runtime-docker", "runtime-cri"]),
 ];
+
+/// What comes with a crate only where its user asks for it by a feature.
+const BY_FEATURE: [(&str, &str); 1] = [("runtime-k8s", "runtime-cri")];
 
 pub fn check() -> Result<()> {
     let policy = Policy::read()?;
@@ -101,13 +105,27 @@ impl<'a> Graph<'a> {
             for dep in deps {
                 let comes_along =
                     dep.dep_kinds.iter().any(|kind| kind.kind != DependencyKind::Development);
-                if comes_along && !found.contains_key(&dep.pkg) {
+                let asked_for = self.is_by_feature(id, self.name(&dep.pkg));
+                if comes_along && !asked_for && !found.contains_key(&dep.pkg) {
                     found.insert(&dep.pkg, id);
                     open.push(&dep.pkg);
                 }
             }
         }
         found
+    }
+
+    /// Whether a package is a dependency of another by a feature alone, one that is off by default.
+    fn is_by_feature(&self, of: &PackageId, name: &str) -> bool {
+        let Some(package) = self.packages.get(of) else { return false };
+        let on_by_default = package.features.get("default").is_some_and(|on| !on.is_empty());
+        !on_by_default
+            && BY_FEATURE.contains(&(package.name.as_str(), name))
+            && package
+                .dependencies
+                .iter()
+                .filter(|dep| dep.name == name && dep.kind == DependencyKind::Normal)
+                .all(|dep| dep.optional)
     }
 
     fn name(&self, id: &PackageId) -> &str {
@@ -272,6 +290,9 @@ mod tests {
         assert!(reached("runtime-docker").contains("hyper"));
         assert!(reached("xtask").contains("serde_core"));
         assert!(!reached("test-engines").contains("tempfile"));
+        // What is asked for is not looked at, and what is not is.
+        assert!(!reached("runtime-k8s").contains("runtime-cri"));
+        assert!(reached("runtime-cli").contains("runtime-cri"));
     }
 
     #[test]

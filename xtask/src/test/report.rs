@@ -131,13 +131,13 @@ pub fn table(rows: &[Row]) -> String {
     let mut text = String::new();
     let _ = writeln!(
         text,
-        "{:<14} {:<10} {:>7} {:>7} {:>8}",
+        "{:<15} {:<10} {:>7} {:>7} {:>8}",
         "engine", "version", "passed", "failed", "ignored"
     );
     for row in rows {
         let _ = writeln!(
             text,
-            "{:<14} {:<10} {:>7} {:>7} {:>8}",
+            "{:<15} {:<10} {:>7} {:>7} {:>8}",
             row.engine,
             row.version,
             row.passed,

@@ -2,14 +2,13 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::Path;
 use std::time::SystemTime;
 
 use runtime_core::{LogCursor, LogOptions, LogRecord, Result};
 
 use super::lines::{Lines, Terminal};
 use super::unreadable;
-use crate::logfiles::{self, Open, SKEW, Unfinished};
+use crate::logfiles::{self, Open, Place, SKEW, Unfinished};
 
 /// Where and how to begin.
 pub(super) struct Start {
@@ -50,24 +49,24 @@ impl Filter {
 
 /// Finds the place to begin at. It may block.
 pub(super) fn plan_start(
-    folder: &Path,
+    at: &Place,
     options: &LogOptions,
     terminal: Terminal,
     ended: bool,
 ) -> Result<Start> {
-    let mut files = match open_all(folder) {
+    let mut files = match open_all(at) {
         Ok(files) => files,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(unreadable(folder)(error)),
+        Err(error) => return Err(unreadable(&at.folder)(error)),
     };
-    place(&mut files, options, terminal, ended).map_err(unreadable(folder))
+    place(&mut files, options, terminal, ended).map_err(unreadable(&at.folder))
 }
 
 /// Opens them all, so that what is planned cannot vanish.
-fn open_all(folder: &Path) -> io::Result<Vec<Open>> {
+fn open_all(at: &Place) -> io::Result<Vec<Open>> {
     let mut tries = 0;
     loop {
-        let files = logfiles::list(folder)?;
+        let files = logfiles::list(at)?;
         let mut open = Vec::with_capacity(files.len());
         for file in &files {
             match Open::listed(file)? {

@@ -1,7 +1,5 @@
 //! The life of a container that exits at once.
 
-use std::time::Instant;
-
 use anyhow::{Result, ensure};
 use futures_util::TryStreamExt;
 use runtime_core::{LogOptions, Runtime};
@@ -9,7 +7,8 @@ use runtime_cri::CriRuntime;
 
 use super::bare::Bare;
 use super::engine::Engine;
-use crate::measure::{Table, median, quantile, seconds};
+use crate::measure::median;
+use crate::pairs::Pairs;
 
 const SCRIPT: &str = "echo done";
 
@@ -19,44 +18,24 @@ pub(super) async fn compare(engine: &Engine, pairs: usize) -> Result<()> {
     ours_once(engine, &ours).await?;
     bare.once(engine, SCRIPT, pairs).await?;
     bare.take_calls();
-    let (mut our_times, mut bare_times) = (Vec::new(), Vec::new());
     let (mut our_calls, mut bare_calls) = (Vec::new(), Vec::new());
-    for pair in 0..pairs {
-        // Who goes first changes, because the engine is left in another state by each.
-        for turn in 0..2 {
+    let pairs = Pairs::run(
+        pairs,
+        async |_| {
             let calls = ours.requests_sent();
-            let begun = Instant::now();
-            if (pair + turn) % 2 == 0 {
-                ours_once(engine, &ours).await?;
-                our_times.push(begun.elapsed().as_secs_f64());
-                our_calls.push((ours.requests_sent() - calls) as f64);
-            } else {
-                bare.once(engine, SCRIPT, pair).await?;
-                bare_times.push(begun.elapsed().as_secs_f64());
-                bare_calls.push(bare.take_calls() as f64);
-            }
-        }
-    }
-    let mut table = Table::new(&["", "calls, median", "median", "quartiles"]);
-    for (name, calls, times) in
-        [("ours", &our_calls, &our_times), ("bare generated client", &bare_calls, &bare_times)]
-    {
-        table.row([
-            name.to_owned(),
-            format!("{:.0}", median(calls)),
-            seconds(median(times)),
-            format!("{} to {}", seconds(quantile(times, 0.25)), seconds(quantile(times, 0.75))),
-        ]);
-    }
-    table.print(&format!(
-        "create + start + wait + logs + remove of a container that exits at once, {pairs} pairs"
-    ));
-    let ratios: Vec<f64> = our_times.iter().zip(&bare_times).map(|(a, b)| a / b).collect();
-    println!(
-        "  ratio of the medians {:.3}, median of the ratios of the pairs {:.3} (at most 1.03)",
-        median(&our_times) / median(&bare_times),
-        median(&ratios)
-    );
+            ours_once(engine, &ours).await?;
+            our_calls.push((ours.requests_sent() - calls) as f64);
+            Ok(())
+        },
+        async |pair| {
+            bare.once(engine, SCRIPT, pair).await?;
+            bare_calls.push(bare.take_calls() as f64);
+            Ok(())
+        },
+    )
+    .await?;
+    let calls = |calls: &[f64]| format!("{:.0}", median(calls));
+    pairs.print("calls, median", calls(&our_calls), ("bare generated client", calls(&bare_calls)));
     Ok(())
 }
 

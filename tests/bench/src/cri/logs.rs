@@ -4,28 +4,16 @@ use std::fs::File;
 use std::io::{BufWriter, Read as _, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use futures_util::StreamExt;
 use runtime_core::{ContainerId, LogOptions, Runtime};
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
-use serde::{Deserialize, Serialize};
 
 use super::engine::{self, Engine};
-use crate::measure::{Memory, Table, cpu_time, median, mib, seconds};
+use crate::measure::{cpu_time, mib};
 use crate::part::{Running, say};
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Read {
-    records: u64,
-    /// Of the lines' text.
-    bytes: u64,
-    seconds: f64,
-    cpu: Duration,
-    /// By how much the memory has grown at its highest.
-    growth: u64,
-}
+use crate::reading::{self, Read, Reading, time};
 
 pub(super) async fn compare(engine: &Engine, size: u64, line: usize, rounds: usize) -> Result<()> {
     let runtime = engine.ours().await?;
@@ -51,25 +39,14 @@ pub(super) async fn compare(engine: &Engine, size: u64, line: usize, rounds: usi
         ensure!(read.records == lines, "{} of {lines} records were read", read.records);
         ensure!(read.bytes == lines * line as u64, "{} bytes of text", read.bytes);
     }
-    let time = |reads: &[Read]| median(&reads.iter().map(|r| r.seconds).collect::<Vec<_>>());
-    let mut table =
-        Table::new(&["", "median", "per second", "CPU of the client", "memory growth at most"]);
-    let columns = [("ours, as records", &ours), ("plain read of the file", &plain), ("wc -l", &wc)];
-    for (name, reads) in columns {
-        let cpus: Vec<f64> = reads.iter().map(|read| read.cpu.as_secs_f64()).collect();
-        let growth = reads.iter().map(|read| read.growth).max().unwrap_or(0);
-        table.row([
-            name.to_owned(),
-            seconds(time(reads)),
-            format!("{:.2} GB", size as f64 / time(reads) / 1e9),
-            seconds(median(&cpus)),
-            if name == "wc -l" { "-".to_owned() } else { mib(growth) },
-        ]);
-    }
-    table.print(&format!(
-        "reading {} of CRI log file from the cache, {lines} records, {rounds} rounds",
-        mib(size)
-    ));
+    reading::print(
+        &format!(
+            "reading {} of CRI log file from the cache, {lines} records, {rounds} rounds",
+            mib(size)
+        ),
+        size,
+        &[("ours, as records", &ours), ("plain read of the file", &plain), ("wc -l", &wc)],
+    );
     println!(
         "  ours to wc -l {:.2}, to a plain read {:.2}",
         time(&ours) / time(&wc),
@@ -108,7 +85,7 @@ fn word_count(path: &Path, lines: u64) -> Result<Read> {
     child.stdout.take().context("wc has no output")?.read_to_string(&mut said)?;
     ensure!(child.wait()?.success(), "wc has failed");
     ensure!(said.split_whitespace().next() == Some(&lines.to_string()), "wc says {said}");
-    Ok(Read { records: lines, bytes: 0, seconds, cpu, growth: 0 })
+    Ok(Read { seconds, cpu, ..Read::default() })
 }
 
 /// In a process of its own.
@@ -116,21 +93,15 @@ pub(super) async fn read_log(container: &str) -> Result<()> {
     let container = engine::ours(true).await?.container(&ContainerId::new(container)).await?;
     // On a task, as a program of some size does: the main one is on no worker thread.
     let read = tokio::spawn(async move {
-        let (before, begun, cpu) = start()?;
-        let (mut records, mut bytes) = (0, 0);
-        let mut log = container.logs(LogOptions::default()).await?;
-        while let Some(record) = log.next().await {
-            records += 1;
-            bytes += record?.bytes.len() as u64;
-        }
-        end(records, bytes, before, begun, cpu)
+        let reading = Reading::begin()?;
+        reading.of(container.logs(LogOptions::default()).await?).await
     });
     say(&read.await??)
 }
 
 /// In a process of its own.
 pub(super) fn read_file(path: &Path) -> Result<()> {
-    let (before, begun, cpu) = start()?;
+    let reading = Reading::begin()?;
     let mut file = File::open(path)?;
     let mut block = vec![0; 512 << 10];
     let mut bytes = 0;
@@ -140,17 +111,5 @@ pub(super) fn read_file(path: &Path) -> Result<()> {
             read => bytes += read as u64,
         }
     }
-    say(&end(0, bytes, before, begun, cpu)?)
-}
-
-fn start() -> Result<(u64, Instant, Duration)> {
-    Memory::reset_peak()?;
-    Ok((Memory::read()?.now, Instant::now(), cpu_time("self")?))
-}
-
-fn end(records: u64, bytes: u64, before: u64, begun: Instant, cpu: Duration) -> Result<Read> {
-    let seconds = begun.elapsed().as_secs_f64();
-    let cpu = cpu_time("self")?.saturating_sub(cpu);
-    let growth = Memory::read()?.peak.saturating_sub(before);
-    Ok(Read { records, bytes, seconds, cpu, growth })
+    say(&reading.end(0, bytes)?)
 }

@@ -39,6 +39,7 @@ pub(crate) fn plan(place: &Place<'_>) -> Result<Plan> {
         ("RUNTIME_TEST_KUBECTL".to_owned(), binaries::find()?.path("kubectl")),
         ("RUNTIME_TEST_NAMESPACE".to_owned(), NAMESPACE.to_owned()),
         ("RUNTIME_TEST_NODE".to_owned(), NODE.to_owned()),
+        ("RUNTIME_TEST_NODE_LOGS".to_owned(), layout.text("pods")),
         (
             "RUNTIME_TEST_NODE_CRI".to_owned(),
             format!("unix://{}", layout.containerd_socket().display()),

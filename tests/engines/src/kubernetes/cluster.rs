@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use serde_json::Value;
 
 use super::components::Component;
 use super::kubectl::Call;
 use super::layout::{Layout, NODE};
 use super::members::{self, Members};
-use super::{access, bring_up, hollow};
+use super::{access, bring_up, hollow, node};
 use crate::engine::Engine;
 use crate::instance;
 use crate::process::Process;
@@ -159,6 +160,17 @@ impl Cluster {
         members::wait_until_well(&self.site, name, &process, || component.probe(&layout, ports))
     }
 
+    /// Changes a setting of the kubelet, which is started again with it; its pods stay. It lasts
+    /// until the cluster goes down.
+    ///
+    /// # Errors
+    /// If the node is not ready in time.
+    pub fn set_kubelet(&self, setting: &str, value: Value) -> Result<()> {
+        node::change_kubelet_config(&self.layout(), setting, value)?;
+        self.restart(Component::Kubelet)?;
+        self.wait_until_ready()
+    }
+
     /// Waits until the node that runs pods is ready, after a fault.
     ///
     /// # Errors
@@ -187,6 +199,14 @@ impl Cluster {
     /// If there is no such node.
     pub fn kill_hollow_node(&self, name: &str) -> Result<()> {
         self.member(name)?.kill()
+    }
+
+    /// The process of a hollow node, to be frozen and thawed: what it runs stays meanwhile.
+    ///
+    /// # Errors
+    /// If there is no such node.
+    pub fn hollow_node(&self, name: &str) -> Result<Process> {
+        self.member(name)
     }
 
     /// Takes every hollow node out of the cluster.

@@ -8,6 +8,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::layout::{Layout, Ports};
+use super::members::Members;
 use crate::catalog::{BUSYBOX, ENTRY};
 use crate::engine::Engine;
 use crate::instance::{self, Place, Plan, State};
@@ -91,6 +92,15 @@ pub(crate) fn write_kubelet_config(layout: &Layout, ports: Ports, group: &str) -
     Ok(())
 }
 
+/// Changes one of the kubelet's settings. It reads them when it begins.
+pub(crate) fn change_kubelet_config(layout: &Layout, setting: &str, value: Value) -> Result<()> {
+    let path = layout.file("kubelet.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path)?)?;
+    config[setting] = value;
+    fs::write(path, serde_json::to_vec_pretty(&config)?)?;
+    Ok(())
+}
+
 /// Three hundred at once are a measurement, and what ended before them still counts.
 const MAX_PODS: u32 = 700;
 
@@ -134,14 +144,24 @@ pub(crate) fn show_logs(layout: &Layout) -> Result<()> {
     let target = layout.file("pods");
     fs::create_dir_all(&target)?;
     hide_logs(layout)?;
-    if fs::symlink_metadata(POD_LOGS).is_ok() && !fs::exists(POD_LOGS)? {
-        // It leads to a cluster whose folder was removed by hand.
+    if fs::read_link(POD_LOGS).is_ok_and(|target| is_left_over(&target)) {
         fs::remove_file(POD_LOGS)?;
     }
     match std::os::unix::fs::symlink(&target, POD_LOGS) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         other => Ok(other?),
     }
+}
+
+/// Whether a link leads to a cluster of ours that has ended without being taken down, or whose
+/// folder was removed by hand.
+fn is_left_over(target: &Path) -> bool {
+    if !target.exists() {
+        return true;
+    }
+    let cluster = target.parent().map(|dir| Members::read(&Layout::at(dir)));
+    let Some(Ok(members)) = cluster else { return false };
+    !members.by_name.values().any(|member| member.process.is_alive())
 }
 
 /// Undoes [`show_logs`], if it was this cluster that has done it.

@@ -1,11 +1,17 @@
 //! Several nodes, and one that is taken away.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use k8s_tests::Environment;
-use runtime_core::{Container, ExitReason, ListOptions, ReapOptions, Runtime};
+use k8s_tests::{Environment, Raw};
+use runtime_core::{
+    Container, ContainerStatus, ExitReason, LABEL_SCOPE, ListOptions, ReapOptions, Runtime,
+};
 use runtime_k8s::{KubernetesOptions, KubernetesRuntime, Toleration};
+use serde_json::Value;
 use test_engines::{Component, HOLLOW};
+
+use tokio::time::Instant;
 
 use super::support::{Outcome, Subject, Waiter};
 
@@ -78,6 +84,85 @@ async fn a_lost_node_takes_its_containers_and_no_others() -> Outcome {
     let report = subject.runtime.reap(ReapOptions::default()).await?;
     assert_eq!(report.removed.len(), containers.len() - by_node[&lost].len());
     knowing.close().await?;
+    subject.work(|cluster| Ok(cluster.remove_hollow_nodes()?)).await?;
+    subject.finish().await
+}
+
+/// On nodes whose silence no controller takes for a reason to give a pod up.
+fn never_given_up(environment: &Environment, options: KubernetesOptions) -> KubernetesOptions {
+    ["unreachable", "not-ready"]
+        .into_iter()
+        .fold(on_hollow_nodes(environment, options), |options, taint| {
+            let key = format!("node.kubernetes.io/{taint}");
+            options.toleration(Toleration::key(key).effect("NoExecute"))
+        })
+        .node_budget(Duration::from_secs(600))
+}
+
+/// Waits until the status of the one pod of the scope is as wanted.
+async fn until(subject: &Subject, wanted: impl Fn(&Value) -> bool) -> Outcome {
+    let raw = Raw::new(&subject.admin(), &subject.environment.namespace).await?;
+    let path = format!(
+        "/api/v1/namespaces/{}/pods?labelSelector={LABEL_SCOPE}%3D{}",
+        subject.environment.namespace,
+        subject.runtime.scope()
+    );
+    let end = Instant::now() + Duration::from_secs(120);
+    loop {
+        let list = raw.get(&path).await?;
+        let status = &list["items"][0]["status"];
+        if wanted(status) {
+            return Ok(());
+        }
+        assert!(Instant::now() < end, "it stays {status}");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// What the cluster says of a pod: whether it is ready.
+fn is_ready(status: &Value) -> bool {
+    let conditions = status["conditions"].as_array().into_iter().flatten();
+    conditions.into_iter().any(|one| one["type"] == "Ready" && one["status"] == "True")
+}
+
+/// No controller gives up the pods of a silent node, as it is with those of 1.20.2 and many nodes:
+/// a node that is back in time changes nothing, and of one that is not the containers are lost, for
+/// everyone and for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_may_be_silent_for_as_long_as_its_budget() -> Outcome {
+    let subject = Subject::with(never_given_up).await?;
+    let names = subject.work(|cluster| Ok(cluster.hollow_nodes(1)?)).await?;
+    let node = subject.cluster.hollow_node(&names[0])?;
+    let container = subject.start(&subject.script("sleep 3600")).await?;
+    until(&subject, is_ready).await?;
+    let patient = Waiter::of(&container);
+
+    node.freeze()?;
+    until(&subject, |status| !is_ready(status)).await?;
+    assert_eq!(container.info().await?.status, ContainerStatus::Running);
+    node.thaw()?;
+    until(&subject, is_ready).await?;
+    assert!(!patient.is_done(), "the node is back");
+
+    // Another connection of the same scope has less patience.
+    let options =
+        never_given_up(&subject.environment, subject.environment.options(subject.runtime.scope()));
+    let hasty = KubernetesRuntime::connect(options.node_budget(Duration::from_secs(3))).await?;
+    let known = hasty.container(container.id()).await?;
+    let waiter = Waiter::of(&known);
+    node.freeze()?;
+    for waiter in [waiter, patient] {
+        let exit = waiter.answer(120).await??;
+        assert_eq!((exit.reason, exit.code), (ExitReason::NodeLost, None), "{exit:?}");
+    }
+    node.thaw()?;
+    until(&subject, |status| status["phase"] == "Failed").await?;
+    // Who looks for the first time sees the same.
+    let options = subject.environment.options(subject.runtime.scope());
+    let late = KubernetesRuntime::connect(options).await?;
+    let exit = late.container(container.id()).await?.wait().await?;
+    assert_eq!((exit.reason, exit.code), (ExitReason::NodeLost, None), "{exit:?}");
+    container.remove().await?;
     subject.work(|cluster| Ok(cluster.remove_hollow_nodes()?)).await?;
     subject.finish().await
 }

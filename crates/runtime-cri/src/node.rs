@@ -1,0 +1,209 @@
+//! Containers that a kubelet has made, for the Kubernetes backend on their node.
+//!
+//! Who knows a container from its pod can read its log files, measure it, signal it and stop it
+//! here. Nothing is made and nothing removed: that is the kubelet's.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use runtime_core::{
+    Capabilities, Container as _, ContainerId, ContainerStats, ContainerStatus, LogOptions,
+    LogReader, Operation, Result, ResultExt, Signal, StopOptions, StopOutcome,
+};
+
+use crate::BACKEND;
+use crate::connect::CriOptions;
+use crate::container::CriContainer;
+use crate::notes::Notes;
+use crate::runtime::CriRuntime;
+use crate::shared::{Shared, Whose};
+use crate::{info, stats};
+
+/// Where a kubelet has the logs of its pods.
+pub(crate) const POD_LOGS: &str = "/var/log/pods";
+
+/// The engine of a node, for the containers that its kubelet has made.
+///
+/// Clones share the connection.
+#[derive(Clone)]
+pub struct NodeEngine {
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for NodeEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeEngine")
+            .field("endpoint", &format_args!("{}", self.shared.client.endpoint()))
+            .field("engine", &format_args!("{}", self.shared.engine))
+            .finish_non_exhaustive()
+    }
+}
+
+/// A container of a pod, by what its pod says of it.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct PodContainer {
+    /// The engine's id of it, without the name of the engine before it.
+    pub id: ContainerId,
+    /// What it is called.
+    pub name: String,
+    /// Whether its main process has a terminal.
+    pub terminal: bool,
+    /// The grace of a stop that says none. Whole seconds count.
+    pub stop_grace: Duration,
+    /// The limit on memory in bytes.
+    pub memory: Option<u64>,
+    /// The limit on CPUs.
+    pub cpu_count: Option<f64>,
+}
+
+impl PodContainer {
+    /// One without limits and without a terminal, with a grace of 30 s, as Kubernetes has it.
+    #[must_use]
+    pub fn new(id: ContainerId, name: impl Into<String>) -> Self {
+        Self {
+            id,
+            name: name.into(),
+            terminal: false,
+            stop_grace: Duration::from_secs(30),
+            memory: None,
+            cpu_count: None,
+        }
+    }
+
+    fn notes(&self) -> Notes {
+        Notes {
+            terminal: self.terminal,
+            stop_grace: self.stop_grace.as_secs(),
+            memory: self.memory,
+            cpu_count: self.cpu_count,
+            ..Notes::default()
+        }
+    }
+}
+
+impl NodeEngine {
+    /// Connects to the engine of this host, for the containers called `container` in the pods of
+    /// one namespace. `log_dir` of the options is where the kubelet's `/var/log/pods` is seen from
+    /// here; the scope, the other folder and the rotation of logs do not count.
+    ///
+    /// # Errors
+    /// As [`CriRuntime::connect`].
+    pub async fn connect(options: CriOptions, namespace: &str, container: &str) -> Result<Self> {
+        let whose =
+            Whose::Kubelets { namespace: namespace.to_owned(), container: container.to_owned() };
+        let shared = CriRuntime::open(options, whose).await;
+        Ok(Self { shared: shared.during(Operation::Connect).on(BACKEND)? })
+    }
+
+    /// What can be done with the containers of a kubelet. `logs` is false where the kubelet's
+    /// folder of logs is not seen from here.
+    #[must_use]
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.shared.capabilities
+    }
+
+    /// A container. The engine is asked for it on behalf of `operation`.
+    ///
+    /// # Errors
+    /// `NotFound` when it is not on this engine.
+    pub async fn container(
+        &self,
+        operation: Operation,
+        of: &PodContainer,
+    ) -> Result<NodeContainer> {
+        let status = crate::wait::status(&self.shared, operation, &of.id).await?;
+        let mut notes = of.notes();
+        if let Ok(log) = Path::new(&status.log_path).strip_prefix(POD_LOGS)
+            && let Some(folder) = log.parent()
+            && let Some(file) = log.file_name().and_then(|file| file.to_str())
+        {
+            notes.logs = Some(self.shared.settings.log_dir.join(folder));
+            notes.kubelets_log = Some(file.to_owned());
+        }
+        let is_running = info::status(status.state()) == ContainerStatus::Running;
+        let inner = CriContainer {
+            shared: Arc::clone(&self.shared),
+            id: of.id.clone(),
+            name: of.name.as_str().into(),
+            sandbox: "".into(),
+            notes: Arc::new(notes),
+        };
+        Ok(NodeContainer { inner, is_running })
+    }
+
+    /// Measures many containers in one call. What does not run is left out.
+    ///
+    /// # Errors
+    /// As [`Runtime::stats`](runtime_core::Runtime::stats).
+    pub async fn stats(
+        &self,
+        containers: &[PodContainer],
+    ) -> Result<Vec<(ContainerId, ContainerStats)>> {
+        let ids: Vec<_> = containers.iter().map(|container| container.id.clone()).collect();
+        let known: HashMap<_, _> =
+            containers.iter().map(|container| (container.id.clone(), container.notes())).collect();
+        let many = self.shared.unless_closed(stats::many(&self.shared, &ids, &known)).await;
+        many.during(Operation::Stats).on(BACKEND)
+    }
+
+    /// Ends all that is under way, and refuses what comes.
+    pub fn close(&self) {
+        self.shared.closed.cancel();
+        self.shared.census.hurry();
+        self.shared.client.close();
+        self.shared.watch.close();
+    }
+}
+
+/// A container of a kubelet: what can be done with it beside its kubelet.
+#[derive(Debug, Clone)]
+pub struct NodeContainer {
+    inner: CriContainer,
+    is_running: bool,
+}
+
+impl NodeContainer {
+    /// Whether it ran when the engine was asked for it.
+    #[must_use]
+    pub fn was_running(&self) -> bool {
+        self.is_running
+    }
+
+    /// See [`Container::logs`](runtime_core::Container::logs). What the kubelet has rotated away
+    /// and packed is not read; a follower that has come too late for it ends with `Lost`.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn logs(&self, options: LogOptions) -> Result<LogReader> {
+        self.inner.logs(options).await
+    }
+
+    /// See [`Container::stats_once`](runtime_core::Container::stats_once).
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn stats_once(&self) -> Result<ContainerStats> {
+        self.inner.stats_once().await
+    }
+
+    /// See [`Container::stop`](runtime_core::Container::stop). The exit is the engine's: that it
+    /// was stopped is not noted anywhere.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn stop(&self, options: StopOptions) -> Result<StopOutcome> {
+        self.inner.stop(options).await
+    }
+
+    /// See [`Container::kill`](runtime_core::Container::kill).
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn kill(&self, signal: Signal) -> Result<()> {
+        self.inner.kill(signal).await
+    }
+}

@@ -1,0 +1,123 @@
+//! The same for Kubernetes: side by side with bare kube, kubectl, and a loop of questions for each
+//! pod.
+//!
+//! What runs real processes runs on the one real node; what is about numbers runs on hollow nodes,
+//! which are real kubelets over an engine that pretends.
+
+mod bare;
+mod engine;
+mod exits;
+mod fleet;
+mod lifecycle;
+mod logs;
+mod part;
+mod scale;
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use crate::measure;
+use engine::Engine;
+pub(crate) use part::Part;
+
+/// How much of each
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Sizes {
+    /// Only these
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Subject>,
+    /// Little of everything, to see that it works
+    #[arg(long)]
+    quick: bool,
+    /// Pairs of lives of a container [default: 30, quick: 2]
+    #[arg(long)]
+    pairs: Option<usize>,
+    /// MiB of log [default: 256, quick: 8]
+    #[arg(long)]
+    log_mib: Option<usize>,
+    /// Bytes of a line of it, with its end
+    #[arg(long, default_value_t = 128)]
+    line: usize,
+    /// Rounds of reading it [default: 3, quick: 1]
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Exits of containers [default: 200, quick: 8]
+    #[arg(long)]
+    exits: Option<usize>,
+    /// Pods that are followed through their lives at once [default: 300, quick: 10]
+    #[arg(long)]
+    pods: Option<usize>,
+    /// Hollow nodes [default: 50, quick: 2]
+    #[arg(long)]
+    nodes: Option<usize>,
+    /// Containers of one scope, one run each [default: 300,3000, quick: 10,20]
+    #[arg(long, value_delimiter = ',')]
+    scale: Vec<usize>,
+}
+
+impl Sizes {
+    fn or(&self, given: Option<usize>, default: usize, quick: usize) -> usize {
+        given.unwrap_or(if self.quick { quick } else { default })
+    }
+
+    fn wants(&self, subject: Subject) -> bool {
+        self.only.is_empty() || self.only.contains(&subject)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Subject {
+    /// The life of a container that exits at once, on the real node
+    Lifecycle,
+    /// Reading a large log, on the real node
+    Logs,
+    /// From the exit of a container to the return of wait, on the real node
+    Exits,
+    /// Many pods through their lives, on hollow nodes
+    Fleet,
+    /// Thousands of containers of one scope, on hollow nodes
+    Scale,
+}
+
+pub(crate) async fn run(sizes: &Sizes) -> Result<()> {
+    if cfg!(debug_assertions) {
+        println!("This is a debug build: the figures say nothing.");
+    }
+    let engine = Engine::from_env()?;
+    engine.clear().await?;
+    println!("engine     {}", engine.version().await?);
+    println!("machine    {}", measure::machine());
+    println!("again with cargo xtask bench k8s{}", crate::again());
+    if sizes.wants(Subject::Lifecycle) {
+        lifecycle::compare(&engine, sizes.or(sizes.pairs, 30, 2)).await?;
+    }
+    if sizes.wants(Subject::Logs) {
+        let bytes = (sizes.or(sizes.log_mib, 256, 8) as u64) << 20;
+        logs::compare(&engine, bytes, sizes.line, sizes.or(sizes.rounds, 3, 1)).await?;
+    }
+    if sizes.wants(Subject::Exits) {
+        exits::measure(&engine, sizes.or(sizes.exits, 200, 8)).await?;
+    }
+    if sizes.wants(Subject::Fleet) || sizes.wants(Subject::Scale) {
+        let nodes = sizes.or(sizes.nodes, 50, 2);
+        engine.on_cluster(move |cluster| cluster.hollow_nodes(nodes).map(drop)).await?;
+        println!("\n{nodes} hollow nodes are ready");
+        let measured = on_hollow_nodes(&engine, sizes).await;
+        engine.clear().await?;
+        engine.on_cluster(test_engines::Cluster::remove_hollow_nodes).await?;
+        measured?;
+    }
+    Ok(())
+}
+
+async fn on_hollow_nodes(engine: &Engine, sizes: &Sizes) -> Result<()> {
+    if sizes.wants(Subject::Fleet) {
+        fleet::compare(engine, sizes.or(sizes.pods, 300, 10)).await?;
+    }
+    if sizes.wants(Subject::Scale) {
+        let default: &[usize] = if sizes.quick { &[10, 20] } else { &[300, 3000] };
+        let counts = if sizes.scale.is_empty() { default } else { &sizes.scale };
+        scale::measure(engine, counts).await?;
+    }
+    Ok(())
+}

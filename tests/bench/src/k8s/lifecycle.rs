@@ -1,0 +1,79 @@
+//! The life of a container that exits at once.
+
+use anyhow::{Result, ensure};
+use futures_util::TryStreamExt;
+use runtime_core::{LogOptions, Runtime};
+use runtime_k8s::KubernetesRuntime;
+
+use super::bare::{BARE_SCOPE, Bare, Template, until_ended};
+use super::engine::{Engine, Place};
+use crate::measure::median;
+use crate::pairs::Pairs;
+
+const SCRIPT: &str = "echo done";
+
+pub(super) async fn compare(engine: &Engine, pairs: usize) -> Result<()> {
+    let template = Template::take(engine, Place::Real, SCRIPT).await?;
+    let (ours, bare) = (engine.ours(Place::Real).await?, engine.bare().await?);
+    // One watch for all of them, as ours has it.
+    let mut watch = bare.watch(BARE_SCOPE).await?;
+    // The first ones make what is made once.
+    ours_once(engine, &ours).await?;
+    bare_once(&bare, &mut watch, &template, "first").await?;
+    bare.take_requests();
+    let (mut our_requests, mut bare_requests) = (Vec::new(), Vec::new());
+    let pairs = Pairs::run(
+        pairs,
+        async |_| {
+            let sent = ours.requests_sent();
+            ours_once(engine, &ours).await?;
+            our_requests.push((ours.requests_sent() - sent) as f64);
+            Ok(())
+        },
+        async |pair| {
+            bare_once(&bare, &mut watch, &template, &pair.to_string()).await?;
+            bare_requests.push(bare.take_requests() as f64);
+            Ok(())
+        },
+    )
+    .await?;
+    let requests = |requests: &[f64]| format!("{:.0}", median(requests));
+    pairs.print(
+        "requests, median",
+        requests(&our_requests),
+        ("bare kube", requests(&bare_requests)),
+    );
+    Ok(())
+}
+
+async fn ours_once(engine: &Engine, runtime: &KubernetesRuntime) -> Result<()> {
+    let container = runtime.create_container(&engine.spec(SCRIPT)).await?;
+    container.start().await?;
+    let exit = container.wait().await?;
+    let log: Vec<_> = container.logs(LogOptions::default()).await?.try_collect().await?;
+    container.remove().await?;
+    ensure!(exit.success() && log.len() == 1, "{exit}, and {} records", log.len());
+    Ok(())
+}
+
+/// The same pod, and the requests that ours makes for it.
+async fn bare_once(
+    bare: &Bare,
+    watch: &mut (
+             impl futures_util::Stream<Item = Result<kube::api::WatchEvent<serde_json::Value>>> + Unpin
+         ),
+    template: &Template,
+    number: &str,
+) -> Result<()> {
+    let name = format!("bare-{}-{number}", std::process::id());
+    let pod = bare.create(&template.pod(&name)?).await?;
+    let uid = pod.metadata.uid.unwrap_or_default();
+    bare.start(&name, &uid, template).await?;
+    let code = until_ended(watch, &uid).await?;
+    let log = bare.log(&name).await?;
+    // The node has ended it: it is told to go, and the server not to wait for the node.
+    bare.delete(&name, &uid, 1).await?;
+    bare.delete(&name, &uid, 0).await?;
+    ensure!(code == 0 && log.lines().count() == 1, "exit code {code}, and {log:?}");
+    Ok(())
+}

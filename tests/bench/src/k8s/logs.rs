@@ -1,0 +1,90 @@
+//! Reading a large log.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use runtime_core::{Container, ContainerId, LogOptions, Runtime};
+use test_engines::Cluster;
+
+use super::engine::{Engine, Place, SCOPE};
+use crate::measure::mib;
+use crate::part::{Running, say};
+use crate::reading::{self, Read, Reading, time};
+
+/// The kubelet gives the newest file only, and begins one every 10 MiB unless told otherwise.
+const ONE_FILE: &str = "4Gi";
+const DEFAULT: &str = "10Mi";
+
+pub(super) async fn compare(engine: &Engine, size: u64, line: usize, rounds: usize) -> Result<()> {
+    let rotate = |at: &'static str| {
+        engine.on_cluster(move |cluster: &Cluster| {
+            cluster.set_kubelet("containerLogMaxSize", at.into())
+        })
+    };
+    rotate(ONE_FILE).await?;
+    let measured = measure(engine, size, line, rounds).await;
+    engine.clear().await?;
+    rotate(DEFAULT).await?;
+    measured
+}
+
+async fn measure(engine: &Engine, size: u64, line: usize, rounds: usize) -> Result<()> {
+    let runtime = engine.ours(Place::Real).await?;
+    // `line` bytes with the line end, again and again.
+    let width = line.max(2) - 1;
+    let script = format!("yes $(head -c {width} /dev/zero | tr '\\0' x) | head -c {size}");
+    println!("\nwriting {} of log in lines of {line} bytes ...", mib(size));
+    let container = runtime.create_container(&engine.spec(&script)).await?;
+    container.start().await?;
+    let exit = container.wait().await?;
+    ensure!(exit.success(), "the log could not be written: {exit}");
+    let pod = engine.bare().await?.names(SCOPE).await?.pop().context("no pod")?;
+
+    let id = container.id().as_str();
+    let (mut ours, mut plain, mut stamped) = (vec![], vec![], vec![]);
+    for _ in 0..rounds {
+        ours.push(Running::start(["k8s", "read-log", id])?.figure::<Read>().await?);
+        plain.push(kubectl(engine, &pod, &[]).await?);
+        stamped.push(kubectl(engine, &pod, &["--timestamps"]).await?);
+    }
+    for read in &ours {
+        ensure!(read.bytes == size, "{} of {size} bytes were read", read.bytes);
+    }
+    let records = ours.first().map_or(0, |read| read.records);
+    reading::print(
+        &format!("reading {} of log, {records} records, {rounds} rounds", mib(size)),
+        size,
+        &[
+            ("ours, as records", &ours),
+            ("kubectl logs", &plain),
+            ("kubectl logs --timestamps", &stamped),
+        ],
+    );
+    println!(
+        "  ours to kubectl logs {:.3}, to kubectl logs --timestamps {:.3} (at most 1)",
+        time(&ours) / time(&plain),
+        time(&ours) / time(&stamped)
+    );
+    Ok(())
+}
+
+async fn kubectl(engine: &Engine, pod: &str, more: &[&str]) -> Result<Read> {
+    let mut command = Command::new(&engine.kubectl);
+    command.arg("--kubeconfig").arg(&engine.kubeconfig);
+    command.args(["--namespace", &engine.namespace, "logs", pod]).args(more);
+    reading::command_line(command).await
+}
+
+/// In a process of its own.
+pub(super) async fn read_log(container: String) -> Result<()> {
+    // On a task, as a program of some size does: the main one is on no worker thread.
+    let read = tokio::spawn(async move {
+        let runtime = Engine::from_env()?.ours(Place::Real).await?;
+        // The connection counts for kubectl too, but finding the pod by its id is not its work.
+        let container: std::sync::Arc<dyn Container> =
+            runtime.container(&ContainerId::new(container)).await?;
+        let reading = Reading::begin()?;
+        reading.of(container.logs(LogOptions::default()).await?).await
+    });
+    say(&read.await??)
+}

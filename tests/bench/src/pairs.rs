@@ -1,0 +1,62 @@
+//! Two ways to do the same, in turns.
+
+use std::time::Instant;
+
+use anyhow::Result;
+
+use crate::measure::{Table, median, quantile, seconds};
+
+/// How long each way took, pair by pair.
+#[derive(Debug, Default)]
+pub(crate) struct Pairs {
+    ours: Vec<f64>,
+    bare: Vec<f64>,
+}
+
+impl Pairs {
+    /// Does both so many times. Who goes first changes, because the engine is left in another state
+    /// by each.
+    pub(crate) async fn run(
+        count: usize,
+        mut ours: impl AsyncFnMut(usize) -> Result<()>,
+        mut bare: impl AsyncFnMut(usize) -> Result<()>,
+    ) -> Result<Self> {
+        let mut pairs = Self::default();
+        for pair in 0..count {
+            for turn in 0..2 {
+                let begun = Instant::now();
+                if (pair + turn) % 2 == 0 {
+                    ours(pair).await?;
+                    pairs.ours.push(begun.elapsed().as_secs_f64());
+                } else {
+                    bare(pair).await?;
+                    pairs.bare.push(begun.elapsed().as_secs_f64());
+                }
+            }
+        }
+        Ok(pairs)
+    }
+
+    /// A row each, with what `ours` and `bare` have asked for, and how they compare.
+    pub(crate) fn print(&self, asked: &str, ours: String, bare: (&str, String)) {
+        let mut table = Table::new(&["", asked, "median", "quartiles"]);
+        for (name, asked, times) in [("ours", ours, &self.ours), (bare.0, bare.1, &self.bare)] {
+            table.row([
+                name.to_owned(),
+                asked,
+                seconds(median(times)),
+                format!("{} to {}", seconds(quantile(times, 0.25)), seconds(quantile(times, 0.75))),
+            ]);
+        }
+        let count = self.ours.len();
+        table.print(&format!(
+            "create + start + wait + logs + remove of a container that exits at once, {count} pairs"
+        ));
+        let ratios: Vec<f64> = self.ours.iter().zip(&self.bare).map(|(a, b)| a / b).collect();
+        println!(
+            "  ratio of the medians {:.3}, median of the ratios of the pairs {:.3} (at most 1.03)",
+            median(&self.ours) / median(&self.bare),
+            median(&ratios)
+        );
+    }
+}
