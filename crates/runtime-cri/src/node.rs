@@ -115,7 +115,7 @@ impl NodeEngine {
         operation: Operation,
         of: &PodContainer,
     ) -> Result<NodeContainer> {
-        let status = crate::wait::status(&self.shared, operation, &of.id).await?;
+        let status = Box::pin(crate::wait::status(&self.shared, operation, &of.id)).await?;
         let mut notes = of.notes();
         if let Ok(log) = Path::new(&status.log_path).strip_prefix(POD_LOGS)
             && let Some(folder) = log.parent()
@@ -146,7 +146,9 @@ impl NodeEngine {
         let ids: Vec<_> = containers.iter().map(|container| container.id.clone()).collect();
         let known: HashMap<_, _> =
             containers.iter().map(|container| (container.id.clone(), container.notes())).collect();
-        let many = self.shared.unless_closed(stats::many(&self.shared, &ids, &known)).await;
+        // A call to the engine is large, and the futures of the caller lie around it.
+        let many = Box::pin(stats::many(&self.shared, &ids, &known));
+        let many = self.shared.unless_closed(many).await;
         many.during(Operation::Stats).on(BACKEND)
     }
 

@@ -193,7 +193,13 @@ impl EngineControl for Control {
     }
 
     async fn start(&self) -> Result<(), BoxError> {
-        let work = || Cluster::of_checkout()?.restart(Component::ApiServer);
+        let work = || {
+            let cluster = Cluster::of_checkout()?;
+            cluster.restart(Component::ApiServer)?;
+            // By itself it comes back up to half a minute later.
+            cluster.restart(Component::Scheduler)?;
+            cluster.wait_until_it_schedules()
+        };
         Ok(tokio::task::spawn_blocking(work).await??)
     }
 }

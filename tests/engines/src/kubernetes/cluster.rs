@@ -1,17 +1,19 @@
 //! What tests and benchmarks do with the cluster besides using it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Result;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::components::Component;
 use super::kubectl::Call;
-use super::layout::{Layout, NODE};
+use super::layout::{Layout, NAMESPACE, NODE};
 use super::members::{self, Members};
 use super::{access, bring_up, hollow, node};
 use crate::engine::Engine;
 use crate::instance;
+use crate::poll;
 use crate::process::Process;
 use crate::running::Running;
 use crate::site::Site;
@@ -180,6 +182,32 @@ impl Cluster {
         let name = Component::ApiServer.name();
         let process = self.member(name)?;
         members::wait_until_well(&self.site, name, &process, || bring_up::ready(&layout, NODE))
+    }
+
+    /// Waits until the scheduler gives a pod to a node, after a fault. The pod is not one that can
+    /// run, and is gone afterwards.
+    ///
+    /// # Errors
+    /// If it does not in time.
+    pub fn wait_until_it_schedules(&self) -> Result<()> {
+        let name = format!("scheduled-{}", std::process::id());
+        let pod = json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "namespace": NAMESPACE},
+            "spec": {
+                "automountServiceAccountToken": false,
+                "containers": [{"name": "main", "image": "!nothing"}],
+            },
+        });
+        let create = ["create", "--validate=false", "-f", "-"];
+        self.kubectl_as("admin", &create, &pod.to_string())?;
+        let of_pod = ["-n", NAMESPACE, "get", "pod", &name, "-o", "jsonpath={.spec.nodeName}"];
+        let scheduled = poll::until(Duration::from_secs(90), "a pod to get its node", || {
+            Ok((!self.kubectl(&of_pod)?.is_empty()).then_some(()))
+        });
+        self.kubectl(&["-n", NAMESPACE, "delete", "pod", &name, "--grace-period=0", "--force"])?;
+        scheduled
     }
 
     /// Makes sure that so many hollow nodes are ready and gives their names. They carry the
