@@ -53,7 +53,7 @@ impl Part {
 
     /// The tests of the command line on its engines, where they run there.
     fn command_line(self) -> Option<&'static str> {
-        (self == Self::Docker).then_some("cli-tests")
+        (self != Self::Podman).then_some("cli-tests")
     }
 
     /// The engines that it is tested on.
@@ -69,7 +69,7 @@ impl Part {
     }
 }
 
-/// The program that runs on every engine; any other one of a package runs once.
+/// The program that runs on every engine; any other one of a package runs once for each backend.
 const CONFORMANCE: &str = "conformance";
 
 /// The name of the row of a conformance program: the engine's, and what the program's own name adds
@@ -78,6 +78,9 @@ fn row_of(engine: Engine, binary: &str) -> Option<String> {
     let way = binary.strip_prefix(CONFORMANCE)?;
     Some(format!("{engine}{}", way.replace('_', "-")))
 }
+
+/// The package of a backend's tests, and a program's package and name.
+type Once<'a> = (&'static str, &'a str, &'a str);
 
 /// The tests of the engines themselves.
 const ENGINES: &str = "test-engines";
@@ -111,7 +114,7 @@ fn run_guarded(arguments: &Arguments, site: &Site, guard: &Guard) -> Result<()> 
 
     timed("registry", || guard.up(Engine::Registry).map(drop))?;
     let mut rows: Vec<Row> = Vec::new();
-    let mut ran_once: BTreeSet<&str> = BTreeSet::new();
+    let mut ran_once: BTreeSet<Once> = BTreeSet::new();
     let mut written: Vec<PathBuf> = Vec::new();
     for part in parts {
         for engine in part.engines(arguments.matrix) {
@@ -196,7 +199,7 @@ fn test_engine<'a>(
     engine: Engine,
     part: Part,
     binaries: &'a [Binary],
-    ran_once: &mut BTreeSet<&'a str>,
+    ran_once: &mut BTreeSet<Once<'a>>,
 ) -> Result<(Vec<Row>, Vec<PathBuf>)> {
     let binaries: Vec<_> = binaries
         .iter()
@@ -220,7 +223,8 @@ fn test_engine<'a>(
     for binary in binaries {
         guard.check()?;
         let own = row_of(engine, &binary.name);
-        if own.is_none() && !ran_once.insert(&binary.name) {
+        let once = (part.package(), binary.package.as_str(), binary.name.as_str());
+        if own.is_none() && !ran_once.insert(once) {
             continue;
         }
         println!("-- {} on {engine} {}", binary.name, running.version());

@@ -32,6 +32,19 @@ pub(crate) struct Kubernetes {
     pub(crate) namespace: Option<String>,
     /// The one node to use.
     pub(crate) node: Option<String>,
+    /// Where stats come from.
+    pub(crate) stats: Stats,
+}
+
+/// Where the stats of pods come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Stats {
+    /// The metrics API.
+    #[default]
+    MetricsApi,
+    /// The kubelets, which takes the right to `nodes/proxy`.
+    NodeProxy,
 }
 
 /// The part `[cri]`.
@@ -80,10 +93,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("c.toml");
         assert!(Config::read(Some(&path)).is_err());
-        std::fs::write(&path, "backend = \"cri\"\n[k8s]\nnamespace = \"n\"\n").unwrap();
+        std::fs::write(
+            &path,
+            "backend = \"cri\"\n[k8s]\nnamespace = \"n\"\nstats = \"node-proxy\"\n",
+        )
+        .unwrap();
         let config = Config::read(Some(&path)).unwrap();
         assert_eq!(config.backend.as_deref(), Some("cri"));
         assert_eq!(config.k8s.namespace.as_deref(), Some("n"));
+        assert_eq!(config.k8s.stats, Stats::NodeProxy);
         std::fs::write(&path, "beckend = \"cri\"").unwrap();
         let error = format!("{:#}", Config::read(Some(&path)).unwrap_err());
         assert!(error.contains("c.toml") && error.contains("beckend"), "{error}");

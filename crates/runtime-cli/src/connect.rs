@@ -201,6 +201,10 @@ impl Target<'_> {
         options.context = context.or_else(|| config.context.clone());
         options.namespace = namespace.or_else(|| config.namespace.clone());
         options.node.clone_from(&config.node);
+        options.stats = match config.stats {
+            config::Stats::MetricsApi => runtime_k8s::StatsSource::MetricsApi,
+            config::Stats::NodeProxy => runtime_k8s::StatsSource::NodeProxy,
+        };
         Ok(Arc::new(runtime_k8s::KubernetesRuntime::connect(options).await?))
     }
 

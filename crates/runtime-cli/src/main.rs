@@ -9,6 +9,7 @@ mod format;
 mod pipes;
 mod session;
 mod signals;
+mod splice;
 mod style;
 mod template;
 mod terminal;

@@ -3,15 +3,16 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use cargo_metadata::Message;
-use docker_tests::Environment;
+
+use crate::Engine;
 
 /// The command, built once.
-fn binary() -> &'static Path {
+pub(crate) fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
@@ -56,63 +57,22 @@ impl Done {
 
 /// An engine and a scope of its own on it, which is cleaned up in the end.
 #[derive(Debug)]
-pub struct Shell {
-    /// The engine in the form of `--backend`.
-    backend: String,
+pub struct Shell<'a> {
+    /// The engine.
+    pub engine: &'a Engine,
     scope: String,
     /// The image with a shell in it.
     pub image: String,
-    /// Names belong to the engine, not to a scope: one test at a time can have its own.
-    _alone: MutexGuard<'static, ()>,
 }
 
-impl Shell {
-    /// The engine of the environment.
-    ///
-    /// # Panics
-    /// Where there is none: a test of an engine fails without it.
+impl<'a> Shell<'a> {
+    /// A scope on this engine.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(engine: &'a Engine) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
-        static ALONE: Mutex<()> = Mutex::new(());
-        let environment = Environment::read().expect("the environment names an engine");
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let shell = Self {
-            backend: environment.host,
-            scope: format!("cli-{}-{number}", std::process::id()),
-            image: format!("{}/test/busybox:1", environment.registry.address),
-            _alone: ALONE.lock().unwrap_or_else(PoisonError::into_inner),
-        };
-        shell.login(
-            &environment.registry.address,
-            &environment.registry.username,
-            &environment.registry.password,
-        );
-        shell
-    }
-
-    /// Where the login is that the registry wants.
-    fn folder() -> &'static Path {
-        static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
-        FOLDER.get_or_init(|| tempfile::tempdir().expect("a folder")).path()
-    }
-
-    fn login(&self, registry: &str, user: &str, password: &str) {
-        use std::fmt::Write as _;
-        // Base64 by hand: one use is not worth a dependency.
-        const DIGITS: &[u8; 64] =
-            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-        let mut auth = String::new();
-        for part in format!("{user}:{password}").as_bytes().chunks(3) {
-            let bits = part.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte));
-            let bits = bits << (8 * (3 - part.len()));
-            for at in 0..4 {
-                let digit = DIGITS[(bits >> (18 - 6 * at)) as usize & 63];
-                let _ = write!(auth, "{}", if at <= part.len() { char::from(digit) } else { '=' });
-            }
-        }
-        let config = serde_json::json!({ "auths": { registry: { "auth": auth } } });
-        std::fs::write(Self::folder().join("config.json"), config.to_string()).expect("a file");
+        let scope = format!("cli-{}-{number}", std::process::id());
+        Self { engine, scope, image: engine.image.clone() }
     }
 
     /// The command with these arguments.
@@ -129,11 +89,11 @@ impl Shell {
     /// The variables that it is run with.
     #[must_use]
     pub fn variables(&self) -> [(&'static str, String); 5] {
-        let folder = Self::folder().to_string_lossy().into_owned();
+        let folder = self.engine.folder().to_string_lossy().into_owned();
         [
-            ("RUNTIME_BACKEND", self.backend.clone()),
+            ("RUNTIME_BACKEND", self.engine.url.clone()),
             ("RUNTIME_SCOPE", self.scope.clone()),
-            ("RUNTIME_CONFIG", String::new()),
+            ("RUNTIME_CONFIG", self.engine.config().to_string_lossy().into_owned()),
             ("XDG_CONFIG_HOME", folder.clone()),
             ("DOCKER_CONFIG", folder),
         ]
@@ -196,13 +156,7 @@ impl Shell {
     }
 }
 
-impl Default for Shell {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Drop for Shell {
+impl Drop for Shell<'_> {
     fn drop(&mut self) {
         let done = self.run(&["reap", "-f"]);
         if done.code != Some(0) && !std::thread::panicking() {

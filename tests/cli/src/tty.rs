@@ -66,7 +66,7 @@ impl Screen {
 impl Tty {
     /// Runs the command in a terminal of this size.
     #[must_use]
-    pub fn run(shell: &Shell, rows: u16, columns: u16, arguments: &[&str]) -> Self {
+    pub fn run(shell: &Shell<'_>, rows: u16, columns: u16, arguments: &[&str]) -> Self {
         let program = shell.program().to_string_lossy().into_owned();
         let words = [&[program.as_str()], arguments].concat();
         Self::start(shell, rows, columns, &words)
@@ -74,11 +74,11 @@ impl Tty {
 
     /// Runs a script of the shell of this machine, with the command as `$RUNTIME`.
     #[must_use]
-    pub fn script(shell: &Shell, rows: u16, columns: u16, script: &str) -> Self {
+    pub fn script(shell: &Shell<'_>, rows: u16, columns: u16, script: &str) -> Self {
         Self::start(shell, rows, columns, &["sh", "-c", script])
     }
 
-    fn start(shell: &Shell, rows: u16, columns: u16, words: &[&str]) -> Self {
+    fn start(shell: &Shell<'_>, rows: u16, columns: u16, words: &[&str]) -> Self {
         let window = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC);
         let window = File::from(window.expect("a terminal"));
         grantpt(&window).expect("it is ours");

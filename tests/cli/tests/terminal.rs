@@ -1,20 +1,33 @@
 //! The command in a real terminal.
 
-use cli_tests::{Shell, Tty, until};
+use cli_tests::{Shell, Tty, cases, until};
 use rustix::process::{Pid, Signal, kill_process};
 
+cases! {
+    a_shell_in_a_container [Attach, Terminal];
+    what_was_said_first_is_shown_once [Attach, Terminal];
+    the_size_of_the_window_is_followed [Attach, Terminal];
+    ctrl_c_goes_to_the_process_and_not_to_us [Attach, Terminal];
+    exec_in_a_terminal [Exec, ExecTerminal];
+    the_terminal_is_given_back [Attach, Exec, ExecTerminal, Terminal];
+    the_terminal_is_given_back_after_a_signal [Exec, ExecTerminal];
+    the_terminal_is_given_back_when_the_container_goes_away [Exec, ExecTerminal];
+    a_window_that_is_closed_takes_the_container_with_it [Attach, Terminal];
+    a_window_that_is_closed_takes_the_exec_with_it [ExecSignal, ExecTerminal];
+    attach_and_leave [Attach, Terminal];
+    a_live_table [StatsCpu];
+}
+
 /// Starts a shell in a new container and waits for its prompt.
-fn shell_in(shell: &Shell, more: &[&str]) -> Tty {
+fn shell_in(shell: &Shell<'_>, more: &[&str]) -> Tty {
     let arguments = [&["run", "--rm", "-it", "-e", "PS1=prompt> "], more, &[&shell.image, "sh"]];
     let mut tty = Tty::run(shell, 31, 97, &arguments.concat());
     tty.expect("prompt> ");
     tty
 }
 
-#[test]
-fn a_shell_in_a_container() {
-    let shell = Shell::new();
-    let mut tty = shell_in(&shell, &["--name", "box"]);
+fn a_shell_in_a_container(shell: &Shell<'_>) {
+    let mut tty = shell_in(shell, &["--name", "box"]);
     tty.press("echo one$((1 + 1))\r");
     tty.expect("one2\r\n");
     tty.press("hostname; tty\r");
@@ -24,10 +37,28 @@ fn a_shell_in_a_container() {
     assert!(shell.names().is_empty(), "--rm leaves nothing");
 }
 
-#[test]
-fn the_size_of_the_window_is_followed() {
-    let shell = Shell::new();
-    let mut tty = shell_in(&shell, &[]);
+fn what_was_said_first_is_shown_once(shell: &Shell<'_>) {
+    let lines: String = (1..=300).map(|number| format!("line {number}\r\n")).collect();
+    // At once, and while the terminal comes: at whatever moment that begins.
+    let at_once = "for i in $(seq 300); do echo line $i; done; exec sh";
+    let slowly = "for i in $(seq 300); do echo line $i; sleep 0.001; done; exec sh";
+    for script in [at_once, slowly] {
+        let arguments = ["run", "--rm", "-it", "-e", "PS1=prompt> ", &shell.image];
+        let mut tty = Tty::run(shell, 31, 97, &[&arguments[..], &["sh", "-c", script]].concat());
+        let shown = tty.expect("prompt> ");
+        assert!(shown.starts_with(&lines), "{shown}");
+        assert_eq!(shown.matches("line").count(), 300, "{shown}");
+        tty.press("exit 3\r");
+        assert_eq!(tty.end(), 3);
+    }
+    // One that is over before anybody can attach.
+    let mut tty = Tty::run(shell, 31, 97, &["run", "--rm", "-it", &shell.image, "echo", "short"]);
+    tty.expect("short\r\n");
+    assert_eq!(tty.end(), 0);
+}
+
+fn the_size_of_the_window_is_followed(shell: &Shell<'_>) {
+    let mut tty = shell_in(shell, &[]);
     tty.press("until [ \"$(stty size)\" = '31 97' ]; do sleep 0.05; done; echo fi''rst\r");
     tty.expect("first\r\n");
     tty.resize(44, 133);
@@ -37,10 +68,8 @@ fn the_size_of_the_window_is_followed() {
     assert_eq!(tty.end(), 0);
 }
 
-#[test]
-fn ctrl_c_goes_to_the_process_and_not_to_us() {
-    let shell = Shell::new();
-    let mut tty = shell_in(&shell, &[]);
+fn ctrl_c_goes_to_the_process_and_not_to_us(shell: &Shell<'_>) {
+    let mut tty = shell_in(shell, &[]);
     // The key may come before the first sleep.
     tty.press(
         "trap 'echo cau''ght; stop=1' INT; echo rea''dy; until [ $stop ]; do sleep 0.1; done\r",
@@ -55,15 +84,14 @@ fn ctrl_c_goes_to_the_process_and_not_to_us() {
     assert!(shell.names().is_empty());
 }
 
-#[test]
-fn exec_in_a_terminal() {
-    let shell = Shell::new();
+fn exec_in_a_terminal(shell: &Shell<'_>) {
     shell.idle("box");
-    let arguments = ["exec", "-it", "-e", "PS1=in> ", "-w", "/var/tmp", "box", "sh"];
-    let mut tty = Tty::run(&shell, 24, 80, &arguments);
+    let arguments = ["exec", "-it", "box", "env", "PS1=in> ", "sh"];
+    let mut tty = Tty::run(shell, 24, 80, &arguments);
     tty.expect("in> ");
-    tty.press("pwd; echo $((6 * 7))\r");
-    tty.expect("/var/tmp\r\n42\r\n");
+    tty.press("tty; echo $((6 * 7))\r");
+    tty.expect("/dev/");
+    tty.expect("\r\n42\r\n");
     tty.resize(50, 140);
     tty.press("until [ \"$(stty size)\" = '50 140' ]; do sleep 0.05; done; echo resi''zed\r");
     tty.expect("resized\r\n");
@@ -73,7 +101,7 @@ fn exec_in_a_terminal() {
 }
 
 /// Runs the command in a script that looks at the terminal afterwards.
-fn then_look(shell: &Shell, command: &str) -> Tty {
+fn then_look(shell: &Shell<'_>, command: &str) -> Tty {
     let script = format!("sh -c 'echo pid=$$=; exec {command}'; echo code=$?=; stty -a; echo end");
     Tty::script(shell, 24, 80, &script)
 }
@@ -92,9 +120,7 @@ fn is_as_it_was(tty: &mut Tty) {
     }
 }
 
-#[test]
-fn the_terminal_is_given_back() {
-    let shell = Shell::new();
+fn the_terminal_is_given_back(shell: &Shell<'_>) {
     shell.idle("box");
     for (command, code) in [
         ("\"$RUNTIME\" exec -it box sh -c \"exit 4\"", 4),
@@ -103,19 +129,17 @@ fn the_terminal_is_given_back() {
         (&format!("\"$RUNTIME\" run --rm -it {} sh -c \"exit 5\"", shell.image), 5),
         (&format!("\"$RUNTIME\" run --rm -it {} no-such-command", shell.image), 127),
     ] {
-        let mut tty = then_look(&shell, command);
+        let mut tty = then_look(shell, command);
         assert_eq!(number_after(&mut tty, "code="), code, "{command}");
         is_as_it_was(&mut tty);
         assert_eq!(tty.end(), 0);
     }
 }
 
-#[test]
-fn the_terminal_is_given_back_after_a_signal() {
-    let shell = Shell::new();
+fn the_terminal_is_given_back_after_a_signal(shell: &Shell<'_>) {
     shell.idle("box");
     let command = "\"$RUNTIME\" exec -it box sh -c \"stty -echo; echo ready; sleep 3600\"";
-    let mut tty = then_look(&shell, command);
+    let mut tty = then_look(shell, command);
     let pid = number_after(&mut tty, "pid=");
     tty.expect("ready");
     kill_process(Pid::from_raw(pid).expect("a pid"), Signal::TERM).expect("it takes a signal");
@@ -124,11 +148,9 @@ fn the_terminal_is_given_back_after_a_signal() {
     tty.end();
 }
 
-#[test]
-fn the_terminal_is_given_back_when_the_container_goes_away() {
-    let shell = Shell::new();
+fn the_terminal_is_given_back_when_the_container_goes_away(shell: &Shell<'_>) {
     shell.idle("box");
-    let mut tty = then_look(&shell, "\"$RUNTIME\" exec -it box sh -c \"echo ready; sleep 3600\"");
+    let mut tty = then_look(shell, "\"$RUNTIME\" exec -it box sh -c \"echo ready; sleep 3600\"");
     tty.expect("ready");
     let _ = shell.run(&["rm", "-f", "box"]).ok();
     let code = number_after(&mut tty, "code=");
@@ -137,22 +159,18 @@ fn the_terminal_is_given_back_when_the_container_goes_away() {
     tty.end();
 }
 
-#[test]
-fn a_window_that_is_closed_takes_the_container_with_it() {
-    let shell = Shell::new();
-    let mut tty = shell_in(&shell, &["--name", "box"]);
+fn a_window_that_is_closed_takes_the_container_with_it(shell: &Shell<'_>) {
+    let mut tty = shell_in(shell, &["--name", "box"]);
     assert_eq!(shell.names(), ["box"]);
     tty.close();
     tty.end();
     until("the end of the container", || shell.names().is_empty());
 }
 
-#[test]
-fn a_window_that_is_closed_takes_the_exec_with_it() {
-    let shell = Shell::new();
+fn a_window_that_is_closed_takes_the_exec_with_it(shell: &Shell<'_>) {
     shell.idle("box");
     let script = "echo ready; trap '' HUP; sleep 4321";
-    let mut tty = Tty::run(&shell, 24, 80, &["exec", "-it", "box", "sh", "-c", script]);
+    let mut tty = Tty::run(shell, 24, 80, &["exec", "-it", "box", "sh", "-c", script]);
     tty.expect("ready");
     tty.close();
     tty.end();
@@ -162,29 +180,25 @@ fn a_window_that_is_closed_takes_the_exec_with_it() {
     });
 }
 
-#[test]
-fn attach_and_leave() {
-    let shell = Shell::new();
-    let script = "while read -r line; do echo got $line; done";
+fn attach_and_leave(shell: &Shell<'_>) {
+    let script = "while read -r line; do echo got $line; [ $line = bye ] && exit 3; done";
     let made = shell.run(&["create", "-it", "--name", "box", &shell.image, "sh", "-c", script]);
     let _ = made.ok();
-    let mut tty = Tty::run(&shell, 24, 80, &["start", "-ai", "box"]);
+    let mut tty = Tty::run(shell, 24, 80, &["start", "-ai", "box"]);
     tty.press("one\r");
     tty.expect("got one");
     // A second one at the same time.
-    let mut other = Tty::run(&shell, 24, 80, &["attach", "box"]);
+    let mut other = Tty::run(shell, 24, 80, &["attach", "box"]);
     other.press("two\r");
     other.expect("got two");
     tty.expect("got two");
-    let _ = shell.run(&["kill", "box"]).ok();
-    assert_eq!((tty.end(), other.end()), (137, 137));
+    other.press("bye\r");
+    assert_eq!((tty.end(), other.end()), (3, 3));
 }
 
-#[test]
-fn a_live_table() {
-    let shell = Shell::new();
+fn a_live_table(shell: &Shell<'_>) {
     shell.idle("box");
-    let mut tty = Tty::run(&shell, 24, 100, &["stats"]);
+    let mut tty = Tty::run(shell, 24, 100, &["stats"]);
     for _ in 0..2 {
         tty.expect("CPU %");
         tty.expect("box");

@@ -1,12 +1,14 @@
 //! `run`, `start` and `attach`: the main process, with our input, outputs and signals.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures_util::StreamExt;
 use runtime_core::{
-    AttachOptions, Capability, Container, ContainerExt, ContainerStatus, ErrorKind, Exit, Follow,
-    LogOptions, LogStream, Operation, Runtime, Session, SessionMode, Signal,
+    AttachOptions, Capabilities, Capability, Container, ContainerExt, ContainerStatus, ErrorKind,
+    Exit, Follow, LogOptions, LogStream, Operation, Runtime, Session, SessionMode, Signal,
+    StopOptions,
 };
 
 use super::{FAILED, code_of_exit, coded, create, ends, killed_by, not_run};
@@ -16,10 +18,13 @@ use crate::pipes::Sink;
 use crate::session::{self, Ended, Then};
 use crate::signals::{Came, Signals};
 use crate::terminal::{self, Raw};
-use crate::{find, style};
+use crate::{find, splice, style};
 
 /// How many times one has to press Ctrl-C to leave a process that does not mind it.
 const INSISTING: u32 = 3;
+
+/// How often one looks whether a container that was started runs.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// `runtime run`.
 pub(crate) async fn run(runtime: Arc<dyn Runtime>, arguments: Run) -> Result<u8> {
@@ -111,7 +116,7 @@ pub(crate) async fn attach(runtime: Arc<dyn Runtime>, arguments: Attach) -> Resu
         if !arguments.sig_proxy || signal == Signal::HUP {
             return if ends(signal) { Then::End } else { Then::GoOn };
         }
-        pass_on(&*container, signal, &mut presses).await
+        pass_on(&container, signal, &mut presses).await
     })
     .await?;
     match ended {
@@ -194,10 +199,10 @@ async fn follow(
     let on_signal = async |signal| {
         if signal == Signal::HUP {
             // Our terminal is gone, and with it whoever it was for.
-            let _ = soon(container.kill(signal)).await;
+            hang_up(&**container).await;
             return Then::End;
         }
-        pass_on(&**container, signal, &mut presses).await
+        pass_on(container, signal, &mut presses).await
     };
     let can = runtime.capabilities();
     let output_only = matches!(how, How::Known { mode: SessionMode::Output, .. });
@@ -205,22 +210,22 @@ async fn follow(
         let Attached { session, stdin, _raw } = open(&**container, how).await.map_err(failed)?;
         container.start().await.map_err(not_run)?;
         session::talk(session, stdin, signals, on_signal).await.map_err(failed)?
-    } else if can.attach && !(output_only && can.logs_follow) {
-        container.start().await.map_err(not_run)?;
-        match open(&**container, how).await {
-            Ok(Attached { session, stdin, _raw }) => {
+    } else {
+        if let Some(signal) = start_or_signal(&**container, signals).await? {
+            return Ok(killed_by(signal.number()));
+        }
+        let late = match can.attach && !(output_only && can.logs_follow) {
+            true => open_late(container, how, can, signals).await.map_err(failed)?,
+            false => Late::Ended,
+        };
+        match late {
+            Late::Attached(Attached { session, stdin, _raw }) => {
                 session::talk(session, stdin, signals, on_signal).await.map_err(failed)?
             }
-            // It was quicker: the log has all that it said.
-            Err(error) if has_ended(&error) && can.logs_follow => {
-                show_log(&**container, signals, on_signal).await.map_err(failed)?
-            }
-            Err(error) => return Err(failed(error)),
+            // The log misses nothing of what was said before an attach.
+            Late::Ended => show_log(&**container, signals, on_signal).await.map_err(failed)?,
+            Late::Signal(signal) => Ended::Signal(signal),
         }
-    } else {
-        // The log misses nothing of what was said before an attach.
-        container.start().await.map_err(not_run)?;
-        show_log(&**container, signals, on_signal).await.map_err(failed)?
     };
     match ended {
         Ended::Output => {}
@@ -234,7 +239,7 @@ async fn follow(
             came = signals.next() => {
                 if let Came::Signal(signal) = came
                     && (signal == Signal::HUP
-                        || pass_on(&**container, signal, &mut presses).await == Then::End)
+                        || pass_on(container, signal, &mut presses).await == Then::End)
                 {
                     return Ok(killed_by(signal.number()));
                 }
@@ -243,10 +248,76 @@ async fn follow(
     }
 }
 
-/// Whether there is nothing to attach to because the container has ended.
-fn has_ended(error: &anyhow::Error) -> bool {
+/// Starts a container. A signal that comes first ends it: a start can take as long as a node takes
+/// to get the image.
+async fn start_or_signal(
+    container: &dyn Container,
+    signals: &mut Signals,
+) -> Result<Option<Signal>> {
+    tokio::select! {
+        started = container.start() => started.map(|_| None).map_err(not_run),
+        signal = signals.end() => {
+            hang_up(container).await;
+            Ok(Some(signal))
+        }
+    }
+}
+
+/// What came of an attach after the start.
+enum Late {
+    Attached(Attached),
+    /// The container was quicker, or there is no need to attach.
+    Ended,
+    Signal(Signal),
+}
+
+/// Attaches to a container that was started, as soon as it runs. Where there is a log, the
+/// session has what was said before.
+async fn open_late(
+    container: &Arc<dyn Container>,
+    how: How,
+    can: &Capabilities,
+    signals: &mut Signals,
+) -> Result<Late> {
+    loop {
+        let error = match open(&**container, how).await {
+            Ok(mut attached) => {
+                if can.logs_follow {
+                    attached.session = splice::whole(Arc::clone(container), attached.session);
+                }
+                return Ok(Late::Attached(attached));
+            }
+            Err(error) => error,
+        };
+        match container.info().await?.status {
+            ContainerStatus::Exited if can.logs_follow => return Ok(Late::Ended),
+            // It was taken by the engine and does not run yet.
+            ContainerStatus::Created if lacks(&error, Capability::AttachCreated) => {}
+            _ => return Err(error),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_AGAIN) => {}
+            signal = signals.end() => {
+                hang_up(&**container).await;
+                return Ok(Late::Signal(signal));
+            }
+        }
+    }
+}
+
+fn lacks(error: &anyhow::Error, capability: Capability) -> bool {
     let error = error.downcast_ref::<runtime_core::Error>();
-    error.is_some_and(|error| error.kind() == ErrorKind::InvalidState)
+    error.is_some_and(|error| error.capability() == Some(capability))
+}
+
+/// Ends a container that nobody is there for any more.
+async fn hang_up(container: &dyn Container) {
+    let unsupported = |error: &runtime_core::Error| error.kind() == ErrorKind::Unsupported;
+    if let Ok(Err(error)) = soon(container.kill(Signal::HUP)).await
+        && unsupported(&error)
+    {
+        let _ = soon(container.stop(StopOptions::default())).await;
+    }
 }
 
 /// The exit code of a container, and a word where it has none of its own.
@@ -260,7 +331,7 @@ fn exit_code(exit: &Exit) -> Result<u8> {
 }
 
 /// Passes a signal on to the container.
-async fn pass_on(container: &dyn Container, signal: Signal, presses: &mut u32) -> Then {
+async fn pass_on(container: &Arc<dyn Container>, signal: Signal, presses: &mut u32) -> Then {
     if signal == Signal::INT || signal == Signal::TERM {
         *presses += 1;
         if *presses >= INSISTING {
@@ -272,12 +343,28 @@ async fn pass_on(container: &dyn Container, signal: Signal, presses: &mut u32) -
         Ok(Ok(())) => Then::GoOn,
         // It has ended already: its output says the rest.
         Ok(Err(error)) if error.kind() == ErrorKind::InvalidState => Then::GoOn,
+        Ok(Err(error)) if error.kind() == ErrorKind::Unsupported && ends(signal) => {
+            if *presses <= 1 {
+                style::note("this engine sends no signals: the container is stopped");
+                stop_beside(Arc::clone(container));
+            }
+            Then::GoOn
+        }
         Ok(Err(error)) => {
             style::print_error(&error.into());
             if ends(signal) { Then::End } else { Then::GoOn }
         }
         Err(_) => Then::End,
     }
+}
+
+/// Stops a container while its last words are shown.
+fn stop_beside(container: Arc<dyn Container>) {
+    tokio::spawn(async move {
+        if let Err(error) = container.stop(StopOptions::default()).await {
+            style::print_error(&error.into());
+        }
+    });
 }
 
 /// Shows the log in place of a session.

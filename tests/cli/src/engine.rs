@@ -1,0 +1,184 @@
+//! The engine of the environment: the variables that `cargo xtask env up` prints.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use runtime_core::Capabilities;
+use serde_json::{Value, json};
+
+use crate::shell::binary;
+
+/// An engine, and how the command is told of it.
+#[derive(Debug)]
+pub struct Engine {
+    /// What the command calls it: `docker`, `cri`, `kubernetes`.
+    pub backend: &'static str,
+    /// The word for it in `--backend`.
+    pub word: &'static str,
+    /// The engine in the form of `--backend`.
+    pub url: String,
+    /// Other forms of the same.
+    pub other_urls: Vec<String>,
+    /// The variables by which it is found when nothing is said.
+    pub usual: Vec<(&'static str, String)>,
+    /// The image with a shell in it.
+    pub image: String,
+    /// The command's configuration without `backend`, a login, and nothing else.
+    folder: tempfile::TempDir,
+    capabilities: OnceLock<Capabilities>,
+}
+
+impl Engine {
+    /// The engine that the environment names.
+    ///
+    /// # Errors
+    /// When a variable is missing: a test of an engine fails where there is none.
+    pub fn of_environment() -> Result<Self, String> {
+        let variable = |name: &str| {
+            std::env::var(name).map_err(|_| {
+                format!("{name} is not set: see `cargo xtask test`, or `cargo xtask env up`")
+            })
+        };
+        let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let nowhere = |name: &str| format!("unix://{}", folder.path().join(name).to_string_lossy());
+        let name = variable("RUNTIME_TEST_ENGINE")?;
+        let mut config = String::new();
+        let mut engine = if name.starts_with("containerd") {
+            let endpoint = variable("RUNTIME_TEST_CRI_ENDPOINT")?;
+            let shared = PathBuf::from(variable("RUNTIME_TEST_SHARED_DIR")?);
+            config = format!(
+                "[cri]\nlog_dir = {:?}\nstate_dir = {:?}\n",
+                shared.join(format!("{name}-logs")),
+                shared.join(format!("{name}-state"))
+            );
+            let path = endpoint.trim_start_matches("unix://").to_owned();
+            Self {
+                backend: "cri",
+                word: "cri",
+                url: format!("cri://{path}"),
+                other_urls: vec![format!("unix://{path}"), path],
+                usual: vec![
+                    ("DOCKER_HOST", nowhere("docker.sock")),
+                    ("CONTAINER_RUNTIME_ENDPOINT", endpoint),
+                ],
+                image: String::new(),
+                folder,
+                capabilities: OnceLock::new(),
+            }
+        } else if name.starts_with("kubernetes") {
+            let kubeconfig = variable("RUNTIME_TEST_KUBECONFIG_STATS")?;
+            let namespace = variable("RUNTIME_TEST_NAMESPACE")?;
+            config = format!(
+                "[k8s]\nkubeconfig = {kubeconfig:?}\nnamespace = {namespace:?}\n\
+                 stats = \"node-proxy\"\n"
+            );
+            let context = context(Path::new(&kubeconfig))?;
+            Self {
+                backend: "kubernetes",
+                word: "k8s",
+                url: format!("k8s:///{namespace}"),
+                other_urls: vec![
+                    "k8s".to_owned(),
+                    format!("k8s://{context}"),
+                    format!("k8s://{context}/{namespace}"),
+                ],
+                usual: vec![
+                    ("DOCKER_HOST", nowhere("docker.sock")),
+                    ("CONTAINER_RUNTIME_ENDPOINT", nowhere("cri.sock")),
+                    ("KUBECONFIG", kubeconfig),
+                ],
+                image: String::new(),
+                folder,
+                capabilities: OnceLock::new(),
+            }
+        } else {
+            let host = variable("RUNTIME_TEST_DOCKER_HOST")?;
+            let path = host.trim_start_matches("unix://").to_owned();
+            Self {
+                backend: "docker",
+                word: "docker",
+                url: host.clone(),
+                other_urls: vec![format!("docker://{path}"), path],
+                usual: vec![("DOCKER_HOST", host)],
+                image: String::new(),
+                folder,
+                capabilities: OnceLock::new(),
+            }
+        };
+        let registry = variable("RUNTIME_TEST_REGISTRY")?;
+        engine.image = format!("{registry}/test/busybox:1");
+        let auth = base64(&format!(
+            "{}:{}",
+            variable("RUNTIME_TEST_REGISTRY_USER")?,
+            variable("RUNTIME_TEST_REGISTRY_PASSWORD")?
+        ));
+        let login = json!({ "auths": { registry: { "auth": auth } } }).to_string();
+        let write = |name: &str, text: &str| {
+            std::fs::write(engine.folder.path().join(name), text).map_err(|error| error.to_string())
+        };
+        write("config.json", &login)?;
+        write("config.toml", &config)?;
+        Ok(engine)
+    }
+
+    /// What the command needs to know of it but which engine it is.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.folder.path().join("config.toml")
+    }
+
+    /// The folder with the login.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// What the engine can do, as the command says.
+    ///
+    /// # Panics
+    /// When the command does not say it.
+    #[must_use]
+    pub fn capabilities(&self) -> &Capabilities {
+        self.capabilities.get_or_init(|| {
+            let output = Command::new(binary())
+                .args(["info", "--format", "json"])
+                .env("RUNTIME_BACKEND", &self.url)
+                .env("RUNTIME_CONFIG", self.config())
+                .output()
+                .expect("the command can be run");
+            let text = String::from_utf8_lossy(&output.stdout);
+            let info: Value = serde_json::from_str(text.trim())
+                .unwrap_or_else(|error| panic!("{error} in {output:?}"));
+            serde_json::from_value(info["capabilities"].clone()).expect("capabilities")
+        })
+    }
+}
+
+/// The context of a kubeconfig.
+fn context(kubeconfig: &Path) -> Result<String, String> {
+    let text = std::fs::read_to_string(kubeconfig).map_err(|error| error.to_string())?;
+    let found = match serde_json::from_str::<Value>(&text) {
+        Ok(json) => json["current-context"].as_str().map(str::to_owned),
+        Err(_) => text
+            .lines()
+            .find_map(|line| line.strip_prefix("current-context:"))
+            .map(|name| name.trim().trim_matches('"').to_owned()),
+    };
+    found.ok_or_else(|| format!("{} has no context", kubeconfig.display()))
+}
+
+/// Base64 by hand: one use is not worth a dependency.
+fn base64(text: &str) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut encoded = String::new();
+    for part in text.as_bytes().chunks(3) {
+        let bits = part.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte));
+        let bits = bits << (8 * (3 - part.len()));
+        for at in 0..4 {
+            let digit = DIGITS[(bits >> (18 - 6 * at)) as usize & 63];
+            encoded.push(if at <= part.len() { char::from(digit) } else { '=' });
+        }
+    }
+    encoded
+}

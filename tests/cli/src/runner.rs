@@ -1,0 +1,109 @@
+//! Chooses the cases by what the engine can do, runs them one at a time, and reports them.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use runtime_core::Capability;
+use serde_json::{Value, json};
+
+use crate::{Engine, Shell};
+
+/// The variable with the path of the report.
+const REPORT: &str = "RUNTIME_TEST_REPORT";
+
+/// A case: the same on every engine that can do what it needs.
+#[derive(Debug, Clone, Copy)]
+pub struct Case {
+    /// Its name.
+    pub name: &'static str,
+    /// What the engine has to be able to do. Where it lacks one, the case is reported as ignored
+    /// with the name of that.
+    pub needs: &'static [Capability],
+    /// What it does, in a scope of its own that is cleaned up.
+    pub body: fn(&Shell),
+}
+
+/// Makes the `main` of a test program: a list of functions of this file, each with the capabilities
+/// that it needs.
+#[macro_export]
+macro_rules! cases {
+    ($($name:ident [$($need:ident),*];)*) => {
+        fn main() -> std::process::ExitCode {
+            cli_tests::run(&[$(cli_tests::Case {
+                name: stringify!($name),
+                needs: &[$(runtime_core::Capability::$need),*],
+                body: $name,
+            }),*])
+        }
+    };
+}
+
+/// Runs the cases on the engine of the environment. The exit code is not 0 when one failed, and
+/// when the engine is not there.
+#[must_use]
+pub fn run(cases: &[Case]) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // Names belong to the engine, not to a scope: one case at a time can have its own.
+    arguments.test_threads = Some(1);
+    let engine = match Engine::of_environment() {
+        Ok(engine) => Arc::new(engine),
+        Err(error) => {
+            eprintln!("the tests cannot run: {error}");
+            return ExitCode::from(101);
+        }
+    };
+    let report: Arc<Mutex<Report>> = Arc::default();
+    let trials = cases.iter().map(|case| trial(*case, &engine, &report)).collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    if let (Some(path), false) = (std::env::var_os(REPORT), arguments.list) {
+        let report = report.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = report.write(Path::new(&path)) {
+            eprintln!("the report cannot be written: {error}");
+            return ExitCode::from(101);
+        }
+    }
+    conclusion.exit_code()
+}
+
+#[derive(Debug, Default)]
+struct Report {
+    passed: usize,
+    failed: Vec<&'static str>,
+    ignored: Vec<Value>,
+}
+
+impl Report {
+    fn write(&self, path: &Path) -> std::io::Result<()> {
+        let Self { passed, failed, ignored } = self;
+        let report = json!({ "passed": passed, "failed": failed, "ignored": ignored });
+        std::fs::write(path, report.to_string())
+    }
+}
+
+fn trial(case: Case, engine: &Arc<Engine>, report: &Arc<Mutex<Report>>) -> Trial {
+    let (engine, report) = (Arc::clone(engine), Arc::clone(report));
+    Trial::ignorable_test(case.name, move || {
+        let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
+        let can = engine.capabilities();
+        if let Some(lacks) = case.needs.iter().find(|need| !can.has(**need)) {
+            report.ignored.push(json!({ "case": case.name, "capability": lacks.name() }));
+            return Ok(Completion::ignored_with(format!("lacks {lacks}")));
+        }
+        let body = AssertUnwindSafe(|| (case.body)(&Shell::new(&engine)));
+        match catch_unwind(body) {
+            Ok(()) => {
+                report.passed += 1;
+                Ok(Completion::Completed)
+            }
+            Err(panic) => {
+                report.failed.push(case.name);
+                let text = panic.downcast_ref::<String>().cloned();
+                let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+                Err(Failed::from(text.unwrap_or_else(|| "it panicked".to_owned())))
+            }
+        }
+    })
+}
