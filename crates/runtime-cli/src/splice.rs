@@ -4,10 +4,10 @@
 //! output, but only by whole lines, so that a prompt would never be seen. Both together give all of
 //! it: the log at first, and the session from a moment on at which the log has every line that
 //! the session has shown. Where no such moment comes, because the process writes without a
-//! pause, the log gives everything to the end: nothing is lost, and nothing comes twice.
+//! pause, the log gives everything to the end: no line is lost, and none comes twice.
 //!
-//! Input waits until that is decided. So what a process answers comes from the session, byte for
-//! byte, which not every engine's log has.
+//! Input waits a moment for that. So what a process answers comes from the session, byte for byte,
+//! which not every engine's log has.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,17 +17,22 @@ use futures_util::future::OptionFuture;
 use futures_util::{Stream, StreamExt, stream};
 use runtime_core::{
     ByteStream, Container, Follow, LogCursor, LogOptions, LogReader, LogStream, Result, Session,
-    SessionInput, async_trait,
+    SessionControl, SessionInput, TerminalSize, async_trait,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
+
+use crate::terminal;
 
 /// How long no line may have come before the log can be left. It is much longer than an engine
 /// takes from what it reads of a process to its log.
 const QUIET: Duration = Duration::from_millis(100);
 
-/// How many times the log is looked at before it is followed to its end.
-const LOOKS: u32 = 10;
+/// The longest such time, where the log is still not what the session was.
+const LONGEST: Duration = Duration::from_secs(2);
+
+/// How long input waits.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How much of an output is kept for comparison.
 const KEPT: usize = 64 << 10;
@@ -46,6 +51,7 @@ pub(crate) fn whole(container: Arc<dyn Container>, session: Session) -> Session 
     let stdin = stdin.map(|inner| Box::new(Input { inner, decided }) as Box<dyn SessionInput>);
     let mut splice = Splice {
         container,
+        control: Arc::clone(&control),
         deciding: Some(deciding),
         cursor: None,
         merged: false,
@@ -76,7 +82,7 @@ impl From<runtime_core::Error> for Stop {
     }
 }
 
-/// What the session has said since the log was looked at.
+/// What the session has said for a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Heard {
     /// A line at least.
@@ -85,10 +91,13 @@ enum Heard {
     Less,
     /// The end of all outputs.
     End,
+    /// The log has ended, and with it everything.
+    Over,
 }
 
 struct Splice {
     container: Arc<dyn Container>,
+    control: Arc<dyn SessionControl>,
     /// Dropped when it is decided where the outputs come from.
     deciding: Option<watch::Sender<()>>,
     /// How far the log was read.
@@ -101,24 +110,60 @@ struct Splice {
 
 impl Splice {
     async fn run(&mut self) -> std::result::Result<(), Stop> {
-        let mut quiet = false;
-        for _ in 0..LOOKS {
-            let mut log = self.log(Follow::No).await?;
-            let mut more = false;
-            while let Some(record) = log.next().await {
-                more = true;
-                self.show(record?).await?;
+        let patience = Instant::now() + PATIENCE;
+        let mut time = QUIET;
+        self.read_to_the_end().await?;
+        loop {
+            match self.until_quiet(time, patience).await? {
+                Heard::End => return self.stay_with_the_log().await,
+                Heard::Over => return Ok(()),
+                Heard::Line | Heard::Less => {}
             }
-            self.went_to(&log);
-            if quiet && !more && self.caught_up() {
+            // What a follower has not given can still be on its way; what a reader has not given
+            // is not there.
+            if !self.read_to_the_end().await? && self.caught_up() {
                 return self.go_live().await;
             }
-            match self.listen(QUIET).await? {
-                Heard::End => break,
-                heard => quiet = heard == Heard::Less,
-            }
+            time = (time * 2).min(LONGEST);
         }
-        self.stay_with_the_log().await
+    }
+
+    /// Gives what the log has; true when that was anything.
+    async fn read_to_the_end(&mut self) -> std::result::Result<bool, Stop> {
+        let mut log = self.log(Follow::No).await?;
+        let mut more = false;
+        while let Some(record) = log.next().await {
+            more = true;
+            self.show(record?).await?;
+        }
+        self.went_to(&log);
+        Ok(more)
+    }
+
+    /// Gives the log until for a time neither it nor the session has had a line.
+    async fn until_quiet(
+        &mut self,
+        time: Duration,
+        patience: Instant,
+    ) -> std::result::Result<Heard, Stop> {
+        let mut log = self.log(Follow::Yes).await?;
+        let heard = loop {
+            if Instant::now() > patience {
+                self.deciding = None;
+            }
+            tokio::select! {
+                record = log.next() => match record {
+                    Some(record) => self.show(record?).await?,
+                    None => break Heard::Over,
+                },
+                heard = self.listen(time) => match heard? {
+                    Heard::Line => {}
+                    heard => break heard,
+                },
+            }
+        };
+        self.went_to(&log);
+        Ok(heard)
     }
 
     async fn log(&mut self, follow: Follow) -> Result<LogReader> {
@@ -176,27 +221,30 @@ impl Splice {
     /// Gives the session's outputs from here on.
     async fn go_live(&mut self) -> std::result::Result<(), Stop> {
         self.deciding = None;
+        if self.stderr.is_none() && self.stdout.seen.open.is_empty() {
+            self.redraw().await;
+        }
         let stderr: OptionFuture<_> = self.stderr.as_mut().map(Output::forward).into();
         let (stdout, stderr) = tokio::join!(self.stdout.forward(), stderr);
         stdout.and(stderr.unwrap_or(Ok(())))
     }
 
-    /// Gives the log to its end, which comes with that of the container. What the session says of the
-    /// same is heard, so that the process is not held up, and forgotten.
+    /// Has the process show its line again, if it edits one: a prompt of before the session is in no
+    /// log yet. A terminal that changes its size has it do so.
+    async fn redraw(&mut self) {
+        if let Some(size) = terminal::size() {
+            let other = TerminalSize { columns: size.columns.saturating_add(1), ..size };
+            for size in [other, size] {
+                // It may have ended; its output will tell.
+                let _ = self.control.resize(size).await;
+            }
+        }
+    }
+
+    /// Gives the log to its end, which comes with that of the container.
     async fn stay_with_the_log(&mut self) -> std::result::Result<(), Stop> {
         self.deciding = None;
         let mut log = self.log(Follow::Yes).await?;
-        loop {
-            tokio::select! {
-                record = log.next() => match record {
-                    Some(record) => self.show(record?).await?,
-                    None => return Ok(()),
-                },
-                heard = self.listen(QUIET) => if heard? == Heard::End {
-                    break;
-                },
-            }
-        }
         while let Some(record) = log.next().await {
             self.show(record?).await?;
         }

@@ -206,7 +206,7 @@ fn figures(shell: &Shell<'_>) {
     until("the figures", || {
         let stats = shell.run(&["stats", "--no-stream", "--format", "json"]).ok();
         let mut lines = stats.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        lines.any(|stats| stats["name"] == "box" && stats["stats"]["memory_usage_bytes"].is_u64())
+        lines.any(|stats| stats["name"] == "box" && stats["stats"]["memory_bytes"].is_u64())
     });
 }
 

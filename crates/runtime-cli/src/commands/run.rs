@@ -393,7 +393,13 @@ async fn show_log(
             }
         }
     };
-    stdout.finish().await?;
-    stderr.finish().await?;
+    for done in [stdout.finish().await, stderr.finish().await] {
+        match done {
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+                return Ok(Ended::NoReader);
+            }
+            done => done?,
+        }
+    }
     Ok(ended)
 }
