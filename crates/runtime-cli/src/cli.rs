@@ -194,6 +194,9 @@ pub(crate) struct Exec {
     /// Runs in this folder
     #[arg(long, short, value_name = "FOLDER")]
     pub(crate) workdir: Option<String>,
+    /// Lets the image's env and sh set variables and the folder where the engine cannot
+    #[arg(long)]
+    pub(crate) image_tools: bool,
     /// Name or id
     pub(crate) container: String,
     /// The command and its arguments

@@ -55,6 +55,10 @@ pub struct ExecOptions {
     pub user: Option<String>,
     /// Another folder (capability `exec_working_dir`).
     pub working_dir: Option<String>,
+    /// Whether the image's own `env` and `sh` may set the environment and the folder where the
+    /// engine cannot. See [`image_tools`](Self::image_tools).
+    #[serde(default)]
+    pub image_tools: bool,
 }
 
 impl ExecOptions {
@@ -67,6 +71,7 @@ impl ExecOptions {
             env: BTreeMap::new(),
             user: None,
             working_dir: None,
+            image_tools: false,
         }
     }
 
@@ -95,6 +100,18 @@ impl ExecOptions {
     #[must_use]
     pub fn working_dir(mut self, dir: impl Into<String>) -> Self {
         self.working_dir = Some(dir.into());
+        self
+    }
+
+    /// Lets the image's own `env` and `sh` set the environment and the folder, where the engine has
+    /// no way to. Otherwise that is `Unsupported`. An engine that can does it itself all the same.
+    ///
+    /// What fails is then told by them and not by the engine: a command that is not there ends with
+    /// 127, one that cannot be run with 126, and a folder that is not there with 125. An image
+    /// without them cannot run anything this way. Another user takes rights that they do not have.
+    #[must_use]
+    pub const fn image_tools(mut self, may: bool) -> Self {
+        self.image_tools = may;
         self
     }
 }

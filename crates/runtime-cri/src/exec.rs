@@ -15,7 +15,7 @@ use runtime_core::{
 };
 use runtime_support::process::Process;
 use runtime_support::session::{self, About, End, Output, Streams, Terminal, until_started};
-use runtime_support::{check_exec, within};
+use runtime_support::{check_exec, exec_command, within};
 use spdy_client::remote_command::{self, Outcome};
 use tokio::sync::watch;
 
@@ -49,29 +49,28 @@ impl Turns {
 /// See [`Container::exec`](runtime_core::Container::exec).
 pub(crate) async fn exec(container: &CriContainer, options: ExecOptions) -> Result<Session> {
     check_exec(&options)?;
-    for (wanted, capability) in [
-        (options.user.is_some(), Capability::ExecUser),
-        (!options.env.is_empty(), Capability::ExecEnv),
-        (options.working_dir.is_some(), Capability::ExecWorkingDir),
-    ] {
-        if wanted {
-            container.require(capability, Operation::Exec)?;
-        }
-    }
+    let command = exec_command(&options, &container.shared.capabilities)
+        .map_err(|error| error.during(Operation::Exec).on(BACKEND).about(&container.id))?;
     let this = container.clone();
     // A task of its own: when nobody waits for the session any more, it is dropped as any other,
     // and the process ended.
     let deadline = container.shared.deadlines.start;
     container
         .shared
-        .finish(async move { within(Operation::Exec, deadline, open(&this, &options)).await })
+        .finish(
+            async move { within(Operation::Exec, deadline, open(&this, &options, command)).await },
+        )
         .await
 }
 
 /// The process of an exec, once it is known.
 type Found = watch::Receiver<Option<Arc<Process>>>;
 
-async fn open(container: &CriContainer, options: &ExecOptions) -> Result<Session> {
+async fn open(
+    container: &CriContainer,
+    options: &ExecOptions,
+    command: Vec<String>,
+) -> Result<Session> {
     let shared = &container.shared;
     let (stdin, size) = match options.mode {
         SessionMode::Terminal(size) => (true, Some(size)),
@@ -90,7 +89,7 @@ async fn open(container: &CriContainer, options: &ExecOptions) -> Result<Session
     });
     let request = cri::ExecRequest {
         container_id: container.id.to_string(),
-        cmd: options.command.clone(),
+        cmd: command,
         tty,
         stdin,
         stdout: true,

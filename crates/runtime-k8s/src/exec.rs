@@ -12,8 +12,8 @@ use runtime_core::{
     Capability, Error, ExecExit, ExecOptions, Operation, Result, ResultExt as _, Session,
     SessionControl, SessionInput, SessionMode, Signal, TerminalSize,
 };
-use runtime_support::check_exec;
 use runtime_support::session::{self, About, End, Output, Streams, Terminal};
+use runtime_support::{check_exec, exec_command};
 use spdy_client::remote_command;
 
 use crate::BACKEND;
@@ -23,31 +23,27 @@ use crate::names::CONTAINER;
 /// See [`Container::exec`](runtime_core::Container::exec).
 pub(crate) async fn open(container: &KubernetesContainer, options: ExecOptions) -> Result<Session> {
     check_exec(&options)?;
-    for (wanted, capability) in [
-        (options.user.is_some(), Capability::ExecUser),
-        (!options.env.is_empty(), Capability::ExecEnv),
-        (options.working_dir.is_some(), Capability::ExecWorkingDir),
-    ] {
-        if wanted {
-            return Err(Error::unsupported(capability));
-        }
-    }
+    let command = exec_command(&options, &container.shared.capabilities)?;
     container.must_run().await?;
-    match begin(container, &options).await {
+    match begin(container, options.mode, &command).await {
         Ok(session) => Ok(session),
         Err(error) => Err(container.not_opened(error).await),
     }
 }
 
-async fn begin(container: &KubernetesContainer, options: &ExecOptions) -> Result<Session> {
-    let (stdin, size) = match options.mode {
+async fn begin(
+    container: &KubernetesContainer,
+    mode: SessionMode,
+    command: &[String],
+) -> Result<Session> {
+    let (stdin, size) = match mode {
         SessionMode::Terminal(size) => (true, Some(size)),
         mode => (mode == SessionMode::Stdin, None),
     };
     let tty = size.is_some();
     let asked = remote_command::Streams::outputs().stdin(stdin).stderr(!tty).tty(tty);
     let mut query = vec![("container", CONTAINER)];
-    query.extend(options.command.iter().map(|word| ("command", word.as_str())));
+    query.extend(command.iter().map(|word| ("command", word.as_str())));
     let client = &container.shared.client;
     let transport = client.session(&container.pod_name, "exec", &query, asked).await?;
     let settle = |outcome| std::future::ready(session::settle(outcome));

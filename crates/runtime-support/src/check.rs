@@ -1,6 +1,6 @@
 //! Checks of what callers give that are the same on every engine.
 
-use runtime_core::{Error, ExecOptions, Result};
+use runtime_core::{Capabilities, Capability, Error, ExecOptions, Result};
 
 /// Checks what does not depend on the engine.
 ///
@@ -28,6 +28,42 @@ pub fn check_exec(options: &ExecOptions) -> Result<()> {
     Ok(())
 }
 
+/// What an engine is asked to run so that an exec is as wanted. An engine that sets the environment
+/// or the folder itself is given them besides.
+///
+/// # Errors
+/// `Unsupported`, for what the engine cannot do and the image's own programs may not, or cannot
+/// either.
+pub fn exec_command(options: &ExecOptions, can: &Capabilities) -> Result<Vec<String>> {
+    if options.user.is_some() && !can.has(Capability::ExecUser) {
+        return Err(Error::unsupported(Capability::ExecUser));
+    }
+    let needs = |wanted: bool, capability: Capability| match (wanted, can.has(capability)) {
+        (true, false) if options.image_tools => Ok(true),
+        (true, false) => Err(Error::unsupported(capability)),
+        _ => Ok(false),
+    };
+    let env = needs(!options.env.is_empty(), Capability::ExecEnv)?;
+    let dir = needs(options.working_dir.is_some(), Capability::ExecWorkingDir)?;
+    let mut command = Vec::new();
+    if env {
+        command.push("env".to_owned());
+        command.extend(options.env.iter().map(|(name, value)| format!("{name}={value}")));
+    }
+    let dir = options.working_dir.as_ref().filter(|_| dir);
+    // `env` takes a word with this sign for a variable, the command as well.
+    if dir.is_some() || (env && options.command.first().is_some_and(|word| word.contains('='))) {
+        let script = match dir {
+            Some(_) => "cd \"$1\" || exit 125; shift; exec \"$@\"",
+            None => "exec \"$@\"",
+        };
+        command.extend(["sh", "-c", script, "sh"].map(str::to_owned));
+        command.extend(dir.cloned());
+    }
+    command.extend(options.command.iter().cloned());
+    Ok(command)
+}
+
 /// Checks the path of a copy.
 ///
 /// # Errors
@@ -40,4 +76,37 @@ pub fn check_path(path: &str) -> Result<()> {
         return Err(Error::invalid("path", "has a NUL byte in it"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_image_helps_where_it_may_and_has_to() {
+        let none = Capabilities::default();
+        let mut all = Capabilities::default();
+        (all.exec_env, all.exec_working_dir, all.exec_user) = (true, true, true);
+        let plain = ExecOptions::new(["a", "b c"]);
+        assert_eq!(exec_command(&plain, &none).unwrap(), ["a", "b c"]);
+        let more = plain.clone().env("X.Y", "1 2").working_dir("/d");
+        assert_eq!(exec_command(&more, &all).unwrap(), ["a", "b c"]);
+        let error = exec_command(&more, &none).unwrap_err();
+        assert_eq!(error.capability(), Some(Capability::ExecEnv));
+        let more = more.image_tools(true);
+        assert_eq!(exec_command(&more, &all).unwrap(), ["a", "b c"]);
+        let script = "cd \"$1\" || exit 125; shift; exec \"$@\"";
+        assert_eq!(
+            exec_command(&more, &none).unwrap(),
+            ["env", "X.Y=1 2", "sh", "-c", script, "sh", "/d", "a", "b c"]
+        );
+        let sign = ExecOptions::new(["a=b"]).env("X", "1").image_tools(true);
+        let script = "exec \"$@\"";
+        assert_eq!(
+            exec_command(&sign, &none).unwrap(),
+            ["env", "X=1", "sh", "-c", script, "sh", "a=b"]
+        );
+        let user = exec_command(&plain.user("1").image_tools(true), &none).unwrap_err();
+        assert_eq!(user.capability(), Some(Capability::ExecUser));
+    }
 }

@@ -12,7 +12,7 @@ pub mod process;
 pub mod session;
 mod tar;
 
-pub use check::{check_exec, check_path};
+pub use check::{check_exec, check_path, exec_command};
 pub use credentials::{Credential, CredentialError, find_credential};
 pub use deadline::within;
 pub use exits::{ExitHub, ExitSource, Sight, Wake, WakeStream};

@@ -16,7 +16,7 @@ use runtime_docker::{DockerOptions, DockerRuntime};
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What all containers of the bench belong to.
-const SCOPE: &str = "bench";
+pub(crate) const SCOPE: &str = "bench";
 
 pub(crate) struct Engine {
     /// In the form of `DOCKER_HOST`.

@@ -2,8 +2,10 @@
 //!
 //! It runs on the engine and the registry of the environment, as `cargo xtask bench` sets them. Each figure is taken in a process of its own, so that one does not disturb the other.
 
+mod command;
 mod cri;
 mod engine;
+mod exec;
 mod fleet;
 mod k8s;
 mod lifecycle;
@@ -13,6 +15,7 @@ mod pairs;
 mod part;
 mod proxy;
 mod reading;
+mod sessions;
 
 use std::process::ExitCode;
 
@@ -68,6 +71,12 @@ struct Sizes {
     /// Followers at once [default: 500, quick: 20]
     #[arg(long)]
     followers: Option<usize>,
+    /// MiB through an exec [default: 1024, quick: 32]
+    #[arg(long)]
+    exec_mib: Option<u64>,
+    /// Containers that are listed by the commands [default: 500, quick: 10]
+    #[arg(long)]
+    listed: Option<usize>,
 }
 
 impl Sizes {
@@ -91,6 +100,14 @@ impl Sizes {
         self.followers.unwrap_or(if self.quick { 20 } else { 500 })
     }
 
+    fn exec_bytes(&self) -> u64 {
+        self.exec_mib.unwrap_or(if self.quick { 32 } else { 1024 }) << 20
+    }
+
+    fn listed(&self) -> usize {
+        self.listed.unwrap_or(if self.quick { 10 } else { 500 })
+    }
+
     fn wants(&self, subject: Subject) -> bool {
         self.only.is_empty() || self.only.contains(&subject)
     }
@@ -104,6 +121,10 @@ enum Subject {
     Logs,
     /// Many containers, and many followers of their logs
     Fleet,
+    /// Commands in a container
+    Exec,
+    /// The command `runtime` beside `docker`
+    Command,
 }
 
 fn main() -> ExitCode {
@@ -144,6 +165,12 @@ async fn docker(sizes: &Sizes) -> Result<()> {
     }
     if sizes.wants(Subject::Fleet) {
         fleet::compare(&engine, sizes.containers(), sizes.followers()).await?;
+    }
+    if sizes.wants(Subject::Exec) {
+        exec::compare(&engine, sizes.pairs(), sizes.exec_bytes(), sizes.rounds()).await?;
+    }
+    if sizes.wants(Subject::Command) {
+        command::compare(&engine, sizes.listed(), sizes.pairs().min(20)).await?;
     }
     Ok(())
 }

@@ -23,6 +23,7 @@ pub(crate) async fn exec(runtime: Arc<dyn Runtime>, arguments: Exec) -> Result<u
     let mut signals = Signals::listen()?;
     let mode = session::mode(arguments.interactive, arguments.tty).map_err(failed)?;
     let mut options = ExecOptions::new(arguments.command).mode(mode);
+    options.image_tools = arguments.image_tools;
     options.env.extend(arguments.env.iter().filter_map(|text| variable(text)));
     options.user = arguments.user;
     options.working_dir = arguments.workdir;

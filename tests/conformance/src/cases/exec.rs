@@ -30,6 +30,7 @@ cases! { "exec":
     user [Exec, ExecUser];
     env [Exec, ExecEnv];
     working_dir [Exec, ExecWorkingDir];
+    with_the_tools_of_the_image [Exec];
     signal [Exec, ExecSignal];
     command_not_found [Exec];
     in_created [Exec];
@@ -294,6 +295,15 @@ async fn working_dir(t: Context) -> Outcome {
     let container = t.ready(&t.idle()).await?;
     let done = run(&*container, ExecOptions::new(["pwd"]).working_dir("/var/tmp")).await?;
     assert_eq!(done.stdout, "/var/tmp\n");
+    Ok(())
+}
+
+/// Environment and folder, set by the image's own programs where the engine cannot.
+async fn with_the_tools_of_the_image(t: Context) -> Outcome {
+    let container = t.ready(&t.idle().env("KEPT", "kept").env("OTHER", "old")).await?;
+    let options = sh("echo $KEPT \"$OTHER\"; pwd; exit 4").env("OTHER", "$NEW  new");
+    let done = run(&*container, options.working_dir("/var/tmp").image_tools(true)).await?;
+    assert_eq!((done.stdout.as_str(), done.code), ("kept $NEW  new\n/var/tmp\n", 4));
     Ok(())
 }
 

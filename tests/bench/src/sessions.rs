@@ -1,0 +1,202 @@
+//! Sessions in a container: how long one takes, and how many bytes go through it.
+
+use std::pin::pin;
+use std::process::Stdio;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use futures_util::StreamExt;
+use runtime_core::{Bytes, Container, ExecOptions, SessionMode};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::Command;
+
+use crate::measure::{Memory, Table, median, mib, quantile, seconds};
+
+/// What is written at once.
+const PIECE: usize = 64 << 10;
+
+/// `exec` of the engine's own command line, up to the words that are executed.
+pub(crate) struct CommandLine {
+    /// As the table calls it.
+    pub(crate) name: &'static str,
+    pub(crate) program: String,
+    /// With standard input.
+    pub(crate) arguments: Vec<String>,
+}
+
+/// One exec of `true`, with the bare client, and its exit code.
+pub(crate) async fn round_trips<F: Future<Output = Result<()>>>(
+    container: &dyn Container,
+    name: &str,
+    bare: impl Fn() -> F,
+    pairs: usize,
+) -> Result<()> {
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for pair in 0..pairs {
+        for turn in 0..2 {
+            let begun = Instant::now();
+            if (pair + turn) % 2 == 0 {
+                let session = container.exec(ExecOptions::new(["true"])).await?;
+                ensure!(session.control.wait().await?.code == 0, "true has failed");
+                ours.push(begun.elapsed().as_secs_f64());
+            } else {
+                bare().await?;
+                theirs.push(begun.elapsed().as_secs_f64());
+            }
+        }
+    }
+    let mut table = Table::new(&["", "median", "quartiles"]);
+    for (name, times) in [("ours", &ours), (name, &theirs)] {
+        table.row([
+            name.to_owned(),
+            seconds(median(times)),
+            format!("{} to {}", seconds(quantile(times, 0.25)), seconds(quantile(times, 0.75))),
+        ]);
+    }
+    table.print(&format!("exec of `true` and its exit code, {pairs} pairs"));
+    let ratios: Vec<f64> = ours.iter().zip(&theirs).map(|(a, b)| a / b).collect();
+    println!(
+        "  ratio of the medians {:.3}, median of the ratios of the pairs {:.3}",
+        median(&ours) / median(&theirs),
+        median(&ratios)
+    );
+    Ok(())
+}
+
+/// So many bytes out of a container and into it.
+pub(crate) async fn throughput(
+    container: &dyn Container,
+    command: &CommandLine,
+    bytes: u64,
+    rounds: usize,
+) -> Result<()> {
+    let mut table = Table::new(&["", "median", "per second", "memory growth at most"]);
+    let mut ratios = Vec::new();
+    for out in [true, false] {
+        let (mut ours, mut theirs, mut growth) = (Vec::new(), Vec::new(), 0);
+        for _ in 0..rounds {
+            Memory::reset_peak()?;
+            let before = Memory::read()?.now;
+            let begun = Instant::now();
+            if out {
+                read(container, bytes).await?;
+            } else {
+                write(container, bytes).await?;
+            }
+            ours.push(begun.elapsed().as_secs_f64());
+            growth = growth.max(Memory::read()?.peak.saturating_sub(before));
+            let begun = Instant::now();
+            if out {
+                command.read(bytes).await?;
+            } else {
+                command.write(bytes).await?;
+            }
+            theirs.push(begun.elapsed().as_secs_f64());
+        }
+        let way = if out { "out" } else { "in" };
+        for (name, times, growth) in
+            [("ours", &ours, mib(growth)), (command.name, &theirs, "-".to_owned())]
+        {
+            let time = median(times);
+            table.row([
+                format!("{way}, {name}"),
+                seconds(time),
+                mib((bytes as f64 / time) as u64),
+                growth,
+            ]);
+        }
+        ratios.push(format!("{way} {:.3}", median(&ours) / median(&theirs)));
+    }
+    table.print(&format!("{} through an exec, {rounds} rounds", mib(bytes)));
+    println!("  time of ours to that of {}: {}", command.name, ratios.join(", "));
+    Ok(())
+}
+
+fn zeros(bytes: u64) -> Vec<String> {
+    ["head", "-c", &bytes.to_string(), "/dev/zero"].map(str::to_owned).into()
+}
+
+/// Says the number of bytes that came in.
+const COUNT: [&str; 2] = ["wc", "-c"];
+
+async fn read(container: &dyn Container, bytes: u64) -> Result<()> {
+    let mut session = container.exec(ExecOptions::new(zeros(bytes))).await?;
+    let mut count = 0;
+    while let Some(piece) = session.stdout.next().await {
+        count += piece?.len() as u64;
+    }
+    ensure!(count == bytes, "{count} of {bytes} bytes came out");
+    ensure!(session.control.wait().await?.code == 0, "the command has failed");
+    Ok(())
+}
+
+async fn write(container: &dyn Container, bytes: u64) -> Result<()> {
+    let options = ExecOptions::new(COUNT).mode(SessionMode::Stdin);
+    let session = container.exec(options).await?;
+    let mut stdin = session.stdin.context("no input")?;
+    let piece = Bytes::from(vec![0; PIECE]);
+    let mut left = bytes;
+    while left > 0 {
+        let part = piece.slice(..(left as usize).min(PIECE));
+        left -= part.len() as u64;
+        stdin.write(part).await?;
+    }
+    stdin.close().await?;
+    let mut said = Vec::new();
+    let mut stdout = pin!(session.stdout);
+    while let Some(piece) = stdout.next().await {
+        said.extend_from_slice(&piece?);
+    }
+    check_count(&said, bytes)?;
+    ensure!(session.control.wait().await?.code == 0, "the command has failed");
+    Ok(())
+}
+
+fn check_count(said: &[u8], bytes: u64) -> Result<()> {
+    let said = String::from_utf8_lossy(said);
+    ensure!(said.trim() == bytes.to_string(), "{} of {bytes} bytes came in", said.trim());
+    Ok(())
+}
+
+impl CommandLine {
+    fn command(&self, words: impl IntoIterator<Item = String>) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(&self.arguments).args(words).kill_on_drop(true);
+        command.stderr(Stdio::inherit());
+        command
+    }
+
+    /// To a pipe whose reader throws it away, as that of ours does.
+    async fn read(&self, bytes: u64) -> Result<()> {
+        let mut command = self.command(zeros(bytes));
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+        let mut stdout = child.stdout.take().context("no output")?;
+        let (mut piece, mut count) = (vec![0; PIECE], 0);
+        loop {
+            match stdout.read(&mut piece).await? {
+                0 => break,
+                read => count += read as u64,
+            }
+        }
+        ensure!(count == bytes, "{count} of {bytes} bytes came out of {}", self.name);
+        ensure!(child.wait().await?.success(), "{} has failed", self.name);
+        Ok(())
+    }
+
+    async fn write(&self, bytes: u64) -> Result<()> {
+        let mut command = self.command(COUNT.map(str::to_owned));
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut stdin = child.stdin.take().context("no input")?;
+        let (piece, mut left) = (vec![0; PIECE], bytes);
+        while left > 0 {
+            let part = (left as usize).min(PIECE);
+            left -= part as u64;
+            stdin.write_all(&piece[..part]).await?;
+        }
+        drop(stdin);
+        let output = child.wait_with_output().await?;
+        check_count(&output.stdout, bytes)?;
+        ensure!(output.status.success(), "{} has failed", self.name);
+        Ok(())
+    }
+}
