@@ -99,7 +99,7 @@ pub use case::{Body, Case, CaseFn};
 pub use context::Context;
 pub use failure::{Failure, Outcome};
 pub use report::{Ignored, KnownDifference, Report};
-pub use runner::run;
+pub use runner::{run, run_groups};
 pub use subject::{BoxError, Difference, EngineControl, GpuProof, Images, Registry, Subject};
 
 /// All cases, in the order in which they are listed.

@@ -26,8 +26,17 @@ const ENGINE_CONTROL: &str = "engine_control";
 ///
 /// The exit code is not 0 when a case failed, and when the subject or its engine is not there.
 pub fn run<S: Subject>(make: impl FnOnce() -> Result<S, BoxError>) -> ExitCode {
+    run_groups(&[], make)
+}
+
+/// Runs the cases of these groups (`exec`, `files`), as [`run`] does all of them. No group is all.
+/// It is for another way to the same engine, where only they go another way.
+pub fn run_groups<S: Subject>(
+    groups: &[&str],
+    make: impl FnOnce() -> Result<S, BoxError>,
+) -> ExitCode {
     let mut arguments = Arguments::from_args();
-    match try_run(&mut arguments, make) {
+    match try_run(&mut arguments, groups, make) {
         Ok(code) => code,
         Err(failure) => {
             eprintln!("the suite cannot run: {failure}");
@@ -38,6 +47,7 @@ pub fn run<S: Subject>(make: impl FnOnce() -> Result<S, BoxError>) -> ExitCode {
 
 fn try_run<S: Subject>(
     arguments: &mut Arguments,
+    groups: &[&str],
     make: impl FnOnce() -> Result<S, BoxError>,
 ) -> Result<ExitCode, Failure> {
     let tokio =
@@ -52,8 +62,10 @@ fn try_run<S: Subject>(
     let nonce = Nonce::random()?;
     let run = nonce.as_str()[..8].to_owned();
     let (mut report, capabilities) = tokio.block_on(meet(&*subject, &run, !arguments.list))?;
-    let planned =
+    let mut planned =
         plan(&cases::all(), &capabilities, &subject.differences(), subject.control().is_some())?;
+    let group = |planned: &Planned| planned.case().name.split("::").next().unwrap_or_default();
+    planned.retain(|planned| groups.is_empty() || groups.contains(&group(planned)));
     arguments.test_threads.get_or_insert(subject.parallelism());
     let shared = Arc::new(Shared {
         tokio: tokio.handle().clone(),

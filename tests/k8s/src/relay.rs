@@ -1,0 +1,184 @@
+//! An API server with version 5 of the WebSocket protocol, made of one without it.
+//!
+//! From 1.30 on an API server takes sessions as WebSockets and speaks SPDY with the node itself.
+//! This does the same in front of an older one: it takes the WebSocket, opens the session at the
+//! real server over SPDY, and passes the bytes on. Everything else it hands through.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use futures_util::{SinkExt as _, StreamExt as _, stream};
+use http::header::{
+    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
+};
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use kube::client::Body;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use runtime_conformance::BoxError;
+use serde_json::json;
+use spdy_client::remote_command::{self, Failure, Outcome, Session, Streams};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpListener;
+use tokio::sync::Mutex;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::{Message, Role};
+
+const PROTOCOL: &str = "v5.channel.k8s.io";
+
+/// Serves on loopback until the runtime ends, with the rights of a kubeconfig.
+///
+/// # Errors
+/// When the kubeconfig cannot be used.
+pub async fn serve(kubeconfig: &Path) -> Result<SocketAddr, BoxError> {
+    let file = Kubeconfig::read_from(kubeconfig)?;
+    let mut config =
+        kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
+    config.read_timeout = None;
+    config.default_retry = false;
+    let client = kube::Client::try_from(config)?;
+    let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await?;
+    let address = listener.local_addr()?;
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            let client = client.clone();
+            let service = service_fn(move |request| {
+                let client = client.clone();
+                async move { answer(client, request).await }
+            });
+            tokio::spawn(async move {
+                let served = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(tcp), service)
+                    .with_upgrades()
+                    .await;
+                if let Err(error) = served {
+                    eprintln!("the relay: {error}");
+                }
+            });
+        }
+    });
+    Ok(address)
+}
+
+async fn answer(
+    client: kube::Client,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, BoxError> {
+    let Some(key) = request.headers_mut().remove(SEC_WEBSOCKET_KEY) else {
+        let (head, body) = request.into_parts();
+        let body = Body::from(body.collect().await?.to_bytes().to_vec());
+        return Ok(client.send(Request::from_parts(head, body)).await?);
+    };
+    if request.headers().get(SEC_WEBSOCKET_PROTOCOL).is_none_or(|asked| asked != PROTOCOL) {
+        return Ok(Response::builder().status(StatusCode::FORBIDDEN).body(Body::empty())?);
+    }
+    let asked = streams(request.uri().query().unwrap_or_default());
+    let upgrade = remote_command::upgrade_request(request.uri().clone(), HeaderMap::new());
+    let answer = client.send(upgrade.map(|()| Body::empty())).await?;
+    if remote_command::check_upgrade(answer.status(), answer.headers()).is_err() {
+        return Ok(answer);
+    }
+    let io = TokioIo::new(hyper::upgrade::on(answer).await?);
+    let session = remote_command::start(io, &remote_command::Options::new(asked)).await?;
+    let upgraded = hyper::upgrade::on(request);
+    tokio::spawn(async move {
+        let Ok(upgraded) = upgraded.await else { return };
+        let io = TokioIo::new(upgraded);
+        pass(WebSocketStream::from_raw_socket(io, Role::Server, None).await, session).await;
+    });
+    Ok(Response::builder()
+        .status(StatusCode::SWITCHING_PROTOCOLS)
+        .header(CONNECTION, "Upgrade")
+        .header(UPGRADE, "websocket")
+        .header(SEC_WEBSOCKET_PROTOCOL, PROTOCOL)
+        .header(SEC_WEBSOCKET_ACCEPT, derive_accept_key(key.as_bytes()))
+        .body(Body::empty())?)
+}
+
+fn streams(query: &str) -> Streams {
+    let is = |name: &str| {
+        form_urlencoded::parse(query.as_bytes()).any(|(key, value)| key == name && value == "true")
+    };
+    Streams::none()
+        .stdin(is("stdin"))
+        .stdout(is("stdout"))
+        .stderr(is("stderr"))
+        .tty(is("tty"))
+}
+
+/// Passes on what comes from either side, until the session has ended or the caller is gone.
+async fn pass<T>(socket: WebSocketStream<T>, session: Session)
+where
+    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let (sink, mut messages) = socket.split();
+    let sink = Arc::new(Mutex::new(sink));
+    let Session { mut stdin, stdout, stderr, resize, exit, .. } = session;
+    let say = |message: Vec<u8>| {
+        let sink = Arc::clone(&sink);
+        async move { sink.lock().await.send(Message::Binary(message.into())).await.is_ok() }
+    };
+    let outputs = async {
+        let both = [(1, stdout), (2, stderr)];
+        let both = both.into_iter().filter_map(|(number, output)| Some((number, output?)));
+        stream::iter(both)
+            .for_each_concurrent(None, |(number, mut output)| async move {
+                while let Ok(Some(piece)) = output.chunk().await {
+                    if !say([&[number], &piece[..]].concat()).await {
+                        return;
+                    }
+                }
+                say(vec![255, number]).await;
+            })
+            .await;
+        if let Ok(outcome) = exit.wait().await {
+            say([&[3], status(&outcome).to_string().as_bytes()].concat()).await;
+        }
+        let _ = sink.lock().await.close().await;
+    };
+    let inputs = async {
+        while let Some(Ok(message)) = messages.next().await {
+            let Message::Binary(message) = message else { continue };
+            match (message.first(), &mut stdin, &resize) {
+                (Some(0), Some(stdin), _) => {
+                    let _ = stdin.write_all(&message[1..]).await;
+                    let _ = stdin.flush().await;
+                }
+                (Some(255), Some(stdin), _) if message.get(1) == Some(&0) => {
+                    let _ = stdin.shutdown().await;
+                }
+                (Some(4), _, Some(resize)) => {
+                    let size: serde_json::Value =
+                        serde_json::from_slice(&message[1..]).unwrap_or_default();
+                    let of = |name: &str| size[name].as_u64().unwrap_or(0) as u16;
+                    let _ = resize.send(of("Width"), of("Height")).await;
+                }
+                _ => {}
+            }
+        }
+    };
+    tokio::select! {
+        () = outputs => {}
+        () = inputs => {}
+    }
+}
+
+/// The outcome in the words of Kubernetes.
+fn status(outcome: &Outcome) -> serde_json::Value {
+    match outcome {
+        Outcome::ExitCode(code) => json!({
+            "status": "Failure", "reason": "NonZeroExitCode",
+            "message": "command terminated with non-zero exit code",
+            "details": {"causes": [{"reason": "ExitCode", "message": code.to_string()}]},
+        }),
+        Outcome::Failure(Failure { reason, message, code, .. }) => json!({
+            "status": "Failure", "reason": reason, "message": message, "code": code,
+        }),
+        _ => json!({"status": "Success"}),
+    }
+}
