@@ -2,6 +2,7 @@
 
 mod bare;
 mod engine;
+mod exec;
 mod exits;
 mod fleet;
 mod lifecycle;
@@ -60,6 +61,8 @@ enum Subject {
     Lifecycle,
     /// Reading a large log file
     Logs,
+    /// Commands in a container
+    Exec,
     /// Many containers: listed, measured, waited for, and each exit noticed
     Fleet,
 }
@@ -79,6 +82,9 @@ pub(crate) async fn run(sizes: &Sizes) -> Result<()> {
     if sizes.wants(Subject::Logs) {
         let mib = sizes.log_mib.unwrap_or(if sizes.quick { 32 } else { 1024 });
         logs::compare(&engine, mib << 20, sizes.line, sizes.or(sizes.rounds, 5, 1)).await?;
+    }
+    if sizes.wants(Subject::Exec) {
+        exec::compare(&engine, sizes.or(sizes.pairs, 60, 5)).await?;
     }
     if sizes.wants(Subject::Fleet) {
         let idle = sizes.idle.unwrap_or(if sizes.quick { 2 } else { 20 });

@@ -19,7 +19,8 @@ pub(crate) async fn compare(
     let container = ours.create_container(&engine.spec("exec sleep 3600")).await?;
     container.start().await?;
     let id = container.id().as_str();
-    sessions::round_trips(&*container, "bare bollard", || once(&bare, id), pairs).await?;
+    sessions::round_trips(&*container, "bare bollard", async || once(&bare, id).await, pairs)
+        .await?;
     let words = ["--host", &engine.host, "exec", "--interactive", id];
     let command = CommandLine {
         name: "docker exec",

@@ -6,6 +6,7 @@
 
 mod bare;
 mod engine;
+mod exec;
 mod exits;
 mod fleet;
 mod lifecycle;
@@ -41,6 +42,9 @@ pub(crate) struct Sizes {
     /// Rounds of reading it [default: 3, quick: 1]
     #[arg(long)]
     rounds: Option<usize>,
+    /// MiB through an exec [default: 1024, quick: 8]
+    #[arg(long)]
+    exec_mib: Option<usize>,
     /// Exits of containers [default: 200, quick: 8]
     #[arg(long)]
     exits: Option<usize>,
@@ -71,6 +75,8 @@ enum Subject {
     Lifecycle,
     /// Reading a large log, on the real node
     Logs,
+    /// Commands in a container, on the real node
+    Exec,
     /// From the exit of a container to the return of wait, on the real node
     Exits,
     /// Many pods through their lives, on hollow nodes
@@ -94,6 +100,11 @@ pub(crate) async fn run(sizes: &Sizes) -> Result<()> {
     if sizes.wants(Subject::Logs) {
         let bytes = (sizes.or(sizes.log_mib, 256, 8) as u64) << 20;
         logs::compare(&engine, bytes, sizes.line, sizes.or(sizes.rounds, 3, 1)).await?;
+    }
+    if sizes.wants(Subject::Exec) {
+        let bytes = (sizes.or(sizes.exec_mib, 1024, 8) as u64) << 20;
+        let (pairs, rounds) = (sizes.or(sizes.pairs, 30, 2), sizes.or(sizes.rounds, 3, 1));
+        exec::compare(&engine, pairs, bytes, rounds).await?;
     }
     if sizes.wants(Subject::Exits) {
         exits::measure(&engine, sizes.or(sizes.exits, 200, 8)).await?;

@@ -39,6 +39,19 @@ impl Pairs {
 
     /// A row each, with what `ours` and `bare` have asked for, and how they compare.
     pub(crate) fn print(&self, asked: &str, ours: String, bare: (&str, String)) {
+        let what = "create + start + wait + logs + remove of a container that exits at once";
+        self.print_as(what, asked, ours, bare, " (at most 1.03)");
+    }
+
+    /// The same for something else.
+    pub(crate) fn print_as(
+        &self,
+        what: &str,
+        asked: &str,
+        ours: String,
+        bare: (&str, String),
+        limit: &str,
+    ) {
         let mut table = Table::new(&["", asked, "median", "quartiles"]);
         for (name, asked, times) in [("ours", ours, &self.ours), (bare.0, bare.1, &self.bare)] {
             table.row([
@@ -49,12 +62,10 @@ impl Pairs {
             ]);
         }
         let count = self.ours.len();
-        table.print(&format!(
-            "create + start + wait + logs + remove of a container that exits at once, {count} pairs"
-        ));
+        table.print(&format!("{what}, {count} pairs"));
         let ratios: Vec<f64> = self.ours.iter().zip(&self.bare).map(|(a, b)| a / b).collect();
         println!(
-            "  ratio of the medians {:.3}, median of the ratios of the pairs {:.3} (at most 1.03)",
+            "  ratio of the medians {:.3}, median of the ratios of the pairs {:.3}{limit}",
             median(&self.ours) / median(&self.bare),
             median(&ratios)
         );

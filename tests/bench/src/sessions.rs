@@ -10,7 +10,8 @@ use runtime_core::{Bytes, Container, ExecOptions, SessionMode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
-use crate::measure::{Memory, Table, median, mib, quantile, seconds};
+use crate::measure::{Memory, Table, median, mib, seconds};
+use crate::pairs::Pairs;
 
 /// What is written at once.
 const PIECE: usize = 64 << 10;
@@ -24,42 +25,21 @@ pub(crate) struct CommandLine {
     pub(crate) arguments: Vec<String>,
 }
 
-/// One exec of `true`, with the bare client, and its exit code.
-pub(crate) async fn round_trips<F: Future<Output = Result<()>>>(
+/// One exec of `true` and its exit code, ours and another.
+pub(crate) async fn round_trips(
     container: &dyn Container,
     name: &str,
-    bare: impl Fn() -> F,
+    bare: impl AsyncFn() -> Result<()>,
     pairs: usize,
 ) -> Result<()> {
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for pair in 0..pairs {
-        for turn in 0..2 {
-            let begun = Instant::now();
-            if (pair + turn) % 2 == 0 {
-                let session = container.exec(ExecOptions::new(["true"])).await?;
-                ensure!(session.control.wait().await?.code == 0, "true has failed");
-                ours.push(begun.elapsed().as_secs_f64());
-            } else {
-                bare().await?;
-                theirs.push(begun.elapsed().as_secs_f64());
-            }
-        }
-    }
-    let mut table = Table::new(&["", "median", "quartiles"]);
-    for (name, times) in [("ours", &ours), (name, &theirs)] {
-        table.row([
-            name.to_owned(),
-            seconds(median(times)),
-            format!("{} to {}", seconds(quantile(times, 0.25)), seconds(quantile(times, 0.75))),
-        ]);
-    }
-    table.print(&format!("exec of `true` and its exit code, {pairs} pairs"));
-    let ratios: Vec<f64> = ours.iter().zip(&theirs).map(|(a, b)| a / b).collect();
-    println!(
-        "  ratio of the medians {:.3}, median of the ratios of the pairs {:.3}",
-        median(&ours) / median(&theirs),
-        median(&ratios)
-    );
+    let ours = async |_| {
+        let session = container.exec(ExecOptions::new(["true"])).await?;
+        ensure!(session.control.wait().await?.code == 0, "true has failed");
+        Ok(())
+    };
+    let pairs = Pairs::run(pairs, ours, async |_| bare().await).await?;
+    let once = || "1".to_owned();
+    pairs.print_as("exec of `true` and its exit code", "execs", once(), (name, once()), "");
     Ok(())
 }
 
@@ -159,6 +139,13 @@ fn check_count(said: &[u8], bytes: u64) -> Result<()> {
 }
 
 impl CommandLine {
+    /// One exec of `true`.
+    pub(crate) async fn once(&self) -> Result<()> {
+        let status = self.command(["true".to_owned()]).stdin(Stdio::null()).status().await?;
+        ensure!(status.success(), "{}: {status}", self.name);
+        Ok(())
+    }
+
     fn command(&self, words: impl IntoIterator<Item = String>) -> Command {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).args(words).kill_on_drop(true);

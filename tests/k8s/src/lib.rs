@@ -2,6 +2,7 @@
 
 mod differences;
 mod raw;
+mod relay;
 mod subject;
 
 pub use raw::Raw;

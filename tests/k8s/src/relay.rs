@@ -35,7 +35,7 @@ const PROTOCOL: &str = "v5.channel.k8s.io";
 ///
 /// # Errors
 /// When the kubeconfig cannot be used.
-pub async fn serve(kubeconfig: &Path) -> Result<SocketAddr, BoxError> {
+pub(crate) async fn serve(kubeconfig: &Path) -> Result<SocketAddr, BoxError> {
     let file = Kubeconfig::read_from(kubeconfig)?;
     let mut config =
         kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
@@ -49,7 +49,10 @@ pub async fn serve(kubeconfig: &Path) -> Result<SocketAddr, BoxError> {
             let client = client.clone();
             let service = service_fn(move |request| {
                 let client = client.clone();
-                async move { answer(client, request).await }
+                async move {
+                    let answered = answer(client, request).await;
+                    answered.map_err(|error| std::io::Error::other(error.to_string()))
+                }
             });
             tokio::spawn(async move {
                 let served = hyper::server::conn::http1::Builder::new()
@@ -104,11 +107,7 @@ fn streams(query: &str) -> Streams {
     let is = |name: &str| {
         form_urlencoded::parse(query.as_bytes()).any(|(key, value)| key == name && value == "true")
     };
-    Streams::none()
-        .stdin(is("stdin"))
-        .stdout(is("stdout"))
-        .stderr(is("stderr"))
-        .tty(is("tty"))
+    Streams::none().stdin(is("stdin")).stdout(is("stdout")).stderr(is("stderr")).tty(is("tty"))
 }
 
 /// Passes on what comes from either side, until the session has ended or the caller is gone.

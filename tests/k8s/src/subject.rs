@@ -9,6 +9,7 @@ use runtime_conformance::{BoxError, Difference, EngineControl, Images, Registry,
 use runtime_core::{LABEL_SCOPE, Runtime, Scope, async_trait};
 use runtime_k8s::{CpuShares, KubernetesOptions, KubernetesRuntime, StatsSource};
 use test_engines::{Cluster, Component, Site};
+use tokio::sync::OnceCell;
 
 use crate::Raw;
 
@@ -81,8 +82,18 @@ impl Environment {
 pub struct KubernetesSubject {
     environment: Environment,
     control: Option<Control>,
-    /// Whether all is bound to the one node, and its engine spoken to.
-    on_node: bool,
+    way: Way,
+}
+
+/// How the cluster is spoken to.
+#[derive(Debug)]
+enum Way {
+    /// As it is.
+    Plain,
+    /// All is bound to the one node, and its engine spoken to.
+    Node,
+    /// Through a relay that takes WebSockets, with a kubeconfig for it once it is there.
+    WebSocket(OnceCell<tempfile::TempPath>),
 }
 
 impl KubernetesSubject {
@@ -93,7 +104,7 @@ impl KubernetesSubject {
     pub fn from_env() -> Result<Self, BoxError> {
         let environment = Environment::read()?;
         let control = Control::of(&environment);
-        Ok(Self { environment, control, on_node: false })
+        Ok(Self { environment, control, way: Way::Plain })
     }
 
     /// The one node of the cluster of the environment, and its container engine.
@@ -101,24 +112,48 @@ impl KubernetesSubject {
     /// # Errors
     /// When a variable is missing.
     pub fn node_from_env() -> Result<Self, BoxError> {
-        Ok(Self { on_node: true, ..Self::from_env()? })
+        Ok(Self { way: Way::Node, ..Self::from_env()? })
+    }
+
+    /// The cluster of the environment behind an API server of the kind that takes WebSockets, see
+    /// `relay.rs`.
+    ///
+    /// # Errors
+    /// When a variable is missing.
+    pub fn websocket_from_env() -> Result<Self, BoxError> {
+        Ok(Self { way: Way::WebSocket(OnceCell::new()), ..Self::from_env()? })
     }
 }
 
 #[async_trait]
 impl Subject for KubernetesSubject {
     fn engine(&self) -> String {
-        if self.on_node { "kubernetes-node" } else { "kubernetes" }.to_owned()
+        match self.way {
+            Way::Plain => "kubernetes",
+            Way::Node => "kubernetes-node",
+            Way::WebSocket(_) => "kubernetes-websocket",
+        }
+        .to_owned()
     }
 
     async fn connect(&self, scope: &Scope) -> runtime_core::Result<Arc<dyn Runtime>> {
         let environment = &self.environment;
         let options = environment.options(scope).cpu_shares(CpuShares::AsRequest);
-        let options = if self.on_node {
-            let Environment { node, node_engine, node_logs, .. } = environment;
-            options.node(node).node_engine(node_engine).node_logs(node_logs)
-        } else {
-            options.kubeconfig(&environment.kubeconfig_stats).stats(StatsSource::NodeProxy)
+        let options = match &self.way {
+            Way::Plain => {
+                options.kubeconfig(&environment.kubeconfig_stats).stats(StatsSource::NodeProxy)
+            }
+            Way::Node => {
+                let Environment { node, node_engine, node_logs, .. } = environment;
+                options.node(node).node_engine(node_engine).node_logs(node_logs)
+            }
+            Way::WebSocket(relay) => {
+                let relay = relay.get_or_try_init(|| relayed(environment)).await;
+                let relay = relay.map_err(|error| {
+                    runtime_core::Error::internal("the relay did not start").with_source(error)
+                })?;
+                options.kubeconfig(relay.to_path_buf())
+            }
         };
         Ok(Arc::new(KubernetesRuntime::connect(options).await?))
     }
@@ -171,6 +206,22 @@ impl Subject for KubernetesSubject {
     fn parallelism(&self) -> usize {
         4
     }
+}
+
+/// A kubeconfig that leads to a relay of this process.
+async fn relayed(environment: &Environment) -> Result<tempfile::TempPath, BoxError> {
+    let address = crate::relay::serve(&environment.kubeconfig).await?;
+    let config = serde_json::json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "relay",
+        "clusters": [{"name": "relay", "cluster": {"server": format!("http://{address}")}}],
+        "contexts": [{"name": "relay", "context": {"cluster": "relay", "user": "nobody"}}],
+        "users": [{"name": "nobody", "user": {}}],
+    });
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), config.to_string())?;
+    Ok(file.into_temp_path())
 }
 
 /// Kills and restarts the API server of a cluster that this checkout has brought up itself.

@@ -56,6 +56,18 @@ impl Bare {
         request
     }
 
+    /// One command in a container, as the call without streams runs it.
+    pub(super) async fn exec(&self, container: &str, command: &str) -> Result<()> {
+        let request = cri::ExecSyncRequest {
+            container_id: container.to_owned(),
+            cmd: vec![command.to_owned()],
+            timeout: 0,
+        };
+        let answer = self.runtime.clone().exec_sync(self.call(request)).await?.into_inner();
+        ensure!(answer.exit_code == 0, "{command} has failed");
+        Ok(())
+    }
+
     /// The calls that ours makes for a container that exits at once, and the file that it reads.
     pub(super) async fn once(&self, engine: &Engine, script: &str, number: usize) -> Result<()> {
         let (mut runtime, mut images) = (self.runtime.clone(), self.images.clone());
