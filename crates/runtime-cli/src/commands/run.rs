@@ -143,6 +143,22 @@ enum How {
     },
 }
 
+impl How {
+    /// Our terminal made raw for a container on a terminal: its lines end as those of one.
+    fn raw(self) -> Result<Option<Raw>> {
+        match self {
+            Self::Known { mode: SessionMode::Terminal(_), stdin: true } => raw(),
+            _ => Ok(None),
+        }
+    }
+}
+
+/// Makes our terminal raw, where there is one.
+fn raw() -> Result<Option<Raw>> {
+    let raw = terminal::on_stdin().then(Raw::enter).transpose();
+    raw.context("the terminal cannot be made raw")
+}
+
 struct Attached {
     session: Session,
     stdin: bool,
@@ -171,8 +187,10 @@ async fn open(container: &dyn Container, how: How) -> Result<Attached> {
             }
         }
     };
-    let raw = matches!(mode, SessionMode::Terminal(_)) && stdin && terminal::on_stdin();
-    let raw = raw.then(Raw::enter).transpose().context("the terminal cannot be made raw")?;
+    let raw = match matches!(mode, SessionMode::Terminal(_)) && stdin {
+        true => raw()?,
+        false => None,
+    };
     Ok(Attached { session, stdin, _raw: raw })
 }
 
@@ -223,7 +241,10 @@ async fn follow(
                 session::talk(session, stdin, signals, on_signal).await.map_err(failed)?
             }
             // The log misses nothing of what was said before an attach.
-            Late::Ended => show_log(&**container, signals, on_signal).await.map_err(failed)?,
+            Late::Ended => {
+                let _raw = how.raw().map_err(failed)?;
+                show_log(&**container, signals, on_signal).await.map_err(failed)?
+            }
             Late::Signal(signal) => Ended::Signal(signal),
         }
     };
