@@ -247,9 +247,9 @@ impl EngineControl for Control {
         let work = || {
             let cluster = Cluster::of_checkout()?;
             cluster.restart(Component::ApiServer)?;
-            // By itself it comes back up to half a minute later.
+            // By themselves they come back up to half a minute later.
             cluster.restart(Component::Scheduler)?;
-            cluster.wait_until_it_schedules()
+            cluster.wait_until_it_takes_pods()
         };
         Ok(tokio::task::spawn_blocking(work).await??)
     }

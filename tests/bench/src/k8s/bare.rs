@@ -261,8 +261,9 @@ impl Template {
 
     /// A pod like it, of this name.
     pub(super) fn pod(&self, name: &str) -> Result<Value> {
-        let text = self.text.replace(&self.nonce, &self.nonce(name));
-        Ok(serde_json::from_str(&text.replace(&self.pod_name, name))?)
+        // The name may have the nonce in it.
+        let text = self.text.replace(&self.pod_name, name);
+        Ok(serde_json::from_str(&text.replace(&self.nonce, &self.nonce(name)))?)
     }
 
     /// As long as the true one, and other for each name.

@@ -1,6 +1,6 @@
 //! The life of a container that exits at once.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use futures_util::TryStreamExt;
 use runtime_core::{LogOptions, Runtime};
 use runtime_k8s::KubernetesRuntime;
@@ -68,12 +68,11 @@ async fn bare_once(
     let name = format!("bare-{}-{number}", std::process::id());
     let pod = bare.create(&template.pod(&name)?).await?;
     let uid = pod.metadata.uid.unwrap_or_default();
-    bare.start(&name, &uid, template).await?;
+    bare.start(&name, &uid, template).await.context("start")?;
     let code = until_ended(watch, &uid).await?;
-    let log = bare.log(&name).await?;
-    // The node has ended it: it is told to go, and the server not to wait for the node.
+    let log = bare.log(&name).await.context("log")?;
+    // The server waits for no node when a pod has ended.
     bare.delete(&name, &uid, 1).await?;
-    bare.delete(&name, &uid, 0).await?;
     ensure!(code == 0 && log.lines().count() == 1, "exit code {code}, and {log:?}");
     Ok(())
 }

@@ -184,13 +184,13 @@ impl Cluster {
         members::wait_until_well(&self.site, name, &process, || bring_up::ready(&layout, NODE))
     }
 
-    /// Waits until the scheduler gives a pod to a node, after a fault. The pod is not one that can
-    /// run, and is gone afterwards.
+    /// Waits until the scheduler gives a pod to the node and its kubelet looks at it, after a fault.
+    /// The pod is not one that can run, and is gone afterwards.
     ///
     /// # Errors
-    /// If it does not in time.
-    pub fn wait_until_it_schedules(&self) -> Result<()> {
-        let name = format!("scheduled-{}", std::process::id());
+    /// If they do not in time.
+    pub fn wait_until_it_takes_pods(&self) -> Result<()> {
+        let name = format!("taken-{}", std::process::id());
         let pod = json!({
             "apiVersion": "v1",
             "kind": "Pod",
@@ -202,12 +202,13 @@ impl Cluster {
         });
         let create = ["create", "--validate=false", "-f", "-"];
         self.kubectl_as("admin", &create, &pod.to_string())?;
-        let of_pod = ["-n", NAMESPACE, "get", "pod", &name, "-o", "jsonpath={.spec.nodeName}"];
-        let scheduled = poll::until(Duration::from_secs(90), "a pod to get its node", || {
-            Ok((!self.kubectl(&of_pod)?.is_empty()).then_some(()))
+        let waits = "jsonpath={.status.containerStatuses[0].state.waiting.reason}";
+        let of_pod = ["-n", NAMESPACE, "get", "pod", &name, "-o", waits];
+        let taken = poll::until(Duration::from_secs(90), "a kubelet to look at a pod", || {
+            Ok((self.kubectl(&of_pod)? == "InvalidImageName").then_some(()))
         });
         self.kubectl(&["-n", NAMESPACE, "delete", "pod", &name, "--grace-period=0", "--force"])?;
-        scheduled
+        taken
     }
 
     /// Makes sure that so many hollow nodes are ready and gives their names. They carry the
