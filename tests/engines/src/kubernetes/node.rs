@@ -17,9 +17,9 @@ use crate::process::{Process, run};
 use crate::{cgroup, containerd, registry};
 
 /// Folders that the kubelet and the CNI library cannot be told to do without. They are empty
-/// in the node's namespace, and what is in them there goes with it.
-pub(crate) const HOST_FOLDERS: &[&str] =
-    &["/var/lib/cni", "/var/lib/kubelet", "/var/log/containers"];
+/// in the node's namespace, and what is in them there goes with it. The logs of pods are below
+/// `/var/log`: what leads to them on the host is seen in no node.
+pub(crate) const HOST_FOLDERS: &[&str] = &["/var/lib/cni", "/var/lib/kubelet", "/var/log"];
 
 /// Images that are on the node when it is up. [`crate::LAYERS`] is not.
 const LOADED: [&str; 2] = [BUSYBOX, ENTRY];
@@ -126,11 +126,14 @@ pub(crate) fn mount_folders(layout: &Layout, state: &State) -> Result<()> {
 }
 
 fn bind(keeper: &Process, source: &Path, target: &str) -> Result<()> {
-    let mut command = keeper::enter(keeper)?;
     let source = source.to_string_lossy();
-    command.extend(["mount", "--bind", &source, target].map(str::to_owned));
-    let arguments: Vec<_> = command[1..].iter().map(String::as_str).collect();
-    run(&command[0], &arguments).map(drop)
+    for step in [&["mkdir", "-p", target][..], &["mount", "--bind", &source, target]] {
+        let mut command = keeper::enter(keeper)?;
+        command.extend(step.iter().map(|&word| word.to_owned()));
+        let arguments: Vec<_> = command[1..].iter().map(String::as_str).collect();
+        run(&command[0], &arguments)?;
+    }
+    Ok(())
 }
 
 /// The kubelet tells the engine to write logs here, and nowhere else.
