@@ -66,6 +66,8 @@
 //!   node's memory; an evictable one has 1000 as everywhere.
 //! - Without CPU shares a container has the least weight, not the usual one.
 //! - containerd leaves out a carriage return before a line end in the logs.
+//! - Of a log that the kubelet has rotated (10 MiB by default) only the newest file can be read, and
+//!   its first line can be the rest of one, because the engine cuts lines where it changes files.
 //! - The event of a removal has the time at which it was seen.
 //! - The process of an exec does not end with its session, and no signal can be sent to it.
 

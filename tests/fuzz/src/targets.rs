@@ -3,8 +3,10 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, UNIX_EPOCH};
 
+use bytes::BytesMut;
 use runtime_core::{Bytes, Chunk, ImageRef, LineJoiner, LogRecord, LogStream};
 use runtime_docker::fuzzing;
+use spdy_client::codec::{ControlFrame, Encoder, Headers, ResetStatus};
 
 /// A parser.
 #[derive(Debug)]
@@ -22,6 +24,17 @@ pub(crate) const TARGETS: &[Target] = &[
     Target { name: "stats", run: |input| number(fuzzing::stats(input)), examples: stats },
     Target { name: "inspect", run: |input| number(fuzzing::inspect(input)), examples: inspects },
     Target { name: "cri-log", run: cri_log, examples: cri_logs },
+    Target { name: "spdy", run: spdy, examples: spdy_frames },
+    Target {
+        name: "spdy-headers",
+        run: |input| number(spdy_client::fuzzing::header_block(input)),
+        examples: spdy_headers,
+    },
+    Target {
+        name: "exec-outcome",
+        run: |input| number(spdy_client::fuzzing::outcome(input)),
+        examples: outcomes,
+    },
     Target { name: "joiner", run: joiner, examples: chunks },
     Target { name: "image-ref", run: image_ref, examples: image_refs },
 ];
@@ -96,6 +109,56 @@ fn cri_logs() -> Vec<Vec<u8>> {
     [(255, 255, LINES), (6, 3, LINES), (40, 100, torn.as_str())]
         .map(|(block, line, text)| [&[block, line], text.as_bytes()].concat())
         .into()
+}
+
+/// The first byte says where the rest is cut.
+fn spdy(input: &[u8]) -> u64 {
+    let Some((&cut, wire)) = input.split_first() else { return 0 };
+    let whole = spdy_client::fuzzing::frames(wire, wire.len());
+    let parts = spdy_client::fuzzing::frames(wire, usize::from(cut) + 1);
+    assert_eq!(whole, parts, "the pieces matter");
+    number((whole.0.min(32), whole.1))
+}
+
+fn headers() -> Headers {
+    let mut headers = Headers::new();
+    for (name, value) in [("streamtype", "stdin"), ("x-many", "a"), ("x-many", "b")] {
+        headers.append(name, value.to_owned()).expect("it is a header");
+    }
+    headers
+}
+
+fn spdy_frames() -> Vec<Vec<u8>> {
+    let mut encoder = Encoder::new().expect("an encoder");
+    let mut wire = BytesMut::from(&[9][..]);
+    let (stream_id, fin) = (1, false);
+    for frame in [
+        ControlFrame::SynReply { stream_id, fin, headers: headers() },
+        ControlFrame::Headers { stream_id, fin, headers: headers() },
+        ControlFrame::Ping { id: 2 },
+        ControlFrame::RstStream { stream_id, status: ResetStatus::CANCEL },
+        ControlFrame::GoAway { last_good_stream_id: 1, status: 0 },
+    ] {
+        encoder.control(&frame, &mut wire).expect("it can be written");
+        Encoder::data(stream_id, fin, b"data", &mut wire).expect("it can be written");
+    }
+    vec![wire.to_vec()]
+}
+
+fn spdy_headers() -> Vec<Vec<u8>> {
+    // What follows the head and the stream of the first frame.
+    let compressed = spdy_frames().remove(0).split_off(1 + 8 + 4);
+    vec![compressed, b"\0\0\0\x01\0\0\0\x01a\0\0\0\x01b".to_vec()]
+}
+
+fn outcomes() -> Vec<Vec<u8>> {
+    [
+        r#"{"metadata":{},"status":"Success"}"#,
+        r#"{"metadata":{},"status":"Failure","message":"command terminated with non-zero exit code","reason":"NonZeroExitCode","details":{"causes":[{"reason":"ExitCode","message":"42"}]}}"#,
+        r#"{"status":"Failure","reason":"InternalError","message":"oops","code":500}"#,
+    ]
+    .map(|text| text.as_bytes().to_vec())
+    .into()
 }
 
 fn pulls() -> Vec<Vec<u8>> {
