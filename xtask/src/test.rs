@@ -20,7 +20,7 @@ use report::Row;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// Parts to test (by default what passes as a whole)
+    /// Parts to test (all by default)
     parts: Vec<Part>,
     /// Tests every version of an engine that there is, not only the machine's own
     #[arg(long)]
@@ -141,9 +141,8 @@ fn run_guarded(arguments: &Arguments, site: &Site, guard: &Guard) -> Result<()> 
     Ok(())
 }
 
-/// What is tested when no part is named: what passes as a whole. The other parts are under way, and
-/// are tested by name.
-const WHOLE: &[Part] = &[Part::Docker, Part::Podman, Part::Cri];
+/// What is tested when no part is named.
+const WHOLE: &[Part] = &[Part::Docker, Part::Podman, Part::Cri, Part::K8s];
 
 /// Whether the integration tests of a package want an engine or a machine of their own.
 fn wants_engines(package: &str) -> bool {
