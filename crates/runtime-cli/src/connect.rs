@@ -136,7 +136,7 @@ impl Target<'_> {
                     ));
                     return Ok(runtime);
                 }
-                Ok(Err(error)) => tried.push((name, format!("{error:#}"))),
+                Ok(Err(error)) => tried.push((name, told_once(&error))),
                 Err(_) => tried.push((name, "no answer in time".to_owned())),
             }
         }
@@ -218,6 +218,17 @@ impl Target<'_> {
     ) -> Result<Arc<dyn Runtime>> {
         bail!("this build is without the feature `k8s`")
     }
+}
+
+/// An error with its causes, without those whose words it has already said.
+fn told_once(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |mut text, cause| {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            let _ = write!(text, "{}{cause}", if text.is_empty() { "" } else { ": " });
+        }
+        text
+    })
 }
 
 /// One screen for who has no engine.
