@@ -209,12 +209,12 @@ impl Splice {
 
     /// Whether the log has every line that the session has shown.
     fn caught_up(&self) -> bool {
-        let logged = &self.stdout.seen.logged;
-        let outputs = || std::iter::once(&self.stdout).chain(&self.stderr);
-        match self.merged && self.stderr.is_some() {
-            // The lines of the outputs stand among each other.
-            true => outputs().all(|output| output.seen.last_line_is_in(logged)),
-            false => outputs().all(|output| output.seen.caught_up()),
+        match &self.stderr {
+            Some(stderr) if self.merged => self.stdout.seen.caught_up_with(&stderr.seen),
+            _ => {
+                let mut outputs = std::iter::once(&self.stdout).chain(&self.stderr);
+                outputs.all(|output| output.seen.caught_up())
+            }
         }
     }
 
@@ -363,15 +363,44 @@ impl Seen {
             && logged.ends_with(lines)
     }
 
-    /// Whether the last line that the session has shown is in this log.
-    fn last_line_is_in(&self, log: &[u8]) -> bool {
-        let lines = self.lines.strip_suffix(b"\n").unwrap_or_default();
-        let start = lines.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        let last = &self.lines[start..];
-        !self.cut
-            && (log.is_empty() || log.ends_with(b"\n"))
-            && (last.is_empty() || log.windows(last.len()).any(|part| part == last))
+    /// The same for a log that has another output among its lines.
+    fn caught_up_with(&self, other: &Self) -> bool {
+        let (mut log, mut one, mut two) = (&self.logged[..], &self.lines[..], &other.lines[..]);
+        if self.cut || other.cut || !(log.is_empty() || log.ends_with(b"\n")) {
+            return false;
+        }
+        while !(one.is_empty() && two.is_empty()) {
+            if log.is_empty() {
+                // No more is kept of it.
+                return self.logged.len() >= KEPT;
+            }
+            let last = take_last_line(&mut log);
+            if !(takes(&mut one, last) || takes(&mut two, last)) {
+                return false;
+            }
+        }
+        true
     }
+}
+
+/// Takes the last line off a text whose last line has its end.
+fn take_last_line<'a>(text: &mut &'a [u8]) -> &'a [u8] {
+    let before = &text[..text.len().saturating_sub(1)];
+    let start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    let (rest, last) = text.split_at(start);
+    *text = rest;
+    last
+}
+
+/// Takes the last line off a text if it is this one. The first of a text can be the rest of a line.
+fn takes(text: &mut &[u8], line: &[u8]) -> bool {
+    let mut rest = *text;
+    let last = take_last_line(&mut rest);
+    let same = !last.is_empty() && (last == line || rest.is_empty() && line.ends_with(last));
+    if same {
+        *text = rest;
+    }
+    same
 }
 
 /// Adds to a text of which only the end is kept, for comparison. Some versions of containerd leave
@@ -455,10 +484,18 @@ mod tests {
 
     #[test]
     fn the_lines_of_two_outputs_in_one_log() {
-        let log = b"out\nerr\nmore\n";
-        assert!(seen(&[], &["out\nmore\n"]).last_line_is_in(log));
-        assert!(seen(&[], &["err\n? "]).last_line_is_in(log));
-        assert!(seen(&[], &[]).last_line_is_in(log));
-        assert!(!seen(&[], &["late\n"]).last_line_is_in(log));
+        for (logged, stdout, stderr, caught_up) in [
+            ("out\nerr\nmore\n", "out\nmore\n", "err\n", true),
+            ("out\nerr\nmore\n", "t\nmore\n", "", false),
+            ("out\nerr\nmore\n", "more\n? ", "rr\n", true),
+            ("before\n", "", "", true),
+            ("out\n", "", "late\n", false),
+            // The same again, which the log does not have yet.
+            ("1\n2\n", "1\n2\n1\n2\n", "", false),
+            ("1\n2\n1\n2\n", "2\n1\n2\n", "", true),
+        ] {
+            let (stdout, stderr) = (seen(&[logged], &[stdout]), seen(&[], &[stderr]));
+            assert_eq!(stdout.caught_up_with(&stderr), caught_up, "{logged:?}");
+        }
     }
 }

@@ -26,6 +26,9 @@ const INSISTING: u32 = 3;
 /// How often one looks whether a container that was started runs.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
+/// How long an attach is tried again that failed for a reason that passes.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// `runtime run`.
 pub(crate) async fn run(runtime: Arc<dyn Runtime>, arguments: Run) -> Result<u8> {
     let mut signals = Signals::listen()?;
@@ -302,6 +305,7 @@ async fn open_late(
     can: &Capabilities,
     signals: &mut Signals,
 ) -> Result<Late> {
+    let patience = tokio::time::Instant::now() + PATIENCE;
     loop {
         let error = match open(&**container, how).await {
             Ok(mut attached) => {
@@ -316,6 +320,8 @@ async fn open_late(
             ContainerStatus::Exited if can.logs_follow => return Ok(Late::Ended),
             // It was taken by the engine and does not run yet.
             ContainerStatus::Created if lacks(&error, Capability::AttachCreated) => {}
+            // A node can say that a container runs before all of it knows that.
+            _ if can_be_retried(&error) && tokio::time::Instant::now() < patience => {}
             _ => return Err(error),
         }
         tokio::select! {
@@ -326,6 +332,10 @@ async fn open_late(
             }
         }
     }
+}
+
+fn can_be_retried(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<runtime_core::Error>().is_some_and(runtime_core::Error::is_retryable)
 }
 
 fn lacks(error: &anyhow::Error, capability: Capability) -> bool {
