@@ -95,6 +95,7 @@ capabilities! {
     logs Logs "reads what the container wrote";
     logs_streams_apart LogsStreamsApart "tells standard output from standard error in the logs";
     logs_exact_bytes LogsExactBytes "keeps what a container wrote byte for byte, UTF-8 or not";
+    logs_at_exit LogsAtExit "keeps all that a process wrote in the moment before its end";
     logs_follow LogsFollow "follows the logs of a running container";
     stats_cpu StatsCpu "CPU use";
     stats_memory StatsMemory "memory use";

@@ -50,6 +50,7 @@ pub(crate) fn capabilities(engine: &Engine) -> Capabilities {
     can.logs = true;
     can.logs_streams_apart = true;
     can.logs_exact_bytes = spec::keeps_bytes(engine);
+    can.logs_at_exit = !(docker && loses_last_words(engine.release()));
     can.logs_follow = true;
     can.stats_cpu = limits;
     // Podman 4.3 does not say what of it is page cache.
@@ -86,4 +87,11 @@ pub(crate) fn capabilities(engine: &Engine) -> Capabilities {
         4 << 20
     });
     can
+}
+
+/// Whether this Docker Engine closes the pipes of a container that has ended before it has read them
+/// to their end. It came with containerd's client of 23.0 and was fixed late in 24.0 (moby#45689,
+/// docker/cli#4338, containerd#8643); 20.10, 26.1 and 28.5 were seen to read all of it.
+fn loses_last_words(release: [u16; 3]) -> bool {
+    ([23, 0, 0]..[25, 0, 0]).contains(&release)
 }

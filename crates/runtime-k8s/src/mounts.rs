@@ -4,6 +4,7 @@
 //! them; told nothing, it is made. So the node is asked first, with pods that have the sources as
 //! volumes and a placeholder for an image: they run nothing, and what they come to tells.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,12 +20,13 @@ use crate::names::{CHECK_MOUNTS, CONTAINER, PROBE, PROBE_IMAGE};
 use crate::shared::Shared;
 use crate::wire::{ClusterEvent, Pod};
 
-/// How often a probe is looked at.
+/// How often the probes are looked at.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// The volumes of a pod are tried together, so what fails in all of them is known this long after
-/// the first failure.
-const TOGETHER: Duration = Duration::from_secs(1);
+/// What is there is known as soon as the node has mounted it; what is not there, when an event has
+/// come, which on a busy node can be late. So a source is taken for no folder after this time, and
+/// asked for as a file.
+const MOST_ARE_FOLDERS: Duration = Duration::from_secs(2);
 
 /// Whether a start has to find out whether the sources of a pod's mounts are there.
 pub(crate) fn are_unchecked(pod: &Pod) -> bool {
@@ -58,53 +60,142 @@ async fn find(shared: &Shared, pod: &Pod) -> Result<Option<Source>> {
         .enumerate()
         .map(|(at, host)| (at, host.path.clone()))
         .collect();
-    // Most sources are folders, so that is asked first, of all of them with one pod.
-    let no_folders = fails(shared, pod, &sources, "Directory").await?;
-    if no_folders.is_empty() {
-        return Ok(None);
-    }
-    let neither = fails(shared, pod, &no_folders, "File").await?;
-    Ok(neither.into_iter().next())
-}
-
-/// Those of the sources that are not of this kind on the pod's node.
-async fn fails(shared: &Shared, pod: &Pod, sources: &[Source], kind: &str) -> Result<Vec<Source>> {
-    let nonce = Nonce::random()?;
-    let probe = shared.client.create_pod(&probe(pod, sources, kind, &nonce), false).await?;
-    let failed = watch(shared, &probe, sources).await;
-    let removed = remove_probe(shared, &probe).await;
-    let failed = failed?;
+    let mut probes = Probes { shared, pod, asked: Vec::new() };
+    let found = probes.find(sources).await;
+    let removed = probes.remove().await;
+    let found = found?;
     removed?;
-    Ok(failed)
+    Ok(found)
 }
 
-/// Looks at a probe until its node has mounted everything, or has said what it cannot mount.
-async fn watch(shared: &Shared, probe: &Pod, sources: &[Source]) -> Result<Vec<Source>> {
-    let begun = Instant::now();
-    let mut failed_since: Option<Instant> = None;
-    loop {
-        tokio::time::sleep(LOOK).await;
-        let now = shared.client.pod(&probe.metadata.name).await?;
+/// What a source can be, as the node's check of a volume has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Directory,
+    File,
+}
+
+/// A probe, and what it asks for.
+struct Probe {
+    pod: Pod,
+    kind: Kind,
+    sources: Vec<Source>,
+    /// The places of those that the node has refused.
+    refused: BTreeSet<usize>,
+    /// Whether the node has mounted all.
+    mounted: bool,
+}
+
+impl Probe {
+    /// Whether a source is of the kind, as far as that is known.
+    fn says(&self, at: usize, kind: Kind) -> Option<bool> {
+        let asks = self.kind == kind && self.sources.iter().any(|source| source.0 == at);
+        match asks {
+            true if self.mounted => Some(true),
+            true if self.refused.contains(&at) => Some(false),
+            _ => None,
+        }
+    }
+
+    /// Looks at what the node makes of it.
+    async fn look(&mut self, shared: &Shared) -> Result<Option<String>> {
+        if self.mounted || self.refused.len() == self.sources.len() {
+            return Ok(None);
+        }
+        let now = shared.client.pod(&self.pod.metadata.name).await?;
         let waiting = now.container_status().and_then(|status| status.state.waiting.as_ref());
         // The node turns to the image when all volumes are there.
         if waiting.is_some_and(|waiting| waiting.reason.as_deref() == Some("InvalidImageName")) {
-            return Ok(Vec::new());
+            self.mounted = true;
+            return Ok(None);
         }
-        let events = shared.client.events_of(&probe.metadata.uid).await?;
-        let failed: Vec<Source> =
-            sources.iter().filter(|(at, _)| is_refused(&events, *at)).cloned().collect();
-        if !failed.is_empty() {
-            let since = *failed_since.get_or_insert_with(Instant::now);
-            if failed.len() == sources.len() || since.elapsed() >= TOGETHER {
-                return Ok(failed);
+        let events = shared.client.events_of(&self.pod.metadata.uid).await?;
+        let refused =
+            self.sources.iter().map(|source| source.0).filter(|at| is_refused(&events, *at));
+        self.refused.extend(refused);
+        Ok(now.status.message)
+    }
+}
+
+struct Probes<'a> {
+    shared: &'a Shared,
+    pod: &'a Pod,
+    asked: Vec<Probe>,
+}
+
+impl Probes<'_> {
+    /// The first of the sources that is neither a folder nor a file.
+    async fn find(&mut self, sources: Vec<Source>) -> Result<Option<Source>> {
+        let begun = Instant::now();
+        // Most sources are folders, so that is asked first, of all of them with one pod.
+        self.ask(Kind::Directory, sources.clone()).await?;
+        let mut each = false;
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let mut words = None;
+            for probe in &mut self.asked {
+                words = probe.look(self.shared).await?.or(words);
+            }
+            if let Some(missing) = self.missing(&sources) {
+                return Ok(missing);
+            }
+            if !each && (begun.elapsed() >= MOST_ARE_FOLDERS || self.refused_any()) {
+                each = true;
+                // One that fails keeps its probe from saying anything of the others.
+                for source in &sources {
+                    let alone = vec![source.clone()];
+                    self.ask(Kind::File, alone.clone()).await?;
+                    if sources.len() > 1 && self.says(source.0, Kind::Directory).is_none() {
+                        self.ask(Kind::Directory, alone).await?;
+                    }
+                }
+            }
+            if begun.elapsed() >= self.shared.options.start_budget {
+                let words = words.unwrap_or_else(|| {
+                    "the node does not say whether the sources of the mounts are there".to_owned()
+                });
+                return Err(Error::new(ErrorKind::Unavailable).with_message(words));
             }
         }
-        if begun.elapsed() >= shared.options.start_budget {
-            let words = now.status.message.unwrap_or_else(|| {
-                "the node does not say whether the sources of the mounts are there".to_owned()
-            });
-            return Err(Error::new(ErrorKind::Unavailable).with_message(words));
+    }
+
+    async fn ask(&mut self, kind: Kind, sources: Vec<Source>) -> Result<()> {
+        let nonce = Nonce::random()?;
+        let object = probe(self.pod, &sources, kind, &nonce);
+        let pod = self.shared.client.create_pod(&object, false).await?;
+        self.asked.push(Probe { pod, kind, sources, refused: BTreeSet::new(), mounted: false });
+        Ok(())
+    }
+
+    fn refused_any(&self) -> bool {
+        self.asked.iter().any(|probe| !probe.refused.is_empty())
+    }
+
+    fn says(&self, at: usize, kind: Kind) -> Option<bool> {
+        let mut says = self.asked.iter().filter_map(|probe| probe.says(at, kind));
+        // A volume that was refused may have come since.
+        says.clone().find(|yes| *yes).or_else(|| says.next())
+    }
+
+    /// Whether one is missing, when that is known: `Some(None)` says that none is.
+    fn missing(&self, sources: &[Source]) -> Option<Option<Source>> {
+        for source in sources {
+            match (self.says(source.0, Kind::Directory), self.says(source.0, Kind::File)) {
+                (Some(true), _) | (_, Some(true)) => {}
+                (Some(false), Some(false)) => return Some(Some(source.clone())),
+                _ => return None,
+            }
         }
+        Some(None)
+    }
+
+    /// Removes the probes, all of them, and says what went wrong first.
+    async fn remove(&mut self) -> Result<()> {
+        let mut outcome = Ok(());
+        for probe in self.asked.drain(..) {
+            outcome = outcome.and(remove_probe(self.shared, &probe.pod).await);
+        }
+        outcome
     }
 }
 
@@ -123,7 +214,11 @@ fn volume_name(at: usize) -> String {
     format!("mount-{at}")
 }
 
-fn probe(pod: &Pod, sources: &[Source], kind: &str, nonce: &Nonce) -> Value {
+fn probe(pod: &Pod, sources: &[Source], kind: Kind, nonce: &Nonce) -> Value {
+    let kind = match kind {
+        Kind::Directory => "Directory",
+        Kind::File => "File",
+    };
     let volumes: Vec<Value> = sources
         .iter()
         .map(|(at, path)| json!({"name": volume_name(*at), "hostPath": {"path": path, "type": kind}}))
@@ -186,7 +281,7 @@ mod tests {
         .unwrap();
         let nonce = Nonce::random().unwrap();
         let sources = [(0, "/a".to_owned()), (2, "/b".to_owned())];
-        let probe = probe(&pod, &sources, "File", &nonce);
+        let probe = probe(&pod, &sources, Kind::File, &nonce);
         assert_eq!(probe["spec"]["nodeName"], "n");
         assert_eq!(probe["spec"]["containers"][0]["image"], "!probe");
         assert_eq!(
@@ -196,6 +291,25 @@ mod tests {
         assert_eq!(probe["metadata"]["labels"]["container-runtime/managed"], "probe");
         assert_eq!(probe["metadata"]["labels"]["container-runtime/scope"], "s");
         assert_eq!(probe["metadata"]["ownerReferences"][0]["uid"], "u");
+    }
+
+    #[test]
+    fn a_source_is_missing_when_it_is_neither() {
+        let source = |at: usize| (at, format!("/{at}"));
+        let probe = |kind, at, refused: bool, mounted| Probe {
+            pod: Pod::default(),
+            kind,
+            sources: vec![source(at)],
+            refused: refused.then_some(at).into_iter().collect(),
+            mounted,
+        };
+        let a_folder = probe(Kind::Directory, 0, false, true);
+        assert_eq!(a_folder.says(0, Kind::Directory), Some(true));
+        assert_eq!(a_folder.says(0, Kind::File), None);
+        assert_eq!(a_folder.says(1, Kind::Directory), None);
+        let no_file = probe(Kind::File, 1, true, false);
+        assert_eq!(no_file.says(1, Kind::File), Some(false));
+        assert_eq!(probe(Kind::File, 1, false, false).says(1, Kind::File), None);
     }
 
     #[test]

@@ -97,6 +97,7 @@ pub(crate) fn of(missing: Capability, capabilities: &Capabilities) -> Option<Cas
         C::Logs => twin!(logs, logs),
         C::LogsStreamsApart => twin!(logs_streams_apart, logs_streams_apart, [Logs, Wait]),
         C::LogsExactBytes => twin!(logs_exact_bytes, logs_exact_bytes, [Logs, Wait]),
+        C::LogsAtExit => twin!(logs_at_exit, logs_at_exit, [Logs, Wait]),
         C::LogsFollow => twin!(logs_follow, logs_follow, [Logs]),
         C::StatsCpu => twin!(stats_cpu, stats),
         C::StatsMemory => twin!(stats_memory, stats),
@@ -218,6 +219,16 @@ async fn logs_exact_bytes(t: Context) -> Outcome {
     let (container, _) = t.run(&t.spec().command(["printf", "a\\377\\000ä\\300\\n"])).await?;
     let records = t.records(&*container, LogOptions::default()).await?;
     assert_eq!(crate::context::text_of(&records), "a\u{fffd}\0ä\u{fffd}\n");
+    Ok(())
+}
+
+/// The end may be missing: nothing before it, and the exit is what it was.
+async fn logs_at_exit(t: Context) -> Outcome {
+    let (container, exit) = t.run(&t.script(crate::cases::logs::LAST_WORDS)).await?;
+    assert_eq!(exit.code, Some(7));
+    let text = t.text(&*container).await?;
+    let all = crate::cases::logs::last_words();
+    assert!(all.starts_with(&text), "{} of {} bytes, which are others", text.len(), all.len());
     Ok(())
 }
 

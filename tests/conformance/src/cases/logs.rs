@@ -23,6 +23,7 @@ cases! { "logs":
     long_lines_of_both_streams [Logs, Wait, LogsStreamsApart];
     binary_bytes [Logs, LogsExactBytes, Wait];
     a_hundred_thousand_lines [Logs, Wait] heavy;
+    at_the_exit [Logs, Wait, LogsAtExit];
     since_is_inclusive [Logs, Wait];
     tail [Logs, Wait];
     tail_counts_lines_not_pieces [Logs, Wait];
@@ -156,9 +157,28 @@ async fn binary_bytes(t: Context) -> Outcome {
     Ok(())
 }
 
+/// Ends with more output than pipes hold on their way to the engine.
+pub(crate) const LAST_WORDS: &str = "seq 1 20000; sleep 0.2; seq 1 20000; exit 7";
+
+/// What [`LAST_WORDS`] writes.
+pub(crate) fn last_words() -> String {
+    let half: String = (1..=20_000).map(|number| format!("{number}\n")).collect();
+    half.repeat(2)
+}
+
+async fn at_the_exit(t: Context) -> Outcome {
+    // Not every container of an engine that loses something loses it.
+    for _ in 0..4 {
+        let (container, exit) = t.run(&t.script(LAST_WORDS)).await?;
+        assert_eq!(exit.code, Some(7));
+        let (text, all) = (t.text(&*container).await?, last_words());
+        assert!(text == all, "{} of {} bytes", text.len(), all.len());
+    }
+    Ok(())
+}
+
 async fn a_hundred_thousand_lines(t: Context) -> Outcome {
-    // It outlives its output: on a host without CPU to spare containerd loses what is in the pipes
-    // of a container that ends while they are full.
+    // It outlives its output, for engines that lack `logs_at_exit`.
     let (container, _) = t.run(&t.script("seq 1 100000; sleep 1")).await?;
     let mut reader = container.logs(LogOptions::default()).await?;
     let mut next = 1_u32;

@@ -169,8 +169,7 @@ async fn sixteen_followers(t: Context) -> Outcome {
 
 /// The container writes faster than it is read: it has to wait, or the engine to keep it.
 async fn slow_reader_loses_nothing(t: Context) -> Outcome {
-    // It outlives its output: on a host without CPU to spare containerd loses what is in the pipes
-    // of a container that ends as soon as it has begun.
+    // It outlives its output, for engines that lack `logs_at_exit`.
     let container = t.start(&t.script("seq 1 30000; sleep 1")).await?;
     let mut reader = container.logs(following()).await?;
     for wanted in 1..=30_000_u32 {

@@ -10,7 +10,7 @@ mod files;
 mod leaks;
 mod lifecycle;
 mod list;
-mod logs;
+pub(crate) mod logs;
 mod logs_follow;
 mod pull;
 pub(crate) mod recovery;

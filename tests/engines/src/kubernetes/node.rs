@@ -81,7 +81,10 @@ pub(crate) fn write_kubelet_config(layout: &Layout, ports: Ports, group: &str) -
         "nodeStatusUpdateFrequency": "1s",
         // The score of a process without CAP_SYS_RESOURCE cannot be lowered.
         "oomScoreAdj": 0,
-        "eventRecordQPS": 0,
+        // Zero, which should mean no limit, is the default of 5 for this version's client; a suite
+        // has more, and its events then come minutes late.
+        "eventRecordQPS": 200,
+        "eventBurst": 400,
         "kubeAPIQPS": 200,
         "kubeAPIBurst": 400,
         "registryPullQPS": 0,
