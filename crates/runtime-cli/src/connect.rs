@@ -136,7 +136,7 @@ impl Target<'_> {
                     ));
                     return Ok(runtime);
                 }
-                Ok(Err(error)) => tried.push((name, told_once(&error))),
+                Ok(Err(error)) => tried.push((name, in_short(&error))),
                 Err(_) => tried.push((name, "no answer in time".to_owned())),
             }
         }
@@ -231,25 +231,40 @@ fn told_once(error: &anyhow::Error) -> String {
     })
 }
 
+/// What an error says itself, where it says something.
+fn in_short(error: &anyhow::Error) -> String {
+    let words = error.downcast_ref::<runtime_core::Error>().and_then(runtime_core::Error::message);
+    words.map_or_else(|| told_once(error), str::to_owned)
+}
+
+/// How wide the screen is that it has to fit on.
+const SCREEN: usize = 80;
+
 /// One screen for who has no engine.
 fn nothing_answered(tried: &[(&str, String)]) -> String {
     let mut text = "no engine answered. These were tried:\n\n".to_owned();
     for (name, why) in tried {
-        let _ = writeln!(text, "  {name:<7} {}", why.replace('\n', " "));
+        let name = format!("  {name:<7} ");
+        let options = textwrap::Options::new(SCREEN)
+            .initial_indent(&name)
+            .subsequent_indent("          ")
+            .break_words(false);
+        let _ = writeln!(text, "{}", textwrap::fill(&why.replace('\n', " "), options));
     }
     text.push_str(
         "\nTo get one:\n\n\
-         \x20 Docker       install docker.io (Debian) or docker-ce, start it, and be root or in the\n\
-         \x20              group docker; a remote one: DOCKER_HOST=tcp://HOST:PORT\n\
+         \x20 Docker       install docker.io (Debian) or docker-ce, start it, and be root\n\
+         \x20              or in the group docker; a remote one: DOCKER_HOST=tcp://HOST:PORT\n\
          \x20 Podman       podman system service --time=0 unix:///run/podman.sock &\n\
          \x20              runtime --backend docker:///run/podman.sock ps\n\
          \x20 containerd   install containerd, runc and CNI plugins, start it, and be root;\n\
          \x20              elsewhere: CONTAINER_RUNTIME_ENDPOINT=unix:///SOCKET\n\
          \x20 Kubernetes   a kubeconfig in ~/.kube/config or KUBECONFIG\n\n\
-         To choose one: --backend docker|cri|k8s|URL, RUNTIME_BACKEND, or `backend = \"docker\"`",
+         To choose one: --backend docker|cri|k8s|URL, RUNTIME_BACKEND,\n\
+         or `backend = \"docker\"`",
     );
     if let Some(path) = config::usual_place() {
-        let _ = write!(text, " in\n{}", path.display());
+        let _ = write!(text, " in {}", path.display());
     }
     text.push('.');
     text
@@ -295,9 +310,11 @@ mod tests {
 
     #[test]
     fn the_explanation_fits_on_a_screen() {
-        let tried =
-            [("docker", "x".repeat(100)), ("cri", "y".repeat(100)), ("k8s", "z".to_owned())];
-        let text = nothing_answered(&tried);
-        assert!(text.lines().count() <= 22, "{text}");
+        let words = "all the words of an engine that is not there ".repeat(3);
+        let text = nothing_answered(&["docker", "cri", "k8s"].map(|name| (name, words.clone())));
+        assert!(text.lines().count() <= 24, "{text}");
+        let wraps = |line: &&str| line.len() > 80;
+        // The path of the configuration is as long as it is.
+        assert!(text.lines().filter(wraps).count() <= 1, "{text}");
     }
 }

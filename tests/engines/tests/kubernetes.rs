@@ -1,11 +1,11 @@
 //! A cluster comes up in a fresh folder, runs pods, loses each of its parts and gets it back,
 //! and goes down while it is broken: nothing of it is left.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,8 @@ fn until<T>(what: &str, limit: u64, mut probe: impl FnMut() -> Option<T>) -> T {
 struct Subject {
     cluster: Cluster,
     image: String,
+    /// Where the node's pods log to, as the host sees it.
+    logs: PathBuf,
 }
 
 impl Subject {
@@ -102,7 +104,8 @@ fn runs_pods(subject: &Subject, port: u16) {
     refused(subject.user(&["exec", "web", "--", "sh", "-c", "exit 7"]), "exit code 7");
     // The logs are on the host where the engine says that they are.
     let uid = subject.pod("web")["metadata"]["uid"].as_str().expect("a uid").to_owned();
-    assert!(Path::new(&format!("/var/log/pods/runtime-test_web_{uid}/main/0.log")).exists());
+    let log = subject.logs.join(format!("runtime-test_web_{uid}/main/0.log"));
+    assert!(log.exists(), "{}", log.display());
 }
 
 fn gives_no_more_rights_than_asked(subject: &Subject) {
@@ -223,13 +226,10 @@ fn a_cluster_runs_pods_survives_faults_and_leaves_nothing() {
     assert!(running.version().starts_with("1."), "{}", running.version());
     let again = cluster.up().expect("the same cluster");
     assert_eq!(running.process(), again.process());
-    let registry = running
-        .variables()
-        .expect("variables")
-        .into_iter()
-        .find_map(|(name, value)| (name == "RUNTIME_TEST_REGISTRY").then_some(value))
-        .expect("the registry");
-    let subject = Subject { cluster, image: format!("{registry}/{BUSYBOX}") };
+    let variables: BTreeMap<_, _> = running.variables().expect("variables").into_iter().collect();
+    let image = format!("{}/{BUSYBOX}", variables["RUNTIME_TEST_REGISTRY"]);
+    let logs = PathBuf::from(&variables["RUNTIME_TEST_NODE_LOGS"]);
+    let subject = Subject { cluster, image, logs };
     let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .and_then(|listener| listener.local_addr())
         .expect("a free port")
