@@ -181,6 +181,7 @@ impl CriContainer {
         let shared = &self.shared;
         match self.last_words().await {
             Ok(life) => {
+                shared.exits.removing(&self.id);
                 let journal = shared.journal.clone();
                 let written = on_host(move || Ok(journal.write(&life))).await?;
                 if let Err(error) = written {

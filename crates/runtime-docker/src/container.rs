@@ -217,17 +217,7 @@ impl DockerContainer {
         if let Some(exit) = self.life.exit() {
             return Ok(exit.clone());
         }
-        let was_there = !self.life.is_removing();
-        let exit = match self.shared.exits.wait(&self.id).await {
-            // Removed by us after the wait had begun, and before the engine was asked for it.
-            Err(error)
-                if error.kind() == ErrorKind::NotFound && was_there && self.life.is_removing() =>
-            {
-                Exit::new(ExitReason::Removed)
-            }
-            exit => exit?,
-        };
-        Ok(self.life.remember(exit))
+        Ok(self.life.remember(self.shared.exits.wait(&self.id).await?))
     }
 
     async fn stop_it(&self, options: StopOptions) -> Result<StopOutcome> {
@@ -324,6 +314,7 @@ impl DockerContainer {
     pub(crate) async fn remove_it(&self) -> Result<()> {
         // Known before the kill, so that no waiter takes that for the container's own end.
         self.life.set_removing();
+        self.shared.exits.removing(&self.id);
         let work = async {
             if self.shared.engine.is_podman() && self.life.started() != Started::No {
                 // Podman's Docker API stops it first, with all the grace that it was created

@@ -145,6 +145,14 @@ impl ExitHub {
         }
     }
 
+    /// Says that a container is there and about to be removed: those who wait for it now, and have
+    /// not been answered, learn that it was removed and not that it was never there.
+    pub fn removing(&self, id: &ContainerId) {
+        if let Some(entry) = self.inner.lock().entries.get_mut(id) {
+            entry.seen_alive = true;
+        }
+    }
+
     /// How many containers are waited for.
     #[must_use]
     pub fn waited_for(&self) -> usize {

@@ -10,7 +10,7 @@ use runtime_core::{
     ExitReason, Follow, Image, LogOptions, LogReader, LogRecord, RegistryAuth, Runtime, Scope,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, ToSocketAddrs};
 
 use crate::failure::fail;
 use crate::poll::{PATIENCE, lock, until};
@@ -323,18 +323,32 @@ impl Context {
         let address = (self.subject().published_address(), host_port);
         self.until(&format!("an answer at port {host_port}"), || async move {
             // Whoever publishes the port may take the connection before the server listens.
-            let talk = async {
-                let mut stream = TcpStream::connect(address).await?;
-                stream.write_all(send).await?;
-                let mut answer = Vec::new();
-                stream.read_to_end(&mut answer).await?;
-                Ok::<_, std::io::Error>(answer)
-            };
-            let answer = tokio::time::timeout(PATIENCE / 4, talk).await;
+            let answer = tokio::time::timeout(PATIENCE / 4, exchange(address, send)).await;
             Ok(answer.ok().and_then(Result::ok).filter(|answer| !answer.is_empty()))
         })
         .await
     }
+
+    /// Does the same once, with a server that is known to listen.
+    ///
+    /// # Errors
+    /// When the whole answer does not come in 20 s.
+    pub async fn talk_once(&self, host_port: u16, send: &[u8]) -> Result<Vec<u8>, Failure> {
+        let address = (self.subject().published_address(), host_port);
+        match tokio::time::timeout(PATIENCE, exchange(address, send)).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => fail!("no whole answer at port {host_port} in {PATIENCE:?}"),
+        }
+    }
+}
+
+/// Sends, and gives all that comes back.
+async fn exchange(address: impl ToSocketAddrs, send: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(send).await?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    Ok(answer)
 }
 
 /// The rest of the records of a reader.

@@ -33,6 +33,10 @@ pub(crate) fn remove_ports_of(subnet: Subnet) {
 
 /// Removes the shared chains, unless they were there `before` or a container still uses them.
 pub(crate) fn clean(before: &[String]) {
+    let rules_now = rules();
+    let unused = unused_ports(&rules_now);
+    let unused = unused.into_iter().filter(|chain| !before.iter().any(|had| had == chain));
+    apply(&removal_of_chains(&rules_now, &unused.collect()));
     let now = chains();
     let shared = |chain: &String| SHARED.contains(&chain.as_str());
     if now.iter().any(|c| !shared(c) && !before.contains(c)) {
@@ -85,6 +89,21 @@ fn removal_of_ports(rules: &str, subnet: Subnet) -> String {
     removal_of_chains(rules, &chains)
 }
 
+/// The chains of ports that a plugin has made and not come to fill, because it was killed.
+fn unused_ports(rules: &str) -> BTreeSet<&str> {
+    let used = |chain: &str| {
+        rules
+            .lines()
+            .filter_map(|line| line.strip_prefix("-A "))
+            .any(|rule| rule.split(' ').any(|word| word == chain))
+    };
+    rules
+        .lines()
+        .filter_map(|line| line.strip_prefix("-N "))
+        .filter(|chain| chain.starts_with("CNI-DN-") && !used(chain))
+        .collect()
+}
+
 /// Deletes the rules that jump to these chains from elsewhere, then the chains.
 fn removal_of_chains(rules: &str, chains: &BTreeSet<&str>) -> String {
     let mut script = String::new();
@@ -128,6 +147,13 @@ mod tests {
              -F CNI-DN-aa\n-X CNI-DN-aa\n"
         );
         assert_eq!(removal_of_ports(RULES, Subnet::new(240, 4)), "");
+    }
+
+    #[test]
+    fn a_chain_without_a_rule_is_of_no_use() {
+        assert!(unused_ports(RULES).is_empty());
+        let rules = format!("{RULES}-N CNI-DN-cc\n-N OTHER\n");
+        assert_eq!(unused_ports(&rules), BTreeSet::from(["CNI-DN-cc"]));
     }
 
     #[test]

@@ -271,6 +271,23 @@ async fn what_vanishes_is_removed_unless_its_exit_was_seen() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_waited_before_a_removal_learns_of_it_even_if_nobody_had_looked() {
+    let source = Source::default();
+    let hub = source.hub();
+    let (removed, gone) = (source.add("removed"), source.add("gone"));
+    let first = hub.wait(&removed);
+    let second = hub.wait(&gone);
+    tokio::pin!(first, second);
+    assert!(first.as_mut().now_or_never().is_none() && second.as_mut().now_or_never().is_none());
+    hub.removing(&removed);
+    source.remove(&removed);
+    source.remove(&gone);
+    assert_eq!(first.await.unwrap().reason, ExitReason::Removed);
+    assert_eq!(second.await.unwrap_err().kind(), ErrorKind::NotFound);
+    assert_idle(&source, &hub).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lost_connection_is_opened_again_and_nothing_is_missed() {
     let source = Source::default();
     let hub = source.hub();

@@ -146,12 +146,13 @@ async fn memory_without_the_page_cache(t: Context) -> Outcome {
 async fn network_of_a_known_transfer(t: Context) -> Outcome {
     const IN: usize = 4 << 20;
     const OUT: u64 = 3 << 20;
-    let script =
-        "exec nc -ll -p 8080 -e sh -c 'head -c 4194304 >/dev/null; head -c 3145728 /dev/zero'";
+    let script = "exec nc -ll -p 8080 -e sh -c 'read word; if [ $word = ready ]; then echo yes; \
+                  else head -c 4194304 >/dev/null; head -c 3145728 /dev/zero; fi'";
     let container = t.start(&t.script(script).tcp_port(8080)).await?;
     let port = t.host_port(&*container, 8080).await?;
+    assert_eq!(t.talk(port, b"ready\n").await?, b"yes\n");
     let before = container.stats_once().await?;
-    let answer = t.talk(port, &vec![b'x'; IN]).await?;
+    let answer = t.talk_once(port, &[b"go\n", &vec![b'x'; IN][..]].concat()).await?;
     assert_eq!(answer.len() as u64, OUT);
     let (rx, tx) = (before.network_rx_bytes, before.network_tx_bytes);
     let (Some(rx), Some(tx)) = (rx, tx) else { fail!("there is no network use: {before:?}") };
