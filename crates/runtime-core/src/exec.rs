@@ -145,8 +145,9 @@ pub struct ExecExit {
 /// An open session. It belongs to one caller; its parts may be used from different tasks.
 ///
 /// The output streams have bounded room: a process that writes to a stream that nobody reads
-/// waits, as it would at a pipe. Drop a stream to throw its bytes away. Dropping the whole session
-/// closes the connection.
+/// waits, as it would at a pipe. Drop a stream to throw its bytes away. In a session that was cut a
+/// stream ends with [`Lost`](crate::ErrorKind::Lost), after the bytes that came. Dropping the whole
+/// session closes the connection.
 #[non_exhaustive]
 pub struct Session {
     /// Standard input; `None` when the mode has none. Dropping it closes the input.
@@ -214,6 +215,9 @@ pub trait SessionControl: Send + Sync {
     async fn signal(&self, signal: Signal) -> Result<()>;
 
     /// Waits for the end of the process. Any number of calls get the same answer.
+    ///
+    /// The end, that of a session that was cut as well, comes after the last output: a stream with
+    /// more output than it has room for has to be read, or dropped, for it to be seen.
     ///
     /// # Errors
     /// `Lost` when the session was cut before the exit code was known.

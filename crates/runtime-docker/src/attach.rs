@@ -62,7 +62,9 @@ impl DockerContainer {
             framing,
             stdin,
             about,
-            async move { ended.main_exit().await },
+            // Its output has an end only when the process has: an engine that has come back does not
+            // say that it was away.
+            async move { ended.main_exit().await.map(|exit| std::future::ready(Ok(exit))) },
             std::future::ready(()),
         )
         .await?;

@@ -86,7 +86,7 @@ impl DockerContainer {
             framing,
             stdin,
             about,
-            async move { ended.exit().await },
+            async move { ended.ended().await },
             async move { abandoned.kill().await },
         )
         .await?;
@@ -254,21 +254,33 @@ impl Exec {
         }
     }
 
-    /// The exit code, after the end of the session. Its output can end before the process does.
-    async fn exit(&self) -> Result<ExecExit> {
+    /// Finds out, after the last byte, that it was not the end of the engine: one that has come back
+    /// knows nothing of the exec. Gives what waits for the exit code.
+    async fn ended(self) -> Result<impl Future<Output = Result<ExecExit>> + Send + 'static> {
+        let seen = self.look_after().await?;
+        Ok(async move { self.exit(seen).await })
+    }
+
+    /// The exit code. The output can end before the process does.
+    async fn exit(&self, mut seen: Seen) -> Result<ExecExit> {
         let mut backoff = Backoff::new(POLL.0, POLL.1);
         loop {
-            let seen = self.look().await.map_err(|error| match error.kind() {
-                ErrorKind::InvalidState => error,
-                _ => Error::new(ErrorKind::Lost)
-                    .with_message("the session was cut off before the exit code was known")
-                    .with_source(error),
-            })?;
             if let Some(code) = self.code(&seen) {
                 return Ok(ExecExit { code });
             }
             tokio::time::sleep(backoff.delay()).await;
+            seen = self.look_after().await?;
         }
+    }
+
+    /// Looks at what is over: whatever cannot be seen now is lost.
+    async fn look_after(&self) -> Result<Seen> {
+        self.look().await.map_err(|error| match error.kind() {
+            ErrorKind::InvalidState => error,
+            _ => Error::new(ErrorKind::Lost)
+                .with_message("the session was cut off before the exit code was known")
+                .with_source(error),
+        })
     }
 
     /// Takes hold of the process while it runs.

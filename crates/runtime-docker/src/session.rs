@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Buf, Bytes, BytesMut};
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, StreamExt, future};
 use http::Response;
 use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
@@ -60,14 +60,16 @@ pub(crate) struct Streams {
 
 /// Opens the streams of an upgraded connection.
 ///
-/// After the last byte, `ended` finds out the exit code. When nobody has any part of the session
-/// before it is known, `abandoned` is done in place of it.
-pub(crate) async fn open(
+/// The connection of an engine that dies ends as any other. After the last byte, `ended` therefore
+/// finds out whether it was the last of the process, and only then the outputs end; what it gives
+/// finds out the exit code. When nobody has any part of the session before it is known, `abandoned`
+/// is done in place of it.
+pub(crate) async fn open<E: Future<Output = Result<ExecExit>> + Send + 'static>(
     answer: Response<Incoming>,
     framing: Framing,
     stdin: bool,
     about: About,
-    ended: impl Future<Output = Result<ExecExit>> + Send + 'static,
+    ended: impl Future<Output = Result<E>> + Send + 'static,
     abandoned: impl Future<Output = ()> + Send + 'static,
 ) -> Result<Streams> {
     if answer.status() != http::StatusCode::SWITCHING_PROTOCOLS {
@@ -90,6 +92,7 @@ pub(crate) async fn open(
             write: Some(write),
             about: about.clone(),
             outcome: outcome.clone(),
+            cut: false,
             _wanted: wanted.clone(),
         }),
         stdout: output(out),
@@ -129,37 +132,42 @@ struct Pump {
 }
 
 impl Pump {
-    async fn run(
+    async fn run<E: Future<Output = Result<ExecExit>>>(
         mut self,
         about: &About,
-        ended: impl Future<Output = Result<ExecExit>>,
+        ended: impl Future<Output = Result<E>>,
         outcome: watch::Sender<Option<Result<ExecExit>>>,
     ) {
-        let read = tokio::select! {
+        let whole = tokio::select! {
             biased;
             () = about.closed.cancelled() => Err(closed()),
-            read = self.read_all() => read,
+            whole = async { self.read_all().await?; ended.await } => whole,
         };
-        let Err(error) = read else {
-            let Self { read, .. } = self;
-            let exit = tokio::select! {
-                biased;
-                () = about.closed.cancelled() => Err(closed()),
-                exit = ended => exit,
-            };
-            outcome.send_replace(Some(exit.map_err(|error| about.error(error))));
-            drop(read);
-            return;
+        let Self { read, stdout, stderr, .. } = self;
+        let error = match whole {
+            Ok(exit) => {
+                drop((stdout, stderr));
+                let exit = tokio::select! {
+                    biased;
+                    () = about.closed.cancelled() => Err(closed()),
+                    exit = exit => exit,
+                };
+                outcome.send_replace(Some(exit.map_err(|error| about.error(error))));
+                drop(read);
+                return;
+            }
+            Err(error) => about.error(error),
         };
-        let error = about.error(error);
+        drop(read);
         outcome.send_replace(Some(Err(error.clone())));
-        for stream in [self.stdout, self.stderr].into_iter().flatten() {
-            // Nobody may read it.
+        // Nobody may read the one or the other.
+        let tell = [stdout, stderr].into_iter().flatten().map(async |stream| {
             let _ = stream.send(Err(error.clone())).await;
-        }
+        });
+        future::join_all(tell).await;
     }
 
-    /// Reads to the end of the connection. The streams end with it, if it was in order.
+    /// Reads to the end of the connection.
     async fn read_all(&mut self) -> Result<()> {
         loop {
             if self.buffer.capacity() - self.buffer.len() < READ / 4 {
@@ -184,8 +192,6 @@ impl Pump {
             return Err(Error::new(ErrorKind::Lost)
                 .with_message("the session was cut off within a message"));
         }
-        self.stdout = None;
-        self.stderr = None;
         Ok(())
     }
 }
@@ -299,6 +305,8 @@ pub(crate) struct Input {
     write: Option<WriteHalf<TokioIo<Upgraded>>>,
     about: About,
     outcome: watch::Receiver<Option<Result<ExecExit>>>,
+    /// Whether a write has failed.
+    cut: bool,
     _wanted: Arc<DropGuard>,
 }
 
@@ -314,6 +322,7 @@ impl SessionInput for Input {
             write.flush().await
         };
         let written = until_ended(&self.about, &mut self.outcome, written).await;
+        self.cut |= written.is_err();
         written.map_err(|error| self.about.error(error))
     }
 
@@ -321,12 +330,15 @@ impl SessionInput for Input {
         let Some(write) = &mut self.write else { return Ok(()) };
         let shut = until_ended(&self.about, &mut self.outcome, write.shutdown()).await;
         self.write = None;
-        match shut {
+        match &*self.outcome.borrow() {
             // A session that has ended in order has no input to end.
-            Err(error) if self.outcome.borrow().as_ref().is_none_or(Result::is_err) => {
-                Err(self.about.error(error))
-            }
-            _ => Ok(()),
+            Some(Ok(_)) => Ok(()),
+            // What is left of a connection may take it all the same.
+            Some(Err(error)) => Err(error.clone()),
+            None if self.cut => Err(self
+                .about
+                .error(Error::new(ErrorKind::Lost).with_message("the session was cut off"))),
+            None => shut.map_err(|error| self.about.error(error)),
         }
     }
 }

@@ -175,6 +175,7 @@ pub fn open<S: Future<Output = Result<ExecExit>> + Send + 'static>(
             writing,
             about: about.clone(),
             outcome: outcome.clone(),
+            cut: false,
             _wanted: wanted.clone(),
         }),
         terminal,
@@ -319,6 +320,8 @@ pub struct Input {
     writing: watch::Sender<Option<u64>>,
     about: About,
     outcome: watch::Receiver<Option<Result<ExecExit>>>,
+    /// Whether a write has failed.
+    cut: bool,
     _wanted: Arc<DropGuard>,
 }
 
@@ -351,6 +354,7 @@ impl SessionInput for Input {
             }
         };
         let written = until_ended(&self.about, &mut self.outcome, written).await;
+        self.cut |= written.is_err();
         written.map_err(|error| self.about.error(error))
     }
 
@@ -361,12 +365,13 @@ impl SessionInput for Input {
         let finished = until_ended(&self.about, &mut self.outcome, write.shutdown()).await;
         drop(writing);
         self.write = None;
-        match finished {
+        match &*self.outcome.borrow() {
             // A session that has ended in order has no input to end.
-            Err(error) if self.outcome.borrow().as_ref().is_none_or(Result::is_err) => {
-                Err(self.about.error(error))
-            }
-            _ => Ok(()),
+            Some(Ok(_)) => Ok(()),
+            // What is left of a connection may take it all the same.
+            Some(Err(error)) => Err(error.clone()),
+            None if self.cut => Err(self.about.error(lost("the session was cut off"))),
+            None => finished.map_err(|error| self.about.error(error)),
         }
     }
 }

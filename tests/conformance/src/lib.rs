@@ -86,6 +86,7 @@ mod cases;
 mod child;
 mod clean;
 mod context;
+mod cut;
 mod expect;
 mod failure;
 mod panics;
@@ -97,6 +98,7 @@ mod twins;
 
 pub use case::{Body, Case, CaseFn};
 pub use context::Context;
+pub use cut::{CUT_SCRIPT, CutSessions, Unread, exec_works};
 pub use failure::{Failure, Outcome};
 pub use report::{Ignored, KnownDifference, Report};
 pub use runner::{run, run_groups};

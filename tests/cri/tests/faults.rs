@@ -9,5 +9,6 @@ mod faults {
     mod own;
     mod requests;
     mod rotation;
+    mod sessions;
     mod support;
 }

@@ -5,7 +5,9 @@ mod faults {
     mod engine_stops;
     mod input;
     mod no_engine;
+    mod own;
     mod requests;
     mod secrets;
+    mod sessions;
     mod support;
 }

@@ -4,5 +4,6 @@ mod faults {
     mod nodes;
     mod parts;
     mod people;
+    mod sessions;
     mod support;
 }

@@ -3,49 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use docker_tests::Environment;
 use futures_util::poll;
 use runtime_core::{
     Container, ContainerStatus, Deadlines, ErrorKind, ListOptions, LogOptions, Runtime, StopOptions,
 };
-use test_engines::{Engine as TestEngine, Running};
 
+use super::own::Own;
 use super::support::{Engine, Outcome, fails};
-
-/// The engine that may be killed, which goes at the end if it came for this test.
-struct Faults {
-    running: Running,
-    ours: bool,
-}
-
-impl Faults {
-    fn up() -> Result<Self, runtime_conformance::BoxError> {
-        let ours = TestEngine::DockerFaults.status()?.is_none();
-        Ok(Self { running: TestEngine::DockerFaults.up()?, ours })
-    }
-
-    async fn connect(&self, deadlines: Deadlines) -> Result<Engine, runtime_conformance::BoxError> {
-        let host = self.running.host().ok_or("an engine without a socket")?;
-        let environment = Environment { host, ..Environment::read()? };
-        Engine::at(environment, deadlines).await
-    }
-
-    /// Starts the daemon again.
-    fn restart(&mut self) -> Outcome {
-        self.running = TestEngine::DockerFaults.restart()?;
-        Ok(())
-    }
-}
-
-impl Drop for Faults {
-    fn drop(&mut self) {
-        // A frozen daemon does not go.
-        let _ = self.running.process().thaw();
-        if self.ours {
-            let _ = TestEngine::DockerFaults.down();
-        }
-    }
-}
 
 type Call<'a> =
     std::pin::Pin<Box<dyn Future<Output = Result<(), runtime_core::Error>> + Send + 'a>>;
@@ -78,8 +42,8 @@ fn calls<'a>(
 /// Then it comes back: the container that ran still runs, and the waiter still waits.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_that_dies_in_mid_call() -> Outcome {
-    let mut faults = Faults::up()?;
-    let engine = faults.connect(Deadlines::default()).await?;
+    let mut own = Own::up().await?;
+    let engine = own.connect(Deadlines::default()).await?;
     let created = engine.runtime.create_container(&engine.idle()).await?;
     let running: Arc<dyn Container> = engine.runtime.create_container(&engine.idle()).await?;
     running.start().await?;
@@ -88,12 +52,12 @@ async fn an_engine_that_dies_in_mid_call() -> Outcome {
         async move { running.wait().await }
     });
 
-    faults.running.process().freeze()?;
+    own.process().freeze()?;
     let mut under_way = calls(&engine, &*created, &*running);
     for (name, call) in &mut under_way {
         assert!(poll!(call.as_mut()).is_pending(), "{name} was answered by a frozen engine");
     }
-    TestEngine::DockerFaults.kill_hard()?;
+    own.kill()?;
     let begun = Instant::now();
     for (name, call) in under_way {
         let result = tokio::time::timeout(Duration::from_secs(30), call)
@@ -104,7 +68,7 @@ async fn an_engine_that_dies_in_mid_call() -> Outcome {
     }
     assert!(!waiter.is_finished(), "a waiter waits for the engine to come back");
 
-    faults.restart()?;
+    own.restart()?;
     assert_eq!(running.info().await?.status, ContainerStatus::Running);
     assert_eq!(created.info().await?.status, ContainerStatus::Created);
     assert_eq!(engine.left()?.len(), 2, "the create that was cut off has left nothing");
@@ -112,12 +76,12 @@ async fn an_engine_that_dies_in_mid_call() -> Outcome {
     let exit = tokio::time::timeout(Duration::from_secs(30), waiter).await???;
     assert_eq!(exit.code, Some(137));
 
-    hangs(&faults).await?;
+    hangs(&own).await?;
     engine.finish().await
 }
 
 /// An engine that is there and does not answer: every call ends with its deadline.
-async fn hangs(faults: &Faults) -> Outcome {
+async fn hangs(own: &Own) -> Outcome {
     let short = Duration::from_secs(1);
     let mut deadlines = Deadlines::default();
     deadlines.connect = short;
@@ -126,18 +90,18 @@ async fn hangs(faults: &Faults) -> Outcome {
     deadlines.start = short;
     deadlines.stop_margin = short;
     deadlines.remove = short;
-    let engine = faults.connect(deadlines).await?;
+    let engine = own.connect(deadlines).await?;
     let spec = engine.idle().stop_grace(short);
     let created = engine.runtime.create_container(&spec).await?;
     let running = engine.runtime.create_container(&spec).await?;
     running.start().await?;
-    faults.running.process().freeze()?;
+    own.process().freeze()?;
     let begun = Instant::now();
     let ends = calls(&engine, &*created, &*running)
         .into_iter()
         .map(async |(name, call)| (name, tokio::time::timeout(Duration::from_secs(8), call).await));
     let ended = futures_util::future::join_all(ends).await;
-    faults.running.process().thaw()?;
+    own.process().thaw()?;
     for (name, result) in ended {
         let result = result.unwrap_or_else(|_| panic!("{name} has no deadline"));
         println!("{name}: {result:?}");
