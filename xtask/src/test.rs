@@ -119,7 +119,7 @@ fn run_guarded(arguments: &Arguments, site: &Site, guard: &Guard) -> Result<()> 
     for part in parts {
         for engine in part.engines(arguments.matrix) {
             let tested = timed(engine.name(), || {
-                test_engine(site, guard, *engine, part, binaries, &mut ran_once)
+                test_engine(site, guard, *engine, part, arguments.matrix, binaries, &mut ran_once)
             });
             match tested {
                 Ok((more, reports)) => {
@@ -197,6 +197,7 @@ fn test_engine<'a>(
     guard: &Guard,
     engine: Engine,
     part: Part,
+    matrix: bool,
     binaries: &'a [Binary],
     ran_once: &mut BTreeSet<Once<'a>>,
 ) -> Result<(Vec<Row>, Vec<PathBuf>)> {
@@ -230,6 +231,9 @@ fn test_engine<'a>(
         let report = report_path(engine, &binary.name);
         let mut command = binary.command();
         command.envs(running.variables()?).env("RUNTIME_TEST_REPORT", &report);
+        if matrix {
+            command.env("RUNTIME_TEST_MATRIX", "1");
+        }
         let outcome = report::run(guard, &mut command, &report)?;
         match own {
             None => rows[0].add(&binary.name, outcome),

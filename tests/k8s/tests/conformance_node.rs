@@ -5,6 +5,12 @@ use std::process::ExitCode;
 
 use k8s_tests::KubernetesSubject;
 
+/// What does not go the same way as for the whole cluster. The rest is asked for too where every
+/// version of every engine is (`cargo xtask test k8s --matrix`).
+const OTHERWISE: &[&str] =
+    &["lifecycle", "wait", "logs", "follow", "stats", "stop", "recovery", "leaks", "refused"];
+
 fn main() -> ExitCode {
-    runtime_conformance::run(KubernetesSubject::node_from_env)
+    let groups = if std::env::var_os("RUNTIME_TEST_MATRIX").is_some() { &[] } else { OTHERWISE };
+    runtime_conformance::run_groups(groups, KubernetesSubject::node_from_env)
 }
