@@ -215,12 +215,26 @@ fn leaves_nothing(site: &Site, settings_before: &[String]) {
     assert!(!logs.is_ok_and(|target| target.starts_with(site.root())));
 }
 
+/// Stops everything, also when the test fails.
+struct AllDown<'a>(&'a Site);
+
+impl Drop for AllDown<'_> {
+    fn drop(&mut self) {
+        for engine in [Engine::Kubernetes, Engine::Registry] {
+            if let Err(error) = self.0.down(engine) {
+                eprintln!("{engine}: {error:#}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_cluster_runs_pods_survives_faults_and_leaves_nothing() {
     let settings = settings().expect("settings");
     assert!(!filter_rules().contains("KUBE-"), "this machine is a node of another cluster");
     let dir = tempfile::tempdir().expect("a folder");
     let site = Site::at(dir.path()).expect("a site");
+    let _all_down = AllDown(&site);
     let cluster = Cluster::at(&site);
     let running = cluster.up().expect("the cluster");
     assert!(running.version().starts_with("1."), "{}", running.version());
