@@ -31,6 +31,11 @@ impl Subnet {
         format!("10.{}.{}.1/{BITS}", self.octet, self.slot * 16)
     }
 
+    /// The hardware address of its bridge, locally administered.
+    fn bridge(self) -> String {
+        format!("02:42:0a:{:02x}:{:02x}:01", self.octet, self.slot * 16)
+    }
+
     /// Whether an address is in it.
     pub(crate) fn contains(self, address: Ipv4Addr) -> bool {
         let [a, b, c, _] = address.octets();
@@ -78,7 +83,10 @@ fn parse_routes(text: &str) -> Vec<(u32, u32)> {
 /// Makes a bridge with this address, or leaves the one that is there.
 pub(crate) fn create_bridge(name: &str, subnet: Subnet) -> Result<()> {
     if !exists(name) {
-        run("ip", &["link", "add", "name", name, "type", "bridge"])?;
+        // With an address of its own: else it has that of one of its ports, and another one when a
+        // container comes or goes, which the others hear of some ten seconds late.
+        let address = subnet.bridge();
+        run("ip", &["link", "add", "name", name, "address", &address, "type", "bridge"])?;
         run("ip", &["address", "add", &subnet.gateway(), "dev", name])?;
     }
     run("ip", &["link", "set", name, "up"])?;
