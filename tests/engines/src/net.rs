@@ -84,7 +84,7 @@ fn parse_routes(text: &str) -> Vec<(u32, u32)> {
 pub(crate) fn create_bridge(name: &str, subnet: Subnet) -> Result<()> {
     if !exists(name) {
         // With an address of its own: else it has that of one of its ports, and another one when a
-        // container comes or goes, which the others hear of some ten seconds late.
+        // container comes or goes, which the others hear of seconds late.
         let address = subnet.bridge();
         run("ip", &["link", "add", "name", name, "address", &address, "type", "bridge"])?;
         run("ip", &["address", "add", &subnet.gateway(), "dev", name])?;
