@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use crate::{
     AttachOptions, ByteStream, ContainerId, ContainerInfo, ContainerStats, CopyInOptions,
-    CopyOutOptions, ExecOptions, Exit, LogOptions, LogReader, Result, Session, Signal,
+    CopyOutOptions, ExecOptions, Exit, LogOptions, LogReader, RawLogs, Result, Session, Signal,
     StartOutcome, StatsOptions, StatsStream, StopOptions, StopOutcome,
 };
 
@@ -62,6 +62,21 @@ pub trait Container: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// Failures of the open come here, later ones as the last item of the reader.
     async fn logs(&self, options: LogOptions) -> Result<LogReader>;
+
+    /// Reads its log as it is now, from the beginning to the end, without the times of the lines.
+    /// It is for who wants the text alone, and fast: an engine need not write the times, which
+    /// takes more of it than the text does. [`logs`](Self::logs) is for the rest.
+    ///
+    /// There is no place to go on from: a connection that is lost ends it with an error, and the
+    /// caller begins again. Of a container that runs, the line that it is just writing may be
+    /// missing. Where the engine's way to give a log without times is not sure, or it has none, the
+    /// log is read with them.
+    ///
+    /// # Errors
+    /// As of [`logs`](Self::logs). `Lost` when the engine has ended the log before its end.
+    async fn raw_logs(&self) -> Result<RawLogs> {
+        Ok(self.logs(LogOptions::default()).await?.into_raw())
+    }
 
     /// Measures what it uses, once. CPU percent is there when this handle or its runtime has
     /// measured before.

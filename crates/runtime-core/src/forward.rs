@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use crate::{
     AttachOptions, ByteStream, Capabilities, Container, ContainerId, ContainerInfo, ContainerSpec,
     ContainerStats, CopyInOptions, CopyOutOptions, EventStream, EventsOptions, ExecOptions, Exit,
-    Health, Image, ListOptions, Listed, LogOptions, LogReader, PullOptions, PullStream,
+    Health, Image, ListOptions, Listed, LogOptions, LogReader, PullOptions, PullStream, RawLogs,
     ReapOptions, ReapReport, Result, Runtime, Scope, Session, Signal, StartOutcome, StatsOptions,
     StatsStream, StopOptions, StopOutcome,
 };
@@ -78,6 +78,9 @@ macro_rules! forward {
             }
             async fn logs(&self, options: LogOptions) -> Result<LogReader> {
                 (**self).logs(options).await
+            }
+            async fn raw_logs(&self) -> Result<RawLogs> {
+                (**self).raw_logs().await
             }
             async fn stats_once(&self) -> Result<ContainerStats> {
                 (**self).stats_once().await

@@ -107,6 +107,12 @@ impl LogReader {
     pub const fn cursor(&self) -> Option<LogCursor> {
         self.cursor
     }
+
+    /// The bytes of the records that are left, without their times.
+    #[must_use]
+    pub fn into_raw(self) -> RawLogs {
+        Box::pin(Untimed(self))
+    }
 }
 
 impl Stream for LogReader {
@@ -121,6 +127,32 @@ impl Stream for LogReader {
             Some(Err(_)) | None => self.records = None,
         }
         Poll::Ready(item)
+    }
+}
+
+/// Some bytes of a log, see [`Container::raw_logs`](crate::Container::raw_logs).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RawLog {
+    /// Where they were written.
+    pub stream: LogStream,
+    /// The bytes as they were written, line ends included. They may begin and end within a line.
+    pub bytes: Bytes,
+}
+
+/// A log without its times. It ends after the last byte, or after the first error. Dropping it
+/// closes its connection.
+pub type RawLogs = Pin<Box<dyn Stream<Item = Result<RawLog>> + Send>>;
+
+struct Untimed(LogReader);
+
+impl Stream for Untimed {
+    type Item = Result<RawLog>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let item = std::task::ready!(Pin::new(&mut self.0).poll_next(cx));
+        Poll::Ready(item.map(|record| {
+            record.map(|record| RawLog { stream: record.stream, bytes: record.bytes })
+        }))
     }
 }
 

@@ -10,8 +10,8 @@ use http::{Method, StatusCode};
 use runtime_core::{
     AttachOptions, ByteStream, Container, ContainerId, ContainerInfo, ContainerStats,
     ContainerStatus, CopyInOptions, CopyOutOptions, Error, ErrorKind, ExecOptions, Exit,
-    ExitReason, LogOptions, LogReader, Operation, Result, ResultExt, Session, Signal, StartOutcome,
-    StatsOptions, StatsStream, StopOptions, StopOutcome,
+    ExitReason, LogOptions, LogReader, Operation, RawLogs, Result, ResultExt, Session, Signal,
+    StartOutcome, StatsOptions, StatsStream, StopOptions, StopOutcome,
 };
 use tracing::{Instrument, Span};
 
@@ -60,6 +60,10 @@ impl Container for DockerContainer {
 
     async fn logs(&self, options: LogOptions) -> Result<LogReader> {
         self.doing(Operation::Logs, self.read_logs(options)).await
+    }
+
+    async fn raw_logs(&self) -> Result<RawLogs> {
+        self.doing(Operation::Logs, self.read_raw_logs()).await
     }
 
     async fn stats_once(&self) -> Result<ContainerStats> {

@@ -13,6 +13,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use runtime_core::{Chunk, Error, ErrorKind, LogStream, Result};
 
 use self::stamp::{Clock, Stamp};
+use crate::frames::words;
 
 /// How messages are told apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,9 +47,6 @@ const LONGEST: usize = 16 << 20;
 
 /// The length of a frame's header.
 pub(crate) const HEADER: usize = 8;
-
-/// The longest text of an engine's error that is passed on.
-const LONGEST_ERROR: usize = 1024;
 
 /// Takes bytes in, gives chunks out.
 #[derive(Debug)]
@@ -289,9 +287,8 @@ fn no_log(header: &[u8]) -> Error {
 }
 
 /// What the engine wrote in place of a message.
-fn engine_error(text: &[u8]) -> Error {
-    let text = String::from_utf8_lossy(&text[..text.len().min(LONGEST_ERROR)]);
-    Error::internal(format!("the engine cannot read the log on: {}", text.trim()))
+pub(crate) fn engine_error(text: &[u8]) -> Error {
+    Error::internal(format!("the engine cannot read the log on: {}", words(text)))
 }
 
 #[cfg(test)]

@@ -36,6 +36,7 @@ mod exec;
 mod exits;
 #[cfg(test)]
 mod fake;
+mod frames;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -1,16 +1,19 @@
 //! Logs: the engine's log as a source of chunks that can be opened again and again.
 
+mod raw;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures_util::Stream;
 use hyper::body::{Body, Incoming};
 use runtime_core::{
     Capability, Chunk, ContainerId, ContainerStatus, Error, LogOptions, LogReader, Operation,
-    Result, ResultExt,
+    RawLogs, Result, ResultExt,
 };
 use runtime_support::follow::{LogSource, OpenLog, read_log};
 use tokio_util::sync::WaitForCancellationFutureOwned;
@@ -28,14 +31,27 @@ impl DockerContainer {
     /// Opens its log.
     pub(crate) async fn read_logs(&self, options: LogOptions) -> Result<LogReader> {
         options.check()?;
-        let terminal = self.has_terminal(Operation::Logs).await?;
-        let source = EngineLog {
+        read_log(self.log().await?, options).await
+    }
+
+    /// Its log as a source.
+    async fn log(&self) -> Result<EngineLog> {
+        Ok(EngineLog {
             shared: Arc::clone(self.shared()),
             id: self.full_id().clone(),
             life: Arc::clone(self.life()),
-            terminal,
-        };
-        read_log(source, options).await
+            terminal: self.has_terminal(Operation::Logs).await?,
+        })
+    }
+
+    /// Opens its log without times.
+    pub(crate) async fn read_raw_logs(&self) -> Result<RawLogs> {
+        let log = self.log().await?;
+        // A terminal's log has no frames to tell the engine's errors by.
+        if log.terminal || self.shared().engine.is_podman() {
+            return Ok(read_log(log, LogOptions::default()).await?.into_raw());
+        }
+        raw::open(log).await
     }
 
     /// Whether its main process is on a terminal. The engine is asked where this process did not
@@ -49,6 +65,7 @@ impl DockerContainer {
     }
 }
 
+#[derive(Clone)]
 struct EngineLog {
     shared: Arc<Shared>,
     id: ContainerId,
@@ -56,15 +73,15 @@ struct EngineLog {
     terminal: bool,
 }
 
-#[async_trait]
-impl LogSource for EngineLog {
-    type Chunks = Chunks;
-
-    async fn open(&self, from: OpenLog) -> Result<Chunks> {
+impl EngineLog {
+    /// Opens the log, with a time before each message or without.
+    async fn ask(&self, from: OpenLog, times: bool) -> Result<Pieces> {
         let mut call = Call::get(Operation::Logs, format!("/containers/{}/logs", self.id))
             .query("stdout", 1)
-            .query("stderr", 1)
-            .query("timestamps", 1);
+            .query("stderr", 1);
+        if times {
+            call = call.query("timestamps", 1);
+        }
         // Podman 4.3 loses lines of a log that it follows when the reader is slow or not the only
         // one. What it reads without following is whole, and is asked for again and again.
         if from.follow && !self.shared.engine.is_podman() {
@@ -78,14 +95,22 @@ impl LogSource for EngineLog {
         }
         let answer = self.shared.open(Operation::Logs, call).await.map_err(unreadable);
         let answer = answer.about(&self.id)?;
-        let framing = if self.terminal { Framing::Terminal } else { Framing::Frames };
-        let cut = if self.shared.engine.is_podman() { Cut::Anywhere } else { Cut::DOCKER };
-        Ok(Chunks {
+        Ok(Pieces {
             body: Some(answer.into_body()),
-            demux: Demux::new(framing, cut),
             closed: Box::pin(self.shared.http.closed_token().clone().cancelled_owned()),
             id: self.id.clone(),
         })
+    }
+}
+
+#[async_trait]
+impl LogSource for EngineLog {
+    type Chunks = Chunks;
+
+    async fn open(&self, from: OpenLog) -> Result<Chunks> {
+        let framing = if self.terminal { Framing::Terminal } else { Framing::Frames };
+        let cut = if self.shared.engine.is_podman() { Cut::Anywhere } else { Cut::DOCKER };
+        Ok(Chunks { pieces: self.ask(from, true).await?, demux: Demux::new(framing, cut) })
     }
 
     async fn status(&self) -> Result<ContainerStatus> {
@@ -131,13 +156,49 @@ fn unreadable(error: Error) -> Error {
     error
 }
 
-/// The chunks of one open log. Dropping it closes the connection.
-pub(crate) struct Chunks {
+/// The body of one open log. Dropping it closes the connection.
+struct Pieces {
     /// `None` after the end.
     body: Option<Incoming>,
-    demux: Demux,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
     id: ContainerId,
+}
+
+impl Pieces {
+    /// The next bytes; `None` at the end.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
+        loop {
+            let Some(body) = &mut self.body else { return Poll::Ready(Ok(None)) };
+            match Pin::new(body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    if let Ok(piece) = frame.into_data() {
+                        return Poll::Ready(Ok(Some(piece)));
+                    }
+                }
+                Poll::Ready(Some(Err(source))) => {
+                    let by_us = self.closed.as_mut().poll(cx).is_ready();
+                    return Poll::Ready(Err(if by_us { closed() } else { cut_off(source) }));
+                }
+                Poll::Ready(None) => self.body = None,
+                Poll::Pending => {
+                    ready!(self.closed.as_mut().poll(cx));
+                    return Poll::Ready(Err(closed()));
+                }
+            }
+        }
+    }
+
+    /// Ends it with an error.
+    fn fail(&mut self, error: Error) -> Error {
+        self.body = None;
+        error.during(Operation::Logs).on(BACKEND).about(&self.id)
+    }
+}
+
+/// The chunks of one open log.
+pub(crate) struct Chunks {
+    pieces: Pieces,
+    demux: Demux,
 }
 
 impl Chunks {
@@ -146,25 +207,9 @@ impl Chunks {
             if let Some(chunk) = self.demux.pop()? {
                 return Poll::Ready(Ok(Some(chunk)));
             }
-            let Some(body) = &mut self.body else { return Poll::Ready(Ok(None)) };
-            match Pin::new(body).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => {
-                    if let Ok(piece) = frame.into_data() {
-                        self.demux.push(piece);
-                    }
-                }
-                Poll::Ready(Some(Err(source))) => {
-                    let by_us = self.closed.as_mut().poll(cx).is_ready();
-                    return Poll::Ready(Err(if by_us { closed() } else { cut_off(source) }));
-                }
-                Poll::Ready(None) => {
-                    self.body = None;
-                    return Poll::Ready(self.demux.finish());
-                }
-                Poll::Pending => {
-                    ready!(self.closed.as_mut().poll(cx));
-                    return Poll::Ready(Err(closed()));
-                }
+            match ready!(self.pieces.poll(cx))? {
+                Some(piece) => self.demux.push(piece),
+                None => return Poll::Ready(self.demux.finish()),
             }
         }
     }
@@ -176,12 +221,6 @@ impl Stream for Chunks {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         let chunk = ready!(this.poll_chunk(cx));
-        Poll::Ready(match chunk {
-            Ok(chunk) => chunk.map(Ok),
-            Err(error) => {
-                this.body = None;
-                Some(Err(error.during(Operation::Logs).on(BACKEND).about(&this.id)))
-            }
-        })
+        Poll::Ready(chunk.map_err(|error| this.pieces.fail(error)).transpose())
     }
 }

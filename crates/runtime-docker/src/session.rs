@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt, future};
 use http::Response;
 use hyper::body::Incoming;
@@ -24,7 +24,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::BACKEND;
-use crate::demux::{self, Framing, HEADER};
+use crate::demux::Framing;
+use crate::frames::{Frames, Kind, words};
 use crate::http::closed;
 
 /// The most that is read at once.
@@ -185,6 +186,10 @@ impl Pump {
                 match kind {
                     Kind::Stdout => give(&mut self.stdout, bytes).await,
                     Kind::Stderr => give(&mut self.stderr, bytes).await,
+                    Kind::Engine => {
+                        return Err(Error::new(ErrorKind::Lost)
+                            .with_message(format!("the engine cannot go on: {}", words(&bytes))));
+                    }
                 }
             }
         }
@@ -207,62 +212,6 @@ async fn give(stream: &mut Option<mpsc::Sender<Result<Bytes>>>, bytes: Bytes) {
 
 fn lost(source: std::io::Error) -> Error {
     Error::new(ErrorKind::Lost).with_message("the session was cut off").with_source(source)
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Stdout,
-    Stderr,
-}
-
-/// Takes messages apart as they come, without waiting for the whole of one.
-#[derive(Debug, Default)]
-struct Frames {
-    /// The beginning of a header.
-    header: BytesMut,
-    /// What is left of the message that is open.
-    left: usize,
-    kind: u8,
-}
-
-impl Frames {
-    /// The next bytes of a stream in `piece`; none when all of it was taken.
-    fn next(&mut self, piece: &mut Bytes) -> Result<Option<(Kind, Bytes)>> {
-        loop {
-            if piece.is_empty() {
-                return Ok(None);
-            }
-            if self.left > 0 {
-                let bytes = piece.split_to(self.left.min(piece.len()));
-                self.left -= bytes.len();
-                let kind = match self.kind {
-                    // Standard input is shown where output is, as Docker's own client does.
-                    0 | 1 => Kind::Stdout,
-                    2 => Kind::Stderr,
-                    _ => {
-                        return Err(Error::new(ErrorKind::Lost).with_message(format!(
-                            "the engine cannot go on: {}",
-                            String::from_utf8_lossy(&bytes[..bytes.len().min(1024)]).trim()
-                        )));
-                    }
-                };
-                return Ok(Some((kind, bytes)));
-            }
-            let missing = (HEADER - self.header.len()).min(piece.len());
-            self.header.extend_from_slice(&piece[..missing]);
-            piece.advance(missing);
-            if let Some(header) = self.header.first_chunk::<HEADER>() {
-                self.left = demux::frame_length(header)?;
-                self.kind = header[0];
-                self.header.clear();
-            }
-        }
-    }
-
-    /// Whether a message was begun.
-    fn is_within(&self) -> bool {
-        self.left > 0 || !self.header.is_empty()
-    }
 }
 
 /// An output of a session.
@@ -413,74 +362,4 @@ impl End {
 /// The task is gone without an outcome: its executor has shut down.
 fn gone() -> Error {
     Error::new(ErrorKind::Lost).with_message("the session's task has ended")
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn frame(kind: u8, text: &[u8]) -> Vec<u8> {
-        let length = u32::try_from(text.len()).unwrap().to_be_bytes();
-        [&[kind, 0, 0, 0], &length[..], text].concat()
-    }
-
-    fn take_all(frames: &mut Frames, mut piece: Bytes) -> Result<[Vec<u8>; 2]> {
-        let mut taken = [Vec::new(), Vec::new()];
-        while let Some((kind, bytes)) = frames.next(&mut piece)? {
-            taken[kind as usize].extend_from_slice(&bytes);
-        }
-        Ok(taken)
-    }
-
-    proptest! {
-        #[test]
-        fn cuts_change_nothing(
-            messages in prop::collection::vec((0_u8..3, prop::collection::vec(any::<u8>(), 0..40)), 0..20),
-            cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
-        ) {
-            let mut wanted = [Vec::new(), Vec::new()];
-            let mut wire = Vec::new();
-            for (kind, text) in &messages {
-                wanted[usize::from(*kind == 2)].extend_from_slice(text);
-                wire.extend(frame(*kind, text));
-            }
-            let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(wire.len() + 1)).collect();
-            cuts.extend([0, wire.len()]);
-            cuts.sort_unstable();
-            let mut frames = Frames::default();
-            let mut got = [Vec::new(), Vec::new()];
-            for ends in cuts.windows(2) {
-                let piece = Bytes::copy_from_slice(&wire[ends[0]..ends[1]]);
-                for (all, part) in got.iter_mut().zip(take_all(&mut frames, piece).unwrap()) {
-                    all.extend(part);
-                }
-            }
-            prop_assert_eq!(got, wanted);
-            prop_assert!(!frames.is_within());
-        }
-    }
-
-    #[test]
-    fn an_error_of_the_engine_and_a_stream_that_is_none_are_errors() {
-        let error = take_all(&mut Frames::default(), frame(3, b"the disk is full").into());
-        let error = error.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Lost);
-        assert!(error.to_string().contains("the disk is full"));
-        let noise = Bytes::from_static(b"HTTP/1.1 200 OK");
-        assert_eq!(
-            take_all(&mut Frames::default(), noise).unwrap_err().kind(),
-            ErrorKind::Internal
-        );
-    }
-
-    #[test]
-    fn the_middle_of_a_message_is_known() {
-        for length in 1..12 {
-            let mut frames = Frames::default();
-            take_all(&mut frames, Bytes::from(frame(1, b"word")).slice(..length)).unwrap();
-            assert_eq!(frames.is_within(), length < 12, "{length}");
-        }
-    }
 }

@@ -4,7 +4,7 @@
 //! together here, because the answers are read into types of our own, see `wire.rs`.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -26,6 +26,9 @@ use crate::link::{Link, OpenBody};
 use crate::websocket;
 use crate::wire::{ClusterEvent, List, Node, Object, Pod, ServerVersion, WatchLine};
 
+/// Where a server says who it is.
+const VERSION: &str = "/version";
+
 /// A page of a list: as kubectl has it.
 const PAGE: &str = "500";
 
@@ -33,12 +36,18 @@ const PAGE: &str = "500";
 /// sends none loses nothing when the watch is opened again where it was.
 const WATCH_SILENCE: Duration = Duration::from_secs(90);
 
+/// How long a server that has come back may know no rights: it answers before it has read them.
+/// Measured on 1.20, where it is a second or so.
+const BEGINNING: Duration = Duration::from_secs(30);
+
 /// The API server, for one namespace.
 #[derive(Clone)]
 pub(crate) struct Client {
     link: Arc<Link>,
     namespace: Arc<str>,
     sent: Arc<AtomicU64>,
+    /// Whether the server has said who it is.
+    knows_version: Arc<AtomicBool>,
     /// What sessions are carried by, once that is known.
     carrier: Arc<OnceLock<Carrier>>,
 }
@@ -138,6 +147,7 @@ impl Client {
             link: Arc::new(Link::new(client)),
             namespace: namespace.into(),
             sent: Arc::default(),
+            knows_version: Arc::default(),
             carrier: Arc::default(),
         }
     }
@@ -161,7 +171,11 @@ impl Client {
     async fn send(&self, request: Request<Body>) -> Result<Response<Body>> {
         self.sent.fetch_add(1, Ordering::Relaxed);
         let client = self.link.client()?;
-        client.send(request).await.map_err(error::from_client)
+        let answer = client.send(request).await.map_err(error::from_client);
+        if answer.is_err() {
+            self.link.lost();
+        }
+        answer
     }
 
     /// Sends a request and gives the answer once its head is there and is no failure.
@@ -175,7 +189,7 @@ impl Client {
                 return Ok(answer);
             }
             if answer.status() != StatusCode::TOO_MANY_REQUESTS {
-                return Err(refusal(answer).await);
+                return Err(self.refusal(answer).await);
             }
             let after = answer
                 .headers()
@@ -200,7 +214,9 @@ impl Client {
 
     /// Who is there.
     pub(crate) async fn version(&self) -> Result<ServerVersion> {
-        self.json(Call::get("/version")).await
+        let version = self.json(Call::get(VERSION)).await?;
+        self.knows_version.store(true, Ordering::Relaxed);
+        Ok(version)
     }
 
     /// Whether the server has this group and version of the API, and the server behind it answers.
@@ -398,7 +414,7 @@ impl Client {
                 return Ok(websocket::transport(upgraded(answer).await?, streams).await);
             }
             if known.is_some() {
-                return Err(refusal(answer).await);
+                return Err(self.refusal(answer).await);
             }
         }
         let uri = call
@@ -409,7 +425,7 @@ impl Client {
         let answer = self.send(request.map(|()| Body::empty())).await?;
         match remote_command::check_upgrade(answer.status(), answer.headers()) {
             Ok(()) => {}
-            Err(remote_command::Error::Refused { .. }) => return Err(refusal(answer).await),
+            Err(remote_command::Error::Refused { .. }) => return Err(self.refusal(answer).await),
             Err(source) => {
                 return Err(Error::internal(
                     "the server speaks another protocol than it was asked for",
@@ -424,6 +440,29 @@ impl Client {
                 .with_message("the session was cut off before it was open")
                 .with_source(source)
         })
+    }
+
+    /// The error of an answer that refuses.
+    async fn refusal(&self, answer: Response<Body>) -> Error {
+        let status = answer.status();
+        let error = refusal(answer).await;
+        if status != StatusCode::FORBIDDEN || !self.is_beginning().await {
+            return error;
+        }
+        Error::new(ErrorKind::Unavailable)
+            .with_message("the API server has just begun and does not know the rights yet")
+            .with_source(error)
+    }
+
+    /// Whether a server that forbids something may have just begun: it was lost a moment ago, or
+    /// forbids to ask who it is, which it has told before.
+    async fn is_beginning(&self) -> bool {
+        if self.link.was_lost(BEGINNING) {
+            return true;
+        }
+        let Ok(request) = Call::get(VERSION).request() else { return false };
+        self.knows_version.load(Ordering::Relaxed)
+            && self.send(request).await.is_ok_and(|answer| answer.status() == StatusCode::FORBIDDEN)
     }
 
     /// Sends a request and gives the body of the answer as it comes.
@@ -506,14 +545,9 @@ impl Lines {
                 return Ok(Some(line));
             }
             self.searched = self.held.len();
-            match self.body.frame().await {
+            match self.body.data().await? {
                 None => return Ok(None),
-                Some(frame) => {
-                    let frame = frame?;
-                    if let Ok(data) = frame.into_data() {
-                        self.held.extend_from_slice(&data);
-                    }
-                }
+                Some(data) => self.held.extend_from_slice(&data),
             }
         }
     }

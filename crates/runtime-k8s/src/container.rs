@@ -6,8 +6,8 @@ use std::sync::Arc;
 use runtime_core::{
     AttachOptions, ByteStream, Capability, Container, ContainerId, ContainerInfo, ContainerStats,
     CopyInOptions, CopyOutOptions, Error, ErrorKind, ExecOptions, Exit, ExitReason, LABEL_NONCE,
-    LogOptions, LogReader, Operation, Result, ResultExt as _, Session, Signal, StartOutcome,
-    StatsOptions, StatsStream, StopOptions, StopOutcome, async_trait,
+    LogOptions, LogReader, Operation, RawLogs, Result, ResultExt as _, Session, Signal,
+    StartOutcome, StatsOptions, StatsStream, StopOptions, StopOutcome, async_trait,
 };
 use tokio::time::Instant;
 
@@ -372,6 +372,11 @@ impl Container for KubernetesContainer {
     #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND, container = %self.name))]
     async fn logs(&self, options: LogOptions) -> Result<LogReader> {
         logs::open(self, options).await.about(&self.name)
+    }
+
+    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND, container = %self.name))]
+    async fn raw_logs(&self) -> Result<RawLogs> {
+        logs::open_raw(self).await.about(&self.name)
     }
 
     #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND, container = %self.name))]

@@ -5,11 +5,13 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body as _, Frame};
 use kube::client::Body;
 use runtime_core::{Error, ErrorKind, Result};
+use tokio::time::Instant;
 
 use crate::error;
 
@@ -17,6 +19,8 @@ use crate::error;
 pub(crate) struct Link {
     client: Mutex<Option<kube::Client>>,
     bodies: Mutex<Vec<Weak<Slot>>>,
+    /// When a connection was last lost.
+    lost: Arc<Mutex<Option<Instant>>>,
 }
 
 type Slot = Mutex<Option<Body>>;
@@ -24,11 +28,12 @@ type Slot = Mutex<Option<Body>>;
 /// A body that comes as long as it is read. Dropping it closes its connection.
 pub(crate) struct OpenBody {
     slot: Arc<Slot>,
+    lost: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Link {
     pub(crate) fn new(client: kube::Client) -> Self {
-        Self { client: Mutex::new(Some(client)), bodies: Mutex::default() }
+        Self { client: Mutex::new(Some(client)), bodies: Mutex::default(), lost: Arc::default() }
     }
 
     /// The client.
@@ -49,7 +54,17 @@ impl Link {
         if lock(&self.client).is_none() {
             lock(&slot).take();
         }
-        OpenBody { slot }
+        OpenBody { slot, lost: Arc::clone(&self.lost) }
+    }
+
+    /// A connection was lost.
+    pub(crate) fn lost(&self) {
+        *lock(&self.lost) = Some(Instant::now());
+    }
+
+    /// Whether a connection was lost so short a time ago.
+    pub(crate) fn was_lost(&self, within: Duration) -> bool {
+        lock(&self.lost).is_some_and(|lost| lost.elapsed() < within)
     }
 
     /// Drops the client, with the connections that it keeps, and every body.
@@ -64,12 +79,25 @@ impl Link {
 }
 
 impl OpenBody {
-    /// The next frame. Dropping the future loses nothing.
-    pub(crate) async fn frame(&mut self) -> Option<Result<Frame<Bytes>>> {
-        poll_fn(|cx| match lock(&self.slot).as_mut() {
-            Some(body) => {
-                Pin::new(body).poll_frame(cx).map(|frame| Some(frame?.map_err(error::from_client)))
+    /// The next bytes; `None` at the end. Dropping the future loses nothing.
+    pub(crate) async fn data(&mut self) -> Result<Option<Bytes>> {
+        while let Some(frame) = self.frame().await {
+            if let Ok(data) = frame?.into_data() {
+                return Ok(Some(data));
             }
+        }
+        Ok(None)
+    }
+
+    /// The next frame. Dropping the future loses nothing.
+    async fn frame(&mut self) -> Option<Result<Frame<Bytes>>> {
+        poll_fn(|cx| match lock(&self.slot).as_mut() {
+            Some(body) => Pin::new(body).poll_frame(cx).map(|frame| {
+                Some(frame?.map_err(|source| {
+                    *lock(&self.lost) = Some(Instant::now());
+                    error::from_client(source)
+                }))
+            }),
             None => Poll::Ready(Some(Err(closed()))),
         })
         .await

@@ -6,9 +6,11 @@
 //! anew. A part of a log that was rotated away before it was read is said to be lost.
 
 mod line;
+mod raw;
 mod source;
 
-use runtime_core::{LogOptions, LogReader, Operation, Result};
+use futures_util::{Stream, StreamExt as _};
+use runtime_core::{Error, LogOptions, LogReader, Operation, RawLogs, Result};
 use runtime_support::follow::read_log;
 
 use crate::BACKEND;
@@ -33,14 +35,31 @@ pub(crate) async fn open(
     Ok(LogReader::new(records, options.after))
 }
 
+/// Opens the log of a container without times.
+pub(crate) async fn open_raw(container: &KubernetesContainer) -> Result<RawLogs> {
+    let shared = &container.shared;
+    // A terminal's log needs mending.
+    let with_times = container.tty;
+    // The log files of a node's engine are here, and have times.
+    #[cfg(feature = "cri")]
+    let with_times = with_times || crate::engine::with_logs(shared).is_some();
+    let raw = if with_times { None } else { raw::open(container).await? };
+    let Some(raw) = raw else {
+        return Ok(open(container, LogOptions::default()).await?.into_raw());
+    };
+    let name = container.pod_name.clone();
+    let pieces = until(raw, shared.closed(), move |error| {
+        error.during(Operation::Logs).on(BACKEND).about(&name)
+    });
+    Ok(Box::pin(pieces))
+}
+
 /// The records until the runtime is closed.
-pub(crate) fn until(
-    reader: LogReader,
-    closed: impl Future<Output = runtime_core::Error> + Send + 'static,
-    context: impl Fn(runtime_core::Error) -> runtime_core::Error + Send + 'static,
-) -> impl futures_util::Stream<Item = Result<runtime_core::LogRecord>> + Send {
-    use futures_util::StreamExt as _;
-    let mut reader = reader;
+pub(crate) fn until<T>(
+    mut reader: impl Stream<Item = Result<T>> + Send + Unpin,
+    closed: impl Future<Output = Error> + Send + 'static,
+    context: impl Fn(Error) -> Error + Send + 'static,
+) -> impl Stream<Item = Result<T>> + Send {
     let mut closed = Some(Box::pin(closed));
     futures_util::stream::poll_fn(move |cx| {
         let Some(waiting) = closed.as_mut() else { return std::task::Poll::Ready(None) };

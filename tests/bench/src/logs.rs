@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use bollard::query_parameters::LogsOptions;
+use clap::ValueEnum;
 use futures_util::StreamExt;
 use runtime_core::{Container, ContainerId, LogOptions, Runtime};
 
@@ -21,17 +22,18 @@ pub(crate) async fn compare(engine: &Engine, bytes: u64, line: u64, rounds: usiz
     ensure!(container.wait().await?.success(), "the log could not be written");
     let id = container.id().as_str();
 
-    let (mut ours, mut bare, mut docker, mut stamped) = (vec![], vec![], vec![], vec![]);
+    let [mut ours, mut raw, mut bare, mut docker, mut stamped] = [const { Vec::new() }; 5];
     for _ in 0..rounds {
-        let read = |bare: &'static [&'static str]| async move {
-            Running::start([&["read-log", &engine.host, id], bare].concat())?.figure::<Read>().await
+        let read = |way: &'static str| async move {
+            Running::start(["read-log", way, &engine.host, id])?.figure::<Read>().await
         };
-        ours.push(read(&[]).await?);
         docker.push(command_line(engine, id, &[]).await?);
-        bare.push(read(&["--bare"]).await?);
+        raw.push(read("raw").await?);
         stamped.push(command_line(engine, id, &["--timestamps"]).await?);
+        ours.push(read("records").await?);
+        bare.push(read("bare").await?);
     }
-    for read in ours.iter().chain(&bare) {
+    for read in ours.iter().chain(&raw).chain(&bare) {
         ensure!(read.bytes == bytes, "{} of {bytes} bytes were read", read.bytes);
     }
     let records = ours.first().map_or(0, |read| read.records);
@@ -39,17 +41,19 @@ pub(crate) async fn compare(engine: &Engine, bytes: u64, line: u64, rounds: usiz
         &format!("reading {} of log, {records} records, {rounds} rounds", mib(bytes)),
         bytes,
         &[
-            ("ours", &ours),
-            ("bare bollard", &bare),
+            ("ours, raw", &raw),
             ("docker logs", &docker),
+            ("ours, as records", &ours),
             ("docker logs --timestamps", &stamped),
+            ("bare bollard, with times", &bare),
         ],
     );
     println!(
-        "  ours to docker logs {:.3} (at most 1), to docker logs --timestamps {:.3}; the command \
-         is {}",
-        time(&ours) / time(&docker),
+        "  ours, raw, to docker logs {:.3} (at most 1); as records to docker logs --timestamps \
+         {:.3} (at most 1), to docker logs {:.3}; the command is {}",
+        time(&raw) / time(&docker),
         time(&ours) / time(&stamped),
+        time(&ours) / time(&docker),
         command_version().await?
     );
     container.remove().await?;
@@ -68,20 +72,32 @@ async fn command_line(engine: &Engine, id: &str, more: &[&str]) -> Result<Read> 
     reading::command_line(command).await
 }
 
-/// In a process of its own.
-pub(crate) async fn read(host: &str, container: &str, bare: bool) -> Result<()> {
-    // On a task, as a program of some size does: the main one is on no worker thread.
-    let (host, container) = (host.to_owned(), container.to_owned());
-    say(&tokio::spawn(async move { read_all(&host, &container, bare).await }).await??)
+/// How a log is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Way {
+    Records,
+    Raw,
+    /// With bollard alone.
+    Bare,
 }
 
-async fn read_all(host: &str, container: &str, bare: bool) -> Result<Read> {
-    if !bare {
+/// In a process of its own.
+pub(crate) async fn read(way: Way, host: &str, container: &str) -> Result<()> {
+    // On a task, as a program of some size does: the main one is on no worker thread.
+    let (host, container) = (host.to_owned(), container.to_owned());
+    say(&tokio::spawn(async move { read_all(way, &host, &container).await }).await??)
+}
+
+async fn read_all(way: Way, host: &str, container: &str) -> Result<Read> {
+    if way != Way::Bare {
         let runtime = engine::ours(host).await?;
         let container: std::sync::Arc<dyn Container> =
             runtime.container(&ContainerId::new(container)).await?;
         let reading = Reading::begin()?;
-        return reading.of(container.logs(LogOptions::default()).await?).await;
+        return match way {
+            Way::Raw => reading.of_raw(container.raw_logs().await?).await,
+            _ => reading.of(container.logs(LogOptions::default()).await?).await,
+        };
     }
     let docker = engine::bare(host)?;
     docker.version().await?;

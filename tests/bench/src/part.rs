@@ -34,12 +34,7 @@ impl Who {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Part {
     /// Reads the log of a container
-    ReadLog {
-        host: String,
-        container: String,
-        #[arg(long)]
-        bare: bool,
-    },
+    ReadLog { way: logs::Way, host: String, container: String },
     /// Follows the logs of containers
     Follow { who: Who, host: String, followers: usize, containers: Vec<String> },
     /// Lists containers with their info
@@ -59,7 +54,7 @@ pub(crate) enum Part {
 impl Part {
     pub(crate) async fn run(self) -> Result<()> {
         match self {
-            Self::ReadLog { host, container, bare } => logs::read(&host, &container, bare).await,
+            Self::ReadLog { way, host, container } => logs::read(way, &host, &container).await,
             Self::Follow { who, host, followers, containers } => {
                 fleet::follow(who, &host, followers, &containers).await
             }

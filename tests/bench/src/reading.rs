@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::StreamExt;
-use runtime_core::LogReader;
+use runtime_core::{LogReader, RawLogs};
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +45,16 @@ impl Reading {
             bytes += record?.bytes.len() as u64;
         }
         self.end(records, bytes)
+    }
+
+    /// Reads all bytes.
+    pub(crate) async fn of_raw(self, mut log: RawLogs) -> Result<Read> {
+        let (mut pieces, mut bytes) = (0, 0);
+        while let Some(piece) = log.next().await {
+            pieces += 1;
+            bytes += piece?.bytes.len() as u64;
+        }
+        self.end(pieces, bytes)
     }
 
     pub(crate) fn end(self, records: u64, bytes: u64) -> Result<Read> {

@@ -196,6 +196,7 @@ async fn wait(t: Context) -> Outcome {
 async fn logs(t: Context) -> Outcome {
     let container = t.start(&t.script("echo out")).await?;
     unsupported(container.logs(LogOptions::default()).await, Capability::Logs)?;
+    unsupported(container.raw_logs().await.map(drop), Capability::Logs)?;
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
-use runtime_core::{Follow, LogOptions, LogRecord, LogStream, Runtime};
+use runtime_core::{Follow, LogOptions, LogRecord, LogStream, RawLogs, Runtime};
 use serde_json::json;
 
 use super::killed_by;
@@ -34,6 +34,9 @@ pub(crate) async fn logs(runtime: Arc<dyn Runtime>, arguments: Logs) -> Result<u
     }
     let mut signals = Signals::listen()?;
     let container = find::container(&*runtime, &arguments.container).await?;
+    if options == LogOptions::default() && format.is_none() && !arguments.timestamps {
+        return print(container.raw_logs().await?, &mut signals).await;
+    }
     let mut log = container.logs(options).await?;
     let (stdout, stderr) = (Sink::stdout(), Sink::stderr());
     // Records that are there already go out together.
@@ -83,6 +86,32 @@ pub(crate) async fn logs(runtime: Arc<dyn Runtime>, arguments: Logs) -> Result<u
     stdout.finish().await?;
     stderr.finish().await?;
     Ok(code)
+}
+
+/// The whole log as it is.
+async fn print(mut log: RawLogs, signals: &mut Signals) -> Result<u8> {
+    let (stdout, stderr) = (Sink::stdout(), Sink::stderr());
+    let outcome = loop {
+        let piece = tokio::select! {
+            biased;
+            signal = signals.end() => break Ok(killed_by(signal.number())),
+            piece = log.next() => piece,
+        };
+        match piece {
+            None => break Ok(0),
+            Some(Err(error)) => break Err(error.into()),
+            Some(Ok(piece)) => {
+                let sink = if piece.stream == LogStream::Stderr { &stderr } else { &stdout };
+                if !sink.write(piece.bytes).await {
+                    break Ok(killed_by(13));
+                }
+            }
+        }
+    };
+    drop(log);
+    stdout.finish().await?;
+    stderr.finish().await?;
+    outcome
 }
 
 fn line(record: &LogRecord, format: &Option<Format>, timestamps: bool) -> Result<Bytes> {

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use futures_util::Stream;
 use k8s_openapi::jiff::Timestamp;
 use runtime_core::{
@@ -183,7 +184,7 @@ impl Open {
     }
 
     /// The next line. A follower that is silent for long asks whether there is more.
-    async fn line(&mut self) -> Result<Option<bytes::Bytes>> {
+    async fn line(&mut self) -> Result<Option<Bytes>> {
         if !self.follow || !self.can_lose_sight() {
             return self.lines.next().await;
         }
@@ -205,31 +206,14 @@ impl Open {
         if !self.can_lose_sight() || self.bytes < SHORT {
             return Ok(false);
         }
-        let shared = &self.container.shared;
-        let query = [
-            ("container", CONTAINER.to_owned()),
-            ("timestamps", "true".to_owned()),
-            ("tailLines", "1".to_owned()),
-        ];
         let asked_at = Instant::now();
-        let last = async {
-            let body = shared.client.open_log(&self.container.pod_name, &query).await?;
-            let mut lines = Lines::new(body);
-            Ok(match lines.next().await? {
-                Some(line) => Some(line),
-                None => lines.rest(),
-            })
-        };
-        let last = match shared.query(Operation::Logs, last).await {
-            Ok(last) => last,
+        let last = last_chunks(&self.container);
+        let newest = match self.container.shared.query(Operation::Logs, last).await {
+            Ok(last) => last.last().map(|chunk| chunk.time),
             // It is asked again after the next silence.
             Err(error) if error.is_retryable() => return Ok(false),
             Err(error) => return Err(mistaken(error)),
         };
-        let mut newest = None;
-        if let Some(last) = last {
-            line::read(last, self.stream, |chunk| newest = Some(chunk.time))?;
-        }
         let mut progress = lock(&self.progress);
         let has_more = newest.is_some() && newest > progress.newest;
         if !has_more && newest.is_some() {
@@ -267,6 +251,31 @@ impl Open {
     }
 }
 
+/// The last line of a log, as far as the engine has it in one piece.
+pub(super) async fn last_line(container: &KubernetesContainer) -> Result<Option<Bytes>> {
+    let chunks = last_chunks(container).await?;
+    Ok((!chunks.is_empty()).then(|| chunks.into_iter().flat_map(|chunk| chunk.bytes).collect()))
+}
+
+async fn last_chunks(container: &KubernetesContainer) -> Result<Vec<Chunk>> {
+    let query = [
+        ("container", CONTAINER.to_owned()),
+        ("timestamps", "true".to_owned()),
+        ("tailLines", "1".to_owned()),
+    ];
+    let body = container.shared.client.open_log(&container.pod_name, &query).await?;
+    let mut lines = Lines::new(body);
+    let last = match lines.next().await? {
+        Some(line) => Some(line),
+        None => lines.rest(),
+    };
+    let mut chunks = Vec::new();
+    if let Some(last) = last {
+        line::read(last, LogStream::Unknown, |chunk| chunks.push(chunk))?;
+    }
+    Ok(chunks)
+}
+
 /// The follower reads a file in which nothing comes any more.
 fn moved() -> Error {
     Error::new(ErrorKind::Unavailable).with_message("the node has rotated the log")
@@ -274,7 +283,7 @@ fn moved() -> Error {
 
 /// Between a look at the pod and the question for its log the container can have come or gone. A
 /// kubelet that has just begun knows none of its pods, and says so without naming one.
-fn mistaken(error: Error) -> Error {
+pub(super) fn mistaken(error: Error) -> Error {
     let words = error.message().unwrap_or_default().to_owned();
     let passes = match error.kind() {
         ErrorKind::InvalidArgument => true,

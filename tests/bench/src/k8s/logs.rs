@@ -41,13 +41,14 @@ async fn measure(engine: &Engine, size: u64, line: usize, rounds: usize) -> Resu
     let pod = engine.bare().await?.names(SCOPE).await?.pop().context("no pod")?;
 
     let id = container.id().as_str();
-    let (mut ours, mut plain, mut stamped) = (vec![], vec![], vec![]);
+    let [mut ours, mut raw, mut plain, mut stamped] = [const { Vec::new() }; 4];
     for _ in 0..rounds {
-        ours.push(Running::start(["k8s", "read-log", id])?.figure::<Read>().await?);
         plain.push(kubectl(engine, &pod, &[]).await?);
+        raw.push(Running::start(["k8s", "read-log", id, "--raw"])?.figure::<Read>().await?);
         stamped.push(kubectl(engine, &pod, &["--timestamps"]).await?);
+        ours.push(Running::start(["k8s", "read-log", id])?.figure::<Read>().await?);
     }
-    for read in &ours {
+    for read in ours.iter().chain(&raw) {
         ensure!(read.bytes == size, "{} of {size} bytes were read", read.bytes);
     }
     let records = ours.first().map_or(0, |read| read.records);
@@ -55,15 +56,18 @@ async fn measure(engine: &Engine, size: u64, line: usize, rounds: usize) -> Resu
         &format!("reading {} of log, {records} records, {rounds} rounds", mib(size)),
         size,
         &[
-            ("ours, as records", &ours),
+            ("ours, raw", &raw),
             ("kubectl logs", &plain),
+            ("ours, as records", &ours),
             ("kubectl logs --timestamps", &stamped),
         ],
     );
     println!(
-        "  ours to kubectl logs {:.3}, to kubectl logs --timestamps {:.3} (at most 1)",
-        time(&ours) / time(&plain),
-        time(&ours) / time(&stamped)
+        "  ours, raw, to kubectl logs {:.3} (at most 1); as records to kubectl logs --timestamps \
+         {:.3} (at most 1), to kubectl logs {:.3}",
+        time(&raw) / time(&plain),
+        time(&ours) / time(&stamped),
+        time(&ours) / time(&plain)
     );
     Ok(())
 }
@@ -76,7 +80,7 @@ async fn kubectl(engine: &Engine, pod: &str, more: &[&str]) -> Result<Read> {
 }
 
 /// In a process of its own.
-pub(super) async fn read_log(container: String) -> Result<()> {
+pub(super) async fn read_log(container: String, raw: bool) -> Result<()> {
     // On a task, as a program of some size does: the main one is on no worker thread.
     let read = tokio::spawn(async move {
         let runtime = Engine::from_env()?.ours(Place::Real).await?;
@@ -84,6 +88,9 @@ pub(super) async fn read_log(container: String) -> Result<()> {
         let container: std::sync::Arc<dyn Container> =
             runtime.container(&ContainerId::new(container)).await?;
         let reading = Reading::begin()?;
+        if raw {
+            return reading.of_raw(container.raw_logs().await?).await;
+        }
         reading.of(container.logs(LogOptions::default()).await?).await
     });
     say(&read.await??)

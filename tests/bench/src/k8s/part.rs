@@ -17,7 +17,11 @@ pub(crate) enum Way {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Part {
     /// Reads the log of a container
-    ReadLog { container: String },
+    ReadLog {
+        container: String,
+        #[arg(long)]
+        raw: bool,
+    },
     /// Follows many pods through their lives
     Fleet { way: Way, pods: usize },
     /// Lists, watches and waits for all containers of the scope
@@ -27,7 +31,7 @@ pub(crate) enum Part {
 impl Part {
     pub(crate) async fn run(self) -> Result<()> {
         match self {
-            Self::ReadLog { container } => logs::read_log(container).await,
+            Self::ReadLog { container, raw } => logs::read_log(container, raw).await,
             Self::Fleet { way, pods } => fleet::live(way, pods).await,
             Self::Scale { containers } => scale::watch(containers).await,
         }

@@ -10,6 +10,7 @@ use crate::{Context, Failure, Outcome};
 
 cases! { "leaks":
     dropped_readers [Logs, LogsFollow] exclusive;
+    dropped_raw_logs [Logs, Wait] exclusive;
     dropped_waiters [Wait] exclusive;
     dropped_stats [StatsMemory] exclusive;
     dropped_events [Events] exclusive;
@@ -80,6 +81,20 @@ async fn dropped_readers(t: Context) -> Outcome {
             let mut reader = container.logs(LogOptions::default().follow(Follow::Yes)).await?;
             assert!(reader.next().await.is_some());
             readers.push(reader);
+        }
+        Ok(())
+    })
+    .await
+}
+
+async fn dropped_raw_logs(t: Context) -> Outcome {
+    let (container, _) = t.run(&t.script("seq 1 200000; sleep 1")).await?;
+    leaks_nothing(|| async {
+        let mut logs = Vec::new();
+        for _ in 0..4 {
+            let mut log = container.raw_logs().await?;
+            assert!(log.next().await.is_some());
+            logs.push(log);
         }
         Ok(())
     })

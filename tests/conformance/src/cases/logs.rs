@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt as _;
-use runtime_core::{Capability, ErrorKind, Follow, LogCursor, LogOptions, LogRecord, LogStream};
+use runtime_core::{
+    Capability, Container, ErrorKind, Follow, LogCursor, LogOptions, LogRecord, LogStream,
+};
 
 use crate::case::cases;
 use crate::context::text_of;
 use crate::expect::{recent, refused};
-use crate::failure::fail;
+use crate::failure::{Failure, fail};
 use crate::{Context, Outcome};
 
 cases! { "logs":
@@ -34,6 +36,10 @@ cases! { "logs":
     wrong_options [Logs];
     read_twice [Logs, Wait];
     while_it_runs [Logs];
+    raw_is_what_the_records_hold [Logs, Wait];
+    raw_of_many_lines [Logs, Wait] heavy;
+    raw_of_a_terminal [Logs, Wait, Terminal];
+    raw_in_every_state [Logs, Wait];
 }
 
 async fn none(t: Context) -> Outcome {
@@ -367,5 +373,94 @@ async fn while_it_runs(t: Context) -> Outcome {
         fail!("a reader that does not follow has not ended");
     };
     assert_eq!(records?.len(), 11);
+    Ok(())
+}
+
+/// The bytes of a raw log, a stream at a time.
+async fn raw(container: &dyn Container) -> Result<BTreeMap<LogStream, Vec<u8>>, Failure> {
+    let mut log = container.raw_logs().await?;
+    let mut streams: BTreeMap<_, Vec<u8>> = BTreeMap::new();
+    while let Some(piece) = log.next().await {
+        let piece = piece?;
+        assert!(!piece.bytes.is_empty(), "an empty piece");
+        streams.entry(piece.stream).or_default().extend_from_slice(&piece.bytes);
+    }
+    Ok(streams)
+}
+
+/// Holds a raw log against the records, and gives it.
+async fn same_as_records(
+    t: &Context,
+    container: &dyn Container,
+) -> Result<BTreeMap<LogStream, Vec<u8>>, Failure> {
+    let mut wanted: BTreeMap<_, Vec<u8>> = BTreeMap::new();
+    for record in t.records(container, LogOptions::default()).await? {
+        wanted.entry(record.stream).or_default().extend_from_slice(&record.bytes);
+    }
+    let raw = raw(container).await?;
+    let lengths = |streams: &BTreeMap<LogStream, Vec<u8>>| -> Vec<(LogStream, usize)> {
+        streams.iter().map(|(stream, bytes)| (*stream, bytes.len())).collect()
+    };
+    assert_eq!(lengths(&raw), lengths(&wanted));
+    assert!(raw == wanted, "the bytes are others");
+    Ok(raw)
+}
+
+async fn raw_is_what_the_records_hold(t: Context) -> Outcome {
+    // What an engine of old puts before its own words, written by the container itself.
+    let words = "Error grabbing logs: no";
+    let script = format!(
+        "echo out; echo '{words}' >&2; printf '\\377\\000\\n'; {}; ({}) >&2; echo; printf end",
+        line('o', 100_000),
+        line('e', 40_000)
+    );
+    let (container, _) = t.run(&t.script(&script)).await?;
+    let streams = same_as_records(&t, &*container).await?;
+    let all: usize = streams.values().map(Vec::len).sum();
+    // The byte that is no UTF-8 takes three where the engine has put another in its place.
+    let more = if t.has(Capability::LogsExactBytes) { 0 } else { 2 };
+    assert_eq!(all, 4 + words.len() + 1 + 3 + more + 100_001 + 40_001 + 1 + 3);
+    if t.has(Capability::LogsStreamsApart) {
+        let err = streams.get(&LogStream::Stderr).map(|bytes| &bytes[..words.len()]);
+        assert_eq!(err, Some(words.as_bytes()));
+    }
+    Ok(())
+}
+
+async fn raw_of_many_lines(t: Context) -> Outcome {
+    // It outlives its output, for engines that lack `logs_at_exit`.
+    let (container, _) = t.run(&t.script("seq 1 200000; sleep 1")).await?;
+    let streams = raw(&*container).await?;
+    let all: String = (1..=200_000).map(|number| format!("{number}\n")).collect();
+    assert_eq!(streams.len(), 1);
+    for bytes in streams.values() {
+        assert!(*bytes == all.as_bytes(), "{} of {} bytes", bytes.len(), all.len());
+    }
+    Ok(())
+}
+
+async fn raw_of_a_terminal(t: Context) -> Outcome {
+    let script = format!("echo out; {}; printf end", line('z', 100_000));
+    let spec = t.script(&script).interactive(runtime_core::Interactive::Terminal);
+    let (container, _) = t.run(&spec).await?;
+    let streams = same_as_records(&t, &*container).await?;
+    let sizes: Vec<_> = streams.iter().map(|(stream, bytes)| (*stream, bytes.len())).collect();
+    assert_eq!(sizes, [(LogStream::Console, 5 + 100_002 + 3)]);
+    Ok(())
+}
+
+async fn raw_in_every_state(t: Context) -> Outcome {
+    let created = t.create(&t.script("echo out")).await?;
+    assert_eq!(raw(&*created).await?, BTreeMap::new());
+
+    let running = t.ready(&t.script("seq 1 2000; echo ready; sleep 3600")).await?;
+    let read = tokio::time::timeout(crate::poll::PATIENCE, raw(&*running));
+    let Ok(streams) = read.await else { fail!("a raw log of a running container has no end") };
+    let bytes: usize = streams?.values().map(Vec::len).sum();
+    assert_eq!(bytes, 8_893 + 6);
+
+    running.remove().await?;
+    let error = refused(running.raw_logs().await.map(drop), ErrorKind::NotFound)?;
+    assert!(error.subject().is_some(), "the error names no container: {error}");
     Ok(())
 }

@@ -49,6 +49,7 @@ async fn close_ends_every_use(t: Context) -> Outcome {
     refused(container.start().await, ErrorKind::InvalidState)?;
     if t.has(Capability::Logs) {
         refused(container.logs(LogOptions::default()).await, ErrorKind::InvalidState)?;
+        refused(container.raw_logs().await.map(drop), ErrorKind::InvalidState)?;
     }
     refused(container.stop(StopOptions::default()).await, ErrorKind::InvalidState)?;
     // Nothing changed at the engine.
