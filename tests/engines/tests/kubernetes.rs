@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -195,10 +195,14 @@ fn settings() -> Result<Vec<String>> {
         .collect()
 }
 
-/// The packet filter of the whole machine: chains of Kubernetes do not bear a site's name.
+/// The packet filter of the whole machine: chains of Kubernetes do not bear a site's name. A bare
+/// machine has no program for it before an engine is installed, and so no rules.
 fn filter_rules() -> String {
-    let saved = Command::new("iptables-save").output().expect("iptables-save");
-    String::from_utf8_lossy(&saved.stdout).into_owned()
+    match Command::new("iptables-save").output() {
+        Ok(saved) => String::from_utf8_lossy(&saved.stdout).into_owned(),
+        Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+        Err(error) => panic!("iptables-save: {error}"),
+    }
 }
 
 fn leaves_nothing(site: &Site, settings_before: &[String]) {
