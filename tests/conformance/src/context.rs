@@ -166,6 +166,16 @@ impl Context {
         self.spec().command(["sh", "-c", script])
     }
 
+    /// A container that runs a shell script which writes much. It outlives its output on engines that
+    /// may lose what was written in the moment before the end (`logs_at_exit`).
+    #[must_use]
+    pub fn writer(&self, script: &str) -> ContainerSpec {
+        if self.has(Capability::LogsAtExit) {
+            return self.script(script);
+        }
+        self.script(&format!("{script}; sleep 1"))
+    }
+
     /// A container that runs until it is killed, and takes no notice of TERM.
     #[must_use]
     pub fn idle(&self) -> ContainerSpec {

@@ -88,7 +88,7 @@ async fn dropped_readers(t: Context) -> Outcome {
 }
 
 async fn dropped_raw_logs(t: Context) -> Outcome {
-    let (container, _) = t.run(&t.script("seq 1 200000; sleep 1")).await?;
+    let (container, _) = t.run(&t.writer("seq 1 200000")).await?;
     leaks_nothing(|| async {
         let mut logs = Vec::new();
         for _ in 0..4 {

@@ -111,7 +111,7 @@ fn line(letter: char, count: usize) -> String {
 
 async fn line_of_one_mib(t: Context) -> Outcome {
     let script = format!("echo before; {}; echo after", line('x', (1 << 20) - 1));
-    let (container, _) = t.run(&t.script(&script)).await?;
+    let (container, _) = t.run(&t.writer(&script)).await?;
     let records = t.records(&*container, LogOptions::default()).await?;
     let sizes: Vec<_> = records.iter().map(|record| record.bytes.len()).collect();
     assert_eq!(sizes, [7, 1 << 20, 6]);
@@ -124,7 +124,7 @@ async fn line_of_one_mib(t: Context) -> Outcome {
 
 async fn line_over_the_cap(t: Context) -> Outcome {
     let script = format!("{}; echo after", line('y', 100_000));
-    let (container, _) = t.run(&t.script(&script)).await?;
+    let (container, _) = t.run(&t.writer(&script)).await?;
     let options = LogOptions::default().max_line(30_000);
     let records = t.records(&*container, options).await?;
     let (last, pieces) = records.split_last().ok_or(std::fmt::Error)?;
@@ -142,7 +142,7 @@ async fn long_lines_of_both_streams(t: Context) -> Outcome {
         format!("(for i in 1 2 3 4 5 6 7 8 9 10; do {}; done {to}) &", line(letter, 40_000))
     };
     let script = format!("{} {} wait", writer('o', ""), writer('e', ">&2"));
-    let (container, _) = t.run(&t.script(&script)).await?;
+    let (container, _) = t.run(&t.writer(&script)).await?;
     let records = t.records(&*container, LogOptions::default()).await?;
     assert_eq!(records.len(), 20);
     for record in &records {
@@ -184,8 +184,7 @@ async fn at_the_exit(t: Context) -> Outcome {
 }
 
 async fn a_hundred_thousand_lines(t: Context) -> Outcome {
-    // It outlives its output, for engines that lack `logs_at_exit`.
-    let (container, _) = t.run(&t.script("seq 1 100000; sleep 1")).await?;
+    let (container, _) = t.run(&t.writer("seq 1 100000")).await?;
     let mut reader = container.logs(LogOptions::default()).await?;
     let mut next = 1_u32;
     let mut cursor = None;
@@ -257,7 +256,7 @@ async fn tail(t: Context) -> Outcome {
 
 async fn tail_counts_lines_not_pieces(t: Context) -> Outcome {
     let script = format!("echo first; {}; {}", line('a', 50_000), line('b', 50_000));
-    let (container, _) = t.run(&t.script(&script)).await?;
+    let (container, _) = t.run(&t.writer(&script)).await?;
     let last = t.records(&*container, LogOptions::default().tail(2)).await?;
     let sizes: Vec<_> = last.iter().map(|record| (record.bytes[0], record.bytes.len())).collect();
     assert_eq!(sizes, [(b'a', 50_001), (b'b', 50_001)]);
@@ -329,7 +328,7 @@ async fn terminal(t: Context) -> Outcome {
 
 async fn terminal_line_of_one_mib(t: Context) -> Outcome {
     let script = format!("{}; echo after", line('z', 100_000));
-    let spec = t.script(&script).interactive(runtime_core::Interactive::Terminal);
+    let spec = t.writer(&script).interactive(runtime_core::Interactive::Terminal);
     let (container, _) = t.run(&spec).await?;
     let records = t.records(&*container, LogOptions::default()).await?;
     console(&records);
@@ -354,7 +353,7 @@ async fn wrong_options(t: Context) -> Outcome {
 }
 
 async fn read_twice(t: Context) -> Outcome {
-    let (container, _) = t.run(&t.script("seq 1 500; seq 1 500 >&2")).await?;
+    let (container, _) = t.run(&t.writer("seq 1 500; seq 1 500 >&2")).await?;
     let (one, two) = tokio::join!(
         t.records(&*container, LogOptions::default()),
         t.records(&*container, LogOptions::default())
@@ -414,7 +413,7 @@ async fn raw_is_what_the_records_hold(t: Context) -> Outcome {
         line('o', 100_000),
         line('e', 40_000)
     );
-    let (container, _) = t.run(&t.script(&script)).await?;
+    let (container, _) = t.run(&t.writer(&script)).await?;
     let streams = same_as_records(&t, &*container).await?;
     let all: usize = streams.values().map(Vec::len).sum();
     // The byte that is no UTF-8 takes three where the engine has put another in its place.
@@ -428,8 +427,7 @@ async fn raw_is_what_the_records_hold(t: Context) -> Outcome {
 }
 
 async fn raw_of_many_lines(t: Context) -> Outcome {
-    // It outlives its output, for engines that lack `logs_at_exit`.
-    let (container, _) = t.run(&t.script("seq 1 200000; sleep 1")).await?;
+    let (container, _) = t.run(&t.writer("seq 1 200000")).await?;
     let streams = raw(&*container).await?;
     let all: String = (1..=200_000).map(|number| format!("{number}\n")).collect();
     assert_eq!(streams.len(), 1);
@@ -441,7 +439,7 @@ async fn raw_of_many_lines(t: Context) -> Outcome {
 
 async fn raw_of_a_terminal(t: Context) -> Outcome {
     let script = format!("echo out; {}; printf end", line('z', 100_000));
-    let spec = t.script(&script).interactive(runtime_core::Interactive::Terminal);
+    let spec = t.writer(&script).interactive(runtime_core::Interactive::Terminal);
     let (container, _) = t.run(&spec).await?;
     let streams = same_as_records(&t, &*container).await?;
     let sizes: Vec<_> = streams.iter().map(|(stream, bytes)| (*stream, bytes.len())).collect();

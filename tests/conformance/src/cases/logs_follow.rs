@@ -169,8 +169,7 @@ async fn sixteen_followers(t: Context) -> Outcome {
 
 /// The container writes faster than it is read: it has to wait, or the engine to keep it.
 async fn slow_reader_loses_nothing(t: Context) -> Outcome {
-    // It outlives its output, for engines that lack `logs_at_exit`.
-    let container = t.start(&t.script("seq 1 30000; sleep 1")).await?;
+    let container = t.start(&t.writer("seq 1 30000")).await?;
     let mut reader = container.logs(following()).await?;
     for wanted in 1..=30_000_u32 {
         if wanted % 3000 == 0 {
