@@ -119,8 +119,20 @@ impl KubernetesContainer {
 
     /// Waits for its end.
     pub(crate) async fn until_ended(&self) -> Result<Exit> {
-        let seen = self.until(|seen| seen.exit().is_some()).await?;
-        seen.exit().cloned().ok_or_else(|| Error::internal("an end without an exit"))
+        let begun = Instant::now();
+        match self.until(|seen| seen.exit().is_some()).await {
+            Ok(seen) => {
+                seen.exit().cloned().ok_or_else(|| Error::internal("an end without an exit"))
+            }
+            // The wait had begun, and the pod went before the watch could show it.
+            Err(error)
+                if error.kind() == ErrorKind::NotFound
+                    && self.shared.pods.has_gone_since(self.uid(), begun) =>
+            {
+                Ok(state::removed(&self.pod))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn start_now(&self) -> Result<StartOutcome> {

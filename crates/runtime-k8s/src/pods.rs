@@ -211,6 +211,11 @@ impl Pods {
         self.inner.store().entries.get(uid).cloned()
     }
 
+    /// Whether a pod is known to have gone, and was there at `time` as far as that is known.
+    pub(crate) fn has_gone_since(&self, uid: &str, time: Instant) -> bool {
+        self.inner.store().removed.get(uid).is_some_and(|gone| *gone >= time)
+    }
+
     /// All pods of the scope.
     pub(crate) fn all(&self) -> Vec<Seen> {
         self.inner.store().entries.values().map(|entry| entry.now()).collect()
@@ -420,7 +425,8 @@ impl Store {
     fn gone(&mut self, uid: &str, last: Option<Pod>, exit: Option<Exit>) {
         self.unclear.remove(uid);
         let now = Instant::now();
-        let known = self.removed.insert(uid.into(), now).is_some();
+        let known = self.removed.contains_key(uid);
+        self.removed.entry(uid.into()).or_insert(now);
         if self.removed.len() > 1024 {
             self.removed.retain(|_, since| since.elapsed() < REMEMBERED);
         }
