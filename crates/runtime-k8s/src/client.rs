@@ -22,7 +22,8 @@ use serde_json::Value;
 use spdy_client::remote_command::{self, Options, Streams};
 
 use crate::error;
-use crate::link::{Link, OpenBody};
+use crate::http2;
+use crate::link::{Clients, Link, OpenBody};
 use crate::websocket;
 use crate::wire::{ClusterEvent, List, Node, Object, Pod, ServerVersion, WatchLine};
 
@@ -123,6 +124,14 @@ impl Call {
     }
 }
 
+/// How long an answer may be.
+#[derive(Debug, Clone, Copy)]
+enum Length {
+    Short,
+    /// So long that the way it comes counts.
+    Long,
+}
+
 /// What a compare-and-set came to.
 #[derive(Debug)]
 pub(crate) enum Patched {
@@ -142,9 +151,9 @@ pub(crate) enum Deleted {
 }
 
 impl Client {
-    pub(crate) fn new(client: kube::Client, namespace: &str) -> Self {
+    pub(crate) fn new(clients: Clients, namespace: &str) -> Self {
         Self {
-            link: Arc::new(Link::new(client)),
+            link: Arc::new(Link::new(clients)),
             namespace: namespace.into(),
             sent: Arc::default(),
             knows_version: Arc::default(),
@@ -169,22 +178,47 @@ impl Client {
     }
 
     async fn send(&self, request: Request<Body>) -> Result<Response<Body>> {
+        let client = self.link.clients()?.all;
+        self.send_by(&client, request).await.map_err(error::from_client)
+    }
+
+    async fn send_by(
+        &self,
+        client: &kube::Client,
+        request: Request<Body>,
+    ) -> std::result::Result<Response<Body>, kube::Error> {
         self.sent.fetch_add(1, Ordering::Relaxed);
-        let client = self.link.client()?;
-        let answer = client.send(request).await.map_err(error::from_client);
-        if answer.is_err() {
+        let answer = client.send(request).await;
+        if answer.as_ref().is_err_and(|error| !http2::is_not_spoken(error)) {
             self.link.lost();
         }
         answer
+    }
+
+    /// Sends a request whose answer may be long.
+    async fn send_for_long(&self, call: &Call) -> Result<Response<Body>> {
+        if let Some(long) = self.link.clients()?.long {
+            match self.send_by(&long, call.request()?).await {
+                Err(error) if http2::is_not_spoken(&error) => {
+                    tracing::debug!("the server speaks no HTTP/2: logs come as all else");
+                    self.link.forget_long();
+                }
+                answer => return answer.map_err(error::from_client),
+            }
+        }
+        self.send(call.request()?).await
     }
 
     /// Sends a request and gives the answer once its head is there and is no failure.
     ///
     /// A server that has too much to do says when to come again, and has done nothing: so any
     /// request is repeated then. The caller's deadline is what ends that.
-    pub(crate) async fn open(&self, call: Call) -> Result<Response<Body>> {
+    async fn open(&self, call: Call, length: Length) -> Result<Response<Body>> {
         loop {
-            let answer = self.send(call.request()?).await?;
+            let answer = match length {
+                Length::Short => self.send(call.request()?).await?,
+                Length::Long => self.send_for_long(&call).await?,
+            };
             if answer.status().is_success() {
                 return Ok(answer);
             }
@@ -202,7 +236,7 @@ impl Client {
 
     /// Sends a request and gives the whole body of the answer.
     pub(crate) async fn bytes(&self, call: Call) -> Result<Bytes> {
-        let answer = self.open(call).await?;
+        let answer = self.open(call, Length::Short).await?;
         let body = answer.into_body().collect().await.map_err(error::from_client)?;
         Ok(body.to_bytes())
     }
@@ -291,7 +325,7 @@ impl Client {
             .query("timeoutSeconds", "290")
             .query("labelSelector", selector)
             .query("resourceVersion", version);
-        Ok(Watch { lines: Lines::new(self.open_body(call).await?) })
+        Ok(Watch { lines: Lines::new(self.open_body(call, Length::Short).await?) })
     }
 
     /// Creates a pod, or asks what it would become when `dry`.
@@ -377,7 +411,7 @@ impl Client {
         for (name, value) in query {
             call = call.query(name, value);
         }
-        self.open_body(call).await
+        self.open_body(call, Length::Long).await
     }
 
     /// Opens a session with a pod: `kind` is `exec` or `attach`, `query` says what more is wanted.
@@ -466,8 +500,8 @@ impl Client {
     }
 
     /// Sends a request and gives the body of the answer as it comes.
-    async fn open_body(&self, call: Call) -> Result<OpenBody> {
-        Ok(self.link.hold(self.open(call).await?.into_body()))
+    async fn open_body(&self, call: Call, length: Length) -> Result<OpenBody> {
+        Ok(self.link.hold(self.open(call, length).await?.into_body()))
     }
 }
 

@@ -8,6 +8,9 @@ use std::time::Duration;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use runtime_core::{Deadlines, Error, ErrorKind, Result, Scope};
 
+use crate::http2;
+use crate::link::Clients;
+
 /// How to connect to a cluster, and how pods are made there.
 ///
 /// What is common to all engines is in [`ContainerSpec`](runtime_core::ContainerSpec); here stands
@@ -343,8 +346,8 @@ impl KubernetesOptions {
         Ok(())
     }
 
-    /// The client that the kubeconfig describes, and its namespace.
-    pub(crate) async fn client(&self) -> Result<kube::Client> {
+    /// The clients that the kubeconfig describes.
+    pub(crate) async fn clients(&self) -> Result<Clients> {
         let choose =
             KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
         let mut config = match (&self.kubeconfig, &self.context) {
@@ -368,7 +371,9 @@ impl KubernetesOptions {
         // Each operation has its own deadline, and what can be repeated is repeated by it.
         config.default_retry = false;
         config.read_timeout = None;
-        kube::Client::try_from(config).map_err(crate::error::from_client)
+        let long = http2::client(&config)?;
+        let all = kube::Client::try_from(config).map_err(crate::error::from_client)?;
+        Ok(Clients { all, long })
     }
 }
 

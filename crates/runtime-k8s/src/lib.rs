@@ -83,6 +83,7 @@ mod engine;
 mod error;
 mod exec;
 mod hold;
+mod http2;
 mod info;
 mod link;
 mod logs;

@@ -15,9 +15,18 @@ use tokio::time::Instant;
 
 use crate::error;
 
+/// The ways to the server.
+#[derive(Clone)]
+pub(crate) struct Clients {
+    /// For everything.
+    pub(crate) all: kube::Client,
+    /// For answers that are long, where there is another way for them.
+    pub(crate) long: Option<kube::Client>,
+}
+
 /// What is open, or nothing once it was closed.
 pub(crate) struct Link {
-    client: Mutex<Option<kube::Client>>,
+    clients: Mutex<Option<Clients>>,
     bodies: Mutex<Vec<Weak<Slot>>>,
     /// When a connection was last lost.
     lost: Arc<Mutex<Option<Instant>>>,
@@ -32,16 +41,23 @@ pub(crate) struct OpenBody {
 }
 
 impl Link {
-    pub(crate) fn new(client: kube::Client) -> Self {
-        Self { client: Mutex::new(Some(client)), bodies: Mutex::default(), lost: Arc::default() }
+    pub(crate) fn new(clients: Clients) -> Self {
+        Self { clients: Mutex::new(Some(clients)), bodies: Mutex::default(), lost: Arc::default() }
     }
 
-    /// The client.
+    /// The clients.
     ///
     /// # Errors
-    /// `InvalidState` once it was closed.
-    pub(crate) fn client(&self) -> Result<kube::Client> {
-        lock(&self.client).clone().ok_or_else(closed)
+    /// `InvalidState` once they were closed.
+    pub(crate) fn clients(&self) -> Result<Clients> {
+        lock(&self.clients).clone().ok_or_else(closed)
+    }
+
+    /// Long answers go the way of all others from now on.
+    pub(crate) fn forget_long(&self) {
+        if let Some(clients) = &mut *lock(&self.clients) {
+            clients.long = None;
+        }
     }
 
     /// Takes a body that is closed with the rest.
@@ -51,7 +67,7 @@ impl Link {
         bodies.retain(|slot| slot.strong_count() > 0);
         bodies.push(Arc::downgrade(&slot));
         drop(bodies);
-        if lock(&self.client).is_none() {
+        if lock(&self.clients).is_none() {
             lock(&slot).take();
         }
         OpenBody { slot, lost: Arc::clone(&self.lost) }
@@ -67,9 +83,9 @@ impl Link {
         lock(&self.lost).is_some_and(|lost| lost.elapsed() < within)
     }
 
-    /// Drops the client, with the connections that it keeps, and every body.
+    /// Drops the clients, with the connections that they keep, and every body.
     pub(crate) fn close(&self) {
-        lock(&self.client).take();
+        lock(&self.clients).take();
         for slot in lock(&self.bodies).drain(..) {
             if let Some(slot) = slot.upgrade() {
                 lock(&slot).take();

@@ -16,6 +16,7 @@ use crate::capabilities::{Server, capabilities, minor};
 use crate::client::Client;
 use crate::connect::{KubernetesOptions, StatsSource};
 use crate::container::KubernetesContainer;
+use crate::link::Clients;
 use crate::seen::Seen;
 use crate::shared::Shared;
 use crate::{BACKEND, create, info, names, reap, stats};
@@ -53,8 +54,8 @@ impl KubernetesRuntime {
     pub async fn connect(options: KubernetesOptions) -> Result<Self> {
         let connect = async {
             options.check()?;
-            let client = options.client().await?;
-            Self::open(client, options.clone()).await
+            let clients = options.clients().await?;
+            Self::open(clients, options.clone()).await
         };
         runtime_support::within(Operation::Connect, options.deadlines.connect, connect)
             .await
@@ -69,17 +70,17 @@ impl KubernetesRuntime {
     pub async fn with_client(client: kube::Client, options: KubernetesOptions) -> Result<Self> {
         let connect = async {
             options.check()?;
-            Self::open(client, options.clone()).await
+            Self::open(Clients { all: client, long: None }, options.clone()).await
         };
         runtime_support::within(Operation::Connect, options.deadlines.connect, connect)
             .await
             .on(BACKEND)
     }
 
-    async fn open(client: kube::Client, options: KubernetesOptions) -> Result<Self> {
+    async fn open(clients: Clients, options: KubernetesOptions) -> Result<Self> {
         let namespace =
-            options.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
-        let client = Client::new(client, &namespace);
+            options.namespace.clone().unwrap_or_else(|| clients.all.default_namespace().to_owned());
+        let client = Client::new(clients, &namespace);
         let server = ask(&client, &options).await?;
         let capabilities = capabilities(&server, &options);
         let shared = Shared::new(client, options, server, capabilities);
