@@ -5,10 +5,14 @@ mod files;
 mod policy;
 
 use std::process::Command;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
+use rustix::process::{Pid, Signal, kill_process};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::workspace::{cargo, root};
 
@@ -60,6 +64,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if !arguments.no_tests {
         steps.push((TESTS, tests));
     }
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&INTERRUPTED))?;
+    }
     let mut failed = Vec::new();
     for (name, step) in steps {
         println!("== {name}");
@@ -73,6 +80,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
                 failed.push(name);
             }
         }
+        ensure!(!INTERRUPTED.load(Ordering::Relaxed), "interrupted");
     }
     // Every step runs: who repairs one fault should not have to wait to hear of the next.
     ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
@@ -88,8 +96,23 @@ fn tests() -> Result<()> {
     succeed(&mut cargo(&["xtask", "test"]))
 }
 
+/// Set once somebody has asked us to stop.
+static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+
+/// Runs a command to its end. Who asks us to stop stops it: the tests have engines to take down.
 fn succeed(command: &mut Command) -> Result<()> {
-    let status = command.status()?;
+    let mut child = command.spawn()?;
+    let mut was_told = false;
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if INTERRUPTED.load(Ordering::Relaxed) && !was_told {
+            kill_process(Pid::from_child(&child), Signal::TERM).context("cannot stop a command")?;
+            was_told = true;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
     if !status.success() {
         bail!("{status}");
     }

@@ -4,8 +4,9 @@ mod binaries;
 mod guard;
 mod report;
 
-use std::collections::BTreeSet;
+use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -16,7 +17,7 @@ use crate::readme;
 use crate::workspace::{cargo, root};
 use binaries::Binary;
 use guard::Guard;
-use report::Row;
+use report::{Printing, Row};
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -79,9 +80,6 @@ fn row_of(engine: Engine, binary: &str) -> Option<String> {
     Some(format!("{engine}{}", way.replace('_', "-")))
 }
 
-/// The package of a backend's tests, and a program's package and name.
-type Once<'a> = (&'static str, &'a str, &'a str);
-
 /// The tests of the engines themselves.
 const ENGINES: &str = "test-engines";
 
@@ -113,23 +111,16 @@ fn run_guarded(arguments: &Arguments, site: &Site, guard: &Guard) -> Result<()> 
     failed.extend(outcomes.into_iter().filter_map(|outcome| Some(format!("{:#}", outcome.err()?))));
 
     timed("registry", || guard.up(Engine::Registry).map(drop))?;
-    let mut rows: Vec<Row> = Vec::new();
-    let mut ran_once: BTreeSet<Once> = BTreeSet::new();
-    let mut written: Vec<PathBuf> = Vec::new();
-    for part in parts {
-        for engine in part.engines(arguments.matrix) {
-            let tested = timed(engine.name(), || {
-                test_engine(site, guard, *engine, part, arguments.matrix, binaries, &mut ran_once)
-            });
-            match tested {
-                Ok((more, reports)) => {
-                    rows.extend(more);
-                    written.extend(reports);
-                }
-                Err(error) => failed.push(format!("{engine}: {error:#}")),
-            }
-        }
-    }
+    let run = EngineRun {
+        site,
+        guard,
+        binaries,
+        parts: &parts,
+        matrix: arguments.matrix,
+        printing: Printing::for_parts(&parts),
+    };
+    let Tested { rows, written, failed: more } = run.all();
+    failed.extend(more);
     print!("\n{}", report::table(&rows));
     failed.extend(rows.iter().flat_map(Row::faults));
     let table = readme::take_reports(&written, !arguments.write_readme);
@@ -192,68 +183,136 @@ fn engines(guard: &Guard, binaries: &[Binary], parts: &[Part]) -> Result<()> {
     Ok(())
 }
 
-fn test_engine<'a>(
-    site: &Site,
-    guard: &Guard,
-    engine: Engine,
-    part: Part,
-    matrix: bool,
+/// How many parts are tested at a time. Most of a test is waiting for an engine.
+const LANES: usize = 2;
+
+/// What engine after engine came to.
+#[derive(Debug, Default)]
+struct Tested {
+    rows: Vec<Row>,
+    written: Vec<PathBuf>,
+    failed: Vec<String>,
+}
+
+impl Tested {
+    fn add(&mut self, other: Self) {
+        self.rows.extend(other.rows);
+        self.written.extend(other.written);
+        self.failed.extend(other.failed);
+    }
+}
+
+/// The tests that run on engines.
+struct EngineRun<'a> {
+    site: &'a Site,
+    guard: &'a Guard,
     binaries: &'a [Binary],
-    ran_once: &mut BTreeSet<Once<'a>>,
-) -> Result<(Vec<Row>, Vec<PathBuf>)> {
-    let binaries: Vec<_> = binaries
-        .iter()
-        .filter(|binary| {
-            binary.is_integration
-                && (binary.package == part.package()
-                    || part.command_line() == Some(binary.package.as_str()))
-        })
-        .collect();
-    ensure!(
-        binaries.iter().any(|binary| binary.name == CONFORMANCE),
-        "{} has no {CONFORMANCE} tests, or they do not build",
-        part.package()
-    );
-    let started = guard.up(engine)?;
-    let running = site.status(engine).context("it went away")?;
-    std::fs::create_dir_all(reports())?;
-    // The first row is for the programs that have none of their own.
-    let mut rows = vec![Row::new(engine.name(), running.version())];
-    let mut written = Vec::new();
-    for binary in binaries {
-        guard.check()?;
-        let own = row_of(engine, &binary.name);
-        let once = (part.package(), binary.package.as_str(), binary.name.as_str());
-        if own.is_none() && !ran_once.insert(once) {
-            continue;
+    parts: &'a [Part],
+    matrix: bool,
+    printing: Printing,
+}
+
+impl EngineRun<'_> {
+    /// All parts, two at a time; their results in the order of the parts.
+    fn all(&self) -> Tested {
+        let mut open: Vec<(usize, Part)> = self.parts.iter().copied().enumerate().collect();
+        // What takes longest begins first, or it would go on alone in the end.
+        open.sort_by_key(|(_, part)| *part != Part::K8s);
+        let open = Mutex::new(VecDeque::from(open));
+        let done = Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            for _ in 0..LANES.min(self.parts.len()) {
+                scope.spawn(|| {
+                    while let Some((at, part)) = { lock(&open).pop_front() } {
+                        let tested = self.part(part);
+                        lock(&done).push((at, tested));
+                    }
+                });
+            }
+        });
+        let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+        done.sort_by_key(|(at, _)| *at);
+        let mut all = Tested::default();
+        done.into_iter().for_each(|(_, tested)| all.add(tested));
+        all
+    }
+
+    fn part(&self, part: Part) -> Tested {
+        let mut all = Tested::default();
+        for (at, engine) in part.engines(self.matrix).iter().enumerate() {
+            match timed(engine.name(), || self.engine(*engine, part, at == 0)) {
+                Ok(tested) => all.add(tested),
+                Err(error) => all.failed.push(format!("{engine}: {error:#}")),
+            }
         }
-        println!("-- {} on {engine} {}", binary.name, running.version());
-        let report = report_path(engine, &binary.name);
-        let mut command = binary.command();
-        command.envs(running.variables()?).env("RUNTIME_TEST_REPORT", &report);
-        if matrix {
-            command.env("RUNTIME_TEST_MATRIX", "1");
-        }
-        let outcome = report::run(guard, &mut command, &report)?;
-        match own {
-            None => rows[0].add(&binary.name, outcome),
-            Some(name) => {
-                ensure!(report.exists(), "the conformance tests wrote no report");
-                written.push(report);
-                if name == engine.name() {
-                    rows[0].add(&binary.name, outcome);
-                } else {
-                    let mut row = Row::new(&name, running.version());
-                    row.add(&binary.name, outcome);
-                    rows.push(row);
+        all
+    }
+
+    /// Whether a part runs the programs that run once for each backend: the first one of it does.
+    fn is_first_of_backend(&self, part: Part) -> bool {
+        self.parts.iter().find(|other| other.package() == part.package()) == Some(&part)
+    }
+
+    fn engine(&self, engine: Engine, part: Part, is_first: bool) -> Result<Tested> {
+        let Self { site, guard, matrix, .. } = *self;
+        let binaries: Vec<_> = self
+            .binaries
+            .iter()
+            .filter(|binary| {
+                binary.is_integration
+                    && (binary.package == part.package()
+                        || part.command_line() == Some(binary.package.as_str()))
+            })
+            .collect();
+        ensure!(
+            binaries.iter().any(|binary| binary.name == CONFORMANCE),
+            "{} has no {CONFORMANCE} tests, or they do not build",
+            part.package()
+        );
+        let started = guard.up(engine)?;
+        let running = site.status(engine).context("it went away")?;
+        std::fs::create_dir_all(reports())?;
+        // The first row is for the programs that have none of their own.
+        let mut rows = vec![Row::new(engine.name(), running.version())];
+        let mut written = Vec::new();
+        for binary in binaries {
+            guard.check()?;
+            let own = row_of(engine, &binary.name);
+            if own.is_none() && !(is_first && self.is_first_of_backend(part)) {
+                continue;
+            }
+            let report = report_path(engine, &binary.name);
+            let mut command = binary.command();
+            command.envs(running.variables()?).env("RUNTIME_TEST_REPORT", &report);
+            if matrix {
+                command.env("RUNTIME_TEST_MATRIX", "1");
+            }
+            let title = format!("{} on {engine} {}", binary.name, running.version());
+            let outcome = report::run(guard, &mut command, &report, &title, self.printing)?;
+            match own {
+                None => rows[0].add(&binary.name, outcome),
+                Some(name) => {
+                    ensure!(report.exists(), "the conformance tests wrote no report");
+                    written.push(report);
+                    if name == engine.name() {
+                        rows[0].add(&binary.name, outcome);
+                    } else {
+                        let mut row = Row::new(&name, running.version());
+                        row.add(&binary.name, outcome);
+                        rows.push(row);
+                    }
                 }
             }
         }
+        if started {
+            guard.down(engine)?;
+        }
+        Ok(Tested { rows, written, failed: Vec::new() })
     }
-    if started {
-        guard.down(engine)?;
-    }
-    Ok((rows, written))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Where the test programs write their reports.

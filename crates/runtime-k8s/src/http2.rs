@@ -210,3 +210,143 @@ impl HttpBody for Answer {
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::convert::Infallible;
+    use std::net::{Ipv4Addr, SocketAddr};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::stream;
+    use http_body_util::{BodyExt as _, StreamBody};
+    use hyper::server::conn::http2 as server;
+    use hyper::service::service_fn;
+    use hyper_util::rt::TokioIo;
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+    use tokio_rustls::rustls::ServerConfig;
+    use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+
+    /// A server that answers every path, with as many pieces as its path says. It knows how many
+    /// connections it was asked for, and how many are open.
+    struct Server {
+        address: SocketAddr,
+        root: Vec<u8>,
+        taken: Arc<AtomicUsize>,
+        open: Arc<AtomicUsize>,
+    }
+
+    async fn serve(protocols: &[&[u8]]) -> Server {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let root = made.cert.der().to_vec();
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+        let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+        let mut tls = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        tls.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (taken, open) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let counts = (Arc::clone(&taken), Arc::clone(&open));
+        let acceptor = TlsAcceptor::from(Arc::new(tls));
+        tokio::spawn(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                counts.0.fetch_add(1, Ordering::Relaxed);
+                counts.1.fetch_add(1, Ordering::Relaxed);
+                let (acceptor, open) = (acceptor.clone(), Arc::clone(&counts.1));
+                tokio::spawn(async move {
+                    if let Ok(stream) = acceptor.accept(tcp).await {
+                        let _ = server::Builder::new(TokioExecutor::new())
+                            .serve_connection(TokioIo::new(stream), service_fn(pieces))
+                            .await;
+                    }
+                    open.fetch_sub(1, Ordering::Relaxed);
+                });
+            }
+        });
+        Server { address, root, taken, open }
+    }
+
+    type Pieces = StreamBody<
+        futures_util::stream::BoxStream<'static, std::result::Result<Frame<Bytes>, Infallible>>,
+    >;
+
+    async fn pieces(
+        request: Request<Incoming>,
+    ) -> std::result::Result<Response<Pieces>, Infallible> {
+        let count: usize = request.uri().path().trim_start_matches('/').parse().unwrap();
+        let piece = || Ok(Frame::data(Bytes::from(vec![b'x'; 16 << 10])));
+        let all = stream::iter((0..count).map(move |_| piece()));
+        Ok(Response::new(StreamBody::new(futures_util::StreamExt::boxed(all))))
+    }
+
+    impl Server {
+        fn client(&self) -> kube::Client {
+            let uri = format!("https://localhost:{}", self.address.port()).parse().unwrap();
+            let mut config = kube::Config::new(uri);
+            config.root_cert = Some(vec![self.root.clone()]);
+            client(&config).unwrap().unwrap()
+        }
+
+        fn taken(&self) -> usize {
+            self.taken.load(Ordering::Relaxed)
+        }
+
+        async fn until_open(&self, count: usize) {
+            let end = tokio::time::Instant::now() + Duration::from_secs(20);
+            while self.open.load(Ordering::Relaxed) != count {
+                assert!(
+                    tokio::time::Instant::now() < end,
+                    "{} are open",
+                    self.open.load(Ordering::Relaxed)
+                );
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+
+    async fn ask(
+        client: &kube::Client,
+        pieces: usize,
+    ) -> std::result::Result<Response<Body>, kube::Error> {
+        client.send(Request::get(format!("/{pieces}")).body(Body::empty()).unwrap()).await
+    }
+
+    #[tokio::test]
+    async fn a_server_without_it_is_told_apart_from_one_that_is_away() {
+        let server = serve(&[b"http/1.1"]).await;
+        let error = ask(&server.client(), 1).await.unwrap_err();
+        assert!(is_not_spoken(&error), "{error:?}");
+        let away = Server { address: ([127, 0, 0, 1], 1).into(), ..server }.client();
+        assert!(!is_not_spoken(&ask(&away, 1).await.unwrap_err()));
+    }
+
+    #[tokio::test]
+    async fn connections_are_used_again_and_never_shared() {
+        let server = serve(&[b"h2"]).await;
+        let client = server.client();
+        for _ in 0..3 {
+            let answer = ask(&client, 100).await.unwrap();
+            let bytes = answer.into_body().collect().await.unwrap().to_bytes();
+            assert_eq!(bytes.len(), 100 * (16 << 10));
+        }
+        assert_eq!(server.taken(), 1);
+        // The first two have more to say than there is room for.
+        let (one, two) = (ask(&client, 10_000).await.unwrap(), ask(&client, 10_000).await.unwrap());
+        let three = ask(&client, 100).await.unwrap().into_body().collect().await.unwrap();
+        assert_eq!(three.to_bytes().len(), 100 * (16 << 10));
+        assert_eq!(server.taken(), 3);
+        server.until_open(3).await;
+        // Who has not read to the end closes the connection, and nothing is left with the client.
+        drop((one, two));
+        server.until_open(1).await;
+        drop(client);
+        server.until_open(0).await;
+    }
+}

@@ -1,9 +1,8 @@
 //! Takes care that nothing stays behind: not after a failure, not after Ctrl-C.
 
-use std::cell::RefCell;
 use std::process::{Child, Command};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -16,7 +15,7 @@ pub struct Guard {
     site: Site,
     keep: bool,
     before: Vec<Engine>,
-    started: RefCell<Vec<Engine>>,
+    started: Mutex<Vec<Engine>>,
     interrupted: Arc<AtomicBool>,
 }
 
@@ -28,7 +27,11 @@ impl Guard {
         }
         let before =
             Engine::ALL.into_iter().filter(|engine| site.status(*engine).is_some()).collect();
-        Ok(Self { site, keep, before, started: RefCell::new(Vec::new()), interrupted })
+        Ok(Self { site, keep, before, started: Mutex::default(), interrupted })
+    }
+
+    fn started(&self) -> MutexGuard<'_, Vec<Engine>> {
+        self.started.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Fails once somebody has asked us to stop.
@@ -42,7 +45,7 @@ impl Guard {
         self.check()?;
         let new = !self.before.contains(&engine);
         if new {
-            self.started.borrow_mut().push(engine);
+            self.started().push(engine);
         }
         self.site.up(engine)?;
         Ok(new)
@@ -52,7 +55,7 @@ impl Guard {
     pub fn down(&self, engine: Engine) -> Result<()> {
         if !self.keep {
             self.site.down(engine)?;
-            self.started.borrow_mut().retain(|other| *other != engine);
+            self.started().retain(|other| *other != engine);
         }
         Ok(())
     }
@@ -87,7 +90,7 @@ impl Guard {
         if self.keep {
             return Ok(());
         }
-        let mut engines = self.started.into_inner();
+        let mut engines = self.started.into_inner().unwrap_or_else(PoisonError::into_inner);
         // The tests start these by themselves; one that fails cannot stop them.
         engines.extend(
             [Engine::DockerFaults, Engine::ContainerdFaults]

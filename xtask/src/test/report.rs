@@ -70,9 +70,31 @@ impl Row {
     }
 }
 
+/// When the output of a program is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Printing {
+    /// As it comes.
+    Live,
+    /// In one piece at its end: other programs run beside it.
+    AtTheEnd,
+}
+
+impl Printing {
+    pub fn for_parts<T>(parts: &[T]) -> Self {
+        if parts.len() > 1 { Self::AtTheEnd } else { Self::Live }
+    }
+}
+
 /// Runs a test program, shows its output, and reads what it reports; a program that writes no
 /// report is taken by the last line of the standard test harness.
-pub fn run(guard: &Guard, command: &mut Command, path: &Path) -> Result<Report> {
+pub fn run(
+    guard: &Guard,
+    command: &mut Command,
+    path: &Path,
+    title: &str,
+    printing: Printing,
+) -> Result<Report> {
+    println!("-- {title}{}", if printing == Printing::Live { "" } else { " has begun" });
     // A report of an earlier run must not pass for this one's.
     let _ = std::fs::remove_file(path);
     let mut child = command
@@ -81,17 +103,24 @@ pub fn run(guard: &Guard, command: &mut Command, path: &Path) -> Result<Report> 
         .with_context(|| format!("cannot run {:?}", command.get_program()))?;
     let output = child.stdout.take().context("no output")?;
     let reader = std::thread::spawn(move || {
-        let mut seen = Report::default();
+        let (mut seen, mut text) = (Report::default(), String::new());
         for line in BufReader::new(output).split(b'\n') {
             let Ok(line) = line else { break };
             let line = String::from_utf8_lossy(&line);
-            println!("{line}");
+            match printing {
+                Printing::Live => println!("{line}"),
+                Printing::AtTheEnd => text.extend([&*line, "\n"]),
+            }
             seen.take_line(&line);
         }
-        seen
+        (seen, text)
     });
-    let success = guard.wait(child)?;
-    let seen = reader.join().ok().context("the reader panicked")?;
+    let success = guard.wait(child);
+    let (seen, text) = reader.join().ok().context("the reader panicked")?;
+    if printing == Printing::AtTheEnd {
+        print!("-- {title}\n{text}");
+    }
+    let success = success?;
     let mut report = match std::fs::read(path) {
         Ok(text) => serde_json::from_slice(&text).context("the report is damaged")?,
         Err(_) => seen,
