@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use runtime_core::Capabilities;
+use runtime_support::version_numbers;
 
 use crate::host::Peer;
 use crate::shared::Engine;
 
 /// What the engine's version and its place give.
 pub(crate) fn of(engine: &Engine, peer: &Peer, logs: bool, root: bool) -> Capabilities {
-    let version = numbers(&engine.version);
+    let version = version_numbers(&engine.version);
     let containerd = engine.name == "containerd";
     let crio = engine.name == "cri-o";
     // Signals go to the process itself, which has to be seen from here.
@@ -25,8 +26,8 @@ pub(crate) fn of(engine: &Engine, peer: &Peer, logs: bool, root: bool) -> Capabi
     can.cpu_shares = true;
     // containerd 1.7 takes CDI devices only where its configuration says so, and is silent about
     // them otherwise; later versions take them unless it says no.
-    can.gpus_by_id = (containerd && version >= (1, 7, 0) && engine.cdi == Some(true))
-        || (crio && version >= (1, 27, 0));
+    can.gpus_by_id = (containerd && version >= [1, 7, 0] && engine.cdi == Some(true))
+        || (crio && version >= [1, 27, 0]);
     can.user = true;
     can.user_name = true;
     can.supplementary_groups = true;
@@ -45,7 +46,7 @@ pub(crate) fn of(engine: &Engine, peer: &Peer, logs: bool, root: bool) -> Capabi
     can.oom_reason = true;
     can.wait = true;
     // containerd throws away from 1.7 on what ended while it was down.
-    can.exit_while_away = (containerd && version < (1, 7, 0)) || crio;
+    can.exit_while_away = (containerd && version < [1, 7, 0]) || crio;
     can.logs = logs;
     can.logs_streams_apart = logs;
     can.logs_exact_bytes = logs;
@@ -81,46 +82,21 @@ pub(crate) fn of(engine: &Engine, peer: &Peer, logs: bool, root: bool) -> Capabi
 /// Whether the engine's stream of events can be listened to beside others. containerd 1.7 gives
 /// each event to one of its listeners, and goes on giving to those that have left.
 pub(crate) fn has_events(engine: &Engine) -> bool {
-    let version = numbers(&engine.version);
-    (engine.name == "containerd" && version >= (2, 0, 0))
-        || (engine.name == "cri-o" && version >= (1, 26, 0))
+    let version = version_numbers(&engine.version);
+    (engine.name == "containerd" && version >= [2, 0, 0])
+        || (engine.name == "cri-o" && version >= [1, 26, 0])
 }
 
 /// Whether this containerd reads the pipes of a container that has ended to their end. From 1.5.8
 /// and 1.6.0 on it closed them first (containerd#5974), which lost up to what a pipe holds, until
 /// 1.6.22 and 1.7.3 (containerd#8643).
-fn drains_at_exit(version: (u32, u32, u32)) -> bool {
-    version < (1, 5, 8) || ((1, 6, 22)..(1, 7, 0)).contains(&version) || version >= (1, 7, 3)
-}
-
-/// The first three numbers of a version such as `1.6.20~ds1` or `v2.1.9`.
-fn numbers(version: &str) -> (u32, u32, u32) {
-    let mut numbers = version
-        .trim_start_matches('v')
-        .split(|c: char| !c.is_ascii_digit())
-        .map(|number| number.parse().unwrap_or(0));
-    let mut next = || numbers.next().unwrap_or(0);
-    (next(), next(), next())
+fn drains_at_exit(version: [u32; 3]) -> bool {
+    version < [1, 5, 8] || ([1, 6, 22]..[1, 7, 0]).contains(&version) || version >= [1, 7, 3]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn versions() {
-        for (text, expected) in [
-            ("1.6.20~ds1", (1, 6, 20)),
-            ("1.7.24~ds1", (1, 7, 24)),
-            ("v2.1.9", (2, 1, 9)),
-            ("2.1.9+ds1", (2, 1, 9)),
-            ("1.30.0-dev", (1, 30, 0)),
-            ("2.1", (2, 1, 0)),
-            ("", (0, 0, 0)),
-        ] {
-            assert_eq!(numbers(text), expected, "{text}");
-        }
-    }
 
     #[test]
     fn some_versions_lose_last_words() {
@@ -133,7 +109,7 @@ mod tests {
             ("1.7.24~ds1", true),
             ("2.1.9", true),
         ] {
-            assert_eq!(drains_at_exit(numbers(version)), keeps, "{version}");
+            assert_eq!(drains_at_exit(version_numbers(version)), keeps, "{version}");
         }
     }
 

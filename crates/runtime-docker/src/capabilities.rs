@@ -92,6 +92,6 @@ pub(crate) fn capabilities(engine: &Engine) -> Capabilities {
 /// Whether this Docker Engine closes the pipes of a container that has ended before it has read them
 /// to their end. It came with containerd's client of 23.0 and was fixed late in 24.0 (moby#45689,
 /// docker/cli#4338, containerd#8643); 20.10, 26.1 and 28.5 were seen to read all of it.
-fn loses_last_words(release: [u16; 3]) -> bool {
+fn loses_last_words(release: [u32; 3]) -> bool {
     ([23, 0, 0]..[25, 0, 0]).contains(&release)
 }

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use runtime_core::{Error, ErrorKind, Operation, Result};
+use runtime_support::version_numbers;
 use serde::Deserialize;
 
 use crate::http::{Call, Http};
@@ -63,7 +64,7 @@ pub(crate) struct Engine {
     /// The version of the API that is spoken with it.
     pub(crate) api: ApiVersion,
     /// The version of its containerd as numbers.
-    pub(crate) containerd: Option<[u16; 3]>,
+    pub(crate) containerd: Option<[u32; 3]>,
     /// Its configuration.
     pub(crate) info: Info,
     pub(crate) clock: Clock,
@@ -144,7 +145,7 @@ impl Engine {
             None => (Flavour::Docker, "Docker Engine".to_owned()),
         };
         let containerd = version.components.iter().find(|part| part.name == "containerd");
-        let containerd = containerd.map(|part| release(&part.version));
+        let containerd = containerd.map(|part| version_numbers(&part.version));
         let clock = Clock::default();
         Self { flavour, name, version: version.version, api, info, containerd, clock }
     }
@@ -166,18 +167,10 @@ impl Engine {
     }
 
     /// The version of the engine as numbers: `20.10.24+dfsg1` is `[20, 10, 24]`.
-    pub(crate) fn release(&self) -> [u16; 3] {
-        release(&self.version)
+    pub(crate) fn release(&self) -> [u32; 3] {
+        version_numbers(&self.version)
     }
-}
 
-fn release(version: &str) -> [u16; 3] {
-    let mut numbers =
-        version.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
-    [(); 3].map(|()| numbers.next().unwrap_or(0))
-}
-
-impl Engine {
     pub(crate) fn is_podman(&self) -> bool {
         self.flavour == Flavour::Podman
     }

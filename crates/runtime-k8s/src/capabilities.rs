@@ -85,12 +85,6 @@ pub(crate) fn capabilities(server: &Server, options: &KubernetesOptions) -> Capa
     can
 }
 
-/// The minor version: `20` of `20`, `20+` and `20-gke.1`.
-pub(crate) fn minor(text: &str) -> u32 {
-    let digits: String = text.chars().take_while(char::is_ascii_digit).collect();
-    digits.parse().unwrap_or(0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,13 +92,6 @@ mod tests {
 
     fn options() -> KubernetesOptions {
         KubernetesOptions::new(Scope::new("t").unwrap())
-    }
-
-    #[test]
-    fn versions() {
-        for (text, want) in [("20", 20), ("36+", 36), ("22-gke.1", 22), ("", 0), ("x", 0)] {
-            assert_eq!(minor(text), want, "{text}");
-        }
     }
 
     #[test]

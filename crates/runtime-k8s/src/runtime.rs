@@ -10,9 +10,10 @@ use runtime_core::{
     Operation, PullOptions, PullStream, ReapOptions, ReapReport, Result, ResultExt as _, Runtime,
     Scope, async_trait,
 };
+use runtime_support::version_numbers;
 use serde_json::json;
 
-use crate::capabilities::{Server, capabilities, minor};
+use crate::capabilities::{Server, capabilities};
 use crate::client::Client;
 use crate::connect::{KubernetesOptions, StatsSource};
 use crate::container::KubernetesContainer;
@@ -131,7 +132,8 @@ async fn ask(client: &Client, options: &KubernetesOptions) -> Result<Server> {
             .with_retryable(false));
     }
     let mut server = Server {
-        minor: if version.major == "1" { minor(&version.minor) } else { u32::MAX },
+        // `20+` and `20-gke.1` are 20.
+        minor: if version.major == "1" { version_numbers(&version.minor)[0] } else { u32::MAX },
         version: version.git_version,
         ..Server::default()
     };

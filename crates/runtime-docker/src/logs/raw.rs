@@ -17,7 +17,7 @@ use crate::frames::{Frames, Kind};
 const MARK: &[u8] = b"Error grabbing logs: ";
 
 /// The first release that says by the stream that a message is its own.
-const MARKS_ERRORS: [u16; 3] = [22, 0, 0];
+const MARKS_ERRORS: [u32; 3] = [22, 0, 0];
 
 /// Opens a log.
 pub(super) async fn open(log: EngineLog) -> Result<RawLogs> {
