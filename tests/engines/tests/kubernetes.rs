@@ -1,6 +1,8 @@
 //! A cluster comes up in a fresh folder, runs pods, loses each of its parts and gets it back,
 //! and goes down while it is broken: nothing of it is left.
 
+mod all_down;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -9,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use all_down::AllDown;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use test_engines::{BUSYBOX, Cluster, Component, Engine, Footprint, HOLLOW, NODE, Site};
@@ -217,19 +220,6 @@ fn leaves_nothing(site: &Site, settings_before: &[String]) {
     assert!(!rules.contains("KUBE-"), "{rules}");
     let logs = fs::read_link("/var/log/pods");
     assert!(!logs.is_ok_and(|target| target.starts_with(site.root())));
-}
-
-/// Stops everything, also when the test fails.
-struct AllDown<'a>(&'a Site);
-
-impl Drop for AllDown<'_> {
-    fn drop(&mut self) {
-        for engine in [Engine::Kubernetes, Engine::Registry] {
-            if let Err(error) = self.0.down(engine) {
-                eprintln!("{engine}: {error:#}");
-            }
-        }
-    }
 }
 
 #[test]

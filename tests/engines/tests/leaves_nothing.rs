@@ -1,9 +1,12 @@
 //! Every engine of this machine's own release comes up in a fresh folder, runs a container
 //! that publishes a port, and goes down while the container runs: nothing of it is left.
 
+mod all_down;
+
 use std::path::Path;
 use std::process::Command;
 
+use all_down::AllDown;
 use test_engines::{BUSYBOX, Engine, Footprint, Running, Site, image_archive};
 
 /// Runs Docker's own command line against an engine.
@@ -45,24 +48,11 @@ fn run_a_container(site: &Site, engine: &Running, registry: &str) {
     assert_eq!(docker(engine, &["exec", &id, "cat", "/shared/file"]), "shared");
 }
 
-/// Stops everything, also when the test fails.
-struct AllDown(Site);
-
-impl Drop for AllDown {
-    fn drop(&mut self) {
-        for engine in Engine::ALL.into_iter().rev() {
-            if let Err(error) = self.0.down(engine) {
-                eprintln!("{engine}: {error:#}");
-            }
-        }
-    }
-}
-
 #[test]
 fn nothing_is_left() {
     let dir = tempfile::tempdir().expect("a folder");
     let site = Site::at(dir.path()).expect("a site");
-    let _all_down = AllDown(site.clone());
+    let _all_down = AllDown(&site);
     let registry = site.up(Engine::Registry).expect("the registry");
     let variables = registry.variables().expect("variables");
     let address = variables
