@@ -9,7 +9,8 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use runtime_core::Runtime;
 use tokio::process::Command;
 
-use crate::engine::{Engine, SCOPE};
+use crate::common::SCOPE;
+use crate::engine::Engine;
 use crate::measure::{Table, median, mib, quantile, seconds};
 
 pub(crate) async fn compare(engine: &Engine, containers: usize, rounds: usize) -> Result<()> {

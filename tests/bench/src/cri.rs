@@ -12,7 +12,7 @@ mod part;
 use anyhow::Result;
 use clap::ValueEnum;
 
-use crate::measure;
+use crate::common;
 use engine::Engine;
 pub(crate) use part::Part;
 
@@ -68,14 +68,9 @@ enum Subject {
 }
 
 pub(crate) async fn run(sizes: &Sizes) -> Result<()> {
-    if cfg!(debug_assertions) {
-        println!("This is a debug build: the figures say nothing.");
-    }
     let engine = Engine::from_env()?;
     engine.prepare().await?;
-    println!("engine     {}", engine.version().await?);
-    println!("machine    {}", measure::machine());
-    println!("again with cargo xtask bench cri{}", crate::again());
+    common::heading("cri", &engine.ours().await?).await?;
     if sizes.wants(Subject::Lifecycle) {
         lifecycle::compare(&engine, sizes.or(sizes.pairs, 60, 5)).await?;
     }

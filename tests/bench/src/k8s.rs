@@ -17,8 +17,8 @@ mod scale;
 use anyhow::Result;
 use clap::ValueEnum;
 
-use crate::measure;
-use engine::Engine;
+use crate::common;
+use engine::{Engine, Place};
 pub(crate) use part::Part;
 
 /// How much of each
@@ -86,14 +86,9 @@ enum Subject {
 }
 
 pub(crate) async fn run(sizes: &Sizes) -> Result<()> {
-    if cfg!(debug_assertions) {
-        println!("This is a debug build: the figures say nothing.");
-    }
     let engine = Engine::from_env()?;
     engine.clear().await?;
-    println!("engine     {}", engine.version().await?);
-    println!("machine    {}", measure::machine());
-    println!("again with cargo xtask bench k8s{}", crate::again());
+    common::heading("k8s", &engine.ours(Place::Real).await?).await?;
     if sizes.wants(Subject::Lifecycle) {
         lifecycle::compare(&engine, sizes.or(sizes.pairs, 30, 2)).await?;
     }

@@ -5,9 +5,8 @@ use bollard::Docker;
 use bollard::models::ContainerCreateBody;
 use bollard::query_parameters::{LogsOptions, WaitContainerOptions};
 use futures_util::{StreamExt, TryStreamExt};
-use runtime_core::{LogOptions, Runtime};
-use runtime_docker::DockerRuntime;
 
+use crate::common::{ONE_LINE, live};
 use crate::engine::{self, Engine};
 use crate::pairs::Pairs;
 use crate::proxy::Proxy;
@@ -16,7 +15,7 @@ pub(crate) async fn compare(engine: &Engine, pairs: usize) -> Result<()> {
     let proxy = Proxy::open(&engine.host)?;
     let ours = engine::ours(&proxy.host()).await?;
     proxy.take();
-    ours_once(engine, &ours).await?;
+    live(&ours, &engine.spec(ONE_LINE)).await?;
     let our_requests = proxy.take();
     let bare = engine::bare(&proxy.host())?;
     bare_once(engine, &bare).await?;
@@ -26,7 +25,7 @@ pub(crate) async fn compare(engine: &Engine, pairs: usize) -> Result<()> {
     let (ours, bare) = (engine.ours().await?, engine::bare(&engine.host)?);
     let pairs = Pairs::run(
         pairs,
-        async |_| ours_once(engine, &ours).await,
+        async |_| live(&ours, &engine.spec(ONE_LINE)).await,
         async |_| bare_once(engine, &bare).await,
     )
     .await?;
@@ -48,24 +47,12 @@ fn sorted(requests: &[String]) -> Vec<&String> {
     sorted
 }
 
-const SCRIPT: &str = "echo done";
-
-async fn ours_once(engine: &Engine, runtime: &DockerRuntime) -> Result<()> {
-    let container = runtime.create_container(&engine.spec(SCRIPT)).await?;
-    container.start().await?;
-    let exit = container.wait().await?;
-    let log: Vec<_> = container.logs(LogOptions::default()).await?.try_collect().await?;
-    container.remove().await?;
-    ensure!(exit.success() && log.len() == 1, "{exit}, and {} records", log.len());
-    Ok(())
-}
-
 /// What a careful caller of bollard asks for: the inspect tells an exit by the memory limit from
 /// any other, and when it was.
 async fn bare_once(engine: &Engine, docker: &Docker) -> Result<()> {
     let body = ContainerCreateBody {
-        image: Some(engine.image()),
-        entrypoint: Some(["sh", "-c", SCRIPT].map(str::to_owned).into()),
+        image: Some(engine.image.clone()),
+        entrypoint: Some(["sh", "-c", ONE_LINE].map(str::to_owned).into()),
         ..ContainerCreateBody::default()
     };
     let id = docker.create_container(None, body).await?.id;

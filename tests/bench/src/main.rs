@@ -3,6 +3,7 @@
 //! It runs on the engine and the registry of the environment, as `cargo xtask bench` sets them. Each figure is taken in a process of its own, so that one does not disturb the other.
 
 mod command;
+mod common;
 mod cri;
 mod engine;
 mod exec;
@@ -149,14 +150,9 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 }
 
 async fn docker(sizes: &Sizes) -> Result<()> {
-    if cfg!(debug_assertions) {
-        println!("This is a debug build: the figures say nothing.");
-    }
     let engine = Engine::from_env()?;
     engine.prepare().await?;
-    println!("engine     {}", engine.version().await?);
-    println!("machine    {}", measure::machine());
-    println!("again with cargo xtask bench docker{}", again());
+    common::heading("docker", &engine.ours().await?).await?;
     if sizes.wants(Subject::Lifecycle) {
         lifecycle::compare(&engine, sizes.pairs()).await?;
     }
@@ -173,9 +169,4 @@ async fn docker(sizes: &Sizes) -> Result<()> {
         command::compare(&engine, sizes.listed(), sizes.pairs().min(20)).await?;
     }
     Ok(())
-}
-
-/// The options of this run.
-pub(crate) fn again() -> String {
-    std::env::args().skip(2).map(|argument| format!(" {argument}")).collect()
 }

@@ -71,7 +71,7 @@ impl Bare {
     /// The calls that ours makes for a container that exits at once, and the file that it reads.
     pub(super) async fn once(&self, engine: &Engine, script: &str, number: usize) -> Result<()> {
         let (mut runtime, mut images) = (self.runtime.clone(), self.images.clone());
-        let spec = cri::ImageSpec { image: engine.image(), ..Default::default() };
+        let spec = cri::ImageSpec { image: engine.image.clone(), ..Default::default() };
         let request = cri::ImageStatusRequest { image: Some(spec), verbose: true };
         let image = images.image_status(self.call(request)).await?.into_inner();
         let image = image.image.context("the image is not there")?.id;

@@ -15,7 +15,8 @@ use runtime_core::{Container, LABEL_NONCE, LABEL_SCOPE, Runtime};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::engine::{Engine, Place, SCOPE};
+use super::engine::{Engine, Place};
+use crate::common::SCOPE;
 
 /// What bare pods have in place of the scope.
 pub(super) const BARE_SCOPE: &str = "bench-bare";

@@ -3,15 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use runtime_core::{ContainerSpec, Deadlines, PullPolicy, Runtime, Scope};
+use anyhow::Result;
+use runtime_core::{ContainerSpec, Deadlines, PullPolicy, Scope};
 use runtime_k8s::{KubernetesOptions, KubernetesRuntime, Toleration};
 use test_engines::{Cluster, HOLLOW};
 
 use super::bare::Bare;
-
-/// What all containers of the bench belong to.
-pub(super) const SCOPE: &str = "bench";
+use crate::common::{self, SCOPE, variable};
 
 pub(super) struct Engine {
     /// The account with the rights of the Role.
@@ -21,7 +19,7 @@ pub(super) struct Engine {
     admin: PathBuf,
     pub(super) namespace: String,
     pub(super) kubectl: PathBuf,
-    registry: String,
+    image: String,
 }
 
 /// Where pods go.
@@ -35,22 +33,18 @@ pub(super) enum Place {
 
 impl Engine {
     pub(super) fn from_env() -> Result<Self> {
-        let variable = |name: &str| {
-            std::env::var(name)
-                .with_context(|| format!("{name} is not set: `cargo xtask bench k8s` sets it"))
-        };
         Ok(Self {
             kubeconfig: variable("RUNTIME_TEST_KUBECONFIG")?.into(),
             admin: variable("RUNTIME_TEST_KUBECONFIG_ADMIN")?.into(),
             namespace: variable("RUNTIME_TEST_NAMESPACE")?,
             kubectl: variable("RUNTIME_TEST_KUBECTL")?.into(),
-            registry: variable("RUNTIME_TEST_REGISTRY")?,
+            image: common::image()?,
         })
     }
 
     pub(super) fn spec(&self, script: &str) -> ContainerSpec {
         // It is on the real node, and a hollow one takes every image for one that is there.
-        ContainerSpec::new(format!("{}/test/busybox:1", self.registry))
+        ContainerSpec::new(&self.image)
             .pull_policy(PullPolicy::Missing)
             .stop_grace(Duration::from_secs(2))
             .command(["sh", "-c", script])
@@ -97,10 +91,5 @@ impl Engine {
     /// Removes all that the bench has made, in one request, and waits until it is gone.
     pub(super) async fn clear(&self) -> Result<()> {
         self.admin().await?.clear().await
-    }
-
-    pub(super) async fn version(&self) -> Result<String> {
-        let health = self.ours(Place::Real).await?.health().await?;
-        Ok(format!("{} {}", health.engine, health.version))
     }
 }

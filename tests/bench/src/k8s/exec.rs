@@ -3,7 +3,8 @@
 use anyhow::{Context, Result};
 use runtime_core::{Container, Runtime};
 
-use super::engine::{Engine, Place, SCOPE};
+use super::engine::{Engine, Place};
+use crate::common::SCOPE;
 use crate::sessions::{self, CommandLine};
 
 pub(super) async fn compare(

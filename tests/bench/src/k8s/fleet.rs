@@ -10,8 +10,9 @@ use runtime_core::{Container, Runtime};
 use serde::{Deserialize, Serialize};
 
 use super::bare::{BARE_SCOPE, Bare, Template, exit_code};
-use super::engine::{Engine, Place, SCOPE};
+use super::engine::{Engine, Place};
 use super::part::Way;
+use crate::common::SCOPE;
 use crate::measure::{Memory, Table, mib, seconds};
 use crate::part::{Running, say};
 

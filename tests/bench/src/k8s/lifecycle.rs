@@ -1,24 +1,20 @@
 //! The life of a container that exits at once.
 
 use anyhow::{Context, Result, ensure};
-use futures_util::TryStreamExt;
-use runtime_core::{LogOptions, Runtime};
-use runtime_k8s::KubernetesRuntime;
 
 use super::bare::{BARE_SCOPE, Bare, Template, until_ended};
 use super::engine::{Engine, Place};
+use crate::common::{ONE_LINE, live};
 use crate::measure::median;
 use crate::pairs::Pairs;
 
-const SCRIPT: &str = "echo done";
-
 pub(super) async fn compare(engine: &Engine, pairs: usize) -> Result<()> {
-    let template = Template::take(engine, Place::Real, SCRIPT).await?;
+    let template = Template::take(engine, Place::Real, ONE_LINE).await?;
     let (ours, bare) = (engine.ours(Place::Real).await?, engine.bare().await?);
     // One watch for all of them, as ours has it.
     let mut watch = bare.watch(BARE_SCOPE).await?;
     // The first ones make what is made once.
-    ours_once(engine, &ours).await?;
+    live(&ours, &engine.spec(ONE_LINE)).await?;
     bare_once(&bare, &mut watch, &template, "first").await?;
     bare.take_requests();
     let (mut our_requests, mut bare_requests) = (Vec::new(), Vec::new());
@@ -26,7 +22,7 @@ pub(super) async fn compare(engine: &Engine, pairs: usize) -> Result<()> {
         pairs,
         async |_| {
             let sent = ours.requests_sent();
-            ours_once(engine, &ours).await?;
+            live(&ours, &engine.spec(ONE_LINE)).await?;
             our_requests.push((ours.requests_sent() - sent) as f64);
             Ok(())
         },
@@ -43,16 +39,6 @@ pub(super) async fn compare(engine: &Engine, pairs: usize) -> Result<()> {
         requests(&our_requests),
         ("bare kube", requests(&bare_requests)),
     );
-    Ok(())
-}
-
-async fn ours_once(engine: &Engine, runtime: &KubernetesRuntime) -> Result<()> {
-    let container = runtime.create_container(&engine.spec(SCRIPT)).await?;
-    container.start().await?;
-    let exit = container.wait().await?;
-    let log: Vec<_> = container.logs(LogOptions::default()).await?.try_collect().await?;
-    container.remove().await?;
-    ensure!(exit.success() && log.len() == 1, "{exit}, and {} records", log.len());
     Ok(())
 }
 

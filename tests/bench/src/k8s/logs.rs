@@ -6,7 +6,8 @@ use anyhow::{Context, Result, ensure};
 use runtime_core::{Container, ContainerId, LogOptions, Runtime};
 use test_engines::Cluster;
 
-use super::engine::{Engine, Place, SCOPE};
+use super::engine::{Engine, Place};
+use crate::common::SCOPE;
 use crate::measure::mib;
 use crate::part::{Running, say};
 use crate::reading::{self, Read, Reading, time};

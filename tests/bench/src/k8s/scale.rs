@@ -9,7 +9,8 @@ use runtime_core::{ContainerStatus, EventKind, EventsOptions, ListOptions, Runti
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
-use super::engine::{Engine, Place, SCOPE};
+use super::engine::{Engine, Place};
+use crate::common::SCOPE;
 use crate::measure::{Memory, Table, cpu_time, mib, seconds};
 use crate::part::{Running, say};
 

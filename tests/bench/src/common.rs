@@ -1,0 +1,81 @@
+//! What the benches of all backends have in common.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use runtime_core::{
+    Container, ContainerSpec, Image, LogOptions, PullOptions, PullPolicy, RegistryAuth, Runtime,
+    RuntimeExt,
+};
+
+use crate::measure;
+
+/// What all containers of the bench belong to.
+pub(crate) const SCOPE: &str = "bench";
+
+/// What a container does that exits at once.
+pub(crate) const ONE_LINE: &str = "echo done";
+
+/// A variable of the environment.
+pub(crate) fn variable(name: &str) -> Result<String> {
+    std::env::var(name).with_context(|| format!("{name} is not set: `cargo xtask bench` sets it"))
+}
+
+/// The image of all containers, in the registry of the environment.
+pub(crate) fn image() -> Result<String> {
+    Ok(format!("{}/test/busybox:1", variable("RUNTIME_TEST_REGISTRY")?))
+}
+
+/// Pulls the image where it is not there yet.
+pub(crate) async fn pull(runtime: &dyn Runtime) -> Result<()> {
+    let login = RegistryAuth::new(
+        variable("RUNTIME_TEST_REGISTRY_USER")?,
+        variable("RUNTIME_TEST_REGISTRY_PASSWORD")?,
+    );
+    let options = PullOptions::default().policy(PullPolicy::Missing);
+    runtime.pull(&Image::new(image()?).auth(login), options).await?;
+    Ok(())
+}
+
+/// Says on what is measured, and how to do it again.
+pub(crate) async fn heading(backend: &str, runtime: &dyn Runtime) -> Result<()> {
+    if cfg!(debug_assertions) {
+        println!("This is a debug build: the figures say nothing.");
+    }
+    let health = runtime.health().await?;
+    let options: String = std::env::args().skip(2).map(|option| format!(" {option}")).collect();
+    println!("engine     {} {}", health.engine, health.version);
+    println!("machine    {}", measure::machine());
+    println!("again with cargo xtask bench {backend}{options}");
+    Ok(())
+}
+
+/// The life of a container that says one line and exits at once.
+pub(crate) async fn live(runtime: &dyn Runtime, spec: &ContainerSpec) -> Result<()> {
+    let container = runtime.create_container(spec).await?;
+    container.start().await?;
+    let exit = container.wait().await?;
+    let log: Vec<_> = container.logs(LogOptions::default()).await?.try_collect().await?;
+    container.remove().await?;
+    ensure!(exit.success() && log.len() == 1, "{exit}, and {} records", log.len());
+    Ok(())
+}
+
+/// Makes and starts so many containers.
+pub(crate) async fn start_many(
+    runtime: &dyn Runtime,
+    spec: &ContainerSpec,
+    count: usize,
+    at_once: usize,
+) -> Result<Vec<Arc<dyn Container>>> {
+    stream::iter(0..count)
+        .map(|_| async {
+            let container = runtime.create_container(spec).await?;
+            container.start().await?;
+            Ok(container)
+        })
+        .buffer_unordered(at_once)
+        .try_collect()
+        .await
+}
