@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 
 use runtime_core::Capabilities;
 use serde_json::{Value, json};
+use test_support::environment::{self, variable};
 
 use crate::shell::binary;
 
@@ -35,18 +36,13 @@ impl Engine {
     /// # Errors
     /// When a variable is missing: a test of an engine fails where there is none.
     pub fn of_environment() -> Result<Self, String> {
-        let variable = |name: &str| {
-            std::env::var(name).map_err(|_| {
-                format!("{name} is not set: see `cargo xtask test`, or `cargo xtask env up`")
-            })
-        };
         let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
         let nowhere = |name: &str| format!("unix://{}", folder.path().join(name).to_string_lossy());
-        let name = variable("RUNTIME_TEST_ENGINE")?;
+        let name = environment::engine()?;
         let mut config = String::new();
         let mut engine = if name.starts_with("containerd") {
             let endpoint = variable("RUNTIME_TEST_CRI_ENDPOINT")?;
-            let shared = PathBuf::from(variable("RUNTIME_TEST_SHARED_DIR")?);
+            let shared = environment::shared_dir()?;
             config = format!(
                 "[cri]\nlog_dir = {:?}\nstate_dir = {:?}\n",
                 shared.join(format!("{name}-logs")),
@@ -106,14 +102,10 @@ impl Engine {
                 capabilities: OnceLock::new(),
             }
         };
-        let registry = variable("RUNTIME_TEST_REGISTRY")?;
-        engine.image = format!("{registry}/test/busybox:1");
-        let auth = base64(&format!(
-            "{}:{}",
-            variable("RUNTIME_TEST_REGISTRY_USER")?,
-            variable("RUNTIME_TEST_REGISTRY_PASSWORD")?
-        ));
-        let login = json!({ "auths": { registry: { "auth": auth } } }).to_string();
+        let registry = environment::registry()?;
+        engine.image = format!("{}/test/busybox:1", registry.address);
+        let auth = base64(&format!("{}:{}", registry.username, registry.password));
+        let login = json!({ "auths": { registry.address: { "auth": auth } } }).to_string();
         let write = |name: &str, text: &str| {
             std::fs::write(engine.folder.path().join(name), text).map_err(|error| error.to_string())
         };

@@ -1,28 +1,11 @@
 //! What an engine does otherwise than the suite says, known and asserted.
 
-use runtime_conformance::{Context, Difference, Outcome};
-use runtime_core::LogOptions;
+use runtime_conformance::Difference;
 
 /// The differences of an engine, by its name in the environment.
 pub(crate) fn of(engine: &str) -> Vec<Difference> {
     if !engine.starts_with("containerd") {
         return Vec::new();
     }
-    vec![Difference {
-        case: "logs::records_are_lines",
-        reason: "containerd leaves a carriage return out that stands before a line end",
-        instead: |t| Box::pin(lines_without_their_last_carriage_return(t)),
-    }]
-}
-
-/// The case of the suite, but for the one byte that containerd does not write into the log file.
-async fn lines_without_their_last_carriage_return(t: Context) -> Outcome {
-    let script = t.script("echo one; echo; echo '  three  '; printf 'a\\rb\\r\\nc\\r\\r\\n'");
-    let (container, _) = t.run(&script).await?;
-    let records = t.records(&*container, LogOptions::default()).await?;
-    let lines: Vec<&[u8]> = records.iter().map(|record| &record.bytes[..]).collect();
-    assert_eq!(lines, [b"one\n".as_slice(), b"\n", b"  three  \n", b"a\rb\n", b"c\r\n"]);
-    assert!(records.iter().all(|record| !record.continues));
-    assert!(records.is_sorted_by_key(|record| record.time));
-    Ok(())
+    vec![test_support::no_last_carriage_return()]
 }

@@ -9,7 +9,7 @@ use runtime_conformance::{
 };
 use runtime_core::{LABEL_SCOPE, Result, Runtime, Scope, async_trait};
 use runtime_cri::{CriOptions, CriRuntime};
-use test_engines::{Engine, Site};
+use test_support::{Control, environment};
 
 use crate::{Raw, device, differences};
 
@@ -35,20 +35,11 @@ impl Environment {
     /// # Errors
     /// When one is missing: a test of an engine fails where there is none.
     pub fn read() -> std::result::Result<Self, BoxError> {
-        let variable = |name: &str| {
-            std::env::var(name).map_err(|_| {
-                format!("{name} is not set: see `cargo xtask test`, or `cargo xtask env up`")
-            })
-        };
         Ok(Self {
-            endpoint: variable("RUNTIME_TEST_CRI_ENDPOINT")?,
-            engine: variable("RUNTIME_TEST_ENGINE")?,
-            registry: Registry::new(
-                variable("RUNTIME_TEST_REGISTRY")?,
-                variable("RUNTIME_TEST_REGISTRY_USER")?,
-                variable("RUNTIME_TEST_REGISTRY_PASSWORD")?,
-            ),
-            shared: variable("RUNTIME_TEST_SHARED_DIR")?.into(),
+            endpoint: environment::variable("RUNTIME_TEST_CRI_ENDPOINT")?,
+            engine: environment::engine()?,
+            registry: environment::registry()?,
+            shared: environment::shared_dir()?,
             cdi: std::env::var_os("RUNTIME_TEST_CDI_DIR").map(PathBuf::from),
         })
     }
@@ -86,7 +77,7 @@ impl CriSubject {
     /// When a variable is missing, or the made-up device cannot be described to the engine.
     pub fn from_env() -> std::result::Result<Self, BoxError> {
         let environment = Environment::read()?;
-        let control = Control::of(&environment);
+        let control = Control::of(&environment.engine, &environment.endpoint);
         let gpus = match &environment.cdi {
             Some(cdi) => Some(device::install(cdi, &environment.shared)?),
             None => None,
@@ -114,12 +105,7 @@ impl Subject for CriSubject {
     }
 
     async fn push_image(&self, name: &str) -> std::result::Result<String, BoxError> {
-        let (repository, tag) = name.split_once(':').ok_or("a name without a tag")?;
-        let (repository, tag) = (repository.to_owned(), tag.to_owned());
-        let pushed = tokio::task::spawn_blocking(move || {
-            test_engines::push_unique_image(&Site::of_checkout()?, &repository, &tag)
-        });
-        Ok(pushed.await??)
+        test_support::push_image(name).await
     }
 
     async fn forget_image(&self, reference: &str) -> std::result::Result<bool, BoxError> {
@@ -167,35 +153,4 @@ fn left(raw: &Raw, scope: &Scope, logs: &Path) -> std::result::Result<Vec<String
     let folders = std::fs::read_dir(logs.join(scope.as_str())).into_iter().flatten().flatten();
     left.extend(folders.skip(sandboxes).map(|folder| folder.path().display().to_string()));
     Ok(left)
-}
-
-/// Kills and restarts an engine that this checkout has brought up itself.
-#[derive(Debug, Clone)]
-struct Control {
-    site: Site,
-    engine: Engine,
-}
-
-impl Control {
-    /// None for an engine that somebody else runs: it is not ours to kill.
-    fn of(environment: &Environment) -> Option<Self> {
-        let site = Site::of_checkout().ok()?;
-        let engine: Engine = environment.engine.parse().ok()?;
-        let ours = site.status(engine)?.host()? == environment.endpoint;
-        ours.then_some(Self { site, engine })
-    }
-}
-
-#[async_trait]
-impl EngineControl for Control {
-    async fn kill(&self) -> std::result::Result<(), BoxError> {
-        let Self { site, engine } = self.clone();
-        Ok(tokio::task::spawn_blocking(move || site.kill_hard(engine)).await??)
-    }
-
-    async fn start(&self) -> std::result::Result<(), BoxError> {
-        let Self { site, engine } = self.clone();
-        tokio::task::spawn_blocking(move || site.restart(engine)).await??;
-        Ok(())
-    }
 }

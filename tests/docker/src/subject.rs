@@ -8,7 +8,7 @@ use std::time::Duration;
 use runtime_conformance::{BoxError, Difference, EngineControl, Images, Registry, Subject};
 use runtime_core::{Deadlines, LABEL_SCOPE, Result, Runtime, Scope, async_trait};
 use runtime_docker::{DockerOptions, DockerRuntime};
-use test_engines::{Engine, Site};
+use test_support::{Control, environment};
 
 use crate::{Raw, differences};
 
@@ -32,20 +32,11 @@ impl Environment {
     /// # Errors
     /// When one is missing: a test of an engine fails where there is none.
     pub fn read() -> std::result::Result<Self, BoxError> {
-        let variable = |name: &str| {
-            std::env::var(name).map_err(|_| {
-                format!("{name} is not set: see `cargo xtask test`, or `cargo xtask env up`")
-            })
-        };
         Ok(Self {
-            host: variable("RUNTIME_TEST_DOCKER_HOST")?,
-            engine: variable("RUNTIME_TEST_ENGINE")?,
-            registry: Registry::new(
-                variable("RUNTIME_TEST_REGISTRY")?,
-                variable("RUNTIME_TEST_REGISTRY_USER")?,
-                variable("RUNTIME_TEST_REGISTRY_PASSWORD")?,
-            ),
-            shared: variable("RUNTIME_TEST_SHARED_DIR")?.into(),
+            host: environment::variable("RUNTIME_TEST_DOCKER_HOST")?,
+            engine: environment::engine()?,
+            registry: environment::registry()?,
+            shared: environment::shared_dir()?,
         })
     }
 }
@@ -65,7 +56,7 @@ impl DockerSubject {
     /// When a variable is missing, or the name of the engine is unknown.
     pub fn from_env() -> std::result::Result<Self, BoxError> {
         let environment = Environment::read()?;
-        let control = Control::of(&environment);
+        let control = Control::of(&environment.engine, &environment.host);
         Ok(Self { raw: Raw::new(&environment.host), environment, control })
     }
 }
@@ -95,12 +86,7 @@ impl Subject for DockerSubject {
     }
 
     async fn push_image(&self, name: &str) -> std::result::Result<String, BoxError> {
-        let (repository, tag) = name.split_once(':').ok_or("a name without a tag")?;
-        let (repository, tag) = (repository.to_owned(), tag.to_owned());
-        let pushed = tokio::task::spawn_blocking(move || {
-            test_engines::push_unique_image(&Site::of_checkout()?, &repository, &tag)
-        });
-        Ok(pushed.await??)
+        test_support::push_image(name).await
     }
 
     async fn forget_image(&self, reference: &str) -> std::result::Result<bool, BoxError> {
@@ -133,36 +119,5 @@ impl Subject for DockerSubject {
 
     fn differences(&self) -> Vec<Difference> {
         differences::of(&self.environment.engine)
-    }
-}
-
-/// Kills and restarts an engine that this checkout has brought up itself.
-#[derive(Debug, Clone)]
-struct Control {
-    site: Site,
-    engine: Engine,
-}
-
-impl Control {
-    /// None for an engine that somebody else runs: it is not ours to kill.
-    fn of(environment: &Environment) -> Option<Self> {
-        let site = Site::of_checkout().ok()?;
-        let engine: Engine = environment.engine.parse().ok()?;
-        let ours = site.status(engine)?.host()? == environment.host;
-        ours.then_some(Self { site, engine })
-    }
-}
-
-#[async_trait]
-impl EngineControl for Control {
-    async fn kill(&self) -> std::result::Result<(), BoxError> {
-        let Self { site, engine } = self.clone();
-        Ok(tokio::task::spawn_blocking(move || site.kill_hard(engine)).await??)
-    }
-
-    async fn start(&self) -> std::result::Result<(), BoxError> {
-        let Self { site, engine } = self.clone();
-        tokio::task::spawn_blocking(move || site.restart(engine)).await??;
-        Ok(())
     }
 }

@@ -1,16 +1,11 @@
 //! What a cluster does otherwise than the suite says, known and asserted.
 
 use runtime_conformance::{Context, Difference, Outcome};
-use runtime_core::LogOptions;
 
 /// The differences of a cluster whose nodes have containerd.
 pub(crate) fn all() -> Vec<Difference> {
     vec![
-        Difference {
-            case: "logs::records_are_lines",
-            reason: "containerd leaves a carriage return out that stands before a line end",
-            instead: |t| Box::pin(lines_without_their_last_carriage_return(t)),
-        },
+        test_support::no_last_carriage_return(),
         Difference {
             case: "fields::env_is_not_added_to",
             reason: "every kubelet tells every container where the API server is",
@@ -27,18 +22,6 @@ pub(crate) fn all() -> Vec<Difference> {
             instead: |t| Box::pin(evictable_is_the_first_to_die(t)),
         },
     ]
-}
-
-/// The case of the suite, but for the one byte that containerd does not write into the log file.
-async fn lines_without_their_last_carriage_return(t: Context) -> Outcome {
-    let script = t.script("echo one; echo; echo '  three  '; printf 'a\\rb\\r\\nc\\r\\r\\n'");
-    let (container, _) = t.run(&script).await?;
-    let records = t.records(&*container, LogOptions::default()).await?;
-    let lines: Vec<&[u8]> = records.iter().map(|record| &record.bytes[..]).collect();
-    assert_eq!(lines, [b"one\n".as_slice(), b"\n", b"  three  \n", b"a\rb\n", b"c\r\n"]);
-    assert!(records.iter().all(|record| !record.continues));
-    assert!(records.is_sorted_by_key(|record| record.time));
-    Ok(())
 }
 
 /// The variables of the one service that service links cannot be turned off for, and no others.

@@ -8,7 +8,8 @@ use std::time::Duration;
 use runtime_conformance::{BoxError, Difference, EngineControl, Images, Registry, Subject};
 use runtime_core::{LABEL_SCOPE, Runtime, Scope, async_trait};
 use runtime_k8s::{CpuShares, KubernetesOptions, KubernetesRuntime, StatsSource};
-use test_engines::{Cluster, Component, Site};
+use test_engines::{Cluster, Component};
+use test_support::environment::{self, variable};
 use tokio::sync::OnceCell;
 
 use crate::Raw;
@@ -43,22 +44,13 @@ impl Environment {
     /// # Errors
     /// When one is missing: a test of an engine fails where there is none.
     pub fn read() -> Result<Self, BoxError> {
-        let variable = |name: &str| {
-            std::env::var(name).map_err(|_| {
-                format!("{name} is not set: see `cargo xtask test`, or `cargo xtask env up`")
-            })
-        };
         Ok(Self {
             kubeconfig: variable("RUNTIME_TEST_KUBECONFIG")?.into(),
             kubeconfig_stats: variable("RUNTIME_TEST_KUBECONFIG_STATS")?.into(),
             kubeconfig_admin: variable("RUNTIME_TEST_KUBECONFIG_ADMIN")?.into(),
             namespace: variable("RUNTIME_TEST_NAMESPACE")?,
-            registry: Registry::new(
-                variable("RUNTIME_TEST_REGISTRY")?,
-                variable("RUNTIME_TEST_REGISTRY_USER")?,
-                variable("RUNTIME_TEST_REGISTRY_PASSWORD")?,
-            ),
-            shared: variable("RUNTIME_TEST_SHARED_DIR")?.into(),
+            registry: environment::registry()?,
+            shared: environment::shared_dir()?,
             node: variable("RUNTIME_TEST_NODE")?,
             node_engine: variable("RUNTIME_TEST_NODE_CRI")?,
             node_logs: variable("RUNTIME_TEST_NODE_LOGS")?.into(),
@@ -167,12 +159,7 @@ impl Subject for KubernetesSubject {
     }
 
     async fn push_image(&self, name: &str) -> Result<String, BoxError> {
-        let (repository, tag) = name.split_once(':').ok_or("a name without a tag")?;
-        let (repository, tag) = (repository.to_owned(), tag.to_owned());
-        let pushed = tokio::task::spawn_blocking(move || {
-            test_engines::push_unique_image(&Site::of_checkout()?, &repository, &tag)
-        });
-        Ok(pushed.await??)
+        test_support::push_image(name).await
     }
 
     /// The API has no call for the images of a node.

@@ -1,0 +1,45 @@
+//! Killing an engine and bringing it back.
+
+use runtime_conformance::{BoxError, EngineControl};
+use runtime_core::async_trait;
+use test_engines::{Engine, Running, Site};
+
+/// Kills and restarts an engine that this checkout has brought up itself.
+#[derive(Debug, Clone)]
+pub struct Control {
+    site: Site,
+    engine: Engine,
+}
+
+impl Control {
+    /// The engine of this name, if the one that listens at `host` is ours. None for an engine that
+    /// somebody else runs: it is not ours to kill.
+    #[must_use]
+    pub fn of(engine: &str, host: &str) -> Option<Self> {
+        let site = Site::of_checkout().ok()?;
+        let engine: Engine = engine.parse().ok()?;
+        let ours = site.status(engine)?.host()? == host;
+        ours.then_some(Self { site, engine })
+    }
+
+    pub(crate) fn new(site: Site, engine: Engine) -> Self {
+        Self { site, engine }
+    }
+
+    pub(crate) async fn restart(&self) -> Result<Running, BoxError> {
+        let Self { site, engine } = self.clone();
+        Ok(tokio::task::spawn_blocking(move || site.restart(engine)).await??)
+    }
+}
+
+#[async_trait]
+impl EngineControl for Control {
+    async fn kill(&self) -> Result<(), BoxError> {
+        let Self { site, engine } = self.clone();
+        Ok(tokio::task::spawn_blocking(move || site.kill_hard(engine)).await??)
+    }
+
+    async fn start(&self) -> Result<(), BoxError> {
+        self.restart().await.map(drop)
+    }
+}
