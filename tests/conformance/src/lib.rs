@@ -86,7 +86,6 @@ mod cases;
 mod child;
 mod clean;
 mod context;
-mod cut;
 mod expect;
 mod failure;
 mod panics;
@@ -98,7 +97,6 @@ mod twins;
 
 pub use case::{Body, Case, CaseFn};
 pub use context::Context;
-pub use cut::{CUT_SCRIPT, CutSessions, Unread, exec_works};
 pub use failure::{Failure, Outcome};
 pub use report::{Ignored, KnownDifference, Report};
 pub use runner::{run, run_groups};

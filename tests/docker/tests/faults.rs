@@ -5,7 +5,6 @@ mod faults {
     mod engine_stops;
     mod input;
     mod no_engine;
-    mod own;
     mod requests;
     mod secrets;
     mod sessions;

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
 use runtime_core::{ErrorKind, Runtime};
+use test_support::Connection as _;
 
 use super::own::Own;
 use super::support::Outcome;
@@ -51,14 +52,14 @@ async fn dropped_creates_leave_nothing() -> Outcome {
             whole += 1;
         }
         // Undoing goes on, and is waited for as long as it gets on.
-        let mut left = (engine.left()?, own.count()?);
+        let mut left = (engine.left().await?, own.count()?);
         while !(left.0.is_empty() && left.1 == before) {
             let until = Instant::now() + Duration::from_secs(20);
             let mut now = left.clone();
             while now == left {
                 assert!(Instant::now() < until, "{left:?} is left, and before was {before:?}");
                 tokio::time::sleep(Duration::from_millis(100)).await;
-                now = (engine.left()?, own.count()?);
+                now = (engine.left().await?, own.count()?);
             }
             left = now;
         }
@@ -90,7 +91,11 @@ async fn creates_of_a_closed_runtime_leave_nothing() -> Outcome {
         assert_eq!(error.kind(), ErrorKind::InvalidState, "{error:?}");
     }
     // Closing waits for what has to be undone.
-    assert_eq!(engine.left()?.len(), whole * 3, "a sandbox, a container and a log folder each");
+    assert_eq!(
+        engine.left().await?.len(),
+        whole * 3,
+        "a sandbox, a container and a log folder each"
+    );
     let again = own.connect_as(engine.runtime.scope().clone(), |options| options).await?;
     again.finish().await?;
     let until = Instant::now() + Duration::from_secs(20);

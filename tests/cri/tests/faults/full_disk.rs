@@ -9,9 +9,10 @@ use runtime_core::{
     Container, ContainerExt, ErrorKind, ExitReason, Follow, LogOptions, Runtime, StopOptions,
     StopOutcome,
 };
+use test_support::Connection as _;
 
 use super::own::Own;
-use super::support::{Outcome, scope};
+use super::support::{Outcome, fails, scope};
 
 /// Fills what is left of a disk.
 fn fill(disk: &Path) -> Outcome {
@@ -60,7 +61,7 @@ async fn a_disk_that_becomes_full() -> Outcome {
     assert_eq!(exit.code, Some(137));
     running.remove().await?;
     container.remove().await?;
-    assert!(engine.left()?.is_empty(), "{:?}", engine.left()?);
+    assert_eq!(engine.left().await?, Vec::<String>::new());
     engine.finish().await
 }
 
@@ -80,9 +81,9 @@ async fn a_disk_without_room_for_a_folder() -> Outcome {
     let before = own.count()?;
     let begun = Instant::now();
     let created = engine.runtime.create_container(&engine.idle()).await;
-    super::support::fails(created, ErrorKind::ResourceExhausted, begun);
+    fails(created, ErrorKind::ResourceExhausted, begun);
     assert_eq!(own.count()?, before);
-    assert_eq!(engine.left()?.len(), 2, "the sandbox and the container of the first");
+    assert_eq!(engine.left().await?.len(), 2, "the sandbox and the container of the first");
     let folders = fs::read_dir(disk.join(engine.runtime.scope().as_str()))?;
     assert_eq!(folders.count(), 1, "the log folder of the first");
     // There is no room for its log file either.

@@ -1,60 +1,38 @@
 //! An engine that a test has for itself: it may be killed, and what it has may be counted.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 use cri_tests::Environment;
 use runtime_conformance::BoxError;
 use runtime_core::Scope;
 use runtime_cri::CriOptions;
-use test_engines::{Engine as TestEngine, Running, Site};
-use tokio::sync::{Mutex, MutexGuard};
+use test_engines::Site;
 
-use super::support::{Engine, Outcome, scope};
+use super::support::{Engine, scope};
 
-/// One test at a time has it.
-static TURN: Mutex<()> = Mutex::const_new(());
+const ENGINE: test_engines::Engine = test_engines::Engine::ContainerdFaults;
 
-const ENGINE: TestEngine = TestEngine::ContainerdFaults;
-
-/// The engine. It goes at the end if it came for this test.
-pub(super) struct Own {
-    running: Running,
-    ours: bool,
-    /// What was mounted for it.
-    mounted: Option<PathBuf>,
-    _turn: MutexGuard<'static, ()>,
-}
+/// The engine.
+pub(super) struct Own(test_support::Own);
 
 impl Own {
     pub(super) async fn up() -> Result<Self, BoxError> {
-        let turn = TURN.lock().await;
-        let ours = ENGINE.status()?.is_none();
-        Ok(Self { running: ENGINE.up()?, ours, mounted: None, _turn: turn })
+        Ok(Self(test_support::Own::up(ENGINE).await?))
     }
 
     /// The engine with a small file system, which it sees at the same path as the host.
     pub(super) async fn up_with_disk(options: &str) -> Result<(Self, PathBuf), BoxError> {
-        let turn = TURN.lock().await;
+        let path = Environment::read()?.shared.join("small-disk");
         // A mount that is made later is not seen in the engine's namespace.
-        ENGINE.down()?;
-        let disk = Environment::read()?.shared.join("small-disk");
-        std::fs::create_dir_all(&disk)?;
-        let mount = ["-t", "tmpfs", "-o", options, "tmpfs"];
-        run(std::process::Command::new("mount").args(mount).arg(&disk))?;
-        let mounted = Some(disk.clone());
-        match ENGINE.up() {
-            Ok(running) => Ok((Self { running, ours: true, mounted, _turn: turn }, disk)),
-            Err(error) => {
-                unmount(&disk);
-                Err(error.into())
-            }
-        }
+        let own = test_support::Own::up_with(ENGINE, || Disk::mount(options, &path)).await?;
+        Ok((Self(own), path))
     }
 
     fn environment(&self) -> Result<Environment, BoxError> {
         Ok(Environment {
-            endpoint: self.running.host().ok_or("an engine without a socket")?,
+            endpoint: self.host()?,
             engine: ENGINE.name().to_owned(),
             cdi: None,
             ..Environment::read()?
@@ -72,21 +50,6 @@ impl Own {
         change: impl FnOnce(CriOptions) -> CriOptions,
     ) -> Result<Engine, BoxError> {
         Engine::at(self.environment()?, scope, change).await
-    }
-
-    pub(super) fn process(&self) -> &test_engines::Process {
-        self.running.process()
-    }
-
-    /// Kills the daemon as a crash would.
-    pub(super) fn kill(&self) -> Outcome {
-        Ok(ENGINE.kill_hard()?)
-    }
-
-    /// Starts it again.
-    pub(super) fn restart(&mut self) -> Outcome {
-        self.running = ENGINE.restart()?;
-        Ok(())
     }
 
     /// How much there is of what a sandbox is made of, as the host and the engine's namespace
@@ -114,21 +77,30 @@ impl Own {
     }
 }
 
-impl Drop for Own {
-    fn drop(&mut self) {
-        // A frozen daemon does not go.
-        let _ = self.running.process().thaw();
-        if self.ours {
-            let _ = ENGINE.down();
-        }
-        if let Some(mounted) = &self.mounted {
-            unmount(mounted);
-        }
+impl Deref for Own {
+    type Target = test_support::Own;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
     }
 }
 
-fn unmount(disk: &Path) {
-    let _ = run(std::process::Command::new("umount").arg("--lazy").arg(disk));
+/// A small file system, for as long as it is needed.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(options: &str, path: &Path) -> Result<Self, BoxError> {
+        std::fs::create_dir_all(path)?;
+        let mount = ["-t", "tmpfs", "-o", options, "tmpfs"];
+        run(std::process::Command::new("mount").args(mount).arg(path))?;
+        Ok(Self(path.to_owned()))
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = run(std::process::Command::new("umount").arg("--lazy").arg(&self.0));
+    }
 }
 
 fn run(command: &mut std::process::Command) -> Result<String, BoxError> {

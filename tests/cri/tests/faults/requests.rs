@@ -1,19 +1,14 @@
 //! How many requests the engine sees.
 
-use std::sync::Arc;
-
-use futures_util::future;
-use runtime_core::{Container, ListOptions, Runtime, Signal};
+use runtime_core::{ListOptions, Runtime};
+use test_support::{Connection as _, Waiter, all_killed};
 
 use super::support::{Engine, Outcome};
 
 #[tokio::test]
 async fn a_list_with_info_is_one_request_and_so_are_the_stats_of_all() -> Outcome {
     let engine = Engine::of_environment().await?;
-    let spec = engine.idle();
-    let containers =
-        future::try_join_all((0..4).map(|_| engine.runtime.create_container(&spec))).await?;
-    future::try_join_all(containers.iter().map(|container| container.start())).await?;
+    let containers = engine.start_idle(4).await?;
     let before = engine.runtime.requests_sent();
     let listed = engine.runtime.list_containers(ListOptions::default()).await?;
     assert_eq!(listed.len(), 4);
@@ -34,24 +29,11 @@ async fn a_list_with_info_is_one_request_and_so_are_the_stats_of_all() -> Outcom
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_waiters_cost_one_list_at_a_time() -> Outcome {
     let engine = Engine::of_environment().await?;
-    let spec = engine.idle();
-    let containers: Vec<Arc<dyn Container>> =
-        future::try_join_all((0..3).map(|_| engine.runtime.create_container(&spec))).await?;
-    future::try_join_all(containers.iter().map(|container| container.start())).await?;
-    let waiters: Vec<_> = (0..1000)
-        .map(|number| {
-            let container = Arc::clone(&containers[number % containers.len()]);
-            tokio::spawn(async move { container.wait().await })
-        })
-        .collect();
+    let containers = engine.start_idle(3).await?;
+    let waiters = Waiter::many(&containers, 1000);
     let before = engine.runtime.requests_sent();
     let begun = std::time::Instant::now();
-    for container in &containers {
-        container.kill(Signal::KILL).await?;
-    }
-    for waiter in waiters {
-        assert_eq!(waiter.await??.code, Some(137));
-    }
+    all_killed(&containers, waiters).await?;
     let (requests, took) = (engine.runtime.requests_sent() - before, begun.elapsed());
     println!("1000 waiters for 3 containers: {requests} requests in {took:?}");
     // Two to kill each, a few to see how each ended, and the lists.

@@ -7,6 +7,7 @@ use futures_util::StreamExt;
 use runtime_core::{
     Container, ContainerExt, ErrorKind, Follow, LogOptions, LogRecord, LogStream, Runtime,
 };
+use test_support::Connection as _;
 
 use super::support::{Engine, Outcome, log_folder};
 

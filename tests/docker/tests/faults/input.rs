@@ -6,6 +6,8 @@ use runtime_core::{
     ContainerSpec, Error, ErrorKind, Image, Mount, PullPolicy, RegistryAuth, Runtime,
 };
 
+use test_support::Connection as _;
+
 use super::support::{Engine, Outcome, fails};
 
 /// Creates and starts a container that must not come to be.
@@ -21,7 +23,7 @@ async fn refused(engine: &Engine, spec: &ContainerSpec, kind: ErrorKind) -> Erro
         Err(error) => Err(error),
     };
     let error = fails(tried, kind, begun);
-    assert_eq!(engine.left().expect("the engine is there"), Vec::<String>::new());
+    assert_eq!(engine.left().await.expect("the engine is there"), Vec::<String>::new());
     error
 }
 
@@ -34,7 +36,7 @@ async fn a_name_that_is_taken() -> Outcome {
     let second = engine.runtime.create_container(&engine.idle().name(&name)).await;
     let error = fails(second, ErrorKind::AlreadyExists, begun);
     assert_eq!(error.subject(), Some(name.as_str()));
-    assert_eq!(engine.left()?.len(), 1);
+    assert_eq!(engine.left().await?.len(), 1);
     first.remove().await?;
     engine.finish().await
 }
@@ -43,7 +45,8 @@ async fn a_name_that_is_taken() -> Outcome {
 async fn an_image_that_is_not_there() -> Outcome {
     let engine = Engine::of_environment().await?;
     let registry = &engine.environment.registry.address;
-    let image = engine.image(format!("{registry}/test/busybox:no-such-tag"));
+    let mut image = engine.spec().image;
+    image.reference = format!("{registry}/test/busybox:no-such-tag");
     for policy in [PullPolicy::Never, PullPolicy::Missing, PullPolicy::Always] {
         let spec = ContainerSpec::new(image.clone()).pull_policy(policy);
         let error = refused(&engine, &spec, ErrorKind::ImageNotFound).await;

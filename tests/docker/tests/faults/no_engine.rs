@@ -1,87 +1,43 @@
 //! Nobody at the other end, or somebody else.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use runtime_core::{Deadlines, Error, ErrorKind};
+use runtime_core::{Deadlines, ErrorKind, Result, async_trait};
 use runtime_docker::{DockerOptions, DockerRuntime};
+use test_support::no_engine::{self, Connect, answers, keeps_silent, meets};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{UnixListener, UnixStream};
 
-use super::support::{Outcome, fails, scope};
+use super::support::{BACKEND, Outcome, fails, scope};
 
-async fn connect(host: String, within: Duration) -> Result<DockerRuntime, Error> {
-    let mut deadlines = Deadlines::default();
-    deadlines.connect = within;
-    DockerRuntime::connect(DockerOptions::new(scope()).host(host).deadlines(deadlines)).await
-}
+/// How this backend connects.
+struct Docker;
 
-fn at(path: &Path) -> String {
-    format!("unix://{}", path.display())
-}
+#[async_trait]
+impl Connect for Docker {
+    const BACKEND: &'static str = BACKEND;
+    const TIMEOUT_SAYS_WHERE: bool = true;
 
-/// Connects to a server that does `serve` with every connection, and expects this kind of error.
-async fn meets<F, A>(serve: F, kind: ErrorKind) -> Result<Error, runtime_conformance::BoxError>
-where
-    F: Fn(UnixStream) -> A + Send + 'static,
-    A: Future<Output = ()> + Send + 'static,
-{
-    let folder = tempfile::tempdir()?;
-    let path = folder.path().join("socket");
-    let listener = UnixListener::bind(&path)?;
-    let server = tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(serve(stream));
-        }
-    });
-    let begun = Instant::now();
-    let error = fails(connect(at(&path), Duration::from_secs(2)).await, kind, begun);
-    server.abort();
-    let text = format!("{error} {error:?}");
-    assert!(text.contains(&*path.to_string_lossy()), "it does not say where: {text}");
-    Ok(error)
-}
-
-/// Reads a request and answers it with these bytes.
-async fn answers(mut stream: UnixStream, answer: &[u8]) {
-    let mut request = [0; 4096];
-    let _ = stream.read(&mut request).await;
-    let _ = stream.write_all(answer).await;
-    let _ = stream.shutdown().await;
+    async fn connect(&self, host: String, within: Duration) -> Result<()> {
+        let mut deadlines = Deadlines::default();
+        deadlines.connect = within;
+        let options = DockerOptions::new(scope()).host(host).deadlines(deadlines);
+        DockerRuntime::connect(options).await.map(drop)
+    }
 }
 
 #[tokio::test]
 async fn no_socket() -> Outcome {
-    let folder = tempfile::tempdir()?;
-    let path = folder.path().join("socket");
-    let begun = Instant::now();
-    let connected = connect(at(&path), Duration::from_secs(5)).await;
-    let error = fails(connected, ErrorKind::Unavailable, begun);
-    assert!(error.is_retryable());
-    assert!(error.to_string().contains(&*path.to_string_lossy()), "{error}");
-    Ok(())
+    no_engine::no_socket(&Docker).await
 }
 
 #[tokio::test]
 async fn a_socket_that_nobody_listens_on() -> Outcome {
-    let folder = tempfile::tempdir()?;
-    let path = folder.path().join("socket");
-    drop(UnixListener::bind(&path)?);
-    let begun = Instant::now();
-    let connected = connect(at(&path), Duration::from_secs(5)).await;
-    fails(connected, ErrorKind::Unavailable, begun);
-    Ok(())
+    no_engine::nobody_listens(&Docker).await
 }
 
 #[tokio::test]
 async fn a_file_in_place_of_the_socket() -> Outcome {
-    let folder = tempfile::tempdir()?;
-    let path = folder.path().join("socket");
-    std::fs::write(&path, "not a socket")?;
-    let begun = Instant::now();
-    let connected = connect(at(&path), Duration::from_secs(5)).await;
-    fails(connected, ErrorKind::Unavailable, begun);
-    Ok(())
+    no_engine::a_file(&Docker).await
 }
 
 #[tokio::test]
@@ -89,14 +45,14 @@ async fn a_port_that_nobody_listens_on() -> Outcome {
     // A port that was free a moment ago.
     let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let begun = Instant::now();
-    let connected = connect(format!("tcp://127.0.0.1:{port}"), Duration::from_secs(5)).await;
+    let connected = Docker.connect(format!("tcp://127.0.0.1:{port}"), Duration::from_secs(5)).await;
     fails(connected, ErrorKind::Unavailable, begun);
     Ok(())
 }
 
 #[tokio::test]
 async fn a_server_that_closes_at_once() -> Outcome {
-    meets(|stream| async { drop(stream) }, ErrorKind::Unavailable).await?;
+    meets(&Docker, |stream| async { drop(stream) }, ErrorKind::Unavailable).await?;
     Ok(())
 }
 
@@ -108,7 +64,7 @@ async fn a_server_that_speaks_something_else() -> Outcome {
         b"garbage garbage garbage\r\n\r\n",
         b"HTTP/1.1 999999 \r\n\r\n",
     ] {
-        meets(|stream| answers(stream, garbage), ErrorKind::Unavailable).await?;
+        meets(&Docker, |stream| answers(stream, garbage), ErrorKind::Unavailable).await?;
     }
     Ok(())
 }
@@ -121,7 +77,7 @@ async fn a_web_server_that_is_no_engine() -> Outcome {
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: application/json\r\n\r\n{}",
         "HTTP/1.1 200 OK\r\nContent-Length: 7\r\nContent-Type: application/json\r\n\r\n{\"a\":1",
     ] {
-        meets(|stream| answers(stream, answer.as_bytes()), ErrorKind::Unavailable).await?;
+        meets(&Docker, |stream| answers(stream, answer.as_bytes()), ErrorKind::Unavailable).await?;
     }
     Ok(())
 }
@@ -135,7 +91,8 @@ async fn an_engine_that_is_too_old() -> Outcome {
         body.len()
     );
     let answer: &'static str = answer.leak();
-    let error = meets(|stream| answers(stream, answer.as_bytes()), ErrorKind::Unsupported).await;
+    let error =
+        meets(&Docker, |stream| answers(stream, answer.as_bytes()), ErrorKind::Unsupported).await;
     // It names what it found.
     assert!(error?.to_string().contains("1.24"));
     Ok(())
@@ -143,20 +100,14 @@ async fn an_engine_that_is_too_old() -> Outcome {
 
 #[tokio::test]
 async fn a_server_that_never_answers() -> Outcome {
-    meets(
-        |stream| async {
-            std::future::pending::<()>().await;
-            drop(stream);
-        },
-        ErrorKind::Timeout,
-    )
-    .await?;
+    meets(&Docker, keeps_silent, ErrorKind::Timeout).await?;
     Ok(())
 }
 
 #[tokio::test]
 async fn a_server_that_never_ends_its_answer() -> Outcome {
     meets(
+        &Docker,
         |mut stream| async move {
             let mut request = [0; 4096];
             let _ = stream.read(&mut request).await;

@@ -1,38 +1,22 @@
 //! How many requests the engine sees.
 
-use std::sync::Arc;
-
 use futures_util::future;
-use runtime_core::{Container, ListOptions, Runtime, Signal};
+use runtime_core::{ListOptions, Runtime};
+use test_support::{Connection as _, Waiter, all_killed};
 
 use super::support::{Engine, Outcome};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_waiters_cost_one_stream() -> Outcome {
     let engine = Engine::of_environment().await?;
-    let spec = engine.idle();
-    let containers: Vec<Arc<dyn Container>> =
-        future::try_join_all((0..4).map(|_| engine.runtime.create_container(&spec))).await?;
-    for container in &containers {
-        container.start().await?;
-    }
+    let containers = engine.start_idle(4).await?;
     // The first waiter opens what all of them share.
     let first = containers[0].wait();
     let short = std::time::Duration::from_millis(200);
     assert!(tokio::time::timeout(short, first).await.is_err());
     let before = engine.runtime.requests_sent();
-    let waiters: Vec<_> = (0..1000)
-        .map(|number| {
-            let container = Arc::clone(&containers[number % containers.len()]);
-            tokio::spawn(async move { container.wait().await })
-        })
-        .collect();
-    for container in &containers {
-        container.kill(Signal::KILL).await?;
-    }
-    for waiter in waiters {
-        assert_eq!(waiter.await??.code, Some(137));
-    }
+    let waiters = Waiter::many(&containers, 1000);
+    all_killed(&containers, waiters).await?;
     let requests = engine.runtime.requests_sent() - before;
     println!("1000 waiters for 4 containers: {requests} requests, 4 of them to kill");
     // For each container: to kill it, to see that it runs, to read its end.

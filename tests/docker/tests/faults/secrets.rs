@@ -7,6 +7,7 @@ use base64::Engine as _;
 use runtime_core::{
     ContainerSpec, Image, PullOptions, PullPolicy, RegistryAuth, Runtime, RuntimeExt as _,
 };
+use test_support::Connection as _;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};

@@ -10,7 +10,7 @@ use runtime_core::{
 use runtime_k8s::{KubernetesOptions, KubernetesRuntime, Toleration};
 use serde_json::Value;
 use test_engines::{Component, HOLLOW};
-
+use test_support::Connection as _;
 use tokio::time::Instant;
 
 use super::support::{Outcome, Subject, Waiter};

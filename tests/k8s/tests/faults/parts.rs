@@ -7,6 +7,7 @@ use runtime_core::{
     Container, ContainerStatus, ExitReason, Follow, LogOptions, Runtime, StartOutcome,
 };
 use test_engines::Component;
+use test_support::Connection as _;
 use tokio::time::Instant;
 
 use super::support::{Outcome, Subject, Waiter};

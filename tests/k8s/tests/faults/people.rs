@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use runtime_core::{ErrorKind, ExitReason, ListOptions, Runtime};
 use runtime_k8s::KubernetesRuntime;
+use test_support::Connection as _;
 use tokio::time::Instant;
 
 use super::support::{Outcome, Subject, Waiter, scope};

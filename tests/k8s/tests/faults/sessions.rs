@@ -1,8 +1,9 @@
 //! Parts of the cluster die under sessions that go through them.
 
-use runtime_conformance::{CUT_SCRIPT, CutSessions, exec_works};
-use runtime_core::Interactive;
-use test_engines::{Cluster, Component};
+use runtime_conformance::{BoxError, EngineControl};
+use runtime_core::async_trait;
+use test_engines::Component;
+use test_support::{Connection as _, sessions_die_with};
 
 use super::support::{Outcome, Subject};
 
@@ -18,30 +19,35 @@ async fn the_kubelet_dies_under_sessions() -> Outcome {
     dies_under_sessions(Component::Kubelet).await
 }
 
-/// Sessions are lost with it, whether it is still away when they notice or has come back. What they
-/// were in lives on.
 async fn dies_under_sessions(component: Component) -> Outcome {
     let subject = Subject::new().await?;
-    let spec = subject.script(CUT_SCRIPT).interactive(Interactive::Stdin);
-    for away in [true, false] {
-        let container = subject.start(&spec).await?;
-        let sessions = CutSessions::open(&*container).await?;
-        subject.work(move |cluster| Ok(cluster.kill(component)?)).await?;
-        if away {
-            sessions.are_lost().await.are_freed().await;
-            subject.work(move |cluster| restart(cluster, component)).await?;
-        } else {
-            subject.work(move |cluster| restart(cluster, component)).await?;
-            drop(sessions.are_lost().await);
-        }
-        exec_works(&*container).await?;
-    }
+    sessions_die_with(&Part { subject: &subject, component }, &subject).await?;
     subject.finish().await
 }
 
-/// Starts it again, and waits until the kubelet knows its pods: before, it has no sessions in them.
-fn restart(cluster: &Cluster, component: Component) -> Outcome {
-    cluster.restart(component)?;
-    cluster.wait_until_ready()?;
-    Ok(cluster.wait_until_it_takes_pods()?)
+/// A part of the cluster.
+struct Part<'a> {
+    subject: &'a Subject,
+    component: Component,
+}
+
+#[async_trait]
+impl EngineControl for Part<'_> {
+    async fn kill(&self) -> Result<(), BoxError> {
+        let component = self.component;
+        self.subject.work(move |cluster| Ok(cluster.kill(component)?)).await
+    }
+
+    /// Starts it again, and waits until the kubelet knows its pods: before, it has no sessions in
+    /// them.
+    async fn start(&self) -> Result<(), BoxError> {
+        let component = self.component;
+        self.subject
+            .work(move |cluster| {
+                cluster.restart(component)?;
+                cluster.wait_until_ready()?;
+                Ok(cluster.wait_until_it_takes_pods()?)
+            })
+            .await
+    }
 }

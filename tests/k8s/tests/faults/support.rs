@@ -1,26 +1,22 @@
 //! What the tests share.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_tests::{Environment, Raw};
-use runtime_conformance::{BoxError, Images};
-use runtime_core::{
-    Container, ContainerSpec, Exit, Image, LABEL_SCOPE, ReapOptions, RegistryAuth, Runtime, Scope,
-};
+use runtime_conformance::BoxError;
+use runtime_core::{ContainerSpec, LABEL_SCOPE, Runtime, async_trait};
 use runtime_k8s::{KubernetesOptions, KubernetesRuntime};
 use test_engines::Cluster;
+use test_support::{Connection, busybox};
 use tokio::sync::{Mutex, MutexGuard};
-use tokio::time::Instant;
 
-pub(super) type Outcome = Result<(), BoxError>;
+pub(super) use test_support::{Outcome, Waiter, scope};
 
 /// There is one cluster, and a fault in it is one for everybody.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
-/// A connection with a scope of its own, which is emptied at the end, to a cluster that nobody
-/// else uses meanwhile.
+/// A connection with a scope of its own, to a cluster that nobody else uses meanwhile.
 pub(super) struct Subject {
     pub(super) runtime: KubernetesRuntime,
     pub(super) cluster: Cluster,
@@ -48,26 +44,6 @@ impl Subject {
         self.environment.kubeconfig_admin.clone()
     }
 
-    /// A container that runs a script.
-    pub(super) fn script(&self, script: &str) -> ContainerSpec {
-        let registry = &self.environment.registry;
-        let image = Image::new(Images::of_registry(&registry.address).busybox)
-            .auth(RegistryAuth::new(&registry.username, &registry.password));
-        ContainerSpec::new(image).command(["sh", "-c", script]).stop_grace(Duration::from_secs(2))
-    }
-
-    pub(super) async fn start(&self, spec: &ContainerSpec) -> Result<Arc<dyn Container>, BoxError> {
-        let container = self.runtime.create_container(spec).await?;
-        container.start().await?;
-        Ok(container)
-    }
-
-    /// What the API server itself lists of the scope.
-    pub(super) async fn left(&self) -> Result<Vec<String>, BoxError> {
-        let raw = Raw::new(&self.admin(), &self.environment.namespace).await?;
-        raw.listing(&format!("{LABEL_SCOPE}={}", self.runtime.scope())).await
-    }
-
     /// Works on the cluster beside the tests' own tasks.
     pub(super) async fn work<T: Send + 'static>(
         &self,
@@ -76,50 +52,22 @@ impl Subject {
         let cluster = self.cluster.clone();
         tokio::task::spawn_blocking(move || work(&cluster)).await?
     }
-
-    /// Empties the scope, and asserts that it is empty.
-    pub(super) async fn finish(self) -> Outcome {
-        let report = self.runtime.reap(ReapOptions::default()).await?;
-        assert!(report.failed.is_empty(), "{:?}", report.failed);
-        self.until_empty().await
-    }
-
-    /// Waits until nothing is left of the scope.
-    pub(super) async fn until_empty(self) -> Outcome {
-        let end = Instant::now() + Duration::from_secs(30);
-        loop {
-            let left = self.left().await?;
-            if left.is_empty() {
-                return Ok(());
-            }
-            assert!(Instant::now() < end, "this is left: {left:?}");
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-    }
 }
 
-/// A wait for the end of a container, on its way.
-pub(super) struct Waiter(tokio::task::JoinHandle<runtime_core::Result<Exit>>);
+#[async_trait]
+impl Connection for Subject {
+    const BACKEND: &'static str = "kubernetes";
 
-impl Waiter {
-    pub(super) fn of(container: &Arc<dyn Container>) -> Self {
-        let container = Arc::clone(container);
-        Self(tokio::spawn(async move { container.wait().await }))
+    fn runtime(&self) -> &dyn Runtime {
+        &self.runtime
     }
 
-    /// Whether it has its answer, or an error.
-    pub(super) fn is_done(&self) -> bool {
-        self.0.is_finished()
+    fn spec(&self) -> ContainerSpec {
+        busybox(&self.environment.registry).stop_grace(Duration::from_secs(2))
     }
 
-    /// What it comes to, within so many seconds.
-    pub(super) async fn answer(self, seconds: u64) -> Result<runtime_core::Result<Exit>, BoxError> {
-        Ok(tokio::time::timeout(Duration::from_secs(seconds), self.0).await??)
+    async fn left(&self) -> Result<Vec<String>, BoxError> {
+        let raw = Raw::new(&self.admin(), &self.environment.namespace).await?;
+        raw.listing(&format!("{LABEL_SCOPE}={}", self.runtime.scope())).await
     }
-}
-
-/// A scope that nobody has.
-pub(super) fn scope() -> Scope {
-    let nonce = runtime_core::Nonce::random().expect("the system gives random numbers");
-    Scope::new(format!("faults-{}", &nonce.as_str()[..12])).expect("letters and digits")
 }

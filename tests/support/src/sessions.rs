@@ -1,24 +1,21 @@
-//! Sessions that are cut: what the fault tests of the backends have in common.
-//!
-//! How an engine is killed under its sessions differs between backends; what has to come of the
-//! sessions does not.
+//! Sessions that are cut, by the death of the engine or of another part that they go through.
 
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::{StreamExt as _, stream};
+use runtime_conformance::{BoxError, EngineControl};
 use runtime_core::{
-    AttachOptions, ByteStream, Bytes, Container, ErrorKind, ExecOptions, Result, Session,
-    SessionControl, SessionInput, SessionMode, TerminalSize,
+    AttachOptions, ByteStream, Bytes, Container, ErrorKind, ExecOptions, Interactive, Result,
+    Session, SessionControl, SessionInput, SessionMode, TerminalSize,
 };
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::BoxError;
-use crate::poll::PATIENCE;
+use crate::{Connection, Outcome, PATIENCE};
 
 /// The main process of the container: it gives back what it reads, and lives on when its input has
-/// ended. It has to be made [`Interactive::Stdin`](runtime_core::Interactive::Stdin).
-pub const CUT_SCRIPT: &str = "cat; exec sleep 3600";
+/// ended. It has to be made [`Interactive::Stdin`].
+const SCRIPT: &str = "cat; exec sleep 3600";
 
 /// How long a session may take to know that it was cut: an attach waits for the end of the main
 /// process first, which may come with that of the session.
@@ -28,9 +25,37 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// calls that an engine's end takes with it, which have a task each as well.
 const UNREAD: usize = 16;
 
+/// Sessions are lost with what they go through, whether it is still away when they notice or has come
+/// back. What they were in lives on.
+///
+/// # Errors
+/// Those of the calls that must succeed.
+///
+/// # Panics
+/// When something of that is not so.
+pub async fn sessions_die_with(
+    control: &dyn EngineControl,
+    connection: &impl Connection,
+) -> Outcome {
+    let spec = connection.script(SCRIPT).interactive(Interactive::Stdin);
+    for away in [true, false] {
+        let container = connection.start(&spec).await?;
+        let sessions = CutSessions::open(&*container).await?;
+        control.kill().await?;
+        if away {
+            sessions.are_lost().await.are_freed().await;
+            control.start().await?;
+        } else {
+            control.start().await?;
+            drop(sessions.are_lost().await);
+        }
+        exec_works(&*container).await?;
+    }
+    Ok(())
+}
+
 /// Sessions of every kind that are open while the engine, or what leads to it, goes away.
-#[derive(Debug)]
-pub struct CutSessions {
+struct CutSessions {
     /// How many tasks there were before.
     tasks: usize,
     sessions: Vec<(&'static str, Session)>,
@@ -39,14 +64,8 @@ pub struct CutSessions {
 }
 
 impl CutSessions {
-    /// Opens them in a container that runs [`CUT_SCRIPT`], and waits until each has begun.
-    ///
-    /// # Errors
-    /// Those of the sessions, which must not be cut yet.
-    ///
-    /// # Panics
-    /// When one does not begin.
-    pub async fn open(container: &dyn Container) -> std::result::Result<Self, BoxError> {
+    /// Opens them in a container that runs [`SCRIPT`], and waits until each has begun.
+    async fn open(container: &dyn Container) -> std::result::Result<Self, BoxError> {
         // What a first session leaves open is not to be counted.
         exec_works(container).await?;
         let tasks = tasks();
@@ -78,10 +97,7 @@ impl CutSessions {
 
     /// Asserts that each is lost, in all of its parts and within a limit. Gives those that nobody has
     /// read.
-    ///
-    /// # Panics
-    /// When one is not lost.
-    pub async fn are_lost(self) -> Unread {
+    async fn are_lost(self) -> Unread {
         let Self { tasks, sessions, mut unread } = self;
         let read_late = unread.split_off(UNREAD).into_iter().map(|session| ("late", session));
         join_all(sessions.into_iter().chain(read_late).map(async |(name, session)| {
@@ -95,18 +111,14 @@ impl CutSessions {
 }
 
 /// Sessions that were cut, with output that nobody has read.
-#[derive(Debug)]
-pub struct Unread {
+struct Unread {
     tasks: usize,
     sessions: Vec<Session>,
 }
 
 impl Unread {
     /// Drops them while the engine is still away, and asserts that no task of any session is left.
-    ///
-    /// # Panics
-    /// When there is one.
-    pub async fn are_freed(self) {
+    async fn are_freed(self) {
         let Self { tasks: before, sessions } = self;
         drop(sessions);
         let end = Instant::now() + PATIENCE;
@@ -119,13 +131,7 @@ impl Unread {
 }
 
 /// Asserts that a container can be worked in.
-///
-/// # Errors
-/// Those of the session.
-///
-/// # Panics
-/// When its output or its exit code is another than that of its command.
-pub async fn exec_works(container: &dyn Container) -> std::result::Result<(), BoxError> {
+async fn exec_works(container: &dyn Container) -> std::result::Result<(), BoxError> {
     let session = container.exec(ExecOptions::new(["sh", "-c", "echo here; exit 3"])).await?;
     let all = async { (read(session.stdout).await, session.control.wait().await) };
     let ((text, cut), exit) = timeout(LIMIT, all).await?;

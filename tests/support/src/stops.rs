@@ -1,0 +1,132 @@
+//! An engine that freezes and dies while calls are under way.
+
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use futures_util::poll;
+use runtime_conformance::EngineControl as _;
+use runtime_core::{
+    Container, ContainerStatus, Deadlines, ErrorKind, ListOptions, LogOptions, Result, StopOptions,
+};
+
+use crate::{Connection, Outcome, Own, Waiter, fails};
+
+type Call<'a> = Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
+
+/// Every kind of call that asks the engine something, each on its way.
+fn calls<'a>(
+    connection: &'a impl Connection,
+    created: &'a dyn Container,
+    running: &'a dyn Container,
+) -> Vec<(&'static str, Call<'a>)> {
+    let runtime = connection.runtime();
+    let create = async { runtime.create_container(&connection.idle()).await.map(drop) };
+    let list = async { runtime.list_containers(ListOptions::default()).await.map(drop) };
+    vec![
+        ("health", Box::pin(async { runtime.health().await.map(drop) })),
+        ("list", Box::pin(list)),
+        ("create", Box::pin(create)),
+        ("reattach", Box::pin(async { runtime.container(created.id()).await.map(drop) })),
+        ("info", Box::pin(async { created.info().await.map(drop) })),
+        ("start", Box::pin(async { created.start().await.map(drop) })),
+        ("stop", Box::pin(async { running.stop(StopOptions::default()).await.map(drop) })),
+        ("stats", Box::pin(async { running.stats_once().await.map(drop) })),
+        ("logs", Box::pin(async { running.logs(LogOptions::default()).await.map(drop) })),
+        ("remove", Box::pin(async { created.remove().await })),
+    ]
+}
+
+/// Freezes the engine, sends every call, kills the engine: each call says that it went away.
+/// Then it comes back: the container that ran still runs, and the waiter still waits. Of the create
+/// that was cut off nothing is left: `left` is what the engine lists of two containers, at the
+/// latest after `undone`.
+///
+/// # Errors
+/// Those of the calls that must succeed.
+///
+/// # Panics
+/// When something of that is not so.
+pub async fn dies_in_mid_call<C: Connection>(
+    own: &Own,
+    connection: &C,
+    left: usize,
+    undone: Duration,
+) -> Outcome {
+    let created = connection.runtime().create_container(&connection.idle()).await?;
+    let running = connection.start(&connection.idle()).await?;
+    let waiter = Waiter::of(&running);
+
+    own.process().freeze()?;
+    let mut under_way = calls(connection, &*created, &*running);
+    for (name, call) in &mut under_way {
+        assert!(poll!(call.as_mut()).is_pending(), "{name} was answered by a frozen engine");
+    }
+    own.kill().await?;
+    let begun = Instant::now();
+    for (name, call) in under_way {
+        let result = tokio::time::timeout(Duration::from_secs(30), call)
+            .await
+            .unwrap_or_else(|_| panic!("{name} goes on without an engine"));
+        println!("{name}: {result:?}");
+        fails(C::BACKEND, result, ErrorKind::Unavailable, begun);
+    }
+    assert!(!waiter.is_done(), "a waiter waits for the engine to come back");
+
+    own.start().await?;
+    assert_eq!(running.info().await?.status, ContainerStatus::Running);
+    assert_eq!(created.info().await?.status, ContainerStatus::Created);
+    connection.until_left(left, undone).await?;
+    running.stop(StopOptions::default().grace(Duration::ZERO)).await?;
+    assert_eq!(waiter.answer(30).await??.code, Some(137));
+    Ok(())
+}
+
+/// The same for every operation.
+#[must_use]
+pub fn deadlines_of(each: Duration) -> Deadlines {
+    let mut deadlines = Deadlines::default();
+    deadlines.connect = each;
+    deadlines.query = each;
+    deadlines.create = each;
+    deadlines.start = each;
+    deadlines.stop_margin = each;
+    deadlines.remove = each;
+    deadlines
+}
+
+/// An engine that is there and does not answer: every call ends with its deadline, and in any case
+/// within `limit`. `impatient` is a connection of the same scope that has [short
+/// deadlines](deadlines_of).
+///
+/// # Errors
+/// Those of the calls that must succeed.
+///
+/// # Panics
+/// When a call ends otherwise, or not at all.
+pub async fn does_not_answer<C: Connection>(
+    own: &Own,
+    connection: &C,
+    impatient: &C,
+    limit: Duration,
+) -> Outcome {
+    let spec = connection.idle().stop_grace(Duration::from_secs(1));
+    let created = connection.runtime().create_container(&spec).await?;
+    let running = connection.start(&spec).await?;
+    let created = impatient.runtime().container(created.id()).await?;
+    let running = impatient.runtime().container(running.id()).await?;
+    own.process().freeze()?;
+    let begun = Instant::now();
+    let ends = calls(impatient, &*created, &*running)
+        .into_iter()
+        .map(async |(name, call)| (name, tokio::time::timeout(limit, call).await));
+    let ended = join_all(ends).await;
+    own.process().thaw()?;
+    for (name, result) in ended {
+        let result = result.unwrap_or_else(|_| panic!("{name} has no deadline"));
+        println!("{name}: {result:?}");
+        let error = fails(C::BACKEND, result, ErrorKind::Timeout, begun);
+        assert!(error.is_retryable());
+    }
+    Ok(())
+}
