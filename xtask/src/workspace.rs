@@ -21,9 +21,21 @@ pub fn metadata(targets: &[String]) -> Result<Metadata> {
 }
 
 /// A cargo command in the workspace, by the cargo that runs us.
+///
+/// That cargo has told us of our own package in the environment. The build of a dependency looks at
+/// such variables (ring's does), and all that depends on it would be built again each time that a
+/// build comes from here after one from a shell.
 pub fn cargo(arguments: &[&str]) -> Command {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
     command.args(arguments).current_dir(root());
+    for (name, _) in std::env::vars_os() {
+        let is_ours = name.to_str().is_some_and(|name| {
+            name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
+        });
+        if is_ours {
+            command.env_remove(name);
+        }
+    }
     command
 }

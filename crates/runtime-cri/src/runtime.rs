@@ -53,6 +53,15 @@ impl fmt::Debug for CriRuntime {
     }
 }
 
+/// The error, which says where that was: who does not answer has said nothing.
+fn at_place(error: Error, place: &str) -> Error {
+    match error.message().map(str::to_owned) {
+        Some(words) if words.contains(place) => error,
+        Some(words) => error.with_message(format!("{words}: {place}")),
+        None => error.with_message(place),
+    }
+}
+
 impl CriRuntime {
     /// Connects to an engine: finds out where it is, and asks it who it is and what it can do.
     ///
@@ -73,10 +82,11 @@ impl CriRuntime {
         let several = candidates.len() > 1;
         let mut failures = Vec::new();
         for endpoint in candidates {
+            let place = endpoint.to_string();
             match Self::open_at(&options, &whose, endpoint).await {
                 Ok(shared) => return Ok(shared),
-                Err(error) if !several => return Err(error),
-                Err(error) => failures.push(error),
+                Err(error) if !several => return Err(at_place(error, &place)),
+                Err(error) => failures.push(at_place(error, &place)),
             }
         }
         let tried: Vec<_> = failures.iter().filter_map(Error::message).map(str::to_owned).collect();

@@ -1,20 +1,21 @@
 //! The engine that is measured, and the bench.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use test_engines::{Engine, Running, Site};
 
+use crate::workspace::cargo;
+
 /// Runs a part of the bench on a private engine. The bench is a program of its own, because only a
 /// release build has figures to show.
 pub(super) fn run(part: &str, engine: Engine, options: &[String]) -> Result<()> {
     // The command is measured too. All is built before an engine is up, and waits for it.
-    let built = Command::new(env!("CARGO"))
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")))
-        .args(["build", "--quiet", "--release", "--package", "bench", "--package", "runtime-cli"])
-        .status()
-        .context("starting cargo")?;
+    let built =
+        cargo(&["build", "--quiet", "--release", "--package", "bench", "--package", "runtime-cli"])
+            .status()
+            .context("starting cargo")?;
     ensure!(built.success(), "the bench does not build");
     let mut bench = Command::new(beside_this_program("release/bench")?);
     bench.arg(part).args(options);

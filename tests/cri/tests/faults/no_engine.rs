@@ -14,7 +14,6 @@ struct Cri;
 #[async_trait]
 impl Connect for Cri {
     const BACKEND: &'static str = BACKEND;
-    const TIMEOUT_SAYS_WHERE: bool = false;
 
     async fn connect(&self, host: String, within: Duration) -> Result<()> {
         let mut deadlines = Deadlines::default();

@@ -15,7 +15,6 @@ struct Docker;
 #[async_trait]
 impl Connect for Docker {
     const BACKEND: &'static str = BACKEND;
-    const TIMEOUT_SAYS_WHERE: bool = true;
 
     async fn connect(&self, host: String, within: Duration) -> Result<()> {
         let mut deadlines = Deadlines::default();
