@@ -34,7 +34,9 @@ impl Event {
 }
 
 /// What happened. For one container they come in this order, each at most once, but `Oom`,
-/// which comes as often as the engine says it.
+/// which comes as often as the engine says it. Where the engine does not and the container ended
+/// [`OutOfMemory`](crate::ExitReason::OutOfMemory) by the word of the kernel, it comes once, with
+/// the end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]

@@ -22,8 +22,18 @@ pub enum ExitReason {
     /// that returns such a code by itself, as shells do for their children, is reported the
     /// same way.
     Signaled,
-    /// The memory limit ended it. Said only when the engine says so, never guessed from 137: where
-    /// the engine itself misses it, as containerd can on cgroup v1, it is `Signaled`.
+    /// A limit on memory ended it: its own, or one around it. Never guessed from 137.
+    ///
+    /// The engine says so, or the kernel: engines can miss it, as containerd does on cgroup v1, and
+    /// the kernel writes into its log which control group it has killed a process of. The log is
+    /// asked of a container with a limit that ended by SIGKILL, where the engine is Docker, containerd
+    /// or CRI-O at a Unix socket of this host, and this process may read it (`CAP_SYSLOG`, or
+    /// `kernel.dmesg_restrict` is off). It is finite, and has ten kills in five seconds at most. Where
+    /// neither says so the reason is `Signaled`.
+    ///
+    /// The process that was killed for want of memory need not have been the main one, nor is it
+    /// known whether the main one ended because of it: engines say so of a container that was killed
+    /// after any process in it had been, and the kernel's log is read the same way.
     OutOfMemory,
     /// A [`stop`](crate::Container::stop) through this library ended it, gracefully or not.
     StoppedByUs,

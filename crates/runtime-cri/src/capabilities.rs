@@ -43,6 +43,7 @@ pub(crate) fn of(engine: &Engine, peer: &Peer, logs: bool, root: bool) -> Capabi
     can.stop_grace_override = true;
     can.stop_immediately = true;
     can.kill = signals;
+    // The engine says so, and the log of the kernel where the engine has missed it.
     can.oom_reason = true;
     can.wait = true;
     // containerd throws away from 1.7 on what ended while it was down.

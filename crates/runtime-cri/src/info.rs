@@ -74,6 +74,12 @@ pub(crate) const fn status(state: cri::ContainerState) -> ContainerStatus {
     }
 }
 
+/// The engines' reason for an end in which the memory limit had a part.
+pub(crate) const OUT_OF_MEMORY: &str = "OOMKilled";
+
+/// The code of a process that was killed: 128 and the number of the signal.
+const KILLED: i32 = 137;
+
 /// How a container ended; `None` while it has not.
 pub(crate) fn exit(container: &cri::ContainerStatus, stopped_by_us: bool) -> Option<Exit> {
     let code = container.exit_code;
@@ -86,8 +92,11 @@ pub(crate) fn exit(container: &cri::ContainerStatus, stopped_by_us: bool) -> Opt
         (_, "StartError" | "ContainerCannotRun") => Exit::new(ExitReason::StartFailed),
         // It was not there to see the end. The code 255 that comes with it is nobody's.
         (_, "Unknown") if code == 255 => Exit::new(ExitReason::Unknown),
-        // A process in it was killed for want of memory, which need not have been the main one.
-        (_, "OOMKilled") if code != 0 => Exit::from_code(code).with_reason(ExitReason::OutOfMemory),
+        // A process in it was killed for want of memory, which need not have been the main one: that
+        // one may have ended by itself, with a code of its own.
+        (_, OUT_OF_MEMORY) if code == KILLED => {
+            Exit::from_code(code).with_reason(ExitReason::OutOfMemory)
+        }
         _ if stopped_by_us => Exit::from_code(code).with_reason(ExitReason::StoppedByUs),
         _ => Exit::from_code(code),
     };
@@ -130,6 +139,9 @@ mod tests {
             ("Completed", 0, true, StoppedByUs, Some(0)),
             ("OOMKilled", 137, false, OutOfMemory, Some(137)),
             ("OOMKilled", 0, false, Exited, Some(0)),
+            ("OOMKilled", 1, false, Exited, Some(1)),
+            ("OOMKilled", 143, true, StoppedByUs, Some(143)),
+            ("OOMKilled", 137, true, OutOfMemory, Some(137)),
             ("StartError", 128, false, StartFailed, None),
             ("Unknown", 255, false, Unknown, None),
             ("Error", 255, false, Exited, Some(255)),

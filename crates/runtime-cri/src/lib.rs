@@ -24,7 +24,9 @@
 //!   sandboxes that it did not make. [`Health`](runtime_core::Health) has a warning where one is
 //!   seen.
 //! - Signals, a size of `/dev/shm`, and the figures of networks and disks come from the host
-//!   itself, not from the engine: they need root, and an engine that runs on the same host.
+//!   itself, not from the engine: they need root, and an engine that runs on the same host. So does
+//!   the kernel's log, which says that a container ran out of memory where the engine has missed
+//!   it (containerd 1.6 and 1.7 do on cgroup v1).
 //! - An exec has the user, the environment and the folder of the container: the CRI has no place
 //!   for others. A signal to its process goes to the one that is new in the container since the
 //!   exec; where two are new at once, made by somebody else, and cannot be told apart, it is

@@ -94,10 +94,19 @@ impl Notes {
     /// The file that says that this library stopped the container. What a kubelet has made is
     /// marked in its pod.
     pub(crate) fn stop_mark(&self) -> Option<PathBuf> {
+        self.mark("stopped")
+    }
+
+    /// The file that says that the container ran out of memory, where the engine does not.
+    pub(crate) fn out_of_memory_mark(&self) -> Option<PathBuf> {
+        self.mark("out-of-memory")
+    }
+
+    fn mark(&self, name: &str) -> Option<PathBuf> {
         if self.kubelets_log.is_some() {
             return None;
         }
-        self.logs.as_deref().map(|logs: &Path| logs.join("stopped"))
+        self.logs.as_deref().map(|logs: &Path| logs.join(name))
     }
 
     /// Takes the labels that the engine does not, and gives back those that it does.

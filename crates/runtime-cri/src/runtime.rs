@@ -154,6 +154,7 @@ impl CriRuntime {
             meter: Meter::default(),
             watch: FolderWatch::default(),
             turns: Default::default(),
+            kernel_log: Default::default(),
             closed: Default::default(),
             tasks: Default::default(),
         });

@@ -6,6 +6,7 @@ use runtime_core::{
     Capabilities, Deadlines, Error, ErrorKind, ImageRef, LABEL_SCOPE, Operation, RegistryAuth,
     Result, Scope,
 };
+use runtime_support::kernel_log::KernelLog;
 use runtime_support::{Credential, ExitHub, find_credential};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -35,6 +36,8 @@ pub(crate) struct Shared {
     pub(crate) meter: Meter,
     pub(crate) watch: FolderWatch,
     pub(crate) turns: Turns,
+    /// The engine's kernel is this one: it is reached by a Unix socket only.
+    pub(crate) kernel_log: KernelLog,
     /// Set by `close`.
     pub(crate) closed: CancellationToken,
     /// What must not be left half done, whoever waits for it.

@@ -1,5 +1,6 @@
 //! Ends of containers, for the hub of waiters.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -123,13 +124,16 @@ pub(crate) async fn details(
     };
     let mut info = info::from_status(&container, false);
     info.exit = exit;
-    Ok(Detail { info, out_of_memory: container.reason == "OOMKilled" })
+    Ok(Detail { info, out_of_memory: container.reason == info::OUT_OF_MEMORY })
 }
 
 /// How a container ended, with the status that says so; `None` while it has not.
 ///
 /// containerd hears of the memory limit and of the end in two messages that can come in either
-/// order: an end that looks like the work of the limit is looked at again for a moment.
+/// order, and on cgroup v1 it can miss the first one altogether. So of an end that looks like the
+/// work of the limit the kernel's log is asked, and where that does not have it, the engine again
+/// for a moment. What the kernel says stands in the status as if the engine had said it, so that
+/// everyone is told the same: who waits, who asks for information, and who listens to events.
 pub(crate) async fn exit(
     shared: &Shared,
     operation: Operation,
@@ -137,17 +141,20 @@ pub(crate) async fn exit(
 ) -> Result<Option<(cri::ContainerStatus, Exit)>> {
     let stopped = is_marked_stopped(&container).await;
     let Some(mut exit) = info::exit(&container, stopped) else { return Ok(None) };
-    let limited = Notes::read(&container.annotations).is_some_and(|notes| notes.memory.is_some());
-    let fresh = |exit: &Exit| {
-        exit.ended_at
-            .is_none_or(|at| at.elapsed().is_ok_and(|elapsed| elapsed < Duration::from_secs(2)))
+    let limited = Notes::read(&container.annotations).filter(|notes| notes.memory.is_some());
+    let Some(notes) = limited.filter(|_| is_unexplained_kill(&exit)) else {
+        return Ok(Some((container, exit)));
     };
-    if limited
-        && exit.reason == ExitReason::Signaled
-        && exit.signal == Some(Signal::KILL)
-        && fresh(&exit)
-    {
-        let id = ContainerId::new(&container.id);
+    let id = ContainerId::new(&container.id);
+    let fresh = exit
+        .ended_at
+        .is_none_or(|at| at.elapsed().is_ok_and(|elapsed| elapsed < Duration::from_secs(2)));
+    if kernel_tells_out_of_memory(shared, &id, &notes).await {
+        info::OUT_OF_MEMORY.clone_into(&mut container.reason);
+        if let Some(again) = info::exit(&container, stopped) {
+            exit = again;
+        }
+    } else if fresh && exit.reason == ExitReason::Signaled {
         for pause in OOM_LOOKS {
             tokio::time::sleep(pause).await;
             match status(shared, operation, &id).await {
@@ -166,6 +173,36 @@ pub(crate) async fn exit(
     Ok(Some((container, exit)))
 }
 
+/// Whether the kernel may have more to say of an end. A stop does not rule that out: an engine says
+/// out of memory of a container that was stopped, too, when something in it had been killed before.
+fn is_unexplained_kill(exit: &Exit) -> bool {
+    exit.signal == Some(Signal::KILL)
+        && matches!(exit.reason, ExitReason::Signaled | ExitReason::StoppedByUs)
+}
+
+/// Whether the kernel's log has it that the limit on memory killed a process of the container.
+///
+/// A mark is left of that, so that every process says the same when the log has gone on.
+async fn kernel_tells_out_of_memory(shared: &Shared, id: &ContainerId, notes: &Notes) -> bool {
+    let mark = notes.out_of_memory_mark();
+    if let Some(mark) = mark.clone()
+        && on_host(move || Ok(mark.exists())).await.unwrap_or(false)
+    {
+        return true;
+    }
+    let told = shared.kernel_log.tells_out_of_memory(id).await;
+    if told {
+        tracing::debug!(container = %id, "out of memory, by the kernel's log");
+        if let Some(mark) = mark
+            && let Err(error) = leave_mark(mark).await
+        {
+            // It is told all the same, for as long as the log has it.
+            tracing::debug!(%error, "an out of memory could not be marked");
+        }
+    }
+    told
+}
+
 /// Whether a stop of this library ended the container. The mark stands in a file, so that every
 /// process says the same.
 pub(crate) async fn is_marked_stopped(container: &cri::ContainerStatus) -> bool {
@@ -180,15 +217,38 @@ pub(crate) async fn is_marked_stopped(container: &cri::ContainerStatus) -> bool 
 /// Marks a container as stopped by this library.
 pub(crate) async fn mark_stopped(notes: &Notes) {
     let Some(mark) = notes.stop_mark() else { return };
-    let marked = on_host(move || {
+    if let Err(error) = leave_mark(mark).await {
+        // Then the exit says by which signal it ended, and not that the signal was ours.
+        tracing::warn!(%error, "a stop could not be marked");
+    }
+}
+
+async fn leave_mark(mark: PathBuf) -> Result<()> {
+    on_host(move || {
         std::fs::write(&mark, "").map_err(|error| {
             runtime_core::Error::internal(format!("cannot write {}", mark.display()))
                 .with_source(error)
         })
     })
-    .await;
-    if let Err(error) = marked {
-        // Then the exit says by which signal it ended, and not that the signal was ours.
-        tracing::warn!(%error, "a stop could not be marked");
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_is_asked_of_kills_that_the_engine_does_not_explain() {
+        let killed = Exit::from_code(137);
+        for (exit, asked) in [
+            (killed.clone(), true),
+            (killed.clone().with_reason(ExitReason::StoppedByUs), true),
+            (killed.with_reason(ExitReason::OutOfMemory), false),
+            (Exit::from_code(143), false),
+            (Exit::from_code(1), false),
+            (Exit::new(ExitReason::Unknown), false),
+        ] {
+            assert_eq!(is_unexplained_kill(&exit), asked, "{exit:?}");
+        }
     }
 }

@@ -41,7 +41,8 @@ pub(crate) fn capabilities(engine: &Engine) -> Capabilities {
     can.stop_grace_override = true;
     can.stop_immediately = true;
     can.kill = true;
-    // Podman 4.3 was seen to report a kill by the memory limit as any other.
+    // Docker says so, and the log of the kernel where Docker has missed it. Podman 4.3 was seen to
+    // report a kill by the memory limit as any other.
     can.oom_reason = docker && can.memory_limit;
     can.wait = true;
     // Newer ones throw away what ended while they were down, and Docker then says 255.

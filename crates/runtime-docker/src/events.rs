@@ -179,6 +179,11 @@ impl Told {
     fn stage(&self) -> Stage {
         self.known.max(self.told)
     }
+
+    /// Whether an end says that there was no memory left, and nobody was told of that.
+    fn misses_oom(&self, exit: &Exit) -> bool {
+        exit.reason == ExitReason::OutOfMemory && self.oom.is_none()
+    }
 }
 
 struct Follower {
@@ -285,14 +290,16 @@ impl Follower {
             "start" => self.tell(&id, message.name(), Stage::Started, time, EventKind::Started),
             "oom" => {
                 let life = self.lives.entry(id.clone()).or_default();
-                if !self.gone.contains(&id) && life.oom.is_none_or(|last| last < time) {
+                // What comes after the end was told before it, where the end said so.
+                let told = life.oom.is_some_and(|last| last >= time || life.told == Stage::Exited);
+                if !self.gone.contains(&id) && !told {
                     life.oom = Some(time);
                     self.push(&id, message.name(), time, EventKind::Oom);
                 }
             }
             "die" => {
                 let exit = exit_of(&Arc::clone(&self.shared), &id, message.exit()).await?;
-                self.tell(&id, message.name(), Stage::Exited, time, EventKind::Exited(exit));
+                self.tell_end(&id, message.name(), time, exit);
             }
             "destroy" | "remove" => self.removed(&id, message.name(), time),
             _ => {}
@@ -323,6 +330,20 @@ impl Follower {
         self.push(id, name, time, kind);
     }
 
+    /// Tells of an end, and before it that there was no memory left, where the engine has no event
+    /// of that.
+    fn tell_end(&mut self, id: &ContainerId, name: &str, time: SystemTime, exit: Exit) {
+        if self.gone.contains(id) {
+            return;
+        }
+        let life = self.lives.entry(id.clone()).or_default();
+        if life.told < Stage::Exited && life.misses_oom(&exit) {
+            life.oom = Some(time);
+            self.push(id, name, time, EventKind::Oom);
+        }
+        self.tell(id, name, Stage::Exited, time, EventKind::Exited(exit));
+    }
+
     fn removed(&mut self, id: &ContainerId, name: &str, time: SystemTime) {
         if self.gone.contains(id) {
             return;
@@ -340,6 +361,9 @@ impl Follower {
             // Podman has none for the end of a container that a removal killed.
             (Stage::Started, exit) => {
                 let exit = exit.unwrap_or_else(|| Exit::new(ExitReason::Removed));
+                if life.misses_oom(&exit) {
+                    self.push(id, name, time, EventKind::Oom);
+                }
                 self.push(id, name, time, EventKind::Exited(exit));
             }
             _ => {}
@@ -403,7 +427,7 @@ impl Follower {
             if let Some(exit) = info.exit {
                 let exit = shared.lives.settle(&id, exit).await;
                 let time = exit.ended_at.unwrap_or(now);
-                self.tell(&id, &info.name, Stage::Exited, time, EventKind::Exited(exit));
+                self.tell_end(&id, &info.name, time, exit);
             }
         }
         for id in absent {

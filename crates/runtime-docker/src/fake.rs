@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use runtime_core::{
-    Container, ContainerId, ContainerSpec, Deadlines, Error, ErrorKind, Operation, PullPolicy,
-    Result, Runtime, Scope, StopOptions,
+    Container, ContainerId, ContainerSpec, Deadlines, Error, ErrorKind, EventKind, EventsOptions,
+    ExitReason, Operation, PullPolicy, Result, Runtime, Scope, StopOptions,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -379,4 +380,48 @@ async fn a_stop_waits_longer_than_any_fixed_deadline() {
     // And it does not wait for ever.
     let error = container.stop(StopOptions::default().grace(Duration::from_secs(5))).await;
     assert_failed(error, ErrorKind::Timeout, "35s");
+}
+
+#[tokio::test]
+async fn an_out_of_memory_without_an_event_is_told_before_the_end_and_once() {
+    let event = |action: &str, nanos: u32| {
+        let attributes = serde_json::json!({
+            "name": "x",
+            "exitCode": "137",
+            "container-runtime/managed": "true",
+            "container-runtime/scope": "test"
+        });
+        let actor = serde_json::json!({ "ID": ID, "Attributes": attributes });
+        let time = 4_102_444_800_000_000_000_u64 + u64::from(nanos);
+        let message = serde_json::json!({ "Action": action, "Actor": actor, "timeNano": time });
+        format!("{message}\n")
+    };
+    // What ends is opened again, and told again from the beginning.
+    let actions = ["create", "start", "die", "oom", "destroy"];
+    let events: String =
+        actions.iter().zip(1..).map(|(action, nanos)| event(action, nanos)).collect();
+    let fake = Fake::new(move |request, _| match request {
+        "GET /v1.41/events" => Reply::Json(200, events.clone()),
+        "GET /v1.41/containers/json" => Reply::Json(200, "[]".to_owned()),
+        _ => Reply::Json(200, recorded::text("oom")),
+    });
+    let runtime = fake.connect().await.unwrap();
+    let told = runtime.events(EventsOptions::default()).await.unwrap().take(5);
+    let told = told.map(|event| event.unwrap().kind).collect::<Vec<_>>();
+    let told = tokio::time::timeout(Duration::from_secs(10), told).await.unwrap();
+    let exit = match &told[3] {
+        EventKind::Exited(exit) => exit.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(exit.reason, ExitReason::OutOfMemory);
+    assert_eq!(
+        told,
+        [
+            EventKind::Created,
+            EventKind::Started,
+            EventKind::Oom,
+            EventKind::Exited(exit),
+            EventKind::Removed
+        ]
+    );
 }

@@ -19,12 +19,13 @@ use http_body_util::{BodyExt, Either, Full, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioTimer;
-use runtime_core::{Error, ErrorKind, Operation, Result, ResultExt};
+use runtime_core::{ContainerId, Error, ErrorKind, Operation, Result, ResultExt};
+use runtime_support::kernel_log::KernelLog;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use crate::BACKEND;
-use crate::connect::Endpoint;
+use crate::connect::{Endpoint, Place};
 use crate::connector::Connector;
 use crate::engine::Clock;
 use crate::error;
@@ -140,6 +141,8 @@ pub(crate) struct Http {
     prefix: String,
     /// The clock of the engine, where it is Docker's.
     docker_clock: Option<Clock>,
+    /// The kernel's log, where Docker is on this host.
+    kernel_log: Option<KernelLog>,
     sent: AtomicU64,
     closed: CancellationToken,
     connector: Connector,
@@ -168,6 +171,7 @@ impl Http {
             client: Mutex::new(Some(client)),
             prefix: endpoint.base_path().to_owned(),
             docker_clock: None,
+            kernel_log: None,
             endpoint,
             sent: AtomicU64::new(0),
             closed,
@@ -177,6 +181,20 @@ impl Http {
     /// Notes that Docker Engine is at the other end, and how its clock goes.
     pub(crate) fn is_docker(&mut self, clock: Clock) {
         self.docker_clock = Some(clock);
+        // A socket may be one that is forwarded to another host. Then this log has nothing of the
+        // containers there, whose ids are nobody else's.
+        let is_here = matches!(self.endpoint.place(), Place::Unix(_));
+        self.kernel_log = is_here.then(KernelLog::default);
+    }
+
+    /// Whether the kernel of this host says that it killed a process of this container because of
+    /// a limit on memory. `false` where Docker is elsewhere, and for Podman, which does not say of
+    /// any container that it ran out of memory.
+    pub(crate) async fn kernel_tells_out_of_memory(&self, id: &ContainerId) -> bool {
+        match &self.kernel_log {
+            Some(log) => log.tells_out_of_memory(id).await,
+            None => false,
+        }
     }
 
     /// The clock of the engine, where it is known to be Docker's.

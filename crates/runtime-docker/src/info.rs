@@ -29,6 +29,11 @@ impl Inspect {
         self.state.exit()
     }
 
+    /// Whether it ended as the limit on memory ends one, without the engine's word for it.
+    pub(crate) fn is_unexplained_kill(&self) -> bool {
+        self.host_config.memory > 0 && self.state.is_killed() && !self.state.oom_killed
+    }
+
     pub(crate) fn id(&self) -> ContainerId {
         ContainerId::new(&self.id)
     }
@@ -106,6 +111,12 @@ impl State {
             return ContainerStatus::Exited;
         }
         status
+    }
+
+    /// Whether a kill ended it, as far as its code says.
+    fn is_killed(&self) -> bool {
+        self.exit_code == 128 + i64::from(Signal::KILL.number())
+            && self.lifecycle() == ContainerStatus::Exited
     }
 
     /// Whether it ended with the code that the engine gives when it does not know the code.

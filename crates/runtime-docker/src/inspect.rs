@@ -43,6 +43,12 @@ pub(crate) async fn inspect(
         let mut inspect: Inspect = http.json(call).await?;
         inspect.state.code_is_invented =
             inspect.state.may_be_invented() && !saw_the_end(http, operation, &inspect).await?;
+        // On cgroup v1 the word of it can get lost between the kernel and the engine's containerd.
+        // Here, so that all who ask for the end of a container are told the same.
+        if inspect.is_unexplained_kill() && http.kernel_tells_out_of_memory(&inspect.id()).await {
+            tracing::debug!(container = %id, "out of memory, by the kernel's log");
+            inspect.state.oom_killed = true;
+        }
         Ok(inspect)
     };
     within(operation, deadline, asked).await.about(id)
@@ -105,6 +111,7 @@ pub(crate) struct State {
     pub(crate) running: bool,
     pub(crate) paused: bool,
     pub(crate) dead: bool,
+    /// The engine's word, or the kernel's where the engine has missed it.
     #[serde(rename = "OOMKilled")]
     pub(crate) oom_killed: bool,
     pub(crate) exit_code: i64,

@@ -113,6 +113,22 @@ fn ended_containers() {
 }
 
 #[test]
+fn the_kernel_is_asked_of_kills_with_a_limit_that_the_engine_does_not_explain() {
+    let asked = |change: &dyn Fn(&mut Inspect)| {
+        let mut inspect: Inspect = answer(DOCKER_20, "oom");
+        inspect.state.oom_killed = false;
+        change(&mut inspect);
+        inspect.is_unexplained_kill()
+    };
+    assert!(asked(&|_| ()));
+    assert!(asked(&|inspect| "removing".clone_into(&mut inspect.state.status)));
+    assert!(!asked(&|inspect| inspect.state.oom_killed = true));
+    assert!(!asked(&|inspect| inspect.host_config.memory = 0));
+    assert!(!asked(&|inspect| inspect.state.exit_code = 143));
+    assert!(!asked(&|inspect| "running".clone_into(&mut inspect.state.status)));
+}
+
+#[test]
 fn a_start_that_failed_is_an_end_where_the_engine_keeps_it() {
     for recorded in [DOCKER_20, DOCKER_28] {
         let failed = answer::<Inspect>(recorded, "failed").info(None);

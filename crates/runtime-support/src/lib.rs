@@ -6,6 +6,7 @@ mod credentials;
 mod deadline;
 mod exits;
 pub mod follow;
+pub mod kernel_log;
 pub mod ports;
 pub mod process;
 #[cfg(feature = "session")]

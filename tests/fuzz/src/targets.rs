@@ -6,6 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use bytes::BytesMut;
 use runtime_core::{Bytes, Chunk, ImageRef, LineJoiner, LogRecord, LogStream};
 use runtime_docker::fuzzing;
+use runtime_support::kernel_log;
 use spdy_client::codec::{ControlFrame, Encoder, Headers, ResetStatus};
 
 /// A parser.
@@ -24,6 +25,7 @@ pub(crate) const TARGETS: &[Target] = &[
     Target { name: "stats", run: |input| number(fuzzing::stats(input)), examples: stats },
     Target { name: "inspect", run: |input| number(fuzzing::inspect(input)), examples: inspects },
     Target { name: "cri-log", run: cri_log, examples: cri_logs },
+    Target { name: "kernel-log", run: kernel_log, examples: kernel_logs },
     Target { name: "spdy", run: spdy, examples: spdy_frames },
     Target {
         name: "spdy-headers",
@@ -109,6 +111,36 @@ fn cri_logs() -> Vec<Vec<u8>> {
     [(255, 255, LINES), (6, 3, LINES), (40, 100, torn.as_str())]
         .map(|(block, line, text)| [&[block, line], text.as_bytes()].concat())
         .into()
+}
+
+/// Each line is a record.
+fn kernel_log(input: &[u8]) -> u64 {
+    let mut parser = kernel_log::Parser::default();
+    let records = input.split_inclusive(|byte| *byte == b'\n');
+    let kills: Vec<_> = records.filter_map(|record| parser.record(record)).collect();
+    for kill in &kills {
+        for path in [&kill.limit, &kill.victim] {
+            assert!(path.starts_with('/') && !path.contains(",task="), "{path} is no path");
+        }
+    }
+    let given: usize = kills.iter().map(|kill| kill.limit.len() + kill.victim.len()).sum();
+    assert!(given <= input.len(), "there are more bytes than there were");
+    let below = kills.iter().filter(|kill| kill.victim != kill.limit).count();
+    number((kills.len().min(16), below.min(16)))
+}
+
+fn kernel_logs() -> Vec<Vec<u8>> {
+    [
+        "6,429,460593424,-;oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,\
+         oom_memcg=/a,task_memcg=/a/b,task=tail,pid=13,uid=0\n\
+         3,430,460593551,-;Memory cgroup out of memory: Killed process 13 (tail)\n",
+        "6,1,7,-,caller=T13;oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=0,cpuset=x,mems_allowed=0-1,3,\
+         oom_memcg=\n14,2,7,-;filler\n4,3,7,c;/a,task_memcg=/a,task=a,task=b,pid=13,uid=0\n",
+        "6,1,7,-;oom-kill:constraint=CONSTRAINT_NONE,nodemask=(null),cpuset=/,mems_allowed=0,global_oom,\
+         task_memcg=/a,task=tail,pid=13,uid=0\n",
+    ]
+    .map(|text| text.as_bytes().to_vec())
+    .into()
 }
 
 /// The first byte says where the rest is cut.

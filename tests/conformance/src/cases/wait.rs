@@ -23,7 +23,8 @@ cases! { "wait":
     removed_before_the_start [Wait];
     removed_while_running [Wait];
     removed_before_the_wait [Wait];
-    out_of_memory [Wait, OomReason, MemoryLimit];
+    out_of_memory [Wait, OomReason, MemoryLimit, Reattach];
+    out_of_memory_of_a_child [Wait, MemoryLimit];
     out_of_memory_is_not_guessed [Wait, MemoryLimit];
     killed_by_signal [Wait, Kill];
     stopped_by_us [Wait];
@@ -198,7 +199,20 @@ async fn removed_before_the_wait(t: Context) -> Outcome {
 async fn out_of_memory(t: Context) -> Outcome {
     let (container, exit) = t.out_of_memory().await?;
     assert_eq!(exit.code, Some(137));
-    assert_eq!(container.info().await?.exit, Some(exit));
+    assert_eq!(container.info().await?.exit.as_ref(), Some(&exit));
+    // Nor does it matter who has seen the end, and when the question comes.
+    let other = t.connect().await?.container(container.id()).await?;
+    assert_eq!(other.info().await?.exit.as_ref(), Some(&exit));
+    assert_eq!(other.wait().await?, exit);
+    Ok(())
+}
+
+/// The main process goes on and ends as it likes, unless the whole group is killed together.
+async fn out_of_memory_of_a_child(t: Context) -> Outcome {
+    let (_, exit) = t.run(&t.script("tail /dev/zero; exit 3").memory(16 << 20)).await?;
+    if exit.code != Some(137) {
+        assert_eq!((exit.code, exit.reason), (Some(3), ExitReason::Exited), "{exit:?}");
+    }
     Ok(())
 }
 
