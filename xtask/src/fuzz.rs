@@ -1,8 +1,5 @@
 //! `cargo xtask fuzz`: random inputs for every parser.
 
-use std::path::Path;
-use std::process::Command;
-
 use anyhow::{Context, Result, ensure};
 
 /// Feeds random inputs to the parsers. `cargo xtask fuzz --help` shows how.
@@ -15,9 +12,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let status = Command::new(env!("CARGO"))
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")))
-        .args(["run", "--quiet", "--release", "--package", "fuzz", "--"])
+    let status = cargo(&["run", "--quiet", "--release", "--package", "fuzz", "--"])
         .args(&arguments.options)
         .status()
         .context("starting cargo")?;

@@ -48,7 +48,7 @@ mod site;
 pub use catalog::{BUSYBOX, ENTRY, LAYERS, PAUSE};
 pub use engine::Engine;
 pub use footprint::Footprint;
-pub use kubernetes::{Cluster, Component, HOLLOW, NAMESPACE, NODE};
+pub use kubernetes::{Cluster, Component, HOLLOW, NAMESPACE, NODE, translator};
 pub use mirror::debian_mirror;
 pub use process::Process;
 pub use registry::{image_archive, push_unique_image};

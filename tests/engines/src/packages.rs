@@ -93,6 +93,65 @@ pub(crate) fn unpack(who: &str, package: &str, into: &Path) -> Result<()> {
     Ok(())
 }
 
+/// apt with lists of its own, for packages of another release or in another form than the
+/// machine's: they take a line that most machines do not have, and the machine's own lists stay as
+/// they are.
+pub(crate) struct Apart<'a> {
+    dir: &'a Path,
+    options: Vec<String>,
+}
+
+impl<'a> Apart<'a> {
+    /// With this one source, in a folder that stays the caller's to remove.
+    pub(crate) fn new(dir: &'a Path, source: &str) -> Result<Self> {
+        let list = dir.join("sources.list");
+        fs::write(&list, format!("{source}\n"))?;
+        for folder in ["lists/partial", "archives/partial"] {
+            fs::create_dir_all(dir.join(folder))?;
+        }
+        // What this machine has installed is of no use to who asks.
+        let status = dir.join("status");
+        fs::write(&status, "")?;
+        let at = |name: &str, path: &Path| format!("{name}={}", path.display());
+        let options = vec![
+            at("Dir::Etc::sourcelist", &list),
+            "Dir::Etc::sourceparts=/dev/null".to_owned(),
+            at("Dir::State::Lists", &dir.join("lists")),
+            at("Dir::State::status", &status),
+            at("Dir::Cache::archives", &dir.join("archives")),
+            // The system's caches of its own lists are left alone too.
+            "Dir::Cache::pkgcache=".to_owned(),
+            "Dir::Cache::srcpkgcache=".to_owned(),
+            // Else apt complains that its own user cannot write to the folder.
+            "APT::Sandbox::User=root".to_owned(),
+            // Translated descriptions and the icons of applications are half of what comes.
+            "Acquire::Languages=none".to_owned(),
+            "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".to_owned(),
+        ];
+        Ok(Self { dir, options })
+    }
+
+    /// Runs `apt-get` in the folder.
+    pub(crate) fn get(&self, arguments: &[&str]) -> Result<String> {
+        self.run(self.dir, arguments)
+    }
+
+    fn run(&self, dir: &Path, arguments: &[&str]) -> Result<String> {
+        let options = self.options.iter().flat_map(|option| ["-o", option.as_str()]);
+        output(Command::new("apt-get").current_dir(dir).args(options).args(arguments))
+    }
+
+    /// Downloads these packages alone into [`Self::archives`].
+    pub(crate) fn download(&self, packages: &[&str]) -> Result<()> {
+        self.run(&self.archives(), &[&["download"], packages].concat()).map(drop)
+    }
+
+    /// Where what is downloaded to be installed comes to lie.
+    pub(crate) fn archives(&self) -> PathBuf {
+        self.dir.join("archives")
+    }
+}
+
 /// A static busybox, from the installed package or from an unpacked one.
 pub(crate) fn busybox(who: &str, cache: &Path) -> Result<PathBuf> {
     if missing(&["busybox-static"])?.is_empty() {

@@ -4,6 +4,7 @@ mod differences;
 mod raw;
 mod relay;
 mod subject;
+mod translator;
 
 pub use raw::Raw;
 pub use subject::{Environment, KubernetesSubject};

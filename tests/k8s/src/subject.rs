@@ -13,6 +13,7 @@ use test_support::environment::{self, variable};
 use tokio::sync::OnceCell;
 
 use crate::Raw;
+use crate::translator::Translator;
 
 /// What the environment says of the cluster and the registry: the variables that
 /// `cargo xtask env up kubernetes` prints.
@@ -86,6 +87,8 @@ enum Way {
     Node,
     /// Through a relay that takes WebSockets, with a kubeconfig for it once it is there.
     WebSocket(OnceCell<tempfile::TempPath>),
+    /// Through the handler with which today's API servers take WebSockets.
+    Translator(Translator),
 }
 
 impl KubernetesSubject {
@@ -115,6 +118,17 @@ impl KubernetesSubject {
     pub fn websocket_from_env() -> Result<Self, BoxError> {
         Ok(Self { way: Way::WebSocket(OnceCell::new()), ..Self::from_env()? })
     }
+
+    /// The cluster of the environment behind the code with which a Kubernetes of today takes
+    /// WebSockets, see `translator.rs`. It is built first where it is missing.
+    ///
+    /// # Errors
+    /// When a variable is missing, and when it cannot be built or started.
+    pub fn translator_from_env() -> Result<Self, BoxError> {
+        let subject = Self::from_env()?;
+        let translator = Translator::start(&subject.environment.kubeconfig)?;
+        Ok(Self { way: Way::Translator(translator), ..subject })
+    }
 }
 
 #[async_trait]
@@ -124,6 +138,7 @@ impl Subject for KubernetesSubject {
             Way::Plain => "kubernetes",
             Way::Node => "kubernetes-node",
             Way::WebSocket(_) => "kubernetes-websocket",
+            Way::Translator(_) => "kubernetes-translator",
         }
         .to_owned()
     }
@@ -146,6 +161,7 @@ impl Subject for KubernetesSubject {
                 })?;
                 options.kubeconfig(relay.to_path_buf())
             }
+            Way::Translator(translator) => options.kubeconfig(translator.kubeconfig()),
         };
         Ok(Arc::new(KubernetesRuntime::connect(options).await?))
     }
@@ -198,6 +214,12 @@ impl Subject for KubernetesSubject {
 /// A kubeconfig that leads to a relay of this process.
 async fn relayed(environment: &Environment) -> Result<tempfile::TempPath, BoxError> {
     let address = crate::relay::serve(&environment.kubeconfig).await?;
+    kubeconfig_of(&address.to_string())
+}
+
+/// A kubeconfig that leads to a server on this host which knows by itself whose rights its callers
+/// have.
+pub(crate) fn kubeconfig_of(address: &str) -> Result<tempfile::TempPath, BoxError> {
     let config = serde_json::json!({
         "apiVersion": "v1",
         "kind": "Config",

@@ -103,39 +103,12 @@ pub(crate) fn ensure() -> Result<Binaries> {
 }
 
 /// Fetches and unpacks the source package; gives the folder of the tree.
-///
-/// apt gets a list of its own: source packages need a line that most machines do not have, and
-/// the machine's own lists stay as they are.
 fn fetch(work: &Path) -> Result<PathBuf> {
     let mirror = mirror::debian_mirror()?;
     crate::say(WHO, &format!("fetching the sources from {mirror}"));
-    let list = work.join("sources.list");
-    fs::write(&list, format!("deb-src {mirror} {SUITE} main\n"))?;
-    let lists = work.join("lists");
-    fs::create_dir_all(lists.join("partial"))?;
-    let option = |name: &str, path: &Path| format!("{name}={}", path.display());
-    let apt = |arguments: &[&str]| {
-        let mut command = Command::new("apt-get");
-        command.current_dir(work).args([
-            "-o",
-            &option("Dir::Etc::sourcelist", &list),
-            "-o",
-            "Dir::Etc::sourceparts=/dev/null",
-            "-o",
-            &option("Dir::State::Lists", &lists),
-            // The system's caches of its own lists are left alone too.
-            "-o",
-            "Dir::Cache::pkgcache=",
-            "-o",
-            "Dir::Cache::srcpkgcache=",
-            // Else apt complains that its own user cannot write to the folder.
-            "-o",
-            "APT::Sandbox::User=root",
-        ]);
-        output(command.args(arguments))
-    };
-    apt(&["update"]).context("cannot read the list of source packages")?;
-    apt(&["source", "kubernetes"]).context("cannot fetch the sources of Kubernetes")?;
+    let apt = packages::Apart::new(work, &format!("deb-src {mirror} {SUITE} main"))?;
+    apt.get(&["update"]).context("cannot read the list of source packages")?;
+    apt.get(&["source", "kubernetes"]).context("cannot fetch the sources of Kubernetes")?;
     fs::read_dir(work)?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .find(|path| path.join("cmd/kubelet").is_dir())

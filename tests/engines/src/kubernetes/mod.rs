@@ -19,11 +19,13 @@ mod layout;
 mod members;
 mod node;
 mod pki;
+mod translator;
 
 pub use cluster::Cluster;
 pub use components::Component;
 pub use hollow::HOLLOW;
 pub use layout::{NAMESPACE, NODE};
+pub use translator::ensure as translator;
 
 pub(crate) use bring_up::{clear, finish, install, plan, probe};
 pub(crate) use node::HOST_FOLDERS;

@@ -1,0 +1,210 @@
+//! The part of a Kubernetes of today with which its API server takes sessions over WebSockets, as
+//! a program of its own, built once and kept outside the checkout.
+//!
+//! No Debian release has the sources of the servers of that age. Unstable has this part of them as
+//! a library, and that is enough: our program in the folder `translator` puts it in front of the
+//! servers that there are.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use sha2::{Digest, Sha256};
+
+use super::WHO;
+use crate::process::{PATH, output};
+use crate::site::Lock;
+use crate::{mirror, packages, rootfs};
+
+const SUITE: &str = "sid";
+
+/// What the program imports, and what that does, without what [`LEFT_OUT`] would: the libraries
+/// depend by name on seven times as much as on what is compiled.
+const LIBRARIES: [&str; 32] = [
+    "golang-github-davecgh-go-spew-dev",
+    "golang-github-docker-spdystream-dev",
+    "golang-github-fxamacker-cbor-dev",
+    "golang-github-go-logr-logr-dev",
+    "golang-github-gorilla-websocket-dev",
+    "golang-github-json-iterator-go-dev",
+    "golang-github-modern-go-concurrent-dev",
+    "golang-github-modern-go-reflect2-dev",
+    "golang-github-munnerz-goautoneg-dev",
+    "golang-github-mxk-go-flowrate-dev",
+    "golang-github-spf13-pflag-dev",
+    "golang-github-x448-float16-dev",
+    "golang-golang-x-net-dev",
+    "golang-golang-x-oauth2-dev",
+    "golang-golang-x-sys-dev",
+    "golang-golang-x-term-dev",
+    "golang-golang-x-text-dev",
+    "golang-golang-x-time-dev",
+    "golang-gopkg-inf.v0-dev",
+    "golang-gopkg-yaml.v2-dev",
+    "golang-k8s-api-dev",
+    "golang-k8s-apimachinery-dev",
+    "golang-k8s-apiserver-dev",
+    "golang-k8s-client-go-dev",
+    "golang-k8s-klog-dev",
+    "golang-k8s-kube-openapi-dev",
+    "golang-k8s-sigs-json-dev",
+    "golang-k8s-sigs-randfill-dev",
+    "golang-k8s-sigs-structured-merge-diff-v6-dev",
+    "golang-k8s-sigs-yaml-dev",
+    "golang-k8s-streaming-dev",
+    "golang-k8s-utils-dev",
+];
+
+/// The package that the program is about.
+const HANDLERS: &str = "k8s.io/apiserver/pkg/util/proxy";
+
+/// Files of that package which have nothing to do with sessions, and import most of a server.
+const LEFT_OUT: [&str; 3] = ["endpointslice.go", "proxy.go", "streamtunnel.go"];
+
+/// Our sources.
+const MAIN: &str = include_str!("../../translator/main.go");
+const METRICS: &str = include_str!("../../translator/metrics/metrics.go");
+
+/// How often all of it is fetched: unstable may change between its list and its packages.
+const TRIES: usize = 3;
+
+/// Makes sure that the program is there, and gives its path. It is called with `-kubeconfig` and
+/// the path of one, prints the address that it serves without encryption, and ends when its input
+/// does. Who calls it has the rights of that kubeconfig.
+///
+/// # Errors
+/// When it cannot be fetched or built.
+pub fn ensure() -> Result<PathBuf> {
+    let cache = rootfs::cache()?;
+    let program = cache.join(format!("websocket-translator-{}", key()));
+    if program.exists() {
+        return Ok(program);
+    }
+    let _lock = Lock::take(&cache.join(".websocket-translator.lock"), WHO)?;
+    if program.exists() {
+        return Ok(program);
+    }
+    let work = cache.join("websocket-translator.draft");
+    remove(&work)?;
+    fs::create_dir_all(&work)?;
+    let start = Instant::now();
+    let root = fetch(&work)?;
+    let fetched = start.elapsed();
+    let built = compile(&work, &root)?;
+    fs::rename(built, &program)?;
+    remove(&work)?;
+    let whole = start.elapsed();
+    crate::say(
+        WHO,
+        &format!(
+            "the translator is built and kept ({whole:.0?}, {fetched:.0?} of it for fetching)"
+        ),
+    );
+    Ok(program)
+}
+
+/// Other sources are another program.
+fn key() -> String {
+    let mut hash = Sha256::new();
+    for part in [MAIN, METRICS].iter().chain(&LIBRARIES).chain(&LEFT_OUT) {
+        hash.update(part);
+        hash.update([0]);
+    }
+    hash.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn remove(work: &Path) -> Result<()> {
+    match fs::remove_dir_all(work) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", work.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Unpacks the compiler and the libraries side by side; gives the folder.
+///
+/// The compiler is a static program and the libraries are sources: it takes no system around them.
+fn fetch(work: &Path) -> Result<PathBuf> {
+    let mirror = mirror::debian_mirror()?;
+    crate::say(WHO, &format!("fetching a compiler and libraries of {SUITE} from {mirror}"));
+    let apt = packages::Apart::new(work, &format!("deb {mirror} {SUITE} main"))?;
+    let mut fetched = fetch_once(&apt);
+    for _ in 1..TRIES {
+        if fetched.is_err() {
+            fetched = fetch_once(&apt);
+        }
+    }
+    fetched.context("cannot fetch the packages of the translator")?;
+    let root = work.join("root");
+    for entry in fs::read_dir(apt.archives())?.flatten() {
+        if entry.path().extension().is_some_and(|e| e == "deb") {
+            output(Command::new("dpkg-deb").arg("-x").arg(entry.path()).arg(&root))?;
+        }
+    }
+    Ok(root)
+}
+
+fn fetch_once(apt: &packages::Apart<'_>) -> Result<()> {
+    apt.get(&["update"])?;
+    // With what it depends on: its real package has its version in its name.
+    apt.get(&["install", "-y", "--no-install-recommends", "--download-only", "golang-go"])?;
+    apt.download(&LIBRARIES)
+}
+
+/// Builds as Debian builds the programs of these libraries: in one tree, without modules.
+fn compile(work: &Path, root: &Path) -> Result<PathBuf> {
+    crate::say(WHO, "building the translator, about a minute on two cores");
+    let sources = work.join("src");
+    fs::create_dir_all(&sources)?;
+    fs::write(sources.join("main.go"), MAIN)?;
+    let metrics = work.join("metrics.go");
+    fs::write(&metrics, METRICS)?;
+    let path = root.join("usr/share/gocode");
+    let handlers = path.join("src").join(HANDLERS);
+    let mut instead = serde_json::Map::new();
+    let mut replace = |name: &str, with: &str| {
+        let file = handlers.join(name);
+        anyhow::ensure!(file.exists(), "{HANDLERS} has no {name} any more");
+        instead.insert(file.to_string_lossy().into_owned(), with.into());
+        Ok(())
+    };
+    for name in LEFT_OUT {
+        replace(name, "")?;
+    }
+    replace("metrics/metrics.go", &metrics.to_string_lossy())?;
+    let overlay = work.join("overlay.json");
+    fs::write(&overlay, serde_json::json!({ "Replace": instead }).to_string())?;
+    let compiler = root.join("usr/lib/go");
+    let built = work.join("translator");
+    output(
+        Command::new("setpriv")
+            // If we are killed, all of it ends: the next build would find it in its way.
+            .args(["--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child"])
+            .args(["nice", "-n", "19"])
+            .arg(compiler.join("bin/go"))
+            // It is compiled once and run for seconds: a fast compiler is worth more than a fast
+            // program.
+            .args(["build", "-gcflags=all=-N -l", "-ldflags=-s -w", "-trimpath", "-overlay"])
+            .arg(&overlay)
+            .arg("-o")
+            .arg(&built)
+            .current_dir(&sources)
+            .env_clear()
+            .env("PATH", PATH)
+            .env("HOME", work)
+            .env("TMPDIR", work)
+            .env("GOROOT", &compiler)
+            .env("GOPATH", &path)
+            .env("GOCACHE", work.join("cache"))
+            .env("GO111MODULE", "off")
+            .env("GOTOOLCHAIN", "local")
+            .env("CGO_ENABLED", "0"),
+    )
+    .context(
+        "the translator does not build: are the libraries others than those it was written for?",
+    )?;
+    Ok(built)
+}
