@@ -2,6 +2,8 @@
 
 use anyhow::{Context, Result, ensure};
 
+use crate::workspace::cargo;
+
 /// Feeds random inputs to the parsers. `cargo xtask fuzz --help` shows how.
 #[derive(Debug, clap::Args)]
 #[command(disable_help_flag = true)]
