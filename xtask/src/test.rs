@@ -4,9 +4,7 @@ mod binaries;
 mod guard;
 mod report;
 
-use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -17,7 +15,7 @@ use crate::readme;
 use crate::workspace::{cargo, root};
 use binaries::Binary;
 use guard::Guard;
-use report::{Printing, Row};
+use report::Row;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -115,14 +113,7 @@ fn run_guarded(arguments: &Arguments, site: &Site, guard: &Guard) -> Result<()> 
     failed.extend(outcomes.into_iter().filter_map(|outcome| Some(format!("{:#}", outcome.err()?))));
 
     timed("registry", || guard.up(Engine::Registry).map(drop))?;
-    let run = EngineRun {
-        site,
-        guard,
-        binaries,
-        parts: &parts,
-        matrix: arguments.matrix,
-        printing: Printing::for_parts(&parts),
-    };
+    let run = EngineRun { site, guard, binaries, parts: &parts, matrix: arguments.matrix };
     let Tested { rows, written, failed: more } = run.all();
     failed.extend(more);
     print!("\n{}", report::table(&rows));
@@ -187,9 +178,6 @@ fn engines(guard: &Guard, binaries: &[Binary], parts: &[Part]) -> Result<()> {
     Ok(())
 }
 
-/// How many parts are tested at a time. Most of a test is waiting for an engine.
-const LANES: usize = 2;
-
 /// What engine after engine came to.
 #[derive(Debug, Default)]
 struct Tested {
@@ -213,31 +201,14 @@ struct EngineRun<'a> {
     binaries: &'a [Binary],
     parts: &'a [Part],
     matrix: bool,
-    printing: Printing,
 }
 
 impl EngineRun<'_> {
-    /// All parts, two at a time; their results in the order of the parts.
+    /// All parts, one after the other: two at a time were tried, and Podman came to a stop beside a
+    /// cluster on two cores.
     fn all(&self) -> Tested {
-        let mut open: Vec<(usize, Part)> = self.parts.iter().copied().enumerate().collect();
-        // What takes longest begins first, or it would go on alone in the end.
-        open.sort_by_key(|(_, part)| *part != Part::K8s);
-        let open = Mutex::new(VecDeque::from(open));
-        let done = Mutex::new(Vec::new());
-        std::thread::scope(|scope| {
-            for _ in 0..LANES.min(self.parts.len()) {
-                scope.spawn(|| {
-                    while let Some((at, part)) = { lock(&open).pop_front() } {
-                        let tested = self.part(part);
-                        lock(&done).push((at, tested));
-                    }
-                });
-            }
-        });
-        let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-        done.sort_by_key(|(at, _)| *at);
         let mut all = Tested::default();
-        done.into_iter().for_each(|(_, tested)| all.add(tested));
+        self.parts.iter().for_each(|part| all.add(self.part(*part)));
         all
     }
 
@@ -293,7 +264,7 @@ impl EngineRun<'_> {
                 command.env("RUNTIME_TEST_MATRIX", "1");
             }
             let title = format!("{} on {engine} {}", binary.name, running.version());
-            let outcome = report::run(guard, &mut command, &report, &title, self.printing)?;
+            let outcome = report::run(guard, &mut command, &report, &title)?;
             match own {
                 None => rows[0].add(&binary.name, outcome),
                 Some(name) => {
@@ -314,10 +285,6 @@ impl EngineRun<'_> {
         }
         Ok(Tested { rows, written, failed: Vec::new() })
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Where the test programs write their reports.

@@ -283,6 +283,12 @@ pub(crate) fn frame_length(header: &[u8; HEADER]) -> Result<usize> {
 }
 
 fn no_log(header: &[u8]) -> Error {
+    // Podman 4.3 was seen to end a log that it had begun to give with the JSON of an error, when it
+    // was busy. A follower opens the log again.
+    if header.starts_with(br#"{"cause""#) {
+        return Error::new(ErrorKind::Unavailable)
+            .with_message("the engine has put an error of its own in place of the log");
+    }
     Error::internal(format!("the stream is not what the engine's API says: {header:02x?}"))
 }
 

@@ -4,7 +4,7 @@
 //! that a command cannot be executed in the session's own output, and the exit code only when it
 //! is asked after the end.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,7 +14,7 @@ use runtime_core::{
     TerminalSize,
 };
 use runtime_support::check_exec;
-use runtime_support::process::Process;
+use runtime_support::process::{self, Process};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -65,8 +65,12 @@ impl DockerContainer {
         };
         let stdin = !matches!(options.mode, SessionMode::Output);
         let exec = self.create_exec(options, stdin, terminal).await?;
-        let exec =
-            Exec { shared: shared.clone(), id: exec.into(), container: self.full_id().clone() };
+        let exec = Exec {
+            shared: shared.clone(),
+            id: exec.into(),
+            container: self.full_id().clone(),
+            process: Arc::default(),
+        };
         let mut body = json!({ "Detach": false, "Tty": terminal.is_some() });
         let at_start = terminal.filter(|_| shared.engine.api >= SIZE_AT_START);
         if let Some(size) = at_start {
@@ -163,6 +167,8 @@ struct Exec {
     shared: Arc<Shared>,
     id: Arc<str>,
     container: ContainerId,
+    /// The process, where it was taken hold of when it began.
+    process: Arc<OnceLock<Process>>,
 }
 
 /// What the engine knows of an exec.
@@ -214,9 +220,27 @@ impl Exec {
                 };
             }
             if seen.running && seen.pid > 0 {
+                self.take_hold(seen.pid);
                 return Ok(());
             }
             tokio::time::sleep(backoff.delay()).await;
+        }
+    }
+
+    /// Takes hold of the process that has just begun, so that it can be ended without a question to
+    /// an engine which may be too busy to answer: Podman was seen to take minutes, in which dropped
+    /// processes kept all processors for themselves.
+    ///
+    /// The engine has named it a moment ago, and it is in the container: that it is another one
+    /// would take a number that was given twice in that moment, both times in this container.
+    fn take_hold(&self, pid: i32) {
+        if !self.shared.capabilities.exec_signal {
+            return;
+        }
+        if let Ok(process) = Process::hold(pid)
+            && process::is_in_container(pid, self.container.as_str())
+        {
+            let _ = self.process.set(process);
         }
     }
 
@@ -304,6 +328,12 @@ impl Exec {
     async fn kill(&self) {
         if !self.shared.capabilities.exec_signal {
             return;
+        }
+        if let Some(process) = self.process.get() {
+            // One that has ended by itself needs no signal.
+            if process.signal(Signal::KILL).is_ok() {
+                return;
+            }
         }
         let kill = async {
             // The session may have been dropped before the process was there.

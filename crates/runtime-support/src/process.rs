@@ -60,6 +60,14 @@ pub fn shares_namespace(pid: i32, kind: &str) -> Option<bool> {
     Some(theirs == fs::read_link(format!("/proc/self/ns/{kind}")).ok()?)
 }
 
+/// Whether the process with this number is in a control group of the container with this id, as far
+/// as this process sees it. Engines put the whole id into the name of the group.
+#[must_use]
+pub fn is_in_container(pid: i32, id: &str) -> bool {
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup"));
+    !id.is_empty() && groups.is_ok_and(|groups| groups.contains(id))
+}
+
 /// Whether this process may do what only root may.
 #[must_use]
 pub fn is_root() -> bool {
@@ -89,5 +97,7 @@ mod tests {
         let pid = i32::try_from(std::process::id()).unwrap();
         assert_eq!(shares_namespace(pid, "pid"), Some(true));
         assert_eq!(shares_namespace(pid, "none"), None);
+        assert!(!is_in_container(pid, &"0123456789abcdef".repeat(4)));
+        assert!(!is_in_container(pid, ""));
     }
 }

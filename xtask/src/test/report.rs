@@ -70,31 +70,10 @@ impl Row {
     }
 }
 
-/// When the output of a program is shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Printing {
-    /// As it comes.
-    Live,
-    /// In one piece at its end: other programs run beside it.
-    AtTheEnd,
-}
-
-impl Printing {
-    pub fn for_parts<T>(parts: &[T]) -> Self {
-        if parts.len() > 1 { Self::AtTheEnd } else { Self::Live }
-    }
-}
-
 /// Runs a test program, shows its output, and reads what it reports; a program that writes no
 /// report is taken by the last line of the standard test harness.
-pub fn run(
-    guard: &Guard,
-    command: &mut Command,
-    path: &Path,
-    title: &str,
-    printing: Printing,
-) -> Result<Report> {
-    println!("-- {title}{}", if printing == Printing::Live { "" } else { " has begun" });
+pub fn run(guard: &Guard, command: &mut Command, path: &Path, title: &str) -> Result<Report> {
+    println!("-- {title}");
     // A report of an earlier run must not pass for this one's.
     let _ = std::fs::remove_file(path);
     let mut child = command
@@ -103,24 +82,17 @@ pub fn run(
         .with_context(|| format!("cannot run {:?}", command.get_program()))?;
     let output = child.stdout.take().context("no output")?;
     let reader = std::thread::spawn(move || {
-        let (mut seen, mut text) = (Report::default(), String::new());
+        let mut seen = Report::default();
         for line in BufReader::new(output).split(b'\n') {
             let Ok(line) = line else { break };
             let line = String::from_utf8_lossy(&line);
-            match printing {
-                Printing::Live => println!("{line}"),
-                Printing::AtTheEnd => text.extend([&*line, "\n"]),
-            }
+            println!("{line}");
             seen.take_line(&line);
         }
-        (seen, text)
+        seen
     });
-    let success = guard.wait(child);
-    let (seen, text) = reader.join().ok().context("the reader panicked")?;
-    if printing == Printing::AtTheEnd {
-        print!("-- {title}\n{text}");
-    }
-    let success = success?;
+    let success = guard.wait(child)?;
+    let seen = reader.join().ok().context("the reader panicked")?;
     let mut report = match std::fs::read(path) {
         Ok(text) => serde_json::from_slice(&text).context("the report is damaged")?,
         Err(_) => seen,
