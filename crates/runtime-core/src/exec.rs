@@ -147,7 +147,8 @@ pub struct ExecExit {
 /// The output streams have bounded room: a process that writes to a stream that nobody reads
 /// waits, as it would at a pipe. Drop a stream to throw its bytes away. In a session that was cut a
 /// stream ends with [`Lost`](crate::ErrorKind::Lost), after the bytes that came. Dropping the whole
-/// session closes the connection.
+/// session closes the connection and, with the capability `exec_signal`, ends the process; that of a
+/// session that was cut may go on until its container ends.
 #[non_exhaustive]
 pub struct Session {
     /// Standard input; `None` when the mode has none. Dropping it closes the input.

@@ -40,6 +40,9 @@ const POLL: (Duration, Duration) = (Duration::from_millis(2), Duration::from_mil
 /// How often it is asked whether the process runs, while it is being started.
 const POLL_START: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(20));
 
+/// How long an engine may take to say what it knows of an exec before it is taken for busy.
+const BUSY: Duration = Duration::from_secs(1);
+
 /// The longest words about a start that failed that are passed on.
 const LONGEST_REASON: usize = 4096;
 
@@ -330,10 +333,14 @@ impl Exec {
             return;
         }
         if let Some(process) = self.process.get() {
-            // One that has ended by itself needs no signal.
-            if process.signal(Signal::KILL).is_ok() {
-                return;
-            }
+            // An engine that knows it no longer was away since, and the session was cut: it is left as
+            // it is. Docker would wait ten seconds for the output that nobody reads of each such
+            // process, and see nothing else of the container in that time.
+            let error = match within(Operation::Exec, BUSY, self.look()).await {
+                Err(error) if error.kind() != ErrorKind::Timeout => Some(error),
+                _ => process.signal(Signal::KILL).err().map(no_signal),
+            };
+            return self.not_ended(error);
         }
         let kill = async {
             // The session may have been dropped before the process was there.
@@ -350,7 +357,12 @@ impl Exec {
                 tokio::time::sleep(backoff.delay()).await;
             }
         };
-        if let Err(error) = within(Operation::Exec, self.shared.deadlines.query, kill).await {
+        self.not_ended(within(Operation::Exec, self.shared.deadlines.query, kill).await.err());
+    }
+
+    /// Tells of a process that goes on although nobody listens to it any more.
+    fn not_ended(&self, error: Option<Error>) {
+        if let Some(error) = error {
             tracing::debug!(%error, container = %self.container, "the process of a dropped session was not ended");
         }
     }

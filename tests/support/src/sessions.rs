@@ -134,7 +134,8 @@ impl Unread {
 async fn exec_works(container: &dyn Container) -> std::result::Result<(), BoxError> {
     let session = container.exec(ExecOptions::new(["sh", "-c", "echo here; exit 3"])).await?;
     let all = async { (read(session.stdout).await, session.control.wait().await) };
-    let ((text, cut), exit) = timeout(LIMIT, all).await?;
+    let ((text, cut), exit) =
+        timeout(LIMIT, all).await.map_err(|_| "a new exec does not come to its end")?;
     assert_eq!((&*text, cut, exit?.code), (&b"here\n"[..], None, 3));
     Ok(())
 }

@@ -20,7 +20,16 @@ pub struct Report {
     failed: Vec<String>,
     #[serde(default)]
     ignored: Vec<Ignored>,
+    /// What the program has printed of each that failed.
+    #[serde(skip)]
+    words: BTreeMap<String, Vec<String>>,
+    /// The one that it prints the words of.
+    #[serde(skip)]
+    telling: Option<String>,
 }
+
+/// How much of what a case that failed has printed is said again below the table: its last lines.
+const LAST_WORDS: usize = 8;
 
 /// A case that was left out, and the capability that the engine lacks.
 #[derive(Debug, Deserialize)]
@@ -52,7 +61,13 @@ impl Row {
 
     pub fn add(&mut self, binary: &str, report: Report) {
         self.passed += report.passed;
-        self.failed.extend(report.failed.into_iter().map(|case| format!("{binary}: {case}")));
+        let Report { failed, words, .. } = &report;
+        self.failed.extend(failed.iter().map(|case| {
+            let words = words.get(case).map_or(&[][..], Vec::as_slice);
+            let last = words[words.len().saturating_sub(LAST_WORDS)..].iter();
+            let last: String = last.map(|line| format!("\n    {line}")).collect();
+            format!("{binary}: {case}{last}")
+        }));
         self.ignored.extend(report.ignored);
     }
 
@@ -94,7 +109,10 @@ pub fn run(guard: &Guard, command: &mut Command, path: &Path, title: &str) -> Re
     let success = guard.wait(child)?;
     let seen = reader.join().ok().context("the reader panicked")?;
     let mut report = match std::fs::read(path) {
-        Ok(text) => serde_json::from_slice(&text).context("the report is damaged")?,
+        Ok(text) => {
+            let report: Report = serde_json::from_slice(&text).context("the report is damaged")?;
+            Report { words: seen.words, ..report }
+        }
         Err(_) => seen,
     };
     if !success && report.failed.is_empty() {
@@ -104,8 +122,23 @@ pub fn run(guard: &Guard, command: &mut Command, path: &Path, title: &str) -> Re
 }
 
 impl Report {
-    /// `test NAME ... ok`, as the standard harness prints it.
+    /// `test NAME ... ok`, and the output of those that failed under `---- NAME stdout ----`, as the
+    /// standard harness prints them.
     fn take_line(&mut self, line: &str) {
+        let title = line.strip_prefix("---- ").and_then(|line| line.strip_suffix(" ----"));
+        if let Some(title) = title {
+            self.telling = Some(title.strip_suffix(" stdout").unwrap_or(title).to_owned());
+            return;
+        }
+        if line == "failures:" {
+            self.telling = None;
+        }
+        if let Some(case) = &self.telling {
+            if !line.is_empty() {
+                self.words.entry(case.clone()).or_default().push(line.to_owned());
+            }
+            return;
+        }
         let Some((case, result)) =
             line.strip_prefix("test ").and_then(|line| line.rsplit_once(" ... "))
         else {
@@ -181,6 +214,20 @@ mod tests {
         assert_eq!(report.passed, 1);
         assert_eq!(report.failed, ["c"]);
         assert_eq!(report.ignored[0].capability, "exec");
+    }
+
+    #[test]
+    fn what_a_failed_case_says_is_said_again() {
+        let mut report = Report::default();
+        let lines = "test a ... FAILED\ntest b ... FAILED\n\nfailures:\n\n---- a stdout ----\nfirst\n\n\
+                     Error: x\n\n---- b ----\ny\n\n\nfailures:\n    a\n    b\n";
+        lines.split('\n').for_each(|line| report.take_line(line));
+        let mut row = Row::new("docker", "1");
+        row.add("faults", report);
+        assert_eq!(
+            row.faults(),
+            ["docker 1: faults: a\n    first\n    Error: x", "docker 1: faults: b\n    y"]
+        );
     }
 
     #[test]
