@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::upgrade::Upgraded;
@@ -24,18 +24,15 @@ use spdy_client::remote_command::{self, Options, Streams};
 use crate::error;
 use crate::http2;
 use crate::link::{Clients, Link, OpenBody};
+use crate::watch::Watch;
 use crate::websocket;
-use crate::wire::{ClusterEvent, List, Node, Object, Pod, ServerVersion, WatchLine};
+use crate::wire::{ClusterEvent, List, Node, Object, Pod, ServerVersion};
 
 /// Where a server says who it is.
 const VERSION: &str = "/version";
 
 /// A page of a list: as kubectl has it.
 const PAGE: &str = "500";
-
-/// The longest silence of a watch: servers send a bookmark about once a minute, and a server that
-/// sends none loses nothing when the watch is opened again where it was.
-const WATCH_SILENCE: Duration = Duration::from_secs(90);
 
 /// How long a server that has come back may know no rights: it answers before it has read them.
 /// Measured on 1.20, where it is a second or so.
@@ -325,7 +322,7 @@ impl Client {
             .query("timeoutSeconds", "290")
             .query("labelSelector", selector)
             .query("resourceVersion", version);
-        Ok(Watch { lines: Lines::new(self.open_body(call, Length::Short).await?) })
+        Ok(Watch::new(self.open_body(call, Length::Short).await?))
     }
 
     /// Creates a pod, or asks what it would become when `dry`.
@@ -532,77 +529,4 @@ pub(crate) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
             .with_retryable(false)
             .with_source(source)
     })
-}
-
-/// An open watch.
-#[derive(Debug)]
-pub(crate) struct Watch {
-    lines: Lines,
-}
-
-impl Watch {
-    /// The next line; `None` when the server ended the watch, or the connection was lost.
-    pub(crate) async fn next(&mut self) -> Result<Option<WatchLine>> {
-        let Ok(line) = tokio::time::timeout(WATCH_SILENCE, self.lines.next()).await else {
-            return Ok(None);
-        };
-        match line {
-            Ok(Some(line)) => read(&line).map(Some),
-            Ok(None) => Ok(None),
-            Err(error) => {
-                tracing::debug!(%error, "the watch was cut");
-                Ok(None)
-            }
-        }
-    }
-}
-
-/// The lines of a body, with their ends.
-pub(crate) struct Lines {
-    body: OpenBody,
-    held: BytesMut,
-    /// How far `held` is known to have no line end.
-    searched: usize,
-}
-
-impl Lines {
-    pub(crate) fn new(body: OpenBody) -> Self {
-        Self { body, held: BytesMut::new(), searched: 0 }
-    }
-
-    /// The next line. Dropping the future loses nothing.
-    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>> {
-        loop {
-            if let Some(at) = memchr::memchr(b'\n', &self.held[self.searched..]) {
-                let line = self.held.split_to(self.searched + at + 1).freeze();
-                self.searched = 0;
-                return Ok(Some(line));
-            }
-            self.searched = self.held.len();
-            match self.body.data().await? {
-                None => return Ok(None),
-                Some(data) => self.held.extend_from_slice(&data),
-            }
-        }
-    }
-}
-
-impl Lines {
-    /// Whether nothing came after the last line.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.held.is_empty()
-    }
-
-    /// What came after the last line end, once there are no more lines.
-    pub(crate) fn rest(&mut self) -> Option<Bytes> {
-        let rest = std::mem::take(&mut self.held);
-        self.searched = 0;
-        (!rest.is_empty()).then(|| rest.freeze())
-    }
-}
-
-impl fmt::Debug for Lines {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lines").field("held", &self.held.len()).finish_non_exhaustive()
-    }
 }

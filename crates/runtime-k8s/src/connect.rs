@@ -69,6 +69,11 @@ pub struct KubernetesOptions {
     /// What the sources of mounts are.
     pub mount_sources: MountSources,
     /// How long a node may fail to pull an image before that is the end. 1 min.
+    ///
+    /// Less than 30 s can end what would have run: the first attempt of a node may come before the
+    /// cluster lets it read the login of the image (the node authorizer can learn of a pod after the
+    /// node; seen 53 times below one conformance run on 1.20), goes without it, and the next comes
+    /// 10 to 25 s later.
     pub pull_budget: Duration,
     /// How long a pod may find no node before that is the end. 5 min.
     pub schedule_budget: Duration,

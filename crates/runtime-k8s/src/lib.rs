@@ -85,6 +85,7 @@ mod exec;
 mod hold;
 mod http2;
 mod info;
+mod lines;
 mod link;
 mod logs;
 mod mounts;
@@ -102,6 +103,7 @@ mod state;
 mod stats;
 mod stop;
 mod verdict;
+mod watch;
 mod websocket;
 mod wire;
 

@@ -315,7 +315,7 @@ impl Inner {
     }
 
     /// Reads an open watch to its end, and says why it ended if that was a failure.
-    async fn read(&self, mut watch: crate::client::Watch, version: &mut String) -> Option<Error> {
+    async fn read(&self, mut watch: crate::watch::Watch, version: &mut String) -> Option<Error> {
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

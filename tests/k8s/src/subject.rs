@@ -64,7 +64,7 @@ impl Environment {
         KubernetesOptions::new(scope.clone())
             .kubeconfig(&self.kubeconfig)
             .namespace(&self.namespace)
-            .pull_budget(Duration::from_secs(5))
+            .pull_budget(Duration::from_secs(30))
             .schedule_budget(Duration::from_secs(10))
             .start_budget(Duration::from_secs(30))
     }
@@ -205,9 +205,9 @@ impl Subject for KubernetesSubject {
         crate::differences::all()
     }
 
-    /// Pods are heavy: four cases keep two cores busy.
+    /// Pods are slow more than they are heavy: with four cases, half of two cores has nothing to do.
     fn parallelism(&self) -> usize {
-        4
+        6
     }
 }
 

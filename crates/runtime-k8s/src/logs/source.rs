@@ -15,9 +15,9 @@ use runtime_support::follow::{LogSource, OpenLog};
 use tokio::time::Instant;
 
 use super::line;
-use crate::client::Lines;
 use crate::container::KubernetesContainer;
 use crate::info;
+use crate::lines::Lines;
 use crate::names::CONTAINER;
 use crate::state;
 
