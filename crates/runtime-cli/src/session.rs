@@ -1,10 +1,13 @@
 //! A session, joined to this command's own input, outputs, terminal and signals.
 
+use std::sync::Arc;
+
 use anyhow::Result;
 use futures_util::StreamExt;
 use runtime_core::{
-    ByteStream, ErrorKind, Session, SessionInput, SessionMode, Signal, TerminalSize,
+    ByteStream, ErrorKind, Session, SessionControl, SessionInput, SessionMode, Signal, TerminalSize,
 };
+use tokio::sync::watch;
 
 use crate::pipes::{self, Sink};
 use crate::signals::{Came, Signals};
@@ -64,6 +67,9 @@ pub(crate) async fn talk(
         }))),
         _ => None,
     };
+    let sizes = watch::Sender::new(USUAL_SIZE);
+    let _resizes = on_terminal
+        .then(|| AbortOnDrop(tokio::spawn(tell_sizes(Arc::clone(&control), sizes.subscribe()))));
     let outputs = async {
         let out = copy(stdout, Sink::stdout());
         match stderr {
@@ -85,8 +91,7 @@ pub(crate) async fn talk(
             came = signals.next() => match came {
                 Came::Resize => {
                     if let Some(size) = terminal::size().filter(|_| on_terminal) {
-                        // It may have just ended; its output will tell.
-                        let _ = control.resize(size).await;
+                        sizes.send_replace(size);
                     }
                 }
                 Came::Signal(signal) => {
@@ -96,6 +101,17 @@ pub(crate) async fn talk(
                 }
             }
         }
+    }
+}
+
+/// Tells a session the sizes of our terminal as they come. It is done beside the rest: an engine
+/// that does not answer holds up neither the output nor the signals. Of the sizes that come
+/// meanwhile only the last one counts.
+async fn tell_sizes(control: Arc<dyn SessionControl>, mut sizes: watch::Receiver<TerminalSize>) {
+    while sizes.changed().await.is_ok() {
+        let size = *sizes.borrow_and_update();
+        // It may have just ended; its output will tell.
+        let _ = control.resize(size).await;
     }
 }
 
@@ -160,5 +176,65 @@ struct AbortOnDrop(tokio::task::JoinHandle<()>);
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use runtime_core::{ExecExit, async_trait};
+    use tokio::sync::Notify;
+
+    use super::*;
+
+    /// A session whose engine answers to a new size when it is let.
+    #[derive(Default)]
+    struct Stalled {
+        rows: Mutex<Vec<u16>>,
+        answer: Notify,
+    }
+
+    impl Stalled {
+        fn rows(&self) -> Vec<u16> {
+            self.rows.lock().unwrap().clone()
+        }
+    }
+
+    #[async_trait]
+    impl SessionControl for Stalled {
+        async fn resize(&self, size: TerminalSize) -> runtime_core::Result<()> {
+            self.rows.lock().unwrap().push(size.rows);
+            self.answer.notified().await;
+            Ok(())
+        }
+
+        async fn signal(&self, _: Signal) -> runtime_core::Result<()> {
+            Ok(())
+        }
+
+        async fn wait(&self) -> runtime_core::Result<ExecExit> {
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test]
+    async fn only_the_newest_size_is_told() {
+        let control = Arc::new(Stalled::default());
+        let sizes = watch::Sender::new(USUAL_SIZE);
+        let mut telling = std::pin::pin!(tell_sizes(control.clone(), sizes.subscribe()));
+        assert!(futures_util::poll!(telling.as_mut()).is_pending());
+        assert!(control.rows().is_empty(), "there is no new size");
+        for rows in [1, 2, 3] {
+            sizes.send_replace(TerminalSize { rows, columns: 80 });
+            assert!(futures_util::poll!(telling.as_mut()).is_pending());
+            assert_eq!(control.rows(), [1], "the engine has not answered yet");
+        }
+        control.answer.notify_one();
+        assert!(futures_util::poll!(telling.as_mut()).is_pending());
+        assert_eq!(control.rows(), [1, 3]);
+        drop(sizes);
+        control.answer.notify_one();
+        telling.await;
     }
 }

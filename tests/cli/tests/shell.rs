@@ -237,6 +237,13 @@ fn files(shell: &Shell<'_>) {
     assert_eq!(listed, "content");
     let _ = shell.run(&["cp", "box:/srv/tree", &at("back")]).ok();
     assert_eq!(std::fs::read_to_string(at("back/link")).unwrap(), "content");
+    // A link of ours to a folder is that folder, and one to a file is replaced.
+    std::os::unix::fs::symlink("back", at("way")).unwrap();
+    std::os::unix::fs::symlink("file", at("back/named")).unwrap();
+    let _ = shell.run(&["cp", "box:/srv/tree", &at("way")]).ok();
+    assert_eq!(std::fs::read_to_string(at("back/tree/link")).unwrap(), "content");
+    let _ = shell.run(&["cp", "box:/srv/tree/sub/file", &at("back/named")]).ok();
+    assert!(std::fs::symlink_metadata(at("back/named")).unwrap().is_file());
     // Its contents only.
     let _ = shell.run(&["cp", &format!("{}/.", at("tree")), "box:/var/tmp"]).ok();
     assert_eq!(shell.run(&["exec", "box", "cat", "/var/tmp/sub/file"]).ok(), "content");

@@ -99,19 +99,25 @@ async fn fetch_stream(container: &dyn Container, path: &str) -> Result<()> {
 
 /// Copies out. A target that is a folder takes the source by its name; any other is its new name.
 async fn fetch(container: &dyn Container, path: &str, target: &Path) -> Result<()> {
-    let contents = path.ends_with("/.");
     let stream = container.copy_out(path.trim_end_matches("/."), CopyOutOptions::default()).await?;
+    archive::unpack(stream, placed(path, target)?).await
+}
+
+/// Where what is copied out goes to.
+fn placed(path: &str, target: &Path) -> Result<Placed> {
+    let contents = path.ends_with("/.");
     let is_folder = target.is_dir();
     let named_as_folder = target.as_os_str().to_string_lossy().ends_with('/');
     if !is_folder && named_as_folder && !contents {
         bail!("there is no folder {}", target.display());
     }
-    let placed = match (contents, is_folder) {
-        (true, _) => Placed::Contents(target.to_owned()),
-        (false, true) => Placed::Within(target.to_owned()),
-        (false, false) => Placed::As(target.to_owned()),
-    };
-    archive::unpack(stream, placed).await
+    Ok(match (contents, is_folder, Path::new(path).file_name()) {
+        (true, ..) => Placed::Contents(target.to_owned()),
+        // By the name that was asked for: the archive's could be that of any file of the folder.
+        (false, true, Some(name)) => Placed::As(target.join(name)),
+        (false, true, None) => Placed::Within(target.to_owned()),
+        (false, false, _) => Placed::As(target.to_owned()),
+    })
 }
 
 /// Copies in.
@@ -179,5 +185,28 @@ mod tests {
         ] {
             assert_eq!(Side::parse(text), side, "{text}");
         }
+    }
+
+    #[test]
+    fn places() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::create_dir(at("there")).unwrap();
+        std::fs::write(at("file"), "").unwrap();
+        std::os::unix::fs::symlink("there", at("link")).unwrap();
+        for (path, target, wanted) in [
+            ("/srv/tree", "there", Placed::As(at("there/tree"))),
+            ("/srv/tree/", "there/", Placed::As(at("there/tree"))),
+            ("/srv/tree", "link", Placed::As(at("link/tree"))),
+            ("/srv/tree", "new", Placed::As(at("new"))),
+            ("/srv/tree", "file", Placed::As(at("file"))),
+            ("/srv/tree/.", "there", Placed::Contents(at("there"))),
+            ("/srv/tree/.", "new", Placed::Contents(at("new"))),
+            ("/", "there", Placed::Within(at("there"))),
+            ("/srv/..", "there", Placed::Within(at("there"))),
+        ] {
+            assert_eq!(placed(path, &at(target)).unwrap(), wanted, "{path} {target}");
+        }
+        assert!(placed("/srv/tree", &at("new/")).is_err());
     }
 }

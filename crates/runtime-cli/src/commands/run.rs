@@ -52,22 +52,40 @@ pub(crate) async fn run(runtime: Arc<dyn Runtime>, arguments: Run) -> Result<u8>
         }
         made = create::make(&*runtime, &arguments.spec) => made.map_err(failed)?,
     };
-    let Some(mode) = mode else { return run_detached(&*made, arguments.rm).await };
+    let Some(mode) = mode else { return run_detached(&*made, arguments.rm, &mut signals).await };
     let how = How::Known { mode, stdin: arguments.spec.interactive };
     let done = follow(&*runtime, &made, how, &mut signals).await;
     if arguments.rm {
-        // It has a deadline of its own: a node can take its time to let a container go.
-        if let Err(error) = made.ensure_removed().await {
-            style::print_error(
-                &anyhow::Error::from(error).context("the container was not removed"),
-            );
-        }
+        remove_or_say(&*made).await;
     }
     done
 }
 
-async fn run_detached(container: &dyn Container, remove: bool) -> Result<u8> {
-    if let Err(error) = container.start().await {
+/// Removes a container, and says so when it is still there.
+async fn remove_or_say(container: &dyn Container) {
+    // It has a deadline of its own: a node can take its time to let a container go.
+    if let Err(error) = container.ensure_removed().await {
+        style::print_error(&anyhow::Error::from(error).context("the container was not removed"));
+    }
+}
+
+/// Starts a container for nobody to wait for.
+async fn run_detached(
+    container: &dyn Container,
+    remove: bool,
+    signals: &mut Signals,
+) -> Result<u8> {
+    let started = tokio::select! {
+        biased;
+        // Nobody has its id yet. The engine may start it all the same, so that telling it to end
+        // could come too early: it is undone as a create is.
+        signal = signals.end() => {
+            remove_or_say(container).await;
+            return Ok(killed_by(signal.number()));
+        }
+        started = container.start() => started,
+    };
+    if let Err(error) = started {
         if remove {
             let _ = soon(container.ensure_removed()).await;
         }
@@ -435,4 +453,115 @@ async fn show_log(
         }
     }
     Ok(ended)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use runtime_core::{
+        ByteStream, ContainerId, ContainerInfo, ContainerStats, CopyInOptions, CopyOutOptions,
+        Error, ExecOptions, LogReader, StartOutcome, StatsOptions, StatsStream, StopOutcome,
+        async_trait,
+    };
+    use tokio::sync::Notify;
+
+    use super::*;
+
+    type Answer<T> = runtime_core::Result<T>;
+
+    /// A container whose start takes for ever, and which can be removed.
+    #[derive(Debug)]
+    struct Slow {
+        id: ContainerId,
+        starting: Notify,
+        removed: AtomicBool,
+    }
+
+    fn not_asked_for<T>() -> Answer<T> {
+        Err(Error::internal("nobody should ask for this"))
+    }
+
+    #[async_trait]
+    impl Container for Slow {
+        fn id(&self) -> &ContainerId {
+            &self.id
+        }
+
+        fn name(&self) -> &str {
+            "slow"
+        }
+
+        async fn start(&self) -> Answer<StartOutcome> {
+            self.starting.notify_one();
+            std::future::pending().await
+        }
+
+        async fn info(&self) -> Answer<ContainerInfo> {
+            not_asked_for()
+        }
+
+        async fn wait(&self) -> Answer<Exit> {
+            not_asked_for()
+        }
+
+        async fn logs(&self, _: LogOptions) -> Answer<LogReader> {
+            not_asked_for()
+        }
+
+        async fn stats_once(&self) -> Answer<ContainerStats> {
+            not_asked_for()
+        }
+
+        async fn stats(&self, _: StatsOptions) -> Answer<StatsStream> {
+            not_asked_for()
+        }
+
+        async fn stop(&self, _: StopOptions) -> Answer<StopOutcome> {
+            not_asked_for()
+        }
+
+        async fn kill(&self, _: Signal) -> Answer<()> {
+            not_asked_for()
+        }
+
+        async fn remove(&self) -> Answer<()> {
+            self.removed.store(true, Ordering::Relaxed);
+            Ok(())
+        }
+
+        async fn exec(&self, _: ExecOptions) -> Answer<Session> {
+            not_asked_for()
+        }
+
+        async fn attach(&self, _: AttachOptions) -> Answer<Session> {
+            not_asked_for()
+        }
+
+        async fn copy_in(&self, _: &str, _: ByteStream, _: CopyInOptions) -> Answer<()> {
+            not_asked_for()
+        }
+
+        async fn copy_out(&self, _: &str, _: CopyOutOptions) -> Answer<ByteStream> {
+            not_asked_for()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_signal_during_a_detached_start_undoes_it() {
+        use rustix::process::{Signal, getpid, kill_process};
+        let slow = Slow {
+            id: ContainerId::new("1"),
+            starting: Notify::new(),
+            removed: AtomicBool::new(false),
+        };
+        let mut signals = Signals::listen().unwrap();
+        let tell = async {
+            slow.starting.notified().await;
+            kill_process(getpid(), Signal::TERM).unwrap();
+        };
+        let (code, ()) = tokio::join!(run_detached(&slow, false, &mut signals), tell);
+        assert_eq!(code.unwrap(), 143);
+        assert!(slow.removed.load(Ordering::Relaxed), "nothing is left of it");
+    }
 }
