@@ -6,7 +6,8 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use test_engines::{Cluster, Engine, Running, Site};
 
-/// What `cargo xtask test` needs by default.
+/// What `cargo xtask test` needs by default, but for the cluster: it takes minutes to build for the
+/// first time.
 pub const DEFAULT: [Engine; 4] =
     [Engine::Registry, Engine::Docker, Engine::Podman, Engine::Containerd];
 
@@ -18,7 +19,8 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Starts engines (by default those that the tests need) and prints their variables
+    /// Starts engines (by default those that the tests need, without the cluster) and prints their
+    /// variables
     Up {
         #[command(flatten)]
         names: Names,

@@ -6,6 +6,7 @@ mod codegen;
 mod demo;
 mod env;
 mod fuzz;
+mod guard;
 mod readme;
 mod test;
 mod workspace;

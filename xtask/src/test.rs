@@ -1,7 +1,6 @@
 //! `cargo xtask test`: everything, on the real engines, with a table at the end.
 
 mod binaries;
-mod guard;
 mod report;
 
 use std::path::PathBuf;
@@ -11,10 +10,10 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use test_engines::{Engine, Site};
 
+use crate::guard::Guard;
 use crate::readme;
 use crate::workspace::{cargo, root};
 use binaries::Binary;
-use guard::Guard;
 use report::Row;
 
 #[derive(Debug, Args)]

@@ -33,6 +33,24 @@ impl Image {
         self.auth = Some(auth);
         self
     }
+
+    /// The reference in full, for a backend.
+    ///
+    /// # Errors
+    /// `InvalidArgument` naming `image` when it is none; naming `image.auth.server_address` when the
+    /// login is for another registry, which is not shown a password that is not meant for it.
+    pub fn resolve(&self) -> Result<ImageRef> {
+        let reference = ImageRef::parse(&self.reference)?;
+        if let Some(address) = self.auth.as_ref().and_then(|auth| auth.server_address.as_deref())
+            && !reference.is_of(address)
+        {
+            return Err(Error::invalid(
+                "image.auth.server_address",
+                format!("the login is for {address}, and the image of {}", reference.registry()),
+            ));
+        }
+        Ok(reference)
+    }
 }
 
 impl<T: Into<String>> From<T> for Image {
@@ -266,6 +284,18 @@ impl ImageRef {
         })
     }
 
+    /// Whether it is of the registry at this address, which may be as Docker's configuration has it:
+    /// with a scheme and a path. An image id is of every registry: it is not pulled.
+    fn is_of(&self, address: &str) -> bool {
+        const HUB: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
+        let bare = ["https://", "http://"].iter().find_map(|scheme| address.strip_prefix(scheme));
+        let host = bare.unwrap_or(address).split('/').next().unwrap_or_default();
+        let is_hub = |host: &str| HUB.contains(&host);
+        self.registry.is_empty()
+            || host == self.registry
+            || (is_hub(host) && is_hub(&self.registry))
+    }
+
     /// The registry, with its port where it has one. Empty for an image id.
     #[must_use]
     pub fn registry(&self) -> &str {
@@ -472,6 +502,30 @@ mod tests {
         let image = Image::new("r.io/a").auth(auth);
         assert!(!format!("{image:?}").contains("hunter2"));
         assert!(!serde_json::to_string(&image).unwrap().contains("hunter2"));
+    }
+
+    #[test]
+    fn a_login_is_for_one_registry() {
+        let image = |reference: &str, address: &str| {
+            let auth = RegistryAuth::new("ada", "hunter2").server_address(address);
+            Image::new(reference).auth(auth).resolve()
+        };
+        for (reference, address) in [
+            ("r.io/a", "r.io"),
+            ("r.io:5000/a", "http://r.io:5000/v2/"),
+            ("busybox", "https://index.docker.io/v1/"),
+            ("busybox", "docker.io"),
+        ] {
+            assert!(image(reference, address).is_ok(), "{reference} {address}");
+        }
+        for (reference, address) in
+            [("r.io/a", "other.io"), ("r.io:5000/a", "r.io"), ("busybox", "r.io"), ("r.io/a", "")]
+        {
+            let error = image(reference, address).unwrap_err();
+            assert_eq!(error.field(), Some("image.auth.server_address"), "{reference} {address}");
+            assert!(!format!("{error:?}").contains("hunter2"));
+        }
+        assert!(Image::new("busybox").resolve().is_ok());
     }
 
     proptest::proptest! {

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ContainerId, Exit, LogCursor, PullPolicy};
+use crate::{ContainerId, Error, Exit, LogCursor, PullPolicy, Result};
 
 macro_rules! setters {
     ($type:ident { $($(#[$doc:meta])* $field:ident: $ty:ty = $value:expr;)* }) => {
@@ -130,7 +130,8 @@ impl LogOptions {
 #[serde(default)]
 #[non_exhaustive]
 pub struct StatsOptions {
-    /// The time between two samples. 1 s. An engine that samples more rarely gives its own.
+    /// The time between two samples. 1 s, and at least 10 ms. An engine that samples more rarely
+    /// gives its own.
     pub interval: Duration,
 }
 
@@ -144,6 +145,20 @@ setters!(StatsOptions {
     /// The time between two samples.
     interval: Duration = interval;
 });
+
+impl StatsOptions {
+    /// For a backend, before it asks the engine for anything.
+    ///
+    /// # Errors
+    /// `InvalidArgument` naming `interval` when it is below 10 ms.
+    pub fn check(&self) -> Result<()> {
+        const SHORTEST: Duration = Duration::from_millis(10);
+        if self.interval < SHORTEST {
+            return Err(Error::invalid("interval", format!("must be at least {SHORTEST:?}")));
+        }
+        Ok(())
+    }
+}
 
 /// How to stop.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -116,7 +116,7 @@ impl ContainerSpec {
         } = self;
         let can = Check { capabilities };
 
-        let reference = ImageRef::parse(&image.reference)?;
+        let reference = image.resolve()?;
         if reference.is_id() && *pull_policy == PullPolicy::Always {
             return Err(Error::invalid("pull_policy", "an image id cannot be pulled"));
         }

@@ -97,7 +97,8 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
 
     /// Closes the connections and ends the tasks of this runtime. Calls on it or its containers
     /// afterwards are `InvalidState`; those under way end with that. Closing twice is no error.
-    /// Nothing changes at the engine.
+    /// Nothing changes at the engine, but that a create which nobody waits for any more is undone
+    /// first: that is waited for, for as long as a removal may take.
     ///
     /// # Errors
     /// None today; a backend that has something to flush may fail to.

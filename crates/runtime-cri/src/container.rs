@@ -15,6 +15,7 @@ use tracing::Instrument;
 
 use crate::BACKEND;
 use crate::census::Detail;
+use crate::error::{at_start, is_started_before, is_unclear};
 use crate::generated as cri;
 use crate::journal::Life;
 use crate::notes::Notes;
@@ -97,32 +98,13 @@ impl CriContainer {
         let started = self.shared.client.ask(Operation::Start, deadline, request).await;
         self.shared.census.hurry();
         let Err(error) = started else { return Ok(StartOutcome::Started) };
-        if error.kind() != ErrorKind::Internal {
-            return Err(error);
-        }
-        // The engine says all of this without a code.
-        let message = error.message().unwrap_or_default();
-        if ["is in CONTAINER_RUNNING", "is in CONTAINER_EXITED", "already in starting state"]
-            .iter()
-            .any(|words| message.contains(words))
-        {
+        if is_started_before(&error) {
             return Ok(StartOutcome::AlreadyStarted);
         }
-        self.shared.exits.poke(&self.id);
-        let field = if message.contains("exec:") || message.contains("executable file not found") {
-            "command"
-        } else if message.contains("error mounting") || message.contains("mount source") {
-            "mounts"
-        } else if message.contains("memory") {
-            "memory"
-        } else if message.contains("chdir to cwd") {
-            "working_dir"
-        } else if message.contains("CDI") || message.contains("device") {
-            "gpus"
-        } else {
-            return Err(error);
-        };
-        Err(Error::invalid(field, message).with_source(error))
+        if error.kind() == ErrorKind::Internal {
+            self.shared.exits.poke(&self.id);
+        }
+        Err(at_start(error))
     }
 
     async fn do_stop(&self, options: StopOptions) -> Result<StopOutcome> {
@@ -140,34 +122,73 @@ impl CriContainer {
             Some(grace) => self.shared.capabilities.round_grace(grace),
             None => self.notes.stop_grace(),
         };
-        wait::mark_stopped(&self.notes).await;
         let this = self.clone();
-        self.shared.finish(async move { this.stop_now(grace).await }).await?;
+        self.shared.finish(async move { this.stop_marked(grace).await }).await?;
         self.shared.census.hurry();
         let container = self.status(Operation::Stop).await?;
         let ended = wait::exit(&self.shared, Operation::Stop, container).await?;
         Ok(StopOutcome::Stopped(ended.map_or_else(unknown, |(_, exit)| exit)))
     }
 
-    async fn stop_now(&self, grace: Duration) -> Result<()> {
-        let mut left = grace;
-        if let Some(signal) = self.notes.stop_signal
-            && !grace.is_zero()
-        {
-            // The CRI has no place for the signal on most engines: it is sent from here, and what
-            // is left to do after the grace is to kill.
-            kill::send(self, signal).await?;
-            let ended = self.shared.exits.wait(&self.id);
-            if tokio::time::timeout(grace, ended).await.is_ok() {
-                return Ok(());
+    /// Stops it under a mark, which stays for as long as this stop may be what ends the container.
+    async fn stop_marked(&self, grace: Duration) -> Result<()> {
+        // Before the request: whoever sees the end has to see the mark.
+        let made = wait::mark_stopped(&self.notes).await;
+        let (stopped, had_effect) = self.stop_now(grace).await;
+        match &stopped {
+            // The mark was that of another stop, which may have failed and taken it away.
+            Ok(()) if !made => {
+                wait::mark_stopped(&self.notes).await;
             }
-            left = Duration::ZERO;
+            // An end that comes later is then not called ours.
+            Err(_) if made && !had_effect => wait::unmark_stopped(&self.notes).await,
+            _ => {}
         }
+        stopped
+    }
+
+    /// Stops it. Gives besides whether the container may have felt it, also where that failed.
+    async fn stop_now(&self, grace: Duration) -> (Result<()>, bool) {
+        match self.stop_by_signal(grace).await {
+            Ok(BySignal::NotSent) => {
+                let stopped = self.ask_to_stop(grace).await;
+                let had_effect = stopped.as_ref().err().is_none_or(is_unclear);
+                (stopped, had_effect)
+            }
+            Ok(BySignal::Ended) => (Ok(()), true),
+            Ok(BySignal::RunsOn) => (self.ask_to_stop(Duration::ZERO).await, true),
+            // Nothing was sent: the signal is the last thing that can fail.
+            Err(error) => (Err(error), false),
+        }
+    }
+
+    /// Sends the stop signal where the caller of the create has given one, and waits for the end.
+    ///
+    /// The CRI has no place for the signal on most engines: it is sent from here, and what is left
+    /// to do after the grace is to kill.
+    async fn stop_by_signal(&self, grace: Duration) -> Result<BySignal> {
+        let Some(signal) = self.notes.stop_signal.filter(|_| !grace.is_zero()) else {
+            return Ok(BySignal::NotSent);
+        };
+        match kill::send(self, signal).await {
+            // It has ended since it was looked at, of itself or by a stop beside this one. The
+            // engine takes a stop of such a one for done, and so does this; the engine may have to
+            // hear of the end yet.
+            Err(error)
+                if error.kind() == ErrorKind::InvalidState
+                    && !self.shared.closed.is_cancelled() => {}
+            sent => sent?,
+        }
+        let ended = tokio::time::timeout(grace, self.shared.exits.wait(&self.id)).await;
+        Ok(if ended.is_ok() { BySignal::Ended } else { BySignal::RunsOn })
+    }
+
+    async fn ask_to_stop(&self, grace: Duration) -> Result<()> {
         let request = cri::StopContainerRequest {
             container_id: self.id.to_string(),
-            timeout: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            timeout: i64::try_from(grace.as_secs()).unwrap_or(i64::MAX),
         };
-        let deadline = left.saturating_add(self.shared.deadlines.stop_margin);
+        let deadline = grace.saturating_add(self.shared.deadlines.stop_margin);
         self.shared.client.ask(Operation::Stop, deadline, request).await.map(drop)
     }
 
@@ -228,6 +249,16 @@ impl CriContainer {
     async fn details_now(&self) -> Result<Detail> {
         wait::details(&self.shared, Operation::Remove, &self.id).await
     }
+}
+
+/// What came of a stop signal.
+enum BySignal {
+    /// The engine is to send it.
+    NotSent,
+    /// The container has ended.
+    Ended,
+    /// The grace is over.
+    RunsOn,
 }
 
 fn unknown() -> Exit {

@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::io;
 
 use runtime_core::{Error, ErrorKind};
+use spdy_client::remote_command;
 use tonic::{Code, Status};
 
 use crate::connect::Endpoint;
@@ -82,6 +83,8 @@ fn pull_refusal(code: Code, message: &str, text: &str) -> Error {
             ErrorKind::ResourceExhausted
         }
         _ if says(&["429 too many requests", "toomanyrequests"]) => ErrorKind::ResourceExhausted,
+        // It stood still, and the engine watches for that, or the engine was stopped.
+        Code::Cancelled => ErrorKind::Unavailable,
         _ if says(&[
             "dial tcp",
             "no such host",
@@ -97,6 +100,7 @@ fn pull_refusal(code: Code, message: &str, text: &str) -> Error {
             "502 bad gateway",
             "503 service unavailable",
             "504 gateway timeout",
+            "context canceled",
         ]) =>
         {
             ErrorKind::Unavailable
@@ -111,6 +115,88 @@ fn pull_refusal(code: Code, message: &str, text: &str) -> Error {
     if says(&["x509:"]) { error.with_retryable(false) } else { error }
 }
 
+/// Whether the engine may have done what it was asked for although the call failed: the answer did
+/// not come, was lost, or is that of containerd for whatever went wrong on the way, a stop that has
+/// sent its signal and not seen the end among it.
+pub(crate) fn is_unclear(error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::Timeout | ErrorKind::Lost | ErrorKind::Internal => true,
+        // Where no connection was opened, nobody was asked.
+        ErrorKind::Unavailable => !find::<io::Error>(error).is_some_and(|io| {
+            matches!(io.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+        }),
+        _ => false,
+    }
+}
+
+/// A field of the spec, and the words of the engine that blame it.
+type Blame = (&'static str, &'static [&'static str]);
+
+const BLAMED_AT_CREATE: &[Blame] = &[
+    ("user", &["no users found", "no such user"]),
+    ("groups", &["no groups found"]),
+    ("command", &["no command specified"]),
+    ("gpus", &["CDI"]),
+];
+
+const BLAMED_AT_START: &[Blame] = &[
+    ("command", &["exec:", "executable file not found"]),
+    ("mounts", &["error mounting", "mount source"]),
+    ("memory", &["memory"]),
+    ("working_dir", &["chdir to cwd"]),
+    ("gpus", &["CDI", "device"]),
+];
+
+/// The refusal of a container's create, with the field of the spec that is to blame.
+pub(crate) fn at_create(error: Error) -> Error {
+    blame(error, BLAMED_AT_CREATE)
+}
+
+/// The refusal of a start, with the field of the spec that is to blame.
+pub(crate) fn at_start(error: Error) -> Error {
+    blame(error, BLAMED_AT_START)
+}
+
+/// Whether a start was refused because there was one before.
+pub(crate) fn is_started_before(error: &Error) -> bool {
+    says_without_code(
+        error,
+        &["is in CONTAINER_RUNNING", "is in CONTAINER_EXITED", "already in starting state"],
+    )
+}
+
+fn blame(error: Error, fields: &[Blame]) -> Error {
+    let to_blame = fields.iter().find(|(_, words)| says_without_code(&error, words));
+    let Some((field, _)) = to_blame else { return error };
+    Error::invalid(*field, error.message().unwrap_or_default()).with_source(error)
+}
+
+/// Whether the engine has used some of these words in an answer to which it gave no code.
+fn says_without_code(error: &Error, words: &[&str]) -> bool {
+    let message = error.message().unwrap_or_default();
+    error.kind() == ErrorKind::Internal && words.iter().any(|words| message.contains(words))
+}
+
+/// A session that the engine's streaming server has not opened.
+pub(crate) fn from_session(error: remote_command::Error) -> Error {
+    let kind = match &error {
+        remote_command::Error::Refused { status, .. } => match status.as_u16() {
+            401 | 403 => ErrorKind::PermissionDenied,
+            _ => ErrorKind::Internal,
+        },
+        remote_command::Error::Negotiation { .. } => ErrorKind::Internal,
+        _ => return session_cut_off(error),
+    };
+    Error::new(kind).with_message(error.to_string()).with_source(error)
+}
+
+/// A connection to the engine's streaming server that failed.
+pub(crate) fn session_cut_off(source: impl StdError + Send + Sync + 'static) -> Error {
+    Error::new(ErrorKind::Unavailable)
+        .with_message("the connection to the engine's streaming server was lost")
+        .with_source(source)
+}
+
 fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -120,4 +206,293 @@ fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Optio
         next = error.source();
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use ErrorKind as K;
+
+    use super::*;
+
+    /// Answers to all calls but a pull.
+    const SAID: &[(Code, &str, K)] = &[
+        (
+            Code::NotFound,
+            "an error occurred when try to find container \"c0ffee\": not found",
+            K::NotFound,
+        ),
+        (
+            Code::NotFound,
+            "failed to resolve image \"r.io/a:1\": image \"r.io/a:1\": not found",
+            K::ImageNotFound,
+        ),
+        (Code::AlreadyExists, "container \"c0ffee\": already exists", K::AlreadyExists),
+        (
+            Code::Unknown,
+            "failed to reserve sandbox name \"a_s_1_0\": name \"a_s_1_0\" is reserved for \"c0ffee\"",
+            K::AlreadyExists,
+        ),
+        (
+            Code::FailedPrecondition,
+            "failed to reserve sandbox name \"a_s_1_0\": name \"a_s_1_0\" is reserved for \"c0ffee\"",
+            K::AlreadyExists,
+        ),
+        (Code::FailedPrecondition, "container is not running", K::InvalidState),
+        (Code::InvalidArgument, "sandbox config is nil", K::InvalidArgument),
+        (Code::OutOfRange, "out of range", K::InvalidArgument),
+        (Code::Unauthenticated, "who are you", K::Unauthenticated),
+        (Code::PermissionDenied, "you may not", K::PermissionDenied),
+        (
+            Code::ResourceExhausted,
+            "grpc: received message larger than max (17000000 vs. 16777216)",
+            K::ResourceExhausted,
+        ),
+        (Code::Unimplemented, "unknown service runtime.v1.RuntimeService", K::Unsupported),
+        (Code::DeadlineExceeded, "context deadline exceeded", K::Timeout),
+        (Code::Unavailable, "error reading from server: EOF", K::Unavailable),
+        (Code::Cancelled, "failed to start sandbox container: context canceled", K::Unavailable),
+        (
+            Code::Unknown,
+            "failed to start containerd task \"c0ffee\": context canceled",
+            K::Unavailable,
+        ),
+        (Code::Unknown, "server is not initialized yet", K::Unavailable),
+        (
+            Code::Unknown,
+            "failed to setup network for sandbox \"c0ffee\": cni plugin not initialized",
+            K::Unavailable,
+        ),
+        (
+            Code::Unknown,
+            "an error occurs during waiting for container \"c0ffee\" to be killed: wait container \"c0ffee\": context deadline exceeded",
+            K::Timeout,
+        ),
+        (
+            Code::Unknown,
+            "failed to create sandbox root directory: mkdir /x: No space left on device",
+            K::ResourceExhausted,
+        ),
+        (Code::Unknown, "write /x: disk quota exceeded", K::ResourceExhausted),
+        (
+            Code::Unknown,
+            "failed to create shim task: pipe2: too many open files",
+            K::ResourceExhausted,
+        ),
+        (
+            Code::Unknown,
+            "failed to get sandbox runtime: no runtime for \"kata\" is configured",
+            K::Internal,
+        ),
+        (Code::Aborted, "the transaction was aborted", K::Internal),
+        (Code::Internal, "stream terminated by RST_STREAM", K::Internal),
+        (Code::DataLoss, "the data is lost", K::Internal),
+    ];
+
+    /// Answers to a pull.
+    const SAID_OF_PULLS: &[(Code, &str, K)] = &[
+        (
+            Code::NotFound,
+            "failed to pull and unpack image \"r.io/a:1\": failed to resolve reference \"r.io/a:1\": r.io/a:1: not found",
+            K::ImageNotFound,
+        ),
+        (Code::Unknown, "no match for platform in manifest sha256:1", K::ImageNotFound),
+        (Code::Unknown, "reading manifest 1 in r.io/a: manifest unknown", K::ImageNotFound),
+        (
+            Code::Unknown,
+            "failed to parse image reference \"A\": invalid reference format: repository name must be lowercase",
+            K::InvalidArgument,
+        ),
+        (
+            Code::Unknown,
+            "pulling from host r.io failed with status code [manifests 1]: 401 Unauthorized",
+            K::Unauthenticated,
+        ),
+        (
+            Code::Unknown,
+            "pull access denied, repository does not exist or may require authorization: server message: insufficient_scope: authorization failed",
+            K::Unauthenticated,
+        ),
+        (
+            Code::Unknown,
+            "pulling from host r.io failed with status code [manifests 1]: 403 Forbidden",
+            K::PermissionDenied,
+        ),
+        (
+            Code::Unknown,
+            "failed to extract layer sha256:1: write /x: no space left on device",
+            K::ResourceExhausted,
+        ),
+        (
+            Code::Unknown,
+            "unexpected status code 429 Too Many Requests - Server message: toomanyrequests: slow down",
+            K::ResourceExhausted,
+        ),
+        (
+            Code::Unknown,
+            "failed to do request: Head \"https://r.io/v2/a/manifests/1\": dial tcp: lookup r.io: no such host",
+            K::Unavailable,
+        ),
+        (Code::Unknown, "unexpected status code 503 Service Unavailable", K::Unavailable),
+        (
+            Code::Cancelled,
+            "failed to pull and unpack image \"r.io/a:1\": context canceled",
+            K::Unavailable,
+        ),
+        (
+            Code::Unknown,
+            "failed to copy: httpReadSeeker: failed open: context canceled",
+            K::Unavailable,
+        ),
+        (Code::Unavailable, "error reading from server: EOF", K::Unavailable),
+        (Code::DeadlineExceeded, "context deadline exceeded", K::Timeout),
+        (Code::Unimplemented, "unknown service runtime.v1.ImageService", K::Unsupported),
+        (
+            Code::Unknown,
+            "failed to extract layer sha256:1: archive/tar: invalid tar header",
+            K::Internal,
+        ),
+    ];
+
+    #[test]
+    fn every_code_means_something() {
+        for (code, message, kind) in SAID {
+            let error = refusal("run_pod_sandbox", *code, message);
+            assert_eq!(error.kind(), *kind, "{code:?} {message}");
+            assert_eq!(error.message(), Some(*message));
+        }
+        let codes: HashSet<Code> = SAID.iter().map(|(code, _, _)| *code).collect();
+        let missing: Vec<Code> =
+            (1_i32..=16).map(Code::from_i32).filter(|code| !codes.contains(code)).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+
+    #[test]
+    fn pulls_fail_for_reasons_of_their_own() {
+        for (code, message, kind) in SAID_OF_PULLS {
+            let error = refusal("pull_image", *code, message);
+            assert_eq!(error.kind(), *kind, "{code:?} {message}");
+            let field = (*kind == K::InvalidArgument).then_some("image");
+            assert_eq!(error.field(), field, "{message}");
+        }
+        // A certificate that is not trusted stays so.
+        let words =
+            "tls: failed to verify certificate: x509: certificate signed by unknown authority";
+        let error = refusal("pull_image", Code::Unknown, words);
+        assert_eq!((error.kind(), error.is_retryable()), (K::Unavailable, false));
+    }
+
+    #[test]
+    fn the_field_that_is_to_blame_is_named() {
+        let runc = "failed to create containerd task: failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process";
+        let starts = [
+            ("exec: \"/no/such\": stat /no/such: no such file or directory", Some("command")),
+            ("error mounting \"/a\" to rootfs at \"/b\": not a directory", Some("mounts")),
+            ("container init was OOM-killed (memory limit too low?)", Some("memory")),
+            ("chdir to cwd (\"/etc/passwd\") failed: not a directory", Some("working_dir")),
+            ("unresolvable CDI devices test.example/gpu=9", Some("gpus")),
+            ("something else", None),
+        ];
+        let creates = [
+            ("mount callback failed on /tmp/a: no users found", Some("user")),
+            ("mount callback failed on /tmp/a: no groups found", Some("groups")),
+            ("failed to generate spec: no command specified", Some("command")),
+            ("CDI device injection failed: unresolvable CDI devices a/b=9", Some("gpus")),
+            ("something else", None),
+        ];
+        let check = |map: fn(Error) -> Error, call: &str, message: &str, field: Option<&str>| {
+            let error = map(refusal(call, Code::Unknown, message));
+            let kind = if field.is_some() { K::InvalidArgument } else { K::Internal };
+            assert_eq!((error.kind(), error.field()), (kind, field), "{message}");
+            assert_eq!(error.message(), Some(message));
+        };
+        for (words, field) in starts {
+            check(at_start, "start_container", &format!("{runc}: {words}: unknown"), field);
+        }
+        for (words, field) in creates {
+            check(at_create, "create_container", words, field);
+        }
+        // What has a kind already keeps it.
+        let full = refusal("create_container", Code::ResourceExhausted, "no users found");
+        assert_eq!(at_create(full).kind(), K::ResourceExhausted);
+    }
+
+    #[test]
+    fn a_second_start_is_told_from_one_that_failed() {
+        for (message, before) in [
+            ("container is in CONTAINER_RUNNING state", true),
+            ("container is in CONTAINER_EXITED state", true),
+            ("container is already in starting state", true),
+            ("container is in removing state, can't be started", false),
+        ] {
+            let error = refusal("start_container", Code::Unknown, message);
+            assert_eq!(is_started_before(&error), before, "{message}");
+        }
+    }
+
+    /// A failure of the connection.
+    fn broken(kind: io::ErrorKind) -> Error {
+        let endpoint = Endpoint { socket: "/run/engine.sock".into() };
+        let status = Status::from_error(Box::new(io::Error::from(kind)));
+        from_status("stop_container", &endpoint, status)
+    }
+
+    #[test]
+    fn what_becomes_of_a_connection() {
+        use std::io::ErrorKind as Io;
+        for (io, kind, words) in [
+            (Io::NotFound, K::Unavailable, "there is no socket"),
+            (Io::ConnectionRefused, K::Unavailable, "nobody listens"),
+            (Io::PermissionDenied, K::PermissionDenied, "this user may not open the socket"),
+            (Io::TimedOut, K::Timeout, "the connection does not open"),
+            (Io::ConnectionReset, K::Unavailable, "the connection was lost"),
+        ] {
+            let error = broken(io);
+            let message = format!("{words}: unix:///run/engine.sock");
+            assert_eq!((error.kind(), error.message()), (kind, Some(&*message)));
+        }
+        let endpoint = Endpoint { socket: "/run/engine.sock".into() };
+        let answer = Status::new(Code::NotFound, "not found");
+        assert_eq!(from_status("remove", &endpoint, answer).kind(), K::NotFound);
+    }
+
+    #[test]
+    fn it_is_known_what_the_engine_cannot_have_done() {
+        use std::io::ErrorKind as Io;
+        for (error, unclear) in [
+            (Error::new(K::Timeout), true),
+            (Error::new(K::Lost), true),
+            (refusal("stop_container", Code::Unavailable, "EOF"), true),
+            (refusal("stop_container", Code::Cancelled, "context canceled"), true),
+            (broken(Io::ConnectionReset), true),
+            (broken(Io::BrokenPipe), true),
+            (broken(Io::NotFound), false),
+            (broken(Io::ConnectionRefused), false),
+            (broken(Io::PermissionDenied), false),
+            (refusal("stop_container", Code::NotFound, "not found"), false),
+            (refusal("stop_container", Code::Unknown, "boom"), true),
+        ] {
+            assert_eq!(is_unclear(&error), unclear, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn sessions_that_do_not_open() {
+        let refused = |code: u16| remote_command::Error::Refused {
+            status: http::StatusCode::from_u16(code).unwrap(),
+            message: "no".to_owned(),
+        };
+        for (error, kind) in [
+            (refused(401), K::PermissionDenied),
+            (refused(403), K::PermissionDenied),
+            (refused(404), K::Internal),
+            (refused(500), K::Internal),
+            (remote_command::Error::Negotiation { upgrade: None, subprotocol: None }, K::Internal),
+            (remote_command::Error::NoOutcome(None), K::Unavailable),
+            (spdy_client::Error::Closed.into(), K::Unavailable),
+        ] {
+            assert_eq!(from_session(error.clone()).kind(), kind, "{error}");
+        }
+    }
 }

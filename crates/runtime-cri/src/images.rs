@@ -163,8 +163,10 @@ async fn pull(
         auth: auth.map(auth_config),
         sandbox_config: None,
     };
-    // No deadline: the engine gives up a pull that stands still by itself, and an engine that is
-    // gone is noticed by the connection.
+    // No deadline: the CRI tells nothing before the end, so that a silence cannot be told from a
+    // large image on a slow line. Some engines give up a pull that stands still by themselves, see
+    // the documentation of the crate. An engine that is gone is noticed by the connection, and a
+    // caller that has gone ends the pull.
     let pulled = shared.unless_closed(shared.client.ask_patiently(operation, request)).await;
     pulled
         .map_err(|error| ambiguous(error, with_login).during(operation))

@@ -63,6 +63,7 @@ pub(crate) async fn open(container: &CriContainer, options: LogOptions) -> Resul
         ended,
         exit: None,
         subscription: None,
+        was_cut: false,
     };
     let records = Records {
         lines: Lines::new(terminal, max_line, start.unfinished),
@@ -127,8 +128,11 @@ impl Stream for Records {
                     this.fetching.insert(Box::pin(source.fetch(rest)))
                 }
             };
-            let (source, fetched) = ready!(fetching.as_mut().poll(cx));
+            let (mut source, fetched) = ready!(fetching.as_mut().poll(cx));
             this.fetching = None;
+            if std::mem::take(&mut source.was_cut) {
+                this.lines.begin_again();
+            }
             match fetched {
                 Ok(Fetched::Block(block)) => {
                     this.lines.parser.feed(block);
@@ -167,6 +171,8 @@ struct Source {
     ended: bool,
     exit: Option<BoxFuture<'static, Result<()>>>,
     subscription: Option<Subscription>,
+    /// Whether the file was cut since this was asked the last time. What comes of it is its beginning.
+    was_cut: bool,
 }
 
 /// What comes after the end of a file.
@@ -246,19 +252,22 @@ impl Source {
         let Some(mut open) = self.open.clone() else { return Ok(Err(rest)) };
         let end = self.end.filter(|_| self.files.is_empty());
         let follow = self.follow;
-        let (open, read) = on_host(move || {
+        let (open, read, was_cut) = on_host(move || {
             let path = open.path.clone();
-            let fails = |error| unreadable(&path)(error);
-            let mut read = open.read(rest, end).map_err(fails)?;
-            if follow && read.is_err() && open.is_cut().map_err(fails)? {
-                tracing::warn!(path = %open.path.display(), "a log file was cut: reading it anew");
-                open.offset = 0;
-                read = open.read(Bytes::new(), end).map_err(fails)?;
+            let read = if follow {
+                read_over_cut(&mut open, rest, end)
+            } else {
+                open.read(rest, end).map(|read| (read, false))
+            };
+            let (read, was_cut) = read.map_err(unreadable(&path))?;
+            if was_cut {
+                tracing::warn!(path = %path.display(), "a log file was cut: reading it anew");
             }
-            Ok((open, read))
+            Ok((open, read, was_cut))
         })
         .await?;
         self.open = Some(open);
+        self.was_cut |= was_cut;
         Ok(read)
     }
 
@@ -339,6 +348,23 @@ impl Source {
     }
 }
 
+/// Reads on in a file, and from its beginning when somebody has cut it. Says whether that was so.
+///
+/// What is there then can be what was left of it, or new, or both: only its times can tell.
+fn read_over_cut(
+    open: &mut Open,
+    rest: Bytes,
+    end: Option<u64>,
+) -> io::Result<(Result<Bytes, Bytes>, bool)> {
+    let read = open.read(rest, end)?;
+    if read.is_ok() || !open.is_cut()? {
+        return Ok((read, false));
+    }
+    open.offset = 0;
+    // The beginning of a line that was there has gone with the rest of it.
+    Ok((open.read(Bytes::new(), end)?, true))
+}
+
 fn thrown_away() -> Error {
     Error::new(ErrorKind::Lost)
         .with_message("a rotated log file was thrown away before it was read")
@@ -389,5 +415,117 @@ async fn settle(container: &CriContainer, open: &Open) -> Result<()> {
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::io::Write;
+
+    use super::*;
+    use crate::logfiles::Unfinished;
+    use crate::notes::LOG_FILE;
+
+    fn line(second: u32, stream: &str) -> String {
+        format!("2026-11-23T16:00:{second:02}.5Z {stream} F {second}\n")
+    }
+
+    /// A log file, and a follower of it.
+    struct Followed {
+        _folder: tempfile::TempDir,
+        file: File,
+        open: Open,
+        lines: Lines,
+    }
+
+    impl Followed {
+        /// Of a file with these lines, from a place in it on.
+        fn new(text: &str, from: usize) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join(LOG_FILE);
+            fs::write(&path, text).unwrap();
+            // As engines open it.
+            let file = File::options().append(true).open(&path).unwrap();
+            let mut open = Open::new(&path).unwrap();
+            open.offset = from as u64;
+            let lines = Lines::new(Terminal::No, 1000, Unfinished::default());
+            Self { _folder: folder, file, open, lines }
+        }
+
+        fn cut(&self, length: usize) {
+            self.file.set_len(length as u64).unwrap();
+        }
+
+        fn write(&mut self, text: &str) {
+            self.file.write_all(text.as_bytes()).unwrap();
+        }
+
+        /// What comes up to the end of the file.
+        fn read(&mut self) -> String {
+            let mut texts = String::new();
+            loop {
+                let rest = self.lines.parser.take_rest();
+                let (read, was_cut) = read_over_cut(&mut self.open, rest, None).unwrap();
+                if was_cut {
+                    self.lines.begin_again();
+                }
+                let is_end = read.is_err();
+                self.lines.parser.feed(read.unwrap_or_else(|rest| rest));
+                while let Some(record) = self.lines.next() {
+                    texts.push_str(&String::from_utf8_lossy(&record.bytes));
+                }
+                if is_end {
+                    return texts;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_a_file_that_was_cut_does_not_come_twice() {
+        let text = line(1, "stdout") + &line(2, "stderr") + &line(3, "stdout");
+        let one = line(1, "stdout").len();
+        let mut followed = Followed::new(&text, 0);
+        assert_eq!(followed.read(), "1\n2\n3\n");
+        followed.cut(2 * one);
+        assert_eq!(followed.read(), "");
+        followed.write(&line(4, "stderr"));
+        assert_eq!(followed.read(), "4\n");
+        // Seen only after more was written.
+        followed.cut(one);
+        followed.write(&line(5, "stdout"));
+        assert_eq!(followed.read(), "5\n");
+        // Nothing is left of it.
+        followed.cut(0);
+        followed.write(&line(6, "stderr"));
+        assert_eq!(followed.read(), "6\n");
+        followed.write(&line(7, "stdout"));
+        assert_eq!(followed.read(), "7\n");
+    }
+
+    #[test]
+    fn a_cut_in_the_middle_of_a_line_costs_only_that_line() {
+        let text = line(1, "stdout") + &line(2, "stdout");
+        let mut followed = Followed::new(&text, 0);
+        assert_eq!(followed.read(), "1\n2\n");
+        let part = "2026-11-23T16:00:03.5Z stdout F ";
+        followed.write(part);
+        assert_eq!(followed.read(), "");
+        followed.cut(line(1, "stdout").len());
+        followed.write(&line(4, "stdout"));
+        assert_eq!(followed.read(), "4\n");
+    }
+
+    #[test]
+    fn what_stood_before_the_beginning_does_not_come_after_a_cut() {
+        let before = line(1, "stderr") + &line(2, "stdout");
+        let text = before.clone() + &line(3, "stdout") + &line(4, "stdout");
+        let mut followed = Followed::new(&text, before.len());
+        assert_eq!(followed.read(), "3\n4\n");
+        followed.cut(before.len());
+        assert_eq!(followed.read(), "");
+        followed.write(&line(5, "stderr"));
+        assert_eq!(followed.read(), "5\n");
     }
 }

@@ -64,6 +64,11 @@ impl Parser {
         std::mem::take(&mut self.block)
     }
 
+    /// What comes next is the beginning of a file: a long piece that is given in parts has no more.
+    pub(crate) fn begin_again(&mut self) {
+        self.inside = None;
+    }
+
     /// How many bytes were passed over because they are no line of this format.
     pub(crate) const fn passed_over(&self) -> u64 {
         self.passed_over
@@ -418,6 +423,19 @@ mod tests {
             chunks.iter().filter(|c| c.time == first).flat_map(|c| c.bytes.to_vec()).collect();
         assert_eq!(bytes.len(), long.len() + 1);
         assert_eq!(chunks.iter().filter(|c| c.ends_line).count(), 2);
+    }
+
+    #[test]
+    fn a_file_that_begins_again_is_no_part_of_a_long_piece() {
+        let mut parser = Parser::new(false);
+        let long = format!("2026-11-23T16:39:22.1Z stdout F {}", "x".repeat(LONGEST_HELD));
+        parser.feed(long.into());
+        assert!(!parser.next().unwrap().ends_line);
+        assert_eq!(parser.next(), None);
+        parser.begin_again();
+        parser.feed(Bytes::from_static(b"2026-11-23T16:39:22.2Z stderr F two\n"));
+        let chunk = parser.next().unwrap();
+        assert_eq!((chunk.stream, &chunk.bytes[..]), (LogStream::Stderr, &b"two\n"[..]));
     }
 
     #[test]

@@ -117,7 +117,8 @@ async fn orphans(
     let of_scope = |root: &PathBuf| root.join(shared.scope.as_str());
     let logs = of_scope(&shared.settings.log_dir);
     let state = of_scope(&shared.settings.state_dir);
-    // A create makes its folder a little before its sandbox can be seen.
+    // A create makes its folder a little before its sandbox can be seen, and would go on without it: a
+    // container without its logs or its /dev/shm is worse than a folder that stays until the next time.
     let age = age.max(shared.deadlines.create);
     let peer = shared.client.peer().clone();
     let found = on_host(move || {

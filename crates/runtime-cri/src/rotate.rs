@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use runtime_core::{ContainerStatus, Error, ErrorKind, Operation, Result};
+use runtime_core::{ContainerId, ContainerStatus, Error, ErrorKind, Operation, Result};
 use rustix::fs::RenameFlags;
 
 use crate::census::{self, Seen};
@@ -41,7 +41,7 @@ async fn run(
     }
 }
 
-/// Rotates what is too large.
+/// Rotates what is too large, and mends what a rotation that broke off has left.
 pub(crate) async fn all(shared: &Arc<Shared>, max_bytes: u64, keep: Option<u32>) -> Result<usize> {
     if keep == Some(0) {
         // The newest one's number is what the next one's follows from.
@@ -49,17 +49,19 @@ pub(crate) async fn all(shared: &Arc<Shared>, max_bytes: u64, keep: Option<u32>)
     }
     let root = shared.settings.log_dir.join(shared.scope.as_str());
     // The engine is asked only if there is something to do.
-    if !on_host(move || Ok(has_larger(&root, max_bytes))).await? {
+    if !on_host(move || Ok(has_work(&root, max_bytes))).await? {
         return Ok(0);
     }
     let table = census::list(shared, Operation::Logs).await?;
     let mut rotated = 0;
     let mut failed = None;
     for seen in table.into_values() {
-        if seen.info.status != ContainerStatus::Running {
-            continue;
-        }
-        match one(shared, &seen, max_bytes, keep).await {
+        let done = match seen.info.status {
+            ContainerStatus::Created => continue,
+            ContainerStatus::Running => one(shared, &seen, max_bytes, keep).await,
+            ContainerStatus::Exited => mend(&seen).await,
+        };
+        match done {
             Ok(true) => rotated += 1,
             Ok(false) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -72,14 +74,28 @@ pub(crate) async fn all(shared: &Arc<Shared>, max_bytes: u64, keep: Option<u32>)
     }
 }
 
-async fn one(shared: &Shared, seen: &Seen, max_bytes: u64, keep: Option<u32>) -> Result<bool> {
+/// Begins a new file for a container that runs, where the current one is too large. It goes on when
+/// nobody waits for it any more: between its two steps there is no current file.
+async fn one(shared: &Arc<Shared>, seen: &Seen, max_bytes: u64, keep: Option<u32>) -> Result<bool> {
     let Some(folder) = seen.notes.logs.clone() else { return Ok(false) };
+    let (in_task, id) = (shared.clone(), seen.info.id.clone());
+    let work = async move { rename_and_reopen(&in_task, &id, folder, max_bytes, keep).await };
+    shared.finish(work).await
+}
+
+async fn rename_and_reopen(
+    shared: &Shared,
+    id: &ContainerId,
+    folder: PathBuf,
+    max_bytes: u64,
+    keep: Option<u32>,
+) -> Result<bool> {
     let in_folder = folder.clone();
     let renamed =
         on_host(move || rename(&in_folder, max_bytes).map_err(|error| failed(&in_folder, error)))
             .await?;
     let Some(renamed) = renamed else { return Ok(false) };
-    let request = cri::ReopenContainerLogRequest { container_id: seen.info.id.to_string() };
+    let request = cri::ReopenContainerLogRequest { container_id: id.to_string() };
     let deadline = shared.deadlines.query;
     let reopened = shared.client.ask(Operation::Logs, deadline, request).await;
     on_host(move || {
@@ -98,24 +114,68 @@ async fn one(shared: &Shared, seen: &Seen, max_bytes: u64, keep: Option<u32>) ->
     Ok(true)
 }
 
+/// Gives the last file of a container that has ended its name back, where a rotation broke off. The
+/// engine opens no other one any more, and writes no more into this one.
+async fn mend(seen: &Seen) -> Result<bool> {
+    let Some(folder) = seen.notes.logs.clone() else { return Ok(false) };
+    on_host(move || give_back(&folder).map_err(|error| failed(&folder, error))).await?;
+    Ok(false)
+}
+
 fn failed(folder: &Path, error: io::Error) -> Error {
     Error::internal(format!("cannot rotate the logs in {}", folder.display())).with_source(error)
 }
 
-/// Whether some container's current file has more bytes.
-fn has_larger(root: &Path, max_bytes: u64) -> bool {
+/// Whether some container's current file has more bytes, or is missing.
+fn has_work(root: &Path, max_bytes: u64) -> bool {
     fs::read_dir(root).into_iter().flatten().flatten().any(|folder| {
-        fs::metadata(folder.path().join(LOG_FILE)).is_ok_and(|file| file.len() > max_bytes)
+        let folder = folder.path();
+        match fs::metadata(folder.join(LOG_FILE)) {
+            Ok(file) => file.len() > max_bytes,
+            Err(_) => left_over(&folder).is_ok_and(|file| file.is_some()),
+        }
     })
 }
 
-/// Gives the current file a number, if it is too large.
+/// The newest of the files with a number, where there is no current one. Whoever has renamed it was
+/// killed before the engine had heard of it: the engine still writes into this one, and has to be
+/// told to open a new one.
+fn left_over(folder: &Path) -> io::Result<Option<PathBuf>> {
+    if folder.join(LOG_FILE).try_exists()? {
+        return Ok(None);
+    }
+    let files = match rotated(folder) {
+        Ok(files) => files,
+        // The container was removed.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let ours = files.into_iter().filter(|file| file.number.is_some());
+    Ok(ours.max_by_key(|file| file.number).map(|file| file.path))
+}
+
+/// Makes a file that was left over the current one again.
+fn give_back(folder: &Path) -> io::Result<()> {
+    let Some(file) = left_over(folder)? else { return Ok(()) };
+    match rename_to_new(&file, &folder.join(LOG_FILE)) {
+        // Another process has been quicker.
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists) =>
+        {
+            Ok(())
+        }
+        done => done,
+    }
+}
+
+/// Gives the current file a number, if it is too large. Gives the file that the engine writes into
+/// and that is not the current one any more, or was not before either.
 fn rename(folder: &Path, max_bytes: u64) -> io::Result<Option<PathBuf>> {
     let current = folder.join(LOG_FILE);
     match fs::metadata(&current) {
         Ok(file) if file.len() > max_bytes => {}
         Ok(_) => return Ok(None),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return left_over(folder),
         Err(error) => return Err(error),
     }
     let mut number = rotated(folder)?.iter().filter_map(|file| file.number).max().unwrap_or(0);
@@ -165,26 +225,79 @@ mod tests {
 
     #[test]
     fn numbers_go_up_and_the_oldest_go_first() {
-        let folder = tempfile::tempdir().unwrap();
-        let write = |text: &str| fs::write(folder.path().join(LOG_FILE), text).unwrap();
-        assert_eq!(rename(folder.path(), 3).unwrap(), None);
+        let root = tempfile::tempdir().unwrap();
+        let folder = folder_in(&root);
+        let write = |text: &str| fs::write(folder.join(LOG_FILE), text).unwrap();
+        assert_eq!(rename(&folder, 3).unwrap(), None);
         write("abc");
-        assert_eq!(rename(folder.path(), 3).unwrap(), None);
+        assert_eq!(rename(&folder, 3).unwrap(), None);
+        assert!(!has_work(root.path(), 3));
         for _ in 0..3 {
             write("abcd");
-            rename(folder.path(), 3).unwrap().unwrap();
+            rename(&folder, 3).unwrap().unwrap();
         }
         write("abcd");
-        assert!(has_larger(folder.path().parent().unwrap(), 3));
-        throw_away(folder.path(), 2).unwrap();
-        let names: Vec<_> = logfiles::list(&Place::ours(folder.path()))
+        assert!(has_work(root.path(), 3));
+        throw_away(&folder, 2).unwrap();
+        assert_eq!(
+            names(&folder),
+            ["container.log.0000000002", "container.log.0000000003", "container.log"]
+        );
+    }
+
+    #[test]
+    fn a_rotation_that_broke_off_is_taken_up_again() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = folder_in(&root);
+        assert!(!has_work(root.path(), 3), "it was not started");
+        for _ in 0..2 {
+            fs::write(folder.join(LOG_FILE), "abcd").unwrap();
+            rename(&folder, 3).unwrap().unwrap();
+        }
+        // Here the process was killed. The next one finds the file that the engine writes into, as
+        // often as it looks, and renames nothing.
+        for _ in 0..2 {
+            assert!(has_work(root.path(), 1000), "whatever its size");
+            let file = rename(&folder, 1000).unwrap().unwrap();
+            assert_eq!(file, folder.join("container.log.0000000002"));
+        }
+        // The engine has opened a new one.
+        fs::write(folder.join(LOG_FILE), "").unwrap();
+        assert!(!has_work(root.path(), 1000));
+        assert_eq!(rename(&folder, 1000).unwrap(), None);
+    }
+
+    #[test]
+    fn the_last_file_of_what_has_ended_is_the_current_one_again() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = folder_in(&root);
+        give_back(&folder).unwrap();
+        for text in ["first", "second"] {
+            fs::write(folder.join(LOG_FILE), text).unwrap();
+            rename(&folder, 3).unwrap().unwrap();
+        }
+        give_back(&folder).unwrap();
+        assert_eq!(names(&folder), ["container.log.0000000001", "container.log"]);
+        assert_eq!(fs::read_to_string(folder.join(LOG_FILE)).unwrap(), "second");
+        assert!(!has_work(root.path(), 1000));
+        // What is as it should be stays so, and what is gone is no error.
+        give_back(&folder).unwrap();
+        assert_eq!(names(&folder).len(), 2);
+        give_back(&root.path().join("gone")).unwrap();
+    }
+
+    /// The folder of a container.
+    fn folder_in(root: &tempfile::TempDir) -> PathBuf {
+        let folder = root.path().join("nonce");
+        fs::create_dir(&folder).unwrap();
+        folder
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        logfiles::list(&Place::ours(folder))
             .unwrap()
             .into_iter()
             .map(|file| file.path.file_name().unwrap().to_str().unwrap().to_owned())
-            .collect();
-        assert_eq!(
-            names,
-            ["container.log.0000000002", "container.log.0000000003", "container.log"]
-        );
+            .collect()
     }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use runtime_core::{
     Capabilities, Container, ContainerId, ContainerSpec, ContainerStats, Error, ErrorKind,
-    EventStream, EventsOptions, Health, Image, ImageRef, ListOptions, Listed, Operation,
-    PullOptions, PullStream, ReapOptions, ReapReport, Result, ResultExt, Runtime, Scope,
+    EventStream, EventsOptions, Health, Image, ListOptions, Listed, Operation, PullOptions,
+    PullStream, ReapOptions, ReapReport, Result, ResultExt, Runtime, Scope,
 };
 use runtime_support::ExitHub;
 use serde::Deserialize;
@@ -174,6 +174,10 @@ impl CriRuntime {
     /// than `max_bytes`, without waiting for the time at which
     /// [`LogRotation`](crate::LogRotation) looks. Gives how many were begun.
     ///
+    /// A file that was begun for a container is finished also when the future is dropped. What a
+    /// process that was killed has left between the two steps of it is mended by the next call, in
+    /// whichever process.
+    ///
     /// # Errors
     /// `InvalidArgument` where `keep` is zero. When the containers cannot be listed, or the files cannot be renamed.
     pub async fn rotate_logs(&self, max_bytes: u64, keep: Option<u32>) -> Result<usize> {
@@ -289,7 +293,7 @@ impl Runtime for CriRuntime {
 
     async fn pull_image(&self, image: &Image, options: PullOptions) -> Result<PullStream> {
         self.doing(Operation::Pull, async {
-            let reference = ImageRef::parse(&image.reference)?;
+            let reference = image.resolve()?;
             let (shared, auth) = (self.shared.clone(), image.auth.clone());
             images::pull_stream(shared, reference, auth, options.policy).await
         })

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::BACKEND;
 use crate::client::{Call, too_late};
+use crate::error::at_create;
 use crate::generated as cri;
 use crate::images;
 use crate::notes::Notes;
@@ -123,7 +124,7 @@ async fn create_in(shared: &Shared, plan: &Plan, sandbox: String, until: Instant
         config: Some(plan.container()),
         sandbox_config: Some(plan.sandbox()),
     };
-    let answer = ask(shared, until, request).await.map_err(blame)?;
+    let answer = ask(shared, until, request).await.map_err(at_create)?;
     Ok(Made {
         container: answer.container_id,
         sandbox,
@@ -140,26 +141,6 @@ async fn ask<C: Call>(shared: &Shared, until: Instant, question: C) -> Result<C:
         return Err(too_late(Operation::Create, shared.deadlines.create));
     }
     shared.client.ask(Operation::Create, left, question).await
-}
-
-/// Finds the field of the spec that the engine refuses.
-fn blame(error: Error) -> Error {
-    if error.kind() != ErrorKind::Internal {
-        return error;
-    }
-    let message = error.message().unwrap_or_default().to_owned();
-    let field = if message.contains("no users found") || message.contains("no such user") {
-        "user"
-    } else if message.contains("no groups found") {
-        "groups"
-    } else if message.contains("no command specified") {
-        "command"
-    } else if message.contains("CDI") {
-        "gpus"
-    } else {
-        return error;
-    };
-    Error::invalid(field, message).with_source(error)
 }
 
 fn is_port_conflict(error: &Error) -> bool {

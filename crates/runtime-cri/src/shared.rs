@@ -132,21 +132,8 @@ impl Shared {
         reference: &ImageRef,
         given: Option<RegistryAuth>,
     ) -> Result<Option<Credential>> {
-        let bare = |address: &str| {
-            let address = address.trim_end_matches('/');
-            let address = address.strip_prefix("https://").unwrap_or(address);
-            let address = address.strip_prefix("http://").unwrap_or(address);
-            address.split('/').next().unwrap_or_default().to_owned()
-        };
         if let Some(auth) = given {
-            let hub = ["docker.io", "index.docker.io", "registry-1.docker.io"];
-            let meant = auth.server_address.as_deref().map(bare);
-            let fits = meant.as_deref().is_none_or(|meant| {
-                meant == reference.registry()
-                    || (hub.contains(&meant) && hub.contains(&reference.registry()))
-            });
-            // A login for another registry is not shown to this one.
-            return Ok(Some(auth).filter(|_| fits).map(Credential::Login));
+            return Ok(Some(Credential::Login(auth)));
         }
         find_credential(reference.registry()).await.map_err(|error| {
             Error::new(ErrorKind::Unauthenticated).with_message(error.to_string()).on(BACKEND)

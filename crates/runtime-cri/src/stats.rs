@@ -77,8 +77,9 @@ pub(crate) async fn once(container: &CriContainer) -> Result<ContainerStats> {
 
 /// See [`Container::stats`](runtime_core::Container::stats).
 pub(crate) async fn stream(container: &CriContainer, options: StatsOptions) -> Result<StatsStream> {
+    options.check()?;
     let first = once(container).await?;
-    let period = options.interval.max(Duration::from_millis(10));
+    let period = options.interval;
     let mut ticks = tokio::time::interval_at(Instant::now() + period, period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let state = Some((container.clone(), ticks));

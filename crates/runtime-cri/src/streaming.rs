@@ -6,6 +6,8 @@ use runtime_support::session::Transport;
 use spdy_client::remote_command::{self, Options, Streams};
 use tokio::net::TcpStream;
 
+use crate::error::{from_session, session_cut_off};
+
 /// Opens a session at the address that the engine has named.
 pub(crate) async fn connect(url: &str, streams: Streams) -> Result<Transport> {
     let unclear =
@@ -24,25 +26,7 @@ pub(crate) async fn connect(url: &str, streams: Streams) -> Result<Transport> {
             .with_source(error)
     })?;
     // Keys that are typed are small and should not wait for each other.
-    tcp.set_nodelay(true).map_err(cut_off)?;
+    tcp.set_nodelay(true).map_err(session_cut_off)?;
     let opened = remote_command::open(tcp, &uri, HeaderMap::new(), &Options::new(streams)).await;
-    opened.map(Transport::from).map_err(refused)
-}
-
-fn refused(error: remote_command::Error) -> Error {
-    let kind = match &error {
-        remote_command::Error::Refused { status, .. } => match status.as_u16() {
-            401 | 403 => ErrorKind::PermissionDenied,
-            _ => ErrorKind::Internal,
-        },
-        remote_command::Error::Negotiation { .. } => ErrorKind::Internal,
-        _ => return cut_off(error),
-    };
-    Error::new(kind).with_message(error.to_string()).with_source(error)
-}
-
-fn cut_off(source: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::new(ErrorKind::Unavailable)
-        .with_message("the connection to the engine's streaming server was lost")
-        .with_source(source)
+    opened.map(Transport::from).map_err(from_session)
 }

@@ -1,6 +1,6 @@
 //! Ends of containers, for the hub of waiters.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -214,28 +214,65 @@ pub(crate) async fn is_marked_stopped(container: &cri::ContainerStatus) -> bool 
     on_host(move || Ok(mark.exists())).await.unwrap_or(false)
 }
 
-/// Marks a container as stopped by this library.
-pub(crate) async fn mark_stopped(notes: &Notes) {
-    let Some(mark) = notes.stop_mark() else { return };
-    if let Err(error) = leave_mark(mark).await {
+/// Marks a container as stopped by this library. Gives whether it was not marked before.
+pub(crate) async fn mark_stopped(notes: &Notes) -> bool {
+    let Some(mark) = notes.stop_mark() else { return false };
+    leave_mark(mark).await.unwrap_or_else(|error| {
         // Then the exit says by which signal it ended, and not that the signal was ours.
         tracing::warn!(%error, "a stop could not be marked");
+        false
+    })
+}
+
+/// Takes the mark away: the stop has come to nothing. Only who has made it may do that, because
+/// another stop may go by it.
+pub(crate) async fn unmark_stopped(notes: &Notes) {
+    let Some(mark) = notes.stop_mark() else { return };
+    let removed = on_host(move || match std::fs::remove_file(&mark) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(failed("remove", &mark, error))
+        }
+        _ => Ok(()),
+    });
+    if let Err(error) = removed.await {
+        tracing::warn!(%error, "a stop that has failed stays marked");
     }
 }
 
-async fn leave_mark(mark: PathBuf) -> Result<()> {
-    on_host(move || {
-        std::fs::write(&mark, "").map_err(|error| {
-            runtime_core::Error::internal(format!("cannot write {}", mark.display()))
-                .with_source(error)
-        })
+/// Gives whether the mark was not there before.
+async fn leave_mark(mark: PathBuf) -> Result<bool> {
+    on_host(move || match std::fs::File::create_new(&mark) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(failed("write", &mark, error)),
     })
     .await
+}
+
+fn failed(what: &str, mark: &Path, error: std::io::Error) -> runtime_core::Error {
+    runtime_core::Error::internal(format!("cannot {what} {}", mark.display())).with_source(error)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_mark_is_the_work_of_one_stop() {
+        let folder = tempfile::tempdir().unwrap();
+        let notes = Notes { logs: Some(folder.path().to_owned()), ..Notes::default() };
+        let mark = notes.stop_mark().unwrap();
+        assert!(mark_stopped(&notes).await);
+        assert!(!mark_stopped(&notes).await, "another stop has made it");
+        assert!(mark.exists());
+        unmark_stopped(&notes).await;
+        assert!(!mark.exists());
+        // What is not there is no error, and can be made again.
+        unmark_stopped(&notes).await;
+        assert!(mark_stopped(&notes).await);
+        // Where there is no place for a mark, none is made.
+        assert!(!mark_stopped(&Notes::default()).await);
+    }
 
     #[test]
     fn the_kernel_is_asked_of_kills_that_the_engine_does_not_explain() {

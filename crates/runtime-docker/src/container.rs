@@ -16,7 +16,7 @@ use runtime_core::{
 use tracing::{Instrument, Span};
 
 use crate::BACKEND;
-use crate::error::from_bollard;
+use crate::error::{from_bollard, was_not_sent};
 use crate::http::Call;
 use crate::life::{Life, Started};
 use crate::shared::{Shared, within};
@@ -250,7 +250,9 @@ impl DockerContainer {
         let (status, inspect) = match within(Operation::Stop, deadline, work).await {
             Ok(done) => done,
             Err(error) => {
-                if error.kind() == ErrorKind::NotFound {
+                // Without a grace there was another request before.
+                let unsent = !grace.is_zero() && was_not_sent(&error);
+                if unsent || error.kind() == ErrorKind::NotFound {
                     stopping.was_not_running();
                 }
                 return Err(error);
@@ -317,7 +319,7 @@ impl DockerContainer {
     /// Removes it, running or not.
     pub(crate) async fn remove_it(&self) -> Result<()> {
         // Known before the kill, so that no waiter takes that for the container's own end.
-        self.life.set_removing();
+        self.life.set_removing(true);
         self.shared.exits.removing(&self.id);
         let work = async {
             if self.shared.engine.is_podman() && self.life.started() != Started::No {
@@ -339,7 +341,11 @@ impl DockerContainer {
                 done => done.map(drop),
             }
         };
-        within(Operation::Remove, self.shared.deadlines.remove, work).await
+        let removed = within(Operation::Remove, self.shared.deadlines.remove, work).await;
+        if removed.as_ref().is_err_and(was_not_sent) {
+            self.life.set_removing(false);
+        }
+        removed
     }
 
     async fn until_removed(&self) -> Result<()> {

@@ -107,7 +107,7 @@ async fn send(shared: &Arc<Shared>, create: &Create) -> Result<DockerContainer> 
             drop(answer.send(made));
         }
     };
-    tokio::spawn(task);
+    shared.unfinished.spawn(task);
     match answered.await {
         Ok(made) => Ok(made?.keep()),
         Err(_) => Err(Error::internal("the task that creates has ended")),
@@ -123,12 +123,12 @@ async fn request(shared: &Arc<Shared>, create: Create) -> Result<Made> {
     let nano_cpus = body.host_config.as_ref().and_then(|config| config.nano_cpus);
     let cpus = nano_cpus.map(|nano| nano as f64 / 1e9);
     let options = CreateContainerOptions { name: Some(name.to_string()), ..Default::default() };
+    let mut answered = false;
     let answer = async {
-        shared
-            .docker
-            .create_container(Some(options), body)
-            .await
-            .map_err(|error| from_bollard(Operation::Create, error))
+        shared.docker.create_container(Some(options), body).await.map_err(|error| {
+            answered = matches!(error, bollard::errors::Error::DockerResponseServerError { .. });
+            from_bollard(Operation::Create, error)
+        })
     };
     match within(Operation::Create, shared.deadlines.create, answer).await {
         Ok(answer) => {
@@ -145,7 +145,9 @@ async fn request(shared: &Arc<Shared>, create: Create) -> Result<Made> {
         }
         Err(error) => {
             if leaves_it_open(&error) {
-                tokio::spawn(undo(Arc::clone(shared), nonce));
+                // An engine that has answered is not at it any more.
+                let patience = if answered { Duration::ZERO } else { UNDO_PATIENCE };
+                shared.unfinished.spawn(undo(Arc::clone(shared), nonce, patience));
             }
             Err(which_mount(error, &sources))
         }
@@ -190,12 +192,14 @@ impl Drop for Made {
             return;
         }
         let container = self.container.clone();
-        self.handle.spawn(async move {
+        let unfinished = self.container.shared().unfinished.clone();
+        let undone = async move {
             if let Err(error) = remove(&container).await {
                 let id = container.full_id();
                 tracing::warn!(container = %id, %error, "a dropped create is not undone");
             }
-        });
+        };
+        unfinished.spawn_on(undone, &self.handle);
     }
 }
 
@@ -205,25 +209,27 @@ async fn remove(container: &DockerContainer) -> Result<()> {
     loop {
         match container.remove_it().await {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            Err(error) if error.is_retryable() && Instant::now() < until => {
-                tokio::time::sleep(backoff.delay()).await;
+            Err(error) if error.is_retryable() => {
+                if !container.shared().unfinished.another(backoff.delay(), until).await {
+                    return Err(error);
+                }
             }
             done => return done,
         }
     }
 }
 
-/// How long at the least an engine that does not answer is asked to undo a create.
+/// How long an engine that does not answer is asked to undo a create. A caller in a hurry is no reason
+/// to leave something behind.
 const UNDO_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Looks for what a create without an answer may have made, and removes it. The engine may still
 /// be at it, so it is looked for until a create would have to be done.
-async fn undo(shared: Arc<Shared>, nonce: Nonce) {
+async fn undo(shared: Arc<Shared>, nonce: Nonce, patience: Duration) {
     let label = [format!("{LABEL_NONCE}={nonce}")];
-    // A caller in a hurry is no reason to leave something behind.
-    let until = Instant::now() + shared.deadlines.create.max(UNDO_PATIENCE);
+    let until = Instant::now() + patience;
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-    while Instant::now() < until {
+    loop {
         let call = list::call(Operation::Create, &Filter::Labels(&shared.scope, &label));
         match shared.query::<Vec<Summary>>(Operation::Create, call).await {
             Ok(found) => {
@@ -244,6 +250,8 @@ async fn undo(shared: Arc<Shared>, nonce: Nonce) {
             Err(error) if error.kind() == ErrorKind::InvalidState => return,
             Err(_) => {}
         }
-        tokio::time::sleep(backoff.delay()).await;
+        if !shared.unfinished.another(backoff.delay(), until).await {
+            return;
+        }
     }
 }

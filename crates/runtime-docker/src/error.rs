@@ -34,6 +34,11 @@ pub(crate) fn from_transport(endpoint: &Endpoint, source: legacy::Error) -> Erro
     Error::new(kind).with_message(format!("{what}: {endpoint}")).with_source(source)
 }
 
+/// Whether a request never left: there was no connection to send it over.
+pub(crate) fn was_not_sent(error: &Error) -> bool {
+    find::<legacy::Error>(error).is_some_and(legacy::Error::is_connect)
+}
+
 /// A connection that failed in the middle of an answer.
 pub(crate) fn cut_off(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
     Error::new(ErrorKind::Unavailable)

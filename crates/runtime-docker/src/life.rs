@@ -4,6 +4,7 @@
 //! container again that has run. So this is kept here, shared by all handles of a runtime.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -118,7 +119,7 @@ pub(crate) struct Life {
     pub(crate) starting: tokio::sync::Mutex<()>,
     started: Mutex<Started>,
     stops: watch::Sender<Stops>,
-    removing: OnceLock<()>,
+    removing: AtomicBool,
     exit: OnceLock<Exit>,
     kept: OnceLock<()>,
     /// The grace of a stop that gives none, where it is known.
@@ -158,7 +159,7 @@ impl Life {
             starting: tokio::sync::Mutex::default(),
             started: Mutex::new(Started::Unknown),
             stops: watch::Sender::default(),
-            removing: OnceLock::new(),
+            removing: AtomicBool::new(false),
             exit: OnceLock::new(),
             kept: OnceLock::new(),
             stop_grace: OnceLock::new(),
@@ -185,14 +186,14 @@ impl Life {
         self.exit.get_or_init(|| exit).clone()
     }
 
-    /// Notes that we are removing it, and so kill it.
-    pub(crate) fn set_removing(&self) {
-        let _ = self.removing.set(());
+    /// Notes that we are removing it, and so kill it; or that nothing has come of that.
+    pub(crate) fn set_removing(&self, removing: bool) {
+        self.removing.store(removing, Ordering::Relaxed);
     }
 
     /// Whether we are removing it, or have.
     pub(crate) fn is_removing(&self) -> bool {
-        self.removing.get().is_some()
+        self.removing.load(Ordering::Relaxed)
     }
 
     async fn settle(&self, exit: Exit) -> Exit {
@@ -298,7 +299,7 @@ mod tests {
     async fn the_first_answer_stays() {
         let lives = Arc::new(Lives::default());
         let life = lives.of(&id("one"));
-        life.set_removing();
+        life.set_removing(true);
         let first = lives.settle(&id("one"), Exit::from_code(137)).await;
         assert_eq!((first.reason, first.code), (ExitReason::Removed, None));
         assert_eq!(lives.settle(&id("one"), Exit::from_code(1)).await, first);

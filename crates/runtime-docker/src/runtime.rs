@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use runtime_core::{
     Capabilities, Container, ContainerId, ContainerSpec, ContainerStats, Error, ErrorKind,
-    EventStream, EventsOptions, Health, Image, ImageRef, LABEL_CREATED_AT, ListOptions, Listed,
-    Operation, PullOptions, PullStream, ReapOptions, ReapReport, Result, ResultExt, Runtime, Scope,
+    EventStream, EventsOptions, Health, Image, LABEL_CREATED_AT, ListOptions, Listed, Operation,
+    PullOptions, PullStream, ReapOptions, ReapReport, Result, ResultExt, Runtime, Scope,
 };
 use runtime_support::ExitHub;
 use tracing::Instrument;
@@ -20,7 +20,7 @@ use crate::connector::Connector;
 use crate::container::DockerContainer;
 use crate::engine::{Engine, Flavour};
 use crate::exits::DockerExits;
-use crate::http::{Http, bollard};
+use crate::http::{Http, bollard, closed};
 use crate::info::Summary;
 use crate::life::Lives;
 use crate::list::is_ours;
@@ -105,6 +105,7 @@ impl DockerRuntime {
             capabilities,
             lives,
             exits,
+            unfinished: Default::default(),
             samples: Samples::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -230,14 +231,18 @@ impl Runtime for DockerRuntime {
 
     async fn pull_image(&self, image: &Image, options: PullOptions) -> Result<PullStream> {
         let work = async {
-            let reference = ImageRef::parse(&image.reference)?;
+            let reference = image.resolve()?;
             pull::open(&self.shared, &reference, image.auth.as_ref(), options.policy).await
         };
         self.doing(Operation::Pull, work).await.about(&image.reference)
     }
 
     async fn create_container(&self, spec: &ContainerSpec) -> Result<Arc<dyn Container>> {
-        let made = self.doing(Operation::Create, create::create(&self.shared, spec)).await;
+        let create = async {
+            let made = self.shared.unfinished.unless_closing(create::create(&self.shared, spec));
+            made.await.unwrap_or_else(|| Err(closed()))
+        };
+        let made = self.doing(Operation::Create, create).await;
         match made {
             Ok(container) => Ok(Arc::new(container)),
             Err(error) if error.kind() == ErrorKind::ImageNotFound => {
@@ -274,6 +279,8 @@ impl Runtime for DockerRuntime {
     }
 
     async fn close(&self) -> Result<()> {
+        // What is half made is undone before the connection goes.
+        self.shared.unfinished.close(self.shared.deadlines.remove).await;
         self.shared.http.close();
         Ok(())
     }

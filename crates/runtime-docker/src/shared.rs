@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use runtime_core::{Capabilities, Deadlines, Operation, Result, ResultExt, Scope};
 use serde::de::DeserializeOwned;
 
-use runtime_support::ExitHub;
+use runtime_support::{ExitHub, Unfinished};
 
 use crate::BACKEND;
 use crate::engine::Engine;
@@ -33,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) capabilities: Capabilities,
     /// What is known of the containers beyond what the engine knows.
     pub(crate) lives: Arc<Lives>,
+    /// The creates that nobody waits for any more, and their undoing.
+    pub(crate) unfinished: Unfinished,
     /// Who waits for the end of containers.
     pub(crate) exits: ExitHub,
     /// What the containers used when they were measured last.

@@ -49,9 +49,7 @@ impl DockerContainer {
     /// Measures it until it ends. Each sample is a question of its own: the engine's stream has
     /// one interval, of a second.
     pub(crate) async fn measure_on(&self, options: StatsOptions) -> Result<StatsStream> {
-        if options.interval.is_zero() {
-            return Err(Error::invalid("interval", "must not be zero"));
-        }
+        options.check()?;
         let mut ticks = interval(options.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.tick().await;

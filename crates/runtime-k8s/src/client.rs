@@ -134,8 +134,32 @@ enum Length {
 pub(crate) enum Patched {
     /// It is done, and this is the pod now.
     Done(Box<Pod>),
-    /// The pod was not in the state that the patch was for.
-    Other,
+    /// The pod was not in the state that the patch was for, or so it seems: this is what the server
+    /// said.
+    Other(Error),
+}
+
+/// Tells a patch that came too late from one that the server will not take: that names no field
+/// either where a webhook of the cluster refuses it.
+#[derive(Debug, Default)]
+pub(crate) struct Refused {
+    /// The version that the pod had after the last refusal.
+    version: Option<String>,
+}
+
+impl Refused {
+    /// A patch was refused, and this is the pod after that.
+    ///
+    /// # Errors
+    /// What the server said, when the patch was made for this very version.
+    pub(crate) fn again(&mut self, pod: &Pod, error: Error) -> Result<()> {
+        let version = pod.metadata.resource_version.clone();
+        if self.version.as_ref() == Some(&version) {
+            return Err(error);
+        }
+        self.version = Some(version);
+        Ok(())
+    }
 }
 
 /// What a delete came to.
@@ -342,10 +366,10 @@ impl Client {
             Ok(pod) => Ok(Patched::Done(pod)),
             // A `test` that fails is 422 like a bad pod, but names no field.
             Err(error) if error.kind() == ErrorKind::InvalidArgument && error.field().is_none() => {
-                Ok(Patched::Other)
+                Ok(Patched::Other(error))
             }
             // The pod changed while the server applied the patch.
-            Err(error) if error.kind() == ErrorKind::InvalidState => Ok(Patched::Other),
+            Err(error) if error.kind() == ErrorKind::InvalidState => Ok(Patched::Other(error)),
             Err(error) => Err(error),
         }
     }

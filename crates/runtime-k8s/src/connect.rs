@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use runtime_core::{Deadlines, Error, ErrorKind, Result, Scope};
 
 use crate::http2;
@@ -360,17 +360,8 @@ impl KubernetesOptions {
                 let file = Kubeconfig::read_from(path).map_err(bad_config)?;
                 kube::Config::from_custom_kubeconfig(file, &choose).await.map_err(bad_config)?
             }
-            (None, Some(_)) => {
-                kube::Config::from_kubeconfig(&choose).await.map_err(bad_config)?
-            }
-            (None, None) => kube::Config::infer().await.map_err(|source| {
-                Error::new(ErrorKind::Unavailable)
-                    .with_message(
-                        "no kubeconfig in KUBECONFIG or ~/.kube/config, and this is not a pod of a cluster",
-                    )
-                    .with_retryable(false)
-                    .with_source(source)
-            })?,
+            (None, Some(_)) => kube::Config::from_kubeconfig(&choose).await.map_err(bad_config)?,
+            (None, None) => infer().await?,
         };
         config.connect_timeout = Some(self.deadlines.connect);
         // Each operation has its own deadline, and what can be repeated is repeated by it.
@@ -382,6 +373,30 @@ impl KubernetesOptions {
     }
 }
 
-fn bad_config(source: kube::config::KubeconfigError) -> Error {
+/// What kubectl would use, or what a pod of the cluster has.
+async fn infer() -> Result<kube::Config> {
+    let inferred = kube::Config::infer().await;
+    inferred.map_err(|source| match Kubeconfig::read() {
+        // It is there and cannot be used.
+        Err(error) if !is_missing(&error) => bad_config(error),
+        Ok(_) => Error::invalid("kubeconfig", "cannot be used").with_source(source),
+        Err(_) => Error::new(ErrorKind::Unavailable)
+            .with_message(
+                "no kubeconfig in KUBECONFIG or ~/.kube/config, and this is not a pod of a cluster",
+            )
+            .with_retryable(false)
+            .with_source(source),
+    })
+}
+
+fn is_missing(error: &KubeconfigError) -> bool {
+    match error {
+        KubeconfigError::FindPath => true,
+        KubeconfigError::ReadConfig(source, _) => source.kind() == std::io::ErrorKind::NotFound,
+        _ => false,
+    }
+}
+
+fn bad_config(source: KubeconfigError) -> Error {
     Error::invalid("kubeconfig", "cannot be used").with_source(source)
 }

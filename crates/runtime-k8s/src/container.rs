@@ -11,7 +11,7 @@ use runtime_core::{
 };
 use tokio::time::Instant;
 
-use crate::client::{Deleted, Patched};
+use crate::client::{Deleted, Patched, Refused};
 use crate::names::{HELD_IMAGE, IMAGE};
 use crate::seen::Seen;
 use crate::shared::Shared;
@@ -137,6 +137,7 @@ impl KubernetesContainer {
 
     async fn start_now(&self) -> Result<StartOutcome> {
         let mut pod = Arc::clone(&self.pod);
+        let mut refused = Refused::default();
         loop {
             if mounts::are_unchecked(&pod) {
                 pod = match self.check_mounts(pod).await? {
@@ -151,10 +152,13 @@ impl KubernetesContainer {
                     return Ok(StartOutcome::Started);
                 }
                 // It was started before, or released by a start that came no further.
-                Patched::Other => pod = self.fresh().await?,
-            }
-            if !is_held(&pod) {
-                return Ok(StartOutcome::AlreadyStarted);
+                Patched::Other(error) => {
+                    pod = self.fresh().await?;
+                    if !is_held(&pod) {
+                        return Ok(StartOutcome::AlreadyStarted);
+                    }
+                    refused.again(&pod, error)?;
+                }
             }
         }
     }

@@ -9,6 +9,7 @@ use runtime_core::{
 };
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::client::Deleted;
 use crate::names::BELONGINGS;
@@ -17,8 +18,9 @@ use crate::spec::{Plan, belonging_name};
 use crate::wire::Pod;
 use crate::{pdb, secret, spec};
 
-/// How often an undo is tried before what is left is left to a reap.
-const UNDO_ATTEMPTS: u32 = 8;
+/// How long an undo is tried before what is left is left to a reap: longer than a server works on a
+/// request.
+const UNDO_PATIENCE: Duration = Duration::from_secs(90);
 
 pub(crate) const SECRETS: (&str, &str) = ("/api/v1", "secrets");
 
@@ -41,7 +43,7 @@ pub(crate) async fn run(shared: &Arc<Shared>, spec: &ContainerSpec) -> Result<Po
 
     let (sender, receiver) = oneshot::channel();
     let task = Arc::clone(shared);
-    tokio::spawn(async move {
+    shared.unfinished.spawn(async move {
         let deadline = task.options.deadlines.create;
         let made = make(&task, &plan, deadline).await;
         // If nobody listens, what is made drops here, and is undone by that.
@@ -71,19 +73,21 @@ impl Drop for Made {
             && let Ok(handle) = tokio::runtime::Handle::try_current()
         {
             let shared = Arc::clone(&self.shared);
-            handle.spawn(async move { undo(&shared, &pod).await });
+            let undone = async move { undo(&shared, &pod).await };
+            self.shared.unfinished.spawn_on(undone, &handle);
         }
     }
 }
 
-async fn make(shared: &Shared, plan: &Plan, deadline: Duration) -> Result<Pod> {
+async fn make(shared: &Arc<Shared>, plan: &Plan, deadline: Duration) -> Result<Pod> {
     let posted = shared.client.create_pod(&plan.pod, false);
     let posted = runtime_support::within(Operation::Create, deadline, posted).await;
     let pod = match posted {
         Ok(pod) => pod,
         Err(error) if is_unclear(&error) => {
-            // The server may have made it before the answer was lost.
-            undo_by_name(shared, plan).await;
+            // The server may have made it before the answer was lost, or make it yet.
+            let undone = undo_by_name(Arc::clone(shared), plan.name.clone(), plan.nonce.clone());
+            shared.unfinished.spawn(undone);
             return Err(error);
         }
         Err(error) => return Err(error),
@@ -123,34 +127,42 @@ fn is_unclear(error: &Error) -> bool {
     )
 }
 
-/// Undoes a create whose answer was lost.
-async fn undo_by_name(shared: &Shared, plan: &Plan) {
-    let mut backoff = Backoff::default();
-    for _ in 0..UNDO_ATTEMPTS {
-        match shared.client.pod(&plan.name).await {
-            Ok(pod) if pod.metadata.labels.get(LABEL_NONCE) == Some(&plan.nonce) => {
-                return undo(shared, &pod).await;
+/// Undoes a create whose answer was lost. The server may still be at it, so that a pod which is not
+/// there is looked for again.
+async fn undo_by_name(shared: Arc<Shared>, name: String, nonce: String) {
+    let (mut backoff, until) = (Backoff::default(), Instant::now() + UNDO_PATIENCE);
+    loop {
+        let looked = shared.client.pod(&name).await;
+        match &looked {
+            Ok(pod) if pod.metadata.labels.get(LABEL_NONCE) == Some(&nonce) => {
+                return undo(&shared, pod).await;
             }
             // Another has the name.
             Ok(_) => return,
-            Err(error) if error.kind() == ErrorKind::NotFound => return,
-            Err(_) => tokio::time::sleep(backoff.delay()).await,
+            Err(_) => {}
+        }
+        if !shared.unfinished.another(backoff.delay(), until).await {
+            if looked.is_err_and(|error| error.kind() != ErrorKind::NotFound) {
+                tracing::warn!(pod = name, "a create whose answer was lost could not be undone");
+            }
+            return;
         }
     }
-    tracing::warn!(pod = plan.name, "a create whose answer was lost could not be undone");
 }
 
 async fn undo(shared: &Shared, pod: &Pod) {
-    let mut backoff = Backoff::default();
-    for _ in 0..UNDO_ATTEMPTS {
+    let (mut backoff, until) = (Backoff::default(), Instant::now() + UNDO_PATIENCE);
+    loop {
         match remove(shared, pod).await {
             Ok(_) => return,
             Err(error) if error.kind() == ErrorKind::NotFound => return,
             Err(error) => tracing::debug!(%error, "a create is being undone"),
         }
-        tokio::time::sleep(backoff.delay()).await;
+        if !shared.unfinished.another(backoff.delay(), until).await {
+            tracing::warn!(pod = pod.metadata.name, "a create could not be undone");
+            return;
+        }
     }
-    tracing::warn!(pod = pod.metadata.name, "a create could not be undone");
 }
 
 /// Deletes a pod and what belongs to it. A node gets the least of graces to end it.

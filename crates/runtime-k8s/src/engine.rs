@@ -17,7 +17,7 @@ use runtime_cri::{CriOptions, NodeContainer, NodeEngine, PodContainer};
 use serde_json::json;
 
 use crate::BACKEND;
-use crate::client::Patched;
+use crate::client::{Patched, Refused};
 use crate::container::KubernetesContainer;
 use crate::hold::{annotate, millis_now};
 use crate::info;
@@ -178,6 +178,7 @@ pub(crate) async fn stop(
     engine: &NodeEngine,
     seen: &Seen,
     grace: Duration,
+    refused: &mut Refused,
 ) -> Result<Option<StopOutcome>> {
     let shared = &container.shared;
     let inside = on(engine, Operation::Stop, seen).await?;
@@ -192,11 +193,12 @@ pub(crate) async fn stop(
     ];
     match shared.client.patch_pod(&container.pod_name, &patch).await? {
         Patched::Done(pod) => shared.pods.take(*pod),
-        Patched::Other => {
+        Patched::Other(error) => {
             let pod = shared.client.pod(&container.pod_name).await?;
             if pod.metadata.uid != container.uid() {
                 return Err(Error::new(ErrorKind::NotFound));
             }
+            refused.again(&pod, error)?;
             shared.pods.take(pod);
             return Ok(None);
         }

@@ -52,7 +52,8 @@
 //!
 //! # Rights
 //!
-//! What it needs in its namespace, and nothing else; the tests run with exactly this:
+//! What it needs in its namespace, and nothing else but for statistics of the nodes. The node-bound
+//! tests and those of sessions run with exactly the Role, the others have the ClusterRole as well:
 //!
 //! ```yaml
 #![doc = include_str!("../role.yaml")]

@@ -32,6 +32,9 @@ const PATIENCE_WITH_REFUSALS: Duration = Duration::from_secs(75);
 /// How long a pod that was removed is remembered, in case older news of it is still under way.
 const REMEMBERED: Duration = Duration::from_secs(300);
 
+/// Watches that end at once begin no more often than this.
+const SHORTEST_WATCH: Duration = Duration::from_millis(250);
+
 /// How many events may wait for one that does not read them.
 const MOST_WAITING_EVENTS: usize = 100_000;
 
@@ -288,17 +291,22 @@ impl Inner {
 
     /// Watches from a version on, until a new list is needed.
     async fn go_on(&self, mut version: String, patience: &mut Patience) -> Result<()> {
+        let mut opened = Instant::now();
         loop {
             let failed = match self.client.watch_pods(&self.selector, &version).await {
                 Ok(watch) => {
+                    opened = Instant::now();
                     patience.good();
                     self.condition.send_replace(Condition::Live);
                     self.read(watch, &mut version).await
                 }
                 Err(error) => Some(error),
             };
-            // A watch that just ended is opened again at once.
-            let Some(error) = failed else { continue };
+            let Some(error) = failed else {
+                // A watch that just ended is opened again at once, unless it ends again and again.
+                tokio::time::sleep(SHORTEST_WATCH.saturating_sub(opened.elapsed())).await;
+                continue;
+            };
             if error.kind() == ErrorKind::Lost {
                 tracing::debug!(%error, "the server has forgotten the version of the watch");
                 return Ok(());
@@ -494,6 +502,9 @@ impl Store {
         let events = after.events_since(before);
         // One that cannot take any more has its stream ended: a gap in it would be a lie.
         self.listeners.retain(|Listener { labels, sender }| {
+            if sender.is_closed() {
+                return false;
+            }
             !info::has_labels(&after.pod, labels)
                 || events.iter().all(|event| sender.try_send(Ok(event.clone())).is_ok())
         });

@@ -278,7 +278,7 @@ impl Runtime for KubernetesRuntime {
     }
 
     async fn close(&self) -> Result<()> {
-        self.shared.close();
+        self.shared.close().await;
         Ok(())
     }
 }

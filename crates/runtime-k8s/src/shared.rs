@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use runtime_core::{Capabilities, Error, ErrorKind, Operation, Result, ResultExt as _};
+use runtime_support::Unfinished;
 use tokio_util::sync::CancellationToken;
 
 use crate::BACKEND;
@@ -26,6 +27,8 @@ pub(crate) struct Shared {
     /// The engine of the one node, where this connection may speak to it.
     #[cfg(feature = "cri")]
     pub(crate) engine: Option<runtime_cri::NodeEngine>,
+    /// The creates that nobody waits for any more, and their undoing.
+    pub(crate) unfinished: Unfinished,
     /// Set by `close`.
     pub(crate) closed: CancellationToken,
 }
@@ -46,14 +49,17 @@ impl Shared {
             samples: Samples::default(),
             #[cfg(feature = "cri")]
             engine: None,
+            unfinished: Unfinished::default(),
             closed: CancellationToken::new(),
         }
     }
 
-    /// Ends all that is under way, and refuses what comes.
-    pub(crate) fn close(&self) {
+    /// Ends all that is under way, and refuses what comes. What is half made is undone before the
+    /// connection goes.
+    pub(crate) async fn close(&self) {
         self.closed.cancel();
         self.pods.close();
+        self.unfinished.close(self.options.deadlines.remove).await;
         self.client.close();
         #[cfg(feature = "cri")]
         if let Some(engine) = &self.engine {
@@ -76,11 +82,18 @@ impl Shared {
         operation: Operation,
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        tokio::select! {
-            biased;
-            closed = self.closed() => Err(closed.during(operation)),
-            done = work => done.during(operation).on(BACKEND),
-        }
+        let done = async {
+            if self.closed.is_cancelled() {
+                return Err(self.closed().await);
+            }
+            // What is ready counts for more: a container that was made is somebody's.
+            tokio::select! {
+                biased;
+                done = work => done,
+                closed = self.closed() => Err(closed),
+            }
+        };
+        done.await.during(operation).on(BACKEND)
     }
 
     /// Does `work`, but no longer than `deadline`.

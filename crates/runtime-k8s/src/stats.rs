@@ -123,8 +123,9 @@ pub(crate) async fn stream(
     container: &KubernetesContainer,
     options: StatsOptions,
 ) -> Result<StatsStream> {
+    options.check()?;
     let first = once(container).await?;
-    let mut tick = tokio::time::interval(options.interval.max(Duration::from_millis(10)));
+    let mut tick = tokio::time::interval(options.interval);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     tick.reset();
     let state = Some((container.clone(), tick, first.time));
@@ -133,9 +134,16 @@ pub(crate) async fn stream(
         loop {
             tokio::select! {
                 biased;
-                _ = container.until_ended() => return None,
                 error = container.shared.closed() => {
                     return Some((Err(error.during(Operation::Stats)), None));
+                }
+                ended = container.until_ended() => {
+                    return match ended {
+                        Err(error) if error.kind() != ErrorKind::NotFound => {
+                            Some((Err(error.during(Operation::Stats).on(BACKEND)), None))
+                        }
+                        _ => None,
+                    };
                 }
                 _ = tick.tick() => {}
             }
@@ -206,10 +214,22 @@ async fn measure(shared: &Shared, pods: &[Seen]) -> Result<Vec<(ContainerId, Con
             })
             .collect();
         let mut answers = futures_util::stream::iter(questions).buffer_unordered(AT_ONCE);
+        let mut failed = None;
         while let Some((node, answer)) = answers.next().await {
-            let (machine, found) = answer?;
-            machines.insert(node, machine);
-            measured.extend(found);
+            match answer {
+                Ok((machine, found)) => {
+                    machines.insert(node, machine);
+                    measured.extend(found);
+                }
+                Err(error) => {
+                    tracing::warn!(node, %error, "a node does not say what its containers use");
+                    failed = Some(error);
+                }
+            }
+        }
+        // A node that is away hides its own containers, and not those of all others.
+        if let (true, Some(error)) = (machines.is_empty(), failed) {
+            return Err(error);
         }
     } else {
         measured = of_metrics_api(shared, pods).await?;

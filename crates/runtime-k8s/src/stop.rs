@@ -7,7 +7,7 @@ use runtime_core::{Capability, Error, ErrorKind, Operation, Result, StopOptions,
 use serde_json::{Value, json};
 use std::time::Duration;
 
-use crate::client::Patched;
+use crate::client::{Patched, Refused};
 use crate::container::KubernetesContainer;
 use crate::hold::{annotate, millis_now};
 use crate::names::{STOPPED_AT, STOPPED_IMAGE};
@@ -53,6 +53,7 @@ pub(crate) async fn run(
 async fn until_stopped(container: &KubernetesContainer, grace: Duration) -> Result<StopOutcome> {
     let shared = &container.shared;
     let uid = container.uid();
+    let mut refused = Refused::default();
     loop {
         let seen = shared.entry(uid, &container.pod_name).await?.now();
         match seen.state {
@@ -65,7 +66,7 @@ async fn until_stopped(container: &KubernetesContainer, grace: Duration) -> Resu
         }
         #[cfg(feature = "cri")]
         if let (Some(engine), State::Running) = (&shared.engine, &seen.state) {
-            match crate::engine::stop(container, engine, &seen, grace).await? {
+            match crate::engine::stop(container, engine, &seen, grace, &mut refused).await? {
                 Some(outcome) => return Ok(outcome),
                 None => continue,
             }
@@ -77,12 +78,13 @@ async fn until_stopped(container: &KubernetesContainer, grace: Duration) -> Resu
             let patch = stop(uid, image, &seen.pod.status.phase);
             match shared.client.patch_pod(&container.pod_name, &patch).await? {
                 Patched::Done(pod) => shared.pods.take(*pod),
-                Patched::Other => {
+                Patched::Other(error) => {
                     // Something happened to it meanwhile. Is it what was waited for?
                     let pod = shared.client.pod(&container.pod_name).await?;
                     if pod.metadata.uid != uid {
                         return Err(Error::new(ErrorKind::NotFound));
                     }
+                    refused.again(&pod, error)?;
                     shared.pods.take(pod);
                     continue;
                 }

@@ -142,7 +142,7 @@ impl Shared {
         let after = match self.client.patch_pod(name, &patch).await {
             Ok(Patched::Done(pod)) => *pod,
             // It runs after all, or somebody else was faster.
-            Ok(Patched::Other) => self.client.pod(name).await?,
+            Ok(Patched::Other(_)) => self.client.pod(name).await?,
             // It is gone, as the watch will say.
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),

@@ -12,6 +12,7 @@ pub mod process;
 #[cfg(feature = "session")]
 pub mod session;
 mod tar;
+mod unfinished;
 mod version;
 
 pub use check::{check_exec, check_path, exec_command};
@@ -19,4 +20,5 @@ pub use credentials::{Credential, CredentialError, find_credential};
 pub use deadline::within;
 pub use exits::{ExitHub, ExitSource, Sight, Wake, WakeStream};
 pub use tar::{END_OF_TAR, zeros_at_end};
+pub use unfinished::Unfinished;
 pub use version::version_numbers;

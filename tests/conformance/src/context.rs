@@ -239,7 +239,7 @@ impl Context {
     pub async fn out_of_memory(&self) -> Result<(Arc<dyn Container>, Exit), Failure> {
         // Without a line end in sight, tail keeps all it has read.
         let spec = self.spec().command(["tail", "/dev/zero"]).memory(16 << 20);
-        let tries = if self.has_kernel_log() { 1 } else { 10 };
+        let tries = if self.subject().tells_every_oom() { 1 } else { 10 };
         for _ in 0..tries {
             let (container, exit) = self.run(&spec).await?;
             if exit.reason == ExitReason::OutOfMemory {
@@ -248,14 +248,6 @@ impl Context {
             assert_eq!((exit.code, exit.reason), (Some(137), ExitReason::Signaled), "{exit:?}");
         }
         fail!("of {tries} ends none is said to have been out of memory");
-    }
-
-    /// Whether the backend asks the log of this host's kernel, and can. What is asked of Kubernetes
-    /// is what the kubelet has made of the engine's word.
-    fn has_kernel_log(&self) -> bool {
-        matches!(self.runtime().backend(), "docker" | "cri")
-            && self.subject().published_address().is_loopback()
-            && std::fs::File::open("/dev/kmsg").is_ok()
     }
 
     /// What a container writes that ends with 0, both streams.

@@ -90,6 +90,7 @@ mod expect;
 mod failure;
 mod panics;
 mod poll;
+mod random;
 mod report;
 mod runner;
 mod subject;

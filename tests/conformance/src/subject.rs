@@ -67,6 +67,12 @@ pub trait Subject: Send + Sync + 'static {
         None
     }
 
+    /// Whether every end out of memory is told, and not only those of which the engine has had the
+    /// kernel's signal: the backend reads the log of this host's kernel, and is allowed to.
+    fn tells_every_oom(&self) -> bool {
+        false
+    }
+
     /// How many cases may run at once, unless `--test-threads` says so.
     fn parallelism(&self) -> usize {
         6

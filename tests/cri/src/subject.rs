@@ -136,6 +136,10 @@ impl Subject for CriSubject {
         self.gpus.clone()
     }
 
+    fn tells_every_oom(&self) -> bool {
+        test_support::environment::may_read_kernel_log()
+    }
+
     fn differences(&self) -> Vec<Difference> {
         differences::of(&self.environment.engine)
     }

@@ -112,6 +112,10 @@ impl Subject for DockerSubject {
         self.control.as_ref().map(|control| control as &dyn EngineControl)
     }
 
+    fn tells_every_oom(&self) -> bool {
+        test_support::environment::may_read_kernel_log()
+    }
+
     fn parallelism(&self) -> usize {
         // Podman does one thing after another under the locks of its database.
         if self.environment.engine == "podman" { 3 } else { 6 }

@@ -43,3 +43,9 @@ pub fn registry() -> Result<Registry, String> {
 pub fn shared_dir() -> Result<PathBuf, String> {
     variable("RUNTIME_TEST_SHARED_DIR").map(PathBuf::from)
 }
+
+/// Whether this process may read the log of this host's kernel.
+#[must_use]
+pub fn may_read_kernel_log() -> bool {
+    std::fs::File::open("/dev/kmsg").is_ok()
+}

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use test_engines::{Engine, Running, Site};
+use test_engines::{Engine, Site};
 
+use crate::guard::Guard;
 use crate::workspace::cargo;
 
 /// Runs a part of the bench on a private engine. The bench is a program of its own, because only a
@@ -19,15 +20,24 @@ pub(super) fn run(part: &str, engine: Engine, options: &[String]) -> Result<()> 
     ensure!(built.success(), "the bench does not build");
     let mut bench = Command::new(beside_this_program("release/bench")?);
     bench.arg(part).args(options);
-    if !options.iter().any(|option| option == "--help" || option == "-h") {
-        let site = Site::of_checkout()?;
-        for engine in [Engine::Registry, engine] {
-            bench.envs(up(&site, engine)?.variables()?);
-        }
+    let site = Site::of_checkout()?;
+    let guard = Guard::new(site.clone(), false)?;
+    let measured = if options.iter().any(|option| option == "--help" || option == "-h") {
+        guard.run(&mut bench)
+    } else {
+        measure(&site, &guard, engine, &mut bench)
+    };
+    // Also after a failure and after Ctrl-C. What was up before stays up.
+    let cleaned = guard.finish();
+    measured.and(cleaned)
+}
+
+fn measure(site: &Site, guard: &Guard, engine: Engine, bench: &mut Command) -> Result<()> {
+    for engine in [Engine::Registry, engine] {
+        guard.up(engine)?;
+        bench.envs(site.status(engine).context("it went away")?.variables()?);
     }
-    let status = bench.status().context("starting the bench")?;
-    ensure!(status.success(), "the bench has failed");
-    Ok(())
+    guard.run(bench)
 }
 
 /// A program in cargo's target folder, where this one is in `debug`.
@@ -35,12 +45,4 @@ fn beside_this_program(path: &str) -> Result<PathBuf> {
     let this = std::env::current_exe().context("where this program is")?;
     let target = this.ancestors().nth(2).context("this program is in no target folder")?;
     Ok(target.join(path))
-}
-
-/// Engines stay up, as for the tests.
-fn up(site: &Site, engine: Engine) -> Result<Running> {
-    match site.status(engine) {
-        Some(running) => Ok(running),
-        None => site.up(engine),
-    }
 }

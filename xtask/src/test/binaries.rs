@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 use cargo_metadata::{Message, TargetKind};
 
-use super::guard::Guard;
+use crate::guard::Guard;
 use crate::workspace::{cargo, metadata};
 
 /// One test program.

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use super::guard::Guard;
+use crate::guard::Guard;
 
 /// What a conformance program writes to `RUNTIME_TEST_REPORT`.
 #[derive(Debug, Default, Deserialize)]

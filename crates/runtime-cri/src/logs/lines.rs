@@ -1,5 +1,7 @@
 //! Records of the blocks of a log file.
 
+use std::time::SystemTime;
+
 use runtime_core::{Chunk, LineJoiner, LogRecord, LogStream};
 
 use crate::container::CriContainer;
@@ -28,6 +30,15 @@ impl Terminal {
     }
 }
 
+/// How far a stream was read.
+#[derive(Debug, Clone, Copy, Default)]
+struct Progress {
+    /// The time of its last piece.
+    last: Option<SystemTime>,
+    /// In a file that is read anew: up to which time its pieces were there before.
+    known_until: Option<SystemTime>,
+}
+
 /// Makes records of blocks.
 #[derive(Debug)]
 pub(super) struct Lines {
@@ -36,6 +47,10 @@ pub(super) struct Lines {
     max_line: usize,
     terminal: Terminal,
     unfinished: Unfinished,
+    /// The engine stamps the pieces of one stream in their order. Those of the other one can
+    /// overtake them on their way into the file.
+    stdout: Progress,
+    stderr: Progress,
     /// Whether the joiner may have a record ready.
     joining: bool,
 }
@@ -48,6 +63,8 @@ impl Lines {
             max_line,
             terminal,
             unfinished,
+            stdout: Progress::default(),
+            stderr: Progress::default(),
             joining: false,
         }
     }
@@ -63,6 +80,9 @@ impl Lines {
                 self.joining = self.joiner.is_in_line();
             }
             let mut chunk = self.parser.next()?;
+            if self.came_before(&chunk) {
+                continue;
+            }
             if self.terminal == Terminal::WithoutReturns {
                 chunk = runtime_support::follow::with_carriage_return(chunk);
             }
@@ -77,6 +97,32 @@ impl Lines {
             }
             self.push(chunk);
         }
+    }
+
+    /// What comes next is the beginning of a file that was cut and is read anew: what is left in it
+    /// of what was read before is passed over.
+    pub(super) fn begin_again(&mut self) {
+        self.parser.begin_again();
+        let (stdout, stderr) = (self.stdout.last, self.stderr.last);
+        // What was not read of a stream stood before the place where the reading began.
+        self.stdout.known_until = stdout.or(stderr);
+        self.stderr.known_until = stderr.or(stdout);
+    }
+
+    #[inline]
+    fn came_before(&mut self, chunk: &Chunk) -> bool {
+        let progress = match chunk.stream {
+            LogStream::Stderr => &mut self.stderr,
+            _ => &mut self.stdout,
+        };
+        if let Some(known) = progress.known_until {
+            if chunk.time <= known {
+                return true;
+            }
+            progress.known_until = None;
+        }
+        progress.last = Some(chunk.time);
+        false
     }
 
     fn push(&mut self, chunk: Chunk) {

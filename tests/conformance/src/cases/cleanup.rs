@@ -5,11 +5,12 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _};
-use runtime_core::{ContainerExt as _, ListOptions, Nonce};
+use runtime_core::{ContainerExt as _, ListOptions};
 
 use crate::case::cases;
 use crate::failure::fail;
 use crate::poll::{PATIENCE, lock, until};
+use crate::random::random;
 use crate::{Context, Outcome};
 
 cases! { "create":
@@ -90,12 +91,4 @@ async fn dropped_while_it_pulls(t: Context) -> Outcome {
         fail!("after the dropped creates the image does not run: {exit}");
     }
     Ok(())
-}
-
-/// A random number: where a create is dropped has to differ from run to run.
-fn random() -> u32 {
-    Nonce::random()
-        .ok()
-        .and_then(|nonce| u32::from_str_radix(&nonce.as_str()[..8], 16).ok())
-        .unwrap_or(0)
 }

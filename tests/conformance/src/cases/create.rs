@@ -222,8 +222,11 @@ async fn each_wrong_field(t: Context) -> Outcome {
     let id = "a".repeat(64);
     let least = t.capabilities().limits.minimum_memory.unwrap_or(1);
     let long = "x".repeat(129);
+    let login = runtime_core::RegistryAuth::new("ada", "secret").server_address("other.example");
+    let elsewhere = Image::new("registry.example/a").auth(login);
     let wrong = [
         ("image", ContainerSpec::new("not an image")),
+        ("image.auth.server_address", ContainerSpec::new(elsewhere)),
         ("pull_policy", ContainerSpec::new(id).pull_policy(PullPolicy::Always)),
         ("name", t.spec().name("")),
         ("name", t.spec().name("-begins-badly")),

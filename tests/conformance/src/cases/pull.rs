@@ -21,6 +21,7 @@ cases! { "pull":
     never [PullImage];
     right_password [PullImage];
     wrong_password [PullImage];
+    login_of_another_registry [PullImage];
     no_password [PullImage];
     password_is_in_no_error [PullImage];
     unknown_tag [PullImage];
@@ -141,6 +142,15 @@ async fn wrong_password(t: Context) -> Outcome {
     }
     // And the right one after it.
     t.runtime().pull(&image, PullOptions::default()).await?;
+    Ok(())
+}
+
+async fn login_of_another_registry(t: Context) -> Outcome {
+    let image = t.fresh_image().await?;
+    let auth = RegistryAuth::new("ada", "secret").server_address("other.example");
+    let image = Image::new(image.reference).auth(auth);
+    let error = refused_pull(&t, &image, ErrorKind::InvalidArgument).await?;
+    assert_eq!(error.field(), Some("image.auth.server_address"), "{error:?}");
     Ok(())
 }
 

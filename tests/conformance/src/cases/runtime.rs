@@ -1,11 +1,15 @@
 //! The connection itself.
 
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
 use futures_util::poll;
 use runtime_core::{Capability, ErrorKind, ListOptions, LogOptions, StopOptions};
 
 use crate::case::cases;
 use crate::expect::refused;
 use crate::failure::fail;
+use crate::random::random;
 use crate::{Context, Outcome};
 
 cases! { "runtime":
@@ -13,6 +17,7 @@ cases! { "runtime":
     knows_its_scope_and_backend [];
     close_ends_every_use [];
     close_ends_what_is_under_way [Wait];
+    close_undoes_what_is_half_made [] heavy;
     drop_leaves_containers_alone [Reattach];
 }
 
@@ -72,6 +77,45 @@ async fn close_ends_what_is_under_way(t: Context) -> Outcome {
     };
     refused(waited, ErrorKind::InvalidState)?;
     Ok(())
+}
+
+/// Creates that are under way, or were dropped, when the runtime is closed are whole or undone. After
+/// the close nothing could undo them any more.
+async fn close_undoes_what_is_half_made(t: Context) -> Outcome {
+    const AT_ONCE: usize = 4;
+    let spec = t.spec();
+    let begun = Instant::now();
+    t.create(&spec).await?.remove().await?;
+    let span = begun.elapsed().clamp(Duration::from_millis(20), Duration::from_secs(2));
+    let mut whole = 0;
+    for round in 0..6 {
+        let runtime = t.connect().await?;
+        let mut creates = Box::pin(join_all((0..AT_ONCE).map(|_| runtime.create_container(&spec))));
+        let microseconds = u32::try_from(span.as_micros()).unwrap_or(u32::MAX);
+        let close_at = Duration::from_micros(u64::from(random() % microseconds));
+        let made = match tokio::time::timeout(close_at, &mut creates).await {
+            Ok(made) => made,
+            // Nobody waits for these any more.
+            Err(_) if round % 2 == 0 => {
+                drop(creates);
+                Vec::new()
+            }
+            Err(_) => {
+                let (made, closed) = tokio::join!(creates, runtime.close());
+                closed?;
+                made
+            }
+        };
+        runtime.close().await?;
+        for made in made {
+            match made {
+                Ok(_) => whole += 1,
+                Err(error) if error.kind() == ErrorKind::InvalidState => {}
+                Err(error) => fail!("a create that was closed over failed with {error:?}"),
+            }
+        }
+    }
+    t.until_left(whole).await
 }
 
 async fn drop_leaves_containers_alone(t: Context) -> Outcome {

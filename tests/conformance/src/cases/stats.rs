@@ -27,6 +27,7 @@ cases! { "stats":
     stream [StatsCpu];
     stream_ends_with_the_container [StatsMemory];
     stream_from_many [StatsMemory];
+    bad_interval [StatsMemory];
     not_running [StatsMemory, Wait];
     bulk [BulkStats, Wait];
     bulk_cpu [BulkStats, StatsCpu, CpuCount];
@@ -226,6 +227,17 @@ async fn stream_from_many(t: Context) -> Outcome {
         future::try_join_all((0..4).map(|_| async { t.ready(&t.idle()).await })).await?;
     let samples = future::try_join_all(containers.iter().map(|c| c.stats_once())).await?;
     assert!(samples.iter().all(|sample| sample.memory_bytes.is_some()));
+    Ok(())
+}
+
+async fn bad_interval(t: Context) -> Outcome {
+    let container = t.ready(&t.idle()).await?;
+    for interval in [Duration::ZERO, Duration::from_millis(9)] {
+        let options = StatsOptions::default().interval(interval);
+        let measured = container.stats(options).await.map(drop);
+        let error = refused(measured, ErrorKind::InvalidArgument)?;
+        assert_eq!(error.field(), Some("interval"), "{error:?}");
+    }
     Ok(())
 }
 

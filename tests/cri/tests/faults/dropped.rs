@@ -1,17 +1,64 @@
 //! Creates that nobody waits for any more leave nothing behind.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
-use runtime_core::{ErrorKind, Runtime};
-use test_support::Connection as _;
+use runtime_conformance::BoxError;
+use runtime_core::{ErrorKind, LABEL_SCOPE, Runtime};
+use runtime_support::ports::PortReservation;
+use test_support::{Connection as _, until};
 
-use super::own::Own;
-use super::support::Outcome;
+use super::own::{HELD_PORTS, Own};
+use super::support::{Engine, Outcome};
 
-/// How many creates are dropped. `RUNTIME_TEST_DROPS=1000` takes minutes.
-fn times() -> u32 {
-    std::env::var("RUNTIME_TEST_DROPS").ok().and_then(|times| times.parse().ok()).unwrap_or(64)
+/// How many creates are dropped: what `RUNTIME_TEST_DROPS` says, else 1000 with the whole matrix, which
+/// takes minutes, and fewer without.
+fn times() -> Result<u32, BoxError> {
+    if let Ok(times) = std::env::var("RUNTIME_TEST_DROPS") {
+        return Ok(times.parse()?);
+    }
+    let matrix = std::env::var("RUNTIME_TEST_MATRIX").is_ok_and(|value| value == "1");
+    Ok(if matrix { 1000 } else { 64 })
+}
+
+/// The moments of the drops, which are others in each run. They follow from a number that is printed,
+/// and `RUNTIME_TEST_SEED` has those of a run that failed again.
+struct Moments {
+    state: u64,
+}
+
+impl Moments {
+    fn new() -> Result<Self, BoxError> {
+        let seed = match std::env::var("RUNTIME_TEST_SEED") {
+            Ok(seed) => seed.parse::<u64>()?,
+            Err(_) => RandomState::new().build_hasher().finish(),
+        };
+        println!("RUNTIME_TEST_SEED={seed} has the same moments again");
+        Ok(Self { state: seed })
+    }
+
+    /// A moment between the beginning and the end of `span`.
+    fn next(&mut self, span: Duration) -> Duration {
+        // splitmix64 (Steele, Lea and Flood, 2014).
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.state;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+        span.mul_f64(mixed as f64 / u64::MAX as f64)
+    }
+}
+
+/// Asserts that a count sees the ports that a create holds: one that was kept would change it.
+fn sees_held_ports(own: &Own) -> Outcome {
+    let held = || Ok::<_, BoxError>(own.count()?[HELD_PORTS]);
+    let before = held()?;
+    let reserved = PortReservation::new(2)?;
+    assert_eq!(held()?, before + 2, "{reserved:?}");
+    drop(reserved);
+    assert_eq!(held()?, before);
+    Ok(())
 }
 
 /// Creates under way at once, and how many are made until all of them have to be undone. A create
@@ -32,14 +79,15 @@ async fn dropped_creates_leave_nothing() -> Outcome {
     engine.runtime.create_container(&spec).await?.remove().await?;
     // Several at once take longer than one.
     let span = (begun.elapsed() * 4).clamp(Duration::from_millis(200), Duration::from_secs(4));
+    sees_held_ports(&own)?;
+    let (times, mut moments) = (times()?, Moments::new()?);
     let before = own.count()?;
     let mut whole = 0;
-    for first in (0..times()).step_by(BATCH as usize) {
-        let numbers = first..times().min(first + BATCH);
+    for first in (0..times).step_by(BATCH as usize) {
+        let numbers = first..times.min(first + BATCH);
         let created: Vec<_> = stream::iter(numbers)
-            .map(|number| {
-                // A prime's multiples are spread over the time of a create.
-                let after = span * (number * 389 % 1000) / 1000;
+            .map(|_| {
+                let after = moments.next(span);
                 let create = engine.runtime.create_container(&spec);
                 async move { tokio::time::timeout(after, create).await.ok() }
             })
@@ -64,10 +112,25 @@ async fn dropped_creates_leave_nothing() -> Outcome {
             left = now;
         }
     }
-    let (all, took) = (times(), begun.elapsed());
-    println!("{all} creates, {whole} not dropped, in {took:?}: {before:?} before and after");
-    assert!(whole < all, "none was dropped in {span:?}");
+    let took = begun.elapsed();
+    println!("{times} creates, {whole} not dropped, in {took:?}: {before:?} before and after");
+    assert!(whole < times, "none was dropped in {span:?}");
     engine.finish().await
+}
+
+/// Creates under way when the runtime is closed: so many that some are whenever it is noticed that the
+/// first one has come to the engine.
+const TO_CLOSE: usize = 16;
+
+/// Waits until the engine has something of the scope.
+async fn until_something_is_made(engine: &Engine) -> Outcome {
+    let scope = engine.runtime.scope().to_string();
+    until("sandbox", async || {
+        let (raw, scope) = (engine.raw.clone(), scope.clone());
+        let made = move || raw.containers(&[(LABEL_SCOPE, scope.as_str())]);
+        Ok(!tokio::task::spawn_blocking(made).await??.is_empty())
+    })
+    .await
 }
 
 /// The runtime is closed while creates are under way: they are undone as well.
@@ -78,15 +141,16 @@ async fn creates_of_a_closed_runtime_leave_nothing() -> Outcome {
     let spec = engine.idle().tcp_port(80).shared_memory(1 << 20);
     engine.runtime.create_container(&spec).await?.remove().await?;
     let before = own.count()?;
-    let creates = (0..8).map(|_| engine.runtime.create_container(&spec));
+    let creates = (0..TO_CLOSE).map(|_| engine.runtime.create_container(&spec));
     let creates = futures_util::future::join_all(creates);
     let close = async {
-        tokio::time::sleep(Duration::from_millis(150)).await;
-        engine.runtime.close().await
+        until_something_is_made(&engine).await?;
+        Ok::<_, BoxError>(engine.runtime.close().await?)
     };
     let (created, closed) = tokio::join!(creates, close);
     closed?;
     let whole = created.iter().filter(|created| created.is_ok()).count();
+    assert!(whole < TO_CLOSE, "all were made before the runtime was closed");
     for error in created.into_iter().filter_map(Result::err) {
         assert_eq!(error.kind(), ErrorKind::InvalidState, "{error:?}");
     }

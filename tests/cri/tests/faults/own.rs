@@ -1,18 +1,25 @@
 //! An engine that a test has for itself: it may be killed, and what it has may be counted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddrV4;
 use std::ops::Deref;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use cri_tests::Environment;
 use runtime_conformance::BoxError;
 use runtime_core::Scope;
 use runtime_cri::CriOptions;
+use rustix::net::{SocketType, sockopt};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags};
 use test_engines::Site;
 
 use super::support::{Engine, scope};
 
 const ENGINE: test_engines::Engine = test_engines::Engine::ContainerdFaults;
+
+/// What a count calls the ports that this process holds.
+pub(super) const HELD_PORTS: &str = "ports held by this process";
 
 /// The engine.
 pub(super) struct Own(test_support::Own);
@@ -72,7 +79,7 @@ impl Own {
             ("log folders", below(&logs)),
             ("folders of shared memory", below(&state.join(format!("{ENGINE}-state")))),
             ("packet filter rules", rules.lines().filter(|rule| rule.contains(&network)).count()),
-            ("sockets of this process", sockets()?),
+            (HELD_PORTS, held_ports()?.len()),
         ]))
     }
 }
@@ -121,23 +128,36 @@ fn below(folder: &Path) -> usize {
     folders.map(|folder| entries(&folder.path())).sum()
 }
 
-/// A held port is a socket that listens.
-fn sockets() -> Result<usize, BoxError> {
-    let own: Vec<_> = std::fs::read_dir("/proc/self/fd")?
-        .flatten()
-        .filter_map(|fd| std::fs::read_link(fd.path()).ok())
-        .map(|link| link.to_string_lossy().into_owned())
-        .collect();
-    let listening = |line: &&str| line.split_whitespace().nth(3) == Some("0A");
-    Ok(["/proc/self/net/tcp", "/proc/self/net/tcp6"]
-        .into_iter()
-        .filter_map(|table| std::fs::read_to_string(table).ok())
-        .flat_map(|table| {
-            let inodes = table
-                .lines()
-                .filter(listening)
-                .filter_map(|line| Some(format!("socket:[{}]", line.split_whitespace().nth(9)?)));
-            inodes.filter(|inode| own.contains(inode)).collect::<Vec<_>>()
-        })
-        .count())
+/// The ports that this process holds: those of its sockets that are bound to all addresses, and do
+/// not listen.
+///
+/// Such sockets are in no table of the kernel's under `/proc/net`. So each one is asked, through a
+/// second descriptor of it that is had only for that.
+fn held_ports() -> Result<BTreeSet<u16>, BoxError> {
+    let this = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
+    let mut held = BTreeSet::new();
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let entry = entry?;
+        // What was closed since it was listed is gone here, and bad below.
+        let Ok(link) = std::fs::read_link(entry.path()) else { continue };
+        if !link.to_string_lossy().starts_with("socket:") {
+            continue;
+        }
+        let number = entry.file_name().to_string_lossy().parse::<i32>()?;
+        match rustix::process::pidfd_getfd(&this, number, PidfdGetfdFlags::empty()) {
+            Ok(socket) => held.extend(held_port(&socket)),
+            Err(rustix::io::Errno::BADF) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(held)
+}
+
+fn held_port(socket: &OwnedFd) -> Option<u16> {
+    let of_tcp = sockopt::socket_type(socket).ok()? == SocketType::STREAM;
+    let address = SocketAddrV4::try_from(rustix::net::getsockname(socket).ok()?).ok()?;
+    let listens = sockopt::socket_acceptconn(socket).ok()?;
+    // One that is or was connected has an address of its own.
+    let holds = of_tcp && !listens && address.ip().is_unspecified() && address.port() != 0;
+    holds.then(|| address.port())
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use k8s_tests::{Environment, Raw};
 use runtime_core::{
-    Container, ContainerStatus, ExitReason, LABEL_SCOPE, ListOptions, ReapOptions, Runtime,
+    Container, ContainerStatus, ExitReason, Gpus, LABEL_SCOPE, ListOptions, ReapOptions, Runtime,
 };
 use runtime_k8s::{KubernetesOptions, KubernetesRuntime, Toleration};
-use serde_json::Value;
+use serde_json::{Value, json};
 use test_engines::{Component, HOLLOW};
 use test_support::Connection as _;
 use tokio::time::Instant;
@@ -165,4 +165,54 @@ async fn a_node_may_be_silent_for_as_long_as_its_budget() -> Outcome {
     container.remove().await?;
     subject.work(|cluster| Ok(cluster.remove_hollow_nodes()?)).await?;
     subject.finish().await
+}
+
+/// GPUs by number are those that the nodes say they have: what asks for as many runs, and what asks
+/// for more finds no node.
+#[tokio::test(flavor = "multi_thread")]
+async fn gpus_by_count_are_what_the_nodes_have() -> Outcome {
+    const RESOURCE: &str = "example.com/gpu";
+    let subject = Subject::with(|_, options| options.gpu_resource(RESOURCE)).await?;
+    give_node(&subject, RESOURCE, Some("2")).await?;
+    let spec = |count| subject.script("sleep 3600").gpus(Gpus::Count(count));
+    let runs = subject.start(&spec(2)).await?;
+    assert_eq!(runs.info().await?.status, ContainerStatus::Running);
+    let waits = subject.runtime.create_container(&spec(1)).await?;
+    waits.start().await?;
+    let exit = waits.wait().await?;
+    assert_eq!((exit.reason, exit.code), (ExitReason::StartFailed, None), "{exit:?}");
+    assert!(exit.message.is_some_and(|words| words.contains(RESOURCE)), "it says what is short");
+    // What the first one gives back, another can have.
+    runs.remove().await?;
+    let next = subject.start(&spec(1)).await?;
+    assert_eq!(next.info().await?.status, ContainerStatus::Running);
+    next.remove().await?;
+    give_node(&subject, RESOURCE, None).await?;
+    subject.finish().await
+}
+
+/// Has the node say that it has so much of a resource.
+async fn give_node(subject: &Subject, resource: &'static str, amount: Option<&str>) -> Outcome {
+    let (node, amount) = (subject.environment.node.clone(), amount.map(str::to_owned));
+    subject
+        .work(move |cluster| {
+            let path = format!("/api/v1/nodes/{node}");
+            let mut object: Value =
+                serde_json::from_str(&cluster.kubectl(&["get", "--raw", &path])?)?;
+            // The kubelet writes it all the time.
+            if let Some(meta) = object["metadata"].as_object_mut() {
+                meta.remove("resourceVersion");
+            }
+            for list in ["capacity", "allocatable"] {
+                let list = object["status"][list].as_object_mut().ok_or("a node without status")?;
+                match &amount {
+                    Some(amount) => list.insert(resource.to_owned(), json!(amount)),
+                    None => list.remove(resource),
+                };
+            }
+            let replace = ["replace", "--raw", &format!("{path}/status"), "-f", "-"];
+            cluster.kubectl_as("admin", &replace, &object.to_string())?;
+            Ok(())
+        })
+        .await
 }

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use runtime_core::{ErrorKind, ExitReason, ListOptions, Runtime};
-use runtime_k8s::KubernetesRuntime;
+use runtime_core::{
+    ContainerId, ContainerStatus, ErrorKind, ExitReason, LABEL_SCOPE, ListOptions, Runtime,
+};
+use runtime_k8s::{KubernetesRuntime, VoluntaryEviction};
+use serde_json::json;
 use test_support::Connection as _;
 use tokio::time::Instant;
 
@@ -35,6 +38,62 @@ async fn a_pod_is_deleted_by_somebody_else() -> Outcome {
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error:?}");
     // The Secrets go with the pods, by the cluster itself.
     subject.until_empty().await
+}
+
+/// Whoever empties a node leaves a container with a budget alone. One without is evicted, and that is
+/// no success although its process obeys and ends with 0.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_budget_refuses_eviction() -> Outcome {
+    let subject = Subject::with(|_, options| options.eviction(VoluntaryEviction::Refused)).await?;
+    let spec = subject.script("trap 'exit 0' TERM; echo ready; sleep 3600 & wait");
+    let kept = subject.start(&spec).await?;
+    let options = subject.environment.options(subject.runtime.scope());
+    let plain = KubernetesRuntime::connect(options).await?;
+    let other = plain.create_container(&spec).await?;
+    other.start().await?;
+    let waiters = [Waiter::of(&kept), Waiter::of(&other)];
+
+    let refusal = evict(&subject, kept.id()).await?.expect_err("its budget refuses that");
+    assert!(refusal.contains("disruption budget"), "{refusal}");
+    evict(&subject, other.id()).await?.map_err(|refusal| format!("no budget: {refusal}"))?;
+    let [kept_waiter, other_waiter] = waiters;
+    let exit = other_waiter.answer(60).await??;
+    // Newer servers say why a pod went.
+    assert!(matches!(exit.reason, ExitReason::Removed | ExitReason::Evicted), "{exit:?}");
+    assert!(!exit.success(), "{exit:?}");
+    assert!(!kept_waiter.is_done());
+    assert_eq!(kept.info().await?.status, ContainerStatus::Running);
+    plain.close().await?;
+    subject.finish().await
+}
+
+/// Asks the server to evict a pod, as the command that empties a node does. The inner error is its
+/// refusal.
+async fn evict(
+    subject: &Subject,
+    id: &ContainerId,
+) -> Result<Result<String, String>, runtime_conformance::BoxError> {
+    let namespace = subject.environment.namespace.clone();
+    let selector = format!("{LABEL_SCOPE}={}", subject.runtime.scope());
+    let id = id.to_string();
+    subject
+        .work(move |cluster| {
+            let names = "jsonpath={range .items[*]}{.metadata.uid}={.metadata.name}{'\\n'}{end}";
+            let list = ["-n", &namespace, "get", "pods", "-l", &selector, "-o", names];
+            let pods = cluster.kubectl(&list)?;
+            let pod = pods.lines().find_map(|line| line.strip_prefix(&id)?.strip_prefix('='));
+            let pod = pod.ok_or("no such pod")?;
+            let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}/eviction");
+            let eviction = json!({
+                "apiVersion": "policy/v1beta1",
+                "kind": "Eviction",
+                "metadata": {"name": pod, "namespace": namespace},
+            });
+            let create = ["create", "--raw", &path, "-f", "-"];
+            let answer = cluster.kubectl_as("admin", &create, &eviction.to_string());
+            Ok(answer.map_err(|error| format!("{error:#}")))
+        })
+        .await
 }
 
 /// A namespace is deleted with all that runs in it.
