@@ -1,5 +1,6 @@
 //! The connection itself.
 
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -9,6 +10,7 @@ use runtime_core::{Capability, ErrorKind, ListOptions, LogOptions, StopOptions};
 use crate::case::cases;
 use crate::expect::refused;
 use crate::failure::fail;
+use crate::poll::lock;
 use crate::random::random;
 use crate::{Context, Outcome};
 
@@ -87,32 +89,31 @@ async fn close_undoes_what_is_half_made(t: Context) -> Outcome {
     let begun = Instant::now();
     t.create(&spec).await?.remove().await?;
     let span = begun.elapsed().clamp(Duration::from_millis(20), Duration::from_secs(2));
-    let mut whole = 0;
+    let ended = Mutex::new(Vec::new());
     for round in 0..6 {
         let runtime = t.connect().await?;
-        let mut creates = Box::pin(join_all((0..AT_ONCE).map(|_| runtime.create_container(&spec))));
+        // What has ended counts, also where the others are dropped.
+        let mut creates = Box::pin(join_all((0..AT_ONCE).map(|_| async {
+            let created = runtime.create_container(&spec).await;
+            lock(&ended).push(created);
+        })));
         let microseconds = u32::try_from(span.as_micros()).unwrap_or(u32::MAX);
         let close_at = Duration::from_micros(u64::from(random() % microseconds));
-        let made = match tokio::time::timeout(close_at, &mut creates).await {
-            Ok(made) => made,
-            // Nobody waits for these any more.
-            Err(_) if round % 2 == 0 => {
+        if tokio::time::timeout(close_at, &mut creates).await.is_err() {
+            if round % 2 == 0 {
                 drop(creates);
-                Vec::new()
+            } else {
+                tokio::join!(creates, runtime.close()).1?;
             }
-            Err(_) => {
-                let (made, closed) = tokio::join!(creates, runtime.close());
-                closed?;
-                made
-            }
-        };
+        }
         runtime.close().await?;
-        for made in made {
-            match made {
-                Ok(_) => whole += 1,
-                Err(error) if error.kind() == ErrorKind::InvalidState => {}
-                Err(error) => fail!("a create that was closed over failed with {error:?}"),
-            }
+    }
+    let mut whole = 0;
+    for created in lock(&ended).drain(..) {
+        match created {
+            Ok(_) => whole += 1,
+            Err(error) if error.kind() == ErrorKind::InvalidState => {}
+            Err(error) => fail!("a create that was closed over failed with {error:?}"),
         }
     }
     t.until_left(whole).await

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use k8s_tests::{Environment, Raw};
 use runtime_core::{
-    Container, ContainerStatus, ExitReason, Gpus, LABEL_SCOPE, ListOptions, ReapOptions, Runtime,
+    Container, ContainerStatus, ErrorKind, ExitReason, Gpus, LABEL_SCOPE, ListOptions, ReapOptions,
+    Runtime,
 };
 use runtime_k8s::{KubernetesOptions, KubernetesRuntime, Toleration};
 use serde_json::{Value, json};
@@ -178,15 +179,12 @@ async fn gpus_by_count_are_what_the_nodes_have() -> Outcome {
     let runs = subject.start(&spec(2)).await?;
     assert_eq!(runs.info().await?.status, ContainerStatus::Running);
     let waits = subject.runtime.create_container(&spec(1)).await?;
-    waits.start().await?;
+    let error = waits.start().await.expect_err("there is none left");
+    assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error:?}");
+    assert!(error.message().is_some_and(|words| words.contains(RESOURCE)), "{error:?}");
     let exit = waits.wait().await?;
     assert_eq!((exit.reason, exit.code), (ExitReason::StartFailed, None), "{exit:?}");
-    assert!(exit.message.is_some_and(|words| words.contains(RESOURCE)), "it says what is short");
-    // What the first one gives back, another can have.
     runs.remove().await?;
-    let next = subject.start(&spec(1)).await?;
-    assert_eq!(next.info().await?.status, ContainerStatus::Running);
-    next.remove().await?;
     give_node(&subject, RESOURCE, None).await?;
     subject.finish().await
 }
