@@ -13,8 +13,8 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt as _;
 use runtime_core::{
-    Capability, ContainerId, ContainerStats, Error, ErrorKind, Operation, Result, StatsOptions,
-    StatsStream,
+    Capability, ContainerId, ContainerStats, Error, ErrorKind, Operation, Result, ResultExt as _,
+    StatsOptions, StatsStream,
 };
 
 use crate::BACKEND;
@@ -123,7 +123,7 @@ pub(crate) async fn stream(
     container: &KubernetesContainer,
     options: StatsOptions,
 ) -> Result<StatsStream> {
-    options.check()?;
+    options.check().during(Operation::Stats).on(BACKEND)?;
     let first = once(container).await?;
     let mut tick = tokio::time::interval(options.interval);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
