@@ -15,7 +15,11 @@ const POLL: (Duration, Duration) = (Duration::from_millis(2), Duration::from_mil
 /// and has left others behind that keep its outputs.
 const LOOK: Duration = Duration::from_secs(10);
 
-/// How long a failure is waited for, where the process cannot be seen, or has been heard.
+/// How long a failure is waited for, where the process cannot be seen. It has come after more than a
+/// quarter of a second on a busy machine.
+const UNSEEN: Duration = Duration::from_millis(500);
+
+/// How long it is waited for once something was heard.
 const MOMENT: Duration = Duration::from_millis(250);
 
 /// Waits until the process of an exec runs, or did. `find` looks for it, where it can be seen; where
@@ -28,7 +32,7 @@ pub async fn until_started<P>(
     mut find: Option<impl FnMut() -> Result<Option<P>>>,
 ) -> Result<Option<P>> {
     let mut backoff = Backoff::new(POLL.0, POLL.1);
-    let mut until = Instant::now() + if find.is_some() { LOOK } else { MOMENT };
+    let mut until = Instant::now() + if find.is_some() { LOOK } else { UNSEEN };
     let mut heard = false;
     let end = streams.end.clone();
     loop {
