@@ -19,7 +19,7 @@ cases! { "runtime":
     knows_its_scope_and_backend [];
     close_ends_every_use [];
     close_ends_what_is_under_way [Wait];
-    close_undoes_what_is_half_made [];
+    close_undoes_what_is_half_made [] exclusive;
     drop_leaves_containers_alone [Reattach];
 }
 
