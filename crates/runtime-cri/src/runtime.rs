@@ -156,7 +156,7 @@ impl CriRuntime {
             turns: Default::default(),
             kernel_log: Default::default(),
             closed: Default::default(),
-            tasks: Default::default(),
+            half_made: Default::default(),
         });
         if ours && shared.capabilities.logs {
             rotate::spawn(&shared, options.log_rotation);
@@ -370,11 +370,7 @@ impl Runtime for CriRuntime {
         shared.closed.cancel();
         shared.census.hurry();
         // What is half made is undone before the connection goes.
-        shared.tasks.close();
-        let undone = tokio::time::timeout(shared.deadlines.remove, shared.tasks.wait());
-        if undone.await.is_err() {
-            tracing::warn!("the runtime was closed while something was still being undone");
-        }
+        shared.half_made.close(shared.deadlines.remove).await;
         shared.client.close();
         shared.watch.close();
         Ok(())

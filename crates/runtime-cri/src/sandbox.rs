@@ -45,7 +45,7 @@ pub(crate) async fn create(shared: &Arc<Shared>, plan: Plan) -> Result<Made> {
         let shared = shared.clone();
         async move { make_or_undo(&shared, plan, answer).await }
     };
-    shared.tasks.spawn(work);
+    shared.half_made.spawn(work);
     shared
         .unless_closed(async {
             (&mut caller).await.unwrap_or_else(|_| Err(Error::internal("the create broke off")))

@@ -7,9 +7,8 @@ use runtime_core::{
     Result, Scope,
 };
 use runtime_support::kernel_log::KernelLog;
-use runtime_support::{Credential, ExitHub, find_credential};
+use runtime_support::{Credential, ExitHub, HalfMade, find_credential};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::BACKEND;
 use crate::census::Census;
@@ -41,7 +40,7 @@ pub(crate) struct Shared {
     /// Set by `close`.
     pub(crate) closed: CancellationToken,
     /// What must not be left half done, whoever waits for it.
-    pub(crate) tasks: TaskTracker,
+    pub(crate) half_made: HalfMade,
 }
 
 /// Whose containers a connection is about.
@@ -100,7 +99,7 @@ impl Shared {
         &self,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
-        let task = self.tasks.spawn(work);
+        let task = self.half_made.spawn(work);
         self.unless_closed(async {
             task.await.unwrap_or_else(|error| {
                 Err(Error::internal("the operation broke off").with_source(error).on(BACKEND))

@@ -107,7 +107,7 @@ async fn send(shared: &Arc<Shared>, create: &Create) -> Result<DockerContainer> 
             drop(answer.send(made));
         }
     };
-    shared.unfinished.spawn(task);
+    shared.half_made.spawn(task);
     match answered.await {
         Ok(made) => Ok(made?.keep()),
         Err(_) => Err(Error::internal("the task that creates has ended")),
@@ -147,7 +147,7 @@ async fn request(shared: &Arc<Shared>, create: Create) -> Result<Made> {
             if leaves_it_open(&error) {
                 // An engine that has answered is not at it any more.
                 let patience = if answered { Duration::ZERO } else { UNDO_PATIENCE };
-                shared.unfinished.spawn(undo(Arc::clone(shared), nonce, patience));
+                shared.half_made.spawn(undo(Arc::clone(shared), nonce, patience));
             }
             Err(which_mount(error, &sources))
         }
@@ -192,14 +192,14 @@ impl Drop for Made {
             return;
         }
         let container = self.container.clone();
-        let unfinished = self.container.shared().unfinished.clone();
+        let half_made = self.container.shared().half_made.clone();
         let undone = async move {
             if let Err(error) = remove(&container).await {
                 let id = container.full_id();
                 tracing::warn!(container = %id, %error, "a dropped create is not undone");
             }
         };
-        unfinished.spawn_on(undone, &self.handle);
+        half_made.spawn_on(undone, &self.handle);
     }
 }
 
@@ -210,7 +210,7 @@ async fn remove(container: &DockerContainer) -> Result<()> {
         match container.remove_it().await {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             Err(error) if error.is_retryable() => {
-                if !container.shared().unfinished.another(backoff.delay(), until).await {
+                if !container.shared().half_made.another(backoff.delay(), until).await {
                     return Err(error);
                 }
             }
@@ -250,7 +250,7 @@ async fn undo(shared: Arc<Shared>, nonce: Nonce, patience: Duration) {
             Err(error) if error.kind() == ErrorKind::InvalidState => return,
             Err(_) => {}
         }
-        if !shared.unfinished.another(backoff.delay(), until).await {
+        if !shared.half_made.another(backoff.delay(), until).await {
             return;
         }
     }

@@ -105,7 +105,7 @@ impl DockerRuntime {
             capabilities,
             lives,
             exits,
-            unfinished: Default::default(),
+            half_made: Default::default(),
             samples: Samples::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -239,7 +239,7 @@ impl Runtime for DockerRuntime {
 
     async fn create_container(&self, spec: &ContainerSpec) -> Result<Arc<dyn Container>> {
         let create = async {
-            let made = self.shared.unfinished.unless_closing(create::create(&self.shared, spec));
+            let made = self.shared.half_made.unless_closing(create::create(&self.shared, spec));
             made.await.unwrap_or_else(|| Err(closed()))
         };
         let made = self.doing(Operation::Create, create).await;
@@ -280,7 +280,7 @@ impl Runtime for DockerRuntime {
 
     async fn close(&self) -> Result<()> {
         // What is half made is undone before the connection goes.
-        self.shared.unfinished.close(self.shared.deadlines.remove).await;
+        self.shared.half_made.close(self.shared.deadlines.remove).await;
         self.shared.http.close();
         Ok(())
     }

@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use runtime_core::{Capabilities, Deadlines, Operation, Result, ResultExt, Scope};
 use serde::de::DeserializeOwned;
 
-use runtime_support::{ExitHub, Unfinished};
+use runtime_support::{ExitHub, HalfMade};
 
 use crate::BACKEND;
 use crate::engine::Engine;
@@ -34,7 +34,7 @@ pub(crate) struct Shared {
     /// What is known of the containers beyond what the engine knows.
     pub(crate) lives: Arc<Lives>,
     /// The creates that nobody waits for any more, and their undoing.
-    pub(crate) unfinished: Unfinished,
+    pub(crate) half_made: HalfMade,
     /// Who waits for the end of containers.
     pub(crate) exits: ExitHub,
     /// What the containers used when they were measured last.

@@ -71,9 +71,9 @@ pub struct KubernetesOptions {
     /// How long a node may fail to pull an image before that is the end. 1 min.
     ///
     /// Less than 30 s can end what would have run: the first attempt of a node may come before the
-    /// cluster lets it read the login of the image (the node authorizer can learn of a pod after the
-    /// node; seen 53 times below one conformance run on 1.20), goes without it, and the next comes
-    /// 10 to 25 s later.
+    /// cluster lets it read the login of the image, and goes without it (the node authorizer can
+    /// learn of a pod after the node; the kubelet's log on 1.20 had "no relationship found" 53 times
+    /// after one conformance run). The kubelet tries again after a pause of at least 10 s.
     pub pull_budget: Duration,
     /// How long a pod may find no node before that is the end. 5 min.
     pub schedule_budget: Duration,

@@ -43,7 +43,7 @@ pub(crate) async fn run(shared: &Arc<Shared>, spec: &ContainerSpec) -> Result<Po
 
     let (sender, receiver) = oneshot::channel();
     let task = Arc::clone(shared);
-    shared.unfinished.spawn(async move {
+    shared.half_made.spawn(async move {
         let deadline = task.options.deadlines.create;
         let made = make(&task, &plan, deadline).await;
         // If nobody listens, what is made drops here, and is undone by that.
@@ -74,7 +74,7 @@ impl Drop for Made {
         {
             let shared = Arc::clone(&self.shared);
             let undone = async move { undo(&shared, &pod).await };
-            self.shared.unfinished.spawn_on(undone, &handle);
+            self.shared.half_made.spawn_on(undone, &handle);
         }
     }
 }
@@ -87,7 +87,7 @@ async fn make(shared: &Arc<Shared>, plan: &Plan, deadline: Duration) -> Result<P
         Err(error) if is_unclear(&error) => {
             // The server may have made it before the answer was lost, or make it yet.
             let undone = undo_by_name(Arc::clone(shared), plan.name.clone(), plan.nonce.clone());
-            shared.unfinished.spawn(undone);
+            shared.half_made.spawn(undone);
             return Err(error);
         }
         Err(error) => return Err(error),
@@ -141,7 +141,7 @@ async fn undo_by_name(shared: Arc<Shared>, name: String, nonce: String) {
             Ok(_) => return,
             Err(_) => {}
         }
-        if !shared.unfinished.another(backoff.delay(), until).await {
+        if !shared.half_made.another(backoff.delay(), until).await {
             if looked.is_err_and(|error| error.kind() != ErrorKind::NotFound) {
                 tracing::warn!(pod = name, "a create whose answer was lost could not be undone");
             }
@@ -158,7 +158,7 @@ async fn undo(shared: &Shared, pod: &Pod) {
             Err(error) if error.kind() == ErrorKind::NotFound => return,
             Err(error) => tracing::debug!(%error, "a create is being undone"),
         }
-        if !shared.unfinished.another(backoff.delay(), until).await {
+        if !shared.half_made.another(backoff.delay(), until).await {
             tracing::warn!(pod = pod.metadata.name, "a create could not be undone");
             return;
         }

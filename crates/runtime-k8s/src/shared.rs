@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use runtime_core::{Capabilities, Error, ErrorKind, Operation, Result, ResultExt as _};
-use runtime_support::Unfinished;
+use runtime_support::HalfMade;
 use tokio_util::sync::CancellationToken;
 
 use crate::BACKEND;
@@ -28,7 +28,7 @@ pub(crate) struct Shared {
     #[cfg(feature = "cri")]
     pub(crate) engine: Option<runtime_cri::NodeEngine>,
     /// The creates that nobody waits for any more, and their undoing.
-    pub(crate) unfinished: Unfinished,
+    pub(crate) half_made: HalfMade,
     /// Set by `close`.
     pub(crate) closed: CancellationToken,
 }
@@ -49,7 +49,7 @@ impl Shared {
             samples: Samples::default(),
             #[cfg(feature = "cri")]
             engine: None,
-            unfinished: Unfinished::default(),
+            half_made: HalfMade::default(),
             closed: CancellationToken::new(),
         }
     }
@@ -59,7 +59,7 @@ impl Shared {
     pub(crate) async fn close(&self) {
         self.closed.cancel();
         self.pods.close();
-        self.unfinished.close(self.options.deadlines.remove).await;
+        self.half_made.close(self.options.deadlines.remove).await;
         self.client.close();
         #[cfg(feature = "cri")]
         if let Some(engine) = &self.engine {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -10,15 +11,18 @@ use tokio_util::task::TaskTracker;
 /// The creates of a connection and their undoing, which go on when nobody waits for them any more,
 /// and which a connection waits for before it closes.
 #[derive(Debug, Clone, Default)]
-pub struct Unfinished {
+pub struct HalfMade {
     closing: CancellationToken,
     tasks: TaskTracker,
 }
 
-impl Unfinished {
+impl HalfMade {
     /// Does `work` to its end, whoever waits for it.
-    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
-        self.spawn_on(work, &Handle::current());
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
+        self.tasks.spawn(work)
     }
 
     /// The same from where there may be no executor, as in a drop.
@@ -76,35 +80,35 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn closing_waits_for_what_has_begun() {
-        let unfinished = Unfinished::default();
+        let half_made = HalfMade::default();
         let done = Arc::new(AtomicU32::new(0));
         let count = Arc::clone(&done);
-        unfinished.spawn(async move {
+        half_made.spawn(async move {
             tokio::time::sleep(Duration::from_secs(5)).await;
             count.fetch_add(1, Ordering::Relaxed);
         });
-        unfinished.close(LONG).await;
+        half_made.close(LONG).await;
         assert_eq!(done.load(Ordering::Relaxed), 1);
-        assert_eq!(unfinished.unless_closing(async { 1 }).await, None);
+        assert_eq!(half_made.unless_closing(async { 1 }).await, None);
         // Again is no error, and has nothing to wait for.
-        unfinished.close(LONG).await;
+        half_made.close(LONG).await;
     }
 
     #[tokio::test(start_paused = true)]
     async fn closing_has_an_end() {
-        let unfinished = Unfinished::default();
-        unfinished.spawn(std::future::pending());
+        let half_made = HalfMade::default();
+        half_made.spawn(std::future::pending::<()>());
         let begun = Instant::now();
-        unfinished.close(Duration::from_secs(3)).await;
+        half_made.close(Duration::from_secs(3)).await;
         assert_eq!(begun.elapsed(), Duration::from_secs(3));
     }
 
     #[tokio::test(start_paused = true)]
     async fn work_ends_when_closing_begins_and_has_one_attempt_more() {
-        let unfinished = Unfinished::default();
+        let half_made = HalfMade::default();
         let (attempts, until) = (Arc::new(AtomicU32::new(0)), Instant::now() + LONG);
-        let (count, this) = (Arc::clone(&attempts), unfinished.clone());
-        unfinished.spawn(async move {
+        let (count, this) = (Arc::clone(&attempts), half_made.clone());
+        half_made.spawn(async move {
             loop {
                 count.fetch_add(1, Ordering::Relaxed);
                 if !this.another(Duration::from_secs(60), until).await {
@@ -112,10 +116,10 @@ mod tests {
                 }
             }
         });
-        let waits = unfinished.unless_closing(std::future::pending::<()>());
+        let waits = half_made.unless_closing(std::future::pending::<()>());
         let close = async {
             tokio::time::sleep(Duration::from_secs(1)).await;
-            unfinished.close(LONG).await;
+            half_made.close(LONG).await;
         };
         let begun = Instant::now();
         let (waited, ()) = tokio::join!(waits, close);
@@ -125,9 +129,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn there_is_no_attempt_after_the_last_moment() {
-        let unfinished = Unfinished::default();
+        let half_made = HalfMade::default();
         let until = Instant::now() + Duration::from_secs(10);
-        assert!(unfinished.another(Duration::from_secs(6), until).await);
-        assert!(!unfinished.another(Duration::from_secs(6), until).await);
+        assert!(half_made.another(Duration::from_secs(6), until).await);
+        assert!(!half_made.another(Duration::from_secs(6), until).await);
     }
 }

@@ -1,0 +1,294 @@
+//! Archives that lead out of their target, and those that do not.
+
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+
+use runtime_core::ErrorKind;
+use tar::Header;
+use tempfile::TempDir;
+
+use super::*;
+
+/// An entry with whatever name and link.
+fn entry(kind: EntryType, name: &str, link: &str, mode: u32, content: &str) -> Vec<u8> {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_size(content.len() as u64);
+    // The setters of the header refuse some of what has to be refused here.
+    let fields = header.as_old_mut();
+    fields.name[..name.len()].copy_from_slice(name.as_bytes());
+    fields.linkname[..link.len()].copy_from_slice(link.as_bytes());
+    header.set_cksum();
+    let mut bytes = header.as_bytes().to_vec();
+    bytes.extend_from_slice(content.as_bytes());
+    bytes.resize(bytes.len().next_multiple_of(512), 0);
+    bytes
+}
+
+fn folder(name: &str, mode: u32) -> Vec<u8> {
+    entry(EntryType::Directory, name, "", mode, "")
+}
+
+fn file(name: &str, content: &str) -> Vec<u8> {
+    entry(EntryType::Regular, name, "", 0o640, content)
+}
+
+fn soft(name: &str, to: &str) -> Vec<u8> {
+    entry(EntryType::Symlink, name, to, 0o777, "")
+}
+
+fn hard(name: &str, to: &str) -> Vec<u8> {
+    entry(EntryType::Link, name, to, 0o644, "")
+}
+
+/// The folder `out` to unpack into, beside the folder `outside` that is not for the archive.
+struct Ground(TempDir);
+
+impl Ground {
+    fn new() -> Self {
+        let ground = Self(tempfile::tempdir().unwrap());
+        for name in ["out", "outside"] {
+            std::fs::create_dir(ground.at(name)).unwrap();
+        }
+        std::fs::write(ground.at("outside/file"), "mine").unwrap();
+        ground.set_mode("outside/file", 0o600);
+        ground.set_mode("outside", 0o750);
+        ground
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn set_mode(&self, name: &str, mode: u32) {
+        let permissions = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(self.at(name), permissions).unwrap();
+    }
+
+    fn metadata(&self, name: &str) -> std::fs::Metadata {
+        std::fs::symlink_metadata(self.at(name)).unwrap()
+    }
+
+    fn mode(&self, name: &str) -> u32 {
+        self.metadata(name).permissions().mode() & 0o7777
+    }
+
+    fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.at(name)).unwrap()
+    }
+
+    fn leads_to(&self, name: &str) -> PathBuf {
+        std::fs::read_link(self.at(name)).unwrap()
+    }
+
+    fn names(&self, folder: &str) -> Vec<OsString> {
+        let entries = std::fs::read_dir(self.at(folder)).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    }
+
+    /// The ways to have the folder `tree` of an archive at `out/tree`.
+    fn places(&self) -> [Placed; 3] {
+        let tree = self.at("out/tree");
+        [Placed::Within(self.at("out")), Placed::As(tree.clone()), Placed::Contents(tree)]
+    }
+
+    fn unpack(&self, placed: &Placed, entries: &[Vec<u8>]) -> Result<()> {
+        let mut bytes = entries.concat();
+        bytes.resize(bytes.len() + 1024, 0);
+        put_all(&bytes[..], placed)
+    }
+
+    #[track_caller]
+    fn nothing_is_outside(&self, what: &str) {
+        assert_eq!(self.names(""), ["out", "outside"], "{what}");
+        assert_eq!(self.names("outside"), ["file"], "{what}");
+        assert_eq!(self.read("outside/file"), "mine", "{what}");
+        let modes = (self.mode("outside"), self.mode("outside/file"));
+        assert_eq!(modes, (0o750, 0o600), "{what}");
+        assert_eq!(self.metadata("outside/file").nlink(), 1, "{what}");
+    }
+}
+
+/// An archive with a link that leads out, and one entry more.
+fn after_link(more: Vec<u8>) -> Vec<Vec<u8>> {
+    vec![folder("tree", 0o755), soft("tree/l", "../../outside"), more]
+}
+
+fn archives_that_lead_out() -> Vec<(&'static str, Vec<Vec<u8>>)> {
+    let tree = || folder("tree", 0o755);
+    let out = || soft("tree/l", "../../outside");
+    let root = || soft("tree", "../outside");
+    let old_folder = entry(EntryType::Regular, "tree/l/", "", 0o777, "");
+    vec![
+        ("a file below a link", after_link(file("tree/l/new", "x"))),
+        ("a file that is there below a link", after_link(file("tree/l/file", "x"))),
+        ("a folder in place of a link", after_link(folder("tree/l", 0o777))),
+        ("the same with a slash", after_link(folder("tree/l/", 0o777))),
+        ("the same in the old format", after_link(old_folder)),
+        ("a folder below a link", after_link(folder("tree/l/sub", 0o777))),
+        ("folders below a link", after_link(folder("tree/l/sub/sub", 0o777))),
+        ("a link below a link", after_link(soft("tree/l/new", "file"))),
+        ("a hard link through a link", after_link(hard("tree/h", "tree/l/file"))),
+        ("a hard link below a link", after_link(hard("tree/l/h", "tree/l"))),
+        (
+            "a file below a hard link to a link",
+            vec![tree(), out(), hard("tree/h", "tree/l"), file("tree/h/new", "x")],
+        ),
+        (
+            "a file below a link through a link",
+            vec![
+                tree(),
+                soft("tree/a", "."),
+                soft("tree/b", "a/../../outside"),
+                file("tree/b/new", "x"),
+            ],
+        ),
+        (
+            "a link in place of a folder",
+            vec![tree(), folder("tree/l", 0o777), out(), file("tree/l/new", "x")],
+        ),
+        ("a file below a root that is a link", vec![root(), file("tree/new", "x")]),
+        ("a folder below a root that is a link", vec![root(), folder("tree/new", 0o777)]),
+        ("a folder in place of a root that is a link", vec![root(), folder("tree", 0o777)]),
+        ("a root that becomes a link", vec![tree(), root(), file("tree/new", "x")]),
+        ("a hard link to outside", vec![tree(), hard("tree/h", "../outside/file")]),
+        ("the same from within", vec![tree(), hard("tree/h", "tree/../../outside/file")]),
+        ("a hard link to the host", vec![tree(), hard("tree/h", "/etc/hostname")]),
+        ("an absolute name", vec![tree(), file("/tree/new", "x")]),
+        ("a name that leads up", vec![tree(), file("../new", "x")]),
+        ("a name that leads up from within", vec![tree(), file("tree/../../new", "x")]),
+        ("a folder that leads up", vec![tree(), folder("tree/../../outside", 0o777)]),
+        ("the folder above", vec![tree(), folder("..", 0o777)]),
+        ("a link that leads up", vec![tree(), soft("../new", "outside")]),
+        ("no name", vec![tree(), folder("./", 0o777)]),
+    ]
+}
+
+#[test]
+fn nothing_leads_out_of_the_target() {
+    for (what, entries) in archives_that_lead_out() {
+        for number in 0..3 {
+            let ground = Ground::new();
+            let placed = &ground.places()[number];
+            assert!(ground.unpack(placed, &entries).is_err(), "{what}: {placed:?}");
+            ground.nothing_is_outside(what);
+        }
+    }
+}
+
+#[test]
+fn a_link_that_would_be_followed_is_a_typed_error() {
+    for more in [folder("tree/l", 0o777), file("tree/l/new", "x")] {
+        let ground = Ground::new();
+        let placed = Placed::As(ground.at("out/tree"));
+        let error = ground.unpack(&placed, &after_link(more)).unwrap_err();
+        let error = error.downcast_ref::<Error>().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Internal);
+        assert_eq!(error.operation(), Some(Operation::CopyOut));
+        assert!(error.message().unwrap().ends_with("out/tree/l"), "{error}");
+    }
+}
+
+#[test]
+fn a_link_in_the_place_of_a_file_is_replaced() {
+    let below =
+        [folder("tree", 0o755), soft("tree/l", "../../outside/file"), file("tree/l", "new")];
+    for number in 0..3 {
+        let ground = Ground::new();
+        ground.unpack(&ground.places()[number], &below).unwrap();
+        assert_eq!(ground.read("out/tree/l"), "new");
+        assert!(ground.metadata("out/tree/l").is_file());
+        ground.nothing_is_outside("below");
+    }
+    // The root itself, by the archive's link and by one of the user.
+    for number in 0..2 {
+        for entries in
+            [vec![soft("tree", "../outside/file"), file("tree", "new")], vec![file("tree", "new")]]
+        {
+            let ground = Ground::new();
+            symlink("../outside/file", ground.at("out/tree")).unwrap();
+            ground.unpack(&ground.places()[number], &entries).unwrap();
+            assert_eq!(ground.read("out/tree"), "new");
+            assert!(ground.metadata("out/tree").is_file());
+            ground.nothing_is_outside("root");
+        }
+    }
+}
+
+#[test]
+fn a_hard_link_is_no_way_to_another_file() {
+    let ground = Ground::new();
+    let placed = Placed::Within(ground.at("out"));
+    let entries = [
+        folder("tree", 0o755),
+        file("tree/a", "one"),
+        hard("tree/b", "tree/a"),
+        file("tree/b", "two"),
+    ];
+    ground.unpack(&placed, &entries).unwrap();
+    assert_eq!(ground.read("out/tree/a"), "one");
+    assert_eq!(ground.read("out/tree/b"), "two");
+    // Neither of these takes away what is there.
+    for to in ["tree/a", "tree/none"] {
+        assert!(ground.unpack(&placed, &[hard("tree/a", to)]).is_err(), "{to}");
+        assert_eq!(ground.read("out/tree/a"), "one");
+    }
+}
+
+#[test]
+fn an_ordinary_archive_comes_as_it_is() {
+    let entries = [
+        folder("tree/", 0o1750),
+        folder("tree/sub/", 0o550),
+        file("tree/sub/file", "content"),
+        soft("tree/link", "sub/file"),
+        soft("tree/out", "../../outside/file"),
+        hard("tree/hard", "tree/sub/file"),
+        hard("tree/again", "tree/link"),
+    ];
+    for number in 0..3 {
+        let ground = Ground::new();
+        let placed = &ground.places()[number];
+        // The second time over what is there.
+        for _ in 0..2 {
+            ground.unpack(placed, &entries).unwrap();
+            assert_eq!((ground.mode("out/tree"), ground.mode("out/tree/sub")), (0o1750, 0o550));
+            assert_eq!(ground.mode("out/tree/sub/file"), 0o640);
+            assert_eq!(ground.read("out/tree/link"), "content");
+            assert_eq!(ground.leads_to("out/tree/link"), Path::new("sub/file"));
+            assert_eq!(ground.leads_to("out/tree/again"), Path::new("sub/file"));
+            assert_eq!(ground.leads_to("out/tree/out"), Path::new("../../outside/file"));
+            let inode = |name| ground.metadata(name).ino();
+            assert_eq!(inode("out/tree/hard"), inode("out/tree/sub/file"));
+            ground.nothing_is_outside("ordinary");
+            ground.set_mode("out/tree/sub", 0o700);
+        }
+    }
+}
+
+#[test]
+fn a_link_of_the_user_is_followed() {
+    let entries = [folder("tree", 0o700), file("tree/file", "content")];
+    for (placed, found) in [
+        (Placed::Within("way".into()), "out/tree/file"),
+        (Placed::As("way/tree".into()), "out/tree/file"),
+        (Placed::As("way/new/tree".into()), "out/new/tree/file"),
+        (Placed::Contents("way".into()), "out/file"),
+        (Placed::Contents("way/new".into()), "out/new/file"),
+    ] {
+        let ground = Ground::new();
+        ground.set_mode("out", 0o711);
+        symlink("out", ground.at("way")).unwrap();
+        let placed = match placed {
+            Placed::Within(path) => Placed::Within(ground.0.path().join(path)),
+            Placed::As(path) => Placed::As(ground.0.path().join(path)),
+            Placed::Contents(path) => Placed::Contents(ground.0.path().join(path)),
+        };
+        ground.unpack(&placed, &entries).unwrap();
+        assert_eq!(ground.read(found), "content", "{placed:?}");
+        assert_eq!(ground.leads_to("way"), Path::new("out"), "{placed:?}");
+        assert_eq!(ground.mode("out"), 0o711, "the user's folder keeps its mode: {placed:?}");
+    }
+}
