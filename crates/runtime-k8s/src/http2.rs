@@ -20,13 +20,16 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::{Connection as _, HttpConnector};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use kube::client::{Body, ClientBuilder, ConfigExt as _};
 use runtime_core::{Error, Result};
-use tower::ServiceBuilder;
+use tokio::net::TcpStream;
+use tower::util::MapResponse;
+use tower::{ServiceBuilder, ServiceExt as _};
 use tower_service::Service;
 
 use crate::error;
+use crate::gather::Gathered;
 
 /// How much of an answer may be on its way while its reader is busy.
 const WINDOW: u32 = 1 << 20;
@@ -77,6 +80,7 @@ pub(crate) fn client(config: &kube::Config) -> Result<Option<kube::Client>> {
     connector.enforce_http(false);
     connector.set_connect_timeout(config.connect_timeout);
     connector.set_nodelay(true);
+    let connector: Tcp = connector.map_response(|io| TokioIo::new(Gathered::new(io.into_inner())));
     let connections = Connections {
         connector: builder.enable_all_versions().wrap_connector(connector),
         idle: Arc::default(),
@@ -91,6 +95,8 @@ pub(crate) fn client(config: &kube::Config) -> Result<Option<kube::Client>> {
 
 type Sender = SendRequest<Body>;
 
+type Tcp = MapResponse<HttpConnector, fn(TokioIo<TcpStream>) -> TokioIo<Gathered<TcpStream>>>;
+
 /// The connections that nobody uses just now.
 type Idle = Mutex<Vec<Sender>>;
 
@@ -101,7 +107,7 @@ fn lock(idle: &Idle) -> MutexGuard<'_, Vec<Sender>> {
 /// Sends each request on a connection of its own.
 #[derive(Clone)]
 struct Connections {
-    connector: HttpsConnector<HttpConnector>,
+    connector: HttpsConnector<Tcp>,
     idle: Arc<Idle>,
 }
 

@@ -83,6 +83,7 @@ mod create;
 mod engine;
 mod error;
 mod exec;
+mod gather;
 mod hold;
 mod http2;
 mod info;
