@@ -94,7 +94,8 @@ capabilities! {
     exit_while_away ExitWhileAway "knows the exit of a container that ended while the engine was down";
     logs Logs "reads what the container wrote";
     logs_streams_apart LogsStreamsApart "tells standard output from standard error in the logs";
-    logs_exact_bytes LogsExactBytes "keeps what a container wrote byte for byte, UTF-8 or not";
+    logs_exact_bytes LogsExactBytes "keeps bytes that are not UTF-8 as they were written";
+    logs_carriage_returns LogsCarriageReturns "keeps a carriage return that stands before a line end";
     logs_at_exit LogsAtExit "keeps all that a process wrote in the moment before its end";
     logs_follow LogsFollow "follows the logs of a running container";
     stats_cpu StatsCpu "CPU use";

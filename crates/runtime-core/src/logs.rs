@@ -47,7 +47,8 @@ pub struct LogRecord {
     /// line of a log has no line end if none was written.
     ///
     /// An engine without the capability `logs_exact_bytes` has put U+FFFD in place of each byte
-    /// that was not UTF-8 when it stored the line.
+    /// that was not UTF-8 when it stored the line. One without `logs_carriage_returns` has left a
+    /// carriage return out that stood right before the line end.
     pub bytes: Bytes,
     /// True when the line was longer than [`LogOptions::max_line`](crate::LogOptions) and goes
     /// on in the next record of the same stream.

@@ -51,6 +51,8 @@ pub(crate) fn of(engine: &Engine, peer: &Peer, logs: bool, root: bool) -> Capabi
     can.logs = logs;
     can.logs_streams_apart = logs;
     can.logs_exact_bytes = logs;
+    // containerd takes one for a part of the line end; CRI-O's conmon writes the line as it is.
+    can.logs_carriage_returns = logs && crio;
     can.logs_at_exit = logs && ((containerd && drains_at_exit(version)) || crio);
     can.logs_follow = logs;
     can.stats_cpu = true;

@@ -47,9 +47,9 @@
 //!   [`create`](runtime_core::Deadlines::create), also one that is to reap things of any age: they
 //!   can be those of a create of another process, which makes its sandbox only after them. Nothing
 //!   runs for them, and a later reap takes them.
-//! - containerd writes log lines without the carriage return that stood before their line end.
-//!   For a container with a terminal it is put back, because the terminal writes one at every line
-//!   end; for others it is lost.
+//! - containerd writes log lines without the carriage return that stood before their line end
+//!   (`logs_carriage_returns`). For a container with a terminal it is put back, because the terminal
+//!   writes one at every line end; for others it is lost.
 
 mod attach;
 mod capabilities;

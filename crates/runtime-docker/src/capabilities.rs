@@ -51,6 +51,7 @@ pub(crate) fn capabilities(engine: &Engine) -> Capabilities {
     can.logs = true;
     can.logs_streams_apart = true;
     can.logs_exact_bytes = spec::keeps_bytes(engine);
+    can.logs_carriage_returns = true;
     can.logs_at_exit = !(docker && loses_last_words(engine.release()));
     can.logs_follow = true;
     can.stats_cpu = limits;

@@ -61,7 +61,8 @@ pub(crate) fn capabilities(server: &Server, options: &KubernetesOptions) -> Capa
     can.exit_while_away = true;
     can.logs = true;
     can.logs_exact_bytes = true;
-    // That is up to the engines of the nodes, of which nobody tells.
+    // These two are up to the engines of the nodes, of which nobody tells.
+    can.logs_carriage_returns = false;
     can.logs_at_exit = false;
     can.logs_follow = true;
     can.stats_cpu = proxy || metrics;

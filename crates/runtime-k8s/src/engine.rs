@@ -42,6 +42,7 @@ pub(crate) async fn add(mut shared: Shared) -> Result<Shared> {
     can.stop_grace_override = true;
     can.limits.minimum_stop_grace = None;
     can.logs_streams_apart = of.logs;
+    can.logs_carriage_returns = of.logs_carriage_returns;
     can.logs_at_exit = of.logs_at_exit;
     can.stats_cpu = of.stats_cpu;
     can.stats_memory = of.stats_memory;

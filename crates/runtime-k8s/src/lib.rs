@@ -66,7 +66,7 @@
 //! - The OOM score of a container that is not evictable is the kubelet's, by its share of the
 //!   node's memory; an evictable one has 1000 as everywhere.
 //! - Without CPU shares a container has the least weight, not the usual one.
-//! - containerd leaves out a carriage return before a line end in the logs.
+//! - containerd leaves out a carriage return before a line end in the logs (`logs_carriage_returns`).
 //! - Of a log that the kubelet has rotated (10 MiB by default) only the newest file can be read, and
 //!   its first line can be the rest of one, because the engine cuts lines where it changes files.
 //! - The event of a removal has the time at which it was seen.

@@ -97,6 +97,9 @@ pub(crate) fn of(missing: Capability, capabilities: &Capabilities) -> Option<Cas
         C::Logs => twin!(logs, logs),
         C::LogsStreamsApart => twin!(logs_streams_apart, logs_streams_apart, [Logs, Wait]),
         C::LogsExactBytes => twin!(logs_exact_bytes, logs_exact_bytes, [Logs, Wait]),
+        C::LogsCarriageReturns => {
+            twin!(logs_carriage_returns, logs_carriage_returns, [Logs, Wait])
+        }
         C::LogsAtExit => twin!(logs_at_exit, logs_at_exit, [Logs, Wait]),
         C::LogsFollow => twin!(logs_follow, logs_follow, [Logs]),
         C::StatsCpu => twin!(stats_cpu, stats),
@@ -220,6 +223,14 @@ async fn logs_exact_bytes(t: Context) -> Outcome {
     let (container, _) = t.run(&t.spec().command(["printf", "a\\377\\000ä\\300\\n"])).await?;
     let records = t.records(&*container, LogOptions::default()).await?;
     assert_eq!(crate::context::text_of(&records), "a\u{fffd}\0ä\u{fffd}\n");
+    Ok(())
+}
+
+/// The last one before a line end is missing, and nothing else.
+async fn logs_carriage_returns(t: Context) -> Outcome {
+    let spec = t.spec().command(["printf", crate::cases::logs::CARRIAGE_RETURNS]);
+    let (container, _) = t.run(&spec).await?;
+    assert_eq!(t.text(&*container).await?, "a\n\rb\n\nc\r\n");
     Ok(())
 }
 

@@ -1,7 +1,6 @@
 //! containerd as the subject of the conformance suite, and a raw way to look at it.
 
 mod device;
-mod differences;
 mod raw;
 mod subject;
 

@@ -4,14 +4,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use runtime_conformance::{
-    BoxError, Difference, EngineControl, GpuProof, Images, Registry, Subject,
-};
+use runtime_conformance::{BoxError, EngineControl, GpuProof, Images, Registry, Subject};
 use runtime_core::{LABEL_SCOPE, Result, Runtime, Scope, async_trait};
 use runtime_cri::{CriOptions, CriRuntime};
 use test_support::{Control, environment};
 
-use crate::{Raw, device, differences};
+use crate::{Raw, device};
 
 /// What the environment says of the engine and the registry: the variables that
 /// `cargo xtask env up` prints.
@@ -138,10 +136,6 @@ impl Subject for CriSubject {
 
     fn tells_every_oom(&self) -> bool {
         test_support::environment::may_read_kernel_log()
-    }
-
-    fn differences(&self) -> Vec<Difference> {
-        differences::of(&self.environment.engine)
     }
 }
 

@@ -5,7 +5,6 @@ use runtime_conformance::{Context, Difference, Outcome};
 /// The differences of a cluster whose nodes have containerd.
 pub(crate) fn all() -> Vec<Difference> {
     vec![
-        test_support::no_last_carriage_return(),
         Difference {
             case: "fields::env_is_not_added_to",
             reason: "every kubelet tells every container where the API server is",

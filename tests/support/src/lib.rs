@@ -11,7 +11,6 @@
 mod connection;
 mod control;
 mod dependencies;
-mod differences;
 pub mod environment;
 mod expect;
 mod images;
@@ -24,7 +23,6 @@ mod waiter;
 pub use connection::{Connection, scope};
 pub use control::Control;
 pub use dependencies::brings_along;
-pub use differences::no_last_carriage_return;
 pub use expect::{Outcome, PATIENCE, fails, until};
 pub use images::{busybox, push_image};
 pub use own::Own;

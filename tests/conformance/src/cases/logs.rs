@@ -24,6 +24,7 @@ cases! { "logs":
     line_over_the_cap [Logs, Wait];
     long_lines_of_both_streams [Logs, Wait, LogsStreamsApart];
     binary_bytes [Logs, LogsExactBytes, Wait];
+    carriage_returns [Logs, LogsCarriageReturns, Wait];
     a_hundred_thousand_lines [Logs, Wait] heavy;
     at_the_exit [Logs, Wait, LogsAtExit];
     since_is_inclusive [Logs, Wait];
@@ -60,10 +61,10 @@ async fn before_the_start(t: Context) -> Outcome {
 
 async fn records_are_lines(t: Context) -> Outcome {
     let (container, exit) =
-        t.run(&t.script("echo one; echo; echo '  three  '; printf 'a\\rb\\r\\n'")).await?;
+        t.run(&t.script("echo one; echo; echo '  three  '; printf 'a\\rb\\n'")).await?;
     let records = t.records(&*container, LogOptions::default()).await?;
     let lines: Vec<&[u8]> = records.iter().map(|record| &record.bytes[..]).collect();
-    assert_eq!(lines, [b"one\n".as_slice(), b"\n", b"  three  \n", b"a\rb\r\n"]);
+    assert_eq!(lines, [b"one\n".as_slice(), b"\n", b"  three  \n", b"a\rb\n"]);
     // Not the start: the process may write before the engine has noted that it runs.
     let created = container.info().await?.created_at;
     for record in &records {
@@ -160,6 +161,16 @@ async fn binary_bytes(t: Context) -> Outcome {
     let records = t.records(&*container, LogOptions::default()).await?;
     let bytes: Vec<u8> = records.iter().flat_map(|record| record.bytes.to_vec()).collect();
     assert_eq!(bytes, (0..=255).collect::<Vec<u8>>());
+    Ok(())
+}
+
+/// Lines with none, one and two carriage returns before their end.
+pub(crate) const CARRIAGE_RETURNS: &str = "a\\n\\rb\\r\\n\\r\\nc\\r\\r\\n";
+
+async fn carriage_returns(t: Context) -> Outcome {
+    let (container, _) = t.run(&t.spec().command(["printf", CARRIAGE_RETURNS])).await?;
+    same_as_records(&t, &*container).await?;
+    assert_eq!(t.text(&*container).await?, "a\n\rb\r\n\r\nc\r\r\n");
     Ok(())
 }
 
