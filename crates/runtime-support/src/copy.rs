@@ -90,14 +90,22 @@ pub async fn unpack(
         done = work => done?,
         () = overdue => return Err(stands_still(silence)),
     };
+    if !said.ready {
+        let code = exit(&*control, silence).await?;
+        return Err(not_ready(code, &words, Capability::CopyIn));
+    }
+    all_unpacked(said, sent, &words)
+}
+
+/// Whether the far side confirms that all that was sent came to it and was unpacked.
+fn all_unpacked(said: Said, sent: Sent, words: &str) -> Result<()> {
     match said {
-        Said { ready: false, .. } => {
-            let code = exit(&*control, silence).await?;
-            Err(not_ready(code, &words, Capability::CopyIn))
-        }
         Said { tar: Some(0), count: Some(count), .. } if count == sent.bytes => Ok(()),
         Said { tar: Some(0) | None, count, .. } => {
             let error = Error::new(ErrorKind::Lost).with_message(match count {
+                Some(count) if count == sent.bytes => {
+                    "the container does not say whether all was unpacked".to_owned()
+                }
                 Some(count) => format!("{count} of {} bytes came to the container", sent.bytes),
                 None => "the container does not say how much came to it".to_owned(),
             });
@@ -106,7 +114,7 @@ pub async fn unpack(
                 None => error,
             })
         }
-        Said { .. } => Err(refused(&words)),
+        Said { .. } => Err(refused(words)),
     }
 }
 
@@ -306,17 +314,22 @@ impl Packing {
     /// Whether it was all.
     async fn finish(&mut self) -> Result<()> {
         let code = exit(&*self.control, self.silence).await?;
-        if code != 0 {
-            let words = self.words.all().await;
-            return Err(Error::internal(format!("tar has ended with {code}: {words}")));
-        }
-        if self.zeros < END_OF_TAR {
-            return Err(
-                Error::new(ErrorKind::Lost).with_message("the archive has come without its end")
-            );
-        }
-        Ok(())
+        let words = if code == 0 { String::new() } else { self.words.all().await };
+        all_packed(code, self.zeros, &words)
     }
+}
+
+/// Whether a tar that ended with `code` has packed all, and all came: `zeros` stand at the end of it.
+fn all_packed(code: i32, zeros: usize, words: &str) -> Result<()> {
+    if code != 0 {
+        return Err(Error::internal(format!("tar has ended with {code}: {words}")));
+    }
+    if zeros < END_OF_TAR {
+        return Err(
+            Error::new(ErrorKind::Lost).with_message("the archive has come without its end")
+        );
+    }
+    Ok(())
 }
 
 async fn exit(control: &dyn SessionControl, silence: Duration) -> Result<i32> {
@@ -397,6 +410,58 @@ mod tests {
             said.line(line);
         }
         assert_eq!((said.ready, said.tar, said.count), (true, Some(1), Some(10_240)));
+    }
+
+    #[test]
+    fn what_was_sent_is_confirmed_or_lost() {
+        let lost = |words: &'static str| Some((ErrorKind::Lost, words));
+        for (tar, count, failed, wanted) in [
+            (Some(0), Some(10_240), false, None),
+            // An input may be closed by a process that has all of it.
+            (Some(0), Some(10_240), true, None),
+            (Some(0), Some(10_239), false, lost("10239 of 10240 bytes")),
+            (Some(0), Some(0), true, lost("0 of 10240 bytes")),
+            (Some(0), None, false, lost("how much")),
+            (None, Some(4096), true, lost("4096 of 10240 bytes")),
+            (None, Some(10_240), false, lost("whether all was unpacked")),
+            (None, None, false, lost("how much")),
+            (Some(1), Some(10_240), false, Some((ErrorKind::InvalidArgument, "short read"))),
+            (Some(1), None, true, Some((ErrorKind::InvalidArgument, "short read"))),
+        ] {
+            let said = Said { ready: true, tar, count };
+            let failure = failed.then(|| Error::internal("the input was closed"));
+            let outcome = all_unpacked(said, Sent { bytes: 10_240, failure }, "tar: short read");
+            let case = format!("tar {tar:?}, count {count:?}: {outcome:?}");
+            assert_eq!(
+                outcome.as_ref().err().map(Error::kind),
+                wanted.map(|(kind, _)| kind),
+                "{case}"
+            );
+            if let (Err(error), Some((kind, words))) = (outcome, wanted) {
+                assert!(error.to_string().contains(words), "{case}");
+                let has_source = std::error::Error::source(&error).is_some();
+                assert_eq!(has_source, failed && kind == ErrorKind::Lost, "{case}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_archive_is_whole_or_lost() {
+        for (code, zeros, wanted) in [
+            (0, END_OF_TAR, None),
+            (0, END_OF_TAR + 512, None),
+            (0, END_OF_TAR - 1, Some(ErrorKind::Lost)),
+            (0, 0, Some(ErrorKind::Lost)),
+            (1, END_OF_TAR, Some(ErrorKind::Internal)),
+            (137, 0, Some(ErrorKind::Internal)),
+        ] {
+            let outcome = all_packed(code, zeros, "no such file");
+            assert_eq!(outcome.as_ref().err().map(Error::kind), wanted, "{code} {zeros}");
+            if code != 0 {
+                let words = outcome.unwrap_err().to_string();
+                assert!(words.contains(&code.to_string()) && words.contains("no such file"));
+            }
+        }
     }
 
     #[test]
