@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 use std::io::Read as _;
 
 use futures_util::stream;
-use runtime_core::{ByteStream, Bytes, Container, CopyInOptions, CopyOutOptions, Error, ErrorKind};
+use runtime_core::{
+    ByteStream, Bytes, Capability, Container, CopyInOptions, CopyOutOptions, Error, ErrorKind,
+    ExecOptions,
+};
 
 use super::exec::drain;
 use crate::case::cases;
-use crate::expect::{refused, refused_as};
+use crate::expect::{refused, refused_as, unsupported};
 use crate::failure::fail;
 use crate::{Context, Failure, Outcome};
 
@@ -23,8 +26,9 @@ cases! { "files":
     a_large_file [CopyIn, CopyOut] heavy;
     missing_paths [CopyIn, CopyOut];
     wrong_paths [CopyIn, CopyOut];
-    no_tar [CopyIn];
+    content_that_is_no_archive [CopyIn];
     content_that_fails [CopyIn];
+    image_without_tar [CopyIn, CopyOut, Exec];
     dropped_in_mid_copy [CopyIn, CopyOut];
 }
 
@@ -232,7 +236,7 @@ async fn wrong_paths(t: Context) -> Outcome {
     Ok(())
 }
 
-async fn no_tar(t: Context) -> Outcome {
+async fn content_that_is_no_archive(t: Context) -> Outcome {
     let container = t.ready(&t.idle()).await?;
     let content = streamed(b"this is no tar stream ".repeat(100), 700);
     let copied = container.copy_in("/srv", content, CopyInOptions::default()).await;
@@ -255,23 +259,63 @@ async fn content_that_fails(t: Context) -> Outcome {
     Ok(())
 }
 
+/// Leaves the container without a `tar`. A shell that is busybox runs busybox's applets whether they
+/// stand in `PATH` or not: so another busybox takes its place, with another name for this one.
+const WITHOUT_TAR: &str = r"cp /bin/busybox /srv/busybox
+strings -n 3 -t d /bin/busybox | grep ' tar$' | while read -r at word; do
+    printf taq | dd of=/srv/busybox bs=1 seek=$at conv=notrunc 2>/dev/null
+done
+mv /srv/busybox /bin/busybox
+rm -f /bin/tar /usr/bin/tar
+echo ready; sleep 3600";
+
+/// An engine that copies through the container's own `tar` says so; another one needs none.
+async fn image_without_tar(t: Context) -> Outcome {
+    let container = t.ready(&t.script(WITHOUT_TAR)).await?;
+    let looked = container.exec(ExecOptions::new(["sh", "-c", "command -v tar"])).await?;
+    assert_ne!(looked.control.wait().await?.code, 0, "there is a tar");
+    let entries = [("in", file(b"from outside", 0o644, ROOT))];
+    if t.has(Capability::CopyStopped) {
+        copy_in(&*container, "/srv", &entries).await?;
+        assert_eq!(copy_out(&*container, "/srv/in").await?["in"].content, b"from outside");
+        return Ok(());
+    }
+    let content = streamed(pack(&entries)?, 700);
+    let into = container.copy_in("/srv", content, CopyInOptions::default()).await;
+    let out = container.copy_out("/etc/passwd", CopyOutOptions::default()).await.map(drop);
+    for (refused, capability) in [(into, Capability::CopyIn), (out, Capability::CopyOut)] {
+        let error = unsupported(refused, capability)?;
+        assert!(error.message().is_some_and(|words| words.contains("`tar`")), "{error}");
+    }
+    Ok(())
+}
+
 async fn dropped_in_mid_copy(t: Context) -> Outcome {
-    use futures_util::StreamExt as _;
-    let script = "dd if=/dev/zero of=/srv/big bs=1M count=8 2>/dev/null; echo ready; sleep 3600";
-    let container = t.ready(&t.script(script)).await?;
+    let container = t.ready(&t.script(BIG)).await?;
     for _ in 0..5 {
-        let mut out = container.copy_out("/srv/big", CopyOutOptions::default()).await?;
-        assert!(out.next().await.is_some());
-        drop(out);
-        let endless = stream::iter([Ok(Bytes::from(pack(&[("a", file(b"a", 0o644, ROOT))])?))])
-            .chain(stream::pending());
-        let copy = container.copy_in("/srv", Box::pin(endless), CopyInOptions::default());
-        let dropped = tokio::time::timeout(std::time::Duration::from_millis(100), copy).await;
-        // A tar stream has an end of its own, and an engine may stop to read there.
-        if let Ok(copied) = dropped {
-            copied?;
-        }
+        drop_copies(&*container).await?;
     }
     assert_eq!(copy_out(&*container, "/srv/big").await?["big"].content.len(), 8 << 20);
+    Ok(())
+}
+
+/// A script that makes a file which does not fit into what is read ahead of a reader.
+pub(super) const BIG: &str =
+    "dd if=/dev/zero of=/srv/big bs=1M count=8 2>/dev/null; echo ready; sleep 3600";
+
+/// Drops a copy out of a container that runs [`BIG`] and one into it, both under way.
+pub(super) async fn drop_copies(container: &dyn Container) -> Outcome {
+    use futures_util::StreamExt as _;
+    let mut out = container.copy_out("/srv/big", CopyOutOptions::default()).await?;
+    assert!(out.next().await.is_some());
+    drop(out);
+    let endless = stream::iter([Ok(Bytes::from(pack(&[("a", file(b"a", 0o644, ROOT))])?))])
+        .chain(stream::pending());
+    let copy = container.copy_in("/srv", Box::pin(endless), CopyInOptions::default());
+    let dropped = tokio::time::timeout(std::time::Duration::from_millis(100), copy).await;
+    // A tar stream has an end of its own, and an engine may stop to read there.
+    if let Ok(copied) = dropped {
+        copied?;
+    }
     Ok(())
 }

@@ -1,8 +1,12 @@
 //! Nothing stays open: counted in this process, with no other case beside.
 
 use futures_util::StreamExt as _;
-use runtime_core::{EventsOptions, Follow, LogOptions, StatsOptions};
+use runtime_core::{
+    AttachOptions, EventsOptions, ExecOptions, Follow, LogOptions, PullOptions, PullPolicy,
+    StatsOptions,
+};
 
+use super::files::{BIG, drop_copies};
 use crate::case::cases;
 use crate::failure::fail;
 use crate::poll::{PATIENCE, until};
@@ -14,6 +18,10 @@ cases! { "leaks":
     dropped_waiters [Wait] exclusive;
     dropped_stats [StatsMemory] exclusive;
     dropped_events [Events] exclusive;
+    dropped_execs [Exec] exclusive;
+    dropped_attaches [Attach] exclusive;
+    dropped_copies [CopyIn, CopyOut] exclusive;
+    dropped_pulls [PullImage] exclusive;
     dropped_runtimes [Logs, LogsFollow, Wait] exclusive;
     closed_runtimes [Logs, LogsFollow, Wait] exclusive;
 }
@@ -133,6 +141,46 @@ async fn dropped_events(t: Context) -> Outcome {
         for _ in 0..4 {
             drop(t.runtime().events(EventsOptions::default()).await?);
         }
+        Ok(())
+    })
+    .await
+}
+
+async fn dropped_execs(t: Context) -> Outcome {
+    let container = t.ready(&t.idle()).await?;
+    leaks_nothing(|| async {
+        let mut read = container.exec(ExecOptions::new(["yes"])).await?;
+        assert!(read.stdout.next().await.is_some());
+        let _unread = container.exec(ExecOptions::new(["yes"])).await?;
+        Ok(())
+    })
+    .await
+}
+
+async fn dropped_attaches(t: Context) -> Outcome {
+    let script = "while :; do echo tick; sleep 0.05; done";
+    let container = t.start(&t.script(script)).await?;
+    leaks_nothing(|| async {
+        let mut read = container.attach(AttachOptions::default()).await?;
+        assert!(read.stdout.next().await.is_some());
+        let _unread = container.attach(AttachOptions::default()).await?;
+        Ok(())
+    })
+    .await
+}
+
+async fn dropped_copies(t: Context) -> Outcome {
+    let container = t.ready(&t.script(BIG)).await?;
+    leaks_nothing(|| drop_copies(&*container)).await
+}
+
+async fn dropped_pulls(t: Context) -> Outcome {
+    leaks_nothing(|| async {
+        let image = t.fresh_image().await?;
+        let always = || PullOptions::default().policy(PullPolicy::Always);
+        let mut begun = t.runtime().pull_image(&image, always()).await?;
+        begun.next().await.transpose()?;
+        let _unread = t.runtime().pull_image(&image, always()).await?;
         Ok(())
     })
     .await
