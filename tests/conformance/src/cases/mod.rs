@@ -1,6 +1,7 @@
 //! The cases, a file for each area.
 
 mod attach;
+mod backpressure;
 mod cleanup;
 mod create;
 mod events;
@@ -37,6 +38,7 @@ pub(crate) fn all() -> Vec<Case> {
         list::CASES,
         stats::CASES,
         exec::CASES,
+        backpressure::CASES,
         attach::CASES,
         pull::CASES,
         recovery::CASES,
