@@ -29,6 +29,9 @@ pub struct Deadlines {
     /// The longest silence during a pull. Not the time of the whole pull: a large image on
     /// a slow line is no error. 2 min.
     pub pull_inactivity: Duration,
+    /// A whole pull, also that of a create, where the engine reports no progress, so that a silence
+    /// cannot be seen. That is the CRI. 2 h: a large image on a slow line is no error.
+    pub pull_without_progress: Duration,
 }
 
 impl Default for Deadlines {
@@ -41,6 +44,7 @@ impl Default for Deadlines {
             stop_margin: Duration::from_secs(30),
             remove: Duration::from_secs(60),
             pull_inactivity: Duration::from_secs(120),
+            pull_without_progress: Duration::from_secs(2 * 60 * 60),
         }
     }
 }

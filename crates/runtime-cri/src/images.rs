@@ -147,7 +147,28 @@ fn check_can_be_pulled(reference: &ImageRef, policy: PullPolicy) -> Result<()> {
     Err(Error::new(ErrorKind::ImageNotFound).with_message(why).about(reference))
 }
 
+/// The CRI tells nothing before the end, so that a silence cannot be told from a large image on a slow
+/// line: the deadline is for the whole. Some engines give up a pull that stands still by themselves,
+/// see the documentation of the crate. An engine that is gone is noticed by the connection, and a pull
+/// that nobody waits for any more ends.
 async fn pull(
+    shared: &Shared,
+    operation: Operation,
+    reference: &ImageRef,
+    auth: Option<RegistryAuth>,
+) -> Result<ImageOnEngine> {
+    let deadline = shared.deadlines.pull_without_progress;
+    let whole = pull_patiently(shared, operation, reference, auth);
+    tokio::time::timeout(deadline, whole).await.unwrap_or_else(|_| {
+        Err(Error::new(ErrorKind::Timeout)
+            .with_message(format!("it was not pulled within {deadline:?}"))
+            .during(operation)
+            .on(BACKEND)
+            .about(reference))
+    })
+}
+
+async fn pull_patiently(
     shared: &Shared,
     operation: Operation,
     reference: &ImageRef,
@@ -163,10 +184,6 @@ async fn pull(
         auth: auth.map(auth_config),
         sandbox_config: None,
     };
-    // No deadline: the CRI tells nothing before the end, so that a silence cannot be told from a
-    // large image on a slow line. Some engines give up a pull that stands still by themselves, see
-    // the documentation of the crate. An engine that is gone is noticed by the connection, and a
-    // caller that has gone ends the pull.
     let pulled = shared.unless_closed(shared.client.ask_patiently(operation, request)).await;
     pulled
         .map_err(|error| ambiguous(error, with_login).during(operation))

@@ -36,13 +36,15 @@
 //! - Files are copied by the container's own `tar`, through `sh`, while it runs, and as its user.
 //! - Sessions go to the engine's streaming server without TLS, which is how containerd and CRI-O
 //!   offer it on the loopback.
-//! - A pull has no deadline, nor has that of a create:
+//! - The CRI says nothing between the beginning and the end of a pull, and so a registry that
+//!   stands still looks like a large image. A pull, also that of a create, therefore has a deadline
+//!   for the whole of it,
+//!   [`pull_without_progress`](runtime_core::Deadlines::pull_without_progress), by default two hours;
 //!   [`pull_inactivity`](runtime_core::Deadlines::pull_inactivity) is about the silence of copies
-//!   only. The CRI says nothing between the beginning and the end of a pull, and so a registry that
-//!   stands still looks like a large image. containerd gives such a pull up by itself from version
-//!   1.7 on (`image_pull_progress_timeout`), and CRI-O where it was told to
-//!   (`pull_progress_timeout`): it is `Unavailable` then. With others, as containerd 1.6, only the
-//!   caller can end it, by dropping the stream or the create.
+//!   only. containerd gives a pull that stands still up by itself from version 1.7 on
+//!   (`image_pull_progress_timeout`), and CRI-O where it was told to (`pull_progress_timeout`): it is
+//!   `Unavailable` then. With others, as containerd 1.6, who cannot wait so long sets the deadline,
+//!   or drops the stream or the create.
 //! - A reap leaves folders on the host that belong to no sandbox until they are as old as
 //!   [`create`](runtime_core::Deadlines::create), also one that is to reap things of any age: they
 //!   can be those of a create of another process, which makes its sandbox only after them. Nothing

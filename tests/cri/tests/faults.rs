@@ -7,6 +7,7 @@ mod faults {
     mod full_disk;
     mod no_engine;
     mod own;
+    mod pull;
     mod requests;
     mod rotation;
     mod sessions;

@@ -25,7 +25,13 @@ pub(super) struct Engine {
 impl Engine {
     /// The engine of the environment.
     pub(super) async fn of_environment() -> Result<Self, BoxError> {
-        Self::at(Environment::read()?, scope(), |options| options).await
+        Self::of_environment_with(|options| options).await
+    }
+
+    pub(super) async fn of_environment_with(
+        change: impl FnOnce(CriOptions) -> CriOptions,
+    ) -> Result<Self, BoxError> {
+        Self::at(Environment::read()?, scope(), change).await
     }
 
     /// The engine of an environment. Nothing rotates its logs unless a test does.
