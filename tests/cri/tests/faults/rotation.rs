@@ -2,12 +2,16 @@
 
 use std::fs;
 use std::io::Write;
+use std::path::Path;
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt, TryStreamExt};
+use runtime_conformance::BoxError;
 use runtime_core::{
     Container, ContainerExt, ErrorKind, Follow, LogOptions, LogRecord, LogStream, Runtime,
+    StopOptions,
 };
-use test_support::Connection as _;
+use runtime_cri::LogRotation;
+use test_support::{Connection as _, until};
 
 use super::support::{Engine, Outcome, log_folder};
 
@@ -112,6 +116,50 @@ async fn only_so_many_rotated_files_are_kept() -> Outcome {
     assert_eq!(files.count(), 2);
     container.remove().await?;
     assert!(!folder.exists());
+    engine.finish().await
+}
+
+/// The rotated files of a folder, in order.
+fn rotated(folder: &Path) -> Result<Vec<String>, BoxError> {
+    let names = fs::read_dir(folder)?.flatten().map(|file| file.file_name().into_string());
+    let names = names.collect::<Result<Vec<_>, _>>().map_err(|name| format!("{name:?}"))?;
+    let mut rotated: Vec<_> =
+        names.into_iter().filter(|name| name.starts_with("container.log.")).collect();
+    rotated.sort();
+    Ok(rotated)
+}
+
+/// Nobody asks for a rotation: the runtime looks at the sizes by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runtime_rotates_by_itself() -> Outcome {
+    const KEEP: usize = 2;
+    let rotation = LogRotation::Size { max_bytes: 1000, keep: Some(KEEP as u32) };
+    let engine = Engine::of_environment_with(|options| options.log_rotation(rotation)).await?;
+    // It outlives its output, for engines that lack `logs_at_exit`.
+    let script = "trap 'end=1' TERM; i=0; while [ -z $end ]; do i=$((i+1)); echo $i; sleep 0.02; done; \
+                  echo last $i; sleep 1";
+    let container = engine.runtime.create_container(&engine.script(script)).await?;
+    container.start().await?;
+    let follower = container.logs(LogOptions::default().follow(Follow::Yes)).await?;
+    let follower = tokio::spawn(follower.try_collect::<Vec<_>>());
+    let folder = log_folder(&engine, &*container)?;
+    // One look for each file, and one more to throw the first away.
+    for number in 1..=KEEP + 1 {
+        let name = format!("container.log.{number:010}");
+        until(&name, async || Ok(rotated(&folder)?.contains(&name))).await?;
+    }
+    until("file thrown away", async || Ok(rotated(&folder)?.len() <= KEEP)).await?;
+    assert_eq!(rotated(&folder)?, ["container.log.0000000002", "container.log.0000000003"]);
+    container.stop(StopOptions::default()).await?;
+    let followed = follower.await??;
+    let last = followed.last().map(|record| String::from_utf8_lossy(&record.bytes).into_owned());
+    let last = last.as_deref().and_then(|line| line.trim_end().strip_prefix("last "));
+    let last: u64 = last.ok_or("the last line is missing")?.parse()?;
+    assert_eq!(gap(&followed, last), None, "followed over {} files", KEEP + 1);
+    // Who comes later gets what is kept, without a gap.
+    let read = all(&*container, LogOptions::default()).await?;
+    assert_eq!(read, followed[followed.len() - read.len()..]);
+    assert!(read.len() < followed.len(), "nothing was thrown away");
     engine.finish().await
 }
 
