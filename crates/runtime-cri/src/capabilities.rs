@@ -8,11 +8,11 @@ use runtime_support::version_numbers;
 use crate::host::Peer;
 use crate::shared::Engine;
 
-/// What the engine's version and its place give.
+/// What the engine's version and its place give. What differs between engines is true for versions of
+/// containerd alone: no other engine was seen to do it.
 pub(crate) fn of(engine: &Engine, peer: &Peer, logs: bool, root: bool) -> Capabilities {
     let version = version_numbers(&engine.version);
     let containerd = engine.name == "containerd";
-    let crio = engine.name == "cri-o";
     // Signals go to the process itself, which has to be seen from here.
     let signals = root && peer.shares_namespace("pid") == Some(true);
     let here = peer.shares_namespace("mnt").is_some();
@@ -26,8 +26,7 @@ pub(crate) fn of(engine: &Engine, peer: &Peer, logs: bool, root: bool) -> Capabi
     can.cpu_shares = true;
     // containerd 1.7 takes CDI devices only where its configuration says so, and is silent about
     // them otherwise; later versions take them unless it says no.
-    can.gpus_by_id = (containerd && version >= [1, 7, 0] && engine.cdi == Some(true))
-        || (crio && version >= [1, 27, 0]);
+    can.gpus_by_id = containerd && version >= [1, 7, 0] && engine.cdi == Some(true);
     can.user = true;
     can.user_name = true;
     can.supplementary_groups = true;
@@ -47,13 +46,12 @@ pub(crate) fn of(engine: &Engine, peer: &Peer, logs: bool, root: bool) -> Capabi
     can.oom_reason = true;
     can.wait = true;
     // containerd throws away from 1.7 on what ended while it was down.
-    can.exit_while_away = (containerd && version < [1, 7, 0]) || crio;
+    can.exit_while_away = containerd && version < [1, 7, 0];
     can.logs = logs;
     can.logs_streams_apart = logs;
     can.logs_exact_bytes = logs;
-    // containerd takes one for a part of the line end; CRI-O's conmon writes the line as it is.
-    can.logs_carriage_returns = logs && crio;
-    can.logs_at_exit = logs && ((containerd && drains_at_exit(version)) || crio);
+    // `logs_carriage_returns` stays false: containerd takes one for a part of the line end.
+    can.logs_at_exit = logs && containerd && drains_at_exit(version);
     can.logs_follow = logs;
     can.stats_cpu = true;
     can.stats_memory = true;
@@ -128,9 +126,20 @@ mod tests {
         assert!(!gpus("containerd", "1.7.0", Some(false)));
         assert!(gpus("containerd", "1.7.0", Some(true)));
         assert!(gpus("containerd", "2.1.9", Some(true)));
-        assert!(!gpus("cri-o", "1.26.1", None));
-        assert!(gpus("cri-o", "1.30.0", None));
         assert!(!gpus("something", "9.9", Some(true)));
+    }
+
+    #[test]
+    fn what_was_seen_on_containerd_alone_is_false_elsewhere() {
+        let can = |name: &str| {
+            let (name, version, api_version) = (name.into(), "1.30.0".into(), "v1".into());
+            let engine = Engine { name, version, api_version, cdi: Some(true) };
+            of(&engine, &Peer::default(), true, true)
+        };
+        assert!(can("containerd").gpus_by_id && can("containerd").logs_at_exit);
+        let crio = can("cri-o");
+        assert!(!crio.gpus_by_id && !crio.logs_at_exit);
+        assert!(!crio.exit_while_away && !crio.exec_signal);
     }
 
     #[test]

@@ -1,4 +1,8 @@
-//! containerd and CRI-O, through the CRI, behind the `runtime-core` interface.
+//! containerd, through the CRI, behind the `runtime-core` interface.
+//!
+//! It is written to version 1 of the CRI, which CRI-O documents that it speaks as well. It was run on
+//! containerd only: what is said of CRI-O here is from its documents, and what differs between engines
+//! is false in its capabilities.
 //!
 //! The CRI is the interface that a kubelet has to the engine of its node. Here it is driven
 //! without a kubelet: each container gets a sandbox of its own, log files that this crate reads

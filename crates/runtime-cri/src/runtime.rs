@@ -34,7 +34,7 @@ use crate::{capabilities, events, images, kubelet, reap, rotate, stats};
 /// How often all containers that are waited for are looked at, whatever the census said.
 const RESYNC: Duration = Duration::from_secs(30);
 
-/// A connection to containerd or CRI-O.
+/// A connection to an engine that speaks the CRI. It was run on containerd only.
 ///
 /// Clones share the connection. Dropping the last one, and the last of its containers' handles,
 /// closes it.
