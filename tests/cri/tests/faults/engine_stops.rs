@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
-use runtime_conformance::EngineControl as _;
-use runtime_core::{Container, ExitReason, Follow, LogOptions, LogRecord, Mount, Runtime};
+use runtime_conformance::{BoxError, EngineControl as _};
+use runtime_core::{
+    Container, ExitReason, Follow, LABEL_NONCE, LogOptions, LogRecord, Mount, Runtime,
+};
 use test_support::{
     Connection as _, PATIENCE, Waiter, deadlines_of, dies_in_mid_call, does_not_answer, until,
 };
 use tokio::task::JoinHandle;
 
 use super::own::Own;
-use super::support::Outcome;
+use super::support::{Engine, Outcome};
 
 /// How many containers, and how many lines each has at least written at every death of the engine.
 const CONTAINERS: usize = 6;
@@ -73,7 +75,12 @@ async fn an_engine_that_dies_again_and_again() -> Outcome {
         assert_eq!(followed.container.info().await?.exit, Some(exit));
         let records = tokio::time::timeout(Duration::from_secs(60), followed.records).await???;
         let found = texts(&records);
-        assert_eq!(found, lines(&*followed.container).await?, "{number}: what is in the file");
+        assert_eq!(found, lines(&*followed.container).await?, "{number}: read again");
+        assert_eq!(
+            found,
+            in_files(&engine, &*followed.container)?,
+            "{number}: what is in the files"
+        );
         let numbers: Vec<u64> = found.iter().filter_map(|line| line.parse().ok()).collect();
         assert!(numbers.is_sorted_by(|a, b| a < b), "{number}: in order, and none twice");
         if !ends_away(number) {
@@ -108,6 +115,21 @@ impl Followed {
 async fn lines(container: &dyn Container) -> runtime_core::Result<Vec<String>> {
     let records: Vec<_> = container.logs(LogOptions::default()).await?.try_collect().await?;
     Ok(texts(&records))
+}
+
+/// The same as the files have it, without the code under test: each short line is whole, with an `F`.
+fn in_files(engine: &Engine, container: &dyn Container) -> Result<Vec<String>, BoxError> {
+    let engine_has = engine.raw.ctr(&["containers", "info", container.id().as_str()])?;
+    let engine_has: serde_json::Value = serde_json::from_str(&engine_has)?;
+    let nonce = engine_has["Labels"][LABEL_NONCE].as_str().ok_or("it has no nonce")?;
+    let mut files: Vec<_> =
+        fs::read_dir(engine.logs().join(nonce))?.flatten().map(|file| file.path()).collect();
+    files.retain(|file| file.to_string_lossy().contains("/container.log"));
+    // Nothing rotates them here.
+    assert_eq!(files.len(), 1, "{files:?}");
+    let text = fs::read_to_string(&files[0])?;
+    let whole = text.lines().filter_map(|line| line.split_once(" stdout F "));
+    Ok(whole.map(|(_, line)| line.to_owned()).collect())
 }
 
 fn texts(records: &[LogRecord]) -> Vec<String> {
