@@ -114,7 +114,7 @@ async fn dropped_creates_leave_nothing() -> Outcome {
     }
     let took = begun.elapsed();
     println!("{times} creates, {whole} not dropped, in {took:?}: {before:?} before and after");
-    assert!(whole < times, "none was dropped in {span:?}");
+    assert!(whole <= times / 2, "only {} of {times} were dropped within {span:?}", times - whole);
     engine.finish().await
 }
 
