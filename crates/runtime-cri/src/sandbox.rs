@@ -22,9 +22,6 @@ use crate::notes::Notes;
 use crate::shared::Shared;
 use crate::spec::Plan;
 
-/// How often a create is tried with other ports.
-const PORT_TRIES: usize = 4;
-
 /// How often a removal is tried that the engine refuses without saying why.
 const REMOVE_TRIES: usize = 8;
 
@@ -85,29 +82,18 @@ async fn make(
     };
     plan.set_image(&image);
     let until = Instant::now() + shared.deadlines.create;
-    for last_try in (0..PORT_TRIES).map(|number| number + 1 == PORT_TRIES) {
-        if answer.is_closed() || shared.closed.is_cancelled() {
-            return Err(abandoned());
-        }
-        let reserved = reserve_ports(shared, plan, until).await?;
-        prepare_host(shared, plan).await?;
-        match run_sandbox(shared, plan, until).await {
-            Err(error) if !last_try && reserved.is_some() && is_port_conflict(&error) => {
-                tracing::debug!(%error, "a port was taken meanwhile: trying others");
-                undo(shared, &plan.nonce, None, &plan.notes).await;
-            }
-            Err(error) => return Err(error),
-            Ok(sandbox) => {
-                // From here on the ports lead to the container.
-                drop(reserved);
-                if answer.is_closed() {
-                    return Err(abandoned());
-                }
-                return create_in(shared, plan, sandbox, until).await;
-            }
-        }
+    if answer.is_closed() || shared.closed.is_cancelled() {
+        return Err(abandoned());
     }
-    Err(Error::new(ErrorKind::ResourceExhausted).with_message("no free ports"))
+    let reserved = reserve_ports(shared, plan, until).await?;
+    prepare_host(shared, plan).await?;
+    let sandbox = run_sandbox(shared, plan, until).await?;
+    // From here on the ports lead to the container.
+    drop(reserved);
+    if answer.is_closed() {
+        return Err(abandoned());
+    }
+    create_in(shared, plan, sandbox, until).await
 }
 
 async fn run_sandbox(shared: &Shared, plan: &Plan, until: Instant) -> Result<String> {
@@ -143,18 +129,12 @@ async fn ask<C: Call>(shared: &Shared, until: Instant, question: C) -> Result<C:
     shared.client.ask(Operation::Create, left, question).await
 }
 
-fn is_port_conflict(error: &Error) -> bool {
-    error.message().is_some_and(|message| {
-        let message = message.to_ascii_lowercase();
-        message.contains("address already in use") || message.contains("hostport")
-    })
-}
-
 /// Binds a free port for each one to publish, and holds it.
 ///
 /// The engine does not keep the ports of its sandboxes bound, so the kernel may give out one that
 /// leads to a container. That is found out while the port is held: then whoever had it before has
-/// its sandbox already, or has given it up.
+/// its sandbox already, or has given it up. Nor does the engine bind them: it has packets led to the
+/// sandbox by rules, and so it never finds a port taken, not even by us.
 async fn reserve_ports(
     shared: &Shared,
     plan: &mut Plan,
