@@ -121,7 +121,7 @@ impl Cgroup {
 }
 
 /// The cgroup out of `/proc/PID/cgroup` and `/proc/self/mountinfo`.
-fn find(of_process: &str, mounts: &str) -> Option<Cgroup> {
+pub(crate) fn find(of_process: &str, mounts: &str) -> Option<Cgroup> {
     let mut unified = None;
     for line in of_process.lines() {
         let mut parts = line.splitn(3, ':');
@@ -156,7 +156,7 @@ fn mounted(mounts: &str, kind: &str, option: Option<&str>) -> Option<PathBuf> {
 }
 
 /// `8:0 Read 4096`, a line for each device and direction.
-fn blkio(text: &str) -> (u64, u64) {
+pub(crate) fn blkio(text: &str) -> (u64, u64) {
     let mut sums = (0_u64, 0_u64);
     for line in text.lines() {
         let mut words = line.split_whitespace().skip(1);
@@ -171,7 +171,7 @@ fn blkio(text: &str) -> (u64, u64) {
 }
 
 /// `8:0 rbytes=4096 wbytes=0 rios=1 …`, a line for each device.
-fn io_stat(text: &str) -> (u64, u64) {
+pub(crate) fn io_stat(text: &str) -> (u64, u64) {
     let mut sums = (0_u64, 0_u64);
     for word in text.split_whitespace() {
         match word.split_once('=').and_then(|(key, value)| Some((key, value.parse().ok()?))) {
@@ -184,7 +184,7 @@ fn io_stat(text: &str) -> (u64, u64) {
 }
 
 /// Two lines of heading, then `eth0: ` and 16 numbers, of which the first and the ninth count.
-fn net_dev(text: &str) -> (u64, u64) {
+pub(crate) fn net_dev(text: &str) -> (u64, u64) {
     let mut sums = (0_u64, 0_u64);
     for line in text.lines() {
         let Some((name, numbers)) = line.split_once(':') else { continue };
@@ -199,7 +199,7 @@ fn net_dev(text: &str) -> (u64, u64) {
 }
 
 /// How many numbers are in a list such as `0-3,5`.
-fn count_list(list: &str) -> Option<u32> {
+pub(crate) fn count_list(list: &str) -> Option<u32> {
     list.split(',').try_fold(0_u32, |count, range| {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
         let (first, last) = (first.parse::<u32>().ok()?, last.parse::<u32>().ok()?);
@@ -209,7 +209,25 @@ fn count_list(list: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn nothing_makes_it_panic(
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+            table in "([0-9]{1,21}|8:0|eth0:|lo:|blkio|cgroup2?|Read|Write|[rw]bytes=| - |[ ,:=/\n-]){0,40}",
+        ) {
+            for text in [&String::from_utf8_lossy(&bytes), table.as_str()] {
+                blkio(text);
+                io_stat(text);
+                net_dev(text);
+                count_list(text);
+                find(text, text);
+            }
+        }
+    }
 
     #[test]
     fn the_kernels_tables_are_summed() {

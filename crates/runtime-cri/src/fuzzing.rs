@@ -1,8 +1,12 @@
-//! The log parser, for the fuzzer. Not part of the interface.
+//! The parsers, for the fuzzer. Not part of the interface.
+
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use runtime_core::{LineJoiner, LogRecord};
 
+use crate::cgroup;
+use crate::notes::{ANNOTATION, Notes};
 use crate::parser::Parser;
 
 /// What a log file gives.
@@ -35,4 +39,44 @@ pub fn log_file(file: &[u8], block: usize, max_line: usize) -> Log {
     joiner.finish();
     records.extend(std::iter::from_fn(|| joiner.pop()));
     Log { records, passed_over: parser.passed_over() }
+}
+
+/// What a text gives when it is taken for each of the kernel's tables. The sums are pairs of bytes in
+/// and bytes out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tables {
+    /// As the disk figures of cgroups in version 1.
+    pub blkio: (u64, u64),
+    /// As those of version 2.
+    pub io_stat: (u64, u64),
+    /// As those of network interfaces.
+    pub net_dev: (u64, u64),
+    /// As a list of CPUs.
+    pub cpus: Option<u32>,
+}
+
+/// Reads a text as each of the kernel's tables.
+#[must_use]
+pub fn tables(text: &str) -> Tables {
+    Tables {
+        blkio: cgroup::blkio(text),
+        io_stat: cgroup::io_stat(text),
+        net_dev: cgroup::net_dev(text),
+        cpus: cgroup::count_list(text),
+    }
+}
+
+/// Finds a cgroup in what the kernel says of a process and of mounts. Gives how it was found.
+#[must_use]
+pub fn cgroup_of(of_process: &str, mounts: &str) -> Option<String> {
+    cgroup::find(of_process, mounts).map(|cgroup| format!("{cgroup:?}"))
+}
+
+/// Reads the notes on a container. Gives how they are written, where they can be read.
+#[must_use]
+pub fn notes(text: &str) -> Option<String> {
+    let notes = Notes::read(&BTreeMap::from([(ANNOTATION.to_owned(), text.to_owned())]))?;
+    notes.stop_grace();
+    notes.log_place();
+    notes.annotations().remove(ANNOTATION)
 }

@@ -136,7 +136,27 @@ impl Notes {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn nothing_makes_it_panic(
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+            key in "image|ports|memory|cpu_count|stop_grace|stop_signal|logs|labels",
+            value in r#"-?[0-9]{1,25}(\.[0-9]{1,9})?|null|true|"[a-zA-Z0-9/\\]{0,9}"|\[\]|\{\}"#,
+        ) {
+            let object = format!("{{\"{key}\":{value}}}");
+            for text in [String::from_utf8_lossy(&bytes).into_owned(), object] {
+                let notes = Notes::read(&BTreeMap::from([(ANNOTATION.to_owned(), text)]));
+                let Some(notes) = notes else { continue };
+                notes.stop_grace();
+                notes.log_place();
+                prop_assert!(Notes::read(&notes.annotations()).is_some());
+            }
+        }
+    }
 
     #[test]
     fn notes_come_back_as_they_were_written() {

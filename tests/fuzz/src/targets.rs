@@ -25,6 +25,8 @@ pub(crate) const TARGETS: &[Target] = &[
     Target { name: "stats", run: |input| number(fuzzing::stats(input)), examples: stats },
     Target { name: "inspect", run: |input| number(fuzzing::inspect(input)), examples: inspects },
     Target { name: "cri-log", run: cri_log, examples: cri_logs },
+    Target { name: "cri-cgroup", run: cri_cgroup, examples: cri_cgroups },
+    Target { name: "cri-notes", run: cri_notes, examples: cri_notes_examples },
     Target { name: "kernel-log", run: kernel_log, examples: kernel_logs },
     Target { name: "spdy", run: spdy, examples: spdy_frames },
     Target {
@@ -111,6 +113,54 @@ fn cri_logs() -> Vec<Vec<u8>> {
     [(255, 255, LINES), (6, 3, LINES), (40, 100, torn.as_str())]
         .map(|(block, line, text)| [&[block, line], text.as_bytes()].concat())
         .into()
+}
+
+/// What stands before the first NUL is a table, or what the kernel says of a process; after it are
+/// the mounts.
+fn cri_cgroup(input: &[u8]) -> u64 {
+    let text = String::from_utf8_lossy(input);
+    let (table, mounts) = text.split_once('\0').unwrap_or((&text, ""));
+    let tables = runtime_cri::fuzzing::tables(table);
+    let turned: Vec<&str> = table.lines().rev().collect();
+    let again = runtime_cri::fuzzing::tables(&turned.join("\n"));
+    let sums =
+        |tables: &runtime_cri::fuzzing::Tables| [tables.blkio, tables.io_stat, tables.net_dev];
+    assert_eq!(sums(&tables), sums(&again), "the order of the lines matters");
+    let found = runtime_cri::fuzzing::cgroup_of(table, mounts);
+    let sizes = sums(&tables).map(|(a, b)| (a.checked_ilog2(), b.checked_ilog2()));
+    number((sizes, tables.cpus.map(u32::checked_ilog2), found.map(|found| found.len().min(128))))
+}
+
+fn cri_cgroups() -> Vec<Vec<u8>> {
+    [
+        "8:0 Read 10\n8:0 Write 3\n8:0 Sync 13\n8:16 Read 5\nTotal 18\n",
+        "8:0 rbytes=1 wbytes=2 rios=9\n8:16 rbytes=3 wbytes=4\n",
+        "Inter-|   Receive  |  Transmit\n face |bytes packets|bytes packets\n\
+         lo: 7 1 0 0 0 0 0 0 7 1 0 0 0 0 0 0\neth0: 100 2 0 0 0 0 0 0 200 3 0 0 0 0 0 0\n",
+        "0-3,5",
+        "7:cpu,blkio:/k8s.io/abc\n0::/k8s.io/abc\n\0\
+         35 25 0:32 / /sys/fs/cgroup/blkio rw - cgroup cgroup rw,blkio\n",
+        "0::/kube/abc\n\031 25 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n",
+    ]
+    .map(|text| text.as_bytes().to_vec())
+    .into()
+}
+
+fn cri_notes(input: &[u8]) -> u64 {
+    let text = String::from_utf8_lossy(input);
+    let Some(written) = runtime_cri::fuzzing::notes(&text) else { return 0 };
+    let again = runtime_cri::fuzzing::notes(&written).expect("what was written can be read");
+    assert_eq!(written, again, "what was written reads otherwise");
+    number((written.len().min(512), written.matches('"').count().min(64)))
+}
+
+fn cri_notes_examples() -> Vec<Vec<u8>> {
+    [
+        r#"{"image":"r.io/a:1","resolved":"r.io/a@sha256:0","image_id":"sha256:1","ports":[{"host_port":40000,"container_port":80}],"memory":1073741824,"cpu_count":0.5,"terminal":true,"stdin":false,"stop_grace":7,"stop_signal":"SIGINT","logs":"/var/log/x","shared_memory":"/run/x/shm","labels":{"a":"b"}}"#,
+        r#"{"image":"","memory":null,"cpu_count":1e-7,"stop_grace":18446744073709551615,"labels":{}}"#,
+    ]
+    .map(|text| text.as_bytes().to_vec())
+    .into()
 }
 
 /// Each line is a record.
