@@ -16,15 +16,19 @@ pub(crate) async fn warning(shared: &Shared) -> Result<Option<String>> {
     let pods = all.iter().filter(|sandbox| sandbox.labels.contains_key(KUBELETS_LABEL)).count();
     let socket = shared.client.endpoint().socket.display().to_string();
     let runs = on_host(move || Ok(kubelet_of(&socket))).await?;
+    Ok(sentence(pods, runs))
+}
+
+fn sentence(pods: usize, runs: bool) -> Option<String> {
     let why = match (pods, runs) {
-        (0, false) => return Ok(None),
+        (0, false) => return None,
         (0, true) => "it runs on this host".to_owned(),
         (pods, _) => format!("{pods} of the sandboxes are pods"),
     };
-    Ok(Some(format!(
+    Some(format!(
         "A kubelet works with this engine ({why}), and removes containers that it did not make: \
          use an engine of your own, or the Kubernetes backend."
-    )))
+    ))
 }
 
 /// Whether a process of this name has the engine's socket in its arguments.
@@ -36,4 +40,23 @@ fn kubelet_of(socket: &str) -> bool {
             && std::fs::read(path.join("cmdline"))
                 .is_ok_and(|line| String::from_utf8_lossy(&line).contains(socket))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_or_a_process_are_a_kubelet() {
+        for (pods, runs, why) in [
+            (0, false, None),
+            (0, true, Some("(it runs on this host)")),
+            (2, false, Some("(2 of the sandboxes are pods)")),
+            (2, true, Some("(2 of the sandboxes are pods)")),
+        ] {
+            let sentence = sentence(pods, runs);
+            assert_eq!(sentence.is_some(), why.is_some(), "{sentence:?}");
+            assert!(sentence.unwrap_or_default().contains(why.unwrap_or_default()));
+        }
+    }
 }

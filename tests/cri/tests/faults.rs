@@ -5,6 +5,7 @@ mod faults {
     mod dropped;
     mod engine_stops;
     mod full_disk;
+    mod kubelet;
     mod no_engine;
     mod own;
     mod pull;
