@@ -26,7 +26,6 @@ use crate::wait;
 
 /// The time to the next list after a change, and the longest one.
 const SHORTEST: Duration = Duration::from_millis(10);
-const FIRST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(1);
 
 /// How many log folders are watched for the ends of containers.
@@ -128,12 +127,14 @@ impl Census {
         let mut state = census.lock();
         let now = state.table.iter().flat_map(HashMap::values).cloned().collect();
         state.listeners.push(Listener { changes, details });
-        if !state.runs {
+        if state.runs {
+            census.sooner.notify_one();
+        } else {
+            // It begins with the shortest pause, after the list above.
             state.runs = true;
             tokio::spawn(run(Arc::downgrade(shared)));
         }
         drop(state);
-        census.sooner.notify_one();
         Ok((now, receiver))
     }
 
@@ -159,9 +160,12 @@ impl Census {
         Ok(!changes.is_empty())
     }
 
-    /// Makes the next list come soon: something has happened.
+    /// Makes the next list come soon: something has happened. Where nobody listens there is none, and
+    /// whoever comes to listen begins with one.
     pub(crate) fn hurry(&self) {
-        self.sooner.notify_one();
+        if self.lock().runs {
+            self.sooner.notify_one();
+        }
     }
 
     /// Whether the last list had this container.
@@ -231,7 +235,7 @@ pub(crate) fn seen(container: &cri::Container) -> Seen {
 
 /// Lists for as long as somebody listens.
 async fn run(shared: Weak<Shared>) {
-    let mut next = FIRST;
+    let mut next = SHORTEST;
     let mut backoff = Backoff::default();
     let mut wakes = Wakes::default();
     loop {
