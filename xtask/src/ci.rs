@@ -40,7 +40,14 @@ const CHECKS: [Step; 7] = [
     }),
     // With all features on, what is there for want of one is not looked at.
     ("clippy without features", || {
-        succeed(&mut cargo(&["clippy", "--package", "runtime-k8s", "--", "-D", "warnings"]))
+        succeed(&mut cargo(&["clippy", "--package", "runtime-k8s", "--", "-D", "warnings"]))?;
+        for backend in ["docker", "cri", "k8s"] {
+            let one = ["--no-default-features", "--features", backend];
+            let command =
+                [&["clippy", "--package", "runtime-cli"], &one[..], &["--", "-D", "warnings"]];
+            succeed(&mut cargo(&command.concat()))?;
+        }
+        Ok(())
     }),
     ("documentation", || {
         succeed(

@@ -89,6 +89,10 @@ pub(crate) async fn connect(global: &Global) -> Result<Arc<dyn Runtime>> {
 
 struct Target<'a> {
     scope: Scope,
+    #[cfg_attr(
+        not(any(feature = "cri", feature = "k8s")),
+        expect(dead_code, reason = "the file has nothing for Docker alone")
+    )]
     config: &'a Config,
 }
 

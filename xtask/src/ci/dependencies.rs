@@ -8,7 +8,7 @@ use cargo_metadata::{DependencyKind, Metadata, Node, Package, PackageId};
 use spdx::{Expression, LicenseReq, Licensee, ParseMode};
 
 use super::policy::{Policy, Skip};
-use crate::workspace::metadata;
+use crate::workspace::{cargo, metadata};
 
 /// What a crate's users must never get with it, by any path and with any feature but those of
 /// [`BY_FEATURE`].
@@ -51,12 +51,20 @@ const UNREACHABLE: [(&str, &[&str]); 5] = [
 /// What comes with a crate only where its user asks for it by a feature.
 const BY_FEATURE: [(&str, &str); 1] = [("runtime-k8s", "runtime-cri")];
 
+/// The features of the command, and what each of them stands for. With one alone, what its backend
+/// must not reach does not come with the command either.
+const BACKENDS: [(&str, &str); 3] =
+    [("docker", "runtime-docker"), ("cri", "runtime-cri"), ("k8s", "runtime-k8s")];
+
 pub fn check() -> Result<()> {
     let policy = Policy::read()?;
     let metadata = metadata(&policy.graph.targets)?;
     let graph = Graph::new(&metadata)?;
     let mut faults = Vec::new();
     faults.extend(graph.reached());
+    for (feature, backend) in BACKENDS {
+        faults.extend(with_one_backend(feature, backend)?);
+    }
     faults.extend(licences(&graph, &policy.licenses.allow)?);
     faults.extend(duplicates(&graph, &policy.bans.skip)?);
     faults.extend(too_new(&graph));
@@ -157,6 +165,32 @@ impl<'a> Graph<'a> {
     fn foreign(&self) -> impl Iterator<Item = &'a Package> {
         self.packages.values().copied().filter(|package| !self.is_ours(package))
     }
+}
+
+/// What comes with the command built for one backend, and must not.
+fn with_one_backend(feature: &str, backend: &str) -> Result<Vec<String>> {
+    let comes = command_with(feature)?;
+    ensure!(comes.contains(backend), "runtime-cli with {feature} does not reach {backend}");
+    let rules = UNREACHABLE.iter().filter(|(ours, _)| *ours == backend);
+    let forbidden = rules.flat_map(|(_, forbidden)| *forbidden);
+    Ok(forbidden
+        .filter(|name| comes.contains(**name))
+        .map(|name| format!("runtime-cli with only {feature} must not reach {name}"))
+        .collect())
+}
+
+/// The names of all packages of the command with only this feature. The graph above has all
+/// features on.
+fn command_with(feature: &str) -> Result<BTreeSet<String>> {
+    let output = cargo(&["tree", "--package", "runtime-cli", "--no-default-features"])
+        .args(["--features", feature, "--edges", "normal,build"])
+        .args(["--prefix", "none", "--format", "{p}"])
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .context("cargo tree")?;
+    ensure!(output.status.success(), "cargo tree: {}", output.status);
+    let text = String::from_utf8(output.stdout)?;
+    Ok(text.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect())
 }
 
 fn licences(graph: &Graph<'_>, allow: &[String]) -> Result<Vec<String>> {
@@ -293,6 +327,16 @@ mod tests {
         // What is asked for is not looked at, and what is not is.
         assert!(!reached("runtime-k8s").contains("runtime-cri"));
         assert!(reached("runtime-cli").contains("runtime-cri"));
+    }
+
+    #[test]
+    fn what_comes_with_the_command_is_seen() {
+        assert!(command_with("cri").unwrap().contains("tonic"));
+        assert!(command_with("docker,cri").unwrap().contains("bollard"));
+        for (feature, backend) in BACKENDS {
+            assert_eq!(with_one_backend(feature, backend).unwrap(), [""; 0]);
+        }
+        assert!(!with_one_backend("docker,cri", "runtime-docker").unwrap().is_empty());
     }
 
     #[test]
