@@ -32,8 +32,27 @@ pub(crate) struct Kubernetes {
     pub(crate) namespace: Option<String>,
     /// The one node to use.
     pub(crate) node: Option<String>,
+    /// The container engine of that node, where this runs on it.
+    pub(crate) node_engine: Option<String>,
+    /// Where that node's `/var/log/pods` is.
+    pub(crate) node_logs: Option<PathBuf>,
     /// Where stats come from.
     pub(crate) stats: Stats,
+    /// The resource that GPUs by number are counted in.
+    pub(crate) gpu_resource: Option<String>,
+    /// What becomes of CPU shares.
+    pub(crate) cpu_shares: CpuShares,
+}
+
+/// What becomes of CPU shares, for which Kubernetes has no field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum CpuShares {
+    /// They are refused.
+    #[default]
+    Refused,
+    /// They become a CPU request: 1024 are one CPU.
+    AsRequest,
 }
 
 /// Where the stats of pods come from.
@@ -87,6 +106,34 @@ pub(crate) fn usual_place() -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The README's example has every key: a new one does not compile until it is here, and fails
+    /// until it is there.
+    #[test]
+    fn the_example_of_the_readme_has_all_keys() {
+        let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
+        let readme = std::fs::read_to_string(readme).unwrap();
+        let (_, example) = readme.split_once("```toml\n").unwrap();
+        let (example, _) = example.split_once("```").unwrap();
+        let Config { backend, scope, k8s, cri } = toml::from_str(example).unwrap();
+        let Kubernetes {
+            kubeconfig,
+            context,
+            namespace,
+            node,
+            node_engine,
+            node_logs,
+            stats,
+            gpu_resource,
+            cpu_shares,
+        } = k8s;
+        let Cri { log_dir, state_dir, runtime_handler } = cri;
+        let texts = [backend, scope, context, namespace, node, node_engine, gpu_resource];
+        assert!(texts.iter().chain([&runtime_handler]).all(Option::is_some), "{texts:?}");
+        let paths = [kubeconfig, node_logs, log_dir, state_dir];
+        assert!(paths.iter().all(Option::is_some), "{paths:?}");
+        assert_eq!((stats, cpu_shares), (Stats::NodeProxy, CpuShares::AsRequest));
+    }
 
     #[test]
     fn a_file_is_read_and_a_wrong_one_is_named() {

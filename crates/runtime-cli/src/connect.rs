@@ -205,6 +205,26 @@ impl Target<'_> {
         options.context = context.or_else(|| config.context.clone());
         options.namespace = namespace.or_else(|| config.namespace.clone());
         options.node.clone_from(&config.node);
+        let of_node = config.node_engine.is_some() || config.node_logs.is_some();
+        if of_node && config.node.is_none() {
+            bail!("`node_engine` and `node_logs` in the configuration file are for one `node`");
+        }
+        #[cfg(not(feature = "cri"))]
+        if of_node {
+            bail!("this build is without the feature `cri`, which `node_engine` takes");
+        }
+        #[cfg(feature = "cri")]
+        {
+            options.node_engine.clone_from(&config.node_engine);
+            if let Some(folder) = &config.node_logs {
+                options.node_logs.clone_from(folder);
+            }
+        }
+        options.gpu_resource.clone_from(&config.gpu_resource);
+        options.cpu_shares = match config.cpu_shares {
+            config::CpuShares::Refused => runtime_k8s::CpuShares::Refused,
+            config::CpuShares::AsRequest => runtime_k8s::CpuShares::AsRequest,
+        };
         options.stats = match config.stats {
             config::Stats::MetricsApi => runtime_k8s::StatsSource::MetricsApi,
             config::Stats::NodeProxy => runtime_k8s::StatsSource::NodeProxy,

@@ -48,10 +48,12 @@ pub(crate) struct SpecArguments {
     /// The limit on CPUs, such as 0.5
     #[arg(long)]
     cpus: Option<f64>,
-    /// The weight of CPU against other containers; one without has 1024
+    /// The weight of CPU against other containers; one without has 1024. On Kubernetes only with
+    /// `cpu_shares` in the configuration file
     #[arg(long, short)]
     cpu_shares: Option<u64>,
-    /// GPUs: how many, or device=ID,ID
+    /// GPUs: how many, or device=ID,ID. There is no `all`: no engine is asked what it has. On
+    /// Kubernetes only how many, and with `gpu_resource` in the configuration file
     #[arg(long)]
     gpus: Option<String>,
     /// The user, or user:group
@@ -175,6 +177,9 @@ fn gpus(text: &str) -> Result<Gpus> {
     let count = text.strip_prefix("count=").unwrap_or(text);
     match count.parse() {
         Ok(count) => Ok(Gpus::Count(count)),
+        Err(_) if count == "all" => {
+            bail!("--gpus all is not offered: say how many GPUs, or device=ID,ID")
+        }
         Err(_) => bail!("{text:?} is neither a number of GPUs nor device=ID,ID"),
     }
 }
@@ -234,9 +239,16 @@ mod tests {
         .unwrap();
         assert_eq!(spec.name.as_deref(), Some("n"));
         assert_eq!(spec.interactive, Interactive::Terminal);
-        assert_eq!(spec.env["B"], "x=y");
+        let env: Vec<_> = spec.env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        assert_eq!(env, [("A", "1"), ("B", "x=y")]);
+        assert_eq!(spec.user.as_deref(), Some("1:2"));
+        assert_eq!(spec.groups, ["3"]);
+        assert_eq!(spec.working_dir.as_deref(), Some("/w"));
+        assert_eq!(spec.hostname.as_deref(), Some("h"));
+        assert_eq!(spec.stop_grace, Some(std::time::Duration::from_secs(3)));
         assert_eq!((spec.labels["k"].as_str(), spec.labels["bare"].as_str()), ("v", ""));
         assert_eq!(spec.mounts[0].access, MountAccess::ReadOnly);
+        assert_eq!(spec.mounts[1].access, MountAccess::ReadWrite);
         assert_eq!(spec.mounts[1].target, "/d");
         assert_eq!(spec.tcp_ports, [80]);
         assert_eq!((spec.memory, spec.shared_memory), (Some(512 << 20), Some(1 << 30)));
@@ -257,7 +269,8 @@ mod tests {
             ("-p 80:80 image", "free port"),
             ("-p x image", "TCP port"),
             ("-m much image", "size"),
-            ("--gpus all image", "GPUs"),
+            ("--gpus all image", "not offered"),
+            ("--gpus some image", "neither"),
             ("--pull maybe image", "maybe"),
             ("--stop-signal NONE image", "NONE"),
             ("--stop-timeout=-1 image", "stop-timeout"),
