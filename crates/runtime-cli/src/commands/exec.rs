@@ -12,7 +12,7 @@ use crate::connect::soon;
 use crate::session::{self, Ended, Then};
 use crate::signals::Signals;
 use crate::terminal::Raw;
-use crate::{find, terminal};
+use crate::{find, style, terminal};
 
 /// How long a process has to end by itself when our terminal is gone.
 const HANG_UP: Duration = Duration::from_secs(2);
@@ -46,6 +46,13 @@ pub(crate) async fn exec(runtime: Arc<dyn Runtime>, arguments: Exec) -> Result<u
             Ok(Ok(())) if signal != Signal::HUP && presses < 3 => Then::GoOn,
             // Its output says the rest.
             _ if over => Then::GoOn,
+            Ok(Err(error)) if error.kind() == ErrorKind::Unsupported && ends(signal) => {
+                style::note(format_args!(
+                    "this engine sends no signals to a process of an exec: left, it may run on in {}",
+                    container.name()
+                ));
+                Then::End
+            }
             _ if ends(signal) => Then::End,
             _ => Then::GoOn,
         }
@@ -54,7 +61,7 @@ pub(crate) async fn exec(runtime: Arc<dyn Runtime>, arguments: Exec) -> Result<u
     drop(raw);
     let code = match talked.map_err(failed)? {
         Ended::Output => {
-            let exit = control.wait().await.map_err(|error| failed(error.into()))?;
+            let exit = control.wait().await.map_err(not_run)?;
             return Ok(u8::try_from(exit.code & 0xff).unwrap_or(FAILED));
         }
         Ended::NoReader => killed_by(13),
