@@ -1,5 +1,7 @@
 //! The command line.
 
+use std::path::PathBuf;
+
 use clap::{ArgAction, Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 
@@ -84,7 +86,11 @@ pub(crate) enum Command {
     },
     /// Prints the manual page, in the format of man(7)
     #[command(hide = true)]
-    Man,
+    Man {
+        /// Writes it into this folder instead, with a page for each command
+        #[arg(value_hint = ValueHint::DirPath)]
+        folder: Option<PathBuf>,
+    },
 }
 
 /// Arguments of `run`.

@@ -14,7 +14,7 @@ mod stats;
 
 use std::fmt;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::CommandFactory;
 use runtime_core::{Error, ErrorKind, Exit, Signal};
 
@@ -30,7 +30,12 @@ pub(crate) async fn run(cli: Cli) -> Result<u8> {
             crate::format::print(&String::from_utf8_lossy(&text))?;
             return Ok(0);
         }
-        Command::Man => {
+        Command::Man { folder: Some(folder) } => {
+            clap_mangen::generate_to(Cli::command(), &folder)
+                .with_context(|| format!("the folder {}", folder.display()))?;
+            return Ok(0);
+        }
+        Command::Man { folder: None } => {
             let mut text = Vec::new();
             clap_mangen::Man::new(Cli::command()).render(&mut text)?;
             crate::format::print(&String::from_utf8_lossy(&text))?;
@@ -62,7 +67,7 @@ pub(crate) async fn run(cli: Cli) -> Result<u8> {
         Command::Events(arguments) => events::events(runtime, arguments).await,
         Command::Reap(arguments) => life::reap(runtime, arguments).await,
         Command::Info(arguments) => info::info(runtime, arguments).await,
-        Command::Completions { .. } | Command::Man => Ok(0),
+        Command::Completions { .. } | Command::Man { .. } => Ok(0),
     }
 }
 
@@ -157,4 +162,53 @@ async fn each<T>(
         }
     }
     Ok(u8::from(failed))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap_complete::Shell;
+
+    use super::*;
+
+    /// The commands that people are shown.
+    fn names() -> Vec<String> {
+        let command = Cli::command();
+        let shown = command.get_subcommands().filter(|command| !command.is_hide_set());
+        shown.map(|command| command.get_name().to_owned()).collect()
+    }
+
+    #[test]
+    fn completions_have_every_command() {
+        let mut text = Vec::new();
+        clap_complete::generate(Shell::Bash, &mut Cli::command(), "runtime", &mut text);
+        let text = String::from_utf8(text).unwrap();
+        for name in names() {
+            assert!(text.split_whitespace().any(|word| word == name), "{name}");
+        }
+    }
+
+    #[test]
+    fn every_command_has_a_page() {
+        let folder = tempfile::tempdir().unwrap();
+        clap_mangen::generate_to(Cli::command(), folder.path()).unwrap();
+        let page = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+        assert!(page("runtime.1").contains("runtime\\-run(1)"));
+        for name in names() {
+            let text = page(&format!("runtime-{name}.1"));
+            assert!(text.contains(&format!(".TH runtime-{name} 1")), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_run_has_the_code_of_a_shell() {
+        for (error, code) in [
+            (Error::invalid("command", "executable file not found in $PATH"), 127),
+            (Error::invalid("command", "exec: /etc: Permission denied"), 126),
+            (Error::invalid("user", "no such user"), 125),
+            (Error::new(ErrorKind::Lost), 125),
+        ] {
+            let text = error.to_string();
+            assert_eq!(code_of(&not_run(error)), code, "{text}");
+        }
+    }
 }
