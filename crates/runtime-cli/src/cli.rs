@@ -99,7 +99,8 @@ pub(crate) struct Run {
     /// Lets it run, and prints its id
     #[arg(long, short)]
     pub(crate) detach: bool,
-    /// Removes the container when it has ended
+    /// Removes the container when it has ended. With --detach nobody waits for that: it stays, other
+    /// than with Docker, until `rm` or `reap`
     #[arg(long)]
     pub(crate) rm: bool,
     #[command(flatten)]
