@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use runtime_core::{
-    Container, ContainerId, Error, ErrorKind, LabelFilter, ListOptions, Listed, Runtime,
+    Container, ContainerId, ContainerInfo, Error, ErrorKind, LabelFilter, ListOptions, Listed,
+    Runtime,
 };
 
 /// The container of this name or id, or the one whose id begins so.
@@ -79,8 +80,7 @@ impl Filters {
     }
 
     /// Whether a container passes. Of several filters of one kind, one is enough.
-    pub(crate) fn pass(&self, listed: &Listed) -> bool {
-        let info = &listed.info;
+    pub(crate) fn pass(&self, info: &ContainerInfo) -> bool {
         let one = |key: &str, value: &str| match key {
             "name" => info.name.contains(value),
             "id" => info.id.as_str().starts_with(value),
@@ -94,5 +94,62 @@ impl Filters {
         self.others
             .iter()
             .all(|(kind, _)| self.others.iter().any(|(key, value)| key == kind && one(key, value)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use runtime_core::ContainerStatus;
+
+    use super::*;
+
+    const OTHERS: [&str; 4] = ["name", "id", "status", "ancestor"];
+
+    fn filters(words: &str) -> Result<Filters> {
+        let words: Vec<_> = words.split_whitespace().map(str::to_owned).collect();
+        Filters::parse(&words, &OTHERS)
+    }
+
+    #[test]
+    fn what_passes_a_filter() {
+        let id = ContainerId::new("abcdef");
+        let mut info = ContainerInfo::new(id, "the-web-1", ContainerStatus::Running);
+        info.image.requested = Some("docker.io/library/busybox:1.35".to_owned());
+        for (words, passes) in [
+            ("", true),
+            ("name=web", true),
+            ("name=wob", false),
+            ("id=abc", true),
+            ("id=bcd", false),
+            ("status=running", true),
+            ("status=run", false),
+            ("status=exited", false),
+            ("ancestor=docker.io/library/busybox:1.35", true),
+            ("ancestor=busybox:1.35", true),
+            ("ancestor=box:1.35", false),
+            ("ancestor=busybox", false),
+            // One of a kind is enough, and each kind counts.
+            ("name=wob name=web", true),
+            ("status=exited status=running", true),
+            ("name=web status=exited", false),
+            ("name=web id=abc status=running ancestor=busybox:1.35", true),
+        ] {
+            assert_eq!(filters(words).unwrap().pass(&info), passes, "{words}");
+        }
+    }
+
+    #[test]
+    fn labels_are_the_engines() {
+        let parsed = filters("label=bare label=key=va=lue status=exited").unwrap();
+        let labels: Vec<_> = parsed.labels.iter().collect();
+        let value = Some("va=lue".to_owned());
+        assert_eq!(labels, [(&"bare".to_owned(), &None), (&"key".to_owned(), &value)]);
+        assert!(parsed.has("status") && !parsed.has("name"));
+        for wrong in ["name", "colour=red", "label"] {
+            let error = filters(wrong).unwrap_err().to_string();
+            assert!(error.contains("ancestor=VALUE"), "{wrong}: {error}");
+        }
+        let error = Filters::parse(&["name=x".to_owned()], &[]).unwrap_err().to_string();
+        assert!(!error.contains("name=VALUE"), "{error}");
     }
 }

@@ -1,6 +1,8 @@
 //! The command in scripts: exit codes, pipes, formats.
 
-use std::io::Read;
+use std::fs::Permissions;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use cli_tests::{Shell, cases, until};
@@ -17,8 +19,17 @@ cases! {
     an_exec_ends_with_its_reader [Exec, ExecSignal];
     signals_reach_the_process [ExecSignal, Kill];
     a_container_is_told_to_end [];
+    a_signal_to_an_exec_is_passed_on_or_not_hidden [Exec];
     a_life [];
     a_kill [Kill];
+    a_signal_by_name_and_a_wait [Kill];
+    a_stop_with_another_grace [StopGraceOverride];
+    a_container_of_many_options [Mounts, MountsReadOnly, User, WorkingDir];
+    variables_of_a_file [];
+    a_published_port [TcpPorts];
+    lists_and_filters [];
+    old_ones_are_reaped [Reap];
+    a_detached_one_stays [];
     figures [StatsCpu, StatsMemory];
     processes [Exec];
     an_exec_elsewhere [ExecEnv, ExecUser, ExecWorkingDir];
@@ -36,9 +47,12 @@ cases! {
 fn run_is_the_program_that_it_runs(shell: &Shell<'_>) {
     let done = shell.run(&["run", "--rm", &shell.image, "sh", "-c", "echo out; exit 42"]);
     assert_eq!((done.code, done.stdout.as_str()), (Some(42), "out\n"), "{done:?}");
-    let killed = shell.run(&["run", "--rm", &shell.image, "sh", "-c", "kill -9 $$"]);
-    // The first process of a container cannot kill itself; its shell goes on to its end.
-    assert!([Some(137), Some(0)].contains(&killed.code), "{killed:?}");
+    // The first process of a container cannot kill itself: its shell goes on to its end.
+    let killed = "sh -c 'kill -9 $$'; exit $?";
+    for (script, code) in [("kill -9 $$", 0), (killed, 137), ("exit 137", 137)] {
+        let done = shell.run(&["run", "--rm", &shell.image, "sh", "-c", script]);
+        assert_eq!(done.code, Some(code), "{script}: {done:?}");
+    }
     assert!(shell.names().is_empty());
 }
 
@@ -165,6 +179,31 @@ fn a_container_is_told_to_end(shell: &Shell<'_>) {
     assert!(shell.names().is_empty());
 }
 
+fn a_signal_to_an_exec_is_passed_on_or_not_hidden(shell: &Shell<'_>) {
+    shell.idle("box");
+    let script = "trap 'exit 4' TERM; echo ready; while :; do sleep 0.05; done";
+    let mut child = shell.start(&["exec", "box", "sh", "-c", script]);
+    let mut ready = [0; 6];
+    child.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    if shell.engine.capabilities().exec_signal {
+        assert_eq!((output.status.code(), said.as_str()), (Some(4), ""));
+    } else {
+        assert_eq!(output.status.code(), Some(143), "{said}");
+        assert!(said.contains("may run on in box"), "{said}");
+    }
+}
+
+fn a_detached_one_stays(shell: &Shell<'_>) {
+    let done = shell.run(&["run", "-d", "--rm", "--name", "box", &shell.image, "true"]);
+    assert!(done.code == Some(0) && done.stderr.contains("--rm has no effect"), "{done:?}");
+    assert_eq!(shell.run(&["wait", "box"]).ok(), "0\n");
+    assert_eq!(shell.names(), ["box"]);
+}
+
 fn a_life(shell: &Shell<'_>) {
     let script = "trap 'exit 6' TERM; echo up; while :; do sleep 0.05; done";
     let create =
@@ -199,6 +238,125 @@ fn a_kill(shell: &Shell<'_>) {
     shell.idle("box");
     assert_eq!(shell.run(&["kill", "box"]).ok(), "box\n");
     assert_eq!(shell.run(&["wait", "box"]).ok(), "137\n");
+    // The code of one that somebody waits for.
+    let script = "echo ready; while :; do sleep 0.05; done";
+    let mut child = shell.start(&["run", "--rm", "--name", "fg", &shell.image, "sh", "-c", script]);
+    let mut ready = [0; 6];
+    child.stdout.take().unwrap().read_exact(&mut ready).unwrap();
+    assert_eq!(shell.run(&["kill", "fg"]).ok(), "fg\n");
+    assert_eq!(child.wait().unwrap().code(), Some(137));
+}
+
+fn a_signal_by_name_and_a_wait(shell: &Shell<'_>) {
+    let script = "trap 'exit 9' USR1; echo ready; while :; do sleep 0.05; done";
+    let _ = shell.run(&["run", "-d", "--name", "box", &shell.image, "sh", "-c", script]).ok();
+    until("the trap", || shell.run(&["logs", "box"]).ok() == "ready\n");
+    let waiter = shell.start(&["wait", "box", "--format", "json"]);
+    assert_eq!(shell.run(&["kill", "-s", "USR1", "box"]).ok(), "box\n");
+    let output = waiter.wait_with_output().unwrap();
+    let exit: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&exit["container"], &exit["code"]), (&"box".into(), &9.into()), "{exit}");
+    assert!(exit["ended_at"].as_str().unwrap().starts_with("20"), "{exit}");
+    let wrong = shell.run(&["kill", "-s", "NONE", "box"]);
+    assert!(wrong.code == Some(1) && wrong.stderr.contains("NONE"), "{wrong:?}");
+}
+
+fn a_stop_with_another_grace(shell: &Shell<'_>) {
+    let script = "trap '' TERM; echo ready; while :; do sleep 0.05; done";
+    let run = ["run", "-d", "--name", "box", "--stop-timeout", "3600", &shell.image];
+    let _ = shell.run(&[&run[..], &["sh", "-c", script]].concat()).ok();
+    until("the trap", || shell.run(&["logs", "box"]).ok() == "ready\n");
+    assert_eq!(shell.run(&["stop", "-t", "1", "box"]).ok(), "box\n");
+    assert_eq!(shell.run(&["wait", "box"]).ok(), "137\n");
+}
+
+fn a_container_of_many_options(shell: &Shell<'_>) {
+    let shared = test_support::environment::shared_dir().unwrap();
+    let folder = tempfile::tempdir_in(shared).unwrap();
+    std::fs::write(folder.path().join("file"), "content\n").unwrap();
+    // Only the mount may be why nothing can be written.
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).unwrap();
+    let mount = format!("{}:/d:ro", folder.path().display());
+    let script = "echo $A; pwd; id -u; cat /d/file; touch /d/new 2>&1";
+    let options = ["run", "--rm", "-u", "7", "-w", "/tmp", "-v", &mount, "-e", "A=b"];
+    let done = shell.run(&[&options[..], &[&shell.image, "sh", "-c", script]].concat());
+    let lines: Vec<_> = done.stdout.lines().collect();
+    assert_eq!(lines[..4], ["b", "/tmp", "7", "content"], "{done:?}");
+    assert!(lines[4].contains("Read-only file system"), "{done:?}");
+    assert_eq!(done.code, Some(1));
+}
+
+fn variables_of_a_file(shell: &Shell<'_>) {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"# a comment\nA=1\n\n  B=x=y \nC=file\nNOT_SET_HERE\n").unwrap();
+    let path = file.path().to_str().unwrap();
+    let run = ["run", "--rm", "--env-file", path, "-e", "C=line", &shell.image, "sh", "-c"];
+    let done = shell.run(&[&run[..], &["echo \"$A|$B|$C|${NOT_SET_HERE-none}\""]].concat());
+    assert_eq!(done.ok(), "1|x=y |line|none\n");
+    let none = shell.run(&["run", "--env-file", "/none", &shell.image]);
+    assert!(none.code == Some(125) && none.stderr.contains("/none"), "{none:?}");
+}
+
+fn a_published_port(shell: &Shell<'_>) {
+    let script = "while :; do sleep 0.05; done";
+    let run = ["run", "-d", "-p", "80", "--name", "box", &shell.image, "sh", "-c", script];
+    let _ = shell.run(&run).ok();
+    let mut port = 0;
+    until("the port", || {
+        let ports = shell.run(&["ps", "--format", "{{.Ports}}"]).ok();
+        port = ports.trim().strip_suffix("->80/tcp").and_then(|p| p.parse().ok()).unwrap_or(0);
+        port > 0
+    });
+    let inspected = shell.run(&["inspect", "box"]).ok();
+    let inspected: Value = serde_json::from_str(&inspected).unwrap();
+    let wanted = serde_json::json!([{ "host_port": port, "container_port": 80 }]);
+    assert_eq!(inspected[0]["tcp_ports"], wanted);
+}
+
+fn lists_and_filters(shell: &Shell<'_>) {
+    shell.idle("box");
+    let _ = shell.run(&["create", "--name", "other", &shell.image, "true"]).ok();
+    let id = shell.run(&["inspect", "-f", "{{.ID}}", "box"]).ok();
+    let image = &shell.image[shell.image.find('/').unwrap() + 1..];
+    for (filter, found) in [
+        ("name=bo", "box"),
+        ("name=othe", "other"),
+        (&format!("id={}", id.trim()), "box"),
+        ("status=created", "other"),
+        ("status=running", "box"),
+        ("status=exited", ""),
+        (&format!("ancestor={}", shell.image), "box other"),
+        (&format!("ancestor={image}"), "box other"),
+        ("ancestor=none:1", ""),
+    ] {
+        let names = shell.run(&["ps", "-a", "--filter", filter, "--format", "{{.Name}}"]).ok();
+        let mut names: Vec<_> = names.lines().collect();
+        names.sort_unstable();
+        assert_eq!(names.join(" "), found, "{filter}");
+    }
+    let wrong = shell.run(&["ps", "--filter", "colour=red"]);
+    assert!(wrong.code == Some(1) && wrong.stderr.contains("label=KEY"), "{wrong:?}");
+    let listed = shell.run(&["ps", "--format", "json"]).ok();
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!((&listed["name"], &listed["status"]), (&"box".into(), &"running".into()));
+    let table = shell.run(&["ps", "-a", "--format", "table {{.Name}}\t{{.State}}"]).ok();
+    let rows: Vec<Vec<_>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows.len(), 3, "{table}");
+    assert_eq!((&rows[0][..], &rows[2][..]), (&["NAME", "STATE"][..], &["box", "running"][..]));
+    let whole = shell.run(&["ps", "-q", "--no-trunc"]).ok();
+    assert_eq!(whole, id);
+}
+
+fn old_ones_are_reaped(shell: &Shell<'_>) {
+    let id = shell.run(&["create", "--name", "box", "-l", "k=v", &shell.image, "true"]).ok();
+    let asked = shell.run(&["reap"]);
+    assert!(asked.code == Some(1) && asked.stderr.contains("-f"), "{asked:?}");
+    assert_eq!(shell.run(&["reap", "-f", "--older-than", "1h"]).ok(), "");
+    assert_eq!(shell.run(&["reap", "-f", "--filter", "label=k=w"]).ok(), "");
+    assert_eq!(shell.names(), ["box"]);
+    let removed = shell.run(&["reap", "-f", "--older-than", "0s", "--filter", "label=k=v"]).ok();
+    assert!(removed.lines().any(|line| line == id.trim()), "{removed}");
+    assert!(shell.names().is_empty());
 }
 
 fn figures(shell: &Shell<'_>) {
@@ -270,13 +428,21 @@ fn files(shell: &Shell<'_>) {
 }
 
 fn logs(shell: &Shell<'_>) {
-    let script = "echo one; echo two; echo three";
+    // The lines differ in their times.
+    let script = "echo one; sleep 0.2; echo two; sleep 0.2; echo three";
     let done = shell.run(&["run", "--name", "box", &shell.image, "sh", "-c", script]);
     assert_eq!(done.ok(), "one\ntwo\nthree\n");
     assert_eq!(shell.run(&["logs", "box"]).ok(), "one\ntwo\nthree\n");
     assert_eq!(shell.run(&["logs", "-f", "-n", "1", "box"]).ok(), "three\n");
+    assert_eq!(shell.run(&["logs", "--tail", "2", "box"]).ok(), "two\nthree\n");
+    assert_eq!(shell.run(&["logs", "--tail", "all", "box"]).ok(), "one\ntwo\nthree\n");
+    let wrong = shell.run(&["logs", "--tail", "few", "box"]);
+    assert!(wrong.code == Some(1) && wrong.stderr.contains("few"), "{wrong:?}");
     let stamped = shell.run(&["logs", "-t", "box"]).ok();
     assert!(stamped.lines().all(|line| line.contains("Z ") && line.starts_with("20")), "{stamped}");
+    let (since, _) = stamped.lines().nth(1).and_then(|line| line.split_once(' ')).unwrap();
+    assert_eq!(shell.run(&["logs", "--since", since, "box"]).ok(), "two\nthree\n");
+    assert_eq!(shell.run(&["logs", "--since", "1h", "box"]).ok(), "one\ntwo\nthree\n");
 }
 
 fn the_outputs_are_apart_in_the_logs(shell: &Shell<'_>) {
@@ -295,9 +461,13 @@ fn the_outputs_are_apart_in_the_logs(shell: &Shell<'_>) {
 }
 
 fn events(shell: &Shell<'_>) {
-    let done = shell.run(&["run", "--name", "box", &shell.image, "true"]);
-    assert_eq!(done.code, Some(0), "{done:?}");
-    let mut events = shell.start(&["events", "--since", "5m", "--format", "{{.Kind.Event}}"]);
+    // Another one comes before it and is filtered out.
+    for (name, label) in [("other", "k=w"), ("box", "k=v")] {
+        let done = shell.run(&["run", "--name", name, "-l", label, &shell.image, "true"]);
+        assert_eq!(done.code, Some(0), "{done:?}");
+    }
+    let filter = ["--filter", "label=k=v", "--format", "{{.Name}} {{.Kind.Event}}"];
+    let mut events = shell.start(&[&["events", "--since", "5m"], &filter[..]].concat());
     let mut seen = String::new();
     let mut stdout = events.stdout.take().unwrap();
     while !seen.contains("exited") {
@@ -306,7 +476,7 @@ fn events(shell: &Shell<'_>) {
         assert!(length > 0, "the events end with {seen:?}");
         seen.push_str(&String::from_utf8_lossy(&buffer[..length]));
     }
-    assert_eq!(seen, "created\nstarted\nexited\n");
+    assert_eq!(seen, "box created\nbox started\nbox exited\n");
     let pid = Pid::from_raw(i32::try_from(events.id()).unwrap()).unwrap();
     kill_process(pid, Signal::TERM).unwrap();
     assert_eq!(events.wait().unwrap().code(), Some(143));
@@ -377,6 +547,17 @@ fn completions_and_the_manual(shell: &Shell<'_>) {
     for name in ["bash", "zsh", "fish"] {
         assert!(shell.run(&["completions", name]).ok().contains("runtime"), "{name}");
     }
+    let script = shell.run(&["completions", "bash"]).ok();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), script).unwrap();
+    let checked = Command::new("bash").arg("-n").arg(file.path()).output().unwrap();
+    assert!(checked.status.success() && checked.stderr.is_empty(), "{checked:?}");
+    let folder = tempfile::tempdir().unwrap();
+    let _ = shell.run(&["man", folder.path().to_str().unwrap()]).ok();
+    let page = std::fs::read_to_string(folder.path().join("runtime-run.1")).unwrap();
+    assert!(page.contains("cpu\\-shares"), "{page}");
+    let nowhere = shell.run(&["man", "/nowhere"]);
+    assert!(nowhere.code == Some(1) && nowhere.stderr.contains("/nowhere"), "{nowhere:?}");
     let manual = shell.run(&["man"]).ok();
     assert!(manual.contains(".TH runtime 1"), "{manual}");
 }

@@ -16,6 +16,10 @@ cases! {
     a_window_that_is_closed_takes_the_exec_with_it [ExecSignal, ExecTerminal];
     attach_and_leave [Attach, Terminal];
     a_live_table [StatsCpu];
+    the_busiest_first [StatsCpu];
+    the_processes_of_one [Exec];
+    a_pull_shows_its_progress [PullImage];
+    colours_are_for_terminals_that_want_them [];
 }
 
 /// Starts a shell in a new container and waits for its prompt.
@@ -205,4 +209,65 @@ fn a_live_table(shell: &Shell<'_>) {
     }
     tty.press("\x03");
     assert_eq!(tty.end(), 130);
+}
+
+fn the_busiest_first(shell: &Shell<'_>) {
+    shell.idle("an-idle-one");
+    let busy = ["run", "-d", "--name", "the-busy-one", &shell.image, "sh", "-c"];
+    let _ = shell.run(&[&busy[..], &["while :; do :; done"]].concat()).ok();
+    let mut tty = Tty::run(shell, 24, 100, &["top"]);
+    // The engine may have no figures of both at first.
+    let is_first = (0..30).any(|_| {
+        tty.expect("CPU %");
+        tty.expect("an-idle-one").contains("the-busy-one")
+    });
+    assert!(is_first, "the busy one stands below the idle one");
+    tty.press("\x03");
+    assert_eq!(tty.end(), 130);
+    let mut tty = Tty::run(shell, 24, 100, &["top", "--no-stream"]);
+    tty.expect("the-busy-one");
+    assert_eq!(tty.end(), 0);
+}
+
+fn the_processes_of_one(shell: &Shell<'_>) {
+    let _ = shell.run(&["run", "-d", "--name", "box", &shell.image, "sleep", "4321"]).ok();
+    let mut tty = Tty::run(shell, 24, 100, &["top", "box", "-o", "pid,args"]);
+    tty.expect("PID");
+    tty.expect("sleep 4321");
+    assert_eq!(tty.end(), 0);
+}
+
+fn a_pull_shows_its_progress(shell: &Shell<'_>) {
+    let site = test_engines::Site::of_checkout().expect("a checkout");
+    let tag = std::process::id().to_string();
+    let image = test_engines::push_unique_image(&site, "test/cli-pull", &tag).expect("an image");
+    let mut tty = Tty::run(shell, 24, 120, &["pull", &image]);
+    if shell.engine.capabilities().pull_progress {
+        // The bar of a layer, with its size.
+        tty.expect("[==");
+        tty.expect(" of ");
+    } else {
+        tty.expect(&format!("pulling {image}"));
+    }
+    tty.expect("@sha256:");
+    assert_eq!(tty.end(), 0);
+    let mut quiet = Tty::run(shell, 24, 120, &["pull", "-q", &image]);
+    let shown = quiet.expect("@sha256:");
+    assert!(!shown.contains('\x1b'), "{shown:?}");
+    assert_eq!(quiet.end(), 0);
+}
+
+fn colours_are_for_terminals_that_want_them(shell: &Shell<'_>) {
+    for (setting, coloured) in [("A=b", true), ("NO_COLOR=1", false), ("TERM=dumb", false)] {
+        let script = format!("{setting} \"$RUNTIME\" ps; {setting} \"$RUNTIME\" rm none; echo end");
+        let mut tty = Tty::script(shell, 24, 120, &script);
+        let shown = tty.expect("\r\nend");
+        assert_eq!(shown.contains("\x1b[1m"), coloured, "the head: {shown:?}");
+        assert_eq!(shown.contains("\x1b[1;31m"), coloured, "the error: {shown:?}");
+        assert!(shown.contains("NAME") && shown.contains("not found"), "{shown:?}");
+        assert_eq!(tty.end(), 0);
+    }
+    // A pipe has none.
+    let none = shell.run(&["rm", "none"]);
+    assert!(none.code == Some(1) && !none.stderr.contains('\x1b'), "{none:?}");
 }

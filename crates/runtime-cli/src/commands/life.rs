@@ -80,6 +80,7 @@ pub(crate) async fn wait(runtime: Arc<dyn Runtime>, arguments: Wait) -> Result<u
         Some(format) => {
             let mut value = serde_json::to_value(&exit)?;
             value["container"] = json!(name);
+            value["ended_at"] = json!(exit.ended_at.map(units::rfc3339));
             print(&format.render(&[], [(value, Vec::new())])?)
         }
     })

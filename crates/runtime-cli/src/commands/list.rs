@@ -20,7 +20,7 @@ pub(crate) async fn ps(runtime: Arc<dyn Runtime>, arguments: Ps) -> Result<u8> {
     let mut listed = runtime.list_containers(options).await?;
     let all = arguments.all || filters.has("status");
     listed.retain(|listed| {
-        (all || listed.info.status == ContainerStatus::Running) && filters.pass(listed)
+        (all || listed.info.status == ContainerStatus::Running) && filters.pass(&listed.info)
     });
     listed.sort_by_key(|listed| std::cmp::Reverse(listed.info.created_at));
     if arguments.quiet {
