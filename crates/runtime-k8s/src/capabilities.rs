@@ -24,7 +24,9 @@ pub(crate) struct Server {
 }
 
 /// From this version on the size of a folder in memory is its size, and not half of the node's
-/// memory: the feature SizeMemoryBackedVolumes.
+/// memory: the feature SizeMemoryBackedVolumes. It is the kubelets that have it, and this is the
+/// version of the API server: kubelets may be some versions older, and no role in a namespace shows
+/// theirs.
 const SIZED_MEMORY_FOLDERS: u32 = 22;
 
 impl Server {

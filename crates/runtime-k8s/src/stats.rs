@@ -166,7 +166,7 @@ pub(crate) async fn stream(
     Ok(Box::pin(futures_util::stream::once(std::future::ready(Ok(first))).chain(later)))
 }
 
-/// Measures many containers together: one call a node, or one for all.
+/// Measures many containers together: two calls a node, or one for all.
 pub(crate) async fn many(
     shared: &Arc<Shared>,
     containers: &[ContainerId],
