@@ -1,7 +1,8 @@
 //! `cargo xtask readme`: the parts of README.md that are made and not typed.
 //!
 //! The table of capabilities comes from what real engines answered when the conformance suite
-//! ran on them, the first program from the example that is compiled.
+//! ran on them, the first program from the example that is compiled, the Role from the manifest that
+//! the tests are bound to.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -27,8 +28,10 @@ pub(crate) struct Arguments {
 const DATA: &str = "docs/capabilities.json";
 const README: &str = "README.md";
 const EXAMPLE: &str = "crates/runtime-docker/examples/first.rs";
+const ROLE: &str = "crates/runtime-k8s/role.yaml";
 const TABLE: (&str, &str) = ("<!-- capabilities:begin -->\n", "<!-- capabilities:end -->");
 const PROGRAM: (&str, &str) = ("<!-- first-program:begin -->\n", "<!-- first-program:end -->");
+const RIGHTS: (&str, &str) = ("<!-- role:begin -->\n", "<!-- role:end -->");
 
 /// The engines of the table, in its order.
 const ORDER: &[&str] = &[
@@ -117,7 +120,9 @@ fn read_columns(root: &Path) -> Result<Columns> {
 fn render(root: &Path, columns: &Columns) -> Result<String> {
     let readme = fs::read_to_string(root.join(README))?;
     let example = fs::read_to_string(root.join(EXAMPLE))?;
+    let role = fs::read_to_string(root.join(ROLE))?;
     let readme = replace(&readme, TABLE, &table(columns))?;
+    let readme = replace(&readme, RIGHTS, &format!("```yaml\n{role}```\n"))?;
     replace(&readme, PROGRAM, &format!("```rust\n{example}```\n"))
 }
 

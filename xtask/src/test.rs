@@ -313,6 +313,7 @@ mod tests {
         let row = |binary: &str| row_of(Engine::Kubernetes, binary);
         assert_eq!(row("conformance").as_deref(), Some("kubernetes"));
         assert_eq!(row("conformance_node").as_deref(), Some("kubernetes-node"));
+        assert_eq!(row("conformance_stats").as_deref(), Some("kubernetes-stats"));
         assert_eq!(row("faults"), None);
     }
 }

@@ -52,8 +52,8 @@
 //!
 //! # Rights
 //!
-//! What it needs in its namespace, and nothing else but for statistics of the nodes. The node-bound
-//! tests and those of sessions run with exactly the Role, the others have the ClusterRole as well:
+//! What it needs in its namespace, and nothing else but for statistics of the nodes. The conformance
+//! suite runs with exactly the Role; its cases of statistics have the ClusterRole as well:
 //!
 //! ```yaml
 #![doc = include_str!("../role.yaml")]

@@ -35,6 +35,9 @@ const REMEMBERED: Duration = Duration::from_secs(300);
 /// Watches that end at once begin no more often than this.
 const SHORTEST_WATCH: Duration = Duration::from_millis(250);
 
+/// How long to wait for the events that explain an end.
+const EXPLANATION: Duration = Duration::from_secs(3);
+
 /// How many events may wait for one that does not read them.
 const MOST_WAITING_EVENTS: usize = 100_000;
 
@@ -338,6 +341,9 @@ impl Inner {
             match line {
                 Ok(Some(WatchLine::Seen(pod))) => {
                     version.clone_from(&pod.metadata.resource_version);
+                    if let Some(exit) = self.explain_removal(&pod).await {
+                        self.store().ended(&pod.metadata.uid, exit);
+                    }
                     self.store().see(*pod);
                 }
                 Ok(Some(WatchLine::Deleted(pod))) => {
@@ -359,16 +365,45 @@ impl Inner {
         }
     }
 
-    /// How a pod ended that vanished before it did, where its node can explain that.
+    /// How a pod ended that vanished before it did, where its events or its node can explain that.
     async fn explain(&self, last: &Pod) -> Option<Exit> {
-        let entry = self.store().entries.get(last.metadata.uid.as_str()).cloned()?;
-        if entry.removing.load(Ordering::Relaxed) {
+        let exit = self.newly_removed(last, |seen| seen.last(None))?;
+        if let Some(exit) = self.preemption(last, exit).await {
+            return Some(exit);
+        }
+        let node = last.spec.node_name.as_deref()?;
+        self.nodes.is_lost(node).await.then(|| node_lost(node))
+    }
+
+    /// How a container ended whose pod somebody removes, where the pod's events can explain that.
+    async fn explain_removal(&self, pod: &Pod) -> Option<Exit> {
+        pod.metadata.deletion_timestamp?;
+        let exit = self.newly_removed(pod, |seen| seen)?;
+        self.preemption(pod, exit).await
+    }
+
+    /// The exit of a pod that with this news was removed, and not by this runtime.
+    fn newly_removed(&self, news: &Pod, last: impl FnOnce(Seen) -> Seen) -> Option<Exit> {
+        let entry = self.store().entries.get(news.metadata.uid.as_str()).cloned()?;
+        let before = entry.now();
+        if entry.removing.load(Ordering::Relaxed) || before.exit().is_some() {
             return None;
         }
-        let seen = entry.now().next(last.clone()).last(None);
-        let vanished = seen.exit().is_some_and(|exit| exit.reason == ExitReason::Removed);
-        let node = last.spec.node_name.as_deref().filter(|_| vanished)?;
-        self.nodes.is_lost(node).await.then(|| node_lost(node))
+        let after = last(before.next(news.clone()));
+        after.exit().filter(|exit| exit.reason == ExitReason::Removed).cloned()
+    }
+
+    /// The exit of a pod that the scheduler has removed in favour of another. Older schedulers say
+    /// so in an event alone, newer ones in the pod too.
+    async fn preemption(&self, pod: &Pod, exit: Exit) -> Option<Exit> {
+        let events = self.client.events_of(&pod.metadata.uid);
+        let events = tokio::time::timeout(EXPLANATION, events).await.ok()?.ok()?;
+        let preempted =
+            events.into_iter().find(|event| event.reason.as_deref() == Some("Preempted"))?;
+        Some(
+            exit.with_reason(ExitReason::Evicted)
+                .with_message(preempted.message.unwrap_or_default()),
+        )
     }
 
     /// Decides on the pods that have been unclear for too long.
@@ -538,5 +573,54 @@ impl Patience {
             _ => self.refused_since = None,
         }
         Ok((error, self.backoff.delay()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use runtime_core::EventKind;
+    use serde_json::json;
+
+    fn running(uid: &str, version: u64) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": uid, "uid": uid, "resourceVersion": version.to_string()},
+            "spec": {"nodeName": "n", "containers": [{"name": "main", "image": "busybox"}]},
+            "status": {"phase": "Running", "containerStatuses": [{"state": {"running": {}}}]},
+        }))
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_new_list_removes_what_went_in_the_gap_and_keeps_what_is_newer() {
+        let mut store = Store::default();
+        for (uid, version) in [("stays", 3), ("went", 4), ("newer", 12)] {
+            store.see(running(uid, version));
+        }
+        let went = Arc::clone(&store.entries["went"]);
+        let (sender, mut events) = mpsc::channel(10);
+        store.listeners.push(Listener { labels: LabelFilter::new(), sender });
+
+        store.reset(vec![running("stays", 3), running("came", 9)], Some(10));
+        let mut known: Vec<&str> = store.entries.keys().map(|uid| &**uid).collect();
+        known.sort_unstable();
+        assert_eq!(known, ["came", "newer", "stays"]);
+        assert!(went.now().gone);
+        assert_eq!(went.now().exit(), Some(&Exit::new(ExitReason::Removed)));
+        let mut told = Vec::new();
+        while let Ok(event) = events.try_recv() {
+            let event = event.unwrap();
+            told.push((event.container.to_string(), event.kind));
+        }
+        let of_went: Vec<_> = told.iter().filter(|(id, _)| id == "went").collect();
+        assert!(
+            matches!(&of_went[..], [(_, EventKind::Exited(_)), (_, EventKind::Removed)]),
+            "{told:?}"
+        );
+        assert!(told.iter().all(|(id, _)| id == "went" || id == "came"), "{told:?}");
+
+        // News that were under way bring nothing back.
+        store.see(running("went", 5));
+        assert!(!store.entries.contains_key("went"));
     }
 }

@@ -140,7 +140,7 @@ fn cri_cgroups() -> Vec<Vec<u8>> {
         "0-3,5",
         "7:cpu,blkio:/k8s.io/abc\n0::/k8s.io/abc\n\0\
          35 25 0:32 / /sys/fs/cgroup/blkio rw - cgroup cgroup rw,blkio\n",
-        "0::/kube/abc\n31 25 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n",
+        "0::/kube/abc\n\x0031 25 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n",
     ]
     .map(|text| text.as_bytes().to_vec())
     .into()

@@ -7,4 +7,5 @@ mod subject;
 mod translator;
 
 pub use raw::Raw;
+pub use relay::Watches;
 pub use subject::{Environment, KubernetesSubject};

@@ -2,7 +2,8 @@
 //!
 //! From 1.30 on an API server takes sessions as WebSockets and speaks SPDY with the node itself.
 //! This does the same in front of an older one: it takes the WebSocket, opens the session at the
-//! real server over SPDY, and passes the bytes on. Everything else it hands through.
+//! real server over SPDY, and passes the bytes on. Everything else it hands through. Its watches can
+//! be made to forget what happened, as those of a busy server do.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -13,8 +14,9 @@ use http::header::{
     CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
 };
 use http::{HeaderMap, Request, Response, StatusCode};
-use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::{Bytes, Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use kube::client::Body;
@@ -24,10 +26,24 @@ use serde_json::json;
 use spdy_client::remote_command::{self, Failure, Outcome, Session, Streams};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Message, Role};
+
+/// What becomes of the watches that are open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Watches {
+    /// They are passed on.
+    Pass,
+    /// They stay open, and say nothing.
+    Silent,
+    /// The server has forgotten where they were, and ends them.
+    Expired,
+}
+
+/// The body of an answer.
+type Answer = UnsyncBoxBody<Bytes, BoxError>;
 
 const PROTOCOL: &str = "v5.channel.k8s.io";
 
@@ -35,7 +51,10 @@ const PROTOCOL: &str = "v5.channel.k8s.io";
 ///
 /// # Errors
 /// When the kubeconfig cannot be used.
-pub(crate) async fn serve(kubeconfig: &Path) -> Result<SocketAddr, BoxError> {
+pub(crate) async fn serve(
+    kubeconfig: &Path,
+    watches: Option<watch::Receiver<Watches>>,
+) -> Result<SocketAddr, BoxError> {
     let file = Kubeconfig::read_from(kubeconfig)?;
     let mut config =
         kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
@@ -46,11 +65,11 @@ pub(crate) async fn serve(kubeconfig: &Path) -> Result<SocketAddr, BoxError> {
     let address = listener.local_addr()?;
     tokio::spawn(async move {
         while let Ok((tcp, _)) = listener.accept().await {
-            let client = client.clone();
+            let (client, watches) = (client.clone(), watches.clone());
             let service = service_fn(move |request| {
-                let client = client.clone();
+                let (client, watches) = (client.clone(), watches.clone());
                 async move {
-                    let answered = answer(client, request).await;
+                    let answered = answer(client, watches, request).await;
                     answered.map_err(|error| std::io::Error::other(error.to_string()))
                 }
             });
@@ -68,21 +87,27 @@ pub(crate) async fn serve(kubeconfig: &Path) -> Result<SocketAddr, BoxError> {
 
 async fn answer(
     client: kube::Client,
+    watches: Option<watch::Receiver<Watches>>,
     mut request: Request<Incoming>,
-) -> Result<Response<Body>, BoxError> {
+) -> Result<Response<Answer>, BoxError> {
     let Some(key) = request.headers_mut().remove(SEC_WEBSOCKET_KEY) else {
         let (head, body) = request.into_parts();
         let body = Body::from(body.collect().await?.to_bytes().to_vec());
-        return Ok(client.send(Request::from_parts(head, body)).await?);
+        let is_watch = head.uri.query().is_some_and(|query| query.contains("watch="));
+        let answer = client.send(Request::from_parts(head, body)).await?;
+        return Ok(match watches {
+            Some(watches) if is_watch => answer.map(|body| forgetful(body, watches)),
+            _ => answer.map(whole),
+        });
     };
     if request.headers().get(SEC_WEBSOCKET_PROTOCOL).is_none_or(|asked| asked != PROTOCOL) {
-        return Ok(Response::builder().status(StatusCode::FORBIDDEN).body(Body::empty())?);
+        return Ok(Response::builder().status(StatusCode::FORBIDDEN).body(whole(Body::empty()))?);
     }
     let asked = streams(request.uri().query().unwrap_or_default());
     let upgrade = remote_command::upgrade_request(request.uri().clone(), HeaderMap::new());
     let answer = client.send(upgrade.map(|()| Body::empty())).await?;
     if remote_command::check_upgrade(answer.status(), answer.headers()).is_err() {
-        return Ok(answer);
+        return Ok(answer.map(whole));
     }
     let io = TokioIo::new(hyper::upgrade::on(answer).await?);
     let session = remote_command::start(io, &remote_command::Options::new(asked)).await?;
@@ -98,7 +123,44 @@ async fn answer(
         .header(UPGRADE, "websocket")
         .header(SEC_WEBSOCKET_PROTOCOL, PROTOCOL)
         .header(SEC_WEBSOCKET_ACCEPT, derive_accept_key(key.as_bytes()))
-        .body(Body::empty())?)
+        .body(whole(Body::empty()))?)
+}
+
+/// A body as it is.
+fn whole(body: Body) -> Answer {
+    body.map_err(BoxError::from).boxed_unsync()
+}
+
+/// A watch that is silent and ends as expired when it is told to. One that begins later passes.
+fn forgetful(body: Body, mut watches: watch::Receiver<Watches>) -> Answer {
+    let now = match *watches.borrow_and_update() {
+        Watches::Expired => Watches::Pass,
+        now => now,
+    };
+    let lines = stream::unfold(Some((body, watches, now)), |state| async move {
+        let (mut body, mut watches, mut now) = state?;
+        loop {
+            match now {
+                Watches::Pass => tokio::select! {
+                    frame = body.frame() => {
+                        let frame = frame?;
+                        return Some((frame, Some((body, watches, now))));
+                    }
+                    changed = watches.changed() => changed.ok()?,
+                },
+                Watches::Silent => watches.changed().await.ok()?,
+                Watches::Expired => {
+                    let status = json!({"type": "ERROR", "object": {
+                        "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 410,
+                        "reason": "Expired", "message": "too old resource version",
+                    }});
+                    return Some((Ok(Frame::data(Bytes::from(format!("{status}\n")))), None));
+                }
+            }
+            now = *watches.borrow_and_update();
+        }
+    });
+    StreamBody::new(lines).map_err(|error: kube::Error| error.into()).boxed_unsync()
 }
 
 fn streams(query: &str) -> Streams {

@@ -10,9 +10,10 @@ use runtime_core::{LABEL_SCOPE, Runtime, Scope, async_trait};
 use runtime_k8s::{CpuShares, KubernetesOptions, KubernetesRuntime, StatsSource};
 use test_engines::{Cluster, Component};
 use test_support::environment::{self, variable};
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, watch};
 
 use crate::Raw;
+use crate::relay::Watches;
 use crate::translator::Translator;
 
 /// What the environment says of the cluster and the registry: the variables that
@@ -81,8 +82,10 @@ pub struct KubernetesSubject {
 /// How the cluster is spoken to.
 #[derive(Debug)]
 enum Way {
-    /// As it is.
+    /// As it is, with exactly the Role.
     Plain,
+    /// With the right to read statistics through the nodes as well.
+    Stats,
     /// All is bound to the one node, and its engine spoken to.
     Node,
     /// Through a relay that takes WebSockets, with a kubeconfig for it once it is there.
@@ -100,6 +103,14 @@ impl KubernetesSubject {
         let environment = Environment::read()?;
         let control = Control::of(&environment);
         Ok(Self { environment, control, way: Way::Plain })
+    }
+
+    /// The cluster of the environment, for an account that may read statistics through the nodes.
+    ///
+    /// # Errors
+    /// When a variable is missing.
+    pub fn stats_from_env() -> Result<Self, BoxError> {
+        Ok(Self { way: Way::Stats, ..Self::from_env()? })
     }
 
     /// The one node of the cluster of the environment, and its container engine.
@@ -135,7 +146,9 @@ impl KubernetesSubject {
 impl Subject for KubernetesSubject {
     fn engine(&self) -> String {
         match self.way {
-            Way::Plain => "kubernetes",
+            Way::Plain => "kubernetes-role",
+            // All that a cluster can do: the column of the README.
+            Way::Stats => "kubernetes",
             Way::Node => "kubernetes-node",
             Way::WebSocket(_) => "kubernetes-websocket",
             Way::Translator(_) => "kubernetes-translator",
@@ -147,7 +160,8 @@ impl Subject for KubernetesSubject {
         let environment = &self.environment;
         let options = environment.options(scope).cpu_shares(CpuShares::AsRequest);
         let options = match &self.way {
-            Way::Plain => {
+            Way::Plain => options,
+            Way::Stats => {
                 options.kubeconfig(&environment.kubeconfig_stats).stats(StatsSource::NodeProxy)
             }
             Way::Node => {
@@ -213,8 +227,23 @@ impl Subject for KubernetesSubject {
 
 /// A kubeconfig that leads to a relay of this process.
 async fn relayed(environment: &Environment) -> Result<tempfile::TempPath, BoxError> {
-    let address = crate::relay::serve(&environment.kubeconfig).await?;
+    let address = crate::relay::serve(&environment.kubeconfig, None).await?;
     kubeconfig_of(&address.to_string())
+}
+
+impl Environment {
+    /// A kubeconfig that leads to the cluster with the least of rights, through a relay of this
+    /// process whose watches do as they are told.
+    ///
+    /// # Errors
+    /// When the relay cannot be started.
+    pub async fn forgetful(
+        &self,
+    ) -> Result<(tempfile::TempPath, watch::Sender<Watches>), BoxError> {
+        let (sender, watches) = watch::channel(Watches::Pass);
+        let address = crate::relay::serve(&self.kubeconfig, Some(watches)).await?;
+        Ok((kubeconfig_of(&address.to_string())?, sender))
+    }
 }
 
 /// A kubeconfig that leads to a server on this host which knows by itself whose rights its callers

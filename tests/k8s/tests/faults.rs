@@ -1,9 +1,11 @@
 //! What can happen to a cluster while containers run in it.
 
 mod faults {
+    mod ends;
     mod nodes;
     mod parts;
     mod people;
+    mod requests;
     mod sessions;
     mod support;
 }

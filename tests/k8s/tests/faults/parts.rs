@@ -3,14 +3,17 @@
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use k8s_tests::{Raw, Watches};
 use runtime_core::{
-    Container, ContainerStatus, ExitReason, Follow, LogOptions, Runtime, StartOutcome,
+    Container, ContainerStatus, Deadlines, ErrorKind, ExitReason, Follow, LABEL_SCOPE, LogOptions,
+    ReapOptions, Runtime, StartOutcome,
 };
+use runtime_k8s::KubernetesRuntime;
 use test_engines::Component;
-use test_support::{Connection as _, PATIENCE};
+use test_support::{Connection as _, PATIENCE, until};
 use tokio::time::Instant;
 
-use super::support::{Outcome, Subject, Waiter};
+use super::support::{Outcome, Subject, Waiter, scope};
 
 /// Etcd does not answer for ten seconds. Who waits goes on, who asks is told to come again, and
 /// what ended meanwhile has ended that way.
@@ -20,11 +23,29 @@ async fn etcd_is_away_for_ten_seconds() -> Outcome {
     let short = subject.start(&subject.script("sleep 5; exit 7")).await?;
     let long = subject.start(&subject.script("sleep 3600")).await?;
     let (short_waiter, long_waiter) = (Waiter::of(&short), Waiter::of(&long));
+    // One that does not wait until it is back.
+    let other = scope();
+    let mut deadlines = Deadlines::default();
+    (deadlines.create, deadlines.query) = (Duration::from_secs(3), Duration::from_secs(3));
+    let options = subject.environment.options(&other).deadlines(deadlines);
+    let hasty = KubernetesRuntime::connect(options).await?;
     let etcd = subject.cluster.process(Component::Etcd)?;
     etcd.freeze()?;
     let back = Instant::now() + Duration::from_secs(10);
     let spec = subject.script("true");
-    let created = tokio::time::timeout_at(back, subject.runtime.create_container(&spec)).await;
+    let asked = async {
+        let hasty_create = hasty.create_container(&spec);
+        let hasty_reap = hasty.reap(ReapOptions::default());
+        let (created, reaped) = tokio::join!(hasty_create, hasty_reap);
+        [created.map(drop), reaped.map(drop)]
+    };
+    let patient = tokio::time::timeout_at(back, subject.runtime.create_container(&spec));
+    let (asked, created) = tokio::join!(tokio::time::timeout_at(back, asked), patient);
+    for answer in asked? {
+        let error = answer.expect_err("etcd does not answer");
+        assert!(matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Unavailable), "{error:?}");
+        assert!(error.is_retryable(), "{error:?}");
+    }
     if let Ok(Err(error)) = &created {
         assert!(error.is_retryable(), "{error:?}");
     }
@@ -37,6 +58,11 @@ async fn etcd_is_away_for_ten_seconds() -> Outcome {
     // What was asked of a server that could not do it then is not done later.
     let kept = usize::from(matches!(&created, Ok(Ok(_))));
     subject.until_left(2 + kept, PATIENCE).await?;
+    let raw = Raw::new(&subject.admin(), &subject.environment.namespace).await?;
+    let selector = format!("{LABEL_SCOPE}={other}");
+    until("end of what was given up", async || Ok(raw.listing(&selector).await?.is_empty()))
+        .await?;
+    hasty.close().await?;
     subject.finish().await
 }
 
@@ -75,5 +101,36 @@ async fn the_kubelet_is_restarted_under_running_containers() -> Outcome {
     assert_eq!(text, expected);
     assert_eq!(idle.info().await?.status, ContainerStatus::Running);
     assert_eq!(idle.start().await?, StartOutcome::AlreadyStarted);
+    subject.finish().await
+}
+
+/// A server has forgotten what happened since the last line of the watch: of what went meanwhile the
+/// new list says so, and what stays goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_forgets_what_happened() -> Outcome {
+    let subject = Subject::new().await?;
+    let (kubeconfig, watches) = subject.environment.forgetful().await?;
+    let options = subject.environment.options(subject.runtime.scope());
+    let runtime = KubernetesRuntime::connect(options.kubeconfig(kubeconfig.to_path_buf())).await?;
+    let mut waiters = Vec::new();
+    let mut containers = Vec::new();
+    for _ in 0..2 {
+        let container = runtime.create_container(&subject.idle()).await?;
+        container.start().await?;
+        waiters.push(Waiter::of(&container));
+        containers.push(container);
+    }
+    let (goes, stays) = (&containers[0], &containers[1]);
+
+    watches.send(Watches::Silent)?;
+    subject.runtime.container(goes.id()).await?.remove().await?;
+    subject.until_left(1, PATIENCE).await?;
+    assert!(waiters.iter().all(|waiter| !waiter.is_done()), "nobody has said anything");
+    watches.send(Watches::Expired)?;
+    let exit = waiters.remove(0).answer(30).await??;
+    assert_eq!((exit.reason, exit.code), (ExitReason::Removed, None), "{exit:?}");
+    assert_eq!(stays.info().await?.status, ContainerStatus::Running);
+    assert!(waiters.iter().all(|waiter| !waiter.is_done()), "it runs on");
+    runtime.close().await?;
     subject.finish().await
 }

@@ -6,8 +6,9 @@ use runtime_core::{
     ContainerId, ContainerStatus, ErrorKind, ExitReason, LABEL_SCOPE, ListOptions, Runtime,
 };
 use runtime_k8s::{KubernetesRuntime, VoluntaryEviction};
-use serde_json::json;
-use test_support::Connection as _;
+use serde_json::{Value, json};
+use test_engines::Component;
+use test_support::{Connection as _, PATIENCE};
 use tokio::time::Instant;
 
 use super::support::{Outcome, Subject, Waiter, scope};
@@ -64,6 +65,34 @@ async fn a_budget_refuses_eviction() -> Outcome {
     assert!(!kept_waiter.is_done());
     assert_eq!(kept.info().await?.status, ContainerStatus::Running);
     plain.close().await?;
+    subject.finish().await
+}
+
+/// A create that nobody waits for any more is undone with its budget: a listing has pods, Secrets and
+/// budgets.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_create_leaves_no_budget() -> Outcome {
+    const CREATES: u32 = 40;
+    let subject = Subject::with(|_, options| options.eviction(VoluntaryEviction::Refused)).await?;
+    let spec = subject.idle();
+    let begun = Instant::now();
+    let whole = subject.runtime.create_container(&spec).await?;
+    let span = begun.elapsed();
+    let [line] = &subject.left().await?[..] else { panic!("one create is one line") };
+    for kind in ["pods", "secrets", "poddisruptionbudgets"] {
+        assert!(line.contains(kind), "{line}");
+    }
+    whole.remove().await?;
+    let mut kept = 0;
+    for part in 0..CREATES {
+        let create = subject.runtime.create_container(&spec);
+        if let Ok(created) = tokio::time::timeout(span * part / CREATES, create).await {
+            created?;
+            kept += 1;
+        }
+    }
+    assert!(kept < CREATES as usize, "none was dropped in {span:?}");
+    subject.until_left(kept, PATIENCE).await?;
     subject.finish().await
 }
 
@@ -171,5 +200,54 @@ async fn a_token_is_revoked() -> Outcome {
     assert!(!waiter.is_done(), "the container runs on");
     runtime.close().await?;
     assert!(waiter.answer(10).await?.is_err());
+    subject.finish().await
+}
+
+/// A token is taken back and another put into its file, as a cluster does for the programs in its
+/// pods: who waits goes on although the server has refused it meanwhile, and a create works again.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_token_is_survived() -> Outcome {
+    let subject = Subject::new().await?;
+    let [old, new] = [scope().to_string(), scope().to_string()];
+    let names = [old.clone(), new];
+    let kubeconfigs = subject
+        .work(move |cluster| {
+            Ok(names.iter().map(|name| cluster.add_account(name)).collect::<Result<Vec<_>, _>>()?)
+        })
+        .await?;
+    let folder = tempfile::tempdir()?;
+    let (file, kubeconfig) = (folder.path().join("token"), folder.path().join("kubeconfig"));
+    let mut tokens = Vec::new();
+    for path in &kubeconfigs {
+        let mut config: Value = serde_json::from_slice(&std::fs::read(path)?)?;
+        let user = &mut config["users"][0]["user"];
+        tokens.push(user["token"].as_str().ok_or("no token")?.to_owned());
+        *user = json!({"tokenFile": file});
+        std::fs::write(&kubeconfig, config.to_string())?;
+    }
+    std::fs::write(&file, &tokens[0])?;
+    let options = subject.environment.options(subject.runtime.scope()).kubeconfig(kubeconfig);
+    let runtime = KubernetesRuntime::connect(options).await?;
+    let container = runtime.create_container(&subject.script("sleep 20; exit 7")).await?;
+    container.start().await?;
+    let waiter = Waiter::of(&container);
+
+    // A watch that is open stays open: with a new server it has to be asked for again.
+    subject
+        .work(move |cluster| {
+            cluster.revoke_account(&old)?;
+            cluster.kill(Component::ApiServer)?;
+            cluster.restart(Component::ApiServer)?;
+            Ok(cluster.wait_until_ready()?)
+        })
+        .await?;
+    let refused = runtime.create_container(&subject.script("true")).await;
+    let error = refused.map(drop).expect_err("the token is not good any more");
+    assert_eq!(error.kind(), ErrorKind::Unauthenticated, "{error:?}");
+    std::fs::write(&file, &tokens[1])?;
+    let exit = waiter.answer(120).await??;
+    assert_eq!((exit.reason, exit.code), (ExitReason::Exited, Some(7)), "{exit:?}");
+    runtime.create_container(&subject.script("true")).await?.remove().await?;
+    runtime.close().await?;
     subject.finish().await
 }
