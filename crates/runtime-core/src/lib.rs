@@ -1,5 +1,5 @@
-//! One interface that runs a container the same way on Docker, on containerd or CRI-O
-//! through the CRI, and on Kubernetes.
+//! One interface that runs a container the same way on Docker, on containerd through the CRI, and on
+//! Kubernetes.
 //!
 //! This crate holds what every backend shares and every caller sees: the [`Runtime`] and
 //! [`Container`] traits, the types they speak in, the [`Error`], the [`Capabilities`], and
