@@ -12,7 +12,8 @@ use runtime_core::{
     PullOptions, PullStream, ReapOptions, ReapReport, Result, ResultExt, Runtime, Scope,
 };
 use runtime_support::ExitHub;
-use tracing::Instrument;
+use tracing::field::{Empty, display};
+use tracing::{Instrument, Span};
 
 use crate::capabilities::capabilities;
 use crate::connect::DockerOptions;
@@ -123,13 +124,27 @@ impl DockerRuntime {
         operation: Operation,
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        let span = tracing::debug_span!(
+        self.doing_in(&self.span(operation), operation, work).await
+    }
+
+    async fn doing_in<T>(
+        &self,
+        span: &Span,
+        operation: Operation,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        work.instrument(span.clone()).await.during(operation).on(BACKEND)
+    }
+
+    /// The span of an operation. Where it is about one container, that is said once it is known.
+    fn span(&self, operation: Operation) -> Span {
+        tracing::debug_span!(
             "runtime",
             backend = BACKEND,
             operation = operation.as_str(),
-            scope = %self.shared.scope
-        );
-        work.instrument(span).await.during(operation).on(BACKEND)
+            scope = %self.shared.scope,
+            container = Empty
+        )
     }
 
     fn handle(&self, summary: &Summary) -> DockerContainer {
@@ -242,9 +257,13 @@ impl Runtime for DockerRuntime {
             let made = self.shared.half_made.unless_closing(create::create(&self.shared, spec));
             made.await.unwrap_or_else(|| Err(closed()))
         };
-        let made = self.doing(Operation::Create, create).await;
+        let span = self.span(Operation::Create);
+        let made = self.doing_in(&span, Operation::Create, create).await;
         match made {
-            Ok(container) => Ok(Arc::new(container)),
+            Ok(container) => {
+                span.record("container", display(container.id()));
+                Ok(Arc::new(container))
+            }
             Err(error) if error.kind() == ErrorKind::ImageNotFound => {
                 Err(error.about(&spec.image.reference))
             }
@@ -256,7 +275,9 @@ impl Runtime for DockerRuntime {
     }
 
     async fn container(&self, id: &ContainerId) -> Result<Arc<dyn Container>> {
-        self.doing(Operation::Reattach, self.reattach(id)).await.about(id)
+        let span = self.span(Operation::Reattach);
+        span.record("container", display(id));
+        self.doing_in(&span, Operation::Reattach, self.reattach(id)).await.about(id)
     }
 
     async fn list_containers(&self, options: ListOptions) -> Result<Vec<Listed>> {

@@ -44,7 +44,9 @@ impl Subscriber for Everything {
     }
 
     fn record(&self, _: &Id, values: &Record<'_>) {
-        values.record(&mut Fields(&mut traced()));
+        let mut text = traced();
+        let _ = write!(text, "\nrecord");
+        values.record(&mut Fields(&mut text));
     }
 
     fn event(&self, event: &Event<'_>) {
@@ -96,8 +98,23 @@ async fn a_password_is_nowhere() -> Outcome {
     ] {
         assert!(!shows_the_secret(&text), "{text}");
     }
+    let whole = engine.runtime.create_container(&engine.idle()).await?;
+    whole.info().await?;
+    let again = engine.runtime.container(whole.id()).await?;
     let traced = traced().clone();
-    assert!(traced.contains("pull"), "the pull was not traced: {traced}");
+    let said =
+        |words: &[&str]| traced.lines().any(|line| words.iter().all(|word| line.contains(word)));
+    let id = again.id().as_str();
+    for words in [
+        &["span runtime", "backend=\"docker\"", "operation=\"pull image\""][..],
+        &["span runtime", "backend=\"docker\"", "operation=\"create container\""],
+        &["span runtime", "backend=\"docker\"", "operation=\"reattach\""],
+        // Of these two the container is said in the span that is open already.
+        &["record", "container=", id],
+        &["span container", "backend=\"docker\"", "operation=\"inspect container\"", id],
+    ] {
+        assert!(said(words), "{words:?} was not traced: {traced}");
+    }
     if let Some(line) = traced.lines().find(|line| shows_the_secret(line)) {
         panic!("the password was traced: {line}");
     }
