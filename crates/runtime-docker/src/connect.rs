@@ -137,7 +137,8 @@ impl DockerOptions {
             return Err(Error::invalid("context", format!("{source} has no docker endpoint")));
         };
         let tls = TlsFiles::of(&contexts.join("tls").join(&id).join("docker"));
-        if docker.skip_tls_verify && tls.is_some() {
+        // Docker's command line takes this for TLS also where there are no certificates.
+        if docker.skip_tls_verify {
             return Err(Error::invalid(
                 "context",
                 format!("{source} asks for TLS without verification, which is not offered"),
@@ -371,13 +372,15 @@ mod tests {
         DockerOptions::new(Scope::new("test").unwrap())
     }
 
-    /// A configuration folder with the contexts `far` (TCP), `sealed` (TLS) and `blind`.
+    /// A configuration folder with the contexts `far` (TCP), `sealed` (TLS), and `blind` and `bare`,
+    /// which do not want to verify, the second without certificates.
     fn config() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         for (name, host, skip) in [
             ("far", "tcp://far.example:1234", false),
             ("sealed", "tcp://sealed.example", false),
             ("blind", "tcp://blind.example", true),
+            ("bare", "tcp://bare.example", true),
         ] {
             let id = hex(&Sha256::digest(name.as_bytes()));
             let meta = dir.path().join("contexts/meta").join(&id);
@@ -386,7 +389,7 @@ mod tests {
                 r#"{{"Name":"{name}","Metadata":{{}},"Endpoints":{{"docker":{{"Host":"{host}","SkipTLSVerify":{skip}}}}}}}"#
             );
             std::fs::write(meta.join("meta.json"), json).unwrap();
-            if name != "far" {
+            if name == "sealed" || name == "blind" {
                 let tls = dir.path().join("contexts/tls").join(&id).join("docker");
                 std::fs::create_dir_all(&tls).unwrap();
                 std::fs::write(tls.join("ca.pem"), "").unwrap();
@@ -482,6 +485,7 @@ mod tests {
         for options in [
             options().context("none"),
             options().context("blind"),
+            options().context("bare"),
             options().context("far").host("unix:///a"),
         ] {
             let error = resolve(&options, &variables).unwrap_err();
