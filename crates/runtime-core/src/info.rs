@@ -56,7 +56,8 @@ pub struct ImageInfo {
 ///
 /// From [`Container::info`] it is as complete as the engine can make it. In a
 /// [listing](crate::Runtime::list_containers) it holds what the engine's one list answer holds,
-/// which can be less: Docker's has no start and end times and no exit.
+/// which can be less: Docker's has no start and end times, no exit and no limits, so that `memory`
+/// and `cpu_count` are `None` there also where there is a limit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ContainerInfo {
