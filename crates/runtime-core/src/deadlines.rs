@@ -26,7 +26,7 @@ pub struct Deadlines {
     pub stop_margin: Duration,
     /// Removing a container. 1 min.
     pub remove: Duration,
-    /// The longest silence during a pull. Not the time of the whole pull: a large image on
+    /// The longest silence during a pull or a copy. Not the time of the whole: a large image on
     /// a slow line is no error. 2 min.
     pub pull_inactivity: Duration,
     /// A whole pull, also that of a create, where the engine reports no progress, so that a silence

@@ -4,13 +4,18 @@ use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use futures_util::poll;
+use futures_util::{StreamExt as _, poll, stream};
 use runtime_conformance::EngineControl as _;
 use runtime_core::{
-    Container, ContainerStatus, Deadlines, ErrorKind, ListOptions, LogOptions, Result, StopOptions,
+    AttachOptions, Bytes, Container, ContainerStatus, CopyInOptions, CopyOutOptions, Deadlines,
+    ErrorKind, EventsOptions, ExecOptions, Interactive, ListOptions, LogOptions, ReapOptions,
+    Result, Signal, StopOptions,
 };
 
 use crate::{Connection, Outcome, Own, Waiter, fails};
+
+/// The end of a tar stream, and so one of nothing.
+const END_OF_TAR: [u8; 1024] = [0; 1024];
 
 type Call<'a> = Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
 
@@ -23,16 +28,37 @@ fn calls<'a>(
     let runtime = connection.runtime();
     let create = async { runtime.create_container(&connection.idle()).await.map(drop) };
     let list = async { runtime.list_containers(ListOptions::default()).await.map(drop) };
+    let stats = async { runtime.stats(&[running.id().clone()]).await.map(drop) };
+    let exec = async { running.exec(ExecOptions::new(["true"])).await.map(drop) };
+    let attach = async { running.attach(AttachOptions::default()).await.map(drop) };
+    let copy_in = async {
+        let content = stream::once(async { Ok(Bytes::from_static(&END_OF_TAR)) }).boxed();
+        running.copy_in("/tmp", content, CopyInOptions::default()).await
+    };
+    let copy_out = async {
+        // Where the first bytes do not come the stream says it.
+        let mut content = running.copy_out("/etc", CopyOutOptions::default()).await?;
+        content.next().await.transpose().map(drop)
+    };
     vec![
         ("health", Box::pin(async { runtime.health().await.map(drop) })),
         ("list", Box::pin(list)),
         ("create", Box::pin(create)),
+        ("bulk stats", Box::pin(stats)),
+        ("events", Box::pin(async { runtime.events(EventsOptions::default()).await.map(drop) })),
+        ("reap", Box::pin(async { runtime.reap(ReapOptions::default()).await.map(drop) })),
         ("reattach", Box::pin(async { runtime.container(created.id()).await.map(drop) })),
         ("info", Box::pin(async { created.info().await.map(drop) })),
         ("start", Box::pin(async { created.start().await.map(drop) })),
         ("stop", Box::pin(async { running.stop(StopOptions::default()).await.map(drop) })),
         ("stats", Box::pin(async { running.stats_once().await.map(drop) })),
         ("logs", Box::pin(async { running.logs(LogOptions::default()).await.map(drop) })),
+        ("raw logs", Box::pin(async { running.raw_logs().await.map(drop) })),
+        ("kill", Box::pin(async { running.kill(Signal::HUP).await })),
+        ("exec", Box::pin(exec)),
+        ("attach", Box::pin(attach)),
+        ("copy in", Box::pin(copy_in)),
+        ("copy out", Box::pin(copy_out)),
         ("remove", Box::pin(async { created.remove().await })),
     ]
 }
@@ -54,7 +80,7 @@ pub async fn dies_in_mid_call<C: Connection>(
     undone: Duration,
 ) -> Outcome {
     let created = connection.runtime().create_container(&connection.idle()).await?;
-    let running = connection.start(&connection.idle()).await?;
+    let running = connection.start(&connection.idle().interactive(Interactive::Stdin)).await?;
     let waiter = Waiter::of(&running);
 
     own.process().freeze()?;
@@ -92,6 +118,7 @@ pub fn deadlines_of(each: Duration) -> Deadlines {
     deadlines.start = each;
     deadlines.stop_margin = each;
     deadlines.remove = each;
+    deadlines.pull_inactivity = each;
     deadlines
 }
 
@@ -112,7 +139,7 @@ pub async fn does_not_answer<C: Connection>(
 ) -> Outcome {
     let spec = connection.idle().stop_grace(Duration::from_secs(1));
     let created = connection.runtime().create_container(&spec).await?;
-    let running = connection.start(&spec).await?;
+    let running = connection.start(&spec.clone().interactive(Interactive::Stdin)).await?;
     let created = impatient.runtime().container(created.id()).await?;
     let running = impatient.runtime().container(running.id()).await?;
     own.process().freeze()?;
