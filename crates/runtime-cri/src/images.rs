@@ -8,7 +8,7 @@ use runtime_core::{
     Error, ErrorKind, ImageRef, Operation, PullEvent, PullPolicy, PullStream, PullSummary,
     RegistryAuth, Result, ResultExt,
 };
-use runtime_support::Credential;
+use runtime_support::{Credential, find_credential};
 use serde::Deserialize;
 
 use crate::BACKEND;
@@ -177,7 +177,7 @@ async fn pull_patiently(
     if reference.is_id() {
         return Err(Error::invalid("policy", "an image id cannot be pulled").about(reference));
     }
-    let auth = shared.credentials(reference, auth).await?;
+    let auth = find_credential(reference, auth).await;
     let with_login = auth.is_some();
     let request = cri::PullImageRequest {
         image: Some(named(reference)),

@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 
 use runtime_core::{
-    Capabilities, Deadlines, Error, ErrorKind, ImageRef, LABEL_SCOPE, Operation, RegistryAuth,
-    Result, Scope,
+    Capabilities, Deadlines, Error, ErrorKind, LABEL_SCOPE, Operation, Result, Scope,
 };
 use runtime_support::kernel_log::KernelLog;
-use runtime_support::{Credential, ExitHub, HalfMade, find_credential};
+use runtime_support::{ExitHub, HalfMade};
 use tokio_util::sync::CancellationToken;
 
 use crate::BACKEND;
@@ -123,20 +122,6 @@ impl Shared {
                     .into()
             }
         }
-    }
-
-    /// The login to use at the registry of this image.
-    pub(crate) async fn credentials(
-        &self,
-        reference: &ImageRef,
-        given: Option<RegistryAuth>,
-    ) -> Result<Option<Credential>> {
-        if let Some(auth) = given {
-            return Ok(Some(Credential::Login(auth)));
-        }
-        find_credential(reference.registry()).await.map_err(|error| {
-            Error::new(ErrorKind::Unauthenticated).with_message(error.to_string()).on(BACKEND)
-        })
     }
 }
 

@@ -42,12 +42,12 @@ pub(crate) async fn open(
             return Err(failure(image, ErrorKind::ImageNotFound, why));
         }
     }
-    let login = Login::of(image, auth).await?;
+    let login = find_credential(image, auth.cloned()).await;
     let mut call = Call::post(Operation::Pull, "/images/create")
         .query("fromImage", image.name())
         // Without a tag the engine would pull every tag there is.
         .query("tag", image.digest().or(image.tag()).unwrap_or("latest"));
-    if let Some(header) = login.header()? {
+    if let Some(header) = login.as_ref().map(header).transpose()?.flatten() {
         call = call.header(HeaderName::from_static("x-registry-auth"), header);
     }
     let silence = shared.deadlines.pull_inactivity;
@@ -118,55 +118,29 @@ impl Inspect {
     }
 }
 
-/// What the registry is shown.
-enum Login {
-    None,
-    Some(Credential),
-}
-
-impl Login {
-    async fn of(image: &ImageRef, auth: Option<&RegistryAuth>) -> Result<Self> {
-        if let Some(auth) = auth {
-            return Ok(Self::Some(Credential::Login(auth.clone())));
-        }
-        match find_credential(image.registry()).await {
-            Ok(Some(credential)) => Ok(Self::Some(credential)),
-            Ok(None) => Ok(Self::None),
-            // As `docker pull` does, it is tried without: the registry may want no login.
-            Err(error) => {
-                tracing::warn!(%image, %error, "no login could be looked up");
-                Ok(Self::None)
-            }
-        }
+/// What the registry is shown, as the engine takes it.
+fn header(login: &Credential) -> Result<Option<HeaderValue>> {
+    #[derive(Serialize)]
+    #[serde(untagged)]
+    enum Shown<'a> {
+        Login { username: &'a str, password: &'a str, serveraddress: Option<&'a str> },
+        Token { identitytoken: &'a str },
     }
-
-    const fn is_some(&self) -> bool {
-        matches!(self, Self::Some(_))
-    }
-
-    fn header(&self) -> Result<Option<HeaderValue>> {
-        #[derive(Serialize)]
-        #[serde(untagged)]
-        enum Shown<'a> {
-            Login { username: &'a str, password: &'a str, serveraddress: Option<&'a str> },
-            Token { identitytoken: &'a str },
-        }
-        let shown = match self {
-            Self::Some(Credential::Login(auth)) => Shown::Login {
-                username: &auth.username,
-                password: auth.password(),
-                serveraddress: auth.server_address.as_deref(),
-            },
-            Self::Some(Credential::IdentityToken(token)) => Shown::Token { identitytoken: token },
-            Self::Some(_) | Self::None => return Ok(None),
-        };
-        let json = serde_json::to_vec(&shown)
-            .map_err(|_| Error::internal("the login is no JSON").during(Operation::Pull))?;
-        let mut value = HeaderValue::from_str(&URL_SAFE.encode(json))
-            .map_err(|_| Error::internal("the login is no header").during(Operation::Pull))?;
-        value.set_sensitive(true);
-        Ok(Some(value))
-    }
+    let shown = match login {
+        Credential::Login(auth) => Shown::Login {
+            username: &auth.username,
+            password: auth.password(),
+            serveraddress: auth.server_address.as_deref(),
+        },
+        Credential::IdentityToken(token) => Shown::Token { identitytoken: token },
+        _ => return Ok(None),
+    };
+    let json = serde_json::to_vec(&shown)
+        .map_err(|_| Error::internal("the login is no JSON").during(Operation::Pull))?;
+    let mut value = HeaderValue::from_str(&URL_SAFE.encode(json))
+        .map_err(|_| Error::internal("the login is no header").during(Operation::Pull))?;
+    value.set_sensitive(true);
+    Ok(Some(value))
 }
 
 /// A line of the answer.

@@ -13,19 +13,13 @@ pub(crate) async fn login(
     image: &ImageRef,
     given: Option<RegistryAuth>,
 ) -> Result<Option<RegistryAuth>> {
-    if given.is_some() {
-        return Ok(given);
-    }
-    match find_credential(image.registry()).await {
-        Ok(Some(Credential::Login(auth))) => Ok(Some(auth)),
-        Ok(None) => Ok(None),
-        Ok(Some(_)) => Err(Error::new(ErrorKind::Unauthenticated).with_message(format!(
+    match find_credential(image, given).await {
+        Some(Credential::Login(auth)) => Ok(Some(auth)),
+        None => Ok(None),
+        Some(_) => Err(Error::new(ErrorKind::Unauthenticated).with_message(format!(
             "the login for {} is a token, which the nodes of a cluster cannot use",
             image.registry()
         ))),
-        Err(source) => Err(Error::new(ErrorKind::Unauthenticated)
-            .with_message("the login in Docker's configuration cannot be read")
-            .with_source(source)),
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use docker_credential::{CredentialRetrievalError as Failure, DockerCredential};
-use runtime_core::RegistryAuth;
+use runtime_core::{ImageRef, RegistryAuth};
 
 /// What a registry is shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -28,8 +28,7 @@ impl std::fmt::Debug for Credential {
 
 /// Why there is no answer to whether there is a login. It never holds one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum CredentialError {
+enum CredentialError {
     /// The configuration file is there and cannot be read or understood.
     Config(PathBuf),
     /// The entry of this registry in the configuration file makes no sense.
@@ -55,25 +54,30 @@ impl std::error::Error for CredentialError {}
 /// Under this name Docker keeps the login of `docker.io`.
 const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
 
-/// Looks up the login of a registry, as [`ImageRef::registry`](runtime_core::ImageRef) names it,
-/// where Docker's command line does: in `config.json` of the folder `DOCKER_CONFIG`, or else of
-/// `~/.docker`, and in the credential helpers that it names. A helper is a program that may ask
+/// What the registry of an image is shown: the login that the caller gives, or else the one that is
+/// found where Docker's command line looks for it: in `config.json` of the folder `DOCKER_CONFIG`, or
+/// else of `~/.docker`, and in the credential helpers that it names. A helper is a program that may ask
 /// a key store or the network, so this can take a while.
 ///
-/// `None` when there is no configuration, or no login of this registry in it.
-///
-/// # Errors
-/// When there may be one and it could not be read.
-pub async fn find_credential(registry: &str) -> Result<Option<Credential>, CredentialError> {
+/// `None` when there is no login of this registry, and also when there may be one that cannot be
+/// read: that is a warning, and one goes on without, as `docker pull` does. The registry may want no
+/// login, and says so itself if it does.
+pub async fn find_credential(image: &ImageRef, given: Option<RegistryAuth>) -> Option<Credential> {
+    if let Some(auth) = given {
+        return Some(Credential::Login(auth));
+    }
     let folder = std::env::var_os("DOCKER_CONFIG")
         .map(PathBuf::from)
-        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker")));
-    let Some(folder) = folder else { return Ok(None) };
-    let registry = registry.to_owned();
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker")))?;
+    let registry = image.registry().to_owned();
     // The helper is a process that is waited for, and the file may be on a slow disk.
     tokio::task::spawn_blocking(move || look_up(&folder, &registry))
         .await
         .unwrap_or_else(|_| Err(CredentialError::Helper("the look-up panicked".to_owned())))
+        .unwrap_or_else(|error| {
+            tracing::warn!(%image, %error, "no login could be looked up");
+            None
+        })
 }
 
 fn look_up(folder: &Path, registry: &str) -> Result<Option<Credential>, CredentialError> {
@@ -84,7 +88,6 @@ fn look_up(folder: &Path, registry: &str) -> Result<Option<Credential>, Credenti
     } else {
         vec![registry.to_owned(), format!("https://{registry}"), format!("http://{registry}")]
     };
-    let mut found = Ok(None);
     for key in keys {
         let file = match File::open(&path) {
             Ok(file) => file,
@@ -98,47 +101,47 @@ fn look_up(folder: &Path, registry: &str) -> Result<Option<Credential>, Credenti
             }
             Err(_) => return Err(CredentialError::Config(path)),
         };
-        found = match docker_credential::get_credential_from_reader(BufReader::new(file), &key) {
-            Ok(DockerCredential::UsernamePassword(user, password))
-                // How a helper gives a token.
-                if user == "<token>" =>
-            {
-                return Ok(Some(Credential::IdentityToken(password)));
-            }
-            Ok(DockerCredential::UsernamePassword(user, password)) => {
-                let auth = RegistryAuth::new(user, password).server_address(registry);
-                return Ok(Some(Credential::Login(auth)));
-            }
-            Ok(DockerCredential::IdentityToken(token)) => {
-                return Ok(Some(Credential::IdentityToken(token)));
-            }
-            Err(Failure::NoCredentialConfigured | Failure::ConfigNotFound) => Ok(None),
-            Err(Failure::ConfigReadError) => return Err(CredentialError::Config(path)),
-            Err(Failure::CredentialDecodingError | Failure::CredentialMismatchError) => {
-                return Err(CredentialError::Entry(path));
-            }
-            Err(Failure::HelperFailure { stdout, .. })
-                if stdout.contains("credentials not found in native keychain") =>
-            {
-                Ok(None)
-            }
-            // What a helper printed to its standard output may be a secret, so only that is left
-            // out which it is asked to print there: the answer of a success.
-            Err(Failure::HelperFailure { helper, stdout, .. }) => {
-                Err(CredentialError::Helper(format!("{helper}: {}", stdout.trim())))
-            }
-            Err(Failure::HelperCommunicationError) => {
-                Err(CredentialError::Helper("it cannot be run".to_owned()))
-            }
-            Err(Failure::MalformedHelperResponse) => {
-                Err(CredentialError::Helper("its answer makes no sense".to_owned()))
-            }
-        };
-        if found.is_err() {
-            break;
+        let answer = docker_credential::get_credential_from_reader(BufReader::new(file), &key);
+        if let Some(credential) = understand(answer, registry, &path)? {
+            return Ok(Some(credential));
         }
     }
-    found
+    Ok(None)
+}
+
+/// What the answer for one key of the configuration at `path` means.
+fn understand(
+    answer: Result<DockerCredential, Failure>,
+    registry: &str,
+    path: &Path,
+) -> Result<Option<Credential>, CredentialError> {
+    let helper = |why: &str| Err(CredentialError::Helper(why.to_owned()));
+    match answer {
+        // How a helper gives a token.
+        Ok(DockerCredential::UsernamePassword(user, token)) if user == "<token>" => {
+            Ok(Some(Credential::IdentityToken(token)))
+        }
+        Ok(DockerCredential::UsernamePassword(user, password)) => {
+            let auth = RegistryAuth::new(user, password).server_address(registry);
+            Ok(Some(Credential::Login(auth)))
+        }
+        Ok(DockerCredential::IdentityToken(token)) => Ok(Some(Credential::IdentityToken(token))),
+        Err(Failure::NoCredentialConfigured | Failure::ConfigNotFound) => Ok(None),
+        Err(Failure::ConfigReadError) => Err(CredentialError::Config(path.to_owned())),
+        Err(Failure::CredentialDecodingError | Failure::CredentialMismatchError) => {
+            Err(CredentialError::Entry(path.to_owned()))
+        }
+        // What a helper printed to its standard output may be a secret, so only that is left out
+        // which it is asked to print there: the answer of a success.
+        Err(Failure::HelperFailure { helper: name, stdout, .. }) => {
+            if stdout.contains("credentials not found in native keychain") {
+                return Ok(None);
+            }
+            helper(&format!("{name}: {}", stdout.trim()))
+        }
+        Err(Failure::HelperCommunicationError) => helper("it cannot be run"),
+        Err(Failure::MalformedHelperResponse) => helper("its answer makes no sense"),
+    }
 }
 
 #[cfg(test)]
@@ -192,6 +195,24 @@ mod tests {
         let folder = folder(r#"{"credHelpers":{"r":"no-such-helper"}}"#);
         assert!(matches!(look_up(folder.path(), "r"), Err(CredentialError::Helper(_))));
         assert_eq!(look_up(folder.path(), "other"), Ok(None));
+    }
+
+    #[test]
+    fn what_a_helper_answers_is_understood() {
+        let understand = |answer| understand(answer, "r", Path::new("/config.json"));
+        let gives = |user: &str| {
+            understand(Ok(DockerCredential::UsernamePassword(user.into(), "secret".into())))
+        };
+        assert_eq!(gives("ada"), Ok(login("ada", "secret", "r")));
+        assert_eq!(gives("<token>"), Ok(Some(Credential::IdentityToken("secret".to_owned()))));
+        let fails = |stdout: &str| {
+            let (helper, stdout) = ("docker-credential-x".to_owned(), stdout.to_owned());
+            understand(Err(Failure::HelperFailure { helper, stdout, stderr: String::new() }))
+        };
+        // The words that Docker's own helpers have for it.
+        assert_eq!(fails("credentials not found in native keychain\n"), Ok(None));
+        let locked = "docker-credential-x: the key store is locked".to_owned();
+        assert_eq!(fails("the key store is locked\n"), Err(CredentialError::Helper(locked)));
     }
 
     #[test]

@@ -16,7 +16,7 @@ mod tar;
 mod version;
 
 pub use check::{check_exec, check_path, exec_command};
-pub use credentials::{Credential, CredentialError, find_credential};
+pub use credentials::{Credential, find_credential};
 pub use deadline::within;
 pub use exits::{ExitHub, ExitSource, Sight, Wake, WakeStream};
 pub use half_made::HalfMade;

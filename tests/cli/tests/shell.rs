@@ -7,12 +7,15 @@ use std::process::Command;
 
 use cli_tests::{Shell, cases, until};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 cases! {
     run_is_the_program_that_it_runs [];
     the_outputs_are_apart [LogsStreamsApart];
     what_cannot_be_run [];
+    a_credential_helper_gives_the_login [];
+    a_login_that_cannot_be_looked_up_is_none [];
+    a_registry_asks_for_the_login_itself [PullImage];
     pipes_in_and_out [Attach, Exec, ExecStdinEof, InteractiveStdin];
     the_first_words_come_through_a_pipe [Attach, ExecStdinEof, InteractiveStdin];
     a_reader_that_goes_away [Exec];
@@ -71,6 +74,68 @@ fn what_cannot_be_run(shell: &Shell<'_>) {
     assert_eq!(no_image.code, Some(125));
     assert!(no_image.stderr.contains("image"), "{no_image:?}");
     assert!(shell.names().is_empty());
+}
+
+/// The address of the image's registry.
+fn registry<'a>(shell: &'a Shell<'_>) -> &'a str {
+    shell.image.split_once('/').unwrap().0
+}
+
+/// A folder with this configuration of Docker's.
+fn docker_config(config: &Value) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    folder
+}
+
+fn a_credential_helper_gives_the_login(shell: &Shell<'_>) {
+    let login = test_support::environment::registry().unwrap();
+    let folder = docker_config(&json!({ "credHelpers": { registry(shell): "test" } }));
+    let helper = folder.path().join("docker-credential-test");
+    // It is asked for the server on its standard input, and knows only this one.
+    let script = format!(
+        "#!/bin/sh\n[ \"$1 $(cat)\" = 'get {0}' ] || exit 1\n\
+         echo '{{\"ServerURL\":\"{0}\",\"Username\":\"{1}\",\"Secret\":\"{2}\"}}'\n",
+        registry(shell),
+        login.username,
+        login.password
+    );
+    std::fs::write(&helper, script).unwrap();
+    std::fs::set_permissions(&helper, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
+    let run = ["run", "--rm", "--pull", "always", &shell.image, "echo", "here"];
+    let output =
+        shell.command(&run).env("DOCKER_CONFIG", folder.path()).env("PATH", path).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "here\n", "{output:?}");
+}
+
+/// A configuration with a helper for this registry that is no program, and what else there is.
+fn no_such_helper(shell: &Shell<'_>, registry: &str) -> tempfile::TempDir {
+    let file = std::fs::read(shell.engine.folder().join("config.json")).unwrap();
+    let mut config: Value = serde_json::from_slice(&file).unwrap();
+    config["credHelpers"] = json!({ registry: "no-such-helper" });
+    docker_config(&config)
+}
+
+fn a_login_that_cannot_be_looked_up_is_none(shell: &Shell<'_>) {
+    let run = |folder: &tempfile::TempDir, policy: &str| {
+        let run = ["run", "--rm", "--pull", policy, &shell.image, "echo", "here"];
+        let output = shell.command(&run).env("DOCKER_CONFIG", folder.path()).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "here\n", "{output:?}");
+    };
+    run(&no_such_helper(shell, "elsewhere.example"), "always");
+    // It is there now, and needs no login.
+    run(&no_such_helper(shell, registry(shell)), "missing");
+}
+
+fn a_registry_asks_for_the_login_itself(shell: &Shell<'_>) {
+    let folder = no_such_helper(shell, registry(shell));
+    let mut command = shell.command(&["pull", &shell.image]);
+    let output = command.env("DOCKER_CONFIG", folder.path()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    // In the words of the registry, and not of our look-up.
+    assert!(text.contains("auth") && !text.contains("helper"), "{text}");
 }
 
 fn pipes_in_and_out(shell: &Shell<'_>) {
