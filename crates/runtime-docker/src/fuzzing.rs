@@ -4,6 +4,7 @@ use runtime_core::{Bytes, Chunk, ErrorKind, PullEvent};
 
 use crate::demux::{Cut, Demux, Framing};
 use crate::events::Message;
+use crate::frames::Frames;
 use crate::info::Summary;
 use crate::inspect::Inspect;
 use crate::pull::{Lines, Progress};
@@ -56,6 +57,45 @@ pub fn demux<'a>(log: Log, pieces: impl IntoIterator<Item = &'a [u8]>) -> Demuxe
         }
         Err(error) => Demuxed { chunks, error: Some(error.kind()) },
     }
+}
+
+/// What a stream of frames without times gave.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Messages {
+    /// The messages of a kind that follow each other, in one.
+    pub parts: Vec<(u8, Vec<u8>)>,
+    /// How many messages have begun.
+    pub begun: usize,
+    /// Whether it ended within one.
+    pub is_within: bool,
+    /// The error.
+    pub error: Option<ErrorKind>,
+}
+
+/// Takes a stream of frames apart that comes in pieces: a session's, or a raw log's.
+pub fn frames<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Messages {
+    let mut frames = Frames::default();
+    let (mut parts, mut begun, mut error) = (Vec::<(u8, Vec<u8>)>::new(), 0, None);
+    'all: for piece in pieces {
+        let mut piece = Bytes::copy_from_slice(piece);
+        loop {
+            match frames.next(&mut piece) {
+                Ok(Some((kind, bytes))) => {
+                    begun += usize::from(frames.begins());
+                    match parts.last_mut() {
+                        Some((last, part)) if *last == kind as u8 => part.extend_from_slice(&bytes),
+                        _ => parts.push((kind as u8, bytes.to_vec())),
+                    }
+                }
+                Ok(None) => break,
+                Err(failure) => {
+                    error = Some(failure.kind());
+                    break 'all;
+                }
+            }
+        }
+    }
+    Messages { parts, begun, is_within: frames.is_within(), error }
 }
 
 /// Reads the answer to a pull: how many events of each kind, and whether it failed.
@@ -139,4 +179,93 @@ pub fn inspect(answer: &[u8]) -> Vec<String> {
             format!("{} {:?} {}", info.status, info.created_at.is_some(), info.tcp_ports.len())
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Map, Value};
+
+    use super::*;
+
+    /// Names that the engines' answers have, each where it may or may not belong.
+    const NAMES: &[&str] = &[
+        "Id",
+        "Type",
+        "Action",
+        "Actor",
+        "ID",
+        "Attributes",
+        "exitCode",
+        "time",
+        "timeNano",
+        "Created",
+        "State",
+        "Status",
+        "Running",
+        "OOMKilled",
+        "ExitCode",
+        "Error",
+        "StartedAt",
+        "FinishedAt",
+        "HostConfig",
+        "Memory",
+        "NanoCpus",
+        "CpuQuota",
+        "CpuPeriod",
+        "Config",
+        "Labels",
+        "NetworkSettings",
+        "Ports",
+        "80/tcp",
+        "HostIp",
+        "HostPort",
+        "Names",
+        "PrivatePort",
+        "PublicPort",
+    ];
+
+    fn values() -> impl Strategy<Value = Value> {
+        let words = prop::sample::select(vec![
+            "container",
+            "die",
+            "exited",
+            "created",
+            "Exited (137) 2 seconds ago",
+            "2026-11-23T16:39:14.969965638Z",
+            "65536",
+            "0.0.0.0",
+            "tcp",
+        ]);
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            words.prop_map(Value::from),
+            ".*".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 64, 8, |inner| {
+            let names = prop::sample::select(NAMES).prop_map(str::to_owned);
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::btree_map(names, inner, 0..12)
+                    .prop_map(|map| Value::from(map.into_iter().collect::<Map<_, _>>())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let _ = (events(&bytes), inspect(&bytes), frames([&bytes[..]]));
+        }
+
+        #[test]
+        fn no_answer_makes_it_panic(answer in values()) {
+            let answer = serde_json::to_vec(&answer).unwrap();
+            let _ = (events(&answer), inspect(&answer));
+        }
+    }
 }

@@ -20,6 +20,7 @@ pub(crate) struct Target {
 
 pub(crate) const TARGETS: &[Target] = &[
     Target { name: "demux", run: demux, examples: logs },
+    Target { name: "frames", run: frames, examples: logs },
     Target { name: "pull", run: |input| number(fuzzing::pull(input)), examples: pulls },
     Target { name: "events", run: |input| number(fuzzing::events(input)), examples: events },
     Target { name: "stats", run: |input| number(fuzzing::stats(input)), examples: stats },
@@ -67,6 +68,17 @@ fn demux(input: &[u8]) -> u64 {
         outcomes.push((whole.chunks.len().min(16), whole.error.is_some(), parts.error.is_some()));
     }
     number(outcomes)
+}
+
+/// The first byte says where the rest is cut.
+fn frames(input: &[u8]) -> u64 {
+    let Some((&cut, wire)) = input.split_first() else { return 0 };
+    let whole = fuzzing::frames([wire]);
+    let parts = fuzzing::frames(wire.chunks(usize::from(cut % 64) + 1));
+    assert_eq!(whole, parts, "the pieces matter");
+    let given: usize = whole.parts.iter().map(|(_, bytes)| bytes.len()).sum();
+    assert!(given + 8 * whole.begun <= wire.len(), "there are more bytes than there were");
+    number((whole.parts.len().min(16), whole.begun.min(16), whole.is_within, whole.error.is_some()))
 }
 
 fn frame(kind: u8, text: &str) -> Vec<u8> {
