@@ -67,8 +67,17 @@ impl Part {
     }
 }
 
-/// The program that runs on every engine; any other one of a package runs once for each backend.
+/// The program that runs on every engine. Beside it [`FAULTS`] does; any other one of a package runs
+/// once for each backend.
 const CONFORMANCE: &str = "conformance";
+
+/// The program with what only this backend can be asked.
+const FAULTS: &str = "faults";
+
+/// Those modules of [`FAULTS`] that use no engine, or have one of their own that is the same
+/// whichever the environment names: on a second engine they would only repeat themselves.
+const ON_NO_ENGINE: &[&str] =
+    &["dependencies::", "dropped::", "engine_stops::", "full_disk::", "no_engine::", "sessions::"];
 
 /// The name of the row of a conformance program: the engine's, and what the program's own name adds
 /// to it where it uses the engine in another way. `None` for any other program.
@@ -253,11 +262,15 @@ impl EngineRun<'_> {
         for binary in binaries {
             guard.check()?;
             let own = row_of(engine, &binary.name);
-            if own.is_none() && !(is_first && self.is_first_of_backend(part)) {
+            let again = !is_first && binary.name == FAULTS;
+            if own.is_none() && !((is_first || again) && self.is_first_of_backend(part)) {
                 continue;
             }
             let report = report_path(engine, &binary.name);
             let mut command = binary.command();
+            if again {
+                command.args(ON_NO_ENGINE.iter().flat_map(|module| ["--skip", module]));
+            }
             command.envs(running.variables()?).env("RUNTIME_TEST_REPORT", &report);
             if matrix {
                 command.env("RUNTIME_TEST_MATRIX", "1");
