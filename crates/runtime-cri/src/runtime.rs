@@ -13,7 +13,8 @@ use runtime_core::{
 };
 use runtime_support::ExitHub;
 use serde::Deserialize;
-use tracing::Instrument;
+use tracing::field::{Empty, display};
+use tracing::{Instrument, Span};
 
 use crate::BACKEND;
 use crate::census::{self, Census, Seen};
@@ -200,10 +201,27 @@ impl CriRuntime {
         operation: Operation,
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        let span =
-            tracing::debug_span!("runtime", backend = BACKEND, operation = operation.as_str());
-        self.shared.unless_closed(work).instrument(span).await.during(operation).on(BACKEND)
+        self.doing_in(&span(operation), operation, work).await
     }
+
+    async fn doing_in<T>(
+        &self,
+        span: &Span,
+        operation: Operation,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        self.shared.unless_closed(work).instrument(span.clone()).await.during(operation).on(BACKEND)
+    }
+}
+
+/// The span of an operation. Where it is about one container, that is said once it is known.
+fn span(operation: Operation) -> Span {
+    tracing::debug_span!(
+        "runtime",
+        backend = BACKEND,
+        operation = operation.as_str(),
+        container = Empty
+    )
 }
 
 /// Who is at the other end, and in what state.
@@ -317,11 +335,16 @@ impl Runtime for CriRuntime {
             });
             Ok(container)
         };
-        self.doing(Operation::Create, create).await
+        let span = span(Operation::Create);
+        let made = self.doing_in(&span, Operation::Create, create).await?;
+        span.record("container", display(made.id()));
+        Ok(made)
     }
 
     async fn container(&self, id: &ContainerId) -> Result<Arc<dyn Container>> {
-        self.doing(Operation::Reattach, async {
+        let span = span(Operation::Reattach);
+        span.record("container", display(id));
+        self.doing_in(&span, Operation::Reattach, async {
             let id_text = id.to_string();
             let found = census::list_raw(&self.shared, Operation::Reattach, id_text).await?;
             // The engine takes the beginning of an id for the whole.

@@ -22,8 +22,8 @@ pub struct DockerOptions {
     pub host: Option<String>,
     /// The name of a docker context.
     pub context: Option<String>,
-    /// A folder with `ca.pem`, `cert.pem` and `key.pem`, for TLS with [`host`](Self::host). The
-    /// engine's certificate is always verified.
+    /// A folder with `ca.pem`, for TLS with [`host`](Self::host), and with `cert.pem` and `key.pem` for
+    /// an engine that wants a certificate of us. The engine's certificate is always verified.
     pub cert_path: Option<PathBuf>,
     /// How long the operations may take.
     pub deadlines: Deadlines,
@@ -181,11 +181,13 @@ pub(crate) struct TlsFiles {
 }
 
 impl TlsFiles {
-    /// All three files of a folder, there or not.
+    /// The files of a folder: the authority, there or not, and our certificate with its key where
+    /// there is either. An engine may want none of us, and Docker's command line goes on without.
     fn all_of(folder: &Path) -> Self {
+        let client = (folder.join("cert.pem"), folder.join("key.pem"));
         Self {
             ca: Some(folder.join("ca.pem")),
-            client: Some((folder.join("cert.pem"), folder.join("key.pem"))),
+            client: (client.0.exists() || client.1.exists()).then_some(client),
         }
     }
 

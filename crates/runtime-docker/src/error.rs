@@ -12,6 +12,12 @@ use crate::connect::Endpoint;
 
 /// A connection that could not be opened, or that failed before the answer.
 pub(crate) fn from_transport(endpoint: &Endpoint, source: legacy::Error) -> Error {
+    #[cfg(feature = "tls")]
+    if let Some(what) = find::<io::Error>(&source).and_then(crate::tls::refusal) {
+        return Error::new(ErrorKind::Unauthenticated)
+            .with_message(format!("{what}: {endpoint}"))
+            .with_source(source);
+    }
     let io = find::<io::Error>(&source).map(io::Error::kind);
     let hyper = find::<hyper::Error>(&source);
     if !source.is_connect() {

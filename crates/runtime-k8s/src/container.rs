@@ -343,7 +343,11 @@ impl Container for KubernetesContainer {
         &self.name
     }
 
-    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND, container = %self.name))]
+    #[tracing::instrument(
+        level = "debug",
+        skip_all,
+        fields(backend = BACKEND, operation = Operation::Start.as_str(), container = %self.id)
+    )]
     async fn start(&self) -> Result<StartOutcome> {
         let shared = &self.shared;
         let deadline = shared.options.deadlines.start;
@@ -363,13 +367,21 @@ impl Container for KubernetesContainer {
         }
     }
 
-    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND, container = %self.name))]
+    #[tracing::instrument(
+        level = "debug",
+        skip_all,
+        fields(backend = BACKEND, operation = Operation::Info.as_str(), container = %self.id)
+    )]
     async fn info(&self) -> Result<ContainerInfo> {
         let seen = self.shared.query(Operation::Info, self.look()).await.about(&self.name)?;
         Ok(info::info(&seen))
     }
 
-    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND, container = %self.name))]
+    #[tracing::instrument(
+        level = "debug",
+        skip_all,
+        fields(backend = BACKEND, operation = Operation::Wait.as_str(), container = %self.id)
+    )]
     async fn wait(&self) -> Result<Exit> {
         let work = async {
             loop {
@@ -385,32 +397,56 @@ impl Container for KubernetesContainer {
         self.shared.unless_closed(Operation::Wait, work).await.about(&self.name)
     }
 
-    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND, container = %self.name))]
+    #[tracing::instrument(
+        level = "debug",
+        skip_all,
+        fields(backend = BACKEND, operation = Operation::Logs.as_str(), container = %self.id)
+    )]
     async fn logs(&self, options: LogOptions) -> Result<LogReader> {
         logs::open(self, options).await.about(&self.name)
     }
 
-    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND, container = %self.name))]
+    #[tracing::instrument(
+        level = "debug",
+        skip_all,
+        fields(backend = BACKEND, operation = Operation::Logs.as_str(), container = %self.id)
+    )]
     async fn raw_logs(&self) -> Result<RawLogs> {
         logs::open_raw(self).await.about(&self.name)
     }
 
-    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND, container = %self.name))]
+    #[tracing::instrument(
+        level = "debug",
+        skip_all,
+        fields(backend = BACKEND, operation = Operation::Stats.as_str(), container = %self.id)
+    )]
     async fn stats_once(&self) -> Result<ContainerStats> {
         stats::once(self).await.about(&self.name)
     }
 
-    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND, container = %self.name))]
+    #[tracing::instrument(
+        level = "debug",
+        skip_all,
+        fields(backend = BACKEND, operation = Operation::Stats.as_str(), container = %self.id)
+    )]
     async fn stats(&self, options: StatsOptions) -> Result<StatsStream> {
         stats::stream(self, options).await.about(&self.name)
     }
 
-    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND, container = %self.name))]
+    #[tracing::instrument(
+        level = "debug",
+        skip_all,
+        fields(backend = BACKEND, operation = Operation::Stop.as_str(), container = %self.id)
+    )]
     async fn stop(&self, options: StopOptions) -> Result<StopOutcome> {
         stop::run(self, options).await.on(BACKEND).about(&self.name)
     }
 
-    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND, container = %self.name))]
+    #[tracing::instrument(
+        level = "debug",
+        skip_all,
+        fields(backend = BACKEND, operation = Operation::Kill.as_str(), container = %self.id)
+    )]
     async fn kill(&self, signal: Signal) -> Result<()> {
         #[cfg(feature = "cri")]
         if let Some(engine) = &self.shared.engine {
@@ -422,32 +458,52 @@ impl Container for KubernetesContainer {
         self.unsupported(Operation::Kill, Capability::Kill)
     }
 
-    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND, container = %self.name))]
+    #[tracing::instrument(
+        level = "debug",
+        skip_all,
+        fields(backend = BACKEND, operation = Operation::Remove.as_str(), container = %self.id)
+    )]
     async fn remove(&self) -> Result<()> {
         let deadline = self.shared.options.deadlines.remove;
         self.shared.within(Operation::Remove, deadline, self.remove_now()).await.about(&self.name)
     }
 
-    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND, container = %self.name))]
+    #[tracing::instrument(
+        level = "debug",
+        skip_all,
+        fields(backend = BACKEND, operation = Operation::Exec.as_str(), container = %self.id)
+    )]
     async fn exec(&self, options: ExecOptions) -> Result<Session> {
         let deadline = self.shared.options.deadlines.start;
         let open = exec::open(self, options);
         self.shared.within(Operation::Exec, deadline, open).await.about(&self.name)
     }
 
-    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND, container = %self.name))]
+    #[tracing::instrument(
+        level = "debug",
+        skip_all,
+        fields(backend = BACKEND, operation = Operation::Attach.as_str(), container = %self.id)
+    )]
     async fn attach(&self, options: AttachOptions) -> Result<Session> {
         let open = attach::open(self, options);
         self.shared.query(Operation::Attach, open).await.about(&self.name)
     }
 
-    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND, container = %self.name))]
+    #[tracing::instrument(
+        level = "debug",
+        skip_all,
+        fields(backend = BACKEND, operation = Operation::CopyIn.as_str(), container = %self.id)
+    )]
     async fn copy_in(&self, path: &str, content: ByteStream, _: CopyInOptions) -> Result<()> {
         let work = copy::unpack(self, path, content);
         self.shared.unless_closed(Operation::CopyIn, work).await.about(&self.name)
     }
 
-    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND, container = %self.name))]
+    #[tracing::instrument(
+        level = "debug",
+        skip_all,
+        fields(backend = BACKEND, operation = Operation::CopyOut.as_str(), container = %self.id)
+    )]
     async fn copy_out(&self, path: &str, _: CopyOutOptions) -> Result<ByteStream> {
         let work = copy::pack(self, path);
         self.shared.unless_closed(Operation::CopyOut, work).await.about(&self.name)

@@ -12,6 +12,8 @@ use runtime_core::{
 };
 use runtime_support::version_numbers;
 use serde_json::json;
+use tracing::Span;
+use tracing::field::Empty;
 
 use crate::capabilities::{Server, capabilities};
 use crate::client::Client;
@@ -194,7 +196,11 @@ impl Runtime for KubernetesRuntime {
         &self.shared.capabilities
     }
 
-    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND))]
+    #[tracing::instrument(
+        level = "debug",
+        skip_all,
+        fields(backend = BACKEND, operation = Operation::Health.as_str())
+    )]
     async fn health(&self) -> Result<Health> {
         let shared = &self.shared;
         let version = shared.query(Operation::Health, shared.client.version()).await?;
@@ -214,16 +220,25 @@ impl Runtime for KubernetesRuntime {
             .about(&image.reference))
     }
 
-    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND, container = spec.name))]
+    #[tracing::instrument(
+        level = "debug",
+        skip_all,
+        fields(backend = BACKEND, operation = Operation::Create.as_str(), container = Empty)
+    )]
     async fn create_container(&self, spec: &ContainerSpec) -> Result<Arc<dyn Container>> {
         let shared = &self.shared;
         let deadline = shared.options.deadlines.create;
         let made = shared.within(Operation::Create, deadline, create::run(shared, spec)).await?;
+        Span::current().record("container", made.metadata.uid.as_str());
         shared.pods.take(made.clone());
         Ok(Arc::new(KubernetesContainer::new(shared, Arc::new(made))))
     }
 
-    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND, container = %id))]
+    #[tracing::instrument(
+        level = "debug",
+        skip_all,
+        fields(backend = BACKEND, operation = Operation::Reattach.as_str(), container = %id)
+    )]
     async fn container(&self, id: &ContainerId) -> Result<Arc<dyn Container>> {
         let shared = &self.shared;
         if shared.pods.is_live()
@@ -244,13 +259,21 @@ impl Runtime for KubernetesRuntime {
         Ok(Arc::new(KubernetesContainer::new(shared, Arc::new(pod))))
     }
 
-    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND))]
+    #[tracing::instrument(
+        level = "debug",
+        skip_all,
+        fields(backend = BACKEND, operation = Operation::List.as_str())
+    )]
     async fn list_containers(&self, options: ListOptions) -> Result<Vec<Listed>> {
         let found = self.shared.query(Operation::List, self.find(&options.labels)).await?;
         Ok(found.iter().map(|seen| Listed::new(self.handle(seen), info::info(seen))).collect())
     }
 
-    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND))]
+    #[tracing::instrument(
+        level = "debug",
+        skip_all,
+        fields(backend = BACKEND, operation = Operation::Stats.as_str())
+    )]
     async fn stats(
         &self,
         containers: &[ContainerId],
@@ -258,7 +281,11 @@ impl Runtime for KubernetesRuntime {
         stats::many(&self.shared, containers).await
     }
 
-    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND))]
+    #[tracing::instrument(
+        level = "debug",
+        skip_all,
+        fields(backend = BACKEND, operation = Operation::Events.as_str())
+    )]
     async fn events(&self, options: EventsOptions) -> Result<EventStream> {
         // A pod that was removed has left nothing that could tell of it.
         if options.since.is_some() {
@@ -271,7 +298,11 @@ impl Runtime for KubernetesRuntime {
         Ok(Box::pin(events(Arc::clone(&self.shared), options)))
     }
 
-    #[tracing::instrument(level = "debug", skip_all, fields(backend = BACKEND))]
+    #[tracing::instrument(
+        level = "debug",
+        skip_all,
+        fields(backend = BACKEND, operation = Operation::Reap.as_str())
+    )]
     async fn reap(&self, options: ReapOptions) -> Result<ReapReport> {
         // It removes one after the other, each with its own deadline.
         self.shared.unless_closed(Operation::Reap, reap::run(&self.shared, &options)).await

@@ -9,4 +9,5 @@ mod faults {
     mod secrets;
     mod sessions;
     mod support;
+    mod tls;
 }
