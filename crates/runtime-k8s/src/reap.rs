@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::StreamExt as _;
 use runtime_core::{
-    Container as _, ErrorKind, LABEL_CREATED_AT, LABEL_NONCE, LabelFilter, ReapOptions, ReapReport,
-    Result,
+    Container as _, ErrorKind, LABEL_CREATED_AT, LABEL_NONCE, LabelFilter, Operation, ReapOptions,
+    ReapReport, Result,
 };
 
 use crate::container::KubernetesContainer;
@@ -24,7 +24,7 @@ const AT_ONCE: usize = 16;
 pub(crate) async fn run(shared: &Arc<Shared>, options: &ReapOptions) -> Result<ReapReport> {
     let scope = &shared.options.scope;
     let selector = names::selector(scope, &options.labels);
-    let (pods, _) = shared.client.list_pods(&selector).await?;
+    let (pods, _) = ask(shared, shared.client.list_pods(&selector)).await?;
     let mut report = ReapReport::default();
     let old = pods.into_iter().filter(|pod| is_old(&pod.metadata, options.older_than));
     let mut removals = futures_util::stream::iter(old)
@@ -44,9 +44,10 @@ pub(crate) async fn run(shared: &Arc<Shared>, options: &ReapOptions) -> Result<R
     drop(removals);
     if options.labels.is_empty() {
         report.others = remove_leftovers(shared, options.older_than).await?;
-        let probes = shared.client.list_pods(&names::probe_selector(scope)).await?.0;
+        let selector = names::probe_selector(scope);
+        let (probes, _) = ask(shared, shared.client.list_pods(&selector)).await?;
         for probe in probes.iter().filter(|pod| is_old(&pod.metadata, options.older_than)) {
-            mounts::remove_probe(shared, probe).await?;
+            remove(shared, mounts::remove_probe(shared, probe)).await?;
             report.others.push(format!("Pod {}", probe.metadata.name));
         }
     }
@@ -63,7 +64,7 @@ async fn remove_leftovers(shared: &Shared, older_than: Duration) -> Result<Vec<S
         (create::SECRETS.0, create::SECRETS.1, "Secret"),
         (api.as_str(), kind, "PodDisruptionBudget"),
     ] {
-        for object in shared.client.list_objects(api, kind, &selector).await? {
+        for object in ask(shared, shared.client.list_objects(api, kind, &selector)).await? {
             if is_old(&object.metadata, older_than) {
                 left.push((api, kind, word, object.metadata));
             }
@@ -73,7 +74,7 @@ async fn remove_leftovers(shared: &Shared, older_than: Duration) -> Result<Vec<S
         return Ok(Vec::new());
     }
     // Listed after the others, so that what belongs to a pod that was just made is not taken.
-    let (pods, _) = shared.client.list_pods(&selector).await?;
+    let (pods, _) = ask(shared, shared.client.list_pods(&selector)).await?;
     let nonces: HashSet<&String> =
         pods.iter().filter_map(|pod| pod.metadata.labels.get(LABEL_NONCE)).collect();
     let mut removed = Vec::new();
@@ -81,10 +82,20 @@ async fn remove_leftovers(shared: &Shared, older_than: Duration) -> Result<Vec<S
         if meta.labels.get(LABEL_NONCE).is_some_and(|nonce| nonces.contains(nonce)) {
             continue;
         }
-        shared.client.delete(api, kind, &meta.name).await?;
+        remove(shared, shared.client.delete(api, kind, &meta.name)).await?;
         removed.push(format!("{word} {}", meta.name));
     }
     Ok(removed)
+}
+
+/// A question of it, with the deadline of one.
+async fn ask<T>(shared: &Shared, question: impl Future<Output = Result<T>>) -> Result<T> {
+    shared.query(Operation::Reap, question).await
+}
+
+/// A removal of it, with the deadline of one.
+async fn remove<T>(shared: &Shared, removal: impl Future<Output = Result<T>>) -> Result<T> {
+    shared.within(Operation::Reap, shared.options.deadlines.remove, removal).await
 }
 
 /// Whether something was made so long ago, by the caller's clock.

@@ -304,7 +304,7 @@ impl Runtime for KubernetesRuntime {
         fields(backend = BACKEND, operation = Operation::Reap.as_str())
     )]
     async fn reap(&self, options: ReapOptions) -> Result<ReapReport> {
-        // It removes one after the other, each with its own deadline.
+        // Each of its questions and removals has its own deadline.
         self.shared.unless_closed(Operation::Reap, reap::run(&self.shared, &options)).await
     }
 

@@ -41,6 +41,8 @@ async fn etcd_is_away_for_ten_seconds() -> Outcome {
     };
     let patient = tokio::time::timeout_at(back, subject.runtime.create_container(&spec));
     let (asked, created) = tokio::join!(tokio::time::timeout_at(back, asked), patient);
+    tokio::time::sleep_until(back).await;
+    etcd.thaw()?;
     for answer in asked? {
         let error = answer.expect_err("etcd does not answer");
         assert!(matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Unavailable), "{error:?}");
@@ -49,8 +51,6 @@ async fn etcd_is_away_for_ten_seconds() -> Outcome {
     if let Ok(Err(error)) = &created {
         assert!(error.is_retryable(), "{error:?}");
     }
-    tokio::time::sleep_until(back).await;
-    etcd.thaw()?;
     let exit = short_waiter.answer(60).await??;
     assert_eq!((exit.reason, exit.code), (ExitReason::Exited, Some(7)));
     assert!(!long_waiter.is_done(), "it still runs");
