@@ -1,6 +1,10 @@
 //! What a cluster does otherwise than the suite says, known and asserted.
 
-use runtime_conformance::{Context, Difference, Outcome};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use runtime_conformance::{Context, Difference, Failure, Outcome};
+use runtime_core::{Bytes, ExecOptions, SessionMode};
 
 /// The differences of a cluster whose nodes have containerd.
 pub(crate) fn all() -> Vec<Difference> {
@@ -21,6 +25,41 @@ pub(crate) fn all() -> Vec<Difference> {
             instead: |t| Box::pin(evictable_is_the_first_to_die(t)),
         },
     ]
+}
+
+/// What the code with which an API server of today takes WebSockets does otherwise.
+pub(crate) fn translated() -> Vec<Difference> {
+    let unread = Difference {
+        case: "exec::unread_input_does_not_hide_the_end",
+        reason: "Kubernetes' own client, which the API server speaks to the node with, waits for the \
+                 end of the input that it cannot send, as `kubectl exec` does",
+        instead: |t| Box::pin(unread_input_hides_the_end(t)),
+    };
+    all().into_iter().chain([unread]).collect()
+}
+
+/// The session goes on until it is dropped, and the container takes others.
+async fn unread_input_hides_the_end(t: Context) -> Outcome {
+    let container = t.ready(&t.idle()).await?;
+    let exec = |script: &str| ExecOptions::new(["sh", "-c", script]);
+    let options = exec("sleep 0.5; exit 3").mode(SessionMode::Stdin);
+    let mut session = container.exec(options).await?;
+    let Some(mut stdin) = session.stdin.take() else {
+        return Err(Failure::new("the session has no standard input"));
+    };
+    let write = async {
+        for _ in 0..64 {
+            stdin.write(Bytes::from(vec![b'x'; 1 << 20])).await?;
+        }
+        Ok::<_, runtime_core::Error>(())
+    };
+    let all = async { tokio::join!(write, session.stdout.count(), session.control.wait()) };
+    let ended = tokio::time::timeout(Duration::from_secs(10), all).await;
+    assert!(ended.is_err(), "the session ends: {:?}", ended.map(|ended| ended.2));
+    drop(stdin);
+    let after = container.exec(exec("exit 4")).await?;
+    assert_eq!(after.control.wait().await?.code, 4);
+    Ok(())
 }
 
 /// The variables of the one service that service links cannot be turned off for, and no others.

@@ -216,7 +216,10 @@ impl Subject for KubernetesSubject {
     }
 
     fn differences(&self) -> Vec<Difference> {
-        crate::differences::all()
+        match self.way {
+            Way::Translator(_) => crate::differences::translated(),
+            _ => crate::differences::all(),
+        }
     }
 
     /// Pods are slow more than they are heavy: with four cases, half of two cores has nothing to do.
