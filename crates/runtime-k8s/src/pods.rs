@@ -10,6 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use runtime_core::{
     Backoff, Error, ErrorKind, Event, Exit, ExitReason, LabelFilter, Result, Scope,
 };
@@ -37,6 +40,14 @@ const SHORTEST_WATCH: Duration = Duration::from_millis(250);
 
 /// How long to wait for the events that explain an end.
 const EXPLANATION: Duration = Duration::from_secs(3);
+
+/// The pauses after which such an event is looked for once more: a scheduler removes a pod first,
+/// and says why a moment later.
+const LATER: [u64; 3] = [50, 150, 400];
+
+/// How many removals are explained at once. A scheduler takes pods one by one: where so many go,
+/// somebody removes them.
+const MOST_EXPLAINED: usize = 64;
 
 /// How many events may wait for one that does not read them.
 const MOST_WAITING_EVENTS: usize = 100_000;
@@ -295,13 +306,14 @@ impl Inner {
     /// Watches from a version on, until a new list is needed.
     async fn go_on(&self, mut version: String, patience: &mut Patience) -> Result<()> {
         let mut opened = Instant::now();
+        let mut explained = FuturesUnordered::new();
         loop {
             let failed = match self.client.watch_pods(&self.selector, &version).await {
                 Ok(watch) => {
                     opened = Instant::now();
                     patience.good();
                     self.condition.send_replace(Condition::Live);
-                    self.read(watch, &mut version).await
+                    self.read(watch, &mut version, &mut explained).await
                 }
                 Err(error) => Some(error),
             };
@@ -326,13 +338,26 @@ impl Inner {
     }
 
     /// Reads an open watch to its end, and says why it ended if that was a failure.
-    async fn read(&self, mut watch: crate::watch::Watch, version: &mut String) -> Option<Error> {
+    async fn read<'a>(
+        &'a self,
+        mut watch: crate::watch::Watch,
+        version: &mut String,
+        explained: &mut FuturesUnordered<BoxFuture<'a, (Box<Pod>, Option<Exit>)>>,
+    ) -> Option<Error> {
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let has_unclear = !self.store().unclear.is_empty();
             let line = tokio::select! {
                 line = watch.next() => line,
+                Some((pod, exit)) = explained.next(), if !explained.is_empty() => {
+                    let mut store = self.store();
+                    if let Some(exit) = exit {
+                        store.ended(&pod.metadata.uid, exit);
+                    }
+                    store.see(*pod);
+                    continue;
+                }
                 _ = tick.tick(), if has_unclear => {
                     self.clear_up().await;
                     continue;
@@ -341,10 +366,17 @@ impl Inner {
             match line {
                 Ok(Some(WatchLine::Seen(pod))) => {
                     version.clone_from(&pod.metadata.resource_version);
-                    if let Some(exit) = self.explain_removal(&pod).await {
-                        self.store().ended(&pod.metadata.uid, exit);
+                    match self.removed_with(&pod) {
+                        // It is news when it is explained, and others do not wait for that.
+                        Some(exit) if explained.len() < MOST_EXPLAINED => {
+                            let explain = async {
+                                let exit = self.preemption(&pod, exit, &LATER).await;
+                                (pod, exit)
+                            };
+                            explained.push(explain.boxed());
+                        }
+                        _ => self.store().see(*pod),
                     }
-                    self.store().see(*pod);
                 }
                 Ok(Some(WatchLine::Deleted(pod))) => {
                     version.clone_from(&pod.metadata.resource_version);
@@ -368,18 +400,17 @@ impl Inner {
     /// How a pod ended that vanished before it did, where its events or its node can explain that.
     async fn explain(&self, last: &Pod) -> Option<Exit> {
         let exit = self.newly_removed(last, |seen| seen.last(None))?;
-        if let Some(exit) = self.preemption(last, exit).await {
+        if let Some(exit) = self.preemption(last, exit, &[]).await {
             return Some(exit);
         }
         let node = last.spec.node_name.as_deref()?;
         self.nodes.is_lost(node).await.then(|| node_lost(node))
     }
 
-    /// How a container ended whose pod somebody removes, where the pod's events can explain that.
-    async fn explain_removal(&self, pod: &Pod) -> Option<Exit> {
+    /// The exit of a pod that with this news is about to be removed, and not by this runtime.
+    fn removed_with(&self, pod: &Pod) -> Option<Exit> {
         pod.metadata.deletion_timestamp?;
-        let exit = self.newly_removed(pod, |seen| seen)?;
-        self.preemption(pod, exit).await
+        self.newly_removed(pod, |seen| seen)
     }
 
     /// The exit of a pod that with this news was removed, and not by this runtime.
@@ -394,12 +425,22 @@ impl Inner {
     }
 
     /// The exit of a pod that the scheduler has removed in favour of another. Older schedulers say
-    /// so in an event alone, newer ones in the pod too.
-    async fn preemption(&self, pod: &Pod, exit: Exit) -> Option<Exit> {
-        let events = self.client.events_of(&pod.metadata.uid);
-        let events = tokio::time::timeout(EXPLANATION, events).await.ok()?.ok()?;
-        let preempted =
-            events.into_iter().find(|event| event.reason.as_deref() == Some("Preempted"))?;
+    /// so in an event alone, newer ones in the pod too. The event is looked for at once, and again
+    /// after each of the pauses, in milliseconds.
+    async fn preemption(&self, pod: &Pod, exit: Exit, pauses: &[u64]) -> Option<Exit> {
+        let look = async {
+            let mut pauses = pauses.iter();
+            loop {
+                let events = self.client.events_of(&pod.metadata.uid).await.ok()?;
+                let mut events = events.into_iter();
+                let preempted = events.find(|event| event.reason.as_deref() == Some("Preempted"));
+                if preempted.is_some() {
+                    return preempted;
+                }
+                tokio::time::sleep(Duration::from_millis(*pauses.next()?)).await;
+            }
+        };
+        let preempted = tokio::time::timeout(EXPLANATION, look).await.ok()??;
         Some(
             exit.with_reason(ExitReason::Evicted)
                 .with_message(preempted.message.unwrap_or_default()),

@@ -38,16 +38,14 @@ pub(crate) async fn pull(runtime: &dyn Runtime) -> Result<()> {
     Ok(())
 }
 
-/// Says on what is measured, and how to do it again.
-pub(crate) async fn heading(backend: &str, runtime: &dyn Runtime) -> Result<()> {
+/// Says on what is measured.
+pub(crate) async fn heading(runtime: &dyn Runtime) -> Result<()> {
     if cfg!(debug_assertions) {
         println!("This is a debug build: the figures say nothing.");
     }
     let health = runtime.health().await?;
-    let options: String = std::env::args().skip(2).map(|option| format!(" {option}")).collect();
     println!("engine     {} {}", health.engine, health.version);
     println!("machine    {}", measure::machine());
-    println!("again with cargo xtask bench {backend}{options}");
     Ok(())
 }
 

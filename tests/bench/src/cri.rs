@@ -70,7 +70,7 @@ enum Subject {
 pub(crate) async fn run(sizes: &Sizes) -> Result<()> {
     let engine = Engine::from_env()?;
     engine.prepare().await?;
-    common::heading("cri", &engine.ours().await?).await?;
+    common::heading(&engine.ours().await?).await?;
     if sizes.wants(Subject::Lifecycle) {
         lifecycle::compare(&engine, sizes.or(sizes.pairs, 60, 5)).await?;
     }

@@ -88,7 +88,7 @@ enum Subject {
 pub(crate) async fn run(sizes: &Sizes) -> Result<()> {
     let engine = Engine::from_env()?;
     engine.clear().await?;
-    common::heading("k8s", &engine.ours(Place::Real).await?).await?;
+    common::heading(&engine.ours(Place::Real).await?).await?;
     if sizes.wants(Subject::Lifecycle) {
         lifecycle::compare(&engine, sizes.or(sizes.pairs, 30, 2)).await?;
     }

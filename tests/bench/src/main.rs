@@ -152,7 +152,7 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 async fn docker(sizes: &Sizes) -> Result<()> {
     let engine = Engine::from_env()?;
     engine.prepare().await?;
-    common::heading("docker", &engine.ours().await?).await?;
+    common::heading(&engine.ours().await?).await?;
     if sizes.wants(Subject::Lifecycle) {
         lifecycle::compare(&engine, sizes.pairs()).await?;
     }

@@ -25,6 +25,9 @@ pub(super) fn run(part: &str, engine: Engine, options: &[String]) -> Result<()> 
     let measured = if options.iter().any(|option| option == "--help" || option == "-h") {
         guard.run(&mut bench)
     } else {
+        let usual = [Engine::Docker, Engine::Containerd, Engine::Kubernetes].contains(&engine);
+        let named = if usual { String::new() } else { format!(" --engine {engine}") };
+        println!("again with cargo xtask bench {part}{named} {}", options.join(" "));
         measure(&site, &guard, engine, &mut bench)
     };
     // Also after a failure and after Ctrl-C. What was up before stays up.
