@@ -101,7 +101,7 @@ pub(crate) async fn once(container: &KubernetesContainer) -> Result<ContainerSta
 
 async fn until_known(container: &KubernetesContainer) -> Result<ContainerStats> {
     let shared = &container.shared;
-    require(shared)?;
+    require(shared, Capability::StatsMemory)?;
     loop {
         let seen = container.look().await?;
         match &seen.state {
@@ -172,7 +172,7 @@ pub(crate) async fn many(
     containers: &[ContainerId],
 ) -> Result<Vec<(ContainerId, ContainerStats)>> {
     let work = async {
-        require(shared)?;
+        require(shared, Capability::BulkStats)?;
         if containers.is_empty() {
             return Ok(Vec::new());
         }
@@ -192,8 +192,8 @@ pub(crate) async fn many(
     shared.query(Operation::Stats, work).await
 }
 
-fn require(shared: &Shared) -> Result<()> {
-    shared.capabilities.require(Capability::StatsMemory).map_err(|error| error.on(BACKEND))
+fn require(shared: &Shared, needed: Capability) -> Result<()> {
+    shared.capabilities.require(needed).map_err(|error| error.on(BACKEND))
 }
 
 /// Measures running pods. Those that nobody has measured yet are left out.
