@@ -41,6 +41,9 @@ pub struct TcpPortBinding {
 }
 
 /// The image of a container under its three names.
+///
+/// Once it runs, an engine knows at least one of `resolved` and `id`. Kubernetes gives one of them
+/// alone: the digest if the node has ever pulled the image, else the id.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ImageInfo {
