@@ -2,7 +2,8 @@
 //!
 //! A node sends each line of a log as a piece of its own, and the API server passes it on as one. A
 //! reader that is faster than both is woken for each of them, and where it shares their processors it
-//! is in their way. With the pauses it reads some tens of lines at a time.
+//! is in their way. With the pauses it reads some tens of lines at a time, and a server that has
+//! filled the window of its reader ([`crate::http2`]) sends hundreds.
 
 use std::io;
 use std::pin::Pin;
@@ -15,19 +16,24 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
 /// How long pieces gather.
-const PAUSE: Duration = Duration::from_millis(1);
+const PAUSE: Duration = Duration::from_millis(4);
 
 /// Pieces that come no further apart than this are of one stream.
-const APART: Duration = Duration::from_millis(5);
+const APART: Duration = Duration::from_millis(4);
 
-/// After how many of them in a row the pauses begin: answers that are short, and lines that are
-/// few, come without.
+/// After how many of them in a row there is a pause: answers that are short, and lines that are few,
+/// come without.
 const MANY: u32 = 32;
+
+/// How long it took to connect, among what a connection tells of itself.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct RoundTrip(pub(crate) Duration);
 
 /// A connection that is read in larger pieces than it comes in.
 #[derive(Debug)]
 pub(crate) struct Gathered<T> {
     inner: T,
+    round_trip: RoundTrip,
     pause: Option<Pin<Box<Sleep>>>,
     /// When something was last read, and how often in a row soon after the time before.
     last: Instant,
@@ -35,8 +41,9 @@ pub(crate) struct Gathered<T> {
 }
 
 impl<T> Gathered<T> {
-    pub(crate) fn new(inner: T) -> Self {
-        Self { inner, pause: None, last: Instant::now(), row: 0 }
+    pub(crate) fn new(inner: T, round_trip: Duration) -> Self {
+        let round_trip = RoundTrip(round_trip);
+        Self { inner, round_trip, pause: None, last: Instant::now(), row: 0 }
     }
 }
 
@@ -55,9 +62,10 @@ impl<T: AsyncRead + Unpin> AsyncRead for Gathered<T> {
         if buf.remaining() > 0 {
             let now = Instant::now();
             let soon = now.duration_since(self.last) < APART;
-            self.row = if soon { self.row.saturating_add(1) } else { 0 };
+            self.row = if soon { self.row + 1 } else { 0 };
             self.last = now;
             if self.row >= MANY {
+                self.row = 0;
                 self.pause = Some(Box::pin(sleep(PAUSE)));
             }
         }
@@ -97,7 +105,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Gathered<T> {
 
 impl Connection for Gathered<TcpStream> {
     fn connected(&self) -> Connected {
-        self.inner.connected()
+        self.inner.connected().extra(self.round_trip)
     }
 }
 
@@ -110,7 +118,7 @@ mod tests {
     /// How many reads it takes for so many pieces of which the next follows after `apart`.
     async fn reads(pieces: usize, apart: impl AsyncFn()) -> usize {
         let (mut theirs, ours) = tokio::io::duplex(1 << 16);
-        let mut ours = Gathered::new(ours);
+        let mut ours = Gathered::new(ours, Duration::ZERO);
         let send = async move {
             for _ in 0..pieces {
                 theirs.write_all(b"line").await.unwrap();

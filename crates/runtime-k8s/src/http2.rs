@@ -6,6 +6,7 @@
 //! Connections are kept for the next answer and never shared: a server allows few answers at a time
 //! on one, and a reader that is slow would hold up all others.
 
+use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
@@ -14,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::uri::Scheme;
-use http::{Request, Response, Uri};
+use http::{Extensions, Request, Response, Uri};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
@@ -24,15 +25,26 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use kube::client::{Body, ClientBuilder, ConfigExt as _};
 use runtime_core::{Error, Result};
 use tokio::net::TcpStream;
-use tower::util::MapResponse;
-use tower::{ServiceBuilder, ServiceExt as _};
+use tokio::time::Instant;
+use tower::ServiceBuilder;
 use tower_service::Service;
 
 use crate::error;
-use crate::gather::Gathered;
+use crate::gather::{Gathered, RoundTrip};
 
-/// How much of an answer may be on its way while its reader is busy.
-const WINDOW: u32 = 1 << 20;
+/// How much of an answer may be on its way while its reader is busy: as much as keeps a link of
+/// this speed in use, in bytes a second, within these limits.
+///
+/// More would do harm. A node writes a log line by line, and an API server that may pass on all it
+/// gets does so line by line too; made to wait for its reader, it passes on what has come
+/// meanwhile in one piece, and has time for the node.
+const LINK: f64 = (64 << 20) as f64;
+const WINDOWS: RangeInclusive<f64> = (64 << 10) as f64..=(4 << 20) as f64;
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between the limits")]
+fn window(round_trip: Duration) -> u32 {
+    (round_trip.as_secs_f64() * LINK).clamp(*WINDOWS.start(), *WINDOWS.end()) as u32
+}
 
 /// How many connections are kept for later.
 const MOST_IDLE: usize = 8;
@@ -80,9 +92,8 @@ pub(crate) fn client(config: &kube::Config) -> Result<Option<kube::Client>> {
     connector.enforce_http(false);
     connector.set_connect_timeout(config.connect_timeout);
     connector.set_nodelay(true);
-    let connector: Tcp = connector.map_response(|io| TokioIo::new(Gathered::new(io.into_inner())));
     let connections = Connections {
-        connector: builder.enable_all_versions().wrap_connector(connector),
+        connector: builder.enable_all_versions().wrap_connector(Tcp(connector)),
         idle: Arc::default(),
     };
     let service = ServiceBuilder::new()
@@ -95,7 +106,28 @@ pub(crate) fn client(config: &kube::Config) -> Result<Option<kube::Client>> {
 
 type Sender = SendRequest<Body>;
 
-type Tcp = MapResponse<HttpConnector, fn(TokioIo<TcpStream>) -> TokioIo<Gathered<TcpStream>>>;
+/// Connects, and takes the time that it takes for a round trip.
+#[derive(Debug, Clone)]
+struct Tcp(HttpConnector);
+
+impl Service<Uri> for Tcp {
+    type Response = TokioIo<Gathered<TcpStream>>;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, std::result::Result<Self::Response, BoxError>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<std::result::Result<(), BoxError>> {
+        self.0.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let connected = self.0.call(uri);
+        Box::pin(async move {
+            let begun = Instant::now();
+            let stream = connected.await?.into_inner();
+            Ok(TokioIo::new(Gathered::new(stream, begun.elapsed())))
+        })
+    }
+}
 
 /// The connections that nobody uses just now.
 type Idle = Mutex<Vec<Sender>>;
@@ -154,13 +186,18 @@ impl Connections {
     async fn connect(&mut self, uri: Uri) -> std::result::Result<Sender, BoxError> {
         std::future::poll_fn(|cx| self.connector.poll_ready(cx)).await?;
         let stream = self.connector.call(uri).await?;
-        if !stream.connected().is_negotiated_h2() {
+        let connected = stream.connected();
+        if !connected.is_negotiated_h2() {
             return Err(NotSpoken.into());
         }
+        let mut extras = Extensions::new();
+        connected.get_extras(&mut extras);
+        let RoundTrip(round_trip) = extras.remove().unwrap_or_default();
+        let window = window(round_trip);
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
-            .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(WINDOW)
+            .initial_stream_window_size(window)
+            .initial_connection_window_size(window)
             .keep_alive_interval(SILENCE)
             .keep_alive_timeout(PATIENCE)
             .handshake(stream)
@@ -322,6 +359,13 @@ mod tests {
         pieces: usize,
     ) -> std::result::Result<Response<Body>, kube::Error> {
         client.send(Request::get(format!("/{pieces}")).body(Body::empty()).unwrap()).await
+    }
+
+    #[test]
+    fn a_window_holds_what_is_on_its_way() {
+        assert_eq!(window(Duration::from_micros(80)), 64 << 10, "this machine");
+        assert_eq!(window(Duration::from_millis(1)), (64 << 20) / 1000, "this data centre");
+        assert_eq!(window(Duration::from_millis(200)), 4 << 20, "far away");
     }
 
     #[tokio::test]
