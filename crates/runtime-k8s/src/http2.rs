@@ -39,7 +39,7 @@ use crate::gather::{Gathered, RoundTrip};
 /// gets does so line by line too; made to wait for its reader, it passes on what has come
 /// meanwhile in one piece, and has time for the node.
 const LINK: f64 = (64 << 20) as f64;
-const WINDOWS: RangeInclusive<f64> = (64 << 10) as f64..=(4 << 20) as f64;
+const WINDOWS: RangeInclusive<f64> = (64 << 10) as f64..=(1 << 20) as f64;
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between the limits")]
 fn window(round_trip: Duration) -> u32 {
@@ -129,6 +129,15 @@ impl Service<Uri> for Tcp {
     }
 }
 
+/// The window of the connection of an answer with this window, which it never fills.
+///
+/// h2 ends a connection on which too many small pieces wait for their reader: each may cost 256 bytes
+/// beside its own, and half of this window is what all may cost. A log of empty lines is one of pieces
+/// of one byte.
+fn room(window: u32) -> u32 {
+    window.saturating_mul(2 * 256).min((1 << 31) - 1)
+}
+
 /// The connections that nobody uses just now.
 type Idle = Mutex<Vec<Sender>>;
 
@@ -197,7 +206,7 @@ impl Connections {
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(window)
-            .initial_connection_window_size(window)
+            .initial_connection_window_size(room(window))
             .keep_alive_interval(SILENCE)
             .keep_alive_timeout(PATIENCE)
             .handshake(stream)
@@ -272,7 +281,7 @@ mod tests {
     use tokio_rustls::rustls::ServerConfig;
     use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
-    /// A server that answers every path, with as many pieces as its path says. It knows how many
+    /// A server that answers every path, with as many pieces as its path says, and of that size. It knows how many
     /// connections it was asked for, and how many are open.
     struct Server {
         address: SocketAddr,
@@ -320,12 +329,19 @@ mod tests {
         futures_util::stream::BoxStream<'static, std::result::Result<Frame<Bytes>, Infallible>>,
     >;
 
+    /// The pieces that any server was about to send.
+    static SENT: AtomicUsize = AtomicUsize::new(0);
+
     async fn pieces(
         request: Request<Incoming>,
     ) -> std::result::Result<Response<Pieces>, Infallible> {
-        let count: usize = request.uri().path().trim_start_matches('/').parse().unwrap();
-        let piece = || Ok(Frame::data(Bytes::from(vec![b'x'; 16 << 10])));
-        let all = stream::iter((0..count).map(move |_| piece()));
+        let mut words = request.uri().path()[1..].split('x');
+        let mut number = || words.next().map(|word| word.parse::<usize>().unwrap());
+        let (count, size) = (number().unwrap(), number().unwrap_or(16 << 10));
+        let all = stream::iter((0..count).map(move |_| {
+            SENT.fetch_add(1, Ordering::Relaxed);
+            Ok(Frame::data(Bytes::from(vec![b'x'; size])))
+        }));
         Ok(Response::new(StreamBody::new(futures_util::StreamExt::boxed(all))))
     }
 
@@ -356,7 +372,7 @@ mod tests {
 
     async fn ask(
         client: &kube::Client,
-        pieces: usize,
+        pieces: impl std::fmt::Display,
     ) -> std::result::Result<Response<Body>, kube::Error> {
         client.send(Request::get(format!("/{pieces}")).body(Body::empty()).unwrap()).await
     }
@@ -365,7 +381,7 @@ mod tests {
     fn a_window_holds_what_is_on_its_way() {
         assert_eq!(window(Duration::from_micros(80)), 64 << 10, "this machine");
         assert_eq!(window(Duration::from_millis(1)), (64 << 20) / 1000, "this data centre");
-        assert_eq!(window(Duration::from_millis(200)), 4 << 20, "far away");
+        assert_eq!(window(Duration::from_millis(200)), 1 << 20, "far away");
     }
 
     #[tokio::test]
@@ -398,5 +414,18 @@ mod tests {
         server.until_open(1).await;
         drop(client);
         server.until_open(0).await;
+    }
+
+    #[tokio::test]
+    async fn a_reader_may_be_slow_and_the_pieces_small() {
+        let server = serve(&[b"h2"]).await;
+        let count = 3 * (64 << 10);
+        let answer = ask(&server.client(), format!("{count}x1")).await.unwrap();
+        // All that the window has room for is on its way, and nobody has read any.
+        while SENT.load(Ordering::Relaxed) < 64 << 10 {
+            tokio::task::yield_now().await;
+        }
+        let bytes = answer.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(bytes.len(), count);
     }
 }
