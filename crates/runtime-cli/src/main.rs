@@ -14,6 +14,7 @@ mod style;
 mod template;
 mod terminal;
 mod units;
+mod warnings;
 
 use std::process::ExitCode;
 
@@ -23,6 +24,7 @@ use crate::cli::Cli;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    warnings::show();
     let built = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = match built {
         Ok(executor) => {

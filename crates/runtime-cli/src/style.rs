@@ -2,6 +2,8 @@
 
 use std::io::{IsTerminal, Write};
 
+use crate::terminal;
+
 /// Prints an error and what caused it.
 pub(crate) fn print_error(error: &anyhow::Error) {
     if error.to_string().is_empty() {
@@ -20,15 +22,24 @@ pub(crate) fn print_error(error: &anyhow::Error) {
         }
         said = cause;
     }
-    let label = paint("runtime:", "1;31");
-    // There is nobody to tell that it cannot be told.
-    let _ = writeln!(std::io::stderr(), "{label} {text}");
+    line(&paint("runtime:", "1;31"), text);
 }
 
 /// Says something beside the output.
 pub(crate) fn note(text: impl std::fmt::Display) {
-    let label = paint("runtime:", "1;34");
-    let _ = writeln!(std::io::stderr(), "{label} {text}");
+    line(&paint("runtime:", "1;34"), text);
+}
+
+/// Warns of something that does not end the command.
+pub(crate) fn warn(text: impl std::fmt::Display) {
+    line(&paint("runtime: warning:", "1;33"), text);
+}
+
+/// A line of its own, also on a terminal that ends none by itself.
+fn line(label: &str, text: impl std::fmt::Display) {
+    let end = if terminal::is_raw() { "\r\n" } else { "\n" };
+    // There is nobody to tell that it cannot be told.
+    let _ = write!(std::io::stderr(), "{label} {text}{end}");
 }
 
 /// Colours a word for standard error.

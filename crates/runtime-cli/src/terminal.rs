@@ -41,6 +41,11 @@ pub(crate) fn restore() {
     }
 }
 
+/// Whether it is raw now.
+pub(crate) fn is_raw() -> bool {
+    lock().is_some()
+}
+
 /// Before the panic's own words, which would run down the screen like stairs.
 fn give_back_on_panic() {
     static ONCE: std::sync::Once = std::sync::Once::new();

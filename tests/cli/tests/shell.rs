@@ -122,10 +122,21 @@ fn a_login_that_cannot_be_looked_up_is_none(shell: &Shell<'_>) {
         let run = ["run", "--rm", "--pull", policy, &shell.image, "echo", "here"];
         let output = shell.command(&run).env("DOCKER_CONFIG", folder.path()).output().unwrap();
         assert_eq!(String::from_utf8_lossy(&output.stdout), "here\n", "{output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
     };
-    run(&no_such_helper(shell, "elsewhere.example"), "always");
-    // It is there now, and needs no login.
-    run(&no_such_helper(shell, registry(shell)), "missing");
+    let text = run(&no_such_helper(shell, "elsewhere.example"), "always");
+    assert!(!text.contains("warning"), "{text}");
+    // It is there now, and needs no login. Who asks only where it has to has nothing to warn of.
+    let text = run(&no_such_helper(shell, registry(shell)), "missing");
+    for line in text.lines().filter(|line| line.contains("warning")) {
+        assert!(is_of_the_helper(line), "{text}");
+    }
+}
+
+/// Whether it is the warning of a login that could not be looked up.
+fn is_of_the_helper(line: &str) -> bool {
+    line.starts_with("runtime: warning: no login could be looked up (image ")
+        && line.contains("helper")
 }
 
 fn a_registry_asks_for_the_login_itself(shell: &Shell<'_>) {
@@ -134,8 +145,11 @@ fn a_registry_asks_for_the_login_itself(shell: &Shell<'_>) {
     let output = command.env("DOCKER_CONFIG", folder.path()).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{text}");
-    // In the words of the registry, and not of our look-up.
-    assert!(text.contains("auth") && !text.contains("helper"), "{text}");
+    // In the words of the registry, after a warning of the look-up.
+    let (warnings, said): (Vec<_>, Vec<_>) = text.lines().partition(|line| is_of_the_helper(line));
+    assert_eq!(warnings.len(), 1, "{text}");
+    let said = said.concat();
+    assert!(said.contains("auth") && !said.contains("helper"), "{text}");
 }
 
 fn pipes_in_and_out(shell: &Shell<'_>) {

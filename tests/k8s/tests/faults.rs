@@ -7,5 +7,6 @@ mod faults {
     mod people;
     mod requests;
     mod sessions;
+    mod settings;
     mod support;
 }

@@ -1,0 +1,92 @@
+//! What the libraries warn of, on standard error.
+
+use std::fmt::{self, Debug, Write as _};
+
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
+
+use crate::style;
+
+/// Shows from now on what our own libraries warn of. What those beneath them have to say is for
+/// programmers.
+pub(crate) fn show() {
+    // There is none before: this is the program.
+    let _ = tracing::subscriber::set_global_default(Shown);
+}
+
+const LEAST: LevelFilter = LevelFilter::WARN;
+
+struct Shown;
+
+impl Subscriber for Shown {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= LEAST && metadata.target().starts_with("runtime_")
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(LEAST)
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let mut warning = Warning::default();
+        event.record(&mut warning);
+        style::warn(warning);
+    }
+
+    // A warning says by itself what it is about.
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+/// The fields of an event, put together to a sentence: what it is (what about it): why.
+#[derive(Debug, Default)]
+struct Warning {
+    what: String,
+    about: String,
+    why: String,
+}
+
+impl Visit for Warning {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        let written = match field.name() {
+            "message" | "warning" => {
+                let colon = if self.what.is_empty() { "" } else { ": " };
+                write!(self.what, "{colon}{value:?}")
+            }
+            "error" => write!(self.why, "{value:?}"),
+            name => {
+                let comma = if self.about.is_empty() { "" } else { ", " };
+                write!(self.about, "{comma}{name} {value:?}")
+            }
+        };
+        written.unwrap_or_default();
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.record_debug(field, &format_args!("{value}"));
+    }
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)?;
+        if !self.about.is_empty() {
+            write!(f, " ({})", self.about)?;
+        }
+        if !self.why.is_empty() {
+            write!(f, ": {}", self.why)?;
+        }
+        Ok(())
+    }
+}
