@@ -10,9 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use hyper_util::client::legacy::connect::{Connected, Connection};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
 /// How long pieces gather.
@@ -25,15 +23,10 @@ const APART: Duration = Duration::from_millis(4);
 /// come without.
 const MANY: u32 = 32;
 
-/// How long it took to connect, among what a connection tells of itself.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct RoundTrip(pub(crate) Duration);
-
 /// A connection that is read in larger pieces than it comes in.
 #[derive(Debug)]
 pub(crate) struct Gathered<T> {
     inner: T,
-    round_trip: RoundTrip,
     pause: Option<Pin<Box<Sleep>>>,
     /// When something was last read, and how often in a row soon after the time before.
     last: Instant,
@@ -41,9 +34,8 @@ pub(crate) struct Gathered<T> {
 }
 
 impl<T> Gathered<T> {
-    pub(crate) fn new(inner: T, round_trip: Duration) -> Self {
-        let round_trip = RoundTrip(round_trip);
-        Self { inner, round_trip, pause: None, last: Instant::now(), row: 0 }
+    pub(crate) fn new(inner: T) -> Self {
+        Self { inner, pause: None, last: Instant::now(), row: 0 }
     }
 }
 
@@ -103,12 +95,6 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Gathered<T> {
     }
 }
 
-impl Connection for Gathered<TcpStream> {
-    fn connected(&self) -> Connected {
-        self.inner.connected().extra(self.round_trip)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,7 +104,7 @@ mod tests {
     /// How many reads it takes for so many pieces of which the next follows after `apart`.
     async fn reads(pieces: usize, apart: impl AsyncFn()) -> usize {
         let (mut theirs, ours) = tokio::io::duplex(1 << 16);
-        let mut ours = Gathered::new(ours, Duration::ZERO);
+        let mut ours = Gathered::new(ours);
         let send = async move {
             for _ in 0..pieces {
                 theirs.write_all(b"line").await.unwrap();

@@ -15,22 +15,22 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::uri::Scheme;
-use http::{Extensions, Request, Response, Uri};
+use http::{Request, Response, Uri};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
-use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::connect::{Connection as _, HttpConnector};
+use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use kube::client::{Body, ClientBuilder, ConfigExt as _};
 use runtime_core::{Error, Result};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
 use tower::ServiceBuilder;
 use tower_service::Service;
 
 use crate::error;
-use crate::gather::{Gathered, RoundTrip};
+use crate::gather::Gathered;
 
 /// How much of an answer may be on its way while its reader is busy: as much as keeps a link of
 /// this speed in use, in bytes a second, within these limits.
@@ -45,6 +45,9 @@ const WINDOWS: RangeInclusive<f64> = (64 << 10) as f64..=(1 << 20) as f64;
 fn window(round_trip: Duration) -> u32 {
     (round_trip.as_secs_f64() * LINK).clamp(*WINDOWS.start(), *WINDOWS.end()) as u32
 }
+
+/// Its name where the protocol is agreed on.
+const HTTP2: &[u8] = b"h2";
 
 /// How many connections are kept for later.
 const MOST_IDLE: usize = 8;
@@ -79,23 +82,25 @@ pub(crate) fn client(config: &kube::Config) -> Result<Option<kube::Client>> {
     if config.proxy_url.is_some() || config.cluster_url.scheme() != Some(&Scheme::HTTPS) {
         return Ok(None);
     }
-    let tls = config.rustls_client_config().map_err(error::from_client)?;
-    let mut builder = HttpsConnectorBuilder::new().with_tls_config(tls).https_only();
-    if let Some(name) = &config.tls_server_name {
-        let name = name.clone().try_into().map_err(|source| {
+    let mut tls = config.rustls_client_config().map_err(error::from_client)?;
+    tls.alpn_protocols = vec![HTTP2.to_vec(), b"http/1.1".to_vec()];
+    let server_name = match (&config.tls_server_name, config.cluster_url.host()) {
+        (Some(name), _) => ServerName::try_from(name.clone()).map_err(|source| {
             Error::invalid("kubeconfig", "has no server name in tls-server-name")
                 .with_source(source)
-        })?;
-        builder = builder.with_server_name_resolver(FixedServerNameResolver::new(name));
-    }
-    let mut connector = HttpConnector::new();
-    connector.enforce_http(false);
-    connector.set_connect_timeout(config.connect_timeout);
-    connector.set_nodelay(true);
-    let connections = Connections {
-        connector: builder.enable_all_versions().wrap_connector(Tcp(connector)),
-        idle: Arc::default(),
+        })?,
+        // An IPv6 address stands in brackets there.
+        (None, host) => host
+            .map(|host| host.trim_matches(['[', ']']).to_owned())
+            .and_then(|host| ServerName::try_from(host).ok())
+            .ok_or_else(|| Error::invalid("kubeconfig", "has no host in the server's address"))?,
     };
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_connect_timeout(config.connect_timeout);
+    tcp.set_nodelay(true);
+    let tls = TlsConnector::from(Arc::new(tls));
+    let connections = Connections { tcp, tls, server_name, idle: Arc::default() };
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer().map_err(error::from_client)?)
@@ -105,29 +110,6 @@ pub(crate) fn client(config: &kube::Config) -> Result<Option<kube::Client>> {
 }
 
 type Sender = SendRequest<Body>;
-
-/// Connects, and takes the time that it takes for a round trip.
-#[derive(Debug, Clone)]
-struct Tcp(HttpConnector);
-
-impl Service<Uri> for Tcp {
-    type Response = TokioIo<Gathered<TcpStream>>;
-    type Error = BoxError;
-    type Future = BoxFuture<'static, std::result::Result<Self::Response, BoxError>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<std::result::Result<(), BoxError>> {
-        self.0.poll_ready(cx).map_err(Into::into)
-    }
-
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        let connected = self.0.call(uri);
-        Box::pin(async move {
-            let begun = Instant::now();
-            let stream = connected.await?.into_inner();
-            Ok(TokioIo::new(Gathered::new(stream, begun.elapsed())))
-        })
-    }
-}
 
 /// The window of the connection of an answer with this window, which it never fills.
 ///
@@ -148,7 +130,9 @@ fn lock(idle: &Idle) -> MutexGuard<'_, Vec<Sender>> {
 /// Sends each request on a connection of its own.
 #[derive(Clone)]
 struct Connections {
-    connector: HttpsConnector<Tcp>,
+    tcp: HttpConnector,
+    tls: TlsConnector,
+    server_name: ServerName<'static>,
     idle: Arc<Idle>,
 }
 
@@ -193,23 +177,21 @@ impl Connections {
     }
 
     async fn connect(&mut self, uri: Uri) -> std::result::Result<Sender, BoxError> {
-        std::future::poll_fn(|cx| self.connector.poll_ready(cx)).await?;
-        let stream = self.connector.call(uri).await?;
-        let connected = stream.connected();
-        if !connected.is_negotiated_h2() {
+        std::future::poll_fn(|cx| self.tcp.poll_ready(cx)).await?;
+        let begun = Instant::now();
+        let tcp = self.tcp.call(uri).await?.into_inner();
+        let window = window(begun.elapsed());
+        let stream = self.tls.connect(self.server_name.clone(), Gathered::new(tcp)).await?;
+        if stream.get_ref().1.alpn_protocol() != Some(HTTP2) {
             return Err(NotSpoken.into());
         }
-        let mut extras = Extensions::new();
-        connected.get_extras(&mut extras);
-        let RoundTrip(round_trip) = extras.remove().unwrap_or_default();
-        let window = window(round_trip);
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(window)
             .initial_connection_window_size(room(window))
             .keep_alive_interval(SILENCE)
             .keep_alive_timeout(PATIENCE)
-            .handshake(stream)
+            .handshake(TokioIo::new(stream))
             .await?;
         // It ends with its sender and its last answer.
         tokio::spawn(async move {
@@ -281,13 +263,15 @@ mod tests {
     use tokio_rustls::rustls::ServerConfig;
     use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
-    /// A server that answers every path, with as many pieces as its path says, and of that size. It knows how many
-    /// connections it was asked for, and how many are open.
+    /// A server that answers every path, with as many pieces as the path says, and of the size that it
+    /// says. It knows how many connections it was asked for, how many are open, and how many pieces it
+    /// was about to send.
     struct Server {
         address: SocketAddr,
         root: Vec<u8>,
         taken: Arc<AtomicUsize>,
         open: Arc<AtomicUsize>,
+        sent: Arc<AtomicUsize>,
     }
 
     async fn serve(protocols: &[&[u8]]) -> Server {
@@ -306,40 +290,42 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (taken, open) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let counts = (Arc::clone(&taken), Arc::clone(&open));
+        let sent = Arc::new(AtomicUsize::new(0));
+        let about_to_send = Arc::clone(&sent);
         let acceptor = TlsAcceptor::from(Arc::new(tls));
         tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
                 counts.0.fetch_add(1, Ordering::Relaxed);
                 counts.1.fetch_add(1, Ordering::Relaxed);
                 let (acceptor, open) = (acceptor.clone(), Arc::clone(&counts.1));
+                let sent = Arc::clone(&about_to_send);
+                let answer = service_fn(move |request| pieces(request, Arc::clone(&sent)));
                 tokio::spawn(async move {
                     if let Ok(stream) = acceptor.accept(tcp).await {
                         let _ = server::Builder::new(TokioExecutor::new())
-                            .serve_connection(TokioIo::new(stream), service_fn(pieces))
+                            .serve_connection(TokioIo::new(stream), answer)
                             .await;
                     }
                     open.fetch_sub(1, Ordering::Relaxed);
                 });
             }
         });
-        Server { address, root, taken, open }
+        Server { address, root, taken, open, sent }
     }
 
     type Pieces = StreamBody<
         futures_util::stream::BoxStream<'static, std::result::Result<Frame<Bytes>, Infallible>>,
     >;
 
-    /// The pieces that any server was about to send.
-    static SENT: AtomicUsize = AtomicUsize::new(0);
-
     async fn pieces(
         request: Request<Incoming>,
+        sent: Arc<AtomicUsize>,
     ) -> std::result::Result<Response<Pieces>, Infallible> {
         let mut words = request.uri().path()[1..].split('x');
         let mut number = || words.next().map(|word| word.parse::<usize>().unwrap());
         let (count, size) = (number().unwrap(), number().unwrap_or(16 << 10));
         let all = stream::iter((0..count).map(move |_| {
-            SENT.fetch_add(1, Ordering::Relaxed);
+            sent.fetch_add(1, Ordering::Relaxed);
             Ok(Frame::data(Bytes::from(vec![b'x'; size])))
         }));
         Ok(Response::new(StreamBody::new(futures_util::StreamExt::boxed(all))))
@@ -422,7 +408,7 @@ mod tests {
         let count = 3 * (64 << 10);
         let answer = ask(&server.client(), format!("{count}x1")).await.unwrap();
         // All that the window has room for is on its way, and nobody has read any.
-        while SENT.load(Ordering::Relaxed) < 64 << 10 {
+        while server.sent.load(Ordering::Relaxed) < 64 << 10 {
             tokio::task::yield_now().await;
         }
         let bytes = answer.into_body().collect().await.unwrap().to_bytes();
