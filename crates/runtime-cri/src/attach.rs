@@ -8,8 +8,8 @@ use runtime_core::{
     AttachOptions, Capability, ContainerStatus, Error, ErrorKind, ExecExit, Operation, Result,
     ResultExt, Session, SessionControl, SessionInput, SessionMode, Signal, TerminalSize,
 };
-use runtime_support::session::{self, About, End, Output, Streams, Terminal, lost};
-use runtime_support::within;
+use runtime_support::session::{self, About, End, Output, Streams, Terminal};
+use runtime_support::{main_exit, within};
 use spdy_client::remote_command;
 
 use crate::BACKEND;
@@ -66,7 +66,7 @@ pub(crate) async fn attach(container: &CriContainer, options: AttachOptions) -> 
     };
     let ended = container.clone();
     // The server's outcome says nothing of the process.
-    let settle = |_| async move { main_exit(&ended).await };
+    let settle = |_| async move { main_exit(ended.shared.exits.wait(&ended.id), EXIT).await };
     let nothing = std::future::ready(());
     let streams = session::open(session, about, settle, std::future::pending(), nothing);
     if let (Some(size), Some(terminal)) = (size, &streams.terminal) {
@@ -81,17 +81,6 @@ pub(crate) async fn attach(container: &CriContainer, options: AttachOptions) -> 
         stderr.map(Output::boxed),
         control,
     ))
-}
-
-/// The exit code of the main process, after the end of a session with it.
-async fn main_exit(container: &CriContainer) -> Result<ExecExit> {
-    match tokio::time::timeout(EXIT, container.shared.exits.wait(&container.id)).await {
-        Ok(exit) => match exit?.code {
-            Some(code) => Ok(ExecExit { code }),
-            None => Err(lost("the exit code of the container is not known")),
-        },
-        Err(_) => Err(lost("the session was cut off: the container runs on")),
-    }
 }
 
 struct Control {

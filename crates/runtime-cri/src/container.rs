@@ -11,11 +11,12 @@ use runtime_core::{
     LogOptions, LogReader, Operation, Result, ResultExt, Session, Signal, StartOutcome,
     StatsOptions, StatsStream, StopOptions, StopOutcome,
 };
+use runtime_support::is_unclear;
 use tracing::Instrument;
 
 use crate::BACKEND;
 use crate::census::Detail;
-use crate::error::{at_start, is_started_before, is_unclear};
+use crate::error::{at_start, is_started_before, was_not_sent};
 use crate::generated as cri;
 use crate::journal::Life;
 use crate::notes::Notes;
@@ -152,7 +153,10 @@ impl CriContainer {
         match self.stop_by_signal(grace).await {
             Ok(BySignal::NotSent) => {
                 let stopped = self.ask_to_stop(grace).await;
-                let had_effect = stopped.as_ref().err().is_none_or(is_unclear);
+                let had_effect = stopped
+                    .as_ref()
+                    .err()
+                    .is_none_or(|error| is_unclear(error) && !was_not_sent(error));
                 (stopped, had_effect)
             }
             Ok(BySignal::Ended) => (Ok(()), true),

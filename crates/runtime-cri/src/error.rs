@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::io;
 
 use runtime_core::{Error, ErrorKind};
+use runtime_support::find_source;
 use spdy_client::remote_command;
 use tonic::{Code, Status};
 
@@ -11,7 +12,7 @@ use crate::connect::Endpoint;
 
 /// A call that failed.
 pub(crate) fn from_status(call: &str, endpoint: &Endpoint, status: Status) -> Error {
-    if let Some(io) = find::<io::Error>(&status) {
+    if let Some(io) = find_source::<io::Error>(&status) {
         let (kind, what) = match io.kind() {
             io::ErrorKind::NotFound => (ErrorKind::Unavailable, "there is no socket"),
             io::ErrorKind::ConnectionRefused => (ErrorKind::Unavailable, "nobody listens"),
@@ -23,7 +24,7 @@ pub(crate) fn from_status(call: &str, endpoint: &Endpoint, status: Status) -> Er
         };
         return Error::new(kind).with_message(format!("{what}: {endpoint}")).with_source(status);
     }
-    if find::<tonic::transport::Error>(&status).is_some() {
+    if find_source::<tonic::transport::Error>(&status).is_some() {
         return Error::new(ErrorKind::Unavailable)
             .with_message(format!("the connection was lost: {endpoint}"))
             .with_source(status);
@@ -115,18 +116,12 @@ fn pull_refusal(code: Code, message: &str, text: &str) -> Error {
     if says(&["x509:"]) { error.with_retryable(false) } else { error }
 }
 
-/// Whether the engine may have done what it was asked for although the call failed: the answer did
-/// not come, was lost, or is that of containerd for whatever went wrong on the way, a stop that has
-/// sent its signal and not seen the end among it.
-pub(crate) fn is_unclear(error: &Error) -> bool {
-    match error.kind() {
-        ErrorKind::Timeout | ErrorKind::Lost | ErrorKind::Internal => true,
-        // Where no connection was opened, nobody was asked.
-        ErrorKind::Unavailable => !find::<io::Error>(error).is_some_and(|io| {
+/// Whether a call never left: there was no connection to send it over.
+pub(crate) fn was_not_sent(error: &Error) -> bool {
+    error.kind() == ErrorKind::Unavailable
+        && find_source::<io::Error>(error).is_some_and(|io| {
             matches!(io.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
-        }),
-        _ => false,
-    }
+        })
 }
 
 /// A field of the spec, and the words of the engine that blame it.
@@ -197,17 +192,6 @@ pub(crate) fn session_cut_off(source: impl StdError + Send + Sync + 'static) -> 
         .with_source(source)
 }
 
-fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
-        }
-        next = error.source();
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
@@ -215,6 +199,7 @@ mod tests {
     use ErrorKind as K;
 
     use super::*;
+    use runtime_support::is_unclear;
 
     /// Answers to all calls but a pull.
     const SAID: &[(Code, &str, K)] = &[
@@ -473,7 +458,8 @@ mod tests {
             (refusal("stop_container", Code::NotFound, "not found"), false),
             (refusal("stop_container", Code::Unknown, "boom"), true),
         ] {
-            assert_eq!(is_unclear(&error), unclear, "{error:?}");
+            let may_be_done = is_unclear(&error) && !was_not_sent(&error);
+            assert_eq!(may_be_done, unclear, "{error:?}");
         }
     }
 

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use crate::BACKEND;
 use crate::census::{Census, Change, Seen};
 use crate::folders::{Subscription, Wanted};
+use crate::info::has_labels;
 use crate::journal::{Life, Place};
 use crate::sandbox::on_host;
 use crate::shared::{Shared, is_closed};
@@ -83,13 +84,6 @@ pub(crate) async fn open(shared: &Arc<Shared>, options: EventsOptions) -> Result
         }
     });
     Ok(events.boxed())
-}
-
-/// Whether a container has the labels that are wanted.
-pub(crate) fn has_labels(info: &ContainerInfo, wanted: &LabelFilter) -> bool {
-    wanted.iter().all(|(key, value)| {
-        info.labels.get(key).is_some_and(|label| value.as_ref().is_none_or(|value| value == label))
-    })
 }
 
 /// How far the telling of a container has come.

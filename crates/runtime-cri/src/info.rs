@@ -2,7 +2,9 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use runtime_core::{ContainerId, ContainerInfo, ContainerStatus, Exit, ExitReason, ImageInfo};
+use runtime_core::{
+    ContainerId, ContainerInfo, ContainerStatus, Exit, ExitReason, ImageInfo, LabelFilter,
+};
 
 use crate::generated as cri;
 use crate::notes::Notes;
@@ -107,6 +109,11 @@ pub(crate) fn exit(container: &cri::ContainerStatus, stopped_by_us: bool) -> Opt
 pub(crate) fn time(nanos: i64) -> Option<SystemTime> {
     let nanos = u64::try_from(nanos).ok().filter(|nanos| *nanos > 0)?;
     UNIX_EPOCH.checked_add(Duration::from_nanos(nanos))
+}
+
+/// Whether a container has the labels that are wanted.
+pub(crate) fn has_labels(info: &ContainerInfo, wanted: &LabelFilter) -> bool {
+    runtime_support::has_labels(wanted, |key| info.labels.get(key).map(String::as_str))
 }
 
 #[cfg(test)]

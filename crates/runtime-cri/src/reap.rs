@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
 use futures_util::stream;
@@ -11,12 +11,12 @@ use runtime_core::{
     ContainerId, ErrorKind, LABEL_CREATED_AT, LABEL_NONCE, Operation, ReapOptions, ReapReport,
     Result,
 };
+use runtime_support::is_old;
 
 use crate::census;
 use crate::container::CriContainer;
-use crate::events::has_labels;
 use crate::generated as cri;
-use crate::info::from_list;
+use crate::info::{from_list, has_labels, time};
 use crate::notes::Notes;
 use crate::sandbox::{clear_host, on_host, remove_sandbox};
 use crate::shared::Shared;
@@ -39,7 +39,10 @@ pub(crate) async fn reap(shared: &Arc<Shared>, options: ReapOptions) -> Result<R
         inside.insert(&container.pod_sandbox_id, container);
     }
     let now = SystemTime::now();
-    let old = |labels: &BTreeMap<String, String>| is_old(labels, now, options.older_than);
+    let old = |sandbox: &cri::PodSandbox| {
+        let label = sandbox.labels.get(LABEL_CREATED_AT).map(String::as_str);
+        is_old(label, time(sandbox.created_at), options.older_than, now)
+    };
 
     let mut report = ReapReport::default();
     let mut doomed = Vec::new();
@@ -52,7 +55,7 @@ pub(crate) async fn reap(shared: &Arc<Shared>, options: ReapOptions) -> Result<R
             // A sandbox without a container has none of the caller's labels.
             None => options.labels.is_empty(),
         };
-        if wanted && old(&sandbox.labels) {
+        if wanted && old(sandbox) {
             let container = container.map(|container| ContainerId::new(&container.id));
             let notes = Notes::read(&sandbox.annotations).unwrap_or_default();
             doomed.push(remove(shared.clone(), sandbox.id.clone(), container, notes));
@@ -160,34 +163,4 @@ fn inside_of(folder: &Path) -> Vec<(String, SystemTime)> {
             Some((entry.file_name().to_string_lossy().into_owned(), time))
         })
         .collect()
-}
-
-fn is_old(labels: &BTreeMap<String, String>, now: SystemTime, age: Duration) -> bool {
-    if age.is_zero() {
-        return true;
-    }
-    let made = labels
-        .get(LABEL_CREATED_AT)
-        .and_then(|millis| millis.parse().ok())
-        .map(|millis| UNIX_EPOCH + Duration::from_millis(millis));
-    // What does not say its age is not judged by it.
-    made.is_some_and(|made| now.duration_since(made).is_ok_and(|elapsed| elapsed >= age))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn age_goes_by_the_callers_clock() {
-        let now = UNIX_EPOCH + Duration::from_secs(100);
-        let labels =
-            |millis: &str| BTreeMap::from([(LABEL_CREATED_AT.to_owned(), millis.to_owned())]);
-        let age = Duration::from_secs(10);
-        assert!(is_old(&labels("90000"), now, age));
-        assert!(!is_old(&labels("90001"), now, age));
-        assert!(!is_old(&labels("200000"), now, age));
-        assert!(!is_old(&BTreeMap::new(), now, age));
-        assert!(is_old(&BTreeMap::new(), now, Duration::ZERO));
-    }
 }

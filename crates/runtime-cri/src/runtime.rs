@@ -23,6 +23,7 @@ use crate::connect::{CriOptions, Endpoint};
 use crate::container::CriContainer;
 use crate::folders::FolderWatch;
 use crate::generated as cri;
+use crate::info::has_labels;
 use crate::journal::Journal;
 use crate::node::POD_LOGS;
 use crate::sandbox::{self, on_host};
@@ -362,7 +363,7 @@ impl Runtime for CriRuntime {
             let all = census::list(&self.shared, Operation::List).await?;
             let mut listed: Vec<_> = all
                 .into_values()
-                .filter(|seen| events::has_labels(&seen.info, &options.labels))
+                .filter(|seen| has_labels(&seen.info, &options.labels))
                 .map(|seen| Listed::new(self.handle(&seen), seen.info))
                 .collect();
             // The newest first, as the engines' own tools have it.

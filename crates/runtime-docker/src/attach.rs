@@ -8,6 +8,7 @@ use runtime_core::{
     AttachOptions, Backoff, ContainerStatus, Error, ErrorKind, ExecExit, Operation, Result,
     ResultExt, Session, SessionControl, SessionInput, SessionMode, Signal, TerminalSize,
 };
+use runtime_support::main_exit;
 
 use crate::BACKEND;
 use crate::container::DockerContainer;
@@ -57,17 +58,20 @@ impl DockerContainer {
             closed: shared.http.closed_token().clone(),
         };
         let ended = self.clone();
-        let streams = session::open(
-            answer,
-            framing,
-            stdin,
-            about,
-            // Its output has an end only when the process has: an engine that has come back does not
-            // say that it was away.
-            async move { ended.main_exit().await.map(|exit| std::future::ready(Ok(exit))) },
-            std::future::ready(()),
-        )
-        .await?;
+        let streams =
+            session::open(
+                answer,
+                framing,
+                stdin,
+                about,
+                // Its output has an end only when the process has: an engine that has come back does not
+                // say that it was away.
+                async move {
+                    main_exit(ended.exit(), EXIT).await.map(|exit| std::future::ready(Ok(exit)))
+                },
+                std::future::ready(()),
+            )
+            .await?;
         let Streams { stdin, stdout, stderr, end } = streams;
         let size = Arc::new(Mutex::new(size));
         if tty && status == ContainerStatus::Created {
@@ -92,18 +96,6 @@ impl DockerContainer {
             stderr.map(Output::boxed),
             control,
         ))
-    }
-
-    /// The exit code of the main process, after the end of a session with it.
-    async fn main_exit(&self) -> Result<ExecExit> {
-        let lost = |why: &str| Error::new(ErrorKind::Lost).with_message(why);
-        match tokio::time::timeout(EXIT, self.exit()).await {
-            Ok(exit) => match exit?.code {
-                Some(code) => Ok(ExecExit { code }),
-                None => Err(lost("the exit code of the container is not known")),
-            },
-            Err(_) => Err(lost("the session was cut off: the container runs on")),
-        }
     }
 }
 

@@ -8,13 +8,14 @@ use runtime_core::{
     Backoff, ContainerId, ContainerSpec, Error, ErrorKind, LABEL_NONCE, Nonce, Operation,
     PullPolicy, Result,
 };
+use runtime_support::is_unclear;
 use serde::Deserialize;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::container::DockerContainer;
-use crate::error::{from_bollard, refusal};
+use crate::error::{from_bollard, refusal, was_not_sent};
 use crate::http::{Call, encode};
 use crate::info::Summary;
 use crate::life::Started;
@@ -144,7 +145,7 @@ async fn request(shared: &Arc<Shared>, create: Create) -> Result<Made> {
             Ok(Made { container, kept: false, handle: Handle::current() })
         }
         Err(error) => {
-            if leaves_it_open(&error) {
+            if is_unclear(&error) && !was_not_sent(&error) {
                 // An engine that has answered is not at it any more.
                 let patience = if answered { Duration::ZERO } else { UNDO_PATIENCE };
                 shared.half_made.spawn(undo(Arc::clone(shared), nonce, patience));
@@ -162,14 +163,6 @@ fn which_mount(error: Error, sources: &[String]) -> Error {
         Some(at) => error.with_field(format!("mounts[{at}].source")),
         None => error,
     }
-}
-
-/// Whether the container may have been made all the same.
-fn leaves_it_open(error: &Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Lost | ErrorKind::Internal
-    )
 }
 
 /// A container that nobody has a handle of yet. Dropped, it is removed.

@@ -38,12 +38,9 @@ pub(crate) fn has_labels<'a>(
         return true;
     }
     let own = own_of_text(label(LABEL_OWN));
-    filter.iter().all(|(key, wanted)| {
-        let value = match &own {
-            Some(own) if !key.starts_with(LABEL_PREFIX) => own.get(key).map(String::as_str),
-            _ => label(key),
-        };
-        value.is_some_and(|value| wanted.as_ref().is_none_or(|wanted| value == wanted))
+    runtime_support::has_labels(filter, |key| match &own {
+        Some(own) if !key.starts_with(LABEL_PREFIX) => own.get(key).map(String::as_str),
+        _ => label(key),
     })
 }
 

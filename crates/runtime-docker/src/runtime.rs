@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
@@ -11,7 +11,7 @@ use runtime_core::{
     EventStream, EventsOptions, Health, Image, LABEL_CREATED_AT, ListOptions, Listed, Operation,
     PullOptions, PullStream, ReapOptions, ReapReport, Result, ResultExt, Runtime, Scope,
 };
-use runtime_support::ExitHub;
+use runtime_support::{ExitHub, is_old};
 use tracing::field::{Empty, display};
 use tracing::{Instrument, Span};
 
@@ -185,9 +185,8 @@ impl DockerRuntime {
         let mut listed = self.shared.list(Operation::Reap, &options.labels).await?;
         let now = SystemTime::now();
         listed.retain(|summary| {
-            // A clock that was set back makes a container young, never old.
-            let age = now.duration_since(made_at(summary)).unwrap_or_default();
-            age >= options.older_than
+            let label = summary.label(LABEL_CREATED_AT);
+            is_old(label, summary.created_at(), options.older_than, now)
         });
         let containers: Vec<_> = listed.iter().map(|summary| self.handle(summary)).collect();
         let mut removals = futures_util::stream::iter(containers)
@@ -206,15 +205,6 @@ impl DockerRuntime {
         }
         Ok(report)
     }
-}
-
-/// When a container was made, by the caller's clock where the label says so.
-fn made_at(summary: &Summary) -> SystemTime {
-    let label = summary.label(LABEL_CREATED_AT).and_then(|millis| millis.parse().ok());
-    label
-        .and_then(|millis| UNIX_EPOCH.checked_add(Duration::from_millis(millis)))
-        .or_else(|| summary.created_at())
-        .unwrap_or(UNIX_EPOCH)
 }
 
 #[async_trait]

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use runtime_core::{
-    AttachOptions, Capability, Error, ErrorKind, ExecExit, Operation, Result, Session, SessionMode,
+    AttachOptions, Capability, Error, ErrorKind, Operation, Result, Session, SessionMode,
 };
-use runtime_support::session::{self, lost};
+use runtime_support::{main_exit, session};
 use spdy_client::remote_command;
 
 use crate::container::KubernetesContainer;
@@ -51,7 +51,7 @@ pub(crate) async fn open(
     };
     let ended = container.clone();
     // The server's outcome says nothing of the process.
-    let settle = |_| async move { main_exit(&ended).await };
+    let settle = |_| async move { main_exit(ended.until_ended(), EXIT).await };
     let streams = session::open(
         transport,
         about(container, Operation::Attach),
@@ -64,15 +64,4 @@ pub(crate) async fn open(
         let _ = terminal.resize(size).await;
     }
     Ok(assemble(container, Operation::Attach, Capability::Kill, streams))
-}
-
-/// The exit code of the main process, after the end of a session with it.
-async fn main_exit(container: &KubernetesContainer) -> Result<ExecExit> {
-    match tokio::time::timeout(EXIT, container.until_ended()).await {
-        Ok(exit) => match exit?.code {
-            Some(code) => Ok(ExecExit { code }),
-            None => Err(lost("the exit code of the container is not known")),
-        },
-        Err(_) => Err(lost("the session was cut off: the container runs on")),
-    }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use runtime_core::{
     Backoff, ContainerSpec, Error, ErrorKind, LABEL_NONCE, Operation, Result, ResultExt as _,
 };
+use runtime_support::is_unclear;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -117,14 +118,6 @@ async fn belongings(shared: &Shared, plan: &Plan, owner: &Value) -> Result<()> {
         shared.client.create(&api, kind, &object).await?;
     }
     Ok(())
-}
-
-/// Whether the server may have done what it was asked although it did not say so.
-fn is_unclear(error: &Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Internal | ErrorKind::Lost
-    )
 }
 
 /// Undoes a create whose answer was lost. The server may still be at it, so that a pod which is not

@@ -71,9 +71,7 @@ pub(crate) fn has_labels(pod: &Pod, wanted: &LabelFilter) -> bool {
         return true;
     }
     let labels = labels(pod);
-    wanted.iter().all(|(key, value)| {
-        labels.get(key).is_some_and(|has| value.as_ref().is_none_or(|value| value == has))
-    })
+    runtime_support::has_labels(wanted, |key| labels.get(key).map(String::as_str))
 }
 
 /// Where in its life a container is.

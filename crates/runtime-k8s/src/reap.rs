@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt as _;
 use runtime_core::{
@@ -37,7 +37,8 @@ pub(crate) async fn run(shared: &Arc<Shared>, options: &ReapOptions) -> Result<R
         let id = container.id().clone();
         match removed {
             Ok(()) => report.removed.push(id),
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            // Somebody else was quicker.
+            Err(error) if error.kind() == ErrorKind::NotFound => report.removed.push(id),
             Err(error) => report.failed.push((id, error.to_string())),
         }
     }
@@ -98,39 +99,9 @@ async fn remove<T>(shared: &Shared, removal: impl Future<Output = Result<T>>) ->
     shared.within(Operation::Reap, shared.options.deadlines.remove, removal).await
 }
 
-/// Whether something was made so long ago, by the caller's clock.
+/// Whether something was made so long ago.
 fn is_old(meta: &Meta, age: Duration) -> bool {
-    let made = meta
-        .labels
-        .get(LABEL_CREATED_AT)
-        .and_then(|millis| millis.parse().ok())
-        .and_then(|millis| UNIX_EPOCH.checked_add(Duration::from_millis(millis)));
-    match made {
-        Some(made) => SystemTime::now().duration_since(made).unwrap_or_default() >= age,
-        // Without a readable time it is as old as can be.
-        None => true,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ages() {
-        let meta = |millis: Option<u128>| {
-            let mut meta = Meta::default();
-            if let Some(millis) = millis {
-                meta.labels.insert(LABEL_CREATED_AT.to_owned(), millis.to_string());
-            }
-            meta
-        };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
-        let minute = Duration::from_secs(60);
-        assert!(is_old(&meta(Some(now - 61_000)), minute));
-        assert!(!is_old(&meta(Some(now - 1000)), minute));
-        assert!(is_old(&meta(Some(now + 1000)), Duration::ZERO));
-        assert!(!is_old(&meta(Some(now + 1000)), minute));
-        assert!(is_old(&meta(None), minute));
-    }
+    let label = meta.labels.get(LABEL_CREATED_AT).map(String::as_str);
+    let engines = meta.creation_timestamp.map(|time| time.0);
+    runtime_support::is_old(label, engines, age, SystemTime::now())
 }

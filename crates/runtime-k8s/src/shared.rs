@@ -72,7 +72,7 @@ impl Shared {
         let closed = self.closed.clone();
         async move {
             closed.cancelled().await;
-            Error::new(ErrorKind::InvalidState).with_message("the runtime was closed").on(BACKEND)
+            is_closed()
         }
     }
 
@@ -137,4 +137,9 @@ impl Shared {
         }
         self.pods.entry(uid).ok_or_else(|| Error::new(ErrorKind::NotFound))
     }
+}
+
+/// The error of every call after `close`.
+pub(crate) fn is_closed() -> Error {
+    Error::new(ErrorKind::InvalidState).with_message("the runtime was closed").on(BACKEND)
 }

@@ -54,9 +54,14 @@ pub(crate) struct Machine {
     memory: Option<u64>,
 }
 
-/// The last measurement of each container, for the CPU time between two.
+/// What the measurement before has seen.
 #[derive(Debug, Default)]
-pub(crate) struct Samples(Mutex<HashMap<String, Sample>>);
+pub(crate) struct Samples {
+    /// The last measurement of each container, for the CPU time between two.
+    last: Mutex<HashMap<String, Sample>>,
+    /// The nodes that did not answer.
+    silent: Mutex<BTreeSet<String>>,
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Sample {
@@ -68,7 +73,7 @@ struct Sample {
 impl Samples {
     /// CPUs in use since the measurement before.
     fn cores(&self, uid: &str, time: SystemTime, cpu: Duration) -> Option<f64> {
-        let mut samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut samples = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let before = samples.get(uid).copied();
         let cores = match before {
             // The same measurement again, or an older one.
@@ -83,8 +88,21 @@ impl Samples {
         cores
     }
 
+    /// Warns of a node that does not answer, once until it does.
+    fn note_answer<T>(&self, node: &str, answer: &Result<T>) {
+        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        match answer {
+            Ok(_) => drop(silent.remove(node)),
+            Err(error) => {
+                if silent.insert(node.to_owned()) {
+                    tracing::warn!(node, %error, "a node does not say what its containers use");
+                }
+            }
+        }
+    }
+
     fn forget_all_but(&self, keep: impl Fn(&str) -> bool) {
-        let mut samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut samples = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         samples.retain(|uid, _| keep(uid));
     }
 }
@@ -216,15 +234,13 @@ async fn measure(shared: &Shared, pods: &[Seen]) -> Result<Vec<(ContainerId, Con
         let mut answers = futures_util::stream::iter(questions).buffer_unordered(AT_ONCE);
         let mut failed = None;
         while let Some((node, answer)) = answers.next().await {
+            shared.samples.note_answer(&node, &answer);
             match answer {
                 Ok((machine, found)) => {
                     machines.insert(node, machine);
                     measured.extend(found);
                 }
-                Err(error) => {
-                    tracing::warn!(node, %error, "a node does not say what its containers use");
-                    failed = Some(error);
-                }
+                Err(error) => failed = Some(error),
             }
         }
         // A node that is away hides its own containers, and not those of all others.

@@ -1,13 +1,16 @@
 //! What more than one backend needs and what takes an async executor.
 
+mod attach;
 mod check;
 pub mod copy;
 mod credentials;
 mod deadline;
+mod error;
 mod exits;
 pub mod follow;
 mod half_made;
 pub mod kernel_log;
+mod labels;
 pub mod ports;
 pub mod process;
 #[cfg(feature = "session")]
@@ -15,10 +18,13 @@ pub mod session;
 mod tar;
 mod version;
 
+pub use attach::main_exit;
 pub use check::{check_exec, check_path, exec_command};
 pub use credentials::{Credential, find_credential};
 pub use deadline::within;
+pub use error::{find_source, is_unclear};
 pub use exits::{ExitHub, ExitSource, Sight, Wake, WakeStream};
 pub use half_made::HalfMade;
+pub use labels::{has_labels, is_old};
 pub use tar::{END_OF_TAR, zeros_at_end};
 pub use version::version_numbers;
