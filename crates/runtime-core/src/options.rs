@@ -230,7 +230,9 @@ setters!(EventsOptions {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ReapOptions {
-    /// Only what was created at least so long ago, by the caller's clock. Zero reaps all.
+    /// Only what was created at least so long ago, by the caller's clock, or by the engine's where
+    /// a container does not say it. Zero reaps all. What a create on the CRI makes on the host
+    /// before its sandbox stays until the deadline of a create is over.
     pub older_than: Duration,
     /// Labels that the container must have, as in [`ListOptions`].
     pub labels: LabelFilter,

@@ -2,7 +2,7 @@
 
 use k8s_tests::Raw;
 use runtime_conformance::BoxError;
-use runtime_core::{ContainerId, ContainerStatus, ExitReason, LABEL_SCOPE, Runtime};
+use runtime_core::{ContainerId, ContainerStatus, ExitReason, Runtime};
 use runtime_k8s::{CpuShares, KubernetesRuntime};
 use serde_json::{Value, json};
 use test_support::Connection as _;
@@ -22,19 +22,16 @@ async fn a_container_gives_way_to_one_of_a_higher_priority() -> Outcome {
     let subject =
         Subject::with(|_, options| options.priority_class(class).cpu_shares(CpuShares::AsRequest))
             .await?;
-    for (class, value) in [(&low, 1), (&high, 2)] {
-        let class = json!({
+    let classes = [(&low, 1), (&high, 2)].map(|(class, value)| {
+        json!({
             "apiVersion": "scheduling.k8s.io/v1",
             "kind": "PriorityClass",
             "metadata": {"name": class},
             "value": value,
-        });
-        subject
-            .work(move |cluster| {
-                Ok(cluster.kubectl_as("admin", &["create", "-f", "-"], &class.to_string())?)
-            })
-            .await?;
-    }
+        })
+    });
+    let classes = json!({"apiVersion": "v1", "kind": "List", "items": classes});
+    subject.create(&classes).await?;
     let node = subject.environment.node.clone();
     let raw = Raw::new(&subject.admin(), &subject.environment.namespace).await?;
     let cores = raw.get(&format!("/api/v1/nodes/{node}")).await?["status"]["allocatable"]["cpu"]
@@ -56,9 +53,7 @@ async fn a_container_gives_way_to_one_of_a_higher_priority() -> Outcome {
     assert!(exit.message.as_deref().is_some_and(|words| words.contains("reempted")), "{exit:?}");
     assert_eq!(winner.info().await?.status, ContainerStatus::Running);
     urgent.close().await?;
-    subject
-        .work(move |cluster| Ok(cluster.kubectl(&["delete", "priorityclass", &low, &high])?))
-        .await?;
+    subject.delete(&classes).await?;
     subject.finish().await
 }
 
@@ -68,7 +63,7 @@ async fn a_node_evicts_a_container() -> Outcome {
     let subject = Subject::new().await?;
     let container = subject.start(&subject.script(OBEDIENT)).await?;
     let waiter = Waiter::of(&container);
-    let (_, mut pod) = pod(&subject).await?;
+    let mut pod = subject.pod().await?;
     pod["status"]["phase"] = json!("Failed");
     pod["status"]["reason"] = json!("Evicted");
     pod["status"]["message"] = json!("The node was low on resource: memory.");
@@ -94,7 +89,7 @@ async fn the_time_of_a_container_is_up() -> Outcome {
     let subject = Subject::new().await?;
     let container = subject.start(&subject.script(OBEDIENT)).await?;
     let waiter = Waiter::of(&container);
-    let (name, _) = pod(&subject).await?;
+    let name = name(&subject.pod().await?)?;
     let namespace = subject.environment.namespace.clone();
     subject
         .work(move |cluster| {
@@ -113,8 +108,8 @@ async fn the_time_of_a_container_is_up() -> Outcome {
 async fn a_container_that_cannot_be_configured_fails_to_start() -> Outcome {
     let subject = Subject::new().await?;
     let model = subject.runtime.create_container(&subject.script("true")).await?;
-    let (name, mut pod) = pod(&subject).await?;
-    let name = format!("{name}-changed");
+    let mut pod = subject.pod().await?;
+    let name = format!("{}-changed", name(&pod)?);
     let meta = pod["metadata"].as_object_mut().ok_or("no pod")?;
     for given in ["uid", "resourceVersion", "creationTimestamp", "managedFields"] {
         meta.remove(given);
@@ -142,22 +137,9 @@ async fn a_container_that_cannot_be_configured_fails_to_start() -> Outcome {
     subject.finish().await
 }
 
-/// The one pod of the scope, and its name.
-async fn pod(subject: &Subject) -> Result<(String, Value), BoxError> {
-    let raw = Raw::new(&subject.admin(), &subject.environment.namespace).await?;
-    let list = raw
-        .get(&format!(
-            "/api/v1/namespaces/{}/pods?labelSelector={LABEL_SCOPE}%3D{}",
-            subject.environment.namespace,
-            subject.runtime.scope()
-        ))
-        .await?;
-    let mut pod = list["items"][0].clone();
-    // A list says that once for all.
-    pod["apiVersion"] = json!("v1");
-    pod["kind"] = json!("Pod");
-    let name = pod["metadata"]["name"].as_str().ok_or("no pod")?;
-    Ok((name.to_owned(), pod))
+/// The name of a pod.
+fn name(pod: &Value) -> Result<String, BoxError> {
+    Ok(pod["metadata"]["name"].as_str().ok_or("a pod without a name")?.to_owned())
 }
 
 /// Where the server has a pod.

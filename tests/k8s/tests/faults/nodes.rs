@@ -3,10 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use k8s_tests::{Environment, Raw};
+use k8s_tests::Environment;
 use runtime_core::{
-    Container, ContainerStatus, ErrorKind, ExitReason, Gpus, LABEL_SCOPE, ListOptions, ReapOptions,
-    Runtime,
+    Container, ContainerStatus, ErrorKind, ExitReason, Gpus, ListOptions, ReapOptions, Runtime,
 };
 use runtime_k8s::{KubernetesOptions, KubernetesRuntime, Toleration};
 use serde_json::{Value, json};
@@ -102,16 +101,10 @@ fn never_given_up(environment: &Environment, options: KubernetesOptions) -> Kube
 
 /// Waits until the status of the one pod of the scope is as wanted.
 async fn until(subject: &Subject, wanted: impl Fn(&Value) -> bool) -> Outcome {
-    let raw = Raw::new(&subject.admin(), &subject.environment.namespace).await?;
-    let path = format!(
-        "/api/v1/namespaces/{}/pods?labelSelector={LABEL_SCOPE}%3D{}",
-        subject.environment.namespace,
-        subject.runtime.scope()
-    );
     let end = Instant::now() + Duration::from_secs(120);
     loop {
-        let list = raw.get(&path).await?;
-        let status = &list["items"][0]["status"];
+        let pod = subject.pod().await?;
+        let status = &pod["status"];
         if wanted(status) {
             return Ok(());
         }

@@ -42,18 +42,11 @@ async fn a_pod_has_the_options_of_its_connection() -> Outcome {
             "metadata": {"name": account, "namespace": namespace},
         },
     ]});
-    let text = made.to_string();
-    subject
-        .work(move |cluster| Ok(cluster.kubectl_as("admin", &["create", "-f", "-"], &text)?))
-        .await?;
+    subject.create(&made).await?;
     let container = subject.start(&subject.idle()).await?;
     assert_eq!(container.info().await?.status, ContainerStatus::Running);
 
-    let raw = Raw::new(&subject.admin(), &namespace).await?;
-    let selector = format!("{LABEL_SCOPE}%3D{}", subject.runtime.scope());
-    let pods =
-        raw.get(&format!("/api/v1/namespaces/{namespace}/pods?labelSelector={selector}")).await?;
-    let pod = &pods["items"][0];
+    let pod = subject.pod().await?;
     assert_eq!(pod["spec"]["runtimeClassName"], class, "{pod}");
     assert_eq!(pod["spec"]["serviceAccountName"], account, "{pod}");
     assert_eq!(pod["metadata"]["annotations"]["example.com/team"], "ours", "{pod}");
@@ -63,10 +56,7 @@ async fn a_pod_has_the_options_of_its_connection() -> Outcome {
     assert_eq!(pod["spec"]["automountServiceAccountToken"], false, "{pod}");
 
     container.remove().await?;
-    let text = made.to_string();
-    subject
-        .work(move |cluster| Ok(cluster.kubectl_as("admin", &["delete", "-f", "-"], &text)?))
-        .await?;
+    subject.delete(&made).await?;
     subject.finish().await
 }
 

@@ -7,6 +7,7 @@ use k8s_tests::{Environment, Raw};
 use runtime_conformance::BoxError;
 use runtime_core::{ContainerSpec, LABEL_SCOPE, Runtime, async_trait};
 use runtime_k8s::{KubernetesOptions, KubernetesRuntime};
+use serde_json::{Value, json};
 use test_engines::Cluster;
 use test_support::{Connection, busybox};
 use tokio::sync::{Mutex, MutexGuard};
@@ -51,6 +52,42 @@ impl Subject {
     ) -> Result<T, BoxError> {
         let cluster = self.cluster.clone();
         tokio::task::spawn_blocking(move || work(&cluster)).await?
+    }
+
+    /// Makes something that this library makes none of.
+    pub(super) async fn create(&self, object: &Value) -> Outcome {
+        self.apply("create", object).await
+    }
+
+    /// Deletes what was made so.
+    pub(super) async fn delete(&self, object: &Value) -> Outcome {
+        self.apply("delete", object).await
+    }
+
+    async fn apply(&self, verb: &'static str, object: &Value) -> Outcome {
+        let text = object.to_string();
+        let work = move |cluster: &Cluster| {
+            cluster.kubectl_as("admin", &[verb, "-f", "-"], &text)?;
+            Ok(())
+        };
+        self.work(work).await
+    }
+
+    /// The one pod of the scope, as the server has it.
+    pub(super) async fn pod(&self) -> Result<Value, BoxError> {
+        let namespace = &self.environment.namespace;
+        let raw = Raw::new(&self.admin(), namespace).await?;
+        let scope = self.runtime.scope();
+        let path =
+            format!("/api/v1/namespaces/{namespace}/pods?labelSelector={LABEL_SCOPE}%3D{scope}");
+        let mut pod = raw.get(&path).await?["items"][0].take();
+        if pod.is_null() {
+            return Err("no pod".into());
+        }
+        // A list says that once for all.
+        pod["apiVersion"] = json!("v1");
+        pod["kind"] = json!("Pod");
+        Ok(pod)
     }
 }
 

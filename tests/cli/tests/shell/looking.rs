@@ -1,0 +1,122 @@
+//! Looking into containers: figures, processes, files, logs, events.
+
+use std::io::Read as _;
+
+use cli_tests::{Shell, until};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+pub(crate) fn figures(shell: &Shell<'_>) {
+    shell.idle("box");
+    // Where an engine has no figures of one that has just begun, it is left out.
+    until("the figures", || {
+        let stats = shell.run(&["stats", "--no-stream", "--format", "json"]).ok();
+        let mut lines = stats.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.any(|stats| stats["name"] == "box" && stats["stats"]["memory_bytes"].is_u64())
+    });
+}
+
+pub(crate) fn processes(shell: &Shell<'_>) {
+    shell.idle("box");
+    assert!(shell.run(&["top", "box"]).ok().contains("ps"), "the processes");
+}
+
+pub(crate) fn files(shell: &Shell<'_>) {
+    shell.idle("box");
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    std::fs::create_dir_all(at("tree/sub")).unwrap();
+    std::fs::write(at("tree/sub/file"), "content").unwrap();
+    std::os::unix::fs::symlink("sub/file", at("tree/link")).unwrap();
+    // A folder into a folder, and back by another name.
+    let _ = shell.run(&["cp", &at("tree"), "box:/srv"]).ok();
+    let listed = shell.run(&["exec", "box", "cat", "/srv/tree/link"]).ok();
+    assert_eq!(listed, "content");
+    let _ = shell.run(&["cp", "box:/srv/tree", &at("back")]).ok();
+    assert_eq!(std::fs::read_to_string(at("back/link")).unwrap(), "content");
+    // A link of ours to a folder is that folder, and one to a file is replaced.
+    std::os::unix::fs::symlink("back", at("way")).unwrap();
+    std::os::unix::fs::symlink("file", at("back/named")).unwrap();
+    let _ = shell.run(&["cp", "box:/srv/tree", &at("way")]).ok();
+    assert_eq!(std::fs::read_to_string(at("back/tree/link")).unwrap(), "content");
+    let _ = shell.run(&["cp", "box:/srv/tree/sub/file", &at("back/named")]).ok();
+    assert!(std::fs::symlink_metadata(at("back/named")).unwrap().is_file());
+    // Its contents only.
+    let _ = shell.run(&["cp", &format!("{}/.", at("tree")), "box:/var/tmp"]).ok();
+    assert_eq!(shell.run(&["exec", "box", "cat", "/var/tmp/sub/file"]).ok(), "content");
+    // A file by a new name, and over one that is there.
+    for content in ["first", "second"] {
+        std::fs::write(at("file"), content).unwrap();
+        let _ = shell.run(&["cp", &at("file"), "box:/srv/named"]).ok();
+        assert_eq!(shell.run(&["exec", "box", "cat", "/srv/named"]).ok(), content);
+    }
+    // Streams.
+    let tar = shell.command(&["cp", "box:/srv/tree", "-"]).output().unwrap().stdout;
+    let into = shell.run_with(&["cp", "-", "box:/home"], &tar);
+    let _ = into.ok();
+    assert_eq!(shell.run(&["exec", "box", "cat", "/home/tree/sub/file"]).ok(), "content");
+    for (from, to, word) in [
+        ("box:/none", "/tmp", "not found"),
+        ("/none", "box:/tmp", "No such file"),
+        ("/etc/hostname", "box:/none/", "no folder"),
+        ("/etc/hostname", "/tmp/x", "CONTAINER:PATH"),
+    ] {
+        let done = shell.run(&["cp", from, to]);
+        assert!(done.code == Some(1) && done.stderr.contains(word), "{from} {to}: {done:?}");
+    }
+}
+
+pub(crate) fn logs(shell: &Shell<'_>) {
+    // The lines differ in their times.
+    let script = "echo one; sleep 0.2; echo two; sleep 0.2; echo three";
+    let done = shell.run(&["run", "--name", "box", &shell.image, "sh", "-c", script]);
+    assert_eq!(done.ok(), "one\ntwo\nthree\n");
+    assert_eq!(shell.run(&["logs", "box"]).ok(), "one\ntwo\nthree\n");
+    assert_eq!(shell.run(&["logs", "-f", "-n", "1", "box"]).ok(), "three\n");
+    assert_eq!(shell.run(&["logs", "--tail", "2", "box"]).ok(), "two\nthree\n");
+    assert_eq!(shell.run(&["logs", "--tail", "all", "box"]).ok(), "one\ntwo\nthree\n");
+    let wrong = shell.run(&["logs", "--tail", "few", "box"]);
+    assert!(wrong.code == Some(1) && wrong.stderr.contains("few"), "{wrong:?}");
+    let stamped = shell.run(&["logs", "-t", "box"]).ok();
+    assert!(stamped.lines().all(|line| line.contains("Z ") && line.starts_with("20")), "{stamped}");
+    let (since, _) = stamped.lines().nth(1).and_then(|line| line.split_once(' ')).unwrap();
+    assert_eq!(shell.run(&["logs", "--since", since, "box"]).ok(), "two\nthree\n");
+    assert_eq!(shell.run(&["logs", "--since", "1h", "box"]).ok(), "one\ntwo\nthree\n");
+}
+
+pub(crate) fn the_outputs_are_apart_in_the_logs(shell: &Shell<'_>) {
+    // The streams are two ways to the log: what is written at once can come in any order.
+    let script = "echo one; sleep 0.2; echo two >&2; sleep 0.2; echo three";
+    let done = shell.run(&["run", "--name", "box", &shell.image, "sh", "-c", script]);
+    assert_eq!(done.code, Some(0));
+    let logs = shell.run(&["logs", "box"]);
+    assert_eq!((logs.stdout.as_str(), logs.stderr.as_str()), ("one\nthree\n", "two\n"));
+    let records = shell.run(&["logs", "--format", "json", "box"]).ok();
+    let streams: Vec<_> = records
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["stream"].clone())
+        .collect();
+    assert_eq!(streams, ["stdout", "stderr", "stdout"]);
+}
+
+pub(crate) fn events(shell: &Shell<'_>) {
+    // Another one comes before it and is filtered out.
+    for (name, label) in [("other", "k=w"), ("box", "k=v")] {
+        let done = shell.run(&["run", "--name", name, "-l", label, &shell.image, "true"]);
+        assert_eq!(done.code, Some(0), "{done:?}");
+    }
+    let filter = ["--filter", "label=k=v", "--format", "{{.Name}} {{.Kind.Event}}"];
+    let mut events = shell.start(&[&["events", "--since", "5m"], &filter[..]].concat());
+    let mut seen = String::new();
+    let mut stdout = events.stdout.take().unwrap();
+    while !seen.contains("exited") {
+        let mut buffer = [0; 64];
+        let length = stdout.read(&mut buffer).unwrap();
+        assert!(length > 0, "the events end with {seen:?}");
+        seen.push_str(&String::from_utf8_lossy(&buffer[..length]));
+    }
+    assert_eq!(seen, "box created\nbox started\nbox exited\n");
+    let pid = Pid::from_raw(i32::try_from(events.id()).unwrap()).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+    assert_eq!(events.wait().unwrap().code(), Some(143));
+}

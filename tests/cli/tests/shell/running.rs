@@ -1,0 +1,175 @@
+//! Running a program: its exit code, its pipes, its signals.
+
+use std::io::Read as _;
+use std::process::Command;
+
+use cli_tests::{Shell, until};
+use rustix::process::{Pid, Signal, kill_process};
+
+pub(crate) fn run_is_the_program_that_it_runs(shell: &Shell<'_>) {
+    let done = shell.run(&["run", "--rm", &shell.image, "sh", "-c", "echo out; exit 42"]);
+    assert_eq!((done.code, done.stdout.as_str()), (Some(42), "out\n"), "{done:?}");
+    // The first process of a container cannot kill itself: its shell goes on to its end.
+    let killed = "sh -c 'kill -9 $$'; exit $?";
+    for (script, code) in [("kill -9 $$", 0), (killed, 137), ("exit 137", 137)] {
+        let done = shell.run(&["run", "--rm", &shell.image, "sh", "-c", script]);
+        assert_eq!(done.code, Some(code), "{script}: {done:?}");
+    }
+    assert!(shell.names().is_empty());
+}
+
+pub(crate) fn the_outputs_are_apart(shell: &Shell<'_>) {
+    let script = "echo out; echo err >&2";
+    let done = shell.run(&["run", "--rm", &shell.image, "sh", "-c", script]);
+    assert_eq!((done.stdout.as_str(), done.stderr.as_str()), ("out\n", "err\n"));
+}
+
+pub(crate) fn what_cannot_be_run(shell: &Shell<'_>) {
+    for (command, code) in [("no-such-command", 127), ("/etc", 126)] {
+        let done = shell.run(&["run", "--rm", &shell.image, command]);
+        assert_eq!(done.code, Some(code), "{done:?}");
+    }
+    let no_image = shell.run(&["run", "--rm", "--pull", "never", "localhost/none:1"]);
+    assert_eq!(no_image.code, Some(125));
+    assert!(no_image.stderr.contains("image"), "{no_image:?}");
+    assert!(shell.names().is_empty());
+}
+
+pub(crate) fn pipes_in_and_out(shell: &Shell<'_>) {
+    let input: Vec<u8> = (0..3_000_000_u32).flat_map(|n| (n as u8).to_le_bytes()).collect();
+    shell.idle("box");
+    for arguments in
+        [&["run", "--rm", "-i", &shell.image, "md5sum"][..], &["exec", "-i", "box", "md5sum"]]
+    {
+        let wanted = {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("input");
+            std::fs::write(&path, &input).unwrap();
+            let output = Command::new("md5sum").arg(path).output().unwrap();
+            String::from_utf8(output.stdout).unwrap()[..32].to_owned()
+        };
+        assert_eq!(shell.run_with(arguments, &input).ok()[..32], wanted, "{arguments:?}");
+    }
+    let echoed = shell.run_with(&["exec", "-i", "box", "cat"], b"\0\xff\r\n");
+    assert_eq!(echoed.ok().as_bytes(), "\0\u{fffd}\r\n".as_bytes());
+    // Without -i nothing is read.
+    assert_eq!(shell.run_with(&["exec", "box", "cat"], b"unread").ok(), "");
+}
+
+pub(crate) fn the_first_words_come_through_a_pipe(shell: &Shell<'_>) {
+    // They are said when nobody is attached yet, where an engine attaches only to what runs.
+    let script = "seq 1000; cat; echo end";
+    let done = shell.run_with(&["run", "--rm", "-i", &shell.image, "sh", "-c", script], b"in\n");
+    let mut wanted: String = (1..=1000).map(|number| format!("{number}\n")).collect();
+    wanted.push_str("in\nend\n");
+    assert_eq!(done.ok(), wanted);
+    // One that does not wait for anybody, but outlives its output, for engines that lack
+    // `logs_at_exit`.
+    let script = "seq 20000; sleep 0.2; seq 20000; sleep 1";
+    let done = shell.run(&["run", "--rm", "-i", &shell.image, "sh", "-c", script]);
+    let half: String = (1..=20_000).map(|number| format!("{number}\n")).collect();
+    assert_eq!(done.ok(), format!("{half}{half}"));
+}
+
+pub(crate) fn a_reader_that_goes_away(shell: &Shell<'_>) {
+    shell.idle("box");
+    for arguments in
+        [&["exec", "box", "yes"][..], &["run", "--rm", "--name", "yes", &shell.image, "yes"]]
+    {
+        leave(shell, arguments);
+    }
+    assert_eq!(shell.names(), ["box"]);
+}
+
+/// Runs the command and goes away after its first words.
+fn leave(shell: &Shell<'_>, arguments: &[&str]) {
+    let mut child = shell.start(arguments);
+    let mut first = [0; 4];
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut first).unwrap();
+    drop(stdout);
+    assert_eq!(child.wait().unwrap().code(), Some(141), "{arguments:?}");
+}
+
+pub(crate) fn an_exec_ends_with_its_reader(shell: &Shell<'_>) {
+    shell.idle("box");
+    leave(shell, &["exec", "box", "yes"]);
+    until("the end of the process", || {
+        let processes = shell.run(&["exec", "box", "ps", "-o", "args"]).ok();
+        !processes.lines().any(|line| line.trim() == "yes")
+    });
+}
+
+pub(crate) fn signals_reach_the_process(shell: &Shell<'_>) {
+    let script = "trap 'echo int; exit 3' INT; trap 'echo term; exit 4' TERM; echo ready; \
+                  while :; do sleep 0.05; done";
+    shell.idle("box");
+    for (arguments, after) in [
+        (vec!["run", "--rm", &shell.image, "sh", "-c", script], "run"),
+        (vec!["exec", "box", "sh", "-c", script], "exec"),
+    ] {
+        for (signal, word, code) in [(Signal::INT, "int\n", 3), (Signal::TERM, "term\n", 4)] {
+            let mut child = shell.start(&arguments);
+            let mut stdout = child.stdout.take().unwrap();
+            let mut ready = [0; 6];
+            stdout.read_exact(&mut ready).unwrap();
+            let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+            kill_process(pid, signal).unwrap();
+            let mut rest = String::new();
+            stdout.read_to_string(&mut rest).unwrap();
+            assert_eq!(
+                (rest.as_str(), child.wait().unwrap().code()),
+                (word, Some(code)),
+                "{after}"
+            );
+        }
+    }
+    assert_eq!(shell.names(), ["box"]);
+}
+
+pub(crate) fn a_container_is_told_to_end(shell: &Shell<'_>) {
+    let script = "trap 'echo term; exit 4' TERM; echo ready; while :; do sleep 0.05; done";
+    let mut child = shell.start(&["run", "--rm", &shell.image, "sh", "-c", script]);
+    let mut stdout = child.stdout.take().unwrap();
+    let mut ready = [0; 6];
+    stdout.read_exact(&mut ready).unwrap();
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest).unwrap();
+    assert_eq!((rest.as_str(), child.wait().unwrap().code()), ("term\n", Some(4)));
+    assert!(shell.names().is_empty());
+}
+
+pub(crate) fn a_signal_to_an_exec_is_passed_on_or_not_hidden(shell: &Shell<'_>) {
+    shell.idle("box");
+    let script = "trap 'exit 4' TERM; echo ready; while :; do sleep 0.05; done";
+    let mut child = shell.start(&["exec", "box", "sh", "-c", script]);
+    let mut ready = [0; 6];
+    child.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    if shell.engine.capabilities().exec_signal {
+        assert_eq!((output.status.code(), said.as_str()), (Some(4), ""));
+    } else {
+        assert_eq!(output.status.code(), Some(143), "{said}");
+        assert!(said.contains("may run on in box"), "{said}");
+    }
+}
+
+pub(crate) fn a_detached_one_stays(shell: &Shell<'_>) {
+    let done = shell.run(&["run", "-d", "--rm", "--name", "box", &shell.image, "true"]);
+    assert!(done.code == Some(0) && done.stderr.contains("--rm has no effect"), "{done:?}");
+    assert_eq!(shell.run(&["wait", "box"]).ok(), "0\n");
+    assert_eq!(shell.names(), ["box"]);
+}
+
+pub(crate) fn an_exec_elsewhere(shell: &Shell<'_>) {
+    shell.idle("box");
+    let arguments = ["exec", "-e", "A=b", "-w", "/var/tmp", "-u", "7", "box", "sh", "-c"];
+    let script = "echo $A; pwd; id -u";
+    let done = shell.run(&[&arguments[..], &[script]].concat());
+    assert_eq!(done.ok(), "b\n/var/tmp\n7\n");
+}
