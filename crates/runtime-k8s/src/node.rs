@@ -28,9 +28,12 @@ pub(crate) struct Nodes {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Health {
+pub(crate) enum Health {
+    /// It reports.
     Well,
+    /// It is gone, or has stopped to report.
     Lost,
+    /// Nobody says, or this caller may not ask.
     Unknown,
 }
 
@@ -39,17 +42,8 @@ impl Nodes {
         Self { client, refused: AtomicBool::new(false), known: Mutex::default() }
     }
 
-    /// Whether the node is known to be gone, or to have stopped to report.
-    pub(crate) async fn is_lost(&self, name: &str) -> bool {
-        self.health(name).await == Health::Lost
-    }
-
-    /// Whether the node is known to report.
-    pub(crate) async fn is_known_to_be_well(&self, name: &str) -> bool {
-        self.health(name).await == Health::Well
-    }
-
-    async fn health(&self, name: &str) -> Health {
+    /// What is known of a node, for some seconds without a new question.
+    pub(crate) async fn health(&self, name: &str) -> Health {
         if self.refused.load(Ordering::Relaxed) {
             return Health::Unknown;
         }

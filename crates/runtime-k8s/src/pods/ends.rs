@@ -7,7 +7,9 @@ use std::time::Duration;
 use runtime_core::{Exit, ExitReason};
 
 use super::Inner;
+use crate::node::Health;
 use crate::seen::Seen;
+use crate::state::State;
 use crate::verdict::node_lost;
 use crate::wire::Pod;
 
@@ -26,7 +28,7 @@ impl Inner {
             return Some(exit);
         }
         let node = last.spec.node_name.as_deref()?;
-        self.nodes.is_lost(node).await.then(|| node_lost(node))
+        (self.nodes.health(node).await == Health::Lost).then(|| node_lost(node))
     }
 
     /// The exit of a pod that with this news is about to be removed, and not by this runtime.
@@ -71,30 +73,93 @@ impl Inner {
 
     /// Decides on the pods that have been unclear for too long.
     pub(super) async fn clear_up(&self) {
-        let due: Vec<(Arc<str>, Seen)> = {
+        let due: Vec<(Arc<str>, Seen, bool)> = {
             let store = self.store();
             let overdue = |seen: &Seen| {
                 seen.unclear_since.is_some_and(|since| since.elapsed() >= seen.patience())
             };
-            store
-                .unclear
-                .iter()
-                .filter_map(|uid| Some((Arc::clone(uid), store.entries.get(uid)?.now())))
-                .filter(|(_, seen)| overdue(seen))
-                .collect()
-        };
-        for (uid, seen) in due {
-            let exit = if seen.pod.metadata.deletion_timestamp.is_none() {
-                Exit::new(ExitReason::Unknown)
-                    .with_message("the cluster says that it ended, and not how")
-            } else {
-                let Some(node) = seen.pod.spec.node_name.as_deref() else { continue };
-                if self.nodes.is_known_to_be_well(node).await {
-                    continue;
-                }
-                node_lost(node)
+            let look = |uid: &Arc<str>| {
+                let entry = store.entries.get(uid)?;
+                Some((Arc::clone(uid), entry.now(), entry.removing.load(Ordering::Relaxed)))
             };
-            self.store().ended(&uid, exit);
+            store.unclear.iter().filter_map(look).filter(|(_, seen, _)| overdue(seen)).collect()
+        };
+        for (uid, seen, is_ours) in due {
+            let exit = if seen.pod.metadata.deletion_timestamp.is_none() {
+                Some(
+                    Exit::new(ExitReason::Unknown)
+                        .with_message("the cluster says that it ended, and not how"),
+                )
+            } else if is_ours {
+                Some(Exit::new(ExitReason::Removed).with_message(NOT_CONFIRMED))
+            } else if let Some(node) = seen.pod.spec.node_name.as_deref() {
+                given_up(&seen, node, self.nodes.health(node).await)
+            } else {
+                None
+            };
+            if let Some(exit) = exit {
+                self.store().ended(&uid, exit);
+            }
+        }
+    }
+}
+
+/// What is said of a container that is removed without a word of its node.
+const NOT_CONFIRMED: &str = "its node has not said that it ended";
+
+/// How a pod ends that somebody else removes and whose node has not ended it in time. A node that
+/// reports may take as long as it likes: it is busy, or an image is still being pulled.
+fn given_up(seen: &Seen, node: &str, health: Health) -> Option<Exit> {
+    match health {
+        Health::Well => None,
+        Health::Lost => Some(node_lost(node)),
+        // What watches the nodes says it in the pod, but only of one that was ready.
+        Health::Unknown if seen.silent_since.is_some() => Some(node_lost(node)),
+        Health::Unknown if seen.state == State::Running => None,
+        Health::Unknown => Some(Exit::new(ExitReason::Removed).with_message(NOT_CONFIRMED)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn removed(state: Value, ready: &str) -> Seen {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "p", "uid": "u", "resourceVersion": "3",
+                "deletionTimestamp": "2026-11-23T16:00:00Z", "deletionGracePeriodSeconds": 1},
+            "spec": {"nodeName": "n", "containers": [{"name": "main", "image": "busybox"}]},
+            "status": {"phase": "Running", "containerStatuses": [{"state": state}],
+                "conditions": [{"type": "ContainersReady", "status": "True"},
+                    {"type": "Ready", "status": ready}]},
+        }))
+        .unwrap();
+        Seen::first(pod)
+    }
+
+    #[test]
+    fn a_node_is_lost_when_that_is_known_and_not_when_it_is_slow() {
+        use Health::{Lost, Unknown, Well};
+        let started = json!({"running": {"startedAt": "2026-11-23T16:00:01Z"}});
+        let slow = removed(started.clone(), "True");
+        let silent = removed(started, "False");
+        let pulling = removed(json!({"waiting": {"reason": "ContainerCreating"}}), "True");
+        let reason = |seen, health| given_up(seen, "n", health).map(|exit| exit.reason);
+        let removal = Some(ExitReason::Removed);
+        let lost = Some(ExitReason::NodeLost);
+        for (seen, health, expected) in [
+            (&slow, Well, None),
+            (&slow, Unknown, None),
+            (&slow, Lost, lost),
+            (&silent, Well, None),
+            (&silent, Unknown, lost),
+            (&silent, Lost, lost),
+            (&pulling, Well, None),
+            (&pulling, Unknown, removal),
+            (&pulling, Lost, lost),
+        ] {
+            assert_eq!(reason(seen, health), expected, "{:?} {health:?}", seen.state);
         }
     }
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use k8s_tests::Environment;
 use runtime_core::{
-    Container, ContainerStatus, ErrorKind, ExitReason, Gpus, ListOptions, ReapOptions, Runtime,
+    Container, ContainerStatus, Deadlines, ErrorKind, ExitReason, Gpus, ListOptions, ReapOptions,
+    Runtime,
 };
 use runtime_k8s::{KubernetesOptions, KubernetesRuntime, Toleration};
 use serde_json::{Value, json};
@@ -157,6 +158,31 @@ async fn a_node_may_be_silent_for_as_long_as_its_budget() -> Outcome {
     let exit = late.container(container.id()).await?.wait().await?;
     assert_eq!((exit.reason, exit.code), (ExitReason::NodeLost, None), "{exit:?}");
     container.remove().await?;
+    subject.work(|cluster| Ok(cluster.remove_hollow_nodes()?)).await?;
+    subject.finish().await
+}
+
+/// A node that does not end in time what is removed is not lost for that: whoever waits hears that
+/// it was removed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_that_its_node_does_not_answer_is_a_removal() -> Outcome {
+    let patient = |environment: &Environment, options: KubernetesOptions| {
+        let mut deadlines = Deadlines::default();
+        deadlines.remove = Duration::from_secs(90);
+        on_hollow_nodes(environment, options).deadlines(deadlines)
+    };
+    let subject = Subject::with(patient).await?;
+    let names = subject.work(|cluster| Ok(cluster.hollow_nodes(1)?)).await?;
+    let node = subject.cluster.hollow_node(&names[0])?;
+    let container = subject.start(&subject.script("sleep 3600")).await?;
+    let waiter = Waiter::of(&container);
+    node.freeze()?;
+    // It ends when the server is told to forget the pod, which is later than the waiter's answer.
+    let (removed, exit) = tokio::join!(container.remove(), waiter.answer(90));
+    removed?;
+    let exit = exit??;
+    assert_eq!((exit.reason, exit.code), (ExitReason::Removed, None), "{exit:?}");
+    node.thaw()?;
     subject.work(|cluster| Ok(cluster.remove_hollow_nodes()?)).await?;
     subject.finish().await
 }
