@@ -167,13 +167,14 @@ impl Context {
     }
 
     /// A container that runs a shell script which writes much. It outlives its output on engines that
-    /// may lose what was written in the moment before the end (`logs_at_exit`).
+    /// may lose what was written in the moment before the end (`logs_at_exit`): by long enough for a
+    /// machine that is busy with six other cases.
     #[must_use]
     pub fn writer(&self, script: &str) -> ContainerSpec {
         if self.has(Capability::LogsAtExit) {
             return self.script(script);
         }
-        self.script(&format!("{script}; sleep 1"))
+        self.script(&format!("{script}; sleep 4"))
     }
 
     /// A container that runs until it is killed, and takes no notice of TERM.
