@@ -167,8 +167,8 @@ impl Context {
     }
 
     /// A container that runs a shell script which writes much. It outlives its output on engines that
-    /// may lose what was written in the moment before the end (`logs_at_exit`): by long enough for a
-    /// machine that is busy with six other cases.
+    /// may lose what was written in the moment before the end (`logs_at_exit`): one second was
+    /// too few on a busy machine.
     #[must_use]
     pub fn writer(&self, script: &str) -> ContainerSpec {
         if self.has(Capability::LogsAtExit) {
