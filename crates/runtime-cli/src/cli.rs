@@ -87,7 +87,7 @@ pub(crate) enum Command {
     /// Prints the manual page, in the format of man(7)
     #[command(hide = true)]
     Man {
-        /// Writes it into this folder instead, with a page for each command
+        /// Writes it into this folder instead, which is made, with a page for each command
         #[arg(value_hint = ValueHint::DirPath)]
         folder: Option<PathBuf>,
     },

@@ -47,6 +47,15 @@ pub(crate) struct Measured {
     block_written: Option<u64>,
 }
 
+impl Measured {
+    /// Whether nothing had run yet: a kubelet also measures a cgroup that has no process so far. One
+    /// that runs has taken some time of a CPU, though its memory can be counted as zero: of what is
+    /// charged to it, what may be dropped is taken off.
+    fn is_before_the_start(&self) -> bool {
+        self.cpu == Some(Duration::ZERO) && self.memory == Some(0)
+    }
+}
+
 /// What a node has.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Machine {
@@ -298,7 +307,7 @@ async fn of_metrics_api(shared: &Shared, pods: &[Seen]) -> Result<HashMap<String
         .collect())
 }
 
-/// A measurement as our stats. One without memory comes from before the container's start.
+/// A measurement as our stats; `None` for one from before the container's start.
 fn stats(
     shared: &Shared,
     seen: &Seen,
@@ -306,6 +315,10 @@ fn stats(
     machine: Machine,
 ) -> Option<ContainerStats> {
     let time = measured.time?;
+    let memory = measured.memory?;
+    if measured.is_before_the_start() {
+        return None;
+    }
     let limits = info::info(seen);
     let mut stats = ContainerStats::new(time);
     let cores = match measured.cpu {
@@ -318,7 +331,7 @@ fn stats(
     let cores = cores.or(measured.cores);
     let most = limits.cpu_count.or(machine.cores).filter(|most| *most > 0.0);
     stats.cpu_percent = cores.zip(most).map(|(used, most)| used / most * 100.0);
-    stats.memory_bytes = Some(measured.memory?);
+    stats.memory_bytes = Some(memory);
     stats.memory_percent = percent(measured.memory, limits.memory.or(machine.memory));
     stats.network_rx_bytes = measured.received;
     stats.network_tx_bytes = measured.sent;
@@ -348,6 +361,17 @@ mod tests {
         assert_eq!(samples.cores("other", at(20), Duration::ZERO), None);
         samples.forget_all_but(|uid| uid == "other");
         assert_eq!(samples.cores("u", at(30), Duration::from_secs(7)), None);
+    }
+
+    #[test]
+    fn an_empty_cgroup_is_no_measurement() {
+        let measured = |cpu, memory| {
+            let cpu = Some(Duration::from_nanos(cpu));
+            Measured { cpu, memory: Some(memory), ..Measured::default() }.is_before_the_start()
+        };
+        assert!(measured(0, 0));
+        assert!(!measured(1, 0));
+        assert!(!measured(0, 4096));
     }
 
     #[test]

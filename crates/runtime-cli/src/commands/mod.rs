@@ -31,7 +31,8 @@ pub(crate) async fn run(cli: Cli) -> Result<u8> {
             return Ok(0);
         }
         Command::Man { folder: Some(folder) } => {
-            clap_mangen::generate_to(Cli::command(), &folder)
+            std::fs::create_dir_all(&folder)
+                .and_then(|()| clap_mangen::generate_to(Cli::command(), &folder))
                 .with_context(|| format!("the folder {}", folder.display()))?;
             return Ok(0);
         }

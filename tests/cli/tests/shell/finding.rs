@@ -75,11 +75,14 @@ pub(crate) fn completions_and_the_manual(shell: &Shell<'_>) {
     let checked = Command::new("bash").arg("-n").arg(file.path()).output().unwrap();
     assert!(checked.status.success() && checked.stderr.is_empty(), "{checked:?}");
     let folder = tempfile::tempdir().unwrap();
-    let _ = shell.run(&["man", folder.path().to_str().unwrap()]).ok();
-    let page = std::fs::read_to_string(folder.path().join("runtime-run.1")).unwrap();
+    let made = folder.path().join("made/for/it");
+    let _ = shell.run(&["man", made.to_str().unwrap()]).ok();
+    let page = std::fs::read_to_string(made.join("runtime-run.1")).unwrap();
     assert!(page.contains("cpu\\-shares"), "{page}");
-    let nowhere = shell.run(&["man", "/nowhere"]);
-    assert!(nowhere.code == Some(1) && nowhere.stderr.contains("/nowhere"), "{nowhere:?}");
+    let nowhere = file.path().join("pages");
+    let nowhere = nowhere.to_str().unwrap();
+    let refused = shell.run(&["man", nowhere]);
+    assert!(refused.code == Some(1) && refused.stderr.contains(nowhere), "{refused:?}");
     let manual = shell.run(&["man"]).ok();
     assert!(manual.contains(".TH runtime 1"), "{manual}");
 }

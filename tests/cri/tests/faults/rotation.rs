@@ -47,7 +47,7 @@ async fn all(
 /// Writes lines as fast as it can, to both streams. It outlives its output, for engines that lack
 /// `logs_at_exit`.
 const WRITER: &str = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); echo $i some more words; \
-                      [ $((i % 7)) = 0 ] && echo err $i >&2; done; printf last; sleep 1";
+                      [ $((i % 7)) = 0 ] && echo err $i >&2; done; printf last; sleep 4";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_or_doubled_over_rotations() -> Outcome {
@@ -137,7 +137,7 @@ async fn a_runtime_rotates_by_itself() -> Outcome {
     let engine = Engine::of_environment_with(|options| options.log_rotation(rotation)).await?;
     // It outlives its output, for engines that lack `logs_at_exit`.
     let script = "trap 'end=1' TERM; i=0; while [ -z $end ]; do i=$((i+1)); echo $i; sleep 0.02; done; \
-                  echo last $i; sleep 1";
+                  echo last $i; sleep 4";
     let container = engine.runtime.create_container(&engine.script(script)).await?;
     container.start().await?;
     let follower = container.logs(LogOptions::default().follow(Follow::Yes)).await?;
