@@ -65,7 +65,7 @@ pub(crate) fn the_first_words_come_through_a_pipe(shell: &Shell<'_>) {
     assert_eq!(done.ok(), wanted);
     // One that does not wait for anybody, but outlives its output, for engines that lack
     // `logs_at_exit`.
-    let script = "seq 20000; sleep 0.2; seq 20000; sleep 1";
+    let script = "seq 20000; sleep 0.2; seq 20000; sleep 4";
     let done = shell.run(&["run", "--rm", "-i", &shell.image, "sh", "-c", script]);
     let half: String = (1..=20_000).map(|number| format!("{number}\n")).collect();
     assert_eq!(done.ok(), format!("{half}{half}"));
