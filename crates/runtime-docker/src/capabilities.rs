@@ -94,12 +94,10 @@ pub(crate) fn capabilities(engine: &Engine) -> Capabilities {
 /// Whether this Docker Engine can close the pipes of a container that has ended before it has read
 /// them to their end.
 ///
-/// From 23.0 on the engine asks containerd's client to give the pipes up as soon as a container has
-/// ended. In 23.0 and most of 24.0 that closes them, whatever is left in them (moby#45689,
-/// docker/cli#4338, containerd#8643). Later ones give up only pipes that are not yet open at their
-/// own end, which on a busy machine happens to a container that ends at once: all of what it wrote to
-/// one stream is gone, and the engine's log has "reading from a closed fifo". Seen on 26.1.5.
-/// 20.10 reads to the end first.
+/// In 23.0 and most of 24.0 it closes them as soon as the container has ended, whatever is left in them
+/// (moby#45689, docker/cli#4338, containerd#8643). Later ones lost less, and were seen to lose: on a busy
+/// 26.1.5 an `echo` had an empty log, and the engine's own said "reading from a closed fifo". Its sources
+/// and those of 28.5.2 have containerd's client cancel the opening of the pipes at the end, which fits.
 fn loses_last_words(release: [u32; 3]) -> bool {
     release >= [23, 0, 0]
 }
