@@ -232,8 +232,8 @@ fn capabilities_follow_the_configuration() {
     let has = |engine: &Engine, capability| capabilities(engine).has(capability);
     for recorded in [DOCKER_20, DOCKER_28] {
         let engine = engine(recorded);
-        // Of those the two differ in two: the older one has a containerd that keeps exits, and reads
-        // the pipes of a container to their end.
+        // Of those the two differ in two: the older one has a containerd that keeps exits, and was
+        // not seen to lose last words.
         let differ = [Capability::ExitWhileAway, Capability::LogsAtExit];
         for capability in differ {
             assert_eq!(has(&engine, capability), recorded == DOCKER_20, "{capability}");
