@@ -250,12 +250,12 @@ async fn remove_created(t: Context) -> Outcome {
     t.nothing_left().await
 }
 
-/// Without grace: the container would take no notice of TERM for an hour.
+/// Without grace: the container takes no notice of TERM, and its grace is longer than a removal, or a
+/// case, may take at all. That a removal is quick is not asked for: a kubelet on a busy machine has
+/// taken half a minute to end a container.
 async fn remove_running(t: Context) -> Outcome {
-    let container = t.ready(&t.idle().stop_grace(std::time::Duration::from_secs(60))).await?;
-    let begun = std::time::Instant::now();
+    let container = t.ready(&t.idle().stop_grace(std::time::Duration::from_secs(3600))).await?;
     container.remove().await?;
-    crate::expect::took(begun, std::time::Duration::ZERO, crate::poll::PATIENCE)?;
     t.nothing_left().await
 }
 

@@ -233,6 +233,8 @@ impl Parts<'_> {
             format!("--containerd={}", socket.display()),
             // Statistics are ten seconds old otherwise, and tests wait for new ones.
             "--housekeeping-interval=1s".to_owned(),
+            // What it does to each pod, and when: that a container ended late has a reason.
+            "--v=2".to_owned(),
         ]
     }
 }
