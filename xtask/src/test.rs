@@ -76,8 +76,15 @@ const FAULTS: &str = "faults";
 
 /// Those modules of [`FAULTS`] that use no engine, or have one of their own that is the same
 /// whichever the environment names: on a second engine they would only repeat themselves.
-const ON_NO_ENGINE: &[&str] =
-    &["dependencies::", "dropped::", "engine_stops::", "full_disk::", "no_engine::", "sessions::"];
+const ON_NO_ENGINE: &[&str] = &[
+    "dependencies::",
+    "dropped::",
+    "engine_stops::",
+    "full_disk::",
+    "no_engine::",
+    "sessions::",
+    "thrown_away::",
+];
 
 /// The name of the row of a conformance program: the engine's, and what the program's own name adds
 /// to it where it uses the engine in another way. `None` for any other program.

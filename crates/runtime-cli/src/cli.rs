@@ -95,6 +95,7 @@ pub(crate) enum Command {
 
 /// Arguments of `run`.
 #[derive(Debug, Args)]
+#[command(override_usage = "runtime run [OPTIONS] IMAGE [COMMAND] [ARG...]")]
 pub(crate) struct Run {
     /// Lets it run, and prints its id
     #[arg(long, short)]
@@ -109,6 +110,7 @@ pub(crate) struct Run {
 
 /// Arguments of `create`.
 #[derive(Debug, Args)]
+#[command(override_usage = "runtime create [OPTIONS] IMAGE [COMMAND] [ARG...]")]
 pub(crate) struct Create {
     #[command(flatten)]
     pub(crate) spec: SpecArguments,
@@ -134,8 +136,8 @@ pub(crate) struct Ps {
     /// Lists those that do not run, too
     #[arg(long, short)]
     pub(crate) all: bool,
-    /// Only those with KEY=VALUE: label=KEY[=VALUE], name=PART, id=BEGINNING, status=STATUS,
-    /// ancestor=IMAGE
+    /// Only those with KEY=VALUE: label=KEY[=VALUE], name=PART (with ^ before it at the beginning,
+    /// with $ after it at the end), id=BEGINNING, status=created, running or exited, ancestor=IMAGE
     #[arg(long, short, value_name = "KEY=VALUE")]
     pub(crate) filter: Vec<String>,
     /// json, table, or a template such as '{{.ID}} {{.Name}}'
@@ -185,6 +187,7 @@ pub(crate) struct Logs {
 
 /// Arguments of `exec`.
 #[derive(Debug, Args)]
+#[command(override_usage = "runtime exec [OPTIONS] CONTAINER COMMAND [ARG...]")]
 pub(crate) struct Exec {
     /// Gives it this command's input
     #[arg(long, short)]
@@ -204,11 +207,15 @@ pub(crate) struct Exec {
     /// Lets the image's env and sh set variables and the folder where the engine cannot
     #[arg(long)]
     pub(crate) image_tools: bool,
-    /// Name or id
-    pub(crate) container: String,
-    /// The command and its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    pub(crate) command: Vec<String>,
+    /// Name or id of the container, then the command and its arguments: all that stands after the
+    /// container is theirs
+    #[arg(
+        required = true,
+        num_args = 2..,
+        trailing_var_arg = true,
+        value_names = ["CONTAINER", "COMMAND"]
+    )]
+    pub(crate) words: Vec<String>,
 }
 
 /// Arguments of `attach`.
@@ -217,7 +224,7 @@ pub(crate) struct Attach {
     /// Gives it no input
     #[arg(long)]
     pub(crate) no_stdin: bool,
-    /// Does not pass signals on
+    /// Passes signals on to the container
     #[arg(long = "sig-proxy", default_value_t = true, action = ArgAction::Set)]
     pub(crate) sig_proxy: bool,
     /// Name or id
@@ -240,15 +247,15 @@ pub(crate) struct Stats {
 
 /// Arguments of `top`.
 #[derive(Debug, Args)]
+#[command(override_usage = "runtime top [OPTIONS] [CONTAINER [PS OPTIONS]]")]
 pub(crate) struct Top {
-    /// Shows the table once
-    #[arg(long)]
+    /// Shows the table of all once
+    #[arg(long, conflicts_with = "words")]
     pub(crate) no_stream: bool,
-    /// Name or id: the processes of this one, as the `ps` of its image shows them
-    pub(crate) container: Option<String>,
-    /// Options of `ps`
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    pub(crate) options: Vec<String>,
+    /// Name or id: the processes of this one, as the `ps` of its image shows them. What stands after
+    /// it are options of that `ps`
+    #[arg(num_args = 1.., trailing_var_arg = true, value_names = ["CONTAINER", "OPTION"])]
+    pub(crate) words: Vec<String>,
 }
 
 /// Arguments of `stop`.
@@ -355,7 +362,42 @@ pub(crate) struct Info {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::{CommandFactory, Parser, error::ErrorKind};
+
+    use super::{Cli, Command};
+
+    fn parse(line: &str) -> Result<Command, clap::Error> {
+        let words = ["runtime"].into_iter().chain(line.split_whitespace());
+        Ok(Cli::try_parse_from(words)?.command)
+    }
+
+    #[test]
+    fn what_stands_after_the_container_is_the_commands() {
+        for (line, words, user) in [
+            ("exec c -u x", "c -u x", None),
+            ("exec -it c sh", "c sh", None),
+            ("exec -u 7 c sh -u x --help", "c sh -u x --help", Some("7")),
+            ("exec -- c sh", "c sh", None),
+            ("exec c -- sh", "c -- sh", None),
+        ] {
+            let Ok(Command::Exec(exec)) = parse(line) else { panic!("{line}") };
+            assert_eq!((exec.words.join(" ").as_str(), exec.user.as_deref()), (words, user));
+        }
+        for line in ["exec", "exec c", "exec -u x c"] {
+            let error = parse(line).unwrap_err();
+            assert!(error.to_string().contains("COMMAND"), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_options_of_ps_are_not_ours() {
+        let Ok(Command::Top(top)) = parse("top c -o pid --no-stream") else { panic!() };
+        assert_eq!((top.words.join(" ").as_str(), top.no_stream), ("c -o pid --no-stream", false));
+        let Ok(Command::Top(top)) = parse("top --no-stream") else { panic!() };
+        assert!(top.words.is_empty() && top.no_stream);
+        let error = parse("top --no-stream c").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ArgumentConflict);
+    }
 
     #[test]
     fn the_options_do_not_contradict_each_other() {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use runtime_core::{
-    Container, ContainerId, ContainerInfo, Error, ErrorKind, LabelFilter, ListOptions, Listed,
-    Runtime,
+    Container, ContainerId, ContainerInfo, ContainerStatus, Error, ErrorKind, ImageRef,
+    LabelFilter, ListOptions, Listed, Runtime,
 };
 
 /// The container of this name or id, or the one whose id begins so.
@@ -60,7 +60,10 @@ impl Filters {
                         Some((key, value)) => (key, Some(value.to_owned())),
                         None => (label, None),
                     };
-                    parsed.labels.insert(key.to_owned(), value);
+                    parsed.add_label(key, value)?;
+                }
+                Some(("status", status)) if others.contains(&"status") && !is_status(status) => {
+                    anyhow::bail!("{filter:?}: a status is one of created, running and exited")
                 }
                 Some((key, value)) if others.contains(&key) => {
                     parsed.others.push((key.to_owned(), value.to_owned()));
@@ -74,6 +77,22 @@ impl Filters {
         Ok(parsed)
     }
 
+    /// One more label. The map has each once, so two filters of one label become the narrower.
+    fn add_label(&mut self, key: &str, value: Option<String>) -> Result<()> {
+        let Some(before) = self.labels.get_mut(key) else {
+            self.labels.insert(key.to_owned(), value);
+            return Ok(());
+        };
+        match (&*before, &value) {
+            (Some(one), Some(other)) if one != other => anyhow::bail!(
+                "no container has two values of the label {key:?}, both {one:?} and {other:?}"
+            ),
+            (None, Some(_)) => *before = value,
+            _ => {}
+        }
+        Ok(())
+    }
+
     /// Whether there is one of this kind.
     pub(crate) fn has(&self, kind: &str) -> bool {
         self.others.iter().any(|(key, _)| key == kind)
@@ -82,13 +101,10 @@ impl Filters {
     /// Whether a container passes. Of several filters of one kind, one is enough.
     pub(crate) fn pass(&self, info: &ContainerInfo) -> bool {
         let one = |key: &str, value: &str| match key {
-            "name" => info.name.contains(value),
+            "name" => has_part(&info.name, value),
             "id" => info.id.as_str().starts_with(value),
             "status" => info.status.to_string() == value,
-            "ancestor" => {
-                let image = info.image.requested.as_deref().unwrap_or_default();
-                image == value || image.ends_with(&format!("/{value}"))
-            }
+            "ancestor" => is_image(info.image.requested.as_deref().unwrap_or_default(), value),
             _ => false,
         };
         self.others
@@ -97,10 +113,35 @@ impl Filters {
     }
 }
 
+/// Whether containers can have this status.
+fn is_status(text: &str) -> bool {
+    use ContainerStatus::{Created, Exited, Running};
+    [Created, Running, Exited].iter().any(|status| status.to_string() == text)
+}
+
+/// Whether a name has this part, which `^` binds to its beginning and `$` to its end.
+fn has_part(name: &str, part: &str) -> bool {
+    let (part, first) = part.strip_prefix('^').map_or((part, false), |part| (part, true));
+    let (part, last) = part.strip_suffix('$').map_or((part, false), |part| (part, true));
+    match (first, last) {
+        (true, true) => name == part,
+        (true, false) => name.starts_with(part),
+        (false, true) => name.ends_with(part),
+        (false, false) => name.contains(part),
+    }
+}
+
+/// Whether an image is meant, by what it is short for or by the last parts of its name.
+fn is_image(image: &str, meant: &str) -> bool {
+    let same = match (ImageRef::parse(image), ImageRef::parse(meant)) {
+        (Ok(image), Ok(meant)) => image == meant,
+        _ => false,
+    };
+    same || image == meant || image.ends_with(&format!("/{meant}"))
+}
+
 #[cfg(test)]
 mod tests {
-    use runtime_core::ContainerStatus;
-
     use super::*;
 
     const OTHERS: [&str; 4] = ["name", "id", "status", "ancestor"];
@@ -119,13 +160,19 @@ mod tests {
             ("", true),
             ("name=web", true),
             ("name=wob", false),
+            ("name=^the", true),
+            ("name=^web", false),
+            ("name=1$", true),
+            ("name=web$", false),
+            ("name=^the-web-1$", true),
+            ("name=^web$", false),
             ("id=abc", true),
             ("id=bcd", false),
             ("status=running", true),
-            ("status=run", false),
             ("status=exited", false),
             ("ancestor=docker.io/library/busybox:1.35", true),
             ("ancestor=busybox:1.35", true),
+            ("ancestor=index.docker.io/library/busybox:1.35", true),
             ("ancestor=box:1.35", false),
             ("ancestor=busybox", false),
             // One of a kind is enough, and each kind counts.
@@ -139,6 +186,32 @@ mod tests {
     }
 
     #[test]
+    fn an_image_without_a_tag_is_the_latest() {
+        let requested = "docker.io/library/busybox:latest";
+        for (meant, same) in [
+            ("busybox", true),
+            ("library/busybox", true),
+            ("docker.io/busybox", true),
+            ("busybox:latest", true),
+            ("busybox:1", false),
+            ("Busybox", false),
+        ] {
+            assert_eq!(is_image(requested, meant), same, "{meant}");
+        }
+    }
+
+    #[test]
+    fn the_narrower_of_two_labels_counts() {
+        for words in ["label=a=1 label=a", "label=a label=a=1", "label=a=1 label=a=1"] {
+            let parsed = filters(words).unwrap();
+            let labels: Vec<_> = parsed.labels.iter().collect();
+            assert_eq!(labels, [(&"a".to_owned(), &Some("1".to_owned()))], "{words}");
+        }
+        let error = filters("label=a=1 label=a=2").unwrap_err().to_string();
+        assert!(error.contains("two values"), "{error}");
+    }
+
+    #[test]
     fn labels_are_the_engines() {
         let parsed = filters("label=bare label=key=va=lue status=exited").unwrap();
         let labels: Vec<_> = parsed.labels.iter().collect();
@@ -149,6 +222,8 @@ mod tests {
             let error = filters(wrong).unwrap_err().to_string();
             assert!(error.contains("ancestor=VALUE"), "{wrong}: {error}");
         }
+        let error = filters("status=exitd").unwrap_err().to_string();
+        assert!(error.contains("running"), "{error}");
         let error = Filters::parse(&["name=x".to_owned()], &[]).unwrap_err().to_string();
         assert!(!error.contains("name=VALUE"), "{error}");
     }

@@ -48,6 +48,14 @@ pub(crate) fn mode(interactive: bool, tty: bool) -> Result<SessionMode> {
     })
 }
 
+/// The same mode with the size that our terminal has now.
+pub(crate) fn of_this_size(mode: SessionMode) -> SessionMode {
+    match mode {
+        SessionMode::Terminal(before) => SessionMode::Terminal(terminal::size().unwrap_or(before)),
+        other => other,
+    }
+}
+
 /// Carries bytes both ways until the output ends or something else ends the conversation.
 /// `on_signal` decides about each signal. The session's control outlives it.
 pub(crate) async fn talk(
@@ -216,6 +224,14 @@ mod tests {
         async fn wait(&self) -> runtime_core::Result<ExecExit> {
             std::future::pending().await
         }
+    }
+
+    #[test]
+    fn only_a_terminal_has_a_size() {
+        assert_eq!(of_this_size(SessionMode::Output), SessionMode::Output);
+        let now = terminal::size().unwrap_or(USUAL_SIZE);
+        let mode = of_this_size(SessionMode::Terminal(USUAL_SIZE));
+        assert_eq!(mode, SessionMode::Terminal(now));
     }
 
     #[tokio::test]

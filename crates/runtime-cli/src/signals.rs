@@ -32,8 +32,15 @@ impl Signals {
             (SignalKind::user_defined1(), Came::Signal(Signal::USR1)),
             (SignalKind::user_defined2(), Came::Signal(Signal::USR2)),
         ];
+        // What we were told to mind no more, as `nohup` does it, stays so: listening would undo that.
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let ignored = ignored(&status);
+        let minded = kinds.into_iter().filter(|(_, came)| match came {
+            Came::Resize => true,
+            Came::Signal(signal) => !is_in(ignored, signal.number()),
+        });
         let listen = |(kind, came)| Ok((unix::signal(kind)?, came));
-        Ok(Self { streams: kinds.into_iter().map(listen).collect::<io::Result<_>>()? })
+        Ok(Self { streams: minded.map(listen).collect::<io::Result<_>>()? })
     }
 
     /// The next one. It can be dropped and called again without losing any.
@@ -59,5 +66,42 @@ impl Signals {
                 _ => {}
             }
         }
+    }
+}
+
+/// The signals that a process ignores, by its `/proc/PID/status`: proc_pid_status(5). The lowest bit
+/// is the first signal.
+fn ignored(status: &str) -> u64 {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}
+
+/// Whether a signal is among these.
+fn is_in(mask: u64, signal: u8) -> bool {
+    let bit = u32::from(signal).checked_sub(1);
+    bit.and_then(|bit| mask.checked_shr(bit)).is_some_and(|rest| rest & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_signals_that_are_ignored() {
+        // As under `nohup`, with the SIGPIPE that Rust's programs ignore.
+        let status = "Name:\truntime\nSigBlk:\tffffffffffffffff\nSigIgn:\t0000000000001001\n\
+                      SigCgt:\t0000000000000440\n";
+        let mask = ignored(status);
+        assert!(is_in(mask, Signal::HUP.number()) && is_in(mask, 13));
+        for signal in [Signal::INT, Signal::TERM, Signal::QUIT, Signal::USR1, Signal::USR2] {
+            assert!(!is_in(mask, signal.number()), "{signal}");
+        }
+        assert!(is_in(ignored("SigIgn:\t8000000000000000"), 64));
+        assert!(!is_in(u64::MAX, 0) && !is_in(u64::MAX, 65));
+        for none in ["", "SigIgn:", "SigIgn:\tmany", "SigBlk:\t0000000000000001"] {
+            assert_eq!(ignored(none), 0, "{none:?}");
+        }
+        let own = std::fs::read_to_string("/proc/self/status").unwrap();
+        assert!(own.contains("\nSigIgn:"), "{own}");
     }
 }

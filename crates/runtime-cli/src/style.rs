@@ -60,6 +60,17 @@ pub(crate) fn head(text: &str) -> String {
     }
 }
 
+/// How many columns a line takes, whose colours are those of this file.
+pub(crate) fn width(line: &str) -> usize {
+    let mut coloured = false;
+    let shown = line.chars().filter(|&c| {
+        let of_colour = coloured || c == '\x1b';
+        coloured = of_colour && c != 'm';
+        !of_colour
+    });
+    shown.count()
+}
+
 /// As <https://no-color.org> asks.
 fn colours() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())

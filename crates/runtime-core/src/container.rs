@@ -34,7 +34,9 @@ pub trait Container: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// `InvalidArgument` when the command cannot be executed, when a mount source is not there,
     /// or when anything else of the spec fails only now. The container is then Exited with
-    /// reason [`StartFailed`](crate::ExitReason::StartFailed) where the engine keeps it.
+    /// reason [`StartFailed`](crate::ExitReason::StartFailed) where the engine keeps it. So it is
+    /// where the engine is out of something, as a port: `ResourceExhausted`, and not retryable
+    /// once the container counts as ended.
     async fn start(&self) -> Result<StartOutcome>;
 
     /// What the engine knows of it now.

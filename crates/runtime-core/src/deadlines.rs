@@ -26,8 +26,9 @@ pub struct Deadlines {
     pub stop_margin: Duration,
     /// Removing a container. 1 min.
     pub remove: Duration,
-    /// The longest silence during a pull or a copy. Not the time of the whole: a large image on
-    /// a slow line is no error. 2 min.
+    /// The longest silence during a pull or a copy, and on Docker while a log is read that is not
+    /// followed, or a login looked up. Not the time of the whole: a large image on a slow line is
+    /// no error. 2 min.
     pub pull_inactivity: Duration,
     /// A whole pull, also that of a create, where the engine reports no progress, so that a silence
     /// cannot be seen. That is the CRI. 2 h: a large image on a slow line is no error.

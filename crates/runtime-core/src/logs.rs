@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
@@ -85,10 +86,16 @@ impl LogCursor {
 /// It ends after the last record, or after the first error. Dropping it closes its connection.
 /// Without [`Follow::Yes`](crate::Follow) it ends where the log ends now; with it, when the
 /// container has ended and its last byte was given, and never before: lost connections, engine
-/// restarts and rotated files are gone over without a line lost or given twice.
+/// restarts and rotated files are gone over without a line lost or given twice. Where an
+/// engine is told to keep only so much of a log, it may have thrown away the record after which a
+/// reader goes on, and lines after that with it: then the reader ends with
+/// [`Lost`](crate::ErrorKind::Lost), and [`LogOptions::since`](crate::LogOptions::since) reads what
+/// is there still.
 pub struct LogReader {
     records: Option<Pin<Box<dyn Stream<Item = Result<LogRecord>> + Send>>>,
     cursor: Option<LogCursor>,
+    /// Where the first record comes after, where that is no cursor that was asked for.
+    left_out: Option<Arc<OnceLock<LogCursor>>>,
 }
 
 impl LogReader {
@@ -98,7 +105,16 @@ impl LogReader {
         records: impl Stream<Item = Result<LogRecord>> + Send + 'static,
         from: Option<LogCursor>,
     ) -> Self {
-        Self { records: Some(Box::pin(records)), cursor: from }
+        Self { records: Some(Box::pin(records)), cursor: from, left_out: None }
+    }
+
+    /// For a backend whose records begin after others that it leaves out, as those of a
+    /// [`tail`](crate::LogOptions::tail) do: the place after the last of those, which it says before
+    /// it gives the first record. A cursor counts them where they have the time of the first.
+    #[must_use]
+    pub fn after_those_left_out(mut self, place: Arc<OnceLock<LogCursor>>) -> Self {
+        self.left_out = Some(place);
+        self
     }
 
     /// The place after the last record that was given: hand it to
@@ -123,7 +139,11 @@ impl Stream for LogReader {
         let Some(records) = self.records.as_mut() else { return Poll::Ready(None) };
         let item = std::task::ready!(records.as_mut().poll_next(cx));
         match &item {
-            Some(Ok(record)) => self.cursor = Some(LogCursor::advance(self.cursor, record)),
+            Some(Ok(record)) => {
+                let left_out = self.left_out.take().and_then(|place| place.get().copied());
+                let before = self.cursor.or(left_out);
+                self.cursor = Some(LogCursor::advance(before, record));
+            }
             // Dropping the inner stream here is what closes its connection.
             Some(Err(_)) | None => self.records = None,
         }

@@ -78,7 +78,10 @@ pub enum Follow {
 pub struct LogOptions {
     /// Only records of this time or later, to the nanosecond.
     pub since: Option<SystemTime>,
-    /// Only what comes after this place. It may not be combined with `since` or `tail`.
+    /// Only what comes after this place. It may not be combined with `since` or `tail`. The reader
+    /// ends with [`Lost`](crate::ErrorKind::Lost) when the log goes on after the place and the engine
+    /// has thrown away the record before it, so that there may have been others. A cursor counts
+    /// records: `max_line` has to be what it was.
     pub after: Option<LogCursor>,
     /// Only the last so many of the records that are there when the reader is opened.
     pub tail: Option<u64>,

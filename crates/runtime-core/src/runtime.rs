@@ -68,7 +68,8 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// `NotFound` when the scope has no such container.
     async fn container(&self, id: &ContainerId) -> Result<Arc<dyn Container>>;
 
-    /// The containers of this scope, in whatever state, in one call to the engine.
+    /// The containers of this scope, in whatever state, in one call to the engine. The newest come
+    /// first, as far as the engine tells their times apart.
     ///
     /// # Errors
     /// What holds for all methods.

@@ -59,7 +59,8 @@ pub(crate) fn of(engine: &Engine, peer: &Peer, logs: bool, root: bool) -> Capabi
     can.stats_network = signals;
     can.stats_block_io = signals;
     can.bulk_stats = true;
-    can.empty_arguments = true;
+    // The image's entrypoint takes the place of the command, and only containerd was seen to tell it.
+    can.empty_arguments = containerd;
     can.events = true;
     can.events_since = true;
     can.exec = true;
@@ -86,6 +87,15 @@ pub(crate) fn has_events(engine: &Engine) -> bool {
     let version = version_numbers(&engine.version);
     (engine.name == "containerd" && version >= [2, 0, 0])
         || (engine.name == "cri-o" && version >= [1, 26, 0])
+}
+
+/// Whether a container whose user only the image names has that user's groups. containerd gave it those
+/// of root before 1.6.22 and 1.7.3 (containerd#8136).
+pub(crate) fn has_groups_of_image(engine: &Engine) -> bool {
+    let version = version_numbers(&engine.version);
+    engine.name != "containerd"
+        || ([1, 6, 22]..[1, 7, 0]).contains(&version)
+        || version >= [1, 7, 3]
 }
 
 /// Whether this containerd reads the pipes of a container that has ended to their end. From 1.5.8
@@ -115,6 +125,23 @@ mod tests {
     }
 
     #[test]
+    fn some_versions_give_the_groups_of_root() {
+        for (name, version, right) in [
+            ("containerd", "1.5.18", false),
+            ("containerd", "1.6.20~ds1", false),
+            ("containerd", "1.6.22", true),
+            ("containerd", "1.7.2", false),
+            ("containerd", "1.7.24~ds1", true),
+            ("containerd", "2.1.9", true),
+            ("cri-o", "1.30.0", true),
+        ] {
+            let (name, version, api_version) = (name.into(), version.into(), "v1".into());
+            let engine = Engine { name, version, api_version, cdi: None };
+            assert_eq!(has_groups_of_image(&engine), right, "{engine}");
+        }
+    }
+
+    #[test]
     fn cdi_comes_with_the_version() {
         let peer = Peer::default();
         let gpus = |name: &str, version: &str, cdi: Option<bool>| {
@@ -137,9 +164,10 @@ mod tests {
             of(&engine, &Peer::default(), true, true)
         };
         assert!(can("containerd").gpus_by_id && can("containerd").logs_at_exit);
+        assert!(can("containerd").empty_arguments);
         let crio = can("cri-o");
         assert!(!crio.gpus_by_id && !crio.logs_at_exit);
-        assert!(!crio.exit_while_away && !crio.exec_signal);
+        assert!(!crio.exit_while_away && !crio.exec_signal && !crio.empty_arguments);
     }
 
     #[test]

@@ -79,6 +79,11 @@ impl Cgroups {
         self.lock().known.remove(id);
     }
 
+    /// Forgets all others. They are found again where they are there.
+    pub(crate) fn keep(&self, is_there: impl Fn(&ContainerId) -> bool) {
+        self.lock().known.retain(|id, _| is_there(id));
+    }
+
     /// The CPUs of the host.
     pub(crate) fn host_cpus(&self) -> Option<f64> {
         *self.host_cpus.get_or_init(|| {

@@ -110,12 +110,14 @@ impl Client {
             })
         };
         // The address is never resolved: the connector knows the socket.
+        //
+        // Without pings: grpc-go, which the engines are made with, takes those that come more often
+        // than every five minutes for an attack and closes the connection after a few, in the middle
+        // of a pull or a stop that takes long (grpc-go's `keepalive.EnforcementPolicy`). Nor are they
+        // needed: the kernel closes the socket of an engine that dies, and of one that stands still
+        // the deadlines tell.
         let channel = tonic::transport::Endpoint::from_static("http://localhost")
             .connect_timeout(connect)
-            // A pull and a stop can take long without a byte: whether the engine still lives is
-            // asked beside them.
-            .http2_keep_alive_interval(Duration::from_secs(30))
-            .keep_alive_timeout(Duration::from_secs(20))
             .connect_with_connector_lazy(connector);
         let channel = Mutex::new(Some(channel));
         Self { channel, endpoint, requests: AtomicU64::new(0), peer }
@@ -188,4 +190,22 @@ pub(crate) fn too_late(operation: Operation, deadline: Duration) -> Error {
         .with_message(format!("the engine has not answered within {deadline:?}"))
         .during(operation)
         .on(BACKEND)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::{Fake, HEADERS, PING, Says};
+
+    #[tokio::test(start_paused = true)]
+    async fn an_engine_at_work_is_left_in_peace() {
+        let fake = Fake::start(Says::Nothing);
+        let client = Client::new(fake.endpoint(), Duration::from_secs(10));
+        let question = cri::StopContainerRequest::default();
+        let hour = Duration::from_secs(3600);
+        let error = client.ask(Operation::Stop, hour, question).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Timeout);
+        let frames = fake.frames();
+        assert!(frames.contains(&HEADERS) && !frames.contains(&PING), "{frames:?}");
+    }
 }

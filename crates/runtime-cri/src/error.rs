@@ -55,6 +55,10 @@ pub(crate) fn refusal(call: &str, code: Code, message: &str) -> Error {
         _ if says(&["no space left on device", "disk quota exceeded", "too many open files"]) => {
             ErrorKind::ResourceExhausted
         }
+        // The host has none left: no limit of the container's counts yet.
+        _ if says(&["fork/exec"]) && says(&["cannot allocate memory"]) => {
+            ErrorKind::ResourceExhausted
+        }
         _ if says(&["cni plugin not initialized", "network is not ready"]) => {
             ErrorKind::Unavailable
         }
@@ -137,9 +141,9 @@ const BLAMED_AT_CREATE: &[Blame] = &[
 const BLAMED_AT_START: &[Blame] = &[
     ("command", &["exec:", "executable file not found"]),
     ("mounts", &["error mounting", "mount source"]),
-    ("memory", &["memory"]),
+    ("memory", &["memory limit", "memory.limit_in_bytes", "memory.max", "OOM-killed"]),
     ("working_dir", &["chdir to cwd"]),
-    ("gpus", &["CDI", "device"]),
+    ("gpus", &["CDI"]),
 ];
 
 /// The refusal of a container's create, with the field of the spec that is to blame.
@@ -267,6 +271,11 @@ mod tests {
         ),
         (
             Code::Unknown,
+            "failed to create shim task: OCI runtime create failed: runc did not terminate successfully: fork/exec /proc/self/exe: cannot allocate memory",
+            K::ResourceExhausted,
+        ),
+        (
+            Code::Unknown,
             "failed to get sandbox runtime: no runtime for \"kata\" is configured",
             K::Internal,
         ),
@@ -375,6 +384,12 @@ mod tests {
             ("exec: \"/no/such\": stat /no/such: no such file or directory", Some("command")),
             ("error mounting \"/a\" to rootfs at \"/b\": not a directory", Some("mounts")),
             ("container init was OOM-killed (memory limit too low?)", Some("memory")),
+            (
+                "error setting cgroup config for procHooks process: failed to write 4096: write /sys/fs/cgroup/memory/a/memory.limit_in_bytes: device or resource busy",
+                Some("memory"),
+            ),
+            ("write /sys/fs/cgroup/a/pids.max: device or resource busy", None),
+            ("exec /bin/a: cannot allocate memory", None),
             ("chdir to cwd (\"/etc/passwd\") failed: not a directory", Some("working_dir")),
             ("unresolvable CDI devices test.example/gpu=9", Some("gpus")),
             ("something else", None),

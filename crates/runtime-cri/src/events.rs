@@ -36,7 +36,7 @@ pub(crate) async fn open(shared: &Arc<Shared>, options: EventsOptions) -> Result
     let journal = shared.journal.clone();
     // Before the list: what is removed after this look is in what is read later.
     let (place, lives) = on_host(move || {
-        let mut place = if since.is_some() { Place::default() } else { journal.end() };
+        let mut place = Place::default();
         let lives = journal.read(&mut place).unwrap_or_default();
         Ok((place, lives))
     })
@@ -57,6 +57,7 @@ pub(crate) async fn open(shared: &Arc<Shared>, options: EventsOptions) -> Result
     let here: HashSet<ContainerId> = now.iter().map(|seen| seen.info.id.clone()).collect();
     match since {
         None => {
+            teller.removed = Removed::before(lives, &here);
             for seen in now {
                 teller.told.insert(seen.info.id.clone(), Stage::of(seen.info.status));
             }
@@ -129,6 +130,20 @@ struct Removed {
 }
 
 impl Removed {
+    /// Those that were gone before anybody listened. A journal that is written anew gives their lives
+    /// again.
+    fn before(lives: Vec<Life>, here: &HashSet<ContainerId>) -> Self {
+        let mut removed = Self::default();
+        for life in lives.into_iter().filter(|life| !here.contains(&life.info.id)) {
+            removed.insert(life.info.id);
+        }
+        removed
+    }
+
+    fn has(&self, id: &ContainerId) -> bool {
+        self.ids.contains(id)
+    }
+
     fn insert(&mut self, id: ContainerId) {
         if self.ids.insert(id.clone()) {
             self.order.push_back(id);
@@ -177,7 +192,7 @@ impl Teller {
 
     fn tell_change(&mut self, change: Change) {
         let Some(id) = change.id().cloned() else { return };
-        if self.removed.ids.contains(&id) {
+        if self.removed.has(&id) {
             return;
         }
         match (&change.after, &change.before) {
@@ -221,7 +236,7 @@ impl Teller {
         .await?;
         self.place = place;
         for life in lives {
-            if !self.removed.ids.contains(&life.info.id) {
+            if !self.removed.has(&life.info.id) {
                 self.removing.insert(life.info.id.clone(), life);
             }
         }
@@ -246,7 +261,7 @@ impl Teller {
     }
 
     fn tell_life(&mut self, life: Life) {
-        if self.removed.ids.contains(&life.info.id) {
+        if self.removed.has(&life.info.id) {
             return;
         }
         self.tell(&life.info, life.out_of_memory, life.removed_at);
@@ -292,5 +307,43 @@ impl Teller {
         if has_labels(info, &self.labels) {
             self.queue.push_back(Event::new(at, info.id.clone(), info.name.clone(), kind));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use runtime_core::Scope;
+
+    use super::*;
+    use crate::journal::Journal;
+
+    fn life(number: usize) -> Life {
+        let id = ContainerId::new(number.to_string());
+        Life {
+            removed_at: SystemTime::now(),
+            out_of_memory: false,
+            info: ContainerInfo::new(id, "name", ContainerStatus::Exited),
+        }
+    }
+
+    #[test]
+    fn what_was_gone_before_stays_so_when_the_journal_is_written_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::new(folder.path(), &Scope::new("s").unwrap());
+        for number in 0..511 {
+            journal.write(&life(number)).unwrap();
+        }
+        let mut place = Place::default();
+        let lives = journal.read(&mut place).unwrap();
+        // One that is still there is on its way to be removed.
+        let removed = Removed::before(lives, &[ContainerId::new("510")].into());
+        for number in 511..514 {
+            journal.write(&life(number)).unwrap();
+        }
+        let again = journal.read(&mut place).unwrap();
+        assert!(again.len() > 4, "it was not written anew");
+        let new: Vec<_> = again.iter().filter(|life| !removed.has(&life.info.id)).collect();
+        let new: Vec<_> = new.iter().map(|life| life.info.id.as_str()).collect();
+        assert_eq!(new, ["510", "511", "512", "513"]);
     }
 }

@@ -35,6 +35,9 @@
 //!   for others. A signal to its process goes to the one that is new in the container since the
 //!   exec; where two are new at once, made by somebody else, and cannot be told apart, it is
 //!   refused.
+//! - The CRI has no place for the name of a group. containerd before 1.6.22 and 1.7.3 gives a container
+//!   whose user only the image names the supplementary groups of root; so there, an image whose `USER`
+//!   has such a name (`name:group`) is refused as `Unsupported` unless the spec has a user.
 //! - An attach misses what was said before it, because the engine attaches only to what runs; the
 //!   log has all of it.
 //! - Files are copied by the container's own `tar`, through `sh`, while it runs, and as its user.
@@ -68,6 +71,8 @@ mod copy;
 mod error;
 mod events;
 mod exec;
+#[cfg(test)]
+mod fake;
 mod folders;
 mod generated;
 mod host;

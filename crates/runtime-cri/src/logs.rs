@@ -4,12 +4,14 @@ mod lines;
 mod start;
 
 use std::collections::VecDeque;
+use std::fs::Metadata;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -25,7 +27,7 @@ use crate::BACKEND;
 use crate::container::CriContainer;
 use crate::folders::{Subscription, Wanted};
 use crate::info;
-use crate::logfiles::{self, Open, Place};
+use crate::logfiles::{self, LogFile, Open, Place};
 use crate::sandbox::on_host;
 use crate::shared::is_closed;
 
@@ -47,8 +49,9 @@ pub(crate) async fn open(container: &CriContainer, options: LogOptions) -> Resul
     let ended = info::status(status.state()) == ContainerStatus::Exited;
     let after = options.after;
     let follow = options.follow == Follow::Yes;
+    let ended_at = if ended { info::time(status.finished_at) } else { None };
     if ended {
-        settle_all(container, &place).await?;
+        settle_all(container, &place, ended_at).await?;
     }
     let terminal = Terminal::of(container);
     let (max_line, plan) = (options.max_line, place.clone());
@@ -61,6 +64,7 @@ pub(crate) async fn open(container: &CriContainer, options: LogOptions) -> Resul
         end: if follow { None } else { start.end },
         follow,
         ended,
+        ended_at,
         exit: None,
         subscription: None,
         was_cut: false,
@@ -169,7 +173,9 @@ struct Source {
     follow: bool,
     /// Whether the container has ended.
     ended: bool,
-    exit: Option<BoxFuture<'static, Result<()>>>,
+    /// When that was, where it is known.
+    ended_at: Option<SystemTime>,
+    exit: Option<BoxFuture<'static, Result<Option<SystemTime>>>>,
     subscription: Option<Subscription>,
     /// Whether the file was cut since this was asked the last time. What comes of it is its beginning.
     was_cut: bool,
@@ -281,22 +287,8 @@ impl Source {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Next::Nothing),
                 Err(error) => return Err(unreadable(&place.folder)(error)),
             };
-            let (number, next) = match &open {
-                None => (Some(0), files.first()),
-                Some(open) => match files.iter().position(|file| file.inode == open.inode) {
-                    Some(at) => (files[at].number, files.get(at + 1)),
-                    // Rotated and packed, and so may be what came next.
-                    None if !place.keeps_all() && !files.is_empty() => return Err(thrown_away()),
-                    // Rotated and thrown away: what comes next is the oldest that is left.
-                    None => (open.number, files.first()),
-                },
-            };
-            let Some(next) = next else { return Ok(Next::Nothing) };
-            if let (Some(number), Some(next)) = (number, next.number)
-                && next > number + 1
-            {
-                return Err(thrown_away());
-            }
+            let open = open.map(|open| (open.inode, open.number));
+            let Some(next) = following(&place, &files, open)? else { return Ok(Next::Nothing) };
             // Rotated since it was listed, the next look finds it under its new name.
             let next = Open::listed(next).map_err(unreadable(&next.path))?;
             Ok(next.map_or(Next::Nothing, Next::File))
@@ -307,9 +299,10 @@ impl Source {
     /// Waits until the engine has written all that it has for the file that is open.
     fn settle(&self) -> impl Future<Output = Result<()>> + Send + 'static {
         let (container, open) = (self.container.clone(), self.open.clone());
+        let ended_at = self.ended_at;
         async move {
             match open {
-                Some(open) => settle(&container, &open).await,
+                Some(open) => settle(&container, &open, ended_at).await,
                 None => Ok(()),
             }
         }
@@ -321,8 +314,8 @@ impl Source {
             let container = self.container.clone();
             Box::pin(async move {
                 match container.shared.exits.wait(&container.id).await {
-                    Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-                    done => done.map(drop),
+                    Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+                    done => done.map(|exit| exit.ended_at),
                 }
             })
         });
@@ -338,7 +331,7 @@ impl Source {
             biased;
             () = self.container.shared.closed.cancelled() => Err(is_closed()),
             exit = exit => {
-                exit?;
+                self.ended_at = exit?;
                 self.ended = true;
                 self.exit = None;
                 Ok(())
@@ -370,8 +363,53 @@ fn thrown_away() -> Error {
         .with_message("a rotated log file was thrown away before it was read")
 }
 
+/// The file that follows the one with this inode and number, or the first one where none is open.
+fn following<'a>(
+    place: &Place,
+    files: &'a [LogFile],
+    open: Option<(u64, Option<u64>)>,
+) -> Result<Option<&'a LogFile>> {
+    let (number, next) = match open {
+        None => (Some(0), files.first()),
+        Some((inode, number)) => match files.iter().position(|file| file.inode == inode) {
+            Some(at) => (files[at].number, files.get(at + 1)),
+            // Rotated and packed, and so may be what came next.
+            None if !place.keeps_all() && !files.is_empty() => return Err(thrown_away()),
+            None => (number, following_removed(place, files, number)?),
+        },
+    };
+    if let (Some(number), Some(next)) = (number, next.and_then(|next| next.number))
+        && next > number + 1
+    {
+        return Err(thrown_away());
+    }
+    Ok(next)
+}
+
+/// The file that follows one that is not there any more. Those with a lower number were read before it.
+fn following_removed<'a>(
+    place: &Place,
+    files: &'a [LogFile],
+    number: Option<u64>,
+) -> Result<Option<&'a LogFile>> {
+    // One with the same number has come after the other was removed.
+    let is_later = |file: &&LogFile| number.is_some() && file.number >= number;
+    match (files.iter().find(is_later), files.last()) {
+        (Some(next), _) => Ok(Some(next)),
+        // It was the last one: the engine still writes to it.
+        (None, None) => Ok(None),
+        (None, Some(last)) if number.is_some() && last.path != place.current() => Ok(None),
+        // Something else has rotated it, or more was removed than it: what came next is not known.
+        (None, Some(_)) => Err(thrown_away()),
+    }
+}
+
 /// Waits until the engine has written all that it has of a container that has ended.
-async fn settle_all(container: &CriContainer, place: &Place) -> Result<()> {
+async fn settle_all(
+    container: &CriContainer,
+    place: &Place,
+    ended_at: Option<SystemTime>,
+) -> Result<()> {
     let path = place.current();
     let open = on_host(move || match Open::new(&path) {
         Ok(open) => Ok(Some(open)),
@@ -380,14 +418,14 @@ async fn settle_all(container: &CriContainer, place: &Place) -> Result<()> {
     })
     .await?;
     match open {
-        Some(open) => settle(container, &open).await,
+        Some(open) => settle(container, &open, ended_at).await,
         None => Ok(()),
     }
 }
 
 /// The engine says that a container has ended, or that a new log file was begun, before it has
 /// written the last that it has read. When it has, it closes the file.
-async fn settle(container: &CriContainer, open: &Open) -> Result<()> {
+async fn settle(container: &CriContainer, open: &Open, ended_at: Option<SystemTime>) -> Result<()> {
     let until = tokio::time::Instant::now() + DRAIN;
     let mut pause = Duration::from_millis(1);
     let peer = container.shared.client.peer().clone();
@@ -396,12 +434,8 @@ async fn settle(container: &CriContainer, open: &Open) -> Result<()> {
         let (peer, open) = (peer.clone(), open.clone());
         let settled = on_host(move || {
             let file = open.metadata().map_err(unreadable(&open.path))?;
-            let quiet = |least: Duration| {
-                file.modified()
-                    .ok()
-                    .and_then(|time| time.elapsed().ok())
-                    .is_some_and(|e| e >= least)
-            };
+            let quiet_for = quiet_for(&file, ended_at);
+            let quiet = |least: Duration| quiet_for.is_some_and(|time| time >= least);
             // Long ago is long enough whoever writes.
             Ok(quiet(DRAIN)
                 || match peer.has_open(&file) {
@@ -416,6 +450,13 @@ async fn settle(container: &CriContainer, open: &Open) -> Result<()> {
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_millis(50));
     }
+}
+
+/// How long ago the last of these was: a write, a new name for the file, the end of the container. A
+/// silent container can write its last line with its end. `None` when that is not over.
+fn quiet_for(file: &Metadata, ended_at: Option<SystemTime>) -> Option<Duration> {
+    let nanos = file.ctime().checked_mul(1_000_000_000)?.checked_add(file.ctime_nsec())?;
+    info::time(nanos).max(ended_at)?.elapsed().ok()
 }
 
 #[cfg(test)]
@@ -527,5 +568,60 @@ mod tests {
         assert_eq!(followed.read(), "");
         followed.write(&line(5, "stderr"));
         assert_eq!(followed.read(), "5\n");
+    }
+
+    #[test]
+    fn what_was_read_does_not_come_again_when_a_file_is_removed() {
+        let place = Place::ours("/logs");
+        // Files are named by their inodes; 0 is that of the current one.
+        let file = |inode: u64, number: u64| LogFile {
+            path: match inode {
+                0 => place.current(),
+                _ => place.folder.join(format!("{LOG_FILE}.{number:010}")),
+            },
+            inode,
+            number: Some(number),
+        };
+        let (all, nothing) = ([file(1, 1), file(2, 2), file(0, 3)], Ok(None));
+        for (files, open, next) in [
+            (&all[..], None, Ok(Some(1))),
+            (&all, Some((2, Some(2))), Ok(Some(0))),
+            (&all, Some((0, Some(3))), nothing),
+            // The current one was removed.
+            (&all[..2], Some((9, Some(3))), nothing),
+            // And the engine has opened a new one.
+            (&all, Some((9, Some(3))), Ok(Some(0))),
+            // Which was rotated.
+            (&[file(1, 1), file(2, 2), file(3, 3), file(0, 4)], Some((9, Some(3))), Ok(Some(3))),
+            // A rotated one was removed while it was read, and those before it, or one after it.
+            (&[file(1, 1), file(3, 3), file(0, 4)], Some((2, Some(2))), Ok(Some(3))),
+            (&[file(3, 3), file(0, 4)], Some((2, Some(2))), Ok(Some(3))),
+            (&[file(1, 1), file(0, 4)], Some((2, Some(2))), Err(ErrorKind::Lost)),
+            // All were removed, and the numbers begin again.
+            (&[], Some((2, Some(2))), nothing),
+            (&[file(0, 1)], Some((2, Some(2))), Err(ErrorKind::Lost)),
+            // Something else has rotated it.
+            (&all, Some((9, None)), Err(ErrorKind::Lost)),
+        ] {
+            let found = following(&place, files, open);
+            let found = found.map(|file| file.map(|file| file.inode));
+            assert_eq!(found.map_err(|error| error.kind()), next, "{open:?} in {files:?}");
+        }
+        let kubelets = Place::kubelets("/logs", "0.log");
+        let packed = following(&kubelets, &all, Some((9, Some(2))));
+        assert_eq!(packed.unwrap_err().kind(), ErrorKind::Lost);
+    }
+
+    #[test]
+    fn a_silence_before_the_end_is_none_after_it() {
+        let (now, hour) = (SystemTime::now(), Duration::from_secs(3600));
+        let file = tempfile::tempfile().unwrap();
+        // Its last write was long ago, but not what happened to it last.
+        file.set_modified(now - hour).unwrap();
+        let file = file.metadata().unwrap();
+        let is_new = |ended_at| quiet_for(&file, ended_at).is_none_or(|time| time < hour / 2);
+        assert!(is_new(None) && is_new(Some(now - hour)));
+        // An end that is later counts.
+        assert_eq!(quiet_for(&file, Some(now + hour)), None);
     }
 }

@@ -11,7 +11,7 @@ use runtime_core::{
     EventStream, EventsOptions, Health, Image, ListOptions, Listed, Operation, PullOptions,
     PullStream, ReapOptions, ReapReport, Result, ResultExt, Runtime, Scope,
 };
-use runtime_support::ExitHub;
+use runtime_support::{ExitHub, newest_first};
 use serde::Deserialize;
 use tracing::field::{Empty, display};
 use tracing::{Instrument, Span};
@@ -366,8 +366,7 @@ impl Runtime for CriRuntime {
                 .filter(|seen| has_labels(&seen.info, &options.labels))
                 .map(|seen| Listed::new(self.handle(&seen), seen.info))
                 .collect();
-            // The newest first, as the engines' own tools have it.
-            listed.sort_by_key(|listed| std::cmp::Reverse(listed.info.created_at));
+            newest_first(&mut listed);
             Ok(listed)
         })
         .await

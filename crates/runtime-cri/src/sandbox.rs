@@ -4,18 +4,21 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use runtime_core::{
     Backoff, Error, ErrorKind, LABEL_NONCE, Nonce, Operation, Result, TcpPortBinding,
 };
 use runtime_support::ports::PortReservation;
 use rustix::mount::{MountFlags, UnmountFlags};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::BACKEND;
+use crate::capabilities::has_groups_of_image;
 use crate::client::{Call, too_late};
-use crate::error::at_create;
+use crate::error::{at_create, was_not_sent};
 use crate::generated as cri;
 use crate::images;
 use crate::notes::Notes;
@@ -40,28 +43,63 @@ pub(crate) async fn create(shared: &Arc<Shared>, plan: Plan) -> Result<Made> {
     let (answer, mut caller) = oneshot::channel();
     let work = {
         let shared = shared.clone();
-        async move { make_or_undo(&shared, plan, answer).await }
+        async move { make_or_undo(shared, plan, answer).await }
     };
     shared.half_made.spawn(work);
     shared
         .unless_closed(async {
-            (&mut caller).await.unwrap_or_else(|_| Err(Error::internal("the create broke off")))
+            let made = (&mut caller).await;
+            let made = made.unwrap_or_else(|_| Err(Error::internal("the create broke off")))?;
+            Ok(made.keep())
         })
         .await
 }
 
-async fn make_or_undo(shared: &Shared, mut plan: Plan, mut answer: oneshot::Sender<Result<Made>>) {
-    let result = make(shared, &mut plan, &mut answer).await;
-    let keep = result.is_ok();
-    let refused = answer.send(result);
-    if keep && refused.is_ok() {
-        return;
+/// Where the answer of a create goes.
+type Answer = oneshot::Sender<Result<Unclaimed>>;
+
+/// A container that nobody has a handle of yet. Dropped, it is undone.
+struct Unclaimed {
+    shared: Arc<Shared>,
+    made: Made,
+    nonce: Nonce,
+    kept: bool,
+    handle: Handle,
+}
+
+impl Unclaimed {
+    fn keep(mut self) -> Made {
+        self.kept = true;
+        self.made.clone()
     }
-    let sandbox = match refused {
-        Err(Ok(made)) => Some(made.sandbox),
-        _ => None,
-    };
-    undo(shared, &plan.nonce, sandbox, &plan.notes).await;
+}
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        let (shared, made, nonce) = (self.shared.clone(), self.made.clone(), self.nonce.clone());
+        let undone = async move {
+            undo(&shared, &nonce, Some(made.sandbox), &made.notes, Duration::ZERO).await;
+        };
+        self.shared.half_made.spawn_on(undone, &self.handle);
+    }
+}
+
+async fn make_or_undo(shared: Arc<Shared>, mut plan: Plan, mut answer: Answer) {
+    let mut patience = Duration::ZERO;
+    match make(&shared, &mut plan, &mut answer, &mut patience).await {
+        Ok(made) => {
+            let (nonce, handle) = (plan.nonce, Handle::current());
+            // When nobody waits any more it comes back, and being dropped it is undone.
+            drop(answer.send(Ok(Unclaimed { shared, made, nonce, kept: false, handle })));
+        }
+        Err(error) => {
+            drop(answer.send(Err(error)));
+            undo(&shared, &plan.nonce, None, &plan.notes, patience).await;
+        }
+    }
 }
 
 /// The error for a create whose caller has gone. Nobody gets to see it.
@@ -69,10 +107,12 @@ fn abandoned() -> Error {
     Error::internal("nobody waits for it any more")
 }
 
+/// Sets how long a sandbox may still come of it when it fails.
 async fn make(
     shared: &Shared,
     plan: &mut Plan,
-    answer: &mut oneshot::Sender<Result<Made>>,
+    answer: &mut Answer,
+    patience: &mut Duration,
 ) -> Result<Made> {
     let bring =
         images::bring(shared, Operation::Create, &plan.image, plan.auth.clone(), plan.pull_policy);
@@ -80,14 +120,18 @@ async fn make(
         image = bring => image?,
         () = answer.closed() => return Err(abandoned()),
     };
-    plan.set_image(&image);
+    plan.set_image(&image, has_groups_of_image(&shared.engine))?;
     let until = Instant::now() + shared.deadlines.create;
     if answer.is_closed() || shared.closed.is_cancelled() {
         return Err(abandoned());
     }
     let reserved = reserve_ports(shared, plan, until).await?;
     prepare_host(shared, plan).await?;
-    let sandbox = run_sandbox(shared, plan, until).await?;
+    let sandbox = run_sandbox(shared, plan, until).await.inspect_err(|error| {
+        if may_come(error) {
+            *patience = UNDO_PATIENCE;
+        }
+    })?;
     // From here on the ports lead to the container.
     drop(reserved);
     if answer.is_closed() {
@@ -194,15 +238,38 @@ async fn prepare_host(shared: &Shared, plan: &Plan) -> Result<()> {
     .await
 }
 
-/// Removes everything that a create made. Gives up when the engine is away for long: then a reap
-/// finds it by its labels.
-pub(crate) async fn undo(shared: &Shared, nonce: &Nonce, sandbox: Option<String>, notes: &Notes) {
+/// How long an engine that has not answered may take to make what it was asked for.
+const UNDO_PATIENCE: Duration = Duration::from_secs(120);
+
+/// Whether the engine may still be at it: it has not answered, or was stopped.
+fn may_come(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Unavailable) && !was_not_sent(error)
+}
+
+/// Removes everything that a create made, and for as long as `patience` also what may still come of
+/// it. Gives up when the engine is away for long: then a reap finds it by its labels.
+async fn undo(
+    shared: &Shared,
+    nonce: &Nonce,
+    sandbox: Option<String>,
+    notes: &Notes,
+    patience: Duration,
+) {
     let mut backoff = Backoff::default();
-    let until = Instant::now() + shared.deadlines.remove;
+    let begun = Instant::now();
+    let (until, looks_until) = (begun + shared.deadlines.remove, begun + patience);
     loop {
         match try_undo(shared, nonce, sandbox.as_deref()).await {
-            Ok(()) => break,
-            Err(error) if error.is_retryable() && Instant::now() < until => {
+            Ok(found) => {
+                if let Err(error) = clear_host(shared, notes).await {
+                    tracing::warn!(%error, %nonce, "something of a create was left on the host");
+                }
+                let half_made = &shared.half_made;
+                if found || !half_made.another(backoff.delay(), looks_until).await {
+                    return;
+                }
+            }
+            Err(error) if error.is_retryable() && Instant::now() < until.max(looks_until) => {
                 tokio::time::sleep(backoff.delay()).await;
             }
             Err(error) => {
@@ -211,14 +278,12 @@ pub(crate) async fn undo(shared: &Shared, nonce: &Nonce, sandbox: Option<String>
             }
         }
     }
-    if let Err(error) = clear_host(shared, notes).await {
-        tracing::warn!(%error, %nonce, "something of a create was left on the host");
-    }
 }
 
-async fn try_undo(shared: &Shared, nonce: &Nonce, sandbox: Option<&str>) -> Result<()> {
+/// Gives whether there was something.
+async fn try_undo(shared: &Shared, nonce: &Nonce, sandbox: Option<&str>) -> Result<bool> {
     if let Some(sandbox) = sandbox {
-        return remove_sandbox(shared, Operation::Create, sandbox).await;
+        return remove_sandbox(shared, Operation::Create, sandbox).await.map(|()| true);
     }
     let filter = cri::PodSandboxFilter {
         label_selector: [(LABEL_NONCE.to_owned(), nonce.to_string())].into(),
@@ -227,10 +292,10 @@ async fn try_undo(shared: &Shared, nonce: &Nonce, sandbox: Option<&str>) -> Resu
     let request = cri::ListPodSandboxRequest { filter: Some(filter) };
     let query = shared.deadlines.query;
     let found = shared.client.ask(Operation::Create, query, request).await?;
-    for sandbox in found.items {
+    for sandbox in &found.items {
         remove_sandbox(shared, Operation::Create, &sandbox.id).await?;
     }
-    Ok(())
+    Ok(!found.items.is_empty())
 }
 
 /// Kills what runs in a sandbox, and removes it with all that is in it. One that is gone is no
@@ -382,4 +447,86 @@ async fn check_mount_sources(shared: &Shared, plan: &Plan) -> Result<()> {
         }
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use runtime_core::Scope;
+
+    use super::*;
+    use crate::connect::{CriOptions, LogRotation};
+    use crate::fake::{Fake, Says};
+    use crate::runtime::CriRuntime;
+    use crate::shared::Whose;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    /// An engine that has nothing and does everything.
+    async fn connected() -> (Fake, Arc<Shared>) {
+        let fake = Fake::start(Says::Empty);
+        let options = CriOptions::new(Scope::new("s").unwrap())
+            .endpoint(fake.endpoint().to_string())
+            .log_dir(fake.folder.path().join("logs"))
+            .state_dir(fake.folder.path().join("state"))
+            .log_rotation(LogRotation::Off);
+        let shared = CriRuntime::open(options, Whose::Ours).await.unwrap();
+        (fake, shared)
+    }
+
+    #[tokio::test]
+    async fn a_container_that_nobody_takes_is_undone() {
+        let (_fake, shared) = connected().await;
+        let unclaimed = |name: &str| {
+            let logs = shared.settings.log_dir.join("s").join(name);
+            fs::create_dir_all(&logs).unwrap();
+            let notes = Notes { logs: Some(logs.clone()), ..Notes::default() };
+            let (container, sandbox) = ("c".to_owned(), "s".to_owned());
+            let made = Made { container, sandbox, name: name.to_owned(), notes };
+            let (nonce, handle) = (Nonce::random().unwrap(), Handle::current());
+            (Unclaimed { shared: shared.clone(), made, nonce, kept: false, handle }, logs)
+        };
+        let (taken, kept) = unclaimed("taken");
+        let (lost, gone) = unclaimed("lost");
+        assert_eq!(taken.keep().name, "taken");
+        // The answer was given, and whoever waited for it went away before it was looked at.
+        let (answer, caller) = oneshot::channel::<Result<Unclaimed>>();
+        assert!(answer.send(Ok(lost)).is_ok());
+        drop(caller);
+        shared.half_made.close(MINUTE).await;
+        assert!(kept.exists() && !gone.exists());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_still_come_is_looked_for() {
+        let (_fake, shared) = connected().await;
+        let nonce = Nonce::random().unwrap();
+        let looks = async |patience| {
+            let before = shared.client.requests_sent();
+            undo(&shared, &nonce, None, &Notes::default(), patience).await;
+            shared.client.requests_sent() - before
+        };
+        assert_eq!(looks(Duration::ZERO).await, 1);
+        let begun = Instant::now();
+        assert!(looks(MINUTE).await > 10);
+        assert!(begun.elapsed() > MINUTE / 2);
+        // Whoever closes waits for one look, not for all.
+        shared.half_made.close(MINUTE).await;
+        assert_eq!(looks(MINUTE).await, 1);
+    }
+
+    #[test]
+    fn only_a_sandbox_without_an_answer_may_still_come() {
+        let unavailable = || Error::new(ErrorKind::Unavailable);
+        let because = |kind: io::ErrorKind| unavailable().with_source(io::Error::from(kind));
+        for (error, may) in [
+            (Error::new(ErrorKind::Timeout), true),
+            (unavailable(), true),
+            (because(io::ErrorKind::ConnectionReset), true),
+            (because(io::ErrorKind::ConnectionRefused), false),
+            (Error::new(ErrorKind::AlreadyExists), false),
+            (Error::new(ErrorKind::Internal), false),
+        ] {
+            assert_eq!(may_come(&error), may, "{error:?}");
+        }
+    }
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use runtime_core::{
-    CpuLimit, Gpus, Interactive, MountAccess, Nonce, PreparedSpec, RegistryAuth, Scope,
-    TcpPortBinding,
+    Capability, CpuLimit, Error, Gpus, Interactive, MountAccess, Nonce, PreparedSpec, RegistryAuth,
+    Result, Scope, TcpPortBinding,
 };
 
 use crate::generated as cri;
@@ -244,8 +244,12 @@ impl Plan {
         }
     }
 
-    /// Takes the image that the engine has for it.
-    pub(crate) fn set_image(&mut self, image: &ImageOnEngine) {
+    /// Takes the image that the engine has for it. `has_groups` is whether the engine by itself finds the
+    /// groups of the image's user.
+    ///
+    /// # Errors
+    /// When the image lacks what the spec relies on, or says what the CRI has no place for.
+    pub(crate) fn set_image(&mut self, image: &ImageOnEngine, has_groups: bool) -> Result<()> {
         self.notes.image_id = Some(image.id.clone());
         self.notes.resolved.clone_from(&image.resolved);
         // By its id, so that it is this image even if the tag is moved meanwhile.
@@ -254,24 +258,29 @@ impl Plan {
             user_specified_image: self.notes.image.clone(),
             ..Default::default()
         });
-        if self.container.command.is_empty() && self.arguments_are_given {
+        let container = &mut self.container;
+        if self.arguments_are_given && container.command.is_empty() && container.args.is_empty() {
             // Empty arguments would be taken for none, and the image's would come in their place.
-            if self.container.args.is_empty() {
-                self.container.command.clone_from(&image.config.entrypoint);
+            if image.config.entrypoint.is_empty() {
+                return Err(Error::invalid(
+                    "arguments",
+                    "without any, and with an image that has no entrypoint, there is nothing to run",
+                ));
             }
+            container.command.clone_from(&image.config.entrypoint);
         }
-        // The engine runs the container as the image's user by itself, but then gives it the
+        // The engine runs the container as the image's user by itself, but some then give it the
         // groups of root.
         let security =
             self.container.linux.as_mut().and_then(|linux| linux.security_context.as_mut());
         if let Some(security) = security
             && security.run_as_user.is_none()
             && security.run_as_username.is_empty()
-            && !image.config.user.is_empty()
-            && is_understood(&image.config.user)
+            && let Some(user) = user_of_image(&image.config.user, has_groups)?
         {
-            set_user(security, &image.config.user);
+            set_user(security, user);
         }
+        Ok(())
     }
 
     /// Takes the ports that were reserved.
@@ -310,11 +319,22 @@ fn set_user(security: &mut cri::LinuxContainerSecurityContext, user: &str) {
         group.and_then(|group| group.parse().ok()).map(|value| cri::Int64Value { value });
 }
 
-/// Whether [`set_user`] can say it: the CRI has no place for the name of a group.
-fn is_understood(user: &str) -> bool {
-    user.split_once(':').is_none_or(|(user, group)| {
-        !user.is_empty() && group.bytes().all(|byte| byte.is_ascii_digit())
-    })
+/// The image's user for [`set_user`], where there is one: the CRI has no place for the name of a group.
+fn user_of_image(user: &str, has_groups: bool) -> Result<Option<&str>> {
+    let (name, group) = user.split_once(':').unwrap_or((user, ""));
+    if name.is_empty() {
+        // Nothing, or nothing that an engine takes.
+        return Ok(None);
+    }
+    if group.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Ok(Some(user));
+    }
+    if has_groups {
+        return Ok(None);
+    }
+    Err(Error::unsupported(Capability::GroupName)
+        .with_field("user")
+        .with_message(format!("none is given, and the image's names a group: {user}")))
 }
 
 fn text(path: Option<&PathBuf>) -> String {
@@ -324,4 +344,86 @@ fn text(path: Option<&PathBuf>) -> String {
 /// The spec was checked to fit.
 fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use runtime_core::{Capabilities, ContainerSpec, ErrorKind};
+
+    use super::*;
+    use crate::images::ImageConfig;
+
+    fn plan(spec: ContainerSpec) -> Plan {
+        let scope = Scope::new("s").unwrap();
+        let mut can = Capabilities::default();
+        (can.empty_arguments, can.user, can.user_name) = (true, true, true);
+        let settings = Settings {
+            log_dir: "/logs".into(),
+            state_dir: "/state".into(),
+            logs: true,
+            runtime_handler: None,
+            cgroup_parent: None,
+            gpu_kind: "nvidia.com/gpu".to_owned(),
+            events: false,
+        };
+        Plan::new(spec.prepare(&scope, &can).unwrap(), &scope, &settings)
+    }
+
+    fn image(user: &str, entrypoint: &[&str]) -> ImageOnEngine {
+        let entrypoint = entrypoint.iter().map(|word| (*word).to_owned()).collect();
+        let config = ImageConfig { user: user.to_owned(), entrypoint };
+        ImageOnEngine { id: "sha256:1".to_owned(), resolved: None, config }
+    }
+
+    /// The user, by number or name, and the group that the engine is asked for.
+    fn asked(plan: &Plan) -> (Option<i64>, &str, Option<i64>) {
+        let security = plan.container.linux.as_ref().and_then(|l| l.security_context.as_ref());
+        let security = security.unwrap();
+        let value = |id: &Option<cri::Int64Value>| id.as_ref().map(|id| id.value);
+        let group = value(&security.run_as_group);
+        (value(&security.run_as_user), &security.run_as_username, group)
+    }
+
+    #[test]
+    fn the_images_user_counts_where_none_is_given() {
+        let spec = || ContainerSpec::new("r.io/a:1");
+        for (user, expected) in [
+            ("", (None, "", None)),
+            ("alice", (None, "alice", None)),
+            ("alice:7", (None, "alice", Some(7))),
+            ("1000:7", (Some(1000), "", Some(7))),
+            ("1000:", (Some(1000), "", None)),
+            (":7", (None, "", None)),
+        ] {
+            let mut plan = plan(spec());
+            plan.set_image(&image(user, &[]), false).unwrap();
+            assert_eq!(asked(&plan), expected, "{user:?}");
+        }
+        for user in ["alice:staff", "1000:staff"] {
+            let error = plan(spec()).set_image(&image(user, &[]), false).unwrap_err();
+            assert_eq!(error.capability(), Some(Capability::GroupName), "{error:?}");
+            let mut left = plan(spec());
+            left.set_image(&image(user, &[]), true).unwrap();
+            assert_eq!(asked(&left), (None, "", None));
+            let mut given = plan(spec().user("5:6"));
+            given.set_image(&image(user, &[]), false).unwrap();
+            assert_eq!(asked(&given), (Some(5), "", Some(6)));
+        }
+    }
+
+    #[test]
+    fn without_arguments_the_entrypoint_is_the_command() {
+        let spec = || ContainerSpec::new("r.io/a:1").arguments([""; 0]);
+        let mut entered = plan(spec());
+        entered.set_image(&image("", &["/bin/entry", "x"]), true).unwrap();
+        assert_eq!(entered.container.command, ["/bin/entry", "x"]);
+        let error = plan(spec()).set_image(&image("", &[]), true).unwrap_err();
+        assert_eq!((error.kind(), error.field()), (ErrorKind::InvalidArgument, Some("arguments")));
+        // None that are given, and some: both are the engine's to put together.
+        for spec in [ContainerSpec::new("r.io/a:1"), spec().arguments(["y"])] {
+            let mut plan = plan(spec);
+            plan.set_image(&image("", &[]), true).unwrap();
+            assert!(plan.container.command.is_empty());
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! What containers use.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -41,6 +41,13 @@ impl Meter {
         self.cgroups.forget(id);
     }
 
+    /// Of all containers that are listed, only these are there. What was measured since `asked` may be of
+    /// one that came later.
+    fn keep(&self, listed: &HashSet<&str>, asked: SystemTime) {
+        self.lock().retain(|id, last| listed.contains(id.as_str()) || last.time >= asked);
+        self.cgroups.keep(|id| listed.contains(id.as_str()));
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<ContainerId, CpuSample>> {
         self.cpu.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -60,19 +67,37 @@ pub(crate) async fn once(container: &CriContainer) -> Result<ContainerStats> {
     let request = cri::ContainerStatsRequest { container_id: container.id.to_string() };
     let answer = shared.ask(Operation::Stats, request).await;
     match answer {
-        Ok(cri::ContainerStatsResponse { stats: Some(stats) }) if stats.cpu.is_some() => {
+        Ok(cri::ContainerStatsResponse { stats: Some(stats) }) if was_measured(&stats) => {
             let ids = [container.id.clone()];
             let mut kernel = kernel(shared, &ids).await?;
             let kernel = kernel.remove(&container.id).unwrap_or_default();
+            if shared.capabilities.stats_network && kernel.network.is_none() {
+                // No process is seen, and so it may have ended, or not begun.
+                container.must_run(&container.status(Operation::Stats).await?)?;
+            }
             return Ok(measured(shared, &container.id, &container.notes, &stats, kernel));
         }
         // The engine has no words of its own for containers that do not run.
         Ok(_) => {}
         Err(error) if error.kind() == ErrorKind::Internal => {}
-        Err(error) => return Err(error),
+        Err(error) => {
+            if error.kind() == ErrorKind::NotFound {
+                shared.meter.forget(&container.id);
+            }
+            return Err(error);
+        }
     }
     container.must_run(&container.status(Operation::Stats).await?)?;
     Err(Error::new(ErrorKind::Unavailable).with_message("the engine gives no figures now"))
+}
+
+/// Whether these are figures of something that runs. An engine can also measure a cgroup that has no
+/// process yet.
+fn was_measured(stats: &cri::ContainerStats) -> bool {
+    let cpu = stats.cpu.as_ref();
+    let zero = |value: Option<&cri::UInt64Value>| value.is_some_and(|value| value.value == 0);
+    let memory = stats.memory.as_ref().and_then(|memory| memory.working_set_bytes.as_ref());
+    cpu.is_some_and(|cpu| !(zero(cpu.usage_core_nano_seconds.as_ref()) && zero(memory)))
 }
 
 /// See [`Container::stats`](runtime_core::Container::stats).
@@ -114,13 +139,16 @@ pub(crate) async fn many(
     let filter =
         cri::ContainerStatsFilter { label_selector: shared.selector(), ..Default::default() };
     let request = cri::ListContainerStatsRequest { filter: Some(filter) };
+    let asked = SystemTime::now();
     let answer = shared.ask(Operation::Stats, request).await?;
+    let listed = answer.stats.iter().filter_map(|stats| stats.attributes.as_ref());
+    shared.meter.keep(&listed.map(|attributes| attributes.id.as_str()).collect(), asked);
     let wanted: BTreeSet<&str> = ids.iter().map(ContainerId::as_str).collect();
     let found: HashMap<ContainerId, cri::ContainerStats> = answer
         .stats
         .into_iter()
         // What does not run has no figures.
-        .filter(|stats| stats.cpu.is_some())
+        .filter(was_measured)
         .filter_map(|stats| {
             let id = stats.attributes.as_ref()?.id.as_str();
             let id = wanted.contains(id).then(|| ContainerId::new(id))?;
@@ -206,4 +234,51 @@ async fn kernel(shared: &Shared, ids: &[ContainerId]) -> Result<HashMap<Containe
         Ok(places.into_iter().map(read).collect())
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_engine_lists_no_more_is_forgotten() {
+        let meter = Meter::default();
+        let now = SystemTime::now();
+        let before = now - Duration::from_secs(1);
+        let used = Duration::ZERO;
+        for (id, time) in [("here", before), ("gone", before), ("new", now)] {
+            meter.cpus_used(&ContainerId::new(id), CpuSample { time, used });
+        }
+        meter.keep(&["here"].into(), now);
+        let mut left: Vec<_> = meter.lock().keys().map(ToString::to_string).collect();
+        left.sort();
+        assert_eq!(left, ["here", "new"]);
+    }
+
+    #[test]
+    fn nothing_used_is_no_measurement() {
+        let stats = |cpu: Option<u64>, memory: Option<u64>| {
+            let value = |value: Option<u64>| value.map(|value| cri::UInt64Value { value });
+            cri::ContainerStats {
+                cpu: Some(cri::CpuUsage {
+                    usage_core_nano_seconds: value(cpu),
+                    ..Default::default()
+                }),
+                memory: Some(cri::MemoryUsage {
+                    working_set_bytes: value(memory),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }
+        };
+        for (cpu, memory, measured) in [
+            (Some(1), Some(0), true),
+            (Some(0), Some(1), true),
+            (Some(0), None, true),
+            (Some(0), Some(0), false),
+        ] {
+            assert_eq!(was_measured(&stats(cpu, memory)), measured, "{cpu:?} {memory:?}");
+        }
+        assert!(!was_measured(&cri::ContainerStats::default()));
+    }
 }

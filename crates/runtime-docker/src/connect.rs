@@ -13,6 +13,10 @@ use sha2::{Digest, Sha256};
 /// Where the engine is is decided as Docker's command line does it: [`host`](Self::host), then
 /// [`context`](Self::context), then `DOCKER_HOST`, then `DOCKER_CONTEXT`, then the current context
 /// of the configuration file, then the default socket.
+///
+/// With `DOCKER_HOST`, `DOCKER_TLS_VERIFY` and `DOCKER_CERT_PATH` say whether and how to use TLS.
+/// `DOCKER_TLS` without the first is refused where it would matter: TLS without verification is not
+/// offered. `DOCKER_API_VERSION` is not read: the version of the API is agreed with the engine.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct DockerOptions {
@@ -81,7 +85,7 @@ impl DockerOptions {
             return self.of_context(context, "the option context", environment);
         }
         if let Some(host) = environment.text("DOCKER_HOST") {
-            return Endpoint::parse(&host, self.env_tls(environment), "DOCKER_HOST", "DOCKER_HOST");
+            return self.of_variable(&host, environment);
         }
         if let Some(context) = environment.text("DOCKER_CONTEXT") {
             return self.of_context(&context, "DOCKER_CONTEXT", environment);
@@ -95,6 +99,22 @@ impl DockerOptions {
 
     fn default_socket() -> Result<Endpoint> {
         Endpoint::parse(DEFAULT_HOST, None, "the default", "host")
+    }
+
+    /// What `DOCKER_HOST` says.
+    fn of_variable(&self, host: &str, environment: &Environment<'_>) -> Result<Endpoint> {
+        let tls = self.env_tls(environment);
+        let endpoint = Endpoint::parse(host, tls, "DOCKER_HOST", "DOCKER_HOST")?;
+        let plain = endpoint.tls.is_none() && matches!(endpoint.place, Place::Tcp { .. });
+        // Docker's command line takes this for TLS. In plain text the engine would be told secrets.
+        if plain && environment.text("DOCKER_TLS").is_some() {
+            return Err(Error::invalid(
+                "DOCKER_TLS",
+                "asks for TLS without verification, which is not offered; DOCKER_TLS_VERIFY asks \
+                 for it with",
+            ));
+        }
+        Ok(endpoint)
     }
 
     /// As Docker's clients have it: `DOCKER_TLS_VERIFY` with whatever value asks for TLS, and
@@ -116,9 +136,7 @@ impl DockerOptions {
     ) -> Result<Endpoint> {
         if name == "default" {
             return match environment.text("DOCKER_HOST") {
-                Some(host) => {
-                    Endpoint::parse(&host, self.env_tls(environment), "DOCKER_HOST", "DOCKER_HOST")
-                }
+                Some(host) => self.of_variable(&host, environment),
                 None => Self::default_socket(),
             };
         }
@@ -513,6 +531,17 @@ mod tests {
         assert_eq!(tls(&options(), &[host, verify, ("DOCKER_CERT_PATH", "/c")]), all("/c"));
         assert_eq!(tls(&options(), &[host, verify, ("HOME", "/h")]), all("/h/.docker"));
         assert_eq!(tls(&options().host("tcp://h").cert_path("/o"), &[]), all("/o"));
+        // TLS that verifies nothing is not offered, and plain text is not what was asked for.
+        let blind = ("DOCKER_TLS", "1");
+        for options in [options(), options().context("default")] {
+            let error = resolve(&options, &[host, blind]).unwrap_err();
+            let named = (ErrorKind::InvalidArgument, Some("DOCKER_TLS"));
+            assert_eq!((error.kind(), error.field()), named);
+        }
+        assert_eq!(tls(&options(), &[host, blind, verify, ("HOME", "/h")]), all("/h/.docker"));
+        assert_eq!(tls(&options().cert_path("/o"), &[host, blind]), all("/o"));
+        assert_eq!(tls(&options(), &[("DOCKER_HOST", "unix:///s"), blind]), None);
+        assert_eq!(tls(&options(), &[host, ("DOCKER_TLS", "")]), None);
         let dir = config();
         let variables = [("DOCKER_CONFIG", dir.path().to_str().unwrap())];
         let sealed = tls(&options().context("sealed"), &variables).unwrap();

@@ -11,6 +11,7 @@ use std::time::Duration;
 use http::Uri;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tower_service::Service;
@@ -76,8 +77,7 @@ impl Connector {
                     Box::new(stream)
                 }
                 Place::Tcp { host, port } => {
-                    let stream = TcpStream::connect((host.as_str(), *port)).await?;
-                    stream.set_nodelay(true)?;
+                    let stream = open_tcp(host, *port).await?;
                     #[cfg(feature = "tls")]
                     if let Some(tls) = &self.tls {
                         return Ok(TokioIo::new(tls.handshake(host, stream).await?));
@@ -91,6 +91,22 @@ impl Connector {
             .await
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
+}
+
+/// How a connection is tried on which nothing comes: a wait, a follower and the events are silent
+/// for as long as nothing happens, and nothing else would ever tell that the engine's host is gone.
+/// So they are cut off a minute after the last sign of it, and come again.
+const SILENCE: Duration = Duration::from_secs(30);
+const BETWEEN_TRIES: Duration = Duration::from_secs(10);
+const TRIES: u32 = 3;
+
+async fn open_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect((host, port)).await?;
+    stream.set_nodelay(true)?;
+    let keepalive =
+        TcpKeepalive::new().with_time(SILENCE).with_interval(BETWEEN_TRIES).with_retries(TRIES);
+    SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+    Ok(stream)
 }
 
 /// A socket whose queue of connections is full answers "try again", which for a Unix socket is no
@@ -119,5 +135,22 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, _: Uri) -> Self::Future {
         Box::pin(self.clone().open())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_tcp_connection_finds_out_that_its_engine_is_gone() {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let stream = open_tcp("127.0.0.1", port).await.unwrap();
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), SILENCE);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), BETWEEN_TRIES);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), TRIES);
     }
 }

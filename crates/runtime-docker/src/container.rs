@@ -13,10 +13,11 @@ use runtime_core::{
     ExitReason, LogOptions, LogReader, Operation, RawLogs, Result, ResultExt, Session, Signal,
     StartOutcome, StatsOptions, StatsStream, StopOptions, StopOutcome,
 };
+use serde::Deserialize;
 use tracing::{Instrument, Span};
 
 use crate::BACKEND;
-use crate::error::{from_bollard, was_not_sent};
+use crate::error::{self, from_bollard, was_not_sent};
 use crate::http::Call;
 use crate::life::{Life, Started};
 use crate::shared::{Shared, within};
@@ -184,7 +185,9 @@ impl DockerContainer {
                     self.shared.lives.start_failed(&self.life, why);
                     // Neither engine has an event for it.
                     self.shared.exits.poke(&self.id);
-                    return Err(self.which_group(error).await);
+                    // Those who wait are told that this was its end, so that it is not started
+                    // again, though the engine might do that.
+                    return Err(self.which_group(error).await.with_retryable(false));
                 }
                 Err(error)
             }
@@ -351,11 +354,28 @@ impl DockerContainer {
     async fn until_removed(&self) -> Result<()> {
         let call = Call::post(Operation::Remove, format!("/containers/{}/wait", self.id))
             .query("condition", "removed");
-        match self.shared.http.unit(call).await {
+        match self.shared.http.json::<Removed>(call).await {
+            Ok(Removed { error: Some(Refused { message }) }) if !message.is_empty() => {
+                Err(error::refusal(Operation::Remove, 500, &message))
+            }
+            Ok(_) => Ok(()),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            done => done.map(|_| ()),
+            Err(error) => Err(error),
         }
     }
+}
+
+/// The answer to the wait for a removal, which is there as well when that has failed.
+#[derive(Deserialize)]
+struct Removed {
+    #[serde(rename = "Error")]
+    error: Option<Refused>,
+}
+
+#[derive(Deserialize)]
+struct Refused {
+    #[serde(rename = "Message", default)]
+    message: String,
 }
 
 /// Whether the engine said no, and not nothing.

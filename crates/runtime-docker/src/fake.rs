@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use runtime_core::{
     Container, ContainerId, ContainerSpec, Deadlines, Error, ErrorKind, EventKind, EventsOptions,
-    ExitReason, Operation, PullPolicy, Result, Runtime, Scope, StopOptions,
+    ExitReason, LogOptions, Operation, PullPolicy, Result, Runtime, Scope, StopOptions,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -27,6 +27,8 @@ enum Reply {
     Cut,
     /// Answers 204 when it is told to go on.
     Later(Arc<Notify>, u16, String),
+    /// Sends these bytes and then nothing.
+    Part(&'static str),
     /// Never answers.
     Hang,
 }
@@ -145,6 +147,10 @@ async fn serve(mut stream: UnixStream, script: Arc<Script>, seen: Arc<Mutex<Vec<
                 return;
             }
             Reply::Cut => return,
+            Reply::Part(text) => {
+                let _ = stream.write_all(text.as_bytes()).await;
+                std::future::pending().await
+            }
             Reply::Hang => std::future::pending().await,
         };
         let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n", body.len());
@@ -424,4 +430,122 @@ async fn an_out_of_memory_without_an_event_is_told_before_the_end_and_once() {
             EventKind::Removed
         ]
     );
+}
+
+#[tokio::test]
+async fn a_start_that_failed_is_not_to_be_tried_again() {
+    let said = r#"{"message":"Bind for 0.0.0.0:80 failed: port is already allocated"}"#;
+    let fake = Fake::new(|request, _| match request {
+        "POST /v1.41/containers/create" => Reply::Json(201, created()),
+        _ => Reply::Json(500, said.to_owned()),
+    });
+    let runtime = fake.connect().await.unwrap();
+    let container = runtime.create_container(&spec()).await.unwrap();
+    let error =
+        assert_failed(container.start().await, ErrorKind::ResourceExhausted, "already allocated");
+    // It counts as ended, so that the next start is none.
+    assert!(!error.is_retryable());
+}
+
+#[tokio::test]
+async fn a_removal_by_another_that_fails_is_one_that_fails() {
+    for (said, failed) in [
+        (r#"{"StatusCode":0,"Error":{"Message":"device or resource busy"}}"#, true),
+        (r#"{"StatusCode":0,"Error":null}"#, false),
+        (r#"{"StatusCode":0,"Error":{"Message":""}}"#, false),
+        (r#"{"StatusCode":0}"#, false),
+    ] {
+        let fake = Fake::new(move |request, _| match request {
+            "POST /v1.41/containers/create" => Reply::Json(201, created()),
+            _ if request.starts_with("DELETE") => {
+                let said = format!("removal of container {ID} is already in progress");
+                Reply::Json(409, format!(r#"{{"message":"{said}"}}"#))
+            }
+            _ => Reply::Json(200, said.to_owned()),
+        });
+        let runtime = fake.connect().await.unwrap();
+        let container = runtime.create_container(&spec()).await.unwrap();
+        let removed = container.remove().await;
+        if failed {
+            assert_failed(removed, ErrorKind::Internal, "device or resource busy");
+        } else {
+            removed.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_engine_that_falls_silent_within_a_log_is_a_timeout() {
+    // A frame of standard output with one line.
+    const LOG: &str = "HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n\
+        \u{1}\0\0\0\0\0\0\u{23}2026-11-23T16:39:14.969965638Z one\n";
+    const RAW: &str = "HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n\u{1}\0\0\0\0\0\0\u{4}one\n";
+    for raw in [false, true] {
+        let fake = Fake::new(move |request, _| match request {
+            "POST /v1.41/containers/create" => Reply::Json(201, created()),
+            _ => Reply::Part(if raw { RAW } else { LOG }),
+        });
+        let mut deadlines = Deadlines::default();
+        deadlines.pull_inactivity = Duration::from_millis(200);
+        let host = format!("unix://{}", fake.socket().display());
+        let runtime = connect(&host, deadlines).await.unwrap();
+        let container = runtime.create_container(&spec()).await.unwrap();
+        let (first, then) = if raw {
+            let mut log = container.raw_logs().await.unwrap();
+            let first = log.next().await.unwrap().unwrap().bytes;
+            (first, log.next().await.unwrap().map(drop))
+        } else {
+            let mut log = container.logs(Default::default()).await.unwrap();
+            let first = log.next().await.unwrap().unwrap().bytes;
+            // The time that is taken here is not the engine's.
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            (first, log.next().await.unwrap().map(drop))
+        };
+        assert_eq!(first, "one\n");
+        let error = assert_failed(then, ErrorKind::Timeout, "said nothing for 200ms");
+        assert_eq!((error.operation(), error.subject()), (Some(Operation::Logs), Some(ID)));
+    }
+}
+
+#[tokio::test]
+async fn an_engine_without_cgroups_measures_nothing() {
+    let info = {
+        let mut info: serde_json::Value = serde_json::from_str(&recorded::text("info")).unwrap();
+        info["CgroupDriver"] = "none".into();
+        info.to_string()
+    };
+    let fake = Fake::whole(move |request, _| match request {
+        "GET /version" => Reply::Json(200, recorded::text("version")),
+        "GET /v1.41/info" => Reply::Json(200, info.clone()),
+        _ => Reply::Json(201, created()),
+    });
+    let runtime = fake.connect().await.unwrap();
+    let container = runtime.create_container(&spec()).await.unwrap();
+    let words = "not supported";
+    assert_failed(container.stats_once().await, ErrorKind::Unsupported, words);
+    let stream = container.stats(Default::default()).await.map(drop);
+    assert_failed(stream, ErrorKind::Unsupported, words);
+    let many = assert_failed(runtime.stats(&[]).await, ErrorKind::Unsupported, words);
+    assert_eq!(many.capability(), Some(runtime_core::Capability::BulkStats));
+    assert_eq!(fake.seen("GET /v1.41/containers"), 0);
+}
+
+#[tokio::test]
+async fn a_log_of_which_a_part_was_thrown_away_is_lost() {
+    // What is there was written after the place.
+    const LOG: &str = "HTTP/1.1 200 OK\r\nContent-Length: 43\r\n\r\n\
+        \u{1}\0\0\0\0\0\0\u{23}2026-11-23T16:39:14.969965638Z two\n";
+    let fake = Fake::new(|request, _| match request {
+        "POST /v1.41/containers/create" => Reply::Json(201, created()),
+        _ => Reply::Raw(LOG),
+    });
+    let runtime = fake.connect().await.unwrap();
+    let container = runtime.create_container(&spec()).await.unwrap();
+    let time = std::time::UNIX_EPOCH + Duration::from_secs(1_795_451_900);
+    let after = runtime_core::LogCursor { time, records: 1 };
+    let mut log = container.logs(LogOptions::default().after(after)).await.unwrap();
+    let error = log.next().await.unwrap().map(drop);
+    let error = assert_failed(error, ErrorKind::Lost, "1795451900.000000000");
+    assert_eq!((error.operation(), error.subject()), (Some(Operation::Logs), Some(ID)));
+    assert!(log.next().await.is_none());
 }

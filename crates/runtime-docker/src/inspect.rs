@@ -54,8 +54,15 @@ pub(crate) async fn inspect(
     within(operation, deadline, asked).await.about(id)
 }
 
-/// How much earlier than the end of a container its event is asked for.
-const BEFORE_THE_END: Duration = Duration::from_secs(2);
+/// How much earlier than the end of a container its event is asked for, and how much later at least.
+const AROUND_THE_END: Duration = Duration::from_secs(2);
+
+/// From when on and until when to ask for the event of an end. `now` may be a little before it: the
+/// engine's clock is known so well only.
+fn around(ended: SystemTime, now: SystemTime) -> (SystemTime, SystemTime) {
+    let since = ended.checked_sub(AROUND_THE_END).unwrap_or(UNIX_EPOCH);
+    (since, now.max(ended + AROUND_THE_END))
+}
 
 /// Whether the engine tells of the end of this container as an event.
 ///
@@ -67,11 +74,11 @@ async fn saw_the_end(http: &Arc<Http>, operation: Operation, inspect: &Inspect) 
     let Some(clock) = http.clock_of_docker() else { return Ok(true) };
     let Some(ended) = parse_rfc3339(inspect.state.finished_at.as_bytes()) else { return Ok(true) };
     let filters = json!({ "type": ["container"], "container": [inspect.id], "event": ["die"] });
-    let since = ended.checked_sub(BEFORE_THE_END).unwrap_or(UNIX_EPOCH);
+    let (since, until) = around(ended, clock.at(SystemTime::now()));
     let call = Call::get(operation, "/events")
         .query("filters", filters)
         .query("since", to_query(since))
-        .query("until", to_query(clock.at(SystemTime::now())));
+        .query("until", to_query(until));
     let answer = http.call(call).await?;
     let mut messages = pin!(events::messages(operation, http.stream(operation, answer)));
     while let Some(message) = messages.next().await {
@@ -165,4 +172,16 @@ pub(crate) struct NetworkSettings {
 pub(crate) struct PortBinding {
     pub(crate) host_ip: String,
     pub(crate) host_port: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_by_a_clock_ahead_of_ours_is_asked_for() {
+        let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+        assert_eq!(around(at(100), at(99)), (at(98), at(102)));
+        assert_eq!(around(at(100), at(500)), (at(98), at(500)));
+    }
 }

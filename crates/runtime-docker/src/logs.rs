@@ -12,10 +12,11 @@ use bytes::Bytes;
 use futures_util::Stream;
 use hyper::body::{Body, Incoming};
 use runtime_core::{
-    Capability, Chunk, ContainerId, ContainerStatus, Error, LogOptions, LogReader, Operation,
-    RawLogs, Result, ResultExt,
+    Capability, Chunk, ContainerId, ContainerStatus, Error, ErrorKind, LogOptions, LogReader,
+    Operation, RawLogs, Result, ResultExt,
 };
 use runtime_support::follow::{LogSource, OpenLog, read_log};
+use tokio::time::{Sleep, sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::BACKEND;
@@ -84,7 +85,8 @@ impl EngineLog {
         }
         // Podman 4.3 loses lines of a log that it follows when the reader is slow or not the only
         // one. What it reads without following is whole, and is asked for again and again.
-        if from.follow && !self.shared.engine.is_podman() {
+        let follows = from.follow && !self.shared.engine.is_podman();
+        if follows {
             call = call.query("follow", 1);
         }
         if let Some(since) = from.since {
@@ -97,6 +99,9 @@ impl EngineLog {
         let answer = answer.about(&self.id)?;
         Ok(Pieces {
             body: Some(answer.into_body()),
+            // One that is followed is silent for as long as the container is.
+            longest_silence: (!follows).then_some(self.shared.deadlines.pull_inactivity),
+            silence: None,
             closed: Box::pin(self.shared.http.closed_token().clone().cancelled_owned()),
             id: self.id.clone(),
         })
@@ -146,6 +151,16 @@ impl LogSource for EngineLog {
     fn has_tail(&self) -> bool {
         !self.shared.engine.is_podman()
     }
+
+    /// Both engines keep only so much of a log where they are told so (`max-size`).
+    fn thrown_away(&self, after: SystemTime) -> Option<Error> {
+        let after = to_query(after);
+        let error = Error::new(ErrorKind::Lost).with_message(format!(
+            "the engine has thrown away what stood in the log at {after} (seconds since 1970), and \
+             lines after it may be lost"
+        ));
+        Some(error.during(Operation::Logs).on(BACKEND).about(&self.id))
+    }
 }
 
 /// A log driver that only writes.
@@ -160,6 +175,9 @@ fn unreadable(error: Error) -> Error {
 struct Pieces {
     /// `None` after the end.
     body: Option<Incoming>,
+    longest_silence: Option<Duration>,
+    /// Runs while the engine is waited for: the time that the reader's caller takes is its own.
+    silence: Option<Pin<Box<Sleep>>>,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
     id: ContainerId,
 }
@@ -171,6 +189,7 @@ impl Pieces {
             let Some(body) = &mut self.body else { return Poll::Ready(Ok(None)) };
             match Pin::new(body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
+                    self.silence = None;
                     if let Ok(piece) = frame.into_data() {
                         return Poll::Ready(Ok(Some(piece)));
                     }
@@ -181,11 +200,22 @@ impl Pieces {
                 }
                 Poll::Ready(None) => self.body = None,
                 Poll::Pending => {
-                    ready!(self.closed.as_mut().poll(cx));
-                    return Poll::Ready(Err(closed()));
+                    if self.closed.as_mut().poll(cx).is_ready() {
+                        return Poll::Ready(Err(closed()));
+                    }
+                    return self.poll_silence(cx).map(Err);
                 }
             }
         }
+    }
+
+    /// The error of an engine that has said nothing for too long.
+    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
+        let Some(longest) = self.longest_silence else { return Poll::Pending };
+        let silence = self.silence.get_or_insert_with(|| Box::pin(sleep(longest)));
+        ready!(silence.as_mut().poll(cx));
+        let why = format!("the engine has said nothing for {longest:?}");
+        Poll::Ready(Error::new(ErrorKind::Timeout).with_message(why))
     }
 
     /// Ends it with an error.

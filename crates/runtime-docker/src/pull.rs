@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
@@ -42,7 +43,8 @@ pub(crate) async fn open(
             return Err(failure(image, ErrorKind::ImageNotFound, why));
         }
     }
-    let login = find_credential(image, auth.cloned()).await;
+    let silence = shared.deadlines.pull_inactivity;
+    let login = found_in_time(image, silence, find_credential(image, auth.cloned())).await?;
     let mut call = Call::post(Operation::Pull, "/images/create")
         .query("fromImage", image.name())
         // Without a tag the engine would pull every tag there is.
@@ -50,7 +52,6 @@ pub(crate) async fn open(
     if let Some(header) = login.as_ref().map(header).transpose()?.flatten() {
         call = call.header(HeaderName::from_static("x-registry-auth"), header);
     }
-    let silence = shared.deadlines.pull_inactivity;
     // Docker answers only when the registry has told it the manifest.
     let answer = within(Operation::Pull, silence, shared.http.send(call)).await.about(image)?;
     let status = answer.status();
@@ -61,6 +62,18 @@ pub(crate) async fn open(
     }
     let body = shared.http.stream(Operation::Pull, answer);
     Ok(Box::pin(events(Arc::clone(shared), image.clone(), body, login.is_some())))
+}
+
+/// The login that is looked up, if that comes to an end: a credential helper may hang.
+async fn found_in_time(
+    image: &ImageRef,
+    silence: Duration,
+    login: impl Future<Output = Option<Credential>>,
+) -> Result<Option<Credential>> {
+    tokio::time::timeout(silence, login).await.map_err(|_| {
+        let why = format!("the credential helper has not answered within {silence:?}");
+        failure(image, ErrorKind::Timeout, why)
+    })
 }
 
 /// Pulls `image`, whether it is there or not, to the end.
@@ -414,6 +427,16 @@ mod tests {
         assert_eq!(refused(&image(), 404, hidden, false).kind(), ErrorKind::Unauthenticated);
         let wrong = "unauthorized: authentication required";
         assert_eq!(refused(&image(), 500, wrong, true).kind(), ErrorKind::Unauthenticated);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_login_is_not_waited_for_without_end() {
+        let silence = Duration::from_secs(120);
+        let late = found_in_time(&image(), silence, std::future::pending()).await.unwrap_err();
+        assert_eq!((late.kind(), late.operation()), (ErrorKind::Timeout, Some(Operation::Pull)));
+        assert!(late.to_string().contains("credential helper"), "{late}");
+        let none = found_in_time(&image(), silence, std::future::ready(None)).await;
+        assert_eq!(none.unwrap(), None);
     }
 
     fn take_all(lines: &[&str]) -> Vec<PullEvent> {

@@ -11,7 +11,7 @@ use runtime_core::{
     EventStream, EventsOptions, Health, Image, LABEL_CREATED_AT, ListOptions, Listed, Operation,
     PullOptions, PullStream, ReapOptions, ReapReport, Result, ResultExt, Runtime, Scope,
 };
-use runtime_support::{ExitHub, is_old};
+use runtime_support::{ExitHub, is_old, newest_first};
 use tracing::field::{Empty, display};
 use tracing::{Instrument, Span};
 
@@ -170,15 +170,18 @@ impl DockerRuntime {
     }
 
     async fn list(&self, options: &ListOptions) -> Result<Vec<Listed>> {
-        let listed = self.shared.list(Operation::List, &options.labels).await?;
-        Ok(listed
+        let found = self.shared.list(Operation::List, &options.labels).await?;
+        let mut listed: Vec<_> = found
             .iter()
             .map(|summary| {
                 let container = self.handle(summary);
                 let info = summary.info(container.life().exit().cloned());
                 Listed::new(Arc::new(container), info)
             })
-            .collect())
+            .collect();
+        // Docker has them so, Podman in no order.
+        newest_first(&mut listed);
+        Ok(listed)
     }
 
     async fn reap_old(&self, options: &ReapOptions) -> Result<ReapReport> {

@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use runtime_core::{
-    ContainerId, ContainerStats, ContainerStatus, Error, ErrorKind, LabelFilter, Operation, Result,
-    ResultExt, StatsOptions, StatsStream,
+    Capability, ContainerId, ContainerStats, ContainerStatus, Error, ErrorKind, LabelFilter,
+    Operation, Result, ResultExt, StatsOptions, StatsStream,
 };
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -29,6 +29,7 @@ const KEPT: Duration = Duration::from_secs(600);
 impl DockerContainer {
     /// Measures it once.
     pub(crate) async fn measure(&self) -> Result<ContainerStats> {
+        self.shared().require_any_stats()?;
         // It may start between the two questions, but not without end.
         for _ in 0..3 {
             if let Some(stats) = self.shared().measure(self.full_id()).await? {
@@ -75,6 +76,7 @@ impl Shared {
         &self,
         containers: &[ContainerId],
     ) -> Result<Vec<(ContainerId, ContainerStats)>> {
+        self.capabilities.require(Capability::BulkStats)?;
         let mut containers = containers.to_vec();
         // Whoever has a handle has shown that it is ours.
         if containers.iter().any(|id| self.lives.get(id).is_none()) {
@@ -94,6 +96,15 @@ impl Shared {
             .try_filter_map(async |sample| Ok(sample))
             .try_collect()
             .await
+    }
+
+    /// Refuses where the engine measures nothing: its answer has zeros then.
+    fn require_any_stats(&self) -> Result<()> {
+        let can = &self.capabilities;
+        if can.stats_cpu || can.stats_memory || can.stats_network || can.stats_block_io {
+            return Ok(());
+        }
+        Err(Error::unsupported(Capability::StatsCpu))
     }
 
     /// Measures a container; `None` if it does not run.

@@ -31,6 +31,9 @@ use crate::wire::{ClusterEvent, List, Node, Object, Pod, ServerVersion};
 /// Where a server says who it is.
 const VERSION: &str = "/version";
 
+/// Where a server has the metrics API.
+const METRICS: &str = "/apis/metrics.k8s.io/v1beta1";
+
 /// A page of a list: as kubectl has it.
 const PAGE: &str = "500";
 
@@ -274,10 +277,26 @@ impl Client {
         Ok(version)
     }
 
-    /// Whether the server has this group and version of the API, and the server behind it answers.
-    pub(crate) async fn has_api(&self, group_version: &str) -> Result<bool> {
-        let answer = self.send(Call::get(format!("/apis/{group_version}")).request()?).await?;
-        Ok(answer.status().is_success())
+    /// What the metrics API has of the pods that a selector selects.
+    pub(crate) fn metrics(&self, selector: &str) -> Call {
+        Call::get(self.path(METRICS, "pods")).query("labelSelector", selector)
+    }
+
+    /// Whether the server has the metrics API, and the server behind it answers.
+    ///
+    /// # Errors
+    /// `PermissionDenied` when this caller may not read it.
+    pub(crate) async fn has_metrics(&self, selector: &str) -> Result<bool> {
+        // What a server does not have at all it forbids, too.
+        let answer = self.send(Call::get(METRICS).request()?).await?;
+        if !answer.status().is_success() {
+            return Ok(false);
+        }
+        let answer = self.send(self.metrics(selector).query("limit", "1").request()?).await?;
+        match answer.status() {
+            StatusCode::FORBIDDEN => Err(self.refusal(answer).await),
+            status => Ok(status.is_success()),
+        }
     }
 
     fn pods(&self) -> String {
@@ -553,4 +572,41 @@ pub(crate) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
             .with_retryable(false)
             .with_source(source)
     })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    use std::convert::Infallible;
+
+    /// A client of a server that is this function: of the method and the address to the status and
+    /// the body.
+    pub(crate) fn of(
+        server: impl Fn(&Method, &str) -> (u16, &'static str) + Send + 'static,
+    ) -> Client {
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let (status, body) = server(request.method(), &request.uri().to_string());
+            let mut answer = Response::new(Body::from(body.as_bytes().to_vec()));
+            *answer.status_mut() = StatusCode::from_u16(status).unwrap();
+            std::future::ready(Ok::<_, Infallible>(answer))
+        });
+        Client::new(Clients { all: kube::Client::new(service, "x"), long: None }, "x")
+    }
+
+    #[tokio::test]
+    async fn metrics_are_there_when_they_may_be_read() {
+        const FORBIDDEN: &str = r#"{"kind": "Status", "code": 403, "reason": "Forbidden"}"#;
+        for (discovery, list, want) in [
+            ((404, ""), (403, FORBIDDEN), Ok(false)),
+            ((503, ""), (403, FORBIDDEN), Ok(false)),
+            ((200, "{}"), (403, FORBIDDEN), Err(ErrorKind::PermissionDenied)),
+            ((200, "{}"), (503, ""), Ok(false)),
+            ((200, "{}"), (200, "{}"), Ok(true)),
+        ] {
+            let client = of(move |_, uri| if uri.contains("pods") { list } else { discovery });
+            let has = client.has_metrics("a=b").await.map_err(|error| error.kind());
+            assert_eq!(has, want, "{discovery:?} {list:?}");
+        }
+    }
 }

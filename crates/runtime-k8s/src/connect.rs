@@ -8,6 +8,7 @@ use std::time::Duration;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use runtime_core::{Deadlines, Error, ErrorKind, Result, Scope};
 
+use crate::dial;
 use crate::http2;
 use crate::link::Clients;
 
@@ -173,7 +174,8 @@ pub enum StatsSource {
 #[non_exhaustive]
 pub enum MountSources {
     /// Folders and files. A start first asks the node, with a pod that mounts the sources and runs
-    /// nothing, which takes about a second.
+    /// nothing, which takes about a second. Such a start first needs a node: for that it may take
+    /// `schedule_budget` beside its deadline.
     #[default]
     Any,
     /// Folders. The node checks that when it mounts them.
@@ -368,8 +370,7 @@ impl KubernetesOptions {
         config.default_retry = false;
         config.read_timeout = None;
         let long = http2::client(&config)?;
-        let all = kube::Client::try_from(config).map_err(crate::error::from_client)?;
-        Ok(Clients { all, long })
+        Ok(Clients { all: dial::client(config)?, long })
     }
 }
 

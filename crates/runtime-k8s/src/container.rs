@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use runtime_core::{
     AttachOptions, ByteStream, Capability, Container, ContainerId, ContainerInfo, ContainerStats,
-    CopyInOptions, CopyOutOptions, Error, ErrorKind, ExecOptions, Exit, ExitReason, LABEL_NONCE,
-    LogOptions, LogReader, Operation, RawLogs, Result, ResultExt as _, Session, Signal,
-    StartOutcome, StatsOptions, StatsStream, StopOptions, StopOutcome, async_trait,
+    CopyInOptions, CopyOutOptions, Error, ErrorKind, ExecOptions, Exit, ExitReason, LogOptions,
+    LogReader, Operation, RawLogs, Result, ResultExt as _, Session, Signal, StartOutcome,
+    StatsOptions, StatsStream, StopOptions, StopOutcome, async_trait,
 };
 use tokio::time::Instant;
 
@@ -145,7 +145,7 @@ impl KubernetesContainer {
                     None => return Ok(StartOutcome::AlreadyStarted),
                 };
             }
-            let patch = hold::start(self.uid(), nonce(&pod), &self.image, hold::is_gated(&pod));
+            let patch = hold::start(&pod, &self.image);
             match self.shared.client.patch_pod(&self.pod_name, &patch).await? {
                 Patched::Done(pod) => {
                     self.shared.pods.take(*pod);
@@ -178,7 +178,7 @@ impl KubernetesContainer {
     async fn check_mounts(&self, pod: Arc<Pod>) -> Result<Option<Arc<Pod>>> {
         let shared = &self.shared;
         if pod.spec.node_name.is_none() {
-            let patch = hold::release(self.uid(), nonce(&pod), hold::is_gated(&pod));
+            let patch = hold::release(&pod);
             if let Patched::Done(pod) = shared.client.patch_pod(&self.pod_name, &patch).await? {
                 shared.pods.take(*pod);
             }
@@ -300,10 +300,6 @@ impl KubernetesContainer {
 
 const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
-fn nonce(pod: &Pod) -> &str {
-    pod.metadata.labels.get(LABEL_NONCE).map(String::as_str).unwrap_or_default()
-}
-
 fn is_held(pod: &Pod) -> bool {
     pod.container().is_some_and(|container| container.image == HELD_IMAGE)
 }
@@ -351,13 +347,16 @@ impl Container for KubernetesContainer {
     async fn start(&self) -> Result<StartOutcome> {
         let shared = &self.shared;
         let deadline = shared.options.deadlines.start;
+        // Before its mounts are looked for it needs a node, for which it has a budget of its own.
+        let unchecked = mounts::are_unchecked(&self.pod);
+        let whole = if unchecked { deadline + shared.options.schedule_budget } else { deadline };
         let begun = Instant::now();
         let outcome =
-            shared.within(Operation::Start, deadline, self.start_now()).await.about(&self.name)?;
+            shared.within(Operation::Start, whole, self.start_now()).await.about(&self.name)?;
         if outcome == StartOutcome::AlreadyStarted {
             return Ok(outcome);
         }
-        let left = deadline.saturating_sub(begun.elapsed());
+        let left = whole.saturating_sub(begun.elapsed()).min(deadline);
         match shared.within(Operation::Start, left, self.started()).await {
             Ok(()) => Ok(outcome),
             // The cluster has taken it and will start it: an image can be large, and a node can

@@ -1,7 +1,7 @@
 //! Making a pod and what belongs to it: all of it or nothing.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use runtime_core::{
@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::client::Deleted;
+use crate::error::was_not_sent;
 use crate::names::BELONGINGS;
 use crate::shared::Shared;
 use crate::spec::{Plan, belonging_name};
@@ -25,9 +26,11 @@ const UNDO_PATIENCE: Duration = Duration::from_secs(90);
 
 pub(crate) const SECRETS: (&str, &str) = ("/api/v1", "secrets");
 
+pub(crate) const BUDGETS: &str = "poddisruptionbudgets";
+
 /// Where the budgets are in this server's API.
 pub(crate) fn budgets(shared: &Shared) -> (String, &'static str) {
-    (format!("/apis/{}", shared.server.policy_api()), "poddisruptionbudgets")
+    (format!("/apis/{}", shared.server.policy_api()), BUDGETS)
 }
 
 /// Creates the pod of a container.
@@ -38,15 +41,20 @@ pub(crate) async fn run(shared: &Arc<Shared>, spec: &ContainerSpec) -> Result<Po
     let prepared = spec.prepare(&shared.options.scope, &shared.capabilities)?;
     let subject = prepared.name.to_string();
     let auth = secret::login(&prepared.image, prepared.auth.clone()).await?;
-    let ports = host_ports(shared, prepared.tcp_ports.len()).await?;
-    let plan =
-        spec::plan(prepared, &shared.options, shared.server.gates, &ports, auth).about(&subject)?;
+    let ports = Drawn::draw(shared, prepared.tcp_ports.len()).await?;
+    let plan = spec::plan(prepared, &shared.options, shared.server.gates, &ports.ports, auth)
+        .about(&subject)?;
 
     let (sender, receiver) = oneshot::channel();
     let task = Arc::clone(shared);
     shared.half_made.spawn(async move {
         let deadline = task.options.deadlines.create;
         let made = make(&task, &plan, deadline).await;
+        if let Ok(pod) = &made {
+            task.pods.take(pod.clone());
+        }
+        // The pod is seen to have them from now on.
+        drop(ports);
         // If nobody listens, what is made drops here, and is undone by that.
         let _ = sender.send(made.map(|pod| Made { shared: task, pod: Some(pod) }));
     });
@@ -85,7 +93,7 @@ async fn make(shared: &Arc<Shared>, plan: &Plan, deadline: Duration) -> Result<P
     let posted = runtime_support::within(Operation::Create, deadline, posted).await;
     let pod = match posted {
         Ok(pod) => pod,
-        Err(error) if is_unclear(&error) => {
+        Err(error) if is_unclear(&error) && !was_not_sent(&error) => {
             // The server may have made it before the answer was lost, or make it yet.
             let undone = undo_by_name(Arc::clone(shared), plan.name.clone(), plan.nonce.clone());
             shared.half_made.spawn(undone);
@@ -183,29 +191,90 @@ async fn remove_belongings(shared: &Shared, pod: &Pod) -> Result<()> {
     Ok(())
 }
 
-/// Free ports, as far as is known: none that a container of this scope has. The scheduler finds a
-/// node where they are free of other pods; that none is, is then the pod's trouble.
-async fn host_ports(shared: &Shared, wanted: usize) -> Result<Vec<u16>> {
-    if wanted == 0 {
-        return Ok(Vec::new());
+/// Ports that a create has drawn, and that no other draws until it has ended.
+struct Drawn {
+    shared: Arc<Shared>,
+    ports: Vec<u16>,
+}
+
+impl Drawn {
+    /// Free ports, as far as is known: none that a container of this scope has or is about to have.
+    /// The scheduler finds a node where they are free of other pods; that none is, is then the pod's
+    /// trouble.
+    async fn draw(shared: &Arc<Shared>, wanted: usize) -> Result<Self> {
+        let mut drawn = Self { shared: Arc::clone(shared), ports: Vec::new() };
+        if wanted == 0 {
+            return Ok(drawn);
+        }
+        shared.pods.live().await?;
+        let nonce = runtime_core::Nonce::random()?;
+        // The nonce is 128 random bits in hexadecimal; a shift register stretches them.
+        let mut state = u64::from_str_radix(&nonce.as_str()[..16], 16).unwrap_or(1) | 1;
+        let mut random = move || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        let mut all = lock(&shared.drawn_ports);
+        let mut used = used_ports(shared);
+        used.extend(all.iter());
+        let range = shared.options.host_ports.clone();
+        drawn.ports = spec::draw_ports(range, &used, wanted, &mut random)?;
+        all.extend(&drawn.ports);
+        drop(all);
+        Ok(drawn)
     }
-    shared.pods.live().await?;
-    let used: BTreeSet<u16> = shared
-        .pods
-        .all()
-        .iter()
-        .filter_map(|seen| seen.pod.container().map(|c| c.ports.clone()))
-        .flatten()
-        .filter_map(|port| port.host_port)
-        .collect();
-    let nonce = runtime_core::Nonce::random()?;
-    // The nonce is 128 random bits in hexadecimal; a shift register stretches them.
-    let mut state = u64::from_str_radix(&nonce.as_str()[..16], 16).unwrap_or(1) | 1;
-    let mut random = move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
-    spec::draw_ports(shared.options.host_ports.clone(), &used, wanted, &mut random)
+}
+
+impl Drop for Drawn {
+    fn drop(&mut self) {
+        let mut all = lock(&self.shared.drawn_ports);
+        all.retain(|port| !self.ports.contains(port));
+    }
+}
+
+fn lock(ports: &Mutex<BTreeSet<u16>>) -> MutexGuard<'_, BTreeSet<u16>> {
+    ports.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The ports that the containers of this scope have.
+fn used_ports(shared: &Shared) -> BTreeSet<u16> {
+    let pods = shared.pods.all();
+    let ports = pods.iter().filter_map(|seen| seen.pod.container()).flat_map(|c| &c.ports);
+    ports.filter_map(|port| port.host_port).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use runtime_core::{Capabilities, Scope};
+
+    use crate::capabilities::Server;
+    use crate::connect::KubernetesOptions;
+
+    #[tokio::test]
+    async fn creates_that_are_under_way_draw_different_ports() {
+        const PODS: &str = r#"{"metadata": {"resourceVersion": "1"}, "items": [{
+            "metadata": {"name": "p", "uid": "u"},
+            "spec": {"containers": [{"name": "main", "ports": [
+                {"containerPort": 1, "hostPort": 20000}]}]}}]}"#;
+        let client = crate::client::tests::of(|_, uri| match uri.contains("watch=true") {
+            true => (200, ""),
+            false => (200, PODS),
+        });
+        let options = KubernetesOptions::new(Scope::new("t").unwrap()).host_ports(20_000..=20_004);
+        let shared =
+            Arc::new(Shared::new(client, options, Server::default(), Capabilities::default()));
+        let draw = |wanted| Drawn::draw(&shared, wanted);
+        let (one, other) = (draw(2).await.unwrap(), draw(2).await.unwrap());
+        let mut all = [one.ports.clone(), other.ports.clone()].concat();
+        all.sort_unstable();
+        assert_eq!(all, [20_001, 20_002, 20_003, 20_004]);
+        assert!(draw(1).await.is_err());
+        drop(one);
+        assert!(draw(2).await.is_ok());
+        assert!(draw(3).await.is_err());
+    }
 }

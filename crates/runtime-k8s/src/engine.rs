@@ -6,15 +6,17 @@
 //! container has ended and tells everyone.
 
 use std::collections::HashMap;
+use std::io;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use runtime_core::{
-    Capability, ContainerId, ContainerStats, Error, ErrorKind, Follow, LogOptions, LogReader,
-    Operation, Result, ResultExt as _, Signal, StopOptions, StopOutcome,
+    Capability, Container as _, ContainerId, ContainerStats, Error, ErrorKind, Follow, LogOptions,
+    LogReader, Operation, Result, ResultExt as _, Signal, StopOptions, StopOutcome,
 };
 use runtime_cri::{CriOptions, NodeContainer, NodeEngine, PodContainer};
-use serde_json::json;
+use runtime_support::{find_source, is_unclear};
+use serde_json::{Value, json};
 
 use crate::BACKEND;
 use crate::client::{Patched, Refused};
@@ -128,7 +130,7 @@ pub(crate) async fn logs(
     })
     .try_flatten();
     let reader = LogReader::new(records.boxed(), after);
-    let name = container.pod_name.clone();
+    let name = container.name().to_owned();
     let context = move |error: Error| error.during(Operation::Logs).on(BACKEND).about(&name);
     Ok(LogReader::new(until(reader, shared.closed(), context), after))
 }
@@ -187,10 +189,11 @@ pub(crate) async fn stop(
         // The kubelet has not told yet.
         return container.until_ended().await.map(StopOutcome::AlreadyExited).map(Some);
     }
+    let now = millis_now();
     let patch = [
         json!({"op": "test", "path": "/metadata/uid", "value": container.uid()}),
         json!({"op": "test", "path": "/status/phase", "value": seen.pod.status.phase}),
-        annotate(STOPPED_AT, &millis_now()),
+        annotate(STOPPED_AT, &now),
     ];
     match shared.client.patch_pod(&container.pod_name, &patch).await? {
         Patched::Done(pod) => shared.pods.take(*pod),
@@ -204,6 +207,64 @@ pub(crate) async fn stop(
             return Ok(None);
         }
     }
-    inside.stop(StopOptions::default().grace(grace)).await?;
+    if let Err(error) = inside.stop(StopOptions::default().grace(grace)).await {
+        // The mark of another stop before this one stays.
+        if had_no_effect(&error) && seen.pod.annotation(STOPPED_AT).is_none() {
+            unmark(container, &now).await;
+        }
+        return Err(error);
+    }
     container.until_ended().await.map(StopOutcome::Stopped).map(Some)
+}
+
+/// Whether the container cannot have felt a stop that failed.
+fn had_no_effect(error: &Error) -> bool {
+    let io = find_source::<io::Error>(error).map(io::Error::kind);
+    !is_unclear(error)
+        || matches!(io, Some(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused))
+}
+
+/// Takes the mark of a stop back, so that an end that comes later is not called ours.
+async fn unmark(container: &KubernetesContainer, marked: &str) {
+    let shared = &container.shared;
+    match shared.client.patch_pod(&container.pod_name, &unmarking(container.uid(), marked)).await {
+        Ok(Patched::Done(pod)) => shared.pods.take(*pod),
+        // It is another stop's by now, or the pod is gone.
+        Ok(Patched::Other(_)) => {}
+        Err(error) => tracing::warn!(%error, "the mark of a stop that failed stays"),
+    }
+}
+
+fn unmarking(uid: &str, marked: &str) -> [Value; 3] {
+    let path = format!("/metadata/annotations/{}", STOPPED_AT.replace('/', "~1"));
+    [
+        json!({"op": "test", "path": "/metadata/uid", "value": uid}),
+        json!({"op": "test", "path": path, "value": marked}),
+        json!({"op": "remove", "path": path}),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_that_failed_takes_back_its_own_mark_alone() {
+        let path = "/metadata/annotations/container-runtime~1stopped-at";
+        let patch = unmarking("u", "1000");
+        assert_eq!(patch[0], json!({"op": "test", "path": "/metadata/uid", "value": "u"}));
+        assert_eq!(patch[1], json!({"op": "test", "path": path, "value": "1000"}));
+        assert_eq!(patch[2], json!({"op": "remove", "path": path}));
+    }
+
+    #[test]
+    fn an_engine_that_may_have_stopped_it_keeps_the_mark() {
+        let away = |kind: io::ErrorKind| {
+            Error::new(ErrorKind::Unavailable).with_source(io::Error::from(kind))
+        };
+        assert!(had_no_effect(&Error::new(ErrorKind::PermissionDenied)));
+        assert!(had_no_effect(&away(io::ErrorKind::ConnectionRefused)));
+        assert!(!had_no_effect(&away(io::ErrorKind::ConnectionReset)));
+        assert!(!had_no_effect(&Error::new(ErrorKind::Timeout)));
+    }
 }

@@ -1,7 +1,9 @@
 //! The API server's and the client's failures as ours.
 
 use http::StatusCode;
+use hyper_util::client::legacy;
 use runtime_core::{Error, ErrorKind};
+use runtime_support::find_source;
 
 use crate::wire::{Cause, Status};
 
@@ -35,6 +37,11 @@ pub(crate) fn from_client(error: kube::Error) -> Error {
         _ => new,
     };
     new.with_source(error)
+}
+
+/// Whether a request never left: there was no connection to send it over.
+pub(crate) fn was_not_sent(error: &Error) -> bool {
+    find_source::<legacy::Error>(error).is_some_and(legacy::Error::is_connect)
 }
 
 /// An answer of the server that is a failure.

@@ -11,6 +11,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use runtime_core::LABEL_NONCE;
 use serde_json::{Value, json};
 
 use crate::names::{GATE, HELD_IMAGE, RELEASED, STARTED_AT};
@@ -22,31 +23,32 @@ pub(crate) fn is_gated(pod: &Pod) -> bool {
 }
 
 /// The change that starts a held pod, and that no pod takes twice.
-pub(crate) fn start(uid: &str, nonce: &str, image: &str, is_gated: bool) -> Vec<Value> {
-    let mut patch = vec![
-        json!({"op": "test", "path": "/metadata/uid", "value": uid}),
-        json!({"op": "test", "path": "/spec/containers/0/image", "value": HELD_IMAGE}),
-        json!({"op": "replace", "path": "/spec/containers/0/image", "value": image}),
-        annotate(STARTED_AT, &millis_now()),
-    ];
-    patch.push(open_gate(nonce, is_gated));
-    patch
-}
-
-/// The change that gives a held pod to the scheduler, and leaves it held by its image.
-pub(crate) fn release(uid: &str, nonce: &str, is_gated: bool) -> Vec<Value> {
+pub(crate) fn start(pod: &Pod, image: &str) -> Vec<Value> {
+    let path = pod.image_path();
     vec![
-        json!({"op": "test", "path": "/metadata/uid", "value": uid}),
-        json!({"op": "test", "path": "/spec/containers/0/image", "value": HELD_IMAGE}),
-        open_gate(nonce, is_gated),
+        json!({"op": "test", "path": "/metadata/uid", "value": pod.metadata.uid}),
+        json!({"op": "test", "path": path, "value": HELD_IMAGE}),
+        json!({"op": "replace", "path": path, "value": image}),
+        annotate(STARTED_AT, &millis_now()),
+        open_gate(pod),
     ]
 }
 
-fn open_gate(nonce: &str, is_gated: bool) -> Value {
-    if is_gated {
+/// The change that gives a held pod to the scheduler, and leaves it held by its image.
+pub(crate) fn release(pod: &Pod) -> Vec<Value> {
+    vec![
+        json!({"op": "test", "path": "/metadata/uid", "value": pod.metadata.uid}),
+        json!({"op": "test", "path": pod.image_path(), "value": HELD_IMAGE}),
+        open_gate(pod),
+    ]
+}
+
+fn open_gate(pod: &Pod) -> Value {
+    if is_gated(pod) {
         // There is no other gate: a pod is created with all that it will ever have.
         json!({"op": "remove", "path": "/spec/schedulingGates"})
     } else {
+        let nonce = pod.metadata.labels.get(LABEL_NONCE).map(String::as_str).unwrap_or_default();
         let path = format!("/metadata/labels/{}", RELEASED.replace('/', "~1"));
         json!({"op": "add", "path": path, "value": nonce})
     }
@@ -69,15 +71,29 @@ mod tests {
 
     #[test]
     fn a_start_is_taken_once_and_by_the_right_pod_only() {
-        let patch = start("u", "n", "busybox", true);
+        let pod = |spec: Value| -> Pod {
+            let meta = json!({"uid": "u", "labels": {LABEL_NONCE: "n"}});
+            serde_json::from_value(json!({"metadata": meta, "spec": spec})).unwrap()
+        };
+        let gated = pod(json!({
+            "schedulingGates": [{"name": GATE}],
+            "containers": [{"name": "main", "image": HELD_IMAGE}],
+        }));
+        let patch = start(&gated, "busybox");
         assert_eq!(patch[0], json!({"op": "test", "path": "/metadata/uid", "value": "u"}));
         assert_eq!(patch[1]["value"], "!created");
         assert_eq!(patch[3]["path"], "/metadata/annotations/container-runtime~1started-at");
         assert_eq!(patch[4]["path"], "/spec/schedulingGates");
-        let patch = start("u", "n", "busybox", false);
+        let with_a_sidecar = pod(json!({"containers": [
+            {"name": "istio-proxy", "image": "proxy"}, {"name": "main", "image": HELD_IMAGE},
+        ]}));
+        let patch = start(&with_a_sidecar, "busybox");
+        assert_eq!(patch[1]["path"], "/spec/containers/1/image");
+        assert_eq!(patch[2]["path"], "/spec/containers/1/image");
         assert_eq!(
             patch[4],
             json!({"op": "add", "path": "/metadata/labels/container-runtime~1released", "value": "n"})
         );
+        assert_eq!(release(&with_a_sidecar)[1]["path"], "/spec/containers/1/image");
     }
 }

@@ -31,6 +31,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use tower::ServiceBuilder;
 use tower_service::Service;
 
+use crate::dial;
 use crate::error;
 use crate::gather::Gathered;
 
@@ -97,9 +98,7 @@ pub(crate) fn client(config: &kube::Config) -> Result<Option<kube::Client>> {
             .and_then(|host| ServerName::try_from(host).ok())
             .ok_or_else(|| Error::invalid("kubeconfig", "has no host in the server's address"))?,
     };
-    let mut tcp = HttpConnector::new();
-    tcp.enforce_http(false);
-    tcp.set_connect_timeout(config.connect_timeout);
+    let mut tcp = dial::tcp(config.connect_timeout);
     tcp.set_nodelay(true);
     let tls = TlsConnector::from(Arc::new(tls));
     let connections =

@@ -154,7 +154,7 @@ mod tests {
                 "ports": [{"containerPort": 80, "hostPort": 20001, "protocol": "TCP"}],
             }]},
             "status": {"phase": "Running", "containerStatuses": [{
-                "imageID": "docker.io/library/busybox@sha256:ab",
+                "name": "main", "imageID": "docker.io/library/busybox@sha256:ab",
                 "state": {"running": {"startedAt": "2026-11-23T16:00:01Z"}},
             }]},
         }))
@@ -182,7 +182,7 @@ mod tests {
         let mut pod = (*seen().pod).clone();
         pod.metadata.resource_version = "2".into();
         pod.status = serde_json::from_value(json!({"phase": "Failed", "containerStatuses": [{
-            "state": {"terminated": {"exitCode": 3, "reason": "Error", "message": "oh",
+            "name": "main", "state": {"terminated": {"exitCode": 3, "reason": "Error", "message": "oh",
                 "startedAt": "2026-11-23T16:00:01Z", "finishedAt": "2026-11-23T16:00:05Z"}}}]}))
         .unwrap();
         let info = info(&seen().next(pod));

@@ -79,6 +79,7 @@ mod connect;
 mod container;
 mod copy;
 mod create;
+mod dial;
 #[cfg(feature = "cri")]
 mod engine;
 mod error;

@@ -22,6 +22,12 @@ impl Lines {
 
     /// The next line. Dropping the future loses nothing.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>> {
+        self.next_within(usize::MAX).await
+    }
+
+    /// The next line, or what there is of it, without an end, once that is more than `most` bytes.
+    /// Dropping the future loses nothing.
+    pub(crate) async fn next_within(&mut self, most: usize) -> Result<Option<Bytes>> {
         loop {
             if let Some(at) = memchr::memchr(b'\n', &self.held[self.searched..]) {
                 let line = self.held.split_to(self.searched + at + 1).freeze();
@@ -29,6 +35,9 @@ impl Lines {
                 return Ok(Some(line));
             }
             self.searched = self.held.len();
+            if self.searched > most {
+                return Ok(self.rest());
+            }
             match self.body.data().await? {
                 None => return Ok(None),
                 Some(data) => self.held.extend_from_slice(&data),
@@ -36,12 +45,7 @@ impl Lines {
         }
     }
 
-    /// Whether nothing came after the last line.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.held.is_empty()
-    }
-
-    /// What came after the last line end, once there are no more lines.
+    /// What came after the last line end.
     pub(crate) fn rest(&mut self) -> Option<Bytes> {
         let rest = std::mem::take(&mut self.held);
         self.searched = 0;
@@ -52,5 +56,28 @@ impl Lines {
 impl fmt::Debug for Lines {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lines").field("held", &self.held.len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn read(text: &'static str, most: usize) -> Vec<Bytes> {
+        let mut lines =
+            Lines::new(OpenBody::of(kube::client::Body::from(text.as_bytes().to_vec())));
+        let mut read = Vec::new();
+        while let Some(line) = lines.next_within(most).await.unwrap() {
+            read.push(line);
+        }
+        read.extend(lines.rest());
+        read
+    }
+
+    #[tokio::test]
+    async fn a_line_without_an_end_is_not_held_whole() {
+        assert_eq!(read("ab\ncd\ne", usize::MAX).await, ["ab\n", "cd\n", "e"]);
+        assert_eq!(read("ab\nlong", 3).await, ["ab\n", "long"]);
+        assert_eq!(read("abc", 3).await, ["abc"]);
     }
 }

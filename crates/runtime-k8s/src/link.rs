@@ -120,6 +120,14 @@ impl OpenBody {
     }
 }
 
+#[cfg(test)]
+impl OpenBody {
+    /// One that nobody closes.
+    pub(crate) fn of(body: Body) -> Self {
+        Self { slot: Arc::new(Mutex::new(Some(body))), lost: Arc::default() }
+    }
+}
+
 fn closed() -> Error {
     Error::new(ErrorKind::InvalidState).with_message("the runtime was closed")
 }

@@ -10,7 +10,7 @@ mod raw;
 mod source;
 
 use futures_util::{Stream, StreamExt as _};
-use runtime_core::{Error, LogOptions, LogReader, Operation, RawLogs, Result};
+use runtime_core::{Container as _, Error, LogOptions, LogReader, Operation, RawLogs, Result};
 use runtime_support::follow::read_log;
 
 use crate::BACKEND;
@@ -29,7 +29,7 @@ pub(crate) async fn open(
     let shared = &container.shared;
     let reader = shared.query(Operation::Logs, read_log(source, options.clone())).await?;
     let closed = shared.closed();
-    let name = container.pod_name.clone();
+    let name = container.name().to_owned();
     let records =
         until(reader, closed, move |error| error.during(Operation::Logs).on(BACKEND).about(&name));
     Ok(LogReader::new(records, options.after))
@@ -47,7 +47,7 @@ pub(crate) async fn open_raw(container: &KubernetesContainer) -> Result<RawLogs>
     let Some(raw) = raw else {
         return Ok(open(container, LogOptions::default()).await?.into_raw());
     };
-    let name = container.pod_name.clone();
+    let name = container.name().to_owned();
     let pieces = until(raw, shared.closed(), move |error| {
         error.during(Operation::Logs).on(BACKEND).about(&name)
     });

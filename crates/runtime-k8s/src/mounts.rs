@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::hold::millis_now;
 use crate::names::{CHECK_MOUNTS, CONTAINER, PROBE, PROBE_IMAGE};
-use crate::shared::Shared;
+use crate::shared::{Shared, is_closed};
 use crate::wire::{ClusterEvent, Pod};
 
 /// How often the probes are looked at.
@@ -42,8 +42,9 @@ pub(crate) async fn missing(
 ) -> Result<Option<(usize, String)>> {
     let (sender, receiver) = oneshot::channel();
     let (shared, pod) = (Arc::clone(shared), Arc::clone(pod));
-    tokio::spawn(async move {
-        let _ = sender.send(find(&shared, &pod).await);
+    let task = Arc::clone(&shared);
+    shared.half_made.spawn(async move {
+        let _ = sender.send(find(&task, &pod).await);
     });
     receiver.await.unwrap_or_else(|_| Err(Error::internal("the task that asks a node has ended")))
 }
@@ -61,7 +62,8 @@ async fn find(shared: &Shared, pod: &Pod) -> Result<Option<Source>> {
         .map(|(at, host)| (at, host.path.clone()))
         .collect();
     let mut probes = Probes { shared, pod, asked: Vec::new() };
-    let found = probes.find(sources).await;
+    let found = shared.half_made.unless_closing(probes.find(sources)).await;
+    let found = found.unwrap_or_else(|| Err(is_closed()));
     let removed = probes.remove().await;
     let found = found?;
     removed?;
@@ -272,6 +274,13 @@ pub(crate) async fn remove_probe(shared: &Shared, probe: &Pod) -> Result<()> {
 mod tests {
     use super::*;
 
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use runtime_core::{Capabilities, Scope};
+
+    use crate::capabilities::Server;
+    use crate::connect::KubernetesOptions;
+
     #[test]
     fn a_probe_has_the_sources_on_the_same_node_and_runs_nothing() {
         let pod: Pod = serde_json::from_value(json!({
@@ -291,6 +300,31 @@ mod tests {
         assert_eq!(probe["metadata"]["labels"]["container-runtime/managed"], "probe");
         assert_eq!(probe["metadata"]["labels"]["container-runtime/scope"], "s");
         assert_eq!(probe["metadata"]["ownerReferences"][0]["uid"], "u");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_close_ends_the_question_and_removes_the_probe() {
+        let deleted = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&deleted);
+        let client = crate::client::tests::of(move |method, uri| match method.as_str() {
+            "POST" => (201, r#"{"metadata": {"name": "probe", "uid": "p"}}"#),
+            "DELETE" => {
+                count.fetch_add(1, Ordering::Relaxed);
+                (200, "{}")
+            }
+            _ if uri.contains("events") => (200, r#"{"items": []}"#),
+            _ => (200, r#"{"metadata": {"name": "probe", "uid": "p"}}"#),
+        });
+        let options = KubernetesOptions::new(Scope::new("t").unwrap());
+        let shared =
+            Arc::new(Shared::new(client, options, Server::default(), Capabilities::default()));
+        let spec = json!({"volumes": [{"name": "mount-0", "hostPath": {"path": "/a"}}]});
+        let pod = Arc::new(serde_json::from_value(json!({"spec": spec})).unwrap());
+        let asking = missing(&shared, &pod);
+        let asked = tokio::time::timeout(Duration::from_secs(1), asking).await;
+        assert!(asked.is_err(), "the node has not answered");
+        shared.close().await;
+        assert_eq!(deleted.load(Ordering::Relaxed), 1);
     }
 
     #[test]

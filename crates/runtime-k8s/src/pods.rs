@@ -37,6 +37,9 @@ const PATIENCE_WITH_REFUSALS: Duration = Duration::from_secs(75);
 /// Watches that end at once begin no more often than this.
 const SHORTEST_WATCH: Duration = Duration::from_millis(250);
 
+/// After this a version may well be forgotten.
+const LONG_WATCH: Duration = Duration::from_secs(60);
+
 /// How many removals are explained at once. A scheduler takes pods one by one: where so many go,
 /// somebody removes them.
 const MOST_EXPLAINED: usize = 64;
@@ -211,6 +214,7 @@ impl Inner {
     /// Watches until the server refuses for good.
     async fn watch(&self) -> Error {
         let mut patience = Patience::default();
+        let mut forgotten = Backoff::default();
         loop {
             let version = match self.client.list_pods(&self.selector).await {
                 Ok((pods, version)) => {
@@ -228,9 +232,15 @@ impl Inner {
             };
             patience.has_been_live = true;
             self.condition.send_replace(Condition::Live);
+            let begun = Instant::now();
             if let Err(error) = self.go_on(version, &mut patience).await {
                 return error;
             }
+            // A server that has forgotten the version of its own list is not asked without end.
+            if begun.elapsed() >= LONG_WATCH {
+                forgotten.reset();
+            }
+            tokio::time::sleep(forgotten.delay()).await;
         }
     }
 
@@ -356,5 +366,30 @@ impl Patience {
             _ => self.refused_since = None,
         }
         Ok((error, self.backoff.delay()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_forgets_its_own_version_is_not_asked_without_end() {
+        let lists = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&lists);
+        let client = crate::client::tests::of(move |_, uri| {
+            if uri.contains("watch=true") {
+                return (410, r#"{"kind": "Status", "code": 410, "reason": "Expired"}"#);
+            }
+            count.fetch_add(1, Ordering::Relaxed);
+            (200, r#"{"metadata": {"resourceVersion": "1"}, "items": []}"#)
+        });
+        let pods = Pods::new(client, &Scope::new("t").unwrap());
+        pods.live().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let lists = lists.load(Ordering::Relaxed);
+        assert!((2..60).contains(&lists), "{lists}");
     }
 }

@@ -15,7 +15,7 @@ use crate::create;
 use crate::mounts;
 use crate::names;
 use crate::shared::Shared;
-use crate::wire::Meta;
+use crate::wire::{Meta, Object};
 
 /// How many pods are removed at once.
 const AT_ONCE: usize = 16;
@@ -65,7 +65,8 @@ async fn remove_leftovers(shared: &Shared, older_than: Duration) -> Result<Vec<S
         (create::SECRETS.0, create::SECRETS.1, "Secret"),
         (api.as_str(), kind, "PodDisruptionBudget"),
     ] {
-        for object in ask(shared, shared.client.list_objects(api, kind, &selector)).await? {
+        let listed = ask(shared, shared.client.list_objects(api, kind, &selector)).await;
+        for object in may_be_forbidden(kind, listed)? {
             if is_old(&object.metadata, older_than) {
                 left.push((api, kind, word, object.metadata));
             }
@@ -89,6 +90,16 @@ async fn remove_leftovers(shared: &Shared, older_than: Duration) -> Result<Vec<S
     Ok(removed)
 }
 
+/// The right to budgets is for those who ask for them. Without it none were made.
+fn may_be_forbidden(kind: &str, listed: Result<Vec<Object>>) -> Result<Vec<Object>> {
+    match listed {
+        Err(error) if kind == create::BUDGETS && error.kind() == ErrorKind::PermissionDenied => {
+            Ok(Vec::new())
+        }
+        listed => listed,
+    }
+}
+
 /// A question of it, with the deadline of one.
 async fn ask<T>(shared: &Shared, question: impl Future<Output = Result<T>>) -> Result<T> {
     shared.query(Operation::Reap, question).await
@@ -104,4 +115,23 @@ fn is_old(meta: &Meta, age: Duration) -> bool {
     let label = meta.labels.get(LABEL_CREATED_AT).map(String::as_str);
     let engines = meta.creation_timestamp.map(|time| time.0);
     runtime_support::is_old(label, engines, age, SystemTime::now())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use runtime_core::Error;
+
+    #[test]
+    fn budgets_may_be_forbidden_and_secrets_not() {
+        let refused = |kind| Err(Error::new(kind));
+        let listed = may_be_forbidden(create::BUDGETS, refused(ErrorKind::PermissionDenied));
+        assert!(listed.unwrap().is_empty());
+        for (what, kind) in [
+            (create::BUDGETS, ErrorKind::Unavailable),
+            (create::SECRETS.1, ErrorKind::PermissionDenied),
+        ] {
+            assert_eq!(may_be_forbidden(what, refused(kind)).unwrap_err().kind(), kind);
+        }
+    }
 }

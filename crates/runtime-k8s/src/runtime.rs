@@ -10,7 +10,7 @@ use runtime_core::{
     Operation, PullOptions, PullStream, ReapOptions, ReapReport, Result, ResultExt as _, Runtime,
     Scope, async_trait,
 };
-use runtime_support::version_numbers;
+use runtime_support::{newest_first, version_numbers};
 use serde_json::json;
 use tracing::Span;
 use tracing::field::Empty;
@@ -158,7 +158,17 @@ async fn ask(client: &Client, options: &KubernetesOptions) -> Result<Server> {
             .push(format!("pods may not be created in namespace {}: {error}", client.namespace())),
     }
     if options.stats == StatsSource::MetricsApi {
-        server.metrics = client.has_api("metrics.k8s.io/v1beta1").await?;
+        let selector = names::selector(&options.scope, &LabelFilter::new());
+        server.metrics = match client.has_metrics(&selector).await {
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                let namespace = client.namespace();
+                server.warnings.push(format!(
+                    "there are no statistics, metrics may not be read in namespace {namespace}: {error}"
+                ));
+                false
+            }
+            has => has?,
+        };
     }
     Ok(server)
 }
@@ -266,7 +276,12 @@ impl Runtime for KubernetesRuntime {
     )]
     async fn list_containers(&self, options: ListOptions) -> Result<Vec<Listed>> {
         let found = self.shared.query(Operation::List, self.find(&options.labels)).await?;
-        Ok(found.iter().map(|seen| Listed::new(self.handle(seen), info::info(seen))).collect())
+        let mut listed: Vec<_> =
+            found.iter().map(|seen| Listed::new(self.handle(seen), info::info(seen))).collect();
+        // A server counts whole seconds: those of one are in the order of their names.
+        listed.sort_by(|a, b| a.info.name.cmp(&b.info.name));
+        newest_first(&mut listed);
+        Ok(listed)
     }
 
     #[tracing::instrument(

@@ -185,7 +185,7 @@ mod tests {
             "metadata": {"name": "p", "uid": "u", "resourceVersion": version.to_string(),
                 "creationTimestamp": "2026-11-23T16:00:00Z"},
             "spec": {"nodeName": "n", "containers": [{"name": "main", "image": "busybox"}]},
-            "status": {"phase": phase, "containerStatuses": [{"state": state}]},
+            "status": {"phase": phase, "containerStatuses": [{"name": "main", "state": state}]},
         }))
         .unwrap()
     }

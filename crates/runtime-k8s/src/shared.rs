@@ -1,6 +1,7 @@
 //! What a runtime and all of its containers share.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use runtime_core::{Capabilities, Error, ErrorKind, Operation, Result, ResultExt as _};
@@ -24,6 +25,8 @@ pub(crate) struct Shared {
     pub(crate) capabilities: Capabilities,
     /// The last measurements, for what is counted between two.
     pub(crate) samples: Samples,
+    /// The ports of creates that are under way.
+    pub(crate) drawn_ports: Mutex<BTreeSet<u16>>,
     /// The engine of the one node, where this connection may speak to it.
     #[cfg(feature = "cri")]
     pub(crate) engine: Option<runtime_cri::NodeEngine>,
@@ -47,6 +50,7 @@ impl Shared {
             server,
             capabilities,
             samples: Samples::default(),
+            drawn_ports: Mutex::default(),
             #[cfg(feature = "cri")]
             engine: None,
             half_made: HalfMade::default(),

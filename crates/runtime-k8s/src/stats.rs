@@ -32,6 +32,12 @@ const AT_ONCE: usize = 8;
 /// How often a node is asked again that does not know a container yet.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
+/// A sample of so long ago is of a container that has ended, or says little of what it does now.
+const OLD: Duration = Duration::from_secs(3600);
+
+/// Fewer samples than this are kept whatever they are of.
+const LEAST_ROOM: usize = 256;
+
 /// What was measured of one container.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Measured {
@@ -67,9 +73,27 @@ pub(crate) struct Machine {
 #[derive(Debug, Default)]
 pub(crate) struct Samples {
     /// The last measurement of each container, for the CPU time between two.
-    last: Mutex<HashMap<String, Sample>>,
+    last: Mutex<Last>,
     /// The nodes that did not answer.
     silent: Mutex<BTreeSet<String>>,
+}
+
+#[derive(Debug, Default)]
+struct Last {
+    samples: HashMap<String, Sample>,
+    /// How many there may be before those of containers that nobody asks for any more are dropped.
+    room: usize,
+}
+
+impl Last {
+    fn insert(&mut self, uid: &str, sample: Sample) {
+        if self.samples.len() >= self.room {
+            let oldest = sample.time.checked_sub(OLD).unwrap_or(SystemTime::UNIX_EPOCH);
+            self.samples.retain(|_, sample| sample.time >= oldest);
+            self.room = (2 * self.samples.len()).max(LEAST_ROOM);
+        }
+        self.samples.insert(uid.to_owned(), sample);
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -82,8 +106,8 @@ struct Sample {
 impl Samples {
     /// CPUs in use since the measurement before.
     fn cores(&self, uid: &str, time: SystemTime, cpu: Duration) -> Option<f64> {
-        let mut samples = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = samples.get(uid).copied();
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = last.samples.get(uid).copied();
         let cores = match before {
             // The same measurement again, or an older one.
             Some(before) if before.time >= time => return before.cores,
@@ -93,7 +117,7 @@ impl Samples {
             }
             None => None,
         };
-        samples.insert(uid.to_owned(), Sample { time, cpu, cores });
+        last.insert(uid, Sample { time, cpu, cores });
         cores
     }
 
@@ -111,8 +135,8 @@ impl Samples {
     }
 
     fn forget_all_but(&self, keep: impl Fn(&str) -> bool) {
-        let mut samples = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        samples.retain(|uid, _| keep(uid));
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.samples.retain(|uid, _| keep(uid));
     }
 }
 
@@ -292,10 +316,8 @@ async fn of_node(shared: &Shared, node: &str) -> Result<(Machine, HashMap<String
 
 /// What the metrics API has of all pods of the scope, by their UIDs.
 async fn of_metrics_api(shared: &Shared, pods: &[Seen]) -> Result<HashMap<String, Measured>> {
-    let path =
-        format!("/apis/metrics.k8s.io/v1beta1/namespaces/{}/pods", shared.client.namespace());
     let selector = crate::names::selector(&shared.options.scope, &runtime_core::LabelFilter::new());
-    let call = Call::get(path).query("labelSelector", &selector);
+    let call = shared.client.metrics(&selector);
     let found = summary::read_metrics(&shared.client.bytes(call).await?)?;
     let mut uids: HashMap<&str, &str> = HashMap::new();
     for seen in pods {
@@ -361,6 +383,18 @@ mod tests {
         assert_eq!(samples.cores("other", at(20), Duration::ZERO), None);
         samples.forget_all_but(|uid| uid == "other");
         assert_eq!(samples.cores("u", at(30), Duration::from_secs(7)), None);
+    }
+
+    #[test]
+    fn samples_that_nobody_asks_for_any_more_are_dropped() {
+        let samples = Samples::default();
+        for second in 0..20_000 {
+            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(second);
+            samples.cores(&second.to_string(), time, Duration::from_secs(1));
+        }
+        let last = samples.last.lock().unwrap();
+        assert!(last.samples.len() <= 2 * 3601, "{}", last.samples.len());
+        assert!(last.samples.contains_key("19999") && last.samples.contains_key("17000"));
     }
 
     #[test]

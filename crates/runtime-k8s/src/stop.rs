@@ -12,19 +12,25 @@ use crate::container::KubernetesContainer;
 use crate::hold::{annotate, millis_now};
 use crate::names::{STOPPED_AT, STOPPED_IMAGE};
 use crate::state::State;
+use crate::wire::Pod;
 
 /// The change that stops a pod in the phase that it was seen in.
 ///
 /// The phase is part of the condition, so that a pod whose end the server knows is not marked as
 /// stopped.
-fn stop(uid: &str, image: &str, phase: &str) -> Vec<Value> {
+fn stop(pod: &Pod) -> Vec<Value> {
+    let path = pod.image_path();
     vec![
-        json!({"op": "test", "path": "/metadata/uid", "value": uid}),
-        json!({"op": "test", "path": "/status/phase", "value": phase}),
-        json!({"op": "test", "path": "/spec/containers/0/image", "value": image}),
-        json!({"op": "replace", "path": "/spec/containers/0/image", "value": STOPPED_IMAGE}),
+        json!({"op": "test", "path": "/metadata/uid", "value": pod.metadata.uid}),
+        json!({"op": "test", "path": "/status/phase", "value": pod.status.phase}),
+        json!({"op": "test", "path": path, "value": image(pod)}),
+        json!({"op": "replace", "path": path, "value": STOPPED_IMAGE}),
         annotate(STOPPED_AT, &millis_now()),
     ]
+}
+
+fn image(pod: &Pod) -> &str {
+    pod.container().map(|container| container.image.as_str()).unwrap_or_default()
 }
 
 /// Stops a container and waits for its end.
@@ -73,9 +79,8 @@ async fn until_stopped(container: &KubernetesContainer, grace: Duration) -> Resu
         }
         #[cfg(not(feature = "cri"))]
         let _ = grace;
-        let image = seen.pod.container().map(|c| c.image.as_str()).unwrap_or_default();
-        if image != STOPPED_IMAGE {
-            let patch = stop(uid, image, &seen.pod.status.phase);
+        if image(&seen.pod) != STOPPED_IMAGE {
+            let patch = stop(&seen.pod);
             match shared.client.patch_pod(&container.pod_name, &patch).await? {
                 Patched::Done(pod) => shared.pods.take(*pod),
                 Patched::Other(error) => {
@@ -100,10 +105,20 @@ mod tests {
 
     #[test]
     fn a_stop_is_for_one_pod_in_one_state() {
-        let patch = stop("u", "busybox", "Running");
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"uid": "u"},
+            "spec": {"containers": [
+                {"name": "istio-proxy", "image": "proxy"}, {"name": "main", "image": "busybox"},
+            ]},
+            "status": {"phase": "Running"},
+        }))
+        .unwrap();
+        let patch = stop(&pod);
         let tests: Vec<&Value> = patch.iter().filter(|op| op["op"] == "test").collect();
         assert_eq!(tests.len(), 3);
         assert_eq!(tests[1], &json!({"op": "test", "path": "/status/phase", "value": "Running"}));
-        assert_eq!(patch[3]["value"], "!stopped");
+        let path = "/spec/containers/1/image";
+        assert_eq!(tests[2], &json!({"op": "test", "path": path, "value": "busybox"}));
+        assert_eq!(patch[3], json!({"op": "replace", "path": path, "value": "!stopped"}));
     }
 }

@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use runtime_core::{ErrorKind, Exit, ExitReason, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::client::Patched;
@@ -20,7 +20,7 @@ use crate::pods::Entry;
 use crate::seen::Seen;
 use crate::shared::Shared;
 use crate::state::{self, State, Trouble};
-use crate::wire::ClusterEvent;
+use crate::wire::{ClusterEvent, Pod};
 
 /// How long a node may say nothing before the cluster's events are asked what it does. Longer after
 /// each time.
@@ -109,37 +109,13 @@ impl Shared {
     pub(crate) async fn pronounce(&self, seen: &Seen, exit: &Exit) -> Result<()> {
         let pod = &*seen.pod;
         let (uid, name) = (&pod.metadata.uid, &pod.metadata.name);
-        let image = pod.container().map(|container| container.image.as_str()).unwrap_or_default();
         let verdict =
             serde_json::to_string(&exit.clone().with_ended_at(Some(std::time::SystemTime::now())))
                 .map_err(|source| {
                     runtime_core::Error::internal("the verdict cannot be written")
                         .with_source(source)
                 })?;
-        let mut patch = vec![
-            json!({"op": "test", "path": "/metadata/uid", "value": uid}),
-            json!({"op": "test", "path": "/status/phase", "value": pod.status.phase}),
-            json!({"op": "test", "path": "/spec/containers/0/image", "value": image}),
-            json!({"op": "replace", "path": "/spec/containers/0/image", "value": STOPPED_IMAGE}),
-            annotate(VERDICT, &verdict),
-        ];
-        if let Some(at) = state::silence(pod) {
-            // A node that has been heard again meanwhile has its pod as it is.
-            let condition = format!("/status/conditions/{at}");
-            patch.insert(
-                2,
-                json!({"op": "test", "path": format!("{condition}/type"), "value": "Ready"}),
-            );
-            patch.insert(
-                3,
-                json!({"op": "test", "path": format!("{condition}/status"), "value": "False"}),
-            );
-        }
-        if pod.spec.node_name.is_some() {
-            // Its node gives back what it holds for it.
-            patch.push(json!({"op": "add", "path": "/spec/activeDeadlineSeconds", "value": 1}));
-        }
-        let after = match self.client.patch_pod(name, &patch).await {
+        let after = match self.client.patch_pod(name, &end(pod, &verdict)).await {
             Ok(Patched::Done(pod)) => *pod,
             // It runs after all, or somebody else was faster.
             Ok(Patched::Other(_)) => self.client.pod(name).await?,
@@ -176,6 +152,32 @@ impl Shared {
     }
 }
 
+/// The change that writes a verdict to a pod in the state that it was seen in.
+fn end(pod: &Pod, verdict: &str) -> Vec<Value> {
+    let path = pod.image_path();
+    let image = pod.container().map(|container| container.image.as_str()).unwrap_or_default();
+    let mut patch = vec![
+        json!({"op": "test", "path": "/metadata/uid", "value": pod.metadata.uid}),
+        json!({"op": "test", "path": "/status/phase", "value": pod.status.phase}),
+        json!({"op": "test", "path": path, "value": image}),
+    ];
+    if let Some(at) = state::silence(pod) {
+        // A node that has been heard again meanwhile has its pod as it is.
+        let condition = format!("/status/conditions/{at}");
+        patch.extend([
+            json!({"op": "test", "path": format!("{condition}/type"), "value": "Ready"}),
+            json!({"op": "test", "path": format!("{condition}/status"), "value": "False"}),
+        ]);
+    }
+    patch.extend([
+        json!({"op": "replace", "path": path, "value": STOPPED_IMAGE}),
+        annotate(VERDICT, verdict),
+        // Its node gives back what it holds for it, also one that the scheduler finds only now.
+        json!({"op": "add", "path": "/spec/activeDeadlineSeconds", "value": 1}),
+    ]);
+    patch
+}
+
 /// The end of what ran on a node that is not heard of any more.
 pub(crate) fn node_lost(node: &str) -> Exit {
     Exit::new(ExitReason::NodeLost).with_message(format!("node {node} does not answer any more"))
@@ -204,6 +206,26 @@ mod tests {
 
     fn event(reason: &str, message: &str) -> ClusterEvent {
         ClusterEvent { reason: Some(reason.into()), message: Some(message.into()) }
+    }
+
+    #[test]
+    fn a_verdict_ends_a_pod_that_has_no_node_yet() {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"uid": "u"},
+            "spec": {"containers": [
+                {"name": "istio-proxy", "image": "proxy"}, {"name": "main", "image": "busybox"},
+            ]},
+            "status": {"phase": "Pending"},
+        }))
+        .unwrap();
+        let patch = end(&pod, "{}");
+        let path = "/spec/containers/1/image";
+        assert_eq!(patch[2], json!({"op": "test", "path": path, "value": "busybox"}));
+        assert_eq!(patch[3], json!({"op": "replace", "path": path, "value": "!stopped"}));
+        assert_eq!(
+            patch[5],
+            json!({"op": "add", "path": "/spec/activeDeadlineSeconds", "value": 1})
+        );
     }
 
     #[test]

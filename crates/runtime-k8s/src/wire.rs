@@ -10,6 +10,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Deserializer};
 
+use crate::names::CONTAINER;
+
 /// A time of the API. It counts seconds, now and then microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Time(pub(crate) SystemTime);
@@ -99,6 +101,7 @@ pub(crate) struct Gate {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct ContainerSpec {
+    pub(crate) name: String,
     pub(crate) image: String,
     pub(crate) stdin: bool,
     pub(crate) tty: bool,
@@ -156,6 +159,7 @@ pub(crate) struct Condition {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct ContainerStatus {
+    pub(crate) name: String,
     #[serde(rename = "imageID")]
     pub(crate) image_id: String,
     /// With the name of the engine before it: `containerd://ID`.
@@ -199,14 +203,20 @@ pub(crate) struct Terminated {
 }
 
 impl Pod {
-    /// The one container of the spec.
+    /// Our container of the spec. A cluster may have put others before it and after it.
     pub(crate) fn container(&self) -> Option<&ContainerSpec> {
-        self.spec.containers.first()
+        self.spec.containers.iter().find(|container| container.name == CONTAINER)
     }
 
-    /// The state of the one container.
+    /// The state of our container.
     pub(crate) fn container_status(&self) -> Option<&ContainerStatus> {
-        self.status.container_statuses.first()
+        self.status.container_statuses.iter().find(|status| status.name == CONTAINER)
+    }
+
+    /// Where a patch finds the image of our container. The list of a pod's containers never changes.
+    pub(crate) fn image_path(&self) -> String {
+        let ours = self.spec.containers.iter().position(|container| container.name == CONTAINER);
+        format!("/spec/containers/{}/image", ours.unwrap_or(0))
     }
 
     /// An annotation.
@@ -380,6 +390,22 @@ mod tests {
             line(r#"{"type":"ERROR","object":{"kind":"Status","code":410,"reason":"Expired","message":"too old"}}"#),
             WatchLine::Failed(status) if status.code == 410
         ));
+    }
+
+    #[test]
+    fn our_container_is_found_by_its_name() {
+        let pod: Pod = serde_json::from_value(serde_json::json!({
+            "spec": {"containers": [
+                {"name": "istio-proxy", "image": "proxy"}, {"name": "main", "image": "ours"},
+            ]},
+            "status": {"containerStatuses": [
+                {"name": "istio-proxy", "restartCount": 1}, {"name": "main", "restartCount": 2},
+            ]},
+        }))
+        .unwrap();
+        assert_eq!(pod.container().map(|container| container.image.as_str()), Some("ours"));
+        assert_eq!(pod.container_status().map(|status| status.restart_count), Some(2));
+        assert_eq!(pod.image_path(), "/spec/containers/1/image");
     }
 
     #[test]

@@ -70,14 +70,28 @@ pub async fn find_credential(image: &ImageRef, given: Option<RegistryAuth>) -> O
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker")))?;
     let registry = image.registry().to_owned();
-    // The helper is a process that is waited for, and the file may be on a slow disk.
-    tokio::task::spawn_blocking(move || look_up(&folder, &registry))
-        .await
-        .unwrap_or_else(|_| Err(CredentialError::Helper("the look-up panicked".to_owned())))
-        .unwrap_or_else(|error| {
-            tracing::warn!(%image, %error, "no login could be looked up");
-            None
+    apart(move || look_up(&folder, &registry)).await.unwrap_or_else(|error| {
+        tracing::warn!(%image, %error, "no login could be looked up");
+        None
+    })
+}
+
+/// Does a look-up in a thread of its own: the helper is a process that is waited for, and the file
+/// may be on a slow disk. A program could not end while a thread of the executor waits for a helper
+/// that hangs.
+async fn apart(
+    look_up: impl FnOnce() -> Result<Option<Credential>, CredentialError> + Send + 'static,
+) -> Result<Option<Credential>, CredentialError> {
+    let failed = |why: &str| CredentialError::Helper(why.to_owned());
+    let (tell, told) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name("credentials".to_owned())
+        .spawn(move || {
+            // Nobody may wait for it any more.
+            let _ = tell.send(look_up());
         })
+        .map_err(|_| failed("there is no thread for it"))?;
+    told.await.unwrap_or_else(|_| Err(failed("the look-up panicked")))
 }
 
 fn look_up(folder: &Path, registry: &str) -> Result<Option<Credential>, CredentialError> {
@@ -146,6 +160,8 @@ fn understand(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn folder(config: &str) -> tempfile::TempDir {
@@ -213,6 +229,24 @@ mod tests {
         assert_eq!(fails("credentials not found in native keychain\n"), Ok(None));
         let locked = "docker-credential-x: the key store is locked".to_owned();
         assert_eq!(fails("the key store is locked\n"), Err(CredentialError::Helper(locked)));
+    }
+
+    #[test]
+    fn a_look_up_that_hangs_does_not_keep_the_program_from_its_end() {
+        let (go_on, hangs) = std::sync::mpsc::channel::<()>();
+        let executor = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        executor.block_on(async {
+            assert_eq!(apart(|| Ok(None)).await, Ok(None));
+            let hanging = apart(move || {
+                let _ = hangs.recv();
+                Ok(None)
+            });
+            let late = tokio::time::timeout(Duration::from_millis(10), hanging).await;
+            assert!(late.is_err());
+        });
+        // This is where a thread of the executor would be waited for.
+        drop(executor);
+        drop(go_on);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use futures_util::Stream;
-use runtime_core::{Chunk, ContainerStatus, LogOptions, LogReader, Result};
+use runtime_core::{Chunk, ContainerStatus, Error, LogOptions, LogReader, Result};
 
 /// How far apart the times of two chunks may be that stand in a log in the wrong order. The
 /// streams of a container are stamped before they take their turn at the log.
@@ -73,6 +73,15 @@ pub trait LogSource: Send + Sync + 'static {
     fn has_tail(&self) -> bool {
         false
     }
+
+    /// What a reader ends with when the log goes on after `after`, where it stood, and has no
+    /// longer what stood there: the engine has thrown it away, and lines after it may have gone
+    /// with it. `None` has the reader go on with what is there, for a source that finds out by
+    /// itself whether lines are lost.
+    fn thrown_away(&self, after: SystemTime) -> Option<Error> {
+        let _ = after;
+        None
+    }
 }
 
 /// How to open a [`LogSource`].
@@ -97,5 +106,6 @@ pub async fn read_log<S: LogSource>(source: S, options: LogOptions) -> Result<Lo
     options.check()?;
     let after = options.after;
     let reader = reader::Reader::open(source, options).await?;
-    Ok(LogReader::new(reader, after))
+    let left_out = reader.left_out();
+    Ok(LogReader::new(reader, after).after_those_left_out(left_out))
 }

@@ -11,6 +11,7 @@ pub mod follow;
 mod half_made;
 pub mod kernel_log;
 mod labels;
+mod order;
 pub mod ports;
 pub mod process;
 #[cfg(feature = "session")]
@@ -26,5 +27,6 @@ pub use error::{find_source, is_unclear};
 pub use exits::{ExitHub, ExitSource, Sight, Wake, WakeStream};
 pub use half_made::HalfMade;
 pub use labels::{has_labels, is_old};
+pub use order::newest_first;
 pub use tar::{END_OF_TAR, zeros_at_end};
 pub use version::version_numbers;

@@ -11,6 +11,9 @@ use cargo_metadata::Message;
 
 use crate::Engine;
 
+/// Tells `env` which signals are not ignored.
+pub(crate) const MINDED: &str = "--default-signal=HUP,INT,QUIT,TERM,USR1,USR2";
+
 /// The command, built once.
 pub(crate) fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
@@ -78,8 +81,9 @@ impl<'a> Shell<'a> {
     /// The command with these arguments.
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(binary());
-        command.args(arguments);
+        // Whoever runs the tests may ignore signals, and with it all that is run here.
+        let mut command = Command::new("env");
+        command.arg(MINDED).arg(binary()).args(arguments);
         for (name, value) in self.variables() {
             command.env(name, value);
         }

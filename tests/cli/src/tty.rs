@@ -18,6 +18,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
 use crate::Shell;
+use crate::shell::MINDED;
 
 /// How long something may take that should come at once.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -93,7 +94,7 @@ impl Tty {
         };
         // It makes the terminal the one that controls the command, and becomes the command.
         let child = Command::new("setsid")
-            .arg("--ctty")
+            .args(["--ctty", "env", MINDED])
             .args(words)
             .envs(shell.variables())
             .env("RUNTIME", shell.program())

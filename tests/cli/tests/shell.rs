@@ -28,6 +28,7 @@ cases! {
     an_exec_ends_with_its_reader [Exec, ExecSignal];
     signals_reach_the_process [ExecSignal, Kill];
     a_container_is_told_to_end [];
+    a_hang_up_that_is_ignored_ends_nothing [];
     a_signal_to_an_exec_is_passed_on_or_not_hidden [Exec];
     a_life [];
     a_kill [Kill];
@@ -40,9 +41,12 @@ cases! {
     old_ones_are_reaped [Reap];
     a_detached_one_stays [];
     figures [StatsCpu, StatsMemory];
+    one_that_does_not_run_has_no_figures [];
     processes [Exec];
     an_exec_elsewhere [ExecEnv, ExecUser, ExecWorkingDir];
     files [CopyIn, CopyOut, Exec];
+    files_through_links [CopyIn, CopyOut, Exec];
+    a_file_with_holes [CopyIn, CopyOut, Exec];
     logs [];
     the_outputs_are_apart_in_the_logs [LogsStreamsApart];
     events [Events, EventsSince];

@@ -9,6 +9,7 @@ mod faults {
     mod no_engine;
     mod own;
     mod pull;
+    mod quiet;
     mod requests;
     mod rotation;
     mod sessions;

@@ -28,8 +28,19 @@ impl Raw {
     /// # Errors
     /// When the engine is not there or its answer is no HTTP.
     pub fn request(&self, method: &str, path: &str) -> Result<(u16, Vec<u8>), BoxError> {
+        self.send(method, path, "", "")
+    }
+
+    /// Sends a request with these further lines in its head, and this body.
+    fn send(
+        &self,
+        method: &str,
+        path: &str,
+        head: &str,
+        body: &str,
+    ) -> Result<(u16, Vec<u8>), BoxError> {
         // An engine that speaks HTTP/1.0 ends its answer by closing: no chunks to put together.
-        let request = format!("{method} {path} HTTP/1.0\r\nHost: engine\r\n\r\n");
+        let request = format!("{method} {path} HTTP/1.0\r\nHost: engine\r\n{head}\r\n{body}");
         let mut answer = Vec::new();
         if let Some(path) = self.host.strip_prefix("unix://") {
             let mut stream = UnixStream::connect(path)?;
@@ -68,6 +79,21 @@ impl Raw {
                 format!("{} {} {}", text(&one["Names"][0]), text(&one["State"]), text(&one["Id"]))
             })
             .collect())
+    }
+
+    /// Makes a container with what our library does not set, and gives its id.
+    ///
+    /// # Errors
+    /// When the engine is not there or refuses.
+    pub fn create(&self, container: &Value) -> Result<String, BoxError> {
+        let body = container.to_string();
+        let head = format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());
+        let (status, answer) = self.send("POST", "/v1.41/containers/create", &head, &body)?;
+        if status != 201 {
+            return Err(format!("{status}: {}", String::from_utf8_lossy(&answer)).into());
+        }
+        let made: Value = serde_json::from_slice(&answer)?;
+        Ok(made["Id"].as_str().ok_or("no id")?.to_owned())
     }
 
     /// Removes an image; one that is used or not there is left alone.

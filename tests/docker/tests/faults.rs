@@ -9,5 +9,6 @@ mod faults {
     mod secrets;
     mod sessions;
     mod support;
+    mod thrown_away;
     mod tls;
 }

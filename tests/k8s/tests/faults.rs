@@ -2,6 +2,7 @@
 
 mod faults {
     mod ends;
+    mod logs;
     mod nodes;
     mod parts;
     mod people;

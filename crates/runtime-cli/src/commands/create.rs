@@ -7,9 +7,13 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use runtime_core::{
     Container, ContainerSpec, ErrorKind, Gpus, Image, Interactive, Mount, PullPolicy, Runtime,
+    Signal,
 };
 
+use super::killed_by;
 use crate::cli::Create;
+use crate::connect::soon;
+use crate::signals::Signals;
 use crate::units;
 
 /// What a container is to be, in the words of Docker's command.
@@ -68,7 +72,8 @@ pub(crate) struct SpecArguments {
     /// The host name inside
     #[arg(long, short = 'H')]
     hostname: Option<String>,
-    /// The executable, in place of the image's
+    /// The executable, in place of the image's. An empty one clears the image's: the command is run
+    /// as it stands
     #[arg(long)]
     entrypoint: Option<String>,
     /// The signal that stops it
@@ -83,21 +88,34 @@ pub(crate) struct SpecArguments {
     /// Shows no progress of the pull
     #[arg(long, short)]
     quiet: bool,
-    /// The image
-    image: String,
-    /// The command and its arguments, in place of the image's
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    command: Vec<String>,
+    /// The image, then the command and its arguments in place of the image's: all that stands after
+    /// the image is theirs
+    #[arg(
+        required = true,
+        num_args = 1..,
+        trailing_var_arg = true,
+        value_names = ["IMAGE", "COMMAND"]
+    )]
+    words: Vec<String>,
 }
 
 impl SpecArguments {
     /// As a spec.
     pub(crate) fn spec(&self) -> Result<ContainerSpec> {
-        let mut spec = ContainerSpec::new(Image::new(&self.image));
+        let (image, words) = self.words.split_first().context("no image is named")?;
+        let mut spec = ContainerSpec::new(Image::new(image));
         spec.name.clone_from(&self.name);
         spec.pull_policy = self.pull.parse()?;
-        spec.command = self.entrypoint.clone().map(|path| vec![path]);
-        spec.arguments = Some(self.command.clone()).filter(|command| !command.is_empty());
+        let given = Some(words.to_vec()).filter(|words| !words.is_empty());
+        match self.entrypoint.as_deref() {
+            None => spec.arguments = given,
+            // It clears the image's, and its arguments with it, as with Docker.
+            Some("") if given.is_none() => {
+                bail!("--entrypoint \"\" leaves nothing to run: a command has to follow the image")
+            }
+            Some("") => spec.command = given,
+            Some(path) => (spec.command, spec.arguments) = (Some(vec![path.to_owned()]), given),
+        }
         spec.interactive = match (self.interactive, self.tty) {
             (_, true) => Interactive::Terminal,
             (true, false) => Interactive::Stdin,
@@ -185,10 +203,7 @@ fn gpus(text: &str) -> Result<Gpus> {
 }
 
 /// Creates a container, with the progress of the pull where there is one.
-pub(crate) async fn make(
-    runtime: &dyn Runtime,
-    arguments: &SpecArguments,
-) -> Result<Arc<dyn Container>> {
+async fn make(runtime: &dyn Runtime, arguments: &SpecArguments) -> Result<Arc<dyn Container>> {
     let mut spec = arguments.spec()?;
     let wanted = spec.pull_policy;
     if arguments.quiet || !runtime.capabilities().pull_image || wanted == PullPolicy::Never {
@@ -206,9 +221,39 @@ pub(crate) async fn make(
     Ok(runtime.create_container(&spec).await?)
 }
 
+/// What comes of making a container.
+pub(crate) enum Made {
+    /// It.
+    Container(Arc<dyn Container>),
+    /// Nothing: this signal came first.
+    Told(Signal),
+}
+
+/// The same, undone when a signal wants the end.
+pub(crate) async fn make_unless_told(
+    runtime: &dyn Runtime,
+    arguments: &SpecArguments,
+    signals: &mut Signals,
+) -> Result<Made> {
+    tokio::select! {
+        biased;
+        // Dropping a create undoes it, which takes the engine a moment.
+        signal = signals.end() => {
+            let _ = soon(runtime.close()).await;
+            Ok(Made::Told(signal))
+        }
+        made = make(runtime, arguments) => made.map(Made::Container),
+    }
+}
+
 /// `runtime create`.
 pub(crate) async fn create(runtime: Arc<dyn Runtime>, arguments: Create) -> Result<u8> {
-    let container = make(&*runtime, &arguments.spec).await?;
+    let mut signals = Signals::listen()?;
+    let made = make_unless_told(&*runtime, &arguments.spec, &mut signals).await?;
+    let container = match made {
+        Made::Container(container) => container,
+        Made::Told(signal) => return Ok(killed_by(signal.number())),
+    };
     crate::format::print(&format!("{}\n", container.id()))?;
     Ok(0)
 }
@@ -262,6 +307,36 @@ mod tests {
     }
 
     #[test]
+    fn what_stands_after_the_image_is_the_commands() {
+        for (line, image, words) in [
+            ("img", "img", ""),
+            ("img -v x", "img", "-v x"),
+            ("img --name y", "img", "--name y"),
+            ("img --help", "img", "--help"),
+            ("img -B x --scope y", "img", "-B x --scope y"),
+            ("-it img sh -c 'x'", "img", "sh -c 'x'"),
+            ("-e A=b img -e sh -e C=d", "img", "-e sh -e C=d"),
+            ("-- img sh", "img", "sh"),
+            ("img -- sh", "img", "-- sh"),
+            ("img sh -- -x", "img", "sh -- -x"),
+        ] {
+            let spec = spec(line).unwrap();
+            assert_eq!((spec.image.reference.as_str(), spec.mounts.len()), (image, 0), "{line}");
+            assert_eq!(spec.arguments.unwrap_or_default().join(" "), words, "{line}");
+            assert_eq!((spec.command, spec.name), (None, None), "{line}");
+        }
+        let error = Cli::try_parse_from(["runtime", "run", "--nme", "x", "img"]).unwrap_err();
+        assert_eq!(error.kind(), clap::error::ErrorKind::UnknownArgument);
+    }
+
+    #[test]
+    fn an_entrypoint_of_nothing_leaves_the_words() {
+        let spec = spec("--entrypoint= image sh -c x").unwrap();
+        assert_eq!(spec.command, Some(vec!["sh".into(), "-c".into(), "x".into()]));
+        assert_eq!(spec.arguments, None);
+    }
+
+    #[test]
     fn what_is_wrong_is_said() {
         for (line, word) in [
             ("-v /a image", "mount"),
@@ -274,7 +349,9 @@ mod tests {
             ("--pull maybe image", "maybe"),
             ("--stop-signal NONE image", "NONE"),
             ("--stop-timeout=-1 image", "stop-timeout"),
+            ("--entrypoint= image", "nothing to run"),
             ("", "IMAGE"),
+            ("--", "IMAGE"),
         ] {
             let error = format!("{:#}", spec(line).unwrap_err());
             assert!(error.contains(word), "{line}: {error}");

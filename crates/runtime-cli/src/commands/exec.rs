@@ -22,12 +22,13 @@ pub(crate) async fn exec(runtime: Arc<dyn Runtime>, arguments: Exec) -> Result<u
     let failed = |error: anyhow::Error| coded(FAILED, error);
     let mut signals = Signals::listen()?;
     let mode = session::mode(arguments.interactive, arguments.tty).map_err(failed)?;
-    let mut options = ExecOptions::new(arguments.command).mode(mode);
+    let (container, command) = arguments.words.split_first().context("no container is named")?;
+    let mut options = ExecOptions::new(command).mode(mode);
     options.image_tools = arguments.image_tools;
     options.env.extend(arguments.env.iter().filter_map(|text| variable(text)));
     options.user = arguments.user;
     options.working_dir = arguments.workdir;
-    let container = find::container(&*runtime, &arguments.container).await.map_err(failed)?;
+    let container = find::container(&*runtime, container).await.map_err(failed)?;
     let session = tokio::select! {
         biased;
         signal = signals.end() => return Ok(killed_by(signal.number())),

@@ -74,7 +74,14 @@ fn is_not_found(error: &anyhow::Error) -> bool {
 /// `runtime wait`.
 pub(crate) async fn wait(runtime: Arc<dyn Runtime>, arguments: Wait) -> Result<u8> {
     let format = Format::without_table(arguments.format.as_deref())?;
-    let wait = async |name: &str| Ok(find::container(&*runtime, name).await?.wait().await?);
+    let wait = async |name: &str| {
+        let exit = find::container(&*runtime, name).await?.wait().await?;
+        // A code of ours would pass for its own.
+        if format.is_none() && exit.code.is_none() {
+            bail!("{name} has no exit code: {exit}");
+        }
+        Ok(exit)
+    };
     each(&arguments.containers, wait, |name, exit| match &format {
         None => print(&format!("{}\n", code_of_exit(&exit))),
         Some(format) => {

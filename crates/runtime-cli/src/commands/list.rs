@@ -22,7 +22,6 @@ pub(crate) async fn ps(runtime: Arc<dyn Runtime>, arguments: Ps) -> Result<u8> {
     listed.retain(|listed| {
         (all || listed.info.status == ContainerStatus::Running) && filters.pass(&listed.info)
     });
-    listed.sort_by_key(|listed| std::cmp::Reverse(listed.info.created_at));
     if arguments.quiet {
         let ids = listed.iter().map(|l| format!("{}\n", short(&l.info, arguments.no_trunc)));
         print(&ids.collect::<String>())?;

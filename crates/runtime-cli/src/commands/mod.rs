@@ -119,12 +119,15 @@ const fn killed_by(signal: u8) -> u8 {
     128_u8.saturating_add(signal)
 }
 
+/// What engines say of a command that is there and cannot be run.
+const NOT_EXECUTABLE: [&str; 2] = ["ermission denied", "s a directory"];
+
 /// The exit code of `run` and `exec` when the command could not be run: 126 when it is there and
 /// 127 when it is not, as shells have it.
 fn not_run(error: Error) -> anyhow::Error {
     let command = error.kind() == ErrorKind::InvalidArgument && error.field() == Some("command");
     let code = match error.message() {
-        Some(words) if command && words.contains("ermission denied") => 126,
+        Some(words) if command && NOT_EXECUTABLE.iter().any(|why| words.contains(why)) => 126,
         _ if command => 127,
         _ => FAILED,
     };
@@ -201,10 +204,26 @@ mod tests {
     }
 
     #[test]
+    fn the_usage_names_the_image_and_its_command() {
+        for (name, usage) in [
+            ("run", "runtime run [OPTIONS] IMAGE [COMMAND] [ARG...]"),
+            ("create", "runtime create [OPTIONS] IMAGE [COMMAND] [ARG...]"),
+            ("exec", "runtime exec [OPTIONS] CONTAINER COMMAND [ARG...]"),
+            ("top", "runtime top [OPTIONS] [CONTAINER [PS OPTIONS]]"),
+        ] {
+            let mut command = Cli::command();
+            let shown = command.find_subcommand_mut(name).unwrap().render_help().to_string();
+            assert!(shown.contains(&format!("Usage: {usage}\n")), "{shown}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_run_has_the_code_of_a_shell() {
         for (error, code) in [
             (Error::invalid("command", "executable file not found in $PATH"), 127),
             (Error::invalid("command", "exec: /etc: Permission denied"), 126),
+            (Error::invalid("command", "exec: \"/etc\": is a directory: unknown"), 126),
+            (Error::invalid("command", "open executable: Is a directory"), 126),
             (Error::invalid("user", "no such user"), 125),
             (Error::new(ErrorKind::Lost), 125),
         ] {

@@ -11,7 +11,8 @@ use runtime_core::{
     StopOptions,
 };
 
-use super::{FAILED, code_of_exit, coded, create, ends, killed_by, not_run};
+use super::create::{self, Made};
+use super::{FAILED, code_of_exit, coded, ends, killed_by, not_run};
 use crate::cli::{Attach, Run, Start};
 use crate::connect::soon;
 use crate::pipes::Sink;
@@ -43,14 +44,10 @@ pub(crate) async fn run(runtime: Arc<dyn Runtime>, arguments: Run) -> Result<u8>
     if let Some(mode) = mode {
         needs_attach(&*runtime, mode).map_err(failed)?;
     }
-    let made = tokio::select! {
-        biased;
-        // Dropping a create undoes it, which takes the engine a moment.
-        signal = signals.end() => {
-            let _ = soon(runtime.close()).await;
-            return Ok(killed_by(signal.number()));
-        }
-        made = create::make(&*runtime, &arguments.spec) => made.map_err(failed)?,
+    let made = create::make_unless_told(&*runtime, &arguments.spec, &mut signals).await;
+    let made = match made.map_err(failed)? {
+        Made::Container(container) => container,
+        Made::Told(signal) => return Ok(killed_by(signal.number())),
     };
     let Some(mode) = mode else { return run_detached(&*made, arguments.rm, &mut signals).await };
     let how = How::Known { mode, stdin: arguments.spec.interactive };
@@ -192,7 +189,11 @@ struct Attached {
 async fn open(container: &dyn Container, how: How) -> Result<Attached> {
     let attach = async |mode| container.attach(AttachOptions::default().mode(mode)).await;
     let (session, mode, stdin) = match how {
-        How::Known { mode, stdin } => (attach(mode).await?, mode, stdin),
+        How::Known { mode, stdin } => {
+            // The window may have another size than before the pull.
+            let mode = session::of_this_size(mode);
+            (attach(mode).await?, mode, stdin)
+        }
         How::Find { stdin } => {
             let mut modes = vec![session::mode(false, true)?, SessionMode::Output];
             if stdin {

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use futures_util::future::join_all;
 use runtime_core::{
     ContainerId, ContainerStats, ContainerStatus, ErrorKind, ExecOptions, ListOptions, Listed,
-    Runtime,
+    Runtime, TerminalSize,
 };
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ use crate::find;
 use crate::format::{Format, print};
 use crate::session::{self, Ended, Then};
 use crate::signals::Signals;
-use crate::{terminal, units};
+use crate::{style, terminal, units};
 
 /// How often a live table is made anew.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -35,8 +35,8 @@ pub(crate) async fn stats(runtime: Arc<dyn Runtime>, arguments: Stats) -> Result
 
 /// `runtime top`.
 pub(crate) async fn top(runtime: Arc<dyn Runtime>, arguments: Top) -> Result<u8> {
-    if let Some(name) = &arguments.container {
-        return processes(&*runtime, name, &arguments.options).await;
+    if let Some((name, options)) = arguments.words.split_first() {
+        return processes(&*runtime, name, options).await;
     }
     let table = Table { runtime, names: Vec::new(), format: Format::Table, busiest_first: true };
     table.show(arguments.no_stream).await
@@ -86,6 +86,7 @@ impl Table {
                 let text = self.text(self.sample().await?)?;
                 if live && !once {
                     // Home, each line to its end, and what was below.
+                    let text = terminal::size().map_or(&*text, |size| fitting(&text, size));
                     print(&format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n")))?;
                 } else {
                     print(&text)?;
@@ -113,13 +114,16 @@ impl Table {
                 join_all(found).await.into_iter().collect::<Result<_>>()?
             }
         };
-        listed.retain(|listed| listed.info.status == ContainerStatus::Running);
+        // One that was asked for by its name is shown as one without figures.
+        let runs = |listed: &Listed| listed.info.status == ContainerStatus::Running;
+        listed.retain(|listed| !self.names.is_empty() || runs(listed));
         let mut known: HashMap<ContainerId, ContainerStats> = HashMap::new();
         if self.runtime.capabilities().bulk_stats {
-            let ids: Vec<_> = listed.iter().map(|listed| listed.info.id.clone()).collect();
+            let running = listed.iter().filter(|listed| runs(listed));
+            let ids: Vec<_> = running.map(|listed| listed.info.id.clone()).collect();
             known.extend(self.runtime.stats(&ids).await?);
         } else {
-            let each = listed.iter().map(async |listed| {
+            let each = listed.iter().filter(|listed| runs(listed)).map(async |listed| {
                 let stats = listed.container.stats_once().await;
                 (listed.info.id.clone(), stats)
             });
@@ -158,6 +162,23 @@ impl Table {
     }
 }
 
+/// As many lines as a window shows, with room for the cursor below them. A line that is longer than
+/// the window is wide takes several rows.
+fn fitting(text: &str, window: TerminalSize) -> &str {
+    let columns = usize::from(window.columns).max(1);
+    let mut room = usize::from(window.rows).saturating_sub(1);
+    let mut end = 0;
+    for line in text.split_inclusive('\n') {
+        let rows = style::width(line.trim_end()).div_ceil(columns).max(1);
+        if rows > room {
+            break;
+        }
+        room -= rows;
+        end += line.len();
+    }
+    &text[..end]
+}
+
 fn row(listed: &Listed, stats: Option<&ContainerStats>) -> (Value, Vec<String>) {
     let none = || "--".to_owned();
     let percent = |value: Option<f64>| value.map_or_else(none, |value| format!("{value:.2}%"));
@@ -188,4 +209,21 @@ fn row(listed: &Listed, stats: Option<&ContainerStats>) -> (Value, Vec<String>) 
         }),
     });
     (value, columns)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_fits_its_window() {
+        let table = "\x1b[1mHEAD\x1b[0m\none\ntwo\nthree is long\nfour\n";
+        for (rows, columns, lines) in
+            [(24, 80, 5), (6, 80, 5), (5, 80, 4), (3, 80, 2), (1, 80, 0), (6, 8, 4), (5, 8, 3)]
+        {
+            let shown = fitting(table, TerminalSize { rows, columns });
+            assert_eq!(shown.lines().count(), lines, "{rows} x {columns}: {shown:?}");
+            assert!(table.starts_with(shown) && (shown.is_empty() || shown.ends_with('\n')));
+        }
+    }
 }

@@ -2,35 +2,114 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes, BytesMut};
 use runtime_core::{Chunk, Error, ErrorKind, LogStream, Result};
 use runtime_support::follow::with_carriage_return;
 
 /// How long the pieces are into which engines cut long lines: containerd and Docker, CRI-O.
 const PIECES: [usize; 2] = [16 << 10, 8 << 10];
 
-/// Reads one line, with its line end if it has one, and gives its pieces in order.
+/// How much of a line is needed to know whether it has a time behind its first piece.
+const ENOUGH: usize = PIECES[0] + 64;
+
+/// How long a piece is at most. A line may have no end at all, and is not held whole for that.
+pub(super) const MOST: usize = 1 << 20;
+
+/// Reads the lines of one log, in order.
 ///
 /// A kubelet before 1.27 or so writes a time before every piece of a long line, in the middle of
 /// the line; later ones only before the first.
-pub(super) fn read(mut line: Bytes, stream: LogStream, mut take: impl FnMut(Chunk)) -> Result<()> {
-    let Some((mut time, head)) = stamp(&line) else { return Err(no_log(&line)) };
-    bytes::Buf::advance(&mut line, head);
-    loop {
-        let cut = PIECES.iter().find_map(|&at| {
-            let (next, head) = stamp(line.get(at..)?)?;
-            (next >= time).then_some((at, next, head))
-        });
-        let Some((at, next, head)) = cut else { break };
-        take(Chunk { time, stream, bytes: line.split_to(at), ends_line: false });
-        bytes::Buf::advance(&mut line, head);
-        time = next;
+#[derive(Debug)]
+pub(super) struct Reader {
+    stream: LogStream,
+    /// A line that goes on.
+    begun: Option<Begun>,
+}
+
+#[derive(Debug)]
+struct Begun {
+    time: SystemTime,
+    /// What was not given yet.
+    rest: Bytes,
+    /// Whether the kubelet has joined its pieces: then there is no other time in it.
+    is_joined: bool,
+}
+
+impl Reader {
+    pub(super) const fn new(stream: LogStream) -> Self {
+        Self { stream, begun: None }
     }
-    let ends_line = line.last() == Some(&b'\n');
-    let last = Chunk { time, stream, bytes: line, ends_line };
-    // The engine of the node is not known here; a terminal ends its lines this way with any.
-    take(if stream == LogStream::Console { with_carriage_return(last) } else { last });
-    Ok(())
+
+    /// Whether a line goes on.
+    pub(super) const fn is_in_line(&self) -> bool {
+        self.begun.is_some()
+    }
+
+    /// Reads a line, or what comes next of one, and gives its pieces in order. `is_all` says that
+    /// no more of the line comes.
+    ///
+    /// Where a line is cut does not depend on how it comes: a log that is opened again has the same
+    /// pieces.
+    pub(super) fn read(
+        &mut self,
+        part: Bytes,
+        is_all: bool,
+        mut take: impl FnMut(Chunk),
+    ) -> Result<()> {
+        let stream = self.stream;
+        let Begun { mut time, rest: mut line, mut is_joined } = match self.begun.take() {
+            Some(begun) => Begun { rest: join(&begun.rest, part), ..begun },
+            None => begin(part)?,
+        };
+        while is_all || is_joined || line.len() >= ENOUGH {
+            let cut = if is_joined { None } else { cut(&line, time) };
+            let (at, next, head) = match cut {
+                Some(cut) => cut,
+                None if line.len() > MOST => (MOST, time, 0),
+                None => {
+                    is_joined = true;
+                    break;
+                }
+            };
+            is_joined = cut.is_none();
+            take(Chunk { time, stream, bytes: line.split_to(at), ends_line: false });
+            line.advance(head);
+            time = next;
+        }
+        if !is_all {
+            self.begun = Some(Begun { time, rest: line, is_joined });
+            return Ok(());
+        }
+        let ends_line = line.last() == Some(&b'\n');
+        let last = Chunk { time, stream, bytes: line, ends_line };
+        // The engine of the node is not known here; a terminal ends its lines this way with any.
+        take(if stream == LogStream::Console { with_carriage_return(last) } else { last });
+        Ok(())
+    }
+}
+
+fn begin(mut line: Bytes) -> Result<Begun> {
+    let Some((time, head)) = stamp(&line) else { return Err(no_log(&line)) };
+    line.advance(head);
+    Ok(Begun { time, rest: line, is_joined: false })
+}
+
+fn join(rest: &Bytes, part: Bytes) -> Bytes {
+    if rest.is_empty() {
+        return part;
+    }
+    let mut joined = BytesMut::with_capacity(rest.len() + part.len());
+    joined.extend_from_slice(rest);
+    joined.extend_from_slice(&part);
+    joined.freeze()
+}
+
+/// Where the first piece of a line ends, the time of the next, and how long that is written.
+fn cut(line: &[u8], time: SystemTime) -> Option<(usize, SystemTime, usize)> {
+    PIECES.iter().find_map(|&at| {
+        let (next, head) = stamp(line.get(at..)?)?;
+        (next >= time).then_some((at, next, head))
+    })
 }
 
 /// Every line begins with its time. What does not is the kubelet speaking, with a status of 200.
@@ -117,7 +196,7 @@ mod tests {
     fn pieces(line: &[u8]) -> Result<Vec<(u64, Bytes, bool)>> {
         let mut out = Vec::new();
         let line = Bytes::from([line, b"\n"].concat());
-        read(line, LogStream::Unknown, |chunk| {
+        Reader::new(LogStream::Unknown).read(line, true, |chunk| {
             let since = chunk.time.duration_since(UNIX_EPOCH).unwrap();
             out.push((u64::try_from(since.as_nanos()).unwrap(), chunk.bytes, chunk.ends_line));
         })?;
@@ -148,6 +227,39 @@ mod tests {
         assert_eq!((&got[2].1[..], got[2].2), (&b"rest\n"[..], true));
         let whole = format!("{T}{piece}{piece}");
         assert_eq!(pieces(whole.as_bytes()).unwrap().len(), 1, "a new kubelet joins them");
+    }
+
+    /// What becomes of a line that comes in parts of so many bytes, the last of which is the rest.
+    fn in_parts(line: &[u8], length: usize) -> Vec<Chunk> {
+        let mut reader = Reader::new(LogStream::Unknown);
+        let mut chunks = Vec::new();
+        let mut parts = line.chunks(length).peekable();
+        while let Some(part) = parts.next() {
+            let is_all = parts.peek().is_none();
+            reader.read(Bytes::copy_from_slice(part), is_all, |chunk| chunks.push(chunk)).unwrap();
+            assert_eq!(reader.is_in_line(), !is_all);
+        }
+        chunks
+    }
+
+    #[test]
+    fn a_line_without_an_end_comes_in_the_same_pieces_however_it_comes() {
+        let piece = "x".repeat(16 << 10);
+        let joined = format!("{T}{}", "x".repeat(2 * MOST + 5));
+        let stamped = format!("{T}{piece}").repeat(150) + T + "rest\n";
+        let small = format!("{T}{}", "x".repeat(8 << 10)).repeat(5) + T + "rest\n";
+        for line in [&joined, &format!("{T}{}\n", "x".repeat(MOST)), &stamped, &small] {
+            let whole = in_parts(line.as_bytes(), usize::MAX);
+            for length in [64, 16 << 10, MOST + 1] {
+                assert_eq!(in_parts(line.as_bytes(), length), whole, "{length}");
+            }
+            assert!(whole.iter().all(|chunk| chunk.bytes.len() <= MOST));
+            let ends = whole.iter().filter(|chunk| chunk.ends_line).count();
+            assert_eq!(ends, usize::from(line.ends_with('\n')));
+        }
+        assert_eq!(in_parts(joined.as_bytes(), MOST).len(), 3);
+        assert_eq!(in_parts(stamped.as_bytes(), MOST).len(), 151);
+        assert_eq!(in_parts(small.as_bytes(), MOST).len(), 6);
     }
 
     #[test]

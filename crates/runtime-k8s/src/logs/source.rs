@@ -37,8 +37,15 @@ const FILE_LIFE: Duration = Duration::from_secs(10);
 /// that no file is rotated away in the meantime.
 const SILENCE: Duration = Duration::from_secs(4);
 
+/// How long a follower is silent when it has read all of the file that it has open: shorter than
+/// what a reader waits for the rest of a container that has ended.
+const DRAINED: Duration = Duration::from_millis(500);
+
 /// A log shorter than this is not rotated: the kubelet's default is 10 MiB.
 const SHORT: usize = 64 << 10;
+
+/// How much of the end of a log is looked at.
+const END: usize = 64 << 10;
 
 /// What has been read over all opens.
 #[derive(Debug, Default, Clone, Copy)]
@@ -46,6 +53,34 @@ struct Progress {
     newest: Option<SystemTime>,
     /// When something last came, or was known to have come.
     at: Option<Instant>,
+    /// Whether the file that was open is known to have been read to its end.
+    drained: bool,
+}
+
+impl Progress {
+    /// Whether nothing can have been lost between this and a log that was `opened` then and begins
+    /// with a chunk of the time `first`, or has none.
+    ///
+    /// If what was read before is not there any more, the log was rotated in between. If that can
+    /// have been twice, what stood in the file between is gone; and of the file before only who has
+    /// read it to its end has everything.
+    fn goes_on(&self, first: Option<SystemTime>, opened: Instant) -> bool {
+        match (self.newest, first) {
+            (None, _) => true,
+            (Some(newest), Some(first)) => first <= newest || self.is_whole(opened),
+            (Some(_), None) => self.is_within(opened),
+        }
+    }
+
+    /// Whether nothing can have been lost before a log that was `opened` then, wherever it begins.
+    fn is_whole(&self, opened: Instant) -> bool {
+        self.newest.is_none() || (self.drained && self.is_within(opened))
+    }
+
+    /// Whether the log can have been rotated only once since.
+    fn is_within(&self, opened: Instant) -> bool {
+        self.at.is_none_or(|at| opened.saturating_duration_since(at) < FILE_LIFE)
+    }
 }
 
 /// The log of a container.
@@ -70,15 +105,18 @@ struct Open {
     container: KubernetesContainer,
     progress: Arc<Mutex<Progress>>,
     lines: Lines,
-    stream: LogStream,
+    reader: line::Reader,
     since: Option<SystemTime>,
     follow: bool,
-    /// What was read at the open before; the log has to have it still.
-    before: Progress,
+    /// What was read at the open before, until a chunk has shown whether the log goes on there.
+    before: Option<Progress>,
+    opened: Instant,
     /// Whether the log may have been rotated since it was opened.
     bytes: usize,
     ready: VecDeque<Chunk>,
     ended: bool,
+    /// Whether it ends because the log goes on in another file.
+    has_moved: bool,
 }
 
 #[async_trait]
@@ -107,21 +145,31 @@ impl LogSource for PodLog {
             container: container.clone(),
             progress: Arc::clone(&self.progress),
             lines: Lines::new(body),
-            stream: self.stream(),
+            reader: line::Reader::new(self.stream()),
             since: from.since,
             follow: from.follow,
-            before: *lock(&self.progress),
+            before: Some(*lock(&self.progress)),
+            opened: Instant::now(),
             // Without the beginning of the log its length is not known.
             bytes: if from.since.is_some() { SHORT } else { 0 },
             ready: VecDeque::new(),
             ended: false,
+            has_moved: false,
         };
+        open.is_current(open.opened);
         Ok(Box::pin(futures_util::stream::unfold(Some(Box::new(open)), |open| async move {
             let mut open = open?;
             match open.next().await {
                 Ok(Some(chunk)) => Some((Ok(chunk), Some(open))),
-                Ok(None) => None,
-                Err(error) => Some((Err(error), None)),
+                Ok(None) => {
+                    // An API server ends a log in order also when it has lost the node.
+                    lock(&open.progress).drained = false;
+                    None
+                }
+                Err(error) => {
+                    lock(&open.progress).drained = open.has_moved;
+                    Some((Err(error), None))
+                }
             }
         })))
     }
@@ -157,44 +205,77 @@ impl Open {
             if self.ended {
                 return Ok(None);
             }
-            let line = match self.line().await? {
-                Some(line) => line,
+            let (part, is_all) = match self.line().await? {
+                Some(part) => {
+                    let is_all = part.ends_with(b"\n");
+                    (part, is_all)
+                }
                 None => {
                     self.ended = true;
                     if self.follow && self.has_more().await? {
-                        return Err(moved());
+                        return Err(self.moved());
                     }
-                    if self.lines.is_empty() {
+                    let rest = self.lines.rest();
+                    if rest.is_none() && !self.reader.is_in_line() {
                         self.check_continuity(None)?;
+                        return Ok(None);
                     }
-                    let Some(rest) = self.lines.rest() else { return Ok(None) };
                     if self.follow && !self.has_ended().await? {
                         // Of a container that runs this is a line that was cut on its way.
                         return Err(
                             Error::new(ErrorKind::Unavailable).with_message("the log was cut off")
                         );
                     }
-                    rest
+                    (rest.unwrap_or_default(), true)
                 }
             };
-            self.bytes += line.len();
+            self.bytes += part.len();
             let ready = &mut self.ready;
-            line::read(line, self.stream, |chunk| ready.push_back(chunk))?;
+            self.reader.read(part, is_all, |chunk| ready.push_back(chunk))?;
         }
     }
 
-    /// The next line. A follower that is silent for long asks whether there is more.
+    /// The next line, or a part of a long one. A follower that is silent for long asks whether there
+    /// is more.
     async fn line(&mut self) -> Result<Option<Bytes>> {
-        if !self.follow || !self.can_lose_sight() {
-            return self.lines.next().await;
+        if !self.follow {
+            return self.lines.next_within(line::MOST).await;
+        }
+        let next = self.lines.next_within(line::MOST);
+        if let Ok(line) = tokio::time::timeout(DRAINED, next).await {
+            return line;
+        }
+        if self.is_sound() {
+            lock(&self.progress).drained = true;
         }
         loop {
-            match tokio::time::timeout(SILENCE, self.lines.next()).await {
+            let asleep = Instant::now();
+            match tokio::time::timeout(SILENCE, self.lines.next_within(line::MOST)).await {
                 Ok(line) => return line,
-                Err(_) if self.has_more().await? => return Err(moved()),
+                // The node goes on with the next file by itself.
+                Err(_) if !self.can_lose_sight() => self.is_current(asleep),
+                Err(_) if self.has_more().await? => return Err(self.moved()),
                 Err(_) => {}
             }
         }
+    }
+
+    /// Whether nothing was lost between the opens, whatever comes next.
+    fn is_sound(&self) -> bool {
+        self.before.is_none_or(|before| before.is_whole(self.opened))
+    }
+
+    /// The open file was the newest of the log then.
+    fn is_current(&self, then: Instant) {
+        if self.is_sound() {
+            lock(&self.progress).at = Some(then);
+        }
+    }
+
+    /// The follower reads a file in which nothing comes any more.
+    fn moved(&mut self) -> Error {
+        self.has_moved = true;
+        Error::new(ErrorKind::Unavailable).with_message("the node has rotated the log")
     }
 
     fn can_lose_sight(&self) -> bool {
@@ -209,17 +290,23 @@ impl Open {
         let asked_at = Instant::now();
         let last = last_chunks(&self.container);
         let newest = match self.container.shared.query(Operation::Logs, last).await {
-            Ok(last) => last.last().map(|chunk| chunk.time),
+            Ok(last) => last.back().map(|chunk| chunk.time),
             // It is asked again after the next silence.
             Err(error) if error.is_retryable() => return Ok(false),
             Err(error) => return Err(mistaken(error)),
         };
-        let mut progress = lock(&self.progress);
-        let has_more = newest.is_some() && newest > progress.newest;
-        if !has_more && newest.is_some() {
-            progress.at = Some(asked_at);
+        let read = lock(&self.progress).newest;
+        match newest {
+            // The file that was read was rotated away. The new one is opened before it is, too;
+            // that of a container that has ended stays as it is.
+            None if self.before.is_none() => {
+                return Ok(!self.ended || self.has_ended().await.is_ok_and(|ended| !ended));
+            }
+            None => self.is_current(asked_at),
+            Some(_) if newest > read => return Ok(true),
+            Some(_) => lock(&self.progress).at = Some(asked_at),
         }
-        Ok(has_more)
+        Ok(false)
     }
 
     async fn has_ended(&mut self) -> Result<bool> {
@@ -232,17 +319,14 @@ impl Open {
         let mut progress = lock(&self.progress);
         progress.newest = progress.newest.max(Some(chunk.time));
         progress.at = Some(Instant::now());
+        progress.drained = false;
         Ok(())
     }
 
     /// The first chunk of a log that was opened again, or that there is none: is what was read
-    /// before still there? If not, the log was rotated in between, and if that can have been
-    /// twice, what stood in the file between is gone.
+    /// before still there, or known to be followed by this?
     fn check_continuity(&mut self, first: Option<SystemTime>) -> Result<()> {
-        let before = std::mem::take(&mut self.before);
-        let (Some(newest), Some(at)) = (before.newest, before.at) else { return Ok(()) };
-        let goes_on = first.is_some_and(|first| first <= newest);
-        if goes_on || at.elapsed() < FILE_LIFE {
+        if self.before.take().is_none_or(|before| before.goes_on(first, self.opened)) {
             return Ok(());
         }
         Err(Error::new(ErrorKind::Lost).with_message(
@@ -251,34 +335,50 @@ impl Open {
     }
 }
 
-/// The last line of a log, as far as the engine has it in one piece.
+/// The last line of a log, as far as the engine has it in one piece; of a long one the end.
 pub(super) async fn last_line(container: &KubernetesContainer) -> Result<Option<Bytes>> {
     let chunks = last_chunks(container).await?;
     Ok((!chunks.is_empty()).then(|| chunks.into_iter().flat_map(|chunk| chunk.bytes).collect()))
 }
 
-async fn last_chunks(container: &KubernetesContainer) -> Result<Vec<Chunk>> {
+/// The last chunks of a log, all of one line.
+async fn last_chunks(container: &KubernetesContainer) -> Result<VecDeque<Chunk>> {
     let query = [
         ("container", CONTAINER.to_owned()),
         ("timestamps", "true".to_owned()),
         ("tailLines", "1".to_owned()),
     ];
     let body = container.shared.client.open_log(&container.pod_name, &query).await?;
-    let mut lines = Lines::new(body);
-    let last = match lines.next().await? {
-        Some(line) => Some(line),
-        None => lines.rest(),
-    };
-    let mut chunks = Vec::new();
-    if let Some(last) = last {
-        line::read(last, LogStream::Unknown, |chunk| chunks.push(chunk))?;
+    let (mut lines, mut reader) = (Lines::new(body), line::Reader::new(LogStream::Unknown));
+    let mut chunks = VecDeque::new();
+    loop {
+        let (part, is_all) = match lines.next_within(line::MOST).await? {
+            Some(part) => {
+                let is_all = part.ends_with(b"\n");
+                (part, is_all)
+            }
+            None => match lines.rest() {
+                None if !reader.is_in_line() => return Ok(chunks),
+                rest => (rest.unwrap_or_default(), true),
+            },
+        };
+        reader.read(part, is_all, |chunk| keep(&mut chunks, chunk))?;
+        if is_all {
+            return Ok(chunks);
+        }
     }
-    Ok(chunks)
 }
 
-/// The follower reads a file in which nothing comes any more.
-fn moved() -> Error {
-    Error::new(ErrorKind::Unavailable).with_message("the node has rotated the log")
+/// Keeps the last chunks, as many as make up the end of a log.
+fn keep(chunks: &mut VecDeque<Chunk>, chunk: Chunk) {
+    chunks.push_back(chunk);
+    let mut length: usize = chunks.iter().map(|chunk| chunk.bytes.len()).sum();
+    while let Some(first) = chunks.front()
+        && length - first.bytes.len() >= END
+    {
+        length -= first.bytes.len();
+        chunks.pop_front();
+    }
 }
 
 /// Between a look at the pod and the question for its log the container can have come or gone. A
@@ -301,4 +401,57 @@ fn whole_seconds(time: SystemTime) -> Option<String> {
     let seconds = time.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
     let time = Timestamp::from_second(i64::try_from(seconds).ok()?).ok()?;
     Some(time.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_read_before_has_to_be_there_or_to_have_ended() {
+        let time = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let read = Instant::now();
+        let at_end = Progress { newest: Some(time(5)), at: Some(read), drained: true };
+        let cut_off = Progress { drained: false, ..at_end };
+        let (soon, late) = (read + Duration::from_secs(9), read + Duration::from_secs(10));
+        for (before, opened, first, goes_on) in [
+            // The same file.
+            (cut_off, late, Some(4), true),
+            (cut_off, late, Some(5), true),
+            // The next file, and all of the one before was read.
+            (at_end, soon, Some(6), true),
+            // Who was cut off may not have had the end of it.
+            (cut_off, soon, Some(6), false),
+            // There may have been another between.
+            (at_end, late, Some(6), false),
+            // A file that is empty still.
+            (at_end, soon, None, true),
+            (cut_off, soon, None, true),
+            (at_end, late, None, false),
+            // Nothing was read before.
+            (Progress::default(), late, Some(6), true),
+            (Progress::default(), late, None, true),
+        ] {
+            let first = first.map(time);
+            assert_eq!(before.goes_on(first, opened), goes_on, "{before:?} {first:?}");
+        }
+        assert!(at_end.is_whole(soon) && !at_end.is_whole(late) && !cut_off.is_whole(soon));
+    }
+
+    #[test]
+    fn of_a_long_line_the_end_is_kept() {
+        let chunk = |length| Chunk {
+            time: SystemTime::UNIX_EPOCH,
+            stream: LogStream::Unknown,
+            bytes: vec![b'x'; length].into(),
+            ends_line: false,
+        };
+        let mut chunks = VecDeque::new();
+        for _ in 0..100 {
+            keep(&mut chunks, chunk(16 << 10));
+        }
+        assert_eq!(chunks.len(), END / (16 << 10));
+        keep(&mut chunks, chunk(2 * END));
+        assert_eq!(chunks.len(), 1);
+    }
 }

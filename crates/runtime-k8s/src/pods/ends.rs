@@ -130,7 +130,7 @@ mod tests {
             "metadata": {"name": "p", "uid": "u", "resourceVersion": "3",
                 "deletionTimestamp": "2026-11-23T16:00:00Z", "deletionGracePeriodSeconds": 1},
             "spec": {"nodeName": "n", "containers": [{"name": "main", "image": "busybox"}]},
-            "status": {"phase": "Running", "containerStatuses": [{"state": state}],
+            "status": {"phase": "Running", "containerStatuses": [{"name": "main", "state": state}],
                 "conditions": [{"type": "ContainersReady", "status": "True"},
                     {"type": "Ready", "status": ready}]},
         }))

@@ -198,7 +198,7 @@ mod tests {
         serde_json::from_value(json!({
             "metadata": {"name": uid, "uid": uid, "resourceVersion": version.to_string()},
             "spec": {"nodeName": "n", "containers": [{"name": "main", "image": "busybox"}]},
-            "status": {"phase": "Running", "containerStatuses": [{"state": {"running": {}}}]},
+            "status": {"phase": "Running", "containerStatuses": [{"name": "main", "state": {"running": {}}}]},
         }))
         .unwrap()
     }

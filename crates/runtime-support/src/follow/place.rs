@@ -103,6 +103,8 @@ struct Until {
 pub(super) enum Seen {
     Yes,
     No,
+    /// It has not, and the last one that was taken, of this time, is no longer in the log.
+    Gone(SystemTime),
     /// It cannot be told, because too few chunks were asked for.
     Unclear,
 }
@@ -126,12 +128,13 @@ impl Skip {
         if chunk.time <= until.newest {
             return Seen::Yes;
         }
-        // Newer than all that was taken: the last chunk that was is no longer in the log.
+        // Newer than all that was taken.
         if until.by_number {
             return Seen::Unclear;
         }
+        let time = until.time;
         self.0 = None;
-        Seen::No
+        Seen::Gone(time)
     }
 
     /// Whether the last chunk that was taken has come, where that is needed to be sure that

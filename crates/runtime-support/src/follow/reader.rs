@@ -2,20 +2,20 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, Stream};
 use runtime_core::{
-    Backoff, Chunk, ContainerStatus, Error, ErrorKind, Follow, LineJoiner, LogOptions, LogRecord,
-    Result,
+    Backoff, Chunk, ContainerStatus, Error, ErrorKind, Follow, LineJoiner, LogCursor, LogOptions,
+    LogRecord, Result,
 };
 use tokio::time::{Sleep, sleep, timeout};
 
 use super::place::{Place, Seen, Skip};
-use super::seek::Seek;
+use super::seek::{Passed, Seek};
 use super::tail::Tail;
 use super::{LogSource, OpenLog, SKEW};
 
@@ -40,6 +40,8 @@ pub(super) struct Reader<S: LogSource> {
     joiner: LineJoiner,
     seek: Seek,
     tail: Option<Tail>,
+    /// The place after the last record that the tail left out, once that is known.
+    left_out: Arc<OnceLock<LogCursor>>,
     place: Place,
     skip: Skip,
     /// How many chunks were taken.
@@ -101,7 +103,7 @@ impl<S: LogSource> Reader<S> {
         };
         let seek = match (options.since, options.after) {
             (Some(since), _) => Seek::since(since, source.resolution()),
-            (None, Some(after)) => Seek::after(after),
+            (None, Some(after)) => Seek::after(after, source.resolution()),
             (None, None) => Seek::All,
         };
         let tail = options.tail.map(|wanted| Tail::new(wanted, source.has_tail()));
@@ -126,6 +128,7 @@ impl<S: LogSource> Reader<S> {
             joiner: LineJoiner::new(options.max_line),
             seek,
             tail,
+            left_out: Arc::default(),
             place: Place::default(),
             skip: Skip::default(),
             taken: 0,
@@ -137,12 +140,19 @@ impl<S: LogSource> Reader<S> {
         })
     }
 
+    /// Where the place is told that is after the last record that was left out by the tail, before
+    /// the first record is given.
+    pub(super) fn left_out(&self) -> Arc<OnceLock<LogCursor>> {
+        Arc::clone(&self.left_out)
+    }
+
     fn take(&mut self, chunk: Chunk) {
         self.quiet = None;
         match self.skip.look(&chunk) {
             Seen::Yes => return,
             Seen::Unclear => return self.look_further_back(),
-            Seen::No => {}
+            Seen::Gone(time) if self.is_lost(Some(time)) => return,
+            Seen::Gone(_) | Seen::No => {}
         }
         self.backoff.reset();
         self.taken += 1;
@@ -161,13 +171,33 @@ impl<S: LogSource> Reader<S> {
                 return Some(record);
             }
             let record = self.joiner.pop()?;
-            let record = self.seek.pass(record, &mut self.ready);
-            match (&mut self.tail, record) {
-                (None, Some(record)) => return Some(record),
-                (Some(tail), Some(record)) => tail.take(record),
-                (_, None) => {}
+            match self.seek.pass(record) {
+                Passed::Wanted(record) => match &mut self.tail {
+                    None => return Some(record),
+                    Some(tail) => tail.take(record),
+                },
+                Passed::TooFar if self.give_up() => return None,
+                Passed::TooFar | Passed::Over => {}
             }
         }
+    }
+
+    /// Looks for the place of the cursor no further. True if that ends the log.
+    fn give_up(&mut self) -> bool {
+        let lost = self.is_lost(self.seek.gone());
+        if !lost {
+            self.ready.append(&mut self.seek.give_up());
+        }
+        lost
+    }
+
+    /// Ends the log if the place of this time, that is no longer in it, is one that has to be.
+    fn is_lost(&mut self, gone: Option<SystemTime>) -> bool {
+        let Some(error) = gone.and_then(|time| self.source.thrown_away(time)) else { return false };
+        // What is there may be the rest of a line, and what waits for it.
+        self.joiner = LineJoiner::new(self.max_line);
+        self.session = Session::Over(Some(error));
+        true
     }
 
     /// The open log has ended by itself.
@@ -242,17 +272,21 @@ impl<S: LogSource> Reader<S> {
             self.joiner.finish();
         }
         let Some(mut tail) = self.tail.take() else {
-            while let Some(record) = self.joiner.pop() {
-                if let Some(record) = self.seek.pass(record, &mut self.ready) {
-                    self.ready.push_back(record);
-                }
+            let mut last = VecDeque::new();
+            while let Some(record) = self.pop() {
+                last.push_back(record);
             }
-            self.seek.give_up(&mut self.ready);
-            self.session = Session::Over(None);
+            // What was found to be lost has ended the log already.
+            if !matches!(self.session, Session::Over(_)) && !self.give_up() {
+                self.session = Session::Over(None);
+            }
+            last.append(&mut self.ready);
+            self.ready = last;
             return;
         };
         while let Some(record) = self.joiner.pop() {
-            if let Some(record) = self.seek.pass(record, &mut self.ready) {
+            // A tail goes with no cursor, so that nothing is held back.
+            if let Passed::Wanted(record) = self.seek.pass(record) {
                 tail.take(record);
             }
         }
@@ -262,6 +296,9 @@ impl<S: LogSource> Reader<S> {
             self.tail = Some(tail);
             self.forget();
             return self.open_tail(None);
+        }
+        if let Some(left_out) = tail.left_out() {
+            let _ = self.left_out.set(left_out);
         }
         self.ready = tail.into_records();
         if self.follow {
@@ -357,7 +394,7 @@ impl<S: LogSource> Reader<S> {
             tracing::debug!("a container has ended and its followed log has not: it is read anew");
             self.go_on();
         } else {
-            self.seek.give_up(&mut self.ready);
+            self.give_up();
         }
         Poll::Ready(())
     }

@@ -25,10 +25,24 @@ pub(super) struct After {
     time: SystemTime,
     /// How many records of that time are still to be passed over.
     left: u64,
+    /// Whether one of them shows that nothing after them is gone.
+    one_tells: bool,
+    /// Whether one was seen.
+    seen: bool,
     /// Later records that came before them. They have been given if the place is found behind
     /// them, and not if it is no longer in the log.
     held: VecDeque<LogRecord>,
     bytes: usize,
+}
+
+/// What becomes of a record.
+#[derive(Debug)]
+pub(super) enum Passed {
+    Wanted(LogRecord),
+    /// It is not wanted, or held back.
+    Over,
+    /// It is held back, and so far behind the place that this will not come.
+    TooFar,
 }
 
 impl Seek {
@@ -37,26 +51,35 @@ impl Seek {
         Self::Since(floor(time, unit))
     }
 
-    pub(super) fn after(cursor: LogCursor) -> Self {
+    /// Records after this place, where `unit` is the unit of the records' times.
+    ///
+    /// With a fine one, records of the same time are the pieces of one line, whose number is
+    /// another with another [`max_line`](runtime_core::LogOptions::max_line). With a coarse one
+    /// they are lines that are thrown away each for itself.
+    pub(super) fn after(cursor: LogCursor, unit: Duration) -> Self {
         if cursor.records == 0 {
             return Self::Since(cursor.time);
         }
         let LogCursor { time, records: left } = cursor;
-        Self::After(After { time, left, held: VecDeque::new(), bytes: 0 })
+        Self::After(After {
+            time,
+            left,
+            one_tells: unit <= Duration::from_nanos(1),
+            seen: false,
+            held: VecDeque::new(),
+            bytes: 0,
+        })
     }
 
-    /// Gives the record back if it is wanted. Such as turn out to be wanted later go to `ready`,
-    /// and the record that settles it with them.
-    pub(super) fn pass(
-        &mut self,
-        record: LogRecord,
-        ready: &mut VecDeque<LogRecord>,
-    ) -> Option<LogRecord> {
+    /// Whether the record is wanted.
+    pub(super) fn pass(&mut self, record: LogRecord) -> Passed {
         match self {
-            Self::All => Some(record),
-            Self::Since(since) => (record.time >= *since).then_some(record),
+            Self::All => Passed::Wanted(record),
+            Self::Since(since) if record.time >= *since => Passed::Wanted(record),
+            Self::Since(_) => Passed::Over,
             Self::After(after) => {
                 if record.time == after.time {
+                    after.seen = true;
                     after.left -= 1;
                     if after.left == 0 {
                         *self = Self::All;
@@ -67,10 +90,10 @@ impl Seek {
                     after.bytes += record.bytes.len() + size_of::<LogRecord>();
                     after.held.push_back(record);
                     if beyond || after.bytes > MOST_HELD {
-                        self.give_up(ready);
+                        return Passed::TooFar;
                     }
                 }
-                None
+                Passed::Over
             }
         }
     }
@@ -80,11 +103,23 @@ impl Seek {
         matches!(self, Self::After(after) if !after.held.is_empty())
     }
 
-    /// Says that the place is not in the log: what is held goes to `ready`.
-    pub(super) fn give_up(&mut self, ready: &mut VecDeque<LogRecord>) {
-        if let Self::After(after) = self {
-            ready.append(&mut after.held);
-            *self = Self::All;
+    /// The time of the place, if the log goes on after it and does not have it any more.
+    pub(super) fn gone(&self) -> Option<SystemTime> {
+        match self {
+            Self::After(after) if after.seen && after.one_tells => None,
+            Self::After(after) => (!after.held.is_empty()).then_some(after.time),
+            _ => None,
+        }
+    }
+
+    /// Looks for the place no further: what was held is wanted.
+    pub(super) fn give_up(&mut self) -> VecDeque<LogRecord> {
+        match std::mem::replace(self, Self::All) {
+            Self::After(after) => after.held,
+            other => {
+                *self = other;
+                VecDeque::new()
+            }
         }
     }
 }

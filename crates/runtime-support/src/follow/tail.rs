@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
 
-use runtime_core::{Chunk, LogRecord};
+use runtime_core::{Chunk, LogCursor, LogRecord};
 
 /// Two chunks so far apart were written in the order of their times.
 const APART: Duration = Duration::from_millis(100);
@@ -23,6 +23,8 @@ pub(super) struct Tail {
     asked: Option<u64>,
     seen: u64,
     kept: VecDeque<(LogRecord, bool)>,
+    /// The place after the last record that was left out.
+    left_out: Option<LogCursor>,
     streams: [Stream; 4],
     /// The time of the first chunk of which it is certain that it begins a line.
     first_head: Option<SystemTime>,
@@ -45,6 +47,7 @@ impl Tail {
             asked,
             seen: 0,
             kept: VecDeque::new(),
+            left_out: None,
             streams: [Stream::default(); 4],
             first_head: None,
         }
@@ -80,8 +83,10 @@ impl Tail {
     pub(super) fn take(&mut self, record: LogRecord) {
         let certain = self.streams[record.stream as usize].doubtful != Some(record.time);
         self.kept.push_back((record, certain));
-        if self.kept.len() > self.wanted {
-            self.kept.pop_front();
+        if self.kept.len() > self.wanted
+            && let Some((record, _)) = self.kept.pop_front()
+        {
+            self.left_out = Some(LogCursor::advance(self.left_out, &record));
         }
     }
 
@@ -103,6 +108,11 @@ impl Tail {
             asked => asked,
         };
         *self = Self { asked, ..Self::new(self.wanted as u64, false) };
+    }
+
+    /// The place after the last record that was left out.
+    pub(super) const fn left_out(&self) -> Option<LogCursor> {
+        self.left_out
     }
 
     /// The records.

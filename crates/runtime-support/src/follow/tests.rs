@@ -36,6 +36,10 @@ struct World {
     ahead: usize,
     /// Whether the pieces of a line carry the time of the first.
     shared_times: bool,
+    /// Whether a reader has to find its place again.
+    keeps_place: bool,
+    /// The unit of the times.
+    unit: Duration,
     /// So many questions are answered with "created".
     created: usize,
     /// An engine that has closed its connections in order does not answer for a while, or the
@@ -57,6 +61,8 @@ impl Fake {
             stalls: false,
             ahead: 0,
             shared_times: true,
+            keeps_place: true,
+            unit: Duration::from_nanos(1),
             created: 0,
             closed: None,
             opens: Vec::new(),
@@ -173,6 +179,14 @@ impl LogSource for Fake {
 
     fn has_tail(&self) -> bool {
         self.0.lock().unwrap().shared_times
+    }
+
+    fn resolution(&self) -> Duration {
+        self.0.lock().unwrap().unit
+    }
+
+    fn thrown_away(&self, _: SystemTime) -> Option<Error> {
+        self.0.lock().unwrap().keeps_place.then(|| Error::new(ErrorKind::Lost))
     }
 }
 
@@ -371,30 +385,136 @@ fn an_unfinished_line_of_a_running_container_is_no_record_yet() {
 }
 
 #[test]
-fn what_was_rotated_away_is_not_waited_for() {
+fn what_was_rotated_away_is_lost_or_gone_over() {
     let log: Vec<_> = (0..20).map(|n| chunk(n, Stdout, &format!("{n}\n"))).collect();
-    let source = Fake::new(log.clone(), [Cut::Broken(10), Cut::Ended(20)]);
+    for keeps_place in [true, false] {
+        let source = Fake::new(log.clone(), [Cut::Broken(10), Cut::Ended(20)])
+            .with(|world| world.keeps_place = keeps_place);
+        run(async {
+            let mut reader = read_log(source.clone(), follow()).await.unwrap();
+            for record in &join(1000, &log)[..10] {
+                assert_eq!(reader.next().await.unwrap().unwrap(), *record);
+            }
+            source.0.lock().unwrap().log.drain(..12);
+            if keeps_place {
+                let error = reader.next().await.unwrap().unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Lost);
+            } else {
+                for record in &join(1000, &log)[12..] {
+                    assert_eq!(reader.next().await.unwrap().unwrap(), *record);
+                }
+            }
+            assert!(reader.next().await.is_none());
+            assert_eq!(source.0.lock().unwrap().open_now, 0);
+        });
+    }
+}
+
+#[test]
+fn what_was_rotated_away_before_the_place_is_not_missed() {
+    let log: Vec<_> = (0..20).map(|n| chunk(n, Stdout, &format!("{n}\n"))).collect();
+    // All that was read is gone, but nothing has come since; or the last that was read is there.
+    for (log_now, more) in [(&log[..0], &log[..0]), (&log[9..], &log[10..])] {
+        let source = Fake::new(log[..10].to_vec(), [Cut::Broken(10), Cut::Ended(20)]);
+        run(async {
+            let mut reader = read_log(source.clone(), follow()).await.unwrap();
+            for record in &join(1000, &log)[..10] {
+                assert_eq!(reader.next().await.unwrap().unwrap(), *record);
+            }
+            source.0.lock().unwrap().log = log_now.to_vec();
+            for record in join(1000, more) {
+                assert_eq!(reader.next().await.unwrap().unwrap(), record);
+            }
+            assert!(reader.next().await.is_none());
+        });
+    }
+}
+
+#[test]
+fn what_was_rotated_away_within_a_line_is_not_put_together() {
+    let log = vec![chunk(1, Stdout, "one\n"), chunk(2, Stdout, "begin")];
+    let source = Fake::new(log, [Cut::Broken(2), Cut::Ended(20)]);
     run(async {
         let mut reader = read_log(source.clone(), follow()).await.unwrap();
-        for record in &join(1000, &log)[..10] {
-            assert_eq!(reader.next().await.unwrap().unwrap(), *record);
-        }
-        source.0.lock().unwrap().log.drain(..12);
-        for record in &join(1000, &log)[12..] {
-            assert_eq!(reader.next().await.unwrap().unwrap(), *record);
-        }
+        assert_eq!(reader.next().await.unwrap().unwrap().bytes, "one\n");
+        source.0.lock().unwrap().log = vec![chunk(9, Stdout, "end\n")];
+        assert_eq!(reader.next().await.unwrap().unwrap_err().kind(), ErrorKind::Lost);
         assert!(reader.next().await.is_none());
     });
 }
 
 #[test]
-fn a_cursor_whose_record_is_gone_begins_with_what_is_there() {
+fn a_cursor_whose_record_is_gone_is_lost_or_begins_with_what_is_there() {
     let log = vec![chunk(5, Stdout, "5\n"), chunk(6, Stdout, "6\n")];
     let gone = LogCursor { time: at(4), records: 2 };
     for cuts in [vec![], vec![Cut::Ended(2), Cut::Ended(2)]] {
-        let source = Fake::new(log.clone(), cuts).with(|world| world.stalls = true);
-        assert_eq!(run(read(source, follow().after(gone))).unwrap(), join(1000, &log));
+        let source = |keeps_place| {
+            Fake::new(log.clone(), cuts.clone()).with(|world| {
+                world.stalls = true;
+                world.keeps_place = keeps_place;
+            })
+        };
+        assert_eq!(run(read(source(false), follow().after(gone))).unwrap(), join(1000, &log));
+        let lost = run(read(source(true), follow().after(gone))).unwrap_err();
+        assert_eq!(lost.kind(), ErrorKind::Lost);
     }
+    let source = Fake::new(log.clone(), []);
+    let lost = run(read(source, LogOptions::default().after(gone))).unwrap_err();
+    assert_eq!(lost.kind(), ErrorKind::Lost);
+}
+
+#[test]
+fn a_cursor_is_not_lost_where_nothing_is() {
+    let log = [chunk(5, Stdout, "a long line\n"), chunk(6, Stdout, "6\n")];
+    let after = |records, unit, log: &[Chunk]| {
+        let source = Fake::new(log.to_vec(), []).with(|world| world.unit = unit);
+        let cursor = LogCursor { time: at(5), records };
+        run(read(source, LogOptions::default().after(cursor)))
+    };
+    let (nano, second) = (Duration::from_nanos(1), Duration::from_secs(1));
+    let last = || join(1000, &log[1..]);
+    // Before the first record of its time; or the log has nothing after it.
+    assert_eq!(after(0, nano, &log[1..]).unwrap(), last());
+    assert_eq!(after(1, nano, &[]).unwrap(), []);
+    assert_eq!(after(2, second, &log[..1]).unwrap(), []);
+    // The line was given in more pieces. A whole second may have lost some of its lines.
+    assert_eq!(after(3, nano, &log).unwrap(), last());
+    assert_eq!(after(3, second, &log).unwrap_err().kind(), ErrorKind::Lost);
+}
+
+#[test]
+fn a_cursor_counts_what_the_tail_left_out() {
+    let second = 1_000_000_000;
+    let line = |seconds, text| chunk(seconds * second, Stdout, text);
+    let log = [line(1, "a\n"), line(2, "b\n"), line(2, "c\n"), line(2, "d\n")];
+    for shared_times in [true, false] {
+        for (tail, records) in [(1, [3].as_slice()), (2, &[2, 3]), (3, &[1, 2, 3])] {
+            let source = Fake::new(log.to_vec(), []).with(|world| {
+                world.shared_times = shared_times;
+                world.unit = Duration::from_nanos(second);
+            });
+            run(async {
+                let options = LogOptions::default().tail(tail);
+                let mut reader = read_log(source.clone(), options).await.unwrap();
+                assert_eq!(reader.cursor(), None);
+                for records in records {
+                    reader.next().await.unwrap().unwrap();
+                    let cursor = LogCursor { time: at(2 * second), records: *records };
+                    assert_eq!(reader.cursor(), Some(cursor));
+                }
+                let after = LogOptions::default().after(reader.cursor().unwrap());
+                assert_eq!(read(source, after).await.unwrap(), []);
+            });
+        }
+    }
+    // What comes later than the tail begins to count anew.
+    let log = [line(1, "a\n"), line(1, "b\n"), line(2, "c\n")];
+    run(async {
+        let source = Fake::new(log.to_vec(), []);
+        let mut reader = read_log(source, LogOptions::default().tail(1)).await.unwrap();
+        reader.next().await.unwrap().unwrap();
+        assert_eq!(reader.cursor(), Some(LogCursor { time: at(2 * second), records: 1 }));
+    });
 }
 
 #[test]

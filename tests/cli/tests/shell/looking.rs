@@ -16,6 +16,16 @@ pub(crate) fn figures(shell: &Shell<'_>) {
     });
 }
 
+pub(crate) fn one_that_does_not_run_has_no_figures(shell: &Shell<'_>) {
+    let _ = shell.run(&["create", "--name", "box", &shell.image, "true"]).ok();
+    let stats = shell.run(&["stats", "--no-stream", "--format", "json", "box"]).ok();
+    let stats: Value = serde_json::from_str(&stats).unwrap();
+    let shown = (&stats["name"], &stats["mem_usage"], &stats["stats"]);
+    assert_eq!(shown, (&"box".into(), &"--".into(), &Value::Null), "{stats}");
+    let all = shell.run(&["stats", "--no-stream", "--format", "json"]).ok();
+    assert_eq!(all, "", "only what runs is among all");
+}
+
 pub(crate) fn processes(shell: &Shell<'_>) {
     shell.idle("box");
     assert!(shell.run(&["top", "box"]).ok().contains("ps"), "the processes");
@@ -64,6 +74,50 @@ pub(crate) fn files(shell: &Shell<'_>) {
         let done = shell.run(&["cp", from, to]);
         assert!(done.code == Some(1) && done.stderr.contains(word), "{from} {to}: {done:?}");
     }
+}
+
+pub(crate) fn files_through_links(shell: &Shell<'_>) {
+    shell.idle("box");
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let inside = |script: &str| shell.run(&["exec", "box", "sh", "-c", script]).ok();
+    let _ = inside(
+        "mkdir -p /srv/real/sub; echo old > /srv/real/file; cd /srv; ln -s real way; \
+         ln -s ./way/file named; ln -s /srv/real/later dangling; ln -s dangling again",
+    );
+    std::fs::write(at("new"), "new\n").unwrap();
+    for (to, script, wanted) in [
+        ("/srv/way", "cat /srv/real/new; readlink /srv/way", "new\nreal\n"),
+        ("/srv/way/", "cat /srv/real/new; readlink /srv/way", "new\nreal\n"),
+        ("/srv/named", "cat /srv/real/file; readlink /srv/named", "new\n./way/file\n"),
+        ("/srv/again", "cat /srv/real/later; readlink /srv/again", "new\ndangling\n"),
+        // From the root, as with Docker.
+        ("srv/way/sub/../root", "cat /srv/real/root", "new\n"),
+    ] {
+        let _ = shell.run(&["cp", &at("new"), &format!("box:{to}")]).ok();
+        assert_eq!(inside(script), wanted, "{to}");
+    }
+    // A link comes as one, unless what it leads to is asked for.
+    let _ = shell.run(&["cp", "box:/srv/way", &at("link")]).ok();
+    assert_eq!(std::fs::read_link(at("link")).unwrap().to_str(), Some("real"));
+    for (from, to, found) in [
+        ("box:/srv/way/.", "contents", "contents/file"),
+        ("box:/srv/way/", "folder", "folder/file"),
+        ("box:srv/real/file", "file", "file"),
+    ] {
+        let _ = shell.run(&["cp", from, &at(to)]).ok();
+        assert_eq!(std::fs::read_to_string(at(found)).unwrap(), "new\n", "{from}");
+    }
+}
+
+pub(crate) fn a_file_with_holes(shell: &Shell<'_>) {
+    shell.idle("box");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("holes");
+    std::fs::File::create(&path).unwrap().set_len(1 << 20).unwrap();
+    let _ = shell.run(&["cp", path.to_str().unwrap(), "box:/srv"]).ok();
+    let size = shell.run(&["exec", "box", "stat", "-c", "%s", "/srv/holes"]).ok();
+    assert_eq!(size, "1048576\n");
 }
 
 pub(crate) fn logs(shell: &Shell<'_>) {

@@ -1,7 +1,7 @@
 //! Running a program: its exit code, its pipes, its signals.
 
 use std::io::Read as _;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use cli_tests::{Shell, until};
 use rustix::process::{Pid, Signal, kill_process};
@@ -25,7 +25,8 @@ pub(crate) fn the_outputs_are_apart(shell: &Shell<'_>) {
 }
 
 pub(crate) fn what_cannot_be_run(shell: &Shell<'_>) {
-    for (command, code) in [("no-such-command", 127), ("/etc", 126)] {
+    // What stands after the image is the command, an option of ours or not.
+    for (command, code) in [("no-such-command", 127), ("--help", 127), ("/etc", 126)] {
         let done = shell.run(&["run", "--rm", &shell.image, command]);
         assert_eq!(done.code, Some(code), "{done:?}");
     }
@@ -139,6 +140,26 @@ pub(crate) fn a_container_is_told_to_end(shell: &Shell<'_>) {
     stdout.read_to_string(&mut rest).unwrap();
     assert_eq!((rest.as_str(), child.wait().unwrap().code()), ("term\n", Some(4)));
     assert!(shell.names().is_empty());
+}
+
+pub(crate) fn a_hang_up_that_is_ignored_ends_nothing(shell: &Shell<'_>) {
+    let script = "trap 'exit 4' TERM; echo ready; while :; do sleep 0.05; done";
+    // As `nohup` does it.
+    let mut child = Command::new("env")
+        .arg("--ignore-signal=HUP")
+        .arg(shell.program())
+        .args(["run", "--rm", &shell.image, "sh", "-c", script])
+        .envs(shell.variables())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut ready = [0; 6];
+    child.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    for signal in [Signal::HUP, Signal::TERM] {
+        kill_process(pid, signal).unwrap();
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(4));
 }
 
 pub(crate) fn a_signal_to_an_exec_is_passed_on_or_not_hidden(shell: &Shell<'_>) {

@@ -23,6 +23,7 @@ cases! { "lifecycle":
     entrypoint_and_arguments_of_the_image [Wait, Logs];
     arguments_replace_the_images [Wait, Logs];
     no_arguments_replace_the_images [EmptyArguments, Logs, Wait];
+    no_arguments_and_no_entrypoint [EmptyArguments];
     command_replaces_the_entrypoint [Wait, Logs];
     image_defaults_are_kept [Wait, Logs];
     image_defaults_are_overridden [User, WorkingDir, Wait, Logs];
@@ -169,6 +170,14 @@ async fn arguments_replace_the_images(t: Context) -> Outcome {
 
 async fn no_arguments_replace_the_images(t: Context) -> Outcome {
     assert_eq!(t.output(&entry(&t).arguments(Vec::<String>::new())).await?, "entry\n");
+    Ok(())
+}
+
+async fn no_arguments_and_no_entrypoint(t: Context) -> Outcome {
+    let nothing = t.spec().arguments(Vec::<String>::new());
+    let created = t.runtime().create_container(&nothing).await;
+    let error = refused(created, ErrorKind::InvalidArgument)?;
+    assert_eq!(error.field(), Some("arguments"), "{error:?}");
     Ok(())
 }
 

@@ -155,6 +155,10 @@ async fn five_hundred(t: Context) -> Outcome {
         .try_collect()
         .await?;
     let listed = t.runtime().list_containers(ListOptions::default()).await?;
+    assert!(
+        listed.is_sorted_by(|a, b| a.info.created_at >= b.info.created_at),
+        "the newest do not come first"
+    );
     let mut ids: Vec<_> = listed.into_iter().map(|listed| listed.info.id).collect();
     ids.sort();
     created.sort();

@@ -10,7 +10,7 @@ use runtime_support::ports::PortReservation;
 use test_support::{Connection as _, until};
 
 use super::own::{HELD_PORTS, Own};
-use super::support::{Engine, Outcome};
+use super::support::{Engine, Outcome, matrix};
 
 /// How many creates are dropped: what `RUNTIME_TEST_DROPS` says, else 1000 with the whole matrix, which
 /// takes minutes, and fewer without.
@@ -18,8 +18,7 @@ fn times() -> Result<u32, BoxError> {
     if let Ok(times) = std::env::var("RUNTIME_TEST_DROPS") {
         return Ok(times.parse()?);
     }
-    let matrix = std::env::var("RUNTIME_TEST_MATRIX").is_ok_and(|value| value == "1");
-    Ok(if matrix { 1000 } else { 64 })
+    Ok(if matrix() { 1000 } else { 64 })
 }
 
 /// The moments of the drops, which are others in each run. They follow from a number that is printed,

@@ -72,6 +72,11 @@ impl Connection for Engine {
     }
 }
 
+/// Whether the tests may take minutes.
+pub(super) fn matrix() -> bool {
+    std::env::var("RUNTIME_TEST_MATRIX").is_ok_and(|value| value == "1")
+}
+
 /// The folder of the logs of the only container of a scope.
 pub(super) fn log_folder(engine: &Engine, _of: &dyn Container) -> Result<PathBuf, BoxError> {
     let folder = std::fs::read_dir(engine.logs())?.next().ok_or("there is no log folder")??;

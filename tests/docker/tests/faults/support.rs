@@ -21,7 +21,7 @@ pub(super) const OWN: test_engines::Engine = test_engines::Engine::DockerFaults;
 pub(super) struct Engine {
     pub(super) runtime: DockerRuntime,
     pub(super) environment: Environment,
-    raw: Raw,
+    pub(super) raw: Raw,
 }
 
 impl Engine {

@@ -21,10 +21,12 @@ const PIECES: usize = 8;
 const PIECE: usize = 128 << 10;
 
 /// What is at a path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Found {
     /// A folder.
     Folder,
+    /// A symbolic link to this.
+    Link(String),
     /// Anything else.
     File,
     /// Nothing.
@@ -34,7 +36,7 @@ pub(super) enum Found {
 /// Where what comes goes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Placed {
-    /// Into this folder, by the name that it has in the archive.
+    /// Into this folder, all of a root: its entries have no part of their names in common.
     Within(PathBuf),
     /// Here, by this name.
     As(PathBuf),
@@ -47,22 +49,39 @@ pub(super) enum Placed {
 /// container's own tar.
 pub(super) async fn unpack(stream: ByteStream, placed: Placed) -> Result<()> {
     let (sender, receiver) = mpsc::channel(PIECES);
-    let feed = async {
-        let mut stream = stream;
-        while let Some(bytes) = stream.next().await {
-            let bytes = bytes.map_err(|error| io::Error::other(error.clone()));
-            let failed = bytes.is_err();
-            if sender.send(bytes).await.is_err() || failed {
-                break;
-            }
-        }
-        drop(sender);
-    };
     let unpacking = tokio::task::spawn_blocking(move || {
         put_all(Pieces { receiver, open: Bytes::new() }, &placed)
     });
-    let ((), unpacked) = tokio::join!(feed, unpacking);
-    unpacked?
+    let (fed, unpacked) = tokio::join!(feed(stream, sender), unpacking);
+    unpacked??;
+    // How the container's tar has ended comes last.
+    let Some(mut rest) = fed? else { return Ok(()) };
+    while let Some(bytes) = rest.next().await {
+        bytes?;
+    }
+    Ok(())
+}
+
+/// Feeds a stream to whoever unpacks it, as far as that is wanted: nobody reads on after the
+/// archive's end. Gives what is left then.
+///
+/// # Errors
+/// The stream's own, which the other side is told as well.
+async fn feed(
+    mut stream: ByteStream,
+    sender: mpsc::Sender<io::Result<Bytes>>,
+) -> Result<Option<ByteStream>> {
+    while let Some(bytes) = stream.next().await {
+        let failure = bytes.as_ref().err().cloned();
+        let sent = sender.send(bytes.map_err(io::Error::other)).await;
+        if let Some(failure) = failure {
+            return Err(failure.into());
+        }
+        if sent.is_err() {
+            return Ok(Some(stream));
+        }
+    }
+    Ok(None)
 }
 
 /// Puts the entries of an archive where they belong.
@@ -96,8 +115,8 @@ fn is_folder<R: Read>(entry: &Entry<'_, R>) -> bool {
 /// What comes in place of the first part of the names in an archive, which all have in common.
 #[derive(Debug)]
 enum Top {
-    /// That part.
-    Own,
+    /// They have none: it is all of a root, which engines call `/` or `.`.
+    Whole,
     /// This name.
     Named(OsString),
     /// Nothing: the root stands for it.
@@ -126,7 +145,6 @@ impl Target {
     fn open(placed: &Placed, first_is_folder: bool) -> Result<Self> {
         let mut made = false;
         let (root, top) = match placed {
-            Placed::Within(folder) => (folder.clone(), Top::Own),
             Placed::As(path) => {
                 let path = std::path::absolute(path)?;
                 let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
@@ -138,10 +156,11 @@ impl Target {
                 (folder.to_owned(), Top::Named(name.to_owned()))
             }
             Placed::Contents(_) if !first_is_folder => return Err(no_folder()),
-            Placed::Contents(folder) => {
+            Placed::Contents(folder) | Placed::Within(folder) => {
                 made = !folder.is_dir();
                 make_folder(folder)?;
-                (folder.clone(), Top::Root)
+                let whole = matches!(placed, Placed::Within(_));
+                (folder.clone(), if whole { Top::Whole } else { Top::Root })
             }
         };
         let real = std::fs::canonicalize(&root).with_context(|| root.display().to_string())?;
@@ -151,16 +170,21 @@ impl Target {
     /// Where a name in the archive belongs below the root.
     fn relative(&self, name: &Path) -> Result<PathBuf> {
         let plain = |part: &Component<'_>| matches!(part, Component::Normal(_));
-        let parts: Vec<_> = name.components().filter(|part| *part != Component::CurDir).collect();
-        if parts.is_empty() || !parts.iter().all(plain) {
+        let whole = matches!(self.top, Top::Whole);
+        let says_nothing = |part: &Component<'_>| match part {
+            Component::CurDir => true,
+            Component::RootDir => whole,
+            _ => false,
+        };
+        let parts: Vec<_> = name.components().filter(|part| !says_nothing(part)).collect();
+        if (parts.is_empty() && !whole) || !parts.iter().all(plain) {
             return Err(refused(format!("it has an entry with the name {}", name.display())));
         }
         let top: Option<&OsStr> = match &self.top {
-            Top::Own => Some(parts[0].as_os_str()),
             Top::Named(name) => Some(name.as_os_str()),
-            Top::Root => None,
+            Top::Whole | Top::Root => None,
         };
-        let rest = parts[1..].iter().map(|part| part.as_os_str());
+        let rest = parts[usize::from(!whole)..].iter().map(|part| part.as_os_str());
         Ok(top.into_iter().chain(rest).collect())
     }
 
@@ -274,11 +298,18 @@ pub(super) async fn kind(mut stream: ByteStream) -> Result<Found> {
         if let Some(Ok(entry)) = archive.entries()?.next() {
             return Ok(match entry.header().entry_type() {
                 EntryType::Directory => Found::Folder,
+                EntryType::Symlink => Found::Link(link_of(&entry)?),
                 _ => Found::File,
             });
         }
     }
     bail!("the engine's archive is no archive")
+}
+
+/// Where a link leads to, in words that an engine takes as a path.
+fn link_of<R: Read>(entry: &Entry<'_, R>) -> Result<String> {
+    let to = entry.link_name_bytes().context("the engine's archive has a link to nothing")?;
+    String::from_utf8(to.into_owned()).context("a link in the container leads to what is no text")
 }
 
 /// Packs a file or a folder under another name.
@@ -288,6 +319,8 @@ pub(super) fn pack(source: PathBuf, name: PathBuf) -> ByteStream {
         let pack = || {
             let mut builder = Builder::new(Sender { sender: &sender, open: Vec::new() });
             builder.follow_symlinks(false);
+            // The tar of busybox leaves out a file that is packed with its holes.
+            builder.sparse(false);
             let metadata = std::fs::symlink_metadata(&source)?;
             if metadata.is_dir() {
                 builder.append_dir_all(&name, &source)?;

@@ -1,0 +1,63 @@
+//! A log of which the engine keeps only so much. Containers of ours have what the engine's
+//! configuration says, so that this one is made by hand.
+
+use futures_util::StreamExt as _;
+use runtime_core::{
+    Container as _, ContainerId, Deadlines, ErrorKind, Follow, LABEL_MANAGED, LABEL_SCOPE,
+    LogOptions, PullOptions, Runtime, Signal,
+};
+use serde_json::json;
+use test_support::{Connection as _, Own, until};
+
+use super::support::{Engine, OWN, Outcome, scope};
+
+/// Writes a line, and when it is told to, far more than is kept.
+const SCRIPT: &str = "trap 'seq 5000' USR1; echo first; while :; do sleep 0.1; done";
+
+#[tokio::test]
+async fn a_reader_is_told_that_its_place_was_thrown_away() -> Outcome {
+    let own = Own::up(OWN).await?;
+    let engine = Engine::of_own(&own, scope(), Deadlines::default()).await?;
+    let container = engine.runtime.container(&create(&engine).await?).await?;
+    container.start().await?;
+    let mut log = container.logs(LogOptions::default().follow(Follow::Yes)).await?;
+    assert_eq!(log.next().await.ok_or("no line")??.bytes, "first\n");
+    let place = log.cursor().ok_or("no place")?;
+    drop(log);
+    // Nothing was written since, so nothing is lost.
+    assert!(container.logs(LogOptions::default().after(place)).await?.next().await.is_none());
+
+    container.kill(Signal::USR1).await?;
+    // Read while it is written, it may have all still, or be cut in the middle.
+    until("loss", async || {
+        let next = container.logs(LogOptions::default().after(place)).await?.next().await;
+        Ok(matches!(next, Some(Err(error)) if error.kind() == ErrorKind::Lost))
+    })
+    .await?;
+    // What is there is read by its time.
+    until("last line", async || {
+        let log = container.logs(LogOptions::default().since(place.time)).await?;
+        let records: Vec<_> = log.collect().await;
+        let lines = records.iter().flatten().map(|record| &record.bytes);
+        Ok(records.len() < 5000 && lines.last().is_some_and(|line| line == "5000\n"))
+    })
+    .await?;
+    engine.finish().await
+}
+
+async fn create(engine: &Engine) -> Result<ContainerId, runtime_conformance::BoxError> {
+    let image = engine.spec().image;
+    let mut pull = engine.runtime.pull_image(&image, PullOptions::default()).await?;
+    while let Some(event) = pull.next().await {
+        event?;
+    }
+    let id = engine.raw.create(&json!({
+        "Image": image.reference,
+        "Cmd": ["sh", "-c", SCRIPT],
+        "Labels": { LABEL_MANAGED: "true", LABEL_SCOPE: engine.runtime.scope().to_string() },
+        "HostConfig": {
+            "LogConfig": { "Type": "json-file", "Config": { "max-size": "1k", "max-file": "1" } }
+        }
+    }))?;
+    Ok(ContainerId::new(id))
+}
