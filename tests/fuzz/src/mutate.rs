@@ -45,8 +45,13 @@ const WORDS: [&[u8]; 16] = [
 
 const BYTES: [u8; 12] = [0, 1, 2, 3, 10, 13, 32, 34, 48, 127, 128, 255];
 
-/// Longer inputs do not reach more of a parser.
+/// Longer inputs reach little more of a parser.
 const LONGEST: usize = 4096;
+
+/// One in so many inputs is long all the same: some parsers have other ways for what is longer than
+/// they hold, which is up to 64 KiB.
+const FEW: usize = 512;
+const STRETCHED: usize = 160 << 10;
 const MOST_KEPT: usize = 4096;
 
 /// Makes inputs of examples.
@@ -63,7 +68,9 @@ impl Mutator {
     }
 
     /// Takes an input as one more example.
-    pub(crate) fn keep(&mut self, input: Vec<u8>) {
+    pub(crate) fn keep(&mut self, mut input: Vec<u8>) {
+        // A long one would make all that come of it slow.
+        input.truncate(LONGEST);
         if self.examples.len() < MOST_KEPT {
             self.examples.push(input);
         } else {
@@ -79,7 +86,19 @@ impl Mutator {
             self.change(&mut input);
         }
         input.truncate(LONGEST);
+        if self.random.below(FEW) == 0 {
+            self.stretch(&mut input);
+        }
         input
+    }
+
+    /// Repeats a piece of the input many times.
+    fn stretch(&mut self, input: &mut Vec<u8>) {
+        let at = self.random.below(input.len() + 1);
+        let to = at + self.random.below((input.len() - at).min(64) + 1);
+        let piece = if at < to { input[at..to].to_vec() } else { b"x".to_vec() };
+        let times = self.random.below(STRETCHED) / piece.len();
+        input.splice(to..to, piece.repeat(times));
     }
 
     fn change(&mut self, input: &mut Vec<u8>) {

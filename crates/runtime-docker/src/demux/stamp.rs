@@ -28,7 +28,8 @@ pub(super) struct Clock {
 
 impl Default for Clock {
     fn default() -> Self {
-        Self { text: [0; 19], second: UNIX_EPOCH }
+        // A time, so that nothing else is taken for the one that is remembered.
+        Self { text: *b"1970-01-01T00:00:00", second: UNIX_EPOCH }
     }
 }
 
@@ -110,6 +111,12 @@ mod tests {
 
     fn time(seconds: u64, nanos: u32) -> SystemTime {
         UNIX_EPOCH + Duration::new(seconds, nanos)
+    }
+
+    #[test]
+    fn nothing_is_no_time() {
+        assert_eq!(Clock::default().read(&[0; 19]), Stamp::No);
+        assert_eq!(read("1970-01-01T00:00:00Z "), Stamp::Time(UNIX_EPOCH, 21));
     }
 
     #[test]
