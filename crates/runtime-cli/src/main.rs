@@ -39,7 +39,10 @@ fn main() -> ExitCode {
     match done {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            style::print_error(&error);
+            // Who has gone has heard enough.
+            if !commands::is_broken_pipe(&error) {
+                style::print_error(&error);
+            }
             ExitCode::from(commands::code_of(&error))
         }
     }

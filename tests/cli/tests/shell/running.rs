@@ -89,7 +89,10 @@ fn leave(shell: &Shell<'_>, arguments: &[&str]) {
     let mut stdout = child.stdout.take().unwrap();
     stdout.read_exact(&mut first).unwrap();
     drop(stdout);
-    assert_eq!(child.wait().unwrap().code(), Some(141), "{arguments:?}");
+    let done = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert_eq!(done.status.code(), Some(141), "{arguments:?}");
+    assert!(!said.contains("roken pipe"), "{arguments:?}: {said}");
 }
 
 pub(crate) fn an_exec_ends_with_its_reader(shell: &Shell<'_>) {
