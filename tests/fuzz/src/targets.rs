@@ -364,7 +364,7 @@ fn image_ref(input: &[u8]) -> u64 {
             assert_eq!(again.to_string(), normal, "a normal form stays as it is");
             number((1, normal.matches([':', '@', '/', '.']).count(), normal.len().min(64)))
         }
-        Err(error) => number((0, error.message().map(str::len))),
+        Err(error) => number((0, error.message().map(|words| words.len().min(256)))),
     }
 }
 
