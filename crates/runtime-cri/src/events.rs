@@ -316,15 +316,7 @@ mod tests {
 
     use super::*;
     use crate::journal::Journal;
-
-    fn life(number: usize) -> Life {
-        let id = ContainerId::new(number.to_string());
-        Life {
-            removed_at: SystemTime::now(),
-            out_of_memory: false,
-            info: ContainerInfo::new(id, "name", ContainerStatus::Exited),
-        }
-    }
+    use crate::journal::tests::life;
 
     #[test]
     fn what_was_gone_before_stays_so_when_the_journal_is_written_anew() {

@@ -147,12 +147,12 @@ impl Journal {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use runtime_core::{ContainerId, ContainerStatus};
 
     use super::*;
 
-    fn life(number: usize) -> Life {
+    pub(crate) fn life(number: usize) -> Life {
         let id = ContainerId::new(number.to_string());
         Life {
             removed_at: SystemTime::now(),
