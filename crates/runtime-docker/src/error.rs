@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use crate::connect::Endpoint;
 
-pub(crate) use refusal::{hides_the_image, refusal};
+pub(crate) use refusal::{hides_the_image, met_the_end, refusal};
 
 /// A connection that could not be opened, or that failed before the answer.
 pub(crate) fn from_transport(endpoint: &Endpoint, source: legacy::Error) -> Error {

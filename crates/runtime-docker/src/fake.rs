@@ -549,3 +549,36 @@ async fn a_log_of_which_a_part_was_thrown_away_is_lost() {
     assert_eq!((error.operation(), error.subject()), (Some(Operation::Logs), Some(ID)));
     assert!(log.next().await.is_none());
 }
+
+#[tokio::test]
+async fn a_question_that_meets_the_end_is_asked_again() {
+    const GONE: &str = r#"{"cause":"no such process",
+        "message":"read /proc/15279/cgroup: no such process","response":500}"#;
+    let path = format!("GET /v1.41/containers/{ID}/json");
+    // Once is what Podman does; another failure, or the same again, is told.
+    for (failures, words, asked, ends) in
+        [(1, GONE, 2, true), (9, GONE, 2, false), (1, r#"{"message":"no"}"#, 1, false)]
+    {
+        let left = Mutex::new(failures);
+        let fake = Fake::new(move |request, _| match request {
+            "POST /v1.41/containers/create" => Reply::Json(201, created()),
+            _ => {
+                let mut left = left.lock().unwrap();
+                if *left > 0 {
+                    *left -= 1;
+                    return Reply::Json(500, words.to_owned());
+                }
+                Reply::Json(200, recorded::text("exited"))
+            }
+        });
+        let runtime = fake.connect().await.unwrap();
+        let container = runtime.create_container(&spec()).await.unwrap();
+        let info = container.info().await;
+        if ends {
+            assert_eq!(info.unwrap().status, runtime_core::ContainerStatus::Exited);
+        } else {
+            assert_failed(info, ErrorKind::Internal, "no");
+        }
+        assert_eq!(fake.seen(&path), asked);
+    }
+}

@@ -13,6 +13,7 @@ use runtime_core::{ContainerId, Operation, Result, ResultExt};
 use serde::Deserialize;
 use serde_json::json;
 
+use crate::error::met_the_end;
 use crate::events;
 use crate::http::{Call, Http, encode};
 use crate::shared::{Shared, within};
@@ -38,9 +39,18 @@ pub(crate) async fn inspect(
     operation: Operation,
     id: &ContainerId,
 ) -> Result<Inspect> {
-    let call = Call::get(operation, format!("/containers/{}/json", encode(id.as_str())));
+    let ask = || {
+        http.json::<Inspect>(Call::get(
+            operation,
+            format!("/containers/{}/json", encode(id.as_str())),
+        ))
+    };
     let asked = async {
-        let mut inspect: Inspect = http.json(call).await?;
+        let mut inspect = match ask().await {
+            // The process has been reaped by now, and Podman can tell that from an end.
+            Err(error) if met_the_end(&error) => ask().await?,
+            answer => answer?,
+        };
         inspect.state.code_is_invented =
             inspect.state.may_be_invented() && !saw_the_end(http, operation, &inspect).await?;
         // On cgroup v1 the word of it can get lost between the kernel and the engine's containerd.
