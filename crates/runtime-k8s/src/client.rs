@@ -3,29 +3,27 @@
 //! kube brings the connection, TLS and the caller's identity. The requests themselves are put
 //! together here, because the answers are read into types of our own, see `wire.rs`.
 
+mod session;
+
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use kube::client::Body;
 use runtime_core::{Error, ErrorKind, Result};
-use runtime_support::session::Transport;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use spdy_client::remote_command::{self, Options, Streams};
 
+use self::session::Carrier;
 use crate::error;
 use crate::http2;
 use crate::link::{Clients, Link, OpenBody};
 use crate::watch::Watch;
-use crate::websocket;
 use crate::wire::{ClusterEvent, List, Node, Object, Pod, ServerVersion};
 
 /// Where a server says who it is.
@@ -51,15 +49,6 @@ pub(crate) struct Client {
     knows_version: Arc<AtomicBool>,
     /// What sessions are carried by, once that is known.
     carrier: Arc<OnceLock<Carrier>>,
-}
-
-/// What sessions are carried by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Carrier {
-    /// WebSocket, version 5 of the protocol: the older ones cannot end an input.
-    WebSocket,
-    /// SPDY, which can in every version.
-    Spdy,
 }
 
 impl fmt::Debug for Client {
@@ -454,68 +443,6 @@ impl Client {
         self.open_body(call, Length::Long).await
     }
 
-    /// Opens a session with a pod: `kind` is `exec` or `attach`, `query` says what more is wanted.
-    ///
-    /// A server says only by its answer what it speaks, so the first session of a connection asks
-    /// for a WebSocket, and for SPDY where that is refused.
-    pub(crate) async fn session(
-        &self,
-        pod: &str,
-        kind: &str,
-        query: &[(&str, &str)],
-        streams: Streams,
-    ) -> Result<Transport> {
-        let mut call = Call::get(format!("{}/{pod}/{kind}", self.pods()));
-        let flags = [
-            ("stdin", streams.stdin),
-            ("stdout", streams.stdout),
-            ("stderr", streams.stderr),
-            ("tty", streams.tty),
-        ];
-        for (name, value) in flags.map(|(name, flag)| (name, if flag { "true" } else { "false" })) {
-            call = call.query(name, value);
-        }
-        for (name, value) in query {
-            call = call.query(name, value);
-        }
-        let known = self.carrier.get().copied();
-        if known != Some(Carrier::Spdy) {
-            let (request, key) = websocket::request(&call.uri())?;
-            let answer = self.send(request).await?;
-            if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-                websocket::check(answer.headers(), &key)?;
-                let _ = self.carrier.set(Carrier::WebSocket);
-                return Ok(websocket::transport(upgraded(answer).await?, streams).await);
-            }
-            if known.is_some() {
-                return Err(self.refusal(answer).await);
-            }
-        }
-        let uri = call
-            .uri()
-            .parse()
-            .map_err(|source| Error::internal("the request is malformed").with_source(source))?;
-        let request = remote_command::upgrade_request(uri, HeaderMap::new());
-        let answer = self.send(request.map(|()| Body::empty())).await?;
-        match remote_command::check_upgrade(answer.status(), answer.headers()) {
-            Ok(()) => {}
-            Err(remote_command::Error::Refused { .. }) => return Err(self.refusal(answer).await),
-            Err(source) => {
-                return Err(Error::internal(
-                    "the server speaks another protocol than it was asked for",
-                )
-                .with_source(source));
-            }
-        }
-        let _ = self.carrier.set(Carrier::Spdy);
-        let opened = remote_command::start(upgraded(answer).await?, &Options::new(streams)).await;
-        opened.map(Transport::from).map_err(|source| {
-            Error::new(ErrorKind::Unavailable)
-                .with_message("the session was cut off before it was open")
-                .with_source(source)
-        })
-    }
-
     /// The error of an answer that refuses.
     async fn refusal(&self, answer: Response<Body>) -> Error {
         let status = answer.status();
@@ -543,16 +470,6 @@ impl Client {
     async fn open_body(&self, call: Call, length: Length) -> Result<OpenBody> {
         Ok(self.link.hold(self.open(call, length).await?.into_body()))
     }
-}
-
-/// The connection that an answer has left to another protocol.
-async fn upgraded(answer: Response<Body>) -> Result<TokioIo<Upgraded>> {
-    let upgraded = hyper::upgrade::on(answer).await.map_err(|source| {
-        Error::new(ErrorKind::Unavailable)
-            .with_message("the connection was lost when its protocol changed")
-            .with_source(source)
-    })?;
-    Ok(TokioIo::new(upgraded))
 }
 
 /// The error of an answer that refuses.

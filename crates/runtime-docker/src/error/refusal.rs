@@ -23,7 +23,7 @@ pub(crate) fn hides_the_image(message: &str) -> bool {
 
 /// Podman's answer to a question about a container whose process ended while Podman read of it:
 /// `read /proc/PID/cgroup: no such process`. Podman 4.3 takes only a file that is not there for
-/// an end. Seen once in 7000 inspects of containers that were about to end.
+/// an end.
 pub(crate) fn met_the_end(error: &Error) -> bool {
     let words = error.message().unwrap_or_default();
     words.starts_with("read /proc/") && words.ends_with("/cgroup: no such process")
