@@ -1,6 +1,7 @@
 //! The project's own commands: `cargo xtask COMMAND`.
 
 mod bench;
+mod check;
 mod ci;
 mod codegen;
 mod demo;
@@ -27,8 +28,10 @@ struct Arguments {
 enum Command {
     /// Measures what this library costs
     Bench(bench::Arguments),
-    /// Checks everything that a change has to pass
-    Ci(ci::Arguments),
+    /// Checks format, lints, documentation, dependencies and unit tests: no engine, no root
+    Check,
+    /// Runs everything that a change has to pass: the check, then all tests
+    Ci,
     /// Generates the CRI client from the vendored protocol file
     Codegen(codegen::Arguments),
     /// Runs a real container and shows what happens
@@ -58,7 +61,8 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Bench(arguments) => bench::run(&arguments),
-        Command::Ci(arguments) => ci::run(&arguments),
+        Command::Check => check::run(&guard::Stop::new()?),
+        Command::Ci => ci::run(),
         Command::Codegen(arguments) => codegen::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Env(arguments) => env::run(&arguments),

@@ -1,26 +1,35 @@
 //! `cargo xtask test`: everything, on the real engines, with a table at the end.
 
-mod binaries;
+pub mod binaries;
+mod cases;
+mod part;
 mod report;
+pub mod unit;
 
 use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use test_engines::{Engine, Site};
 
 use crate::guard::Guard;
 use crate::readme;
-use crate::workspace::{cargo, root};
+use crate::workspace::root;
 use binaries::Binary;
+pub use cases::Cases;
+use part::{CONFORMANCE, FAULTS, MATRIX_ONLY, ON_NO_ENGINE, Part, WHOLE, leave_out, row_of};
 use report::Row;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// Parts to test (all by default)
     parts: Vec<Part>,
-    /// Tests every version of an engine that there is, not only the machine's own
+    /// Runs only the cases whose names match this pattern (`stop::*`); may be repeated
+    #[arg(long = "case", value_name = "PATTERN")]
+    cases: Vec<String>,
+    /// Tests every version of an engine that there is, not only the machine's own, and leaves no
+    /// case out
     #[arg(long)]
     matrix: bool,
     /// Leaves the engines running
@@ -31,110 +40,63 @@ pub struct Arguments {
     write_readme: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Part {
-    Docker,
-    Podman,
-    Cri,
-    K8s,
-}
-
-impl Part {
-    /// The package with its tests.
-    fn package(self) -> &'static str {
-        match self {
-            Self::Docker | Self::Podman => "docker-tests",
-            Self::Cri => "cri-tests",
-            Self::K8s => "k8s-tests",
-        }
-    }
-
-    /// The tests of the command line on its engines, where they run there.
-    fn command_line(self) -> Option<&'static str> {
-        (self != Self::Podman).then_some("cli-tests")
-    }
-
-    /// The engines that it is tested on.
-    fn engines(self, matrix: bool) -> &'static [Engine] {
-        match (self, matrix) {
-            (Self::Docker, false) => &[Engine::Docker],
-            (Self::Docker, true) => &[Engine::Docker, Engine::Docker26, Engine::Docker28],
-            (Self::Podman, _) => &[Engine::Podman],
-            (Self::Cri, false) => &[Engine::Containerd],
-            (Self::Cri, true) => &[Engine::Containerd, Engine::Containerd17, Engine::Containerd21],
-            (Self::K8s, _) => &[Engine::Kubernetes],
-        }
-    }
-}
-
-/// The program that runs on every engine. Beside it [`FAULTS`] does; any other one of a package runs
-/// once for each backend.
-const CONFORMANCE: &str = "conformance";
-
-/// The program with what only this backend can be asked.
-const FAULTS: &str = "faults";
-
-/// Those modules of [`FAULTS`] that use no engine, or have one of their own that is the same
-/// whichever the environment names: on a second engine they would only repeat themselves.
-const ON_NO_ENGINE: &[&str] = &[
-    "dependencies::",
-    "dropped::",
-    "engine_stops::",
-    "full_disk::",
-    "no_engine::",
-    "sessions::",
-    "thrown_away::",
-];
-
-/// The name of the row of a conformance program: the engine's, and what the program's own name adds
-/// to it where it uses the engine in another way. `None` for any other program.
-fn row_of(engine: Engine, binary: &str) -> Option<String> {
-    let way = binary.strip_prefix(CONFORMANCE)?;
-    Some(format!("{engine}{}", way.replace('_', "-")))
-}
-
-/// Programs that run with `--matrix` alone. What this one needs is fetched from unstable, which may
-/// be another on any day, and built for a minute: no change should wait for that or fail by it.
-const MATRIX_ONLY: &[&str] = &["conformance_translator"];
-
 /// The tests of the engines themselves.
 const ENGINES: &str = "test-engines";
 
 pub fn run(arguments: &Arguments) -> Result<()> {
+    let begun = Instant::now();
+    let cases = Cases::parse(&arguments.cases)?;
     let site = Site::of_checkout()?;
     let guard = Guard::new(site.clone(), arguments.keep)?;
-    let outcome = run_guarded(arguments, &site, &guard);
+    let outcome = run_guarded(arguments, &cases, &site, &guard);
     // Also after a failure and after Ctrl-C.
     let cleaned = guard.finish();
+    println!("== took {}", minutes(begun));
     outcome.and(cleaned)
 }
 
-fn run_guarded(arguments: &Arguments, site: &Site, guard: &Guard) -> Result<()> {
+fn run_guarded(arguments: &Arguments, cases: &Cases, site: &Site, guard: &Guard) -> Result<()> {
     let parts = match arguments.parts.is_empty() {
         true => WHOLE.to_vec(),
         false => arguments.parts.clone(),
     };
     let mut failed = Vec::new();
-    let build = timed("build", || binaries::build(guard))?;
+    let build = timed("build", || binaries::build(guard, binaries::ALL))?;
     if !build.complete {
         failed.push("the workspace does not build".to_owned());
     }
     let binaries = &build.binaries;
-    let outcomes = [
-        timed("unit tests", || plain(guard, binaries)),
-        timed("documentation tests", || documentation(guard)),
-        timed("engines leave nothing", || engines(guard, binaries, &parts)),
-    ];
-    failed.extend(outcomes.into_iter().filter_map(|outcome| Some(format!("{:#}", outcome.err()?))));
-
-    timed("registry", || guard.up(Engine::Registry).map(drop))?;
-    let run = EngineRun { site, guard, binaries, parts: &parts, matrix: arguments.matrix };
-    let Tested { rows, written, failed: more } = run.all();
-    failed.extend(more);
-    print!("\n{}", report::table(&rows));
+    let mut ran = 0;
+    if parts.contains(&Part::Unit) {
+        ran += note(&mut failed, timed("unit tests", || unit::run(guard, binaries, cases)));
+        if cases.is_all() {
+            note(&mut failed, timed("documentation tests", || unit::documentation(guard)));
+        }
+    }
+    if parts.contains(&Part::Engines) && cases.is_all() {
+        let work = || engines(guard, binaries, &parts);
+        note(&mut failed, timed("engines leave nothing", work));
+    }
+    let mut rows = Vec::new();
+    if parts.iter().any(|part| part.package().is_some()) {
+        timed("registry", || guard.up(Engine::Registry).map(drop))?;
+        let run =
+            EngineRun { site, guard, binaries, parts: &parts, matrix: arguments.matrix, cases };
+        let Tested { rows: tested, written, failed: more } = run.all();
+        failed.extend(more);
+        let table = readme::take_reports(&written, !arguments.write_readme);
+        failed.extend(table.err().map(|error| format!("{error:#}")));
+        rows = tested;
+    }
+    if !cases.is_all() {
+        rows.retain(|row| !row.is_empty());
+        ran += rows.len();
+        ensure!(ran > 0 || !failed.is_empty(), "no case has such a name");
+    }
+    if !rows.is_empty() {
+        print!("\n{}\nslowest cases:\n{}", report::table(&rows), report::slowest(&rows));
+    }
     failed.extend(rows.iter().flat_map(Row::faults));
-    let table = readme::take_reports(&written, !arguments.write_readme);
-    failed.extend(table.err().map(|error| format!("{error:#}")));
     for fault in &failed {
         println!("FAILED: {fault}");
     }
@@ -142,41 +104,12 @@ fn run_guarded(arguments: &Arguments, site: &Site, guard: &Guard) -> Result<()> 
     Ok(())
 }
 
-/// What is tested when no part is named.
-const WHOLE: &[Part] = &[Part::Docker, Part::Podman, Part::Cri, Part::K8s];
-
-/// Whether the integration tests of a package want an engine or a machine of their own.
-fn wants_engines(package: &str) -> bool {
-    package == ENGINES || package.ends_with("-tests")
-}
-
-/// Every test that needs no engine.
-fn plain(guard: &Guard, binaries: &[Binary]) -> Result<()> {
-    let plain =
-        binaries.iter().filter(|binary| !(binary.is_integration && wants_engines(&binary.package)));
-    let mut failed = Vec::new();
-    for binary in plain {
-        println!("-- {} {}", binary.package, binary.name);
-        if guard.run(binary.command().arg("--quiet")).is_err() {
-            guard.check()?;
-            failed.push(format!("{} {}", binary.package, binary.name));
-        }
-    }
-    ensure!(failed.is_empty(), "unit tests: {}", failed.join(", "));
-    Ok(())
-}
-
-fn documentation(guard: &Guard) -> Result<()> {
-    guard
-        .run(&mut cargo(&[
-            "test",
-            "--quiet",
-            "--workspace",
-            "--all-features",
-            "--doc",
-            "--no-fail-fast",
-        ]))
-        .context("documentation tests")
+/// Adds the failure of a step to the others, so that the steps after it run.
+fn note<T: Default>(failed: &mut Vec<String>, outcome: Result<T>) -> T {
+    outcome.unwrap_or_else(|error| {
+        failed.push(format!("{error:#}"));
+        T::default()
+    })
 }
 
 /// The engines' own tests, of those that the parts use.
@@ -216,6 +149,7 @@ struct EngineRun<'a> {
     binaries: &'a [Binary],
     parts: &'a [Part],
     matrix: bool,
+    cases: &'a Cases,
 }
 
 impl EngineRun<'_> {
@@ -223,7 +157,8 @@ impl EngineRun<'_> {
     /// cluster on two cores.
     fn all(&self) -> Tested {
         let mut all = Tested::default();
-        self.parts.iter().for_each(|part| all.add(self.part(*part)));
+        let parts = self.parts.iter().filter(|part| part.package().is_some());
+        parts.for_each(|part| all.add(self.part(*part)));
         all
     }
 
@@ -251,14 +186,14 @@ impl EngineRun<'_> {
             .filter(|binary| {
                 binary.is_integration
                     && (matrix || !MATRIX_ONLY.contains(&binary.name.as_str()))
-                    && (binary.package == part.package()
+                    && (part.package() == Some(binary.package.as_str())
                         || part.command_line() == Some(binary.package.as_str()))
             })
             .collect();
         ensure!(
             binaries.iter().any(|binary| binary.name == CONFORMANCE),
             "{} has no {CONFORMANCE} tests, or they do not build",
-            part.package()
+            part.package().unwrap_or_default()
         );
         let started = guard.up(engine)?;
         let running = site.status(engine).context("it went away")?;
@@ -274,13 +209,28 @@ impl EngineRun<'_> {
                 continue;
             }
             let report = report_path(engine, &binary.name);
-            let mut command = binary.command();
+            let mut command = match binary.name.as_str() {
+                FAULTS => {
+                    let Some(mut command) = self.cases.of_standard_harness(binary)? else {
+                        continue;
+                    };
+                    // The harness of a stable Rust gives durations to a caller who insists.
+                    command
+                        .env("RUSTC_BOOTSTRAP", "1")
+                        .args(["-Zunstable-options", "--report-time"]);
+                    command
+                }
+                _ => self.cases.of_our_harness(binary),
+            };
             if again {
                 command.args(ON_NO_ENGINE.iter().flat_map(|module| ["--skip", module]));
             }
             command.envs(running.variables()?).env("RUNTIME_TEST_REPORT", &report);
             if matrix {
                 command.env("RUNTIME_TEST_MATRIX", "1");
+            } else {
+                let is_first = is_first && self.is_first_of_backend(part);
+                command.env("RUNTIME_TEST_LEAVE_OUT", leave_out(&binary.name, is_first));
             }
             let title = format!("{} on {engine} {}", binary.name, running.version());
             let outcome = report::run(guard, &mut command, &report, &title)?;
@@ -315,6 +265,12 @@ fn report_path(engine: Engine, binary: &str) -> PathBuf {
     reports().join(format!("{engine}-{binary}.json"))
 }
 
+/// The time since `begun`, for people.
+fn minutes(begun: Instant) -> String {
+    let seconds = begun.elapsed().as_secs();
+    format!("{} min {} s", seconds / 60, seconds % 60)
+}
+
 fn timed<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     println!("== {name}");
     let start = Instant::now();
@@ -322,18 +278,4 @@ fn timed<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let word = if outcome.is_ok() { "done" } else { "FAILED" };
     println!("== {name}: {word} in {:.1} s", start.elapsed().as_secs_f32());
     outcome
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_conformance_program_has_a_row() {
-        let row = |binary: &str| row_of(Engine::Kubernetes, binary);
-        assert_eq!(row("conformance").as_deref(), Some("kubernetes"));
-        assert_eq!(row("conformance_node").as_deref(), Some("kubernetes-node"));
-        assert_eq!(row("conformance_stats").as_deref(), Some("kubernetes-stats"));
-        assert_eq!(row("faults"), None);
-    }
 }

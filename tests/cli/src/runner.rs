@@ -4,8 +4,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use runtime_conformance::Requested;
 use runtime_core::Capability;
 use serde_json::{Value, json};
 
@@ -56,7 +58,15 @@ pub fn run(cases: &[Case]) -> ExitCode {
         }
     };
     let report: Arc<Mutex<Report>> = Arc::default();
-    let trials = cases.iter().map(|case| trial(*case, &engine, &report)).collect();
+    let requested = match Requested::from_env() {
+        Ok(requested) => requested,
+        Err(error) => {
+            eprintln!("the tests cannot run: {error}");
+            return ExitCode::from(101);
+        }
+    };
+    let wanted = cases.iter().filter(|case| requested.includes(case.name));
+    let trials = wanted.map(|case| trial(*case, &engine, &report)).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     if let (Some(path), false) = (std::env::var_os(REPORT), arguments.list) {
         let report = report.lock().unwrap_or_else(PoisonError::into_inner);
@@ -73,12 +83,19 @@ struct Report {
     passed: usize,
     failed: Vec<&'static str>,
     ignored: Vec<Value>,
+    /// The duration of each case, in seconds.
+    slowest: Vec<(&'static str, f64)>,
 }
 
 impl Report {
     fn write(&self, path: &Path) -> std::io::Result<()> {
-        let Self { passed, failed, ignored } = self;
-        let report = json!({ "passed": passed, "failed": failed, "ignored": ignored });
+        let Self { passed, failed, ignored, slowest } = self;
+        let report = json!({
+            "passed": passed,
+            "failed": failed,
+            "ignored": ignored,
+            "slowest": slowest,
+        });
         std::fs::write(path, report.to_string())
     }
 }
@@ -93,7 +110,10 @@ fn trial(case: Case, engine: &Arc<Engine>, report: &Arc<Mutex<Report>>) -> Trial
             return Ok(Completion::ignored_with(format!("lacks {lacks}")));
         }
         let body = AssertUnwindSafe(|| (case.body)(&Shell::new(&engine)));
-        match catch_unwind(body) {
+        let begun = Instant::now();
+        let outcome = catch_unwind(body);
+        report.slowest.push((case.name, begun.elapsed().as_secs_f64()));
+        match outcome {
             Ok(()) => {
                 report.passed += 1;
                 Ok(Completion::Completed)

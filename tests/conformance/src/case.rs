@@ -22,6 +22,7 @@ pub struct Case {
     pub(crate) heavy: bool,
     pub(crate) exclusive: bool,
     pub(crate) kills_engine: bool,
+    pub(crate) long: bool,
     pub(crate) body: CaseFn,
 }
 
@@ -39,6 +40,7 @@ impl Case {
             heavy: false,
             exclusive: false,
             kills_engine: false,
+            long: false,
             body,
         }
     }
@@ -61,6 +63,13 @@ impl Case {
     pub(crate) const fn kills_engine(mut self) -> Self {
         self.kills_engine = true;
         self.exclusive()
+    }
+
+    /// Runs on one engine of each backend only, unless every engine is tested in full: the case is
+    /// expensive, and shows a promise of the backend rather than of one version of an engine.
+    pub(crate) const fn long(mut self) -> Self {
+        self.long = true;
+        self
     }
 
     /// Its name, `area::what`.

@@ -72,6 +72,12 @@
 //! `--exact`, `--skip`. With `RUNTIME_TEST_REPORT` set to a path, the outcome is written there as
 //! JSON, see [`Report`]. An engine that is not there is a failure of the run.
 //!
+//! Two variables select cases. `RUNTIME_TEST_CASES` has the patterns of the only cases to run,
+//! separated by commas (`stop::*,list::five_hundred`). `RUNTIME_TEST_LEAVE_OUT` has what a run leaves
+//! out because another run beside it has it: `long` (cases that are expensive) and `unfocused`
+//! (cases outside of the [`Focus`] of the program). What is left out is reported as ignored with the
+//! reason. Without the variables everything runs.
+//!
 //! Each case has a scope and a connection of its own, so cases run in parallel and do not need an
 //! empty engine. After each, whatever happened in it, everything of its scope is removed, and the
 //! engine's own listing must show nothing of it any more. Cases that kill the engine run after
@@ -93,14 +99,16 @@ mod poll;
 mod random;
 mod report;
 mod runner;
+mod selection;
 mod subject;
 mod twins;
 
 pub use case::{Body, Case, CaseFn};
 pub use context::Context;
 pub use failure::{Failure, Outcome};
-pub use report::{Ignored, KnownDifference, Report};
-pub use runner::{run, run_groups};
+pub use report::{Ignored, KnownDifference, LeftOut, Report};
+pub use runner::{run, run_focused};
+pub use selection::{Focus, Requested};
 pub use subject::{BoxError, Difference, EngineControl, GpuProof, Images, Registry, Subject};
 
 /// All cases, in the order in which they are listed.

@@ -20,11 +20,13 @@ pub struct Report {
     pub failed: Vec<String>,
     /// The cases that the engine's capabilities leave out.
     pub ignored: Vec<Ignored>,
+    /// The cases that this run leaves out, see `RUNTIME_TEST_LEAVE_OUT`.
+    pub left_out: Vec<LeftOut>,
     /// The cases in whose place a known difference was asserted.
     pub differences: Vec<KnownDifference>,
     /// How long the run took, in seconds.
     pub seconds: f64,
-    /// The longest cases, with their seconds.
+    /// The cases with their seconds, the slowest first.
     pub slowest: Vec<(String, f64)>,
 }
 
@@ -36,6 +38,16 @@ pub struct Ignored {
     pub case: String,
     /// The capability that is missing.
     pub capability: String,
+}
+
+/// A case that this run leaves out.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[non_exhaustive]
+pub struct LeftOut {
+    /// Its name.
+    pub case: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// A case that ran in another form.
@@ -53,9 +65,9 @@ impl Report {
     pub(crate) fn finish(&mut self, mut durations: Vec<(String, f64)>) {
         self.failed.sort();
         self.ignored.sort();
+        self.left_out.sort();
         self.differences.sort();
         durations.sort_by(|a, b| b.1.total_cmp(&a.1));
-        durations.truncate(10);
         self.slowest = durations;
     }
 

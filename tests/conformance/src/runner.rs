@@ -11,9 +11,10 @@ use runtime_core::{Capabilities, Capability, Nonce, PullOptions, RuntimeExt as _
 
 use crate::failure::fail;
 use crate::poll::lock;
+use crate::selection::{Requested, Selection};
 use crate::{
-    BoxError, Case, Context, Difference, Failure, Ignored, KnownDifference, Outcome, Report,
-    Subject, cases, child, panics, twins,
+    BoxError, Case, Context, Difference, Failure, Focus, Ignored, KnownDifference, LeftOut,
+    Outcome, Report, Subject, cases, child, panics, twins,
 };
 
 /// The variable with the path of the report.
@@ -26,17 +27,17 @@ const ENGINE_CONTROL: &str = "engine_control";
 ///
 /// The exit code is not 0 when a case failed, and when the subject or its engine is not there.
 pub fn run<S: Subject>(make: impl FnOnce() -> Result<S, BoxError>) -> ExitCode {
-    run_groups(&[], make)
+    run_focused(Focus::ALL, make)
 }
 
-/// Runs the cases of these groups (`exec`, `files`), as [`run`] does all of them. No group is all.
-/// It is for another way to the same engine, where only they go another way.
-pub fn run_groups<S: Subject>(
-    groups: &[&str],
+/// Runs all cases that `focus` offers, as [`run`] does all of them, for a program that reaches an
+/// engine in another way. With `unfocused` in `RUNTIME_TEST_LEAVE_OUT` only the focus itself runs.
+pub fn run_focused<S: Subject>(
+    focus: Focus,
     make: impl FnOnce() -> Result<S, BoxError>,
 ) -> ExitCode {
     let mut arguments = Arguments::from_args();
-    match try_run(&mut arguments, groups, make) {
+    match try_run(&mut arguments, &focus, make) {
         Ok(code) => code,
         Err(failure) => {
             eprintln!("the suite cannot run: {failure}");
@@ -47,9 +48,11 @@ pub fn run_groups<S: Subject>(
 
 fn try_run<S: Subject>(
     arguments: &mut Arguments,
-    groups: &[&str],
+    focus: &Focus,
     make: impl FnOnce() -> Result<S, BoxError>,
 ) -> Result<ExitCode, Failure> {
+    let selection = Selection::from_env()?;
+    let requested = Requested::from_env().map_err(|error| Failure::new(error.to_string()))?;
     let tokio =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let subject: Arc<dyn Subject> =
@@ -64,8 +67,11 @@ fn try_run<S: Subject>(
     let (mut report, capabilities) = tokio.block_on(meet(&*subject, &run, !arguments.list))?;
     let mut planned =
         plan(&cases::all(), &capabilities, &subject.differences(), subject.control().is_some())?;
-    let group = |planned: &Planned| planned.case().name.split("::").next().unwrap_or_default();
-    planned.retain(|planned| groups.is_empty() || groups.contains(&group(planned)));
+    planned
+        .retain(|planned| focus.offers(planned.case()) && requested.includes(planned.case().name));
+    for planned in &mut planned {
+        planned.leave_out(&selection, focus);
+    }
     arguments.test_threads.get_or_insert(subject.parallelism());
     let shared = Arc::new(Shared {
         tokio: tokio.handle().clone(),
@@ -79,11 +85,12 @@ fn try_run<S: Subject>(
     let conclusion = libtest_mimic::run(arguments, trials);
     tokio.shutdown_timeout(std::time::Duration::from_secs(5));
 
-    let Outcomes { passed, failed, ignored, differences, durations } =
+    let Outcomes { passed, failed, ignored, left_out, differences, durations } =
         std::mem::take(&mut *lock(&shared.outcomes));
     report.passed = passed;
     report.failed = failed;
     report.ignored = ignored;
+    report.left_out = left_out;
     report.differences = differences;
     report.seconds = begun.elapsed().as_secs_f64();
     report.finish(durations);
@@ -125,13 +132,27 @@ async fn meet(
 enum Planned {
     Run(Case),
     Ignore(Case, &'static str),
+    LeaveOut(Case, &'static str),
     Differ(Case, Difference),
 }
 
 impl Planned {
     fn case(&self) -> &Case {
         match self {
-            Self::Run(case) | Self::Ignore(case, _) | Self::Differ(case, _) => case,
+            Self::Run(case)
+            | Self::Ignore(case, _)
+            | Self::LeaveOut(case, _)
+            | Self::Differ(case, _) => case,
+        }
+    }
+
+    /// Leaves out what the selection does. A case that the engine ignores stays ignored: that is the
+    /// better reason.
+    fn leave_out(&mut self, selection: &Selection, focus: &Focus) {
+        if matches!(self, Self::Run(_) | Self::Differ(..))
+            && let Some(reason) = selection.leaves_out(self.case(), focus)
+        {
+            *self = Self::LeaveOut(*self.case(), reason);
         }
     }
 }
@@ -190,6 +211,7 @@ struct Outcomes {
     passed: usize,
     failed: Vec<String>,
     ignored: Vec<Ignored>,
+    left_out: Vec<LeftOut>,
     differences: Vec<KnownDifference>,
     durations: Vec<(String, f64)>,
 }
@@ -202,6 +224,12 @@ fn trial(shared: &Arc<Shared>, at: usize, planned: Planned) -> Trial {
                 let (case, capability) = (case.name.to_owned(), (*lacks).to_owned());
                 lock(&shared.outcomes).ignored.push(Ignored { case, capability });
                 return Ok(Completion::ignored_with(format!("lacks {lacks}")));
+            }
+            Planned::LeaveOut(case, reason) => {
+                let (case, reason) = (case.name.to_owned(), (*reason).to_owned());
+                let completion = Completion::ignored_with(reason.clone());
+                lock(&shared.outcomes).left_out.push(LeftOut { case, reason });
+                return Ok(completion);
             }
             Planned::Run(case) => (case, case.body),
             Planned::Differ(case, known) => (case, known.instead),

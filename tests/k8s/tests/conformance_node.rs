@@ -1,16 +1,25 @@
 //! The conformance suite on the one node of the cluster of the environment, whose container engine
-//! is spoken to for what its kubelet has made.
+//! serves the containers that its kubelet has made.
 
 use std::process::ExitCode;
 
 use k8s_tests::KubernetesSubject;
+use runtime_conformance::Focus;
+use runtime_core::Capability;
 
-/// What does not go the same way as for the whole cluster. The rest is asked for too where every
-/// version of every engine is (`cargo xtask test k8s --matrix`).
-const OTHERWISE: &[&str] =
-    &["lifecycle", "wait", "logs", "follow", "stats", "stop", "recovery", "leaks", "refused"];
+/// The cases that use what the node's engine does: logs, statistics, signals and stops.
+const THROUGH_THE_ENGINE: Focus = Focus::on(&[
+    "logs::*",
+    "follow::*",
+    "stats::*",
+    "stop::*",
+    "refused::*",
+    // These have a part for engines with signals or statistics.
+    "lifecycle::everything_after_the_remove",
+    "list::two_scopes_do_not_see_each_other",
+])
+.and_needing(&[Capability::Kill, Capability::StopImmediately, Capability::StopGraceOverride]);
 
 fn main() -> ExitCode {
-    let groups = if std::env::var_os("RUNTIME_TEST_MATRIX").is_some() { &[] } else { OTHERWISE };
-    runtime_conformance::run_groups(groups, KubernetesSubject::node_from_env)
+    runtime_conformance::run_focused(THROUGH_THE_ENGINE, KubernetesSubject::node_from_env)
 }

@@ -4,10 +4,13 @@
 use std::process::ExitCode;
 
 use k8s_tests::KubernetesSubject;
+use runtime_conformance::Focus;
+
+/// The cases that open sessions, which are all that this program runs.
+const SESSIONS: Focus = Focus::on(SESSION_CASES).at_most(SESSION_CASES);
+
+const SESSION_CASES: &[&str] = &["exec::*", "attach::*", "files::*"];
 
 fn main() -> ExitCode {
-    runtime_conformance::run_groups(
-        &["exec", "attach", "files"],
-        KubernetesSubject::translator_from_env,
-    )
+    runtime_conformance::run_focused(SESSIONS, KubernetesSubject::translator_from_env)
 }

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
-use cargo_metadata::{Message, TargetKind};
+use cargo_metadata::{Message, Target, TargetKind};
 
-use crate::guard::Guard;
+use crate::guard::Stop;
 use crate::workspace::{cargo, metadata};
 
 /// One test program.
@@ -38,11 +38,15 @@ pub struct Build {
     pub complete: bool,
 }
 
-/// Builds all test programs in one go: with a package at a time, each would choose other
-/// features of the dependencies and build them again.
-pub fn build(guard: &Guard) -> Result<Build> {
+/// Chooses all test programs.
+pub const ALL: fn(&Target, &str) -> bool = |_, _| true;
+
+/// Builds test programs in one go: with a package at a time, each would choose other features of the
+/// dependencies and build them again. `wanted` chooses among the integration tests, by the target
+/// and its package.
+pub fn build(stop: &Stop, wanted: fn(&Target, &str) -> bool) -> Result<Build> {
     let metadata = metadata(&[])?;
-    let mut child = cargo(&[
+    let mut command = cargo(&[
         "test",
         "--workspace",
         "--all-features",
@@ -50,9 +54,17 @@ pub fn build(guard: &Guard) -> Result<Build> {
         // A package that does not build keeps nobody from testing another.
         "--no-fail-fast",
         "--message-format=json-render-diagnostics",
-    ])
-    .stdout(Stdio::piped())
-    .spawn()?;
+    ]);
+    let integration = metadata.workspace_packages().into_iter().flat_map(|package| {
+        let tests = package.targets.iter().filter(|target| target.kind.contains(&TargetKind::Test));
+        tests.map(|target| (target, wanted(target, &package.name)))
+    });
+    let (chosen, others): (Vec<_>, Vec<_>) = integration.partition(|(_, is_wanted)| *is_wanted);
+    if !others.is_empty() {
+        command.args(["--lib", "--bins"]);
+        command.args(chosen.iter().flat_map(|(target, _)| ["--test", target.name.as_str()]));
+    }
+    let mut child = command.stdout(Stdio::piped()).spawn()?;
     let output = child.stdout.take().context("no output")?;
     let mut binaries = Vec::new();
     for message in Message::parse_stream(BufReader::new(output)) {
@@ -74,5 +86,5 @@ pub fn build(guard: &Guard) -> Result<Build> {
         }
     }
     binaries.sort_by(|a, b| (&a.package, &a.name).cmp(&(&b.package, &b.name)));
-    Ok(Build { binaries, complete: guard.wait(child)? })
+    Ok(Build { binaries, complete: stop.wait(child)? })
 }

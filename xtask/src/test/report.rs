@@ -21,7 +21,12 @@ pub struct Report {
     #[serde(default)]
     ignored: Vec<Ignored>,
     #[serde(default)]
+    left_out: Vec<LeftOut>,
+    #[serde(default)]
     differences: Vec<Difference>,
+    /// The longest cases, with their seconds.
+    #[serde(default)]
+    slowest: Vec<(String, f64)>,
     /// What the program has printed of each that failed.
     #[serde(skip)]
     words: BTreeMap<String, Vec<String>>,
@@ -40,6 +45,13 @@ pub struct Ignored {
     capability: String,
 }
 
+/// A case that the plain run leaves out.
+#[derive(Debug, Deserialize)]
+pub struct LeftOut {
+    case: String,
+    reason: String,
+}
+
 /// A case in whose place a known difference of the engine was asserted. The report counts it
 /// as passed.
 #[derive(Debug, Deserialize)]
@@ -56,7 +68,17 @@ pub struct Row {
     passed: usize,
     failed: Vec<String>,
     ignored: Vec<Ignored>,
+    left_out: Vec<LeftOut>,
     differences: Vec<Difference>,
+    durations: Vec<Duration>,
+}
+
+/// How long a case took.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Duration {
+    row: String,
+    case: String,
+    seconds: f64,
 }
 
 impl Row {
@@ -67,7 +89,9 @@ impl Row {
             passed: 0,
             failed: Vec::new(),
             ignored: Vec::new(),
+            left_out: Vec::new(),
             differences: Vec::new(),
+            durations: Vec::new(),
         }
     }
 
@@ -81,7 +105,22 @@ impl Row {
             format!("{binary}: {case}{last}")
         }));
         self.ignored.extend(report.ignored);
+        self.left_out.extend(report.left_out);
+        let row = &self.engine;
+        self.durations.extend(report.slowest.into_iter().map(|(case, seconds)| Duration {
+            row: row.clone(),
+            case: format!("{binary}: {case}"),
+            seconds,
+        }));
         self.differences.extend(report.differences);
+    }
+
+    /// Whether nothing in it was to run.
+    pub fn is_empty(&self) -> bool {
+        self.passed == 0
+            && self.failed.is_empty()
+            && self.ignored.is_empty()
+            && self.left_out.is_empty()
     }
 
     /// Why this row is no success.
@@ -158,7 +197,13 @@ impl Report {
             return;
         };
         let case = case.trim().to_owned();
-        match result.trim() {
+        // With `--report-time`, as `ok <0.123s>`.
+        let (result, seconds) = match result.trim().split_once(" <") {
+            Some((result, time)) => (result, time.trim_end_matches("s>").parse().ok()),
+            None => (result.trim(), None),
+        };
+        self.slowest.extend(seconds.map(|seconds| (case.clone(), seconds)));
+        match result {
             "ok" => self.passed += 1,
             "FAILED" => self.failed.push(case),
             ignored => {
@@ -179,18 +224,19 @@ pub fn table(rows: &[Row]) -> String {
     let mut text = String::new();
     let _ = writeln!(
         text,
-        "{:<15} {:<10} {:>7} {:>7} {:>8} {:>7}",
-        "engine", "version", "passed", "failed", "ignored", "differs"
+        "{:<20} {:<10} {:>7} {:>7} {:>8} {:>9} {:>8}",
+        "engine", "version", "passed", "failed", "ignored", "left out", "differs"
     );
     for row in rows {
         let _ = writeln!(
             text,
-            "{:<15} {:<10} {:>7} {:>7} {:>8} {:>7}",
+            "{:<20} {:<10} {:>7} {:>7} {:>8} {:>9} {:>8}",
             row.engine,
             row.version,
             row.passed.saturating_sub(row.differences.len()),
             row.failed.len(),
             row.ignored.len(),
+            row.left_out.len(),
             row.differences.len()
         );
     }
@@ -208,11 +254,33 @@ pub fn table(rows: &[Row]) -> String {
             let _ = writeln!(text, "  {name}: {} ({})", cases.len(), cases.join(", "));
         }
     }
+    for row in rows.iter().filter(|row| !row.left_out.is_empty()) {
+        let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for left_out in &row.left_out {
+            by_reason.entry(&left_out.reason).or_default().push(&left_out.case);
+        }
+        let _ =
+            writeln!(text, "\nleft out on {} {} (`--matrix` runs it):", row.engine, row.version);
+        for (reason, cases) in by_reason {
+            let _ = writeln!(text, "  {reason}: {} ({})", cases.len(), cases.join(", "));
+        }
+    }
     for row in rows.iter().filter(|row| !row.differences.is_empty()) {
         let _ = writeln!(text, "\nknown differences on {} {}:", row.engine, row.version);
         for Difference { case, reason } in &row.differences {
             let _ = writeln!(text, "  {case}: {reason}");
         }
+    }
+    text
+}
+
+/// The ten longest cases of all rows.
+pub fn slowest(rows: &[Row]) -> String {
+    let mut all: Vec<_> = rows.iter().flat_map(|row| &row.durations).collect();
+    all.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+    let mut text = String::new();
+    for Duration { row, case, seconds } in all.into_iter().take(10) {
+        let _ = writeln!(text, "{seconds:>8.1} s  {row} {case}");
     }
     text
 }
@@ -235,6 +303,39 @@ mod tests {
         assert_eq!(report.passed, 1);
         assert_eq!(report.failed, ["c"]);
         assert_eq!(report.ignored[0].capability, "exec");
+    }
+
+    #[test]
+    fn the_slowest_cases_of_all_rows_are_shown() {
+        let mut report = Report::default();
+        for line in ["test a ... ok <0.250s>", "test b ... FAILED <12.5s>", "test c ... ok"] {
+            report.take_line(line);
+        }
+        assert_eq!((report.passed, report.failed.len()), (2, 1));
+        let mut docker = Row::new("docker", "1");
+        docker.add("faults", report);
+        let mut podman = Row::new("podman", "1");
+        let many: Vec<_> = (0..10).map(|number| format!(r#"["x::{number}", 1.5]"#)).collect();
+        let report = format!(r#"{{"passed":10,"slowest":[{}]}}"#, many.join(","));
+        podman.add("conformance", serde_json::from_str(&report).unwrap());
+        let text = slowest(&[docker, podman]);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 10);
+        assert_eq!(lines[0], "    12.5 s  docker faults: b");
+        assert_eq!(lines[1], "     1.5 s  podman conformance: x::0");
+    }
+
+    #[test]
+    fn cases_that_were_left_out_are_shown_with_the_reason() {
+        let mut row = Row::new("podman", "4.3.1");
+        let report = r#"{"passed":1,"left_out":[{"case":"a::b","reason":"long"},
+            {"case":"a::c","reason":"long"}]}"#;
+        row.add("conformance", serde_json::from_str(report).unwrap());
+        let text = table(std::slice::from_ref(&row));
+        assert!(text.contains("  long: 2 (a::b, a::c)\n"), "{text}");
+        let line = text.lines().find(|line| line.starts_with("podman")).unwrap();
+        let numbers: Vec<_> = line.split_whitespace().skip(2).collect();
+        assert_eq!(numbers, ["1", "0", "0", "2", "0"]);
     }
 
     #[test]
@@ -270,7 +371,7 @@ mod tests {
         let text = table(std::slice::from_ref(&row));
         let line = text.lines().find(|line| line.starts_with("podman")).unwrap();
         let numbers: Vec<_> = line.split_whitespace().skip(2).collect();
-        assert_eq!(numbers, ["11", "0", "0", "1"]);
+        assert_eq!(numbers, ["11", "0", "0", "0", "1"]);
         assert!(text.contains("known differences on podman 4.3.1:\n  a::b: it is so\n"), "{text}");
         assert!(row.faults().is_empty());
     }

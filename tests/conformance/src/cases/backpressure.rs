@@ -13,8 +13,8 @@ use crate::poll::{PATIENCE, until};
 use crate::{Context, Failure, Outcome};
 
 cases! { "exec":
-    unread_output_takes_no_memory [Exec] exclusive;
-    untaken_input_stands_still [Exec] exclusive;
+    unread_output_takes_no_memory [Exec] exclusive long;
+    untaken_input_stands_still [Exec] exclusive long;
 }
 
 /// How much more memory this process may have for a session that stands still.

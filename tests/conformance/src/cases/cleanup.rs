@@ -14,8 +14,8 @@ use crate::random::random;
 use crate::{Context, Outcome};
 
 cases! { "create":
-    two_hundred_at_once [] heavy;
-    dropped_at_any_point [] heavy;
+    two_hundred_at_once [] heavy long;
+    dropped_at_any_point [] heavy long;
     dropped_while_it_pulls [];
 }
 

@@ -20,7 +20,7 @@ cases! { "exec":
     streams_apart [Exec];
     stdin_to_its_end [Exec, ExecStdinEof];
     stdin_of_an_output_session_is_empty [Exec];
-    large_both_ways [Exec, ExecStdinEof] heavy;
+    large_both_ways [Exec, ExecStdinEof] heavy long;
     unread_stream_does_not_block_the_other [Exec];
     unread_input_does_not_hide_the_end [Exec];
     terminal [Exec, ExecTerminal];

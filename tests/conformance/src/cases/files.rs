@@ -23,7 +23,7 @@ cases! { "files":
     a_folder_and_back [CopyIn, CopyOut];
     modes_and_owners_in [CopyIn, Wait, Logs];
     modes_and_owners_out [CopyOut];
-    a_large_file [CopyIn, CopyOut] heavy;
+    a_large_file [CopyIn, CopyOut] heavy long;
     missing_paths [CopyIn, CopyOut];
     wrong_paths [CopyIn, CopyOut];
     content_that_is_no_archive [CopyIn];

@@ -13,17 +13,17 @@ use crate::poll::{PATIENCE, until};
 use crate::{Context, Failure, Outcome};
 
 cases! { "leaks":
-    dropped_readers [Logs, LogsFollow] exclusive;
-    dropped_raw_logs [Logs, Wait] exclusive;
-    dropped_waiters [Wait] exclusive;
-    dropped_stats [StatsMemory] exclusive;
-    dropped_events [Events] exclusive;
-    dropped_execs [Exec] exclusive;
-    dropped_attaches [Attach] exclusive;
-    dropped_copies [CopyIn, CopyOut] exclusive;
-    dropped_pulls [PullImage] exclusive;
-    dropped_runtimes [Logs, LogsFollow, Wait] exclusive;
-    closed_runtimes [Logs, LogsFollow, Wait] exclusive;
+    dropped_readers [Logs, LogsFollow] exclusive long;
+    dropped_raw_logs [Logs, Wait] exclusive long;
+    dropped_waiters [Wait] exclusive long;
+    dropped_stats [StatsMemory] exclusive long;
+    dropped_events [Events] exclusive long;
+    dropped_execs [Exec] exclusive long;
+    dropped_attaches [Attach] exclusive long;
+    dropped_copies [CopyIn, CopyOut] exclusive long;
+    dropped_pulls [PullImage] exclusive long;
+    dropped_runtimes [Logs, LogsFollow, Wait] exclusive long;
+    closed_runtimes [Logs, LogsFollow, Wait] exclusive long;
 }
 
 /// The sockets that this process has open.

@@ -17,7 +17,7 @@ cases! { "list":
     by_label [];
     by_odd_labels [];
     after_remove [];
-    five_hundred [] heavy;
+    five_hundred [] heavy long;
     two_scopes_do_not_see_each_other [Reattach];
     handles_of_a_list_work [Wait, Logs];
 }

@@ -25,7 +25,7 @@ cases! { "logs":
     long_lines_of_both_streams [Logs, Wait, LogsStreamsApart];
     binary_bytes [Logs, LogsExactBytes, Wait];
     carriage_returns [Logs, LogsCarriageReturns, Wait];
-    a_hundred_thousand_lines [Logs, Wait] heavy;
+    a_hundred_thousand_lines [Logs, Wait] heavy long;
     at_the_exit [Logs, Wait, LogsAtExit];
     since_is_inclusive [Logs, Wait];
     tail [Logs, Wait];
@@ -38,7 +38,7 @@ cases! { "logs":
     read_twice [Logs, Wait];
     while_it_runs [Logs];
     raw_is_what_the_records_hold [Logs, Wait];
-    raw_of_many_lines [Logs, Wait] heavy;
+    raw_of_many_lines [Logs, Wait] heavy long;
     raw_of_a_terminal [Logs, Wait, Terminal];
     raw_in_every_state [Logs, Wait];
 }

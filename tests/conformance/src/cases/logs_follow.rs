@@ -22,7 +22,7 @@ cases! { "follow":
     cursor_resumes_in_another_connection [Logs, LogsFollow, Reattach];
     cursor_of_the_last_record [Logs, LogsFollow, Wait];
     sixteen_followers [Logs, LogsFollow];
-    slow_reader_loses_nothing [Logs, LogsFollow] heavy;
+    slow_reader_loses_nothing [Logs, LogsFollow] heavy long;
     dropped_in_mid_stream [Logs, LogsFollow];
     removed_while_following [Logs, LogsFollow];
 }

@@ -29,11 +29,11 @@ cases! { "recovery":
     reap_by_label [Reap];
     reap_after_the_caller_was_killed [Reap, Reattach];
     reap_twice_at_once [Reap];
-    engine_killed_during_wait [Wait] kills_engine;
-    ended_while_the_engine_was_away [Wait, ExitWhileAway] kills_engine;
-    engine_killed_during_follow [Logs, LogsFollow] kills_engine;
-    engine_killed_during_events [Events, Wait] kills_engine;
-    engine_away [Wait] kills_engine;
+    engine_killed_during_wait [Wait] kills_engine long;
+    ended_while_the_engine_was_away [Wait, ExitWhileAway] kills_engine long;
+    engine_killed_during_follow [Logs, LogsFollow] kills_engine long;
+    engine_killed_during_events [Events, Wait] kills_engine long;
+    engine_away [Wait] kills_engine long;
 }
 
 async fn handle_from_an_id(t: Context) -> Outcome {

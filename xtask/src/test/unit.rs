@@ -1,0 +1,43 @@
+//! The tests that need no engine and no rights.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use super::ENGINES;
+use super::binaries::Binary;
+use super::cases::Cases;
+use crate::guard::Stop;
+use crate::workspace::cargo;
+
+/// Whether the integration tests of a package want an engine or a machine of their own.
+pub fn wants_engines(package: &str) -> bool {
+    package == ENGINES || package.ends_with("-tests")
+}
+
+/// Runs every test program that needs no engine. Returns how many of them had a case that was
+/// requested.
+pub fn run(stop: &Stop, binaries: &[Binary], cases: &Cases) -> Result<usize> {
+    let plain =
+        binaries.iter().filter(|binary| !(binary.is_integration && wants_engines(&binary.package)));
+    let mut failed = Vec::new();
+    let mut ran = 0;
+    for binary in plain {
+        let Some(mut command) = cases.of_standard_harness(binary)? else { continue };
+        println!("-- {} {}", binary.package, binary.name);
+        ran += 1;
+        if stop.run(command.arg("--quiet")).is_err() {
+            stop.check()?;
+            failed.push(format!("{} {}", binary.package, binary.name));
+        }
+    }
+    ensure!(failed.is_empty(), "unit tests: {}", failed.join(", "));
+    Ok(ran)
+}
+
+/// Runs the examples in the documentation.
+pub fn documentation(stop: &Stop) -> Result<()> {
+    let mut command: Command =
+        cargo(&["test", "--quiet", "--workspace", "--all-features", "--doc", "--no-fail-fast"]);
+    stop.run(&mut command).context("documentation tests")
+}
