@@ -22,14 +22,23 @@ pub struct Config {
     /// How many bytes of one stream wait for the transport before a write waits (128 KiB).
     pub send_buffer: usize,
     /// How often a ping is sent, so that whatever sits on the way takes no quiet connection for a
-    /// dead one. Absent by default. A missing answer ends nothing: a server that waits for a slow
-    /// process does not answer.
+    /// dead one. Absent by default.
     pub keep_alive: Option<Duration>,
+    /// How long the other side may send nothing, with [`keep_alive`](Self::keep_alive), before the
+    /// connection ends with [`Error::Silent`]. Absent by default. It does not count while the other
+    /// side may be waiting for a process that does not read its input: such a server reads no further
+    /// and does not answer.
+    pub silence_limit: Option<Duration>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { receive_buffer: 256 * 1024, send_buffer: 128 * 1024, keep_alive: None }
+        Self {
+            receive_buffer: 256 * 1024,
+            send_buffer: 128 * 1024,
+            keep_alive: None,
+            silence_limit: None,
+        }
     }
 }
 
@@ -54,6 +63,13 @@ impl Config {
         self.keep_alive = Some(interval);
         self
     }
+
+    /// Ends the connection when the other side has been silent for that long.
+    #[must_use]
+    pub const fn silence_limit(mut self, limit: Duration) -> Self {
+        self.silence_limit = Some(limit);
+        self
+    }
 }
 
 /// A connection. Clones are the same connection; it lives as long as a clone or a part of one of
@@ -74,10 +90,10 @@ impl Connection {
     where
         T: AsyncRead + AsyncWrite + Unpin,
     {
-        let keep_alive = config.keep_alive;
+        let (keep_alive, silence_limit) = (config.keep_alive, config.silence_limit);
         let shared = Arc::new(Shared::new(config)?);
         let handle = Handle::new(Arc::clone(&shared));
-        Ok((Self { handle }, Driver::new(io, shared, keep_alive)))
+        Ok((Self { handle }, Driver::new(io, shared, keep_alive, silence_limit)))
     }
 
     /// A connection over `io` whose bytes are moved by a task of its own, which ends when the

@@ -36,10 +36,18 @@ pub struct Driver<T> {
     write_failed: bool,
     period: Option<Duration>,
     ticks: Option<Interval>,
+    silence_limit: Option<Duration>,
+    /// Whether a buffer was full when it was last read.
+    is_paused: bool,
 }
 
 impl<T> Driver<T> {
-    pub(crate) fn new(io: T, shared: Arc<Shared>, keep_alive: Option<Duration>) -> Self {
+    pub(crate) fn new(
+        io: T,
+        shared: Arc<Shared>,
+        keep_alive: Option<Duration>,
+        silence_limit: Option<Duration>,
+    ) -> Self {
         Self {
             io,
             shared,
@@ -52,6 +60,8 @@ impl<T> Driver<T> {
             // Zero is no period.
             period: keep_alive.filter(|period| !period.is_zero()),
             ticks: None,
+            silence_limit,
+            is_paused: false,
         }
     }
 
@@ -76,8 +86,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
     /// the transport.
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
         loop {
-            if !self.decode()? {
+            let was_paused = self.is_paused;
+            self.is_paused = !self.decode()?;
+            if self.is_paused {
                 return Poll::Pending;
+            }
+            if was_paused {
+                self.shared.lock().silence.broken();
             }
             let mut buffer = ReadBuf::new(&mut self.input);
             ready!(Pin::new(&mut self.io).poll_read(context, &mut buffer))?;
@@ -85,6 +100,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             if self.end == 0 {
                 return Poll::Ready(Ok(()));
             }
+            self.shared.lock().silence.broken();
         }
     }
 
@@ -141,6 +157,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         loop {
             if let Poll::Ready(end) = self.poll_read(context) {
                 return Poll::Ready(end);
+            }
+            // All that has arrived was read.
+            if let (Some(_), Some(limit), false) = (self.period, self.silence_limit, self.is_paused)
+                && self.shared.lock().silence.is_over(limit)
+            {
+                return Poll::Ready(Err(Error::Silent));
             }
             let full = self.shared.lock().is_full();
             if self.write_failed {

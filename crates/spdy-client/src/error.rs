@@ -13,6 +13,10 @@ pub enum Error {
     /// The transport failed.
     #[error("the transport failed")]
     Io(#[source] Arc<io::Error>),
+    /// The other side has sent nothing for [`silence_limit`](crate::Config::silence_limit), not even
+    /// answers to pings.
+    #[error("the other side is silent")]
+    Silent,
     /// The other side sent what is no SPDY/3.1.
     #[error("the other side broke the protocol")]
     Protocol(#[from] CodecError),
@@ -44,6 +48,7 @@ impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         let kind = match &error {
             Error::Io(source) => source.kind(),
+            Error::Silent => io::ErrorKind::TimedOut,
             Error::Protocol(_) => io::ErrorKind::InvalidData,
             Error::Reset(_) => io::ErrorKind::ConnectionReset,
             Error::GoneAway(_) => io::ErrorKind::ConnectionAborted,

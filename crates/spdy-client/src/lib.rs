@@ -29,6 +29,7 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod remote_command;
+mod silence;
 mod state;
 mod stream;
 

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::codec::{ControlFrame, Decoded, Encoder, Headers, MAX_STREAM_ID, ResetStatus};
 use crate::entry::{Entry, Receiving, Sending, wake};
+use crate::silence::Silence;
 use crate::{Config, Error};
 
 /// How many bytes of control frames may wait for the transport before the connection is read no
@@ -38,6 +39,7 @@ impl Shared {
             going_away: None,
             driver: None,
             end_waiters: Vec::new(),
+            silence: Silence::new(),
         };
         Ok(Self { state: Mutex::new(state) })
     }
@@ -107,6 +109,7 @@ pub(crate) struct State {
     going_away: Option<u32>,
     driver: Option<Waker>,
     end_waiters: Vec<Waker>,
+    pub(crate) silence: Silence,
 }
 
 impl State {
@@ -163,6 +166,7 @@ impl State {
         if let Some(entry) = self.streams.get_mut(&id) {
             entry.queued += bytes.len();
         }
+        self.silence.sent(bytes.len(), self.next_ping);
         self.push(bytes, Some(id));
         Ok(())
     }
@@ -231,6 +235,7 @@ impl State {
             return Ok(());
         }
         let id = self.next_ping_id();
+        self.silence.pinged(id);
         self.control(&ControlFrame::Ping { id })
     }
 
@@ -334,6 +339,7 @@ impl State {
                     return self.control(&ControlFrame::Ping { id });
                 }
                 ControlFrame::Ping { id } => {
+                    self.silence.answered(id);
                     if let Some(waiting) = self.pings.remove(&id) {
                         let _ = waiting.send(());
                     }

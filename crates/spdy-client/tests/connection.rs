@@ -310,6 +310,70 @@ async fn a_quiet_connection_is_kept_alive() {
     assert_eq!(start.elapsed().as_secs(), 90);
 }
 
+fn kept_alive() -> Config {
+    Config::default().keep_alive(Duration::from_secs(5)).silence_limit(Duration::from_secs(60))
+}
+
+/// Answers `count` pings.
+async fn answer(peer: &mut Peer, count: usize) {
+    let mut answered = 0;
+    while answered < count {
+        if let Some(Seen::Ping(id)) = peer.next().await {
+            peer.control(PING, 0, &id.to_be_bytes()).await;
+            answered += 1;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn peer_that_answers_no_ping_for_long_is_lost() {
+    let (connection, mut peer, driver) = connect(kept_alive());
+    let mut stream = opened(&connection, &mut peer).await;
+    stream.send(b"little").await.unwrap();
+    answer(&mut peer, 20).await;
+    assert!(!driver.is_finished(), "a peer that answers is there, however little it says");
+    let silent = tokio::time::Instant::now();
+    let error = stream.read(&mut [0]).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    assert!((55..=65).contains(&silent.elapsed().as_secs()), "{:?}", silent.elapsed());
+    assert!(matches!(driver.await.unwrap(), Err(Error::Silent)));
+    assert!(matches!(connection.ping().await, Err(Error::Silent)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn peer_that_may_wait_for_its_process_is_not_lost() {
+    let (connection, mut peer, driver) = connect(kept_alive());
+    let mut stream = opened(&connection, &mut peer).await;
+    stream.write_all(&[b'x'; 16 << 10]).await.unwrap();
+    // Nothing is answered: the process does not read its input.
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert!(!driver.is_finished());
+    // It has read it, and everything is answered. Now silence counts again.
+    while let Ok(Some(frame)) = timeout(Duration::from_secs(1), peer.next()).await {
+        if let Seen::Ping(id) = frame {
+            peer.control(PING, 0, &id.to_be_bytes()).await;
+        }
+    }
+    answer(&mut peer, 2).await;
+    tokio::time::sleep(Duration::from_secs(70)).await;
+    assert!(matches!(driver.await.unwrap(), Err(Error::Silent)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn output_that_nobody_reads_is_no_silence() {
+    let (connection, mut peer, driver) = connect(kept_alive().receive_buffer(1));
+    let mut stream = opened(&connection, &mut peer).await;
+    peer.data(1, false, b"output").await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert!(!driver.is_finished(), "nothing was read meanwhile");
+    stream.read(&mut [0; 16]).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(!driver.is_finished(), "the time counts from when reading began again");
+    let error = stream.read(&mut [0]).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    driver.await.unwrap().unwrap_err();
+}
+
 #[tokio::test]
 async fn frames_that_change_nothing_change_nothing() {
     let (connection, mut peer, _driver) = connect(Config::default());
