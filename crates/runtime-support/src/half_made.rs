@@ -48,6 +48,24 @@ impl HalfMade {
         }
     }
 
+    /// Runs `work` until the connection is about to close, and for `grace` more after that. Returns
+    /// `None` if that was not enough.
+    pub async fn until_closing<T>(
+        &self,
+        grace: Duration,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
+        let overdue = async {
+            self.closing.cancelled().await;
+            tokio::time::sleep(grace).await;
+        };
+        tokio::select! {
+            biased;
+            done = work => Some(done),
+            () = overdue => None,
+        }
+    }
+
     /// Waits before another attempt. `false` when there is no time for one: `until` is near, or the
     /// connection is about to close and waits for this.
     pub async fn another(&self, after: Duration, until: Instant) -> bool {
@@ -101,6 +119,19 @@ mod tests {
         let begun = Instant::now();
         half_made.close(Duration::from_secs(3)).await;
         assert_eq!(begun.elapsed(), Duration::from_secs(3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_until_closing_has_its_grace_and_no_more() {
+        let half_made = HalfMade::default();
+        let sleep = |seconds| tokio::time::sleep(Duration::from_secs(seconds));
+        let second = Duration::from_secs(1);
+        assert!(half_made.until_closing(second, sleep(100)).await.is_some());
+        half_made.close(LONG).await;
+        let begun = Instant::now();
+        assert!(half_made.until_closing(second * 3, sleep(2)).await.is_some());
+        assert!(half_made.until_closing(second * 3, sleep(4)).await.is_none());
+        assert_eq!(begun.elapsed(), second * 5);
     }
 
     #[tokio::test(start_paused = true)]
