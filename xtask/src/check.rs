@@ -52,7 +52,8 @@ const STEPS: [Step; 8] = [
         )
     }),
     ("unit tests", |stop| {
-        let build = binaries::build(stop, |_, package| !unit::wants_engines(package))?;
+        let build =
+            binaries::build(stop, |target, package| !unit::needs_engine(package, &target.name))?;
         ensure!(build.complete, "the workspace does not build");
         unit::run(stop, &build.binaries, &Cases::default()).map(drop)
     }),

@@ -185,6 +185,7 @@ impl EngineRun<'_> {
             .iter()
             .filter(|binary| {
                 binary.is_integration
+                    && binary.name != unit::FAKE
                     && (matrix || !MATRIX_ONLY.contains(&binary.name.as_str()))
                     && (part.package() == Some(binary.package.as_str())
                         || part.command_line() == Some(binary.package.as_str()))

@@ -1,6 +1,7 @@
 //! A cluster as a subject of the conformance suite, and a raw way to look at it.
 
 mod differences;
+pub mod fake;
 mod raw;
 mod relay;
 mod subject;

@@ -10,16 +10,20 @@ use super::cases::Cases;
 use crate::guard::Stop;
 use crate::workspace::cargo;
 
-/// Whether the integration tests of a package want an engine or a machine of their own.
-pub fn wants_engines(package: &str) -> bool {
-    package == ENGINES || package.ends_with("-tests")
+/// The program of a backend's test package that runs the backend on a fake server.
+pub const FAKE: &str = "fake";
+
+/// Whether an integration test needs an engine or a machine of its own.
+pub fn needs_engine(package: &str, target: &str) -> bool {
+    (package == ENGINES || package.ends_with("-tests")) && target != FAKE
 }
 
 /// Runs every test program that needs no engine. Returns how many of them had a case that was
 /// requested.
 pub fn run(stop: &Stop, binaries: &[Binary], cases: &Cases) -> Result<usize> {
-    let plain =
-        binaries.iter().filter(|binary| !(binary.is_integration && wants_engines(&binary.package)));
+    let plain = binaries
+        .iter()
+        .filter(|binary| !(binary.is_integration && needs_engine(&binary.package, &binary.name)));
     let mut failed = Vec::new();
     let mut ran = 0;
     for binary in plain {
