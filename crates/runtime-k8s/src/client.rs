@@ -3,6 +3,7 @@
 //! kube brings the connection, TLS and the caller's identity. The requests themselves are put
 //! together here, because the answers are read into types of our own, see `wire.rs`.
 
+mod answer;
 mod session;
 
 use std::fmt;
@@ -20,10 +21,12 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use self::session::Carrier;
+use crate::alive::Heard;
 use crate::error;
+use crate::heartbeat::{self, Heartbeat};
 use crate::http2;
 use crate::link::{Clients, Link, OpenBody};
-use crate::watch::Watch;
+use crate::watch::{self, Watch};
 use crate::wire::{ClusterEvent, List, Node, Object, Pod, ServerVersion};
 
 /// Where a server says who it is.
@@ -49,6 +52,9 @@ pub(crate) struct Client {
     knows_version: Arc<AtomicBool>,
     /// What sessions are carried by, once that is known.
     carrier: Arc<OnceLock<Carrier>>,
+    /// The limit of a request that only reads.
+    read_limit: Duration,
+    heartbeat: Heartbeat,
 }
 
 impl fmt::Debug for Client {
@@ -64,11 +70,13 @@ pub(crate) struct Call {
     path: String,
     query: String,
     content: Option<(&'static str, Bytes)>,
+    opens_watch: bool,
 }
 
 impl Call {
     pub(crate) fn new(method: Method, path: impl Into<String>) -> Self {
-        Self { method, path: path.into(), query: String::new(), content: None }
+        let query = String::new();
+        Self { method, path: path.into(), query, content: None, opens_watch: false }
     }
 
     pub(crate) fn get(path: impl Into<String>) -> Self {
@@ -79,6 +87,12 @@ impl Call {
         let mut query = form_urlencoded::Serializer::new(self.query);
         query.append_pair(name, value);
         self.query = query.finish();
+        self
+    }
+
+    /// Requires a new connection that is pinged often.
+    const fn opens_watch(mut self) -> Self {
+        self.opens_watch = true;
         self
     }
 
@@ -106,6 +120,9 @@ impl Call {
         if let Some((kind, content)) = content {
             request = request.header(http::header::CONTENT_TYPE, *kind);
             body = Body::from(content.clone());
+        }
+        if self.opens_watch {
+            request = request.extension(http2::OpensWatch);
         }
         request
             .body(body)
@@ -171,7 +188,21 @@ impl Client {
             sent: Arc::default(),
             knows_version: Arc::default(),
             carrier: Arc::default(),
+            read_limit: answer::READ_LIMIT,
+            heartbeat: Heartbeat::every(heartbeat::INTERVAL),
         }
+    }
+
+    /// Sets how often sessions are pinged.
+    pub(crate) fn with_session_pings(mut self, interval: Duration) -> Self {
+        self.heartbeat = Heartbeat::every(interval);
+        self
+    }
+
+    /// Sets the limit of a request that only reads.
+    pub(crate) fn with_read_limit(mut self, limit: Duration) -> Self {
+        self.read_limit = limit;
+        self
     }
 
     /// The namespace.
@@ -202,7 +233,7 @@ impl Client {
     ) -> std::result::Result<Response<Body>, kube::Error> {
         self.sent.fetch_add(1, Ordering::Relaxed);
         let answer = client.send(request).await;
-        if answer.as_ref().is_err_and(|error| !http2::is_not_spoken(error)) {
+        if answer.as_ref().is_err_and(is_loss) {
             self.link.lost();
         }
         answer
@@ -247,13 +278,6 @@ impl Client {
         }
     }
 
-    /// Sends a request and gives the whole body of the answer.
-    pub(crate) async fn bytes(&self, call: Call) -> Result<Bytes> {
-        let answer = self.open(call, Length::Short).await?;
-        let body = answer.into_body().collect().await.map_err(error::from_client)?;
-        Ok(body.to_bytes())
-    }
-
     /// Sends a request and reads the JSON of the answer.
     pub(crate) async fn json<T: DeserializeOwned>(&self, call: Call) -> Result<T> {
         read(&self.bytes(call).await?)
@@ -276,16 +300,19 @@ impl Client {
     /// # Errors
     /// `PermissionDenied` when this caller may not read it.
     pub(crate) async fn has_metrics(&self, selector: &str) -> Result<bool> {
-        // What a server does not have at all it forbids, too.
-        let answer = self.send(Call::get(METRICS).request()?).await?;
-        if !answer.status().is_success() {
-            return Ok(false);
-        }
-        let answer = self.send(self.metrics(selector).query("limit", "1").request()?).await?;
-        match answer.status() {
-            StatusCode::FORBIDDEN => Err(self.refusal(answer).await),
-            status => Ok(status.is_success()),
-        }
+        self.answered(self.read_limit, async {
+            // What a server does not have at all it forbids, too.
+            let answer = self.send(Call::get(METRICS).request()?).await?;
+            if !answer.status().is_success() {
+                return Ok(false);
+            }
+            let answer = self.send(self.metrics(selector).query("limit", "1").request()?).await?;
+            match answer.status() {
+                StatusCode::FORBIDDEN => Err(self.refusal(answer).await),
+                status => Ok(status.is_success()),
+            }
+        })
+        .await
     }
 
     fn pods(&self) -> String {
@@ -346,15 +373,35 @@ impl Client {
     }
 
     /// Opens a watch of the pods that a selector selects, from a version on.
+    ///
+    /// Over HTTP/2 the connection is pinged. Elsewhere only the lines show that a watch is alive, so
+    /// it is short: a server sends a bookmark two seconds before its end, and it is opened again over
+    /// a connection that works.
     pub(crate) async fn watch_pods(&self, selector: &str, version: &str) -> Result<Watch> {
-        let call = Call::get(self.pods())
-            .query("watch", "true")
-            .query("allowWatchBookmarks", "true")
-            // The server ends the watch then; kubectl and client-go ask for as much.
-            .query("timeoutSeconds", "290")
-            .query("labelSelector", selector)
-            .query("resourceVersion", version);
-        Ok(Watch::new(self.open_body(call, Length::Short).await?))
+        let call = |seconds: &str| {
+            Call::get(self.pods())
+                .query("watch", "true")
+                .query("allowWatchBookmarks", "true")
+                .query("timeoutSeconds", seconds)
+                .query("labelSelector", selector)
+                .query("resourceVersion", version)
+        };
+        self.answered(self.watch_limit(), async {
+            if self.link.clients()?.long.is_some() {
+                let call = call(watch::PINGED_SECONDS).opens_watch();
+                let answer = self.open(call, Length::Long).await?;
+                let heard = answer.extensions().get::<Heard>().cloned();
+                let body = self.link.hold(answer.into_body());
+                // Without, the server has turned out to speak no HTTP/2.
+                return Ok(match heard {
+                    Some(heard) => Watch::pinged(body, heard),
+                    None => Watch::plain(body),
+                });
+            }
+            let answer = self.open(call(watch::PLAIN_SECONDS), Length::Short).await?;
+            Ok(Watch::plain(self.link.hold(answer.into_body())))
+        })
+        .await
     }
 
     /// Creates a pod, or asks what it would become when `dry`.
@@ -440,7 +487,13 @@ impl Client {
         for (name, value) in query {
             call = call.query(name, value);
         }
-        self.open_body(call, Length::Long).await
+        let limit = self.limit_of(&call);
+        let answer = self.answered(limit, self.open(call, Length::Long)).await?;
+        let is_pinged = answer.extensions().get::<Heard>().is_some();
+        let body = self.link.hold(answer.into_body());
+        let follows = query.iter().any(|(name, value)| *name == "follow" && value == "true");
+        // A follower may be silent for as long as its connection shows that it is alive.
+        Ok(if follows && is_pinged { body } else { body.with_silence_limit(answer::LOG_SILENCE) })
     }
 
     /// The error of an answer that refuses.
@@ -465,11 +518,12 @@ impl Client {
         self.knows_version.load(Ordering::Relaxed)
             && self.send(request).await.is_ok_and(|answer| answer.status() == StatusCode::FORBIDDEN)
     }
+}
 
-    /// Sends a request and gives the body of the answer as it comes.
-    async fn open_body(&self, call: Call, length: Length) -> Result<OpenBody> {
-        Ok(self.link.hold(self.open(call, length).await?.into_body()))
-    }
+/// Whether an error is one of a connection. A login that cannot be had is not.
+fn is_loss(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Service(_) | kube::Error::HyperError(_))
+        && !http2::is_not_spoken(error)
 }
 
 /// The error of an answer that refuses.
@@ -492,38 +546,4 @@ pub(crate) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-
-    use std::convert::Infallible;
-
-    /// A client of a server that is this function: of the method and the address to the status and
-    /// the body.
-    pub(crate) fn of(
-        server: impl Fn(&Method, &str) -> (u16, &'static str) + Send + 'static,
-    ) -> Client {
-        let service = tower::service_fn(move |request: Request<Body>| {
-            let (status, body) = server(request.method(), &request.uri().to_string());
-            let mut answer = Response::new(Body::from(body.as_bytes().to_vec()));
-            *answer.status_mut() = StatusCode::from_u16(status).unwrap();
-            std::future::ready(Ok::<_, Infallible>(answer))
-        });
-        Client::new(Clients { all: kube::Client::new(service, "x"), long: None }, "x")
-    }
-
-    #[tokio::test]
-    async fn metrics_are_there_when_they_may_be_read() {
-        const FORBIDDEN: &str = r#"{"kind": "Status", "code": 403, "reason": "Forbidden"}"#;
-        for (discovery, list, want) in [
-            ((404, ""), (403, FORBIDDEN), Ok(false)),
-            ((503, ""), (403, FORBIDDEN), Ok(false)),
-            ((200, "{}"), (403, FORBIDDEN), Err(ErrorKind::PermissionDenied)),
-            ((200, "{}"), (503, ""), Ok(false)),
-            ((200, "{}"), (200, "{}"), Ok(true)),
-        ] {
-            let client = of(move |_, uri| if uri.contains("pods") { list } else { discovery });
-            let has = client.has_metrics("a=b").await.map_err(|error| error.kind());
-            assert_eq!(has, want, "{discovery:?} {list:?}");
-        }
-    }
-}
+pub(crate) mod tests;

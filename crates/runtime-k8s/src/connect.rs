@@ -9,8 +9,10 @@ use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use runtime_core::{Deadlines, Error, ErrorKind, Result, Scope};
 
 use crate::dial;
+use crate::heartbeat;
 use crate::http2;
 use crate::link::Clients;
+use crate::pool::Generation;
 
 /// How to connect to a cluster, and how pods are made there.
 ///
@@ -86,6 +88,9 @@ pub struct KubernetesOptions {
     /// told otherwise, before it gives such a node's pods up by itself. A node that is back before
     /// that changes nothing.
     pub node_budget: Duration,
+    /// How often sessions are pinged. 5 s. Tests have no time for that.
+    #[doc(hidden)]
+    pub session_pings: Duration,
 }
 
 /// A taint of nodes that is tolerated.
@@ -218,6 +223,7 @@ impl KubernetesOptions {
             schedule_budget: Duration::from_secs(300),
             start_budget: Duration::from_secs(60),
             node_budget: Duration::from_secs(300),
+            session_pings: heartbeat::INTERVAL,
         }
     }
 }
@@ -259,6 +265,8 @@ setters! {
     start_budget(budget: Duration) |o, budget| o.start_budget = budget;
     /// Sets how long the node of a running container may be silent.
     node_budget(budget: Duration) |o, budget| o.node_budget = budget;
+    #[doc(hidden)]
+    session_pings(interval: Duration) |o, interval| o.session_pings = interval;
 }
 
 macro_rules! text_setters {
@@ -369,8 +377,9 @@ impl KubernetesOptions {
         // Each operation has its own deadline, and what can be repeated is repeated by it.
         config.default_retry = false;
         config.read_timeout = None;
-        let long = http2::client(&config)?;
-        Ok(Clients { all: dial::client(config)?, long })
+        let generation = Generation::default();
+        let long = http2::client(&config, generation.clone())?;
+        Ok(Clients { all: dial::client(config, generation.clone())?, long, generation })
     }
 }
 

@@ -64,9 +64,10 @@ impl KubernetesContainer {
         self.id.as_str()
     }
 
-    /// What is known of it now, from the watch if that is live.
+    /// Returns what is known of it now, from the watch if that is known to be current. Otherwise the
+    /// server is asked.
     pub(crate) async fn look(&self) -> Result<Seen> {
-        if self.shared.pods.is_live()
+        if self.shared.pods.is_current()
             && let Some(entry) = self.shared.pods.entry(self.uid())
         {
             return Ok(entry.now());
@@ -75,8 +76,7 @@ impl KubernetesContainer {
         if pod.metadata.uid != self.uid() {
             return Err(Error::new(ErrorKind::NotFound));
         }
-        self.shared.pods.take(pod.clone());
-        Ok(Seen::first(pod))
+        Ok(self.shared.pods.seen(pod))
     }
 
     /// Waits until the container is as wanted, and ends it where it never will be. There is no
@@ -220,7 +220,7 @@ impl KubernetesContainer {
 
     async fn remove_now(&self) -> Result<()> {
         let pods = &self.shared.pods;
-        let entry = if pods.is_live() { pods.entry(self.uid()) } else { None };
+        let entry = pods.entry(self.uid());
         if let Some(entry) = &entry {
             entry.removing();
         }

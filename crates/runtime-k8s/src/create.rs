@@ -24,6 +24,10 @@ use crate::{pdb, secret, spec};
 /// request.
 const UNDO_PATIENCE: Duration = Duration::from_secs(90);
 
+/// How long one attempt of an undo may take, and a create whose runtime is being closed. A server that
+/// does not answer is asked again, or is left to a reap.
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(10);
+
 pub(crate) const SECRETS: (&str, &str) = ("/api/v1", "secrets");
 
 pub(crate) const BUDGETS: &str = "poddisruptionbudgets";
@@ -81,8 +85,7 @@ impl Drop for Made {
         if let Some(pod) = self.pod.take()
             && let Ok(handle) = tokio::runtime::Handle::try_current()
         {
-            let shared = Arc::clone(&self.shared);
-            let undone = async move { undo(&shared, &pod).await };
+            let undone = undo(Arc::clone(&self.shared), pod);
             self.shared.half_made.spawn_on(undone, &handle);
         }
     }
@@ -90,8 +93,8 @@ impl Drop for Made {
 
 async fn make(shared: &Arc<Shared>, plan: &Plan, deadline: Duration) -> Result<Pod> {
     let posted = shared.client.create_pod(&plan.pod, false);
-    let posted = runtime_support::within(Operation::Create, deadline, posted).await;
-    let pod = match posted {
+    let posted = runtime_support::within(Operation::Create, deadline, posted);
+    let pod = match until_closing(shared, posted).await {
         Ok(pod) => pod,
         Err(error) if is_unclear(&error) && !was_not_sent(&error) => {
             // The server may have made it before the answer was lost, or make it yet.
@@ -105,11 +108,30 @@ async fn make(shared: &Arc<Shared>, plan: &Plan, deadline: Duration) -> Result<P
         "apiVersion": "v1", "kind": "Pod", "name": pod.metadata.name, "uid": pod.metadata.uid,
     });
     let rest = belongings(shared, plan, &owner);
-    if let Err(error) = runtime_support::within(Operation::Create, deadline, rest).await {
-        undo(shared, &pod).await;
+    let rest = runtime_support::within(Operation::Create, deadline, rest);
+    if let Err(error) = until_closing(shared, rest).await {
+        // The caller gets the error even if the undo takes more than one attempt.
+        let undone = shared.half_made.spawn(undo(Arc::clone(shared), pod));
+        let _ = tokio::time::timeout(ATTEMPT_LIMIT, undone).await;
         return Err(error);
     }
     Ok(pod)
+}
+
+/// Runs a part of a create. When the runtime is being closed it has little time left, because the
+/// undo comes after it.
+async fn until_closing<T>(shared: &Shared, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let done = shared.half_made.until_closing(ATTEMPT_LIMIT, work).await;
+    done.unwrap_or_else(|| {
+        Err(Error::new(ErrorKind::Timeout)
+            .with_message("the API server has not answered before the runtime was closed")
+            .during(Operation::Create))
+    })
+}
+
+/// Runs one attempt of an undo.
+async fn attempt<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    runtime_support::within(Operation::Create, ATTEMPT_LIMIT, work).await
 }
 
 /// Makes what belongs to a pod. The pod owns it, so it goes when the pod does.
@@ -133,17 +155,16 @@ async fn belongings(shared: &Shared, plan: &Plan, owner: &Value) -> Result<()> {
 async fn undo_by_name(shared: Arc<Shared>, name: String, nonce: String) {
     let (mut backoff, until) = (Backoff::default(), Instant::now() + UNDO_PATIENCE);
     loop {
-        let looked = shared.client.pod(&name).await;
-        match &looked {
+        let looked = match attempt(shared.client.pod(&name)).await {
             Ok(pod) if pod.metadata.labels.get(LABEL_NONCE) == Some(&nonce) => {
-                return undo(&shared, pod).await;
+                return undo(shared, pod).await;
             }
             // Another has the name.
             Ok(_) => return,
-            Err(_) => {}
-        }
+            Err(error) => error,
+        };
         if !shared.half_made.another(backoff.delay(), until).await {
-            if looked.is_err_and(|error| error.kind() != ErrorKind::NotFound) {
+            if looked.kind() != ErrorKind::NotFound {
                 tracing::warn!(pod = name, "a create whose answer was lost could not be undone");
             }
             return;
@@ -151,10 +172,10 @@ async fn undo_by_name(shared: Arc<Shared>, name: String, nonce: String) {
     }
 }
 
-async fn undo(shared: &Shared, pod: &Pod) {
+async fn undo(shared: Arc<Shared>, pod: Pod) {
     let (mut backoff, until) = (Backoff::default(), Instant::now() + UNDO_PATIENCE);
     loop {
-        match remove(shared, pod).await {
+        match attempt(remove(&shared, &pod)).await {
             Ok(_) => return,
             Err(error) if error.kind() == ErrorKind::NotFound => return,
             Err(error) => tracing::debug!(%error, "a create is being undone"),
@@ -252,6 +273,7 @@ mod tests {
     use runtime_core::{Capabilities, Scope};
 
     use crate::capabilities::Server;
+    use crate::client::tests::{Answer, slow};
     use crate::connect::KubernetesOptions;
 
     #[tokio::test]
@@ -276,5 +298,37 @@ mod tests {
         drop(one);
         assert!(draw(2).await.is_ok());
         assert!(draw(3).await.is_err());
+    }
+
+    /// A connection to a server that answers nothing.
+    fn silent() -> Arc<Shared> {
+        let client = slow(|_, _| std::future::pending::<(u16, Answer)>());
+        let options = KubernetesOptions::new(Scope::new("t").unwrap());
+        Arc::new(Shared::new(client, options, Server::default(), Capabilities::default()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn undo_without_answers_ends() {
+        let begun = Instant::now();
+        let undone = undo(silent(), Pod::default());
+        tokio::time::timeout(UNDO_PATIENCE * 10, undone).await.unwrap();
+        assert!(begun.elapsed() <= UNDO_PATIENCE + ATTEMPT_LIMIT, "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn close_does_not_wait_for_answers_that_do_not_arrive() {
+        let shared = silent();
+        let spec = ContainerSpec::new(runtime_core::Image::new("busybox"));
+        let create = tokio::time::timeout(Duration::from_secs(1), run(&shared, &spec));
+        create.await.expect_err("the server does not answer");
+        let begun = Instant::now();
+        shared.close().await;
+        assert!(begun.elapsed() <= ATTEMPT_LIMIT * 2, "{:?}", begun.elapsed());
+
+        let shared = silent();
+        drop(Made { shared: Arc::clone(&shared), pod: Some(Pod::default()) });
+        let begun = Instant::now();
+        shared.close().await;
+        assert!(begun.elapsed() <= ATTEMPT_LIMIT, "{:?}", begun.elapsed());
     }
 }

@@ -5,15 +5,14 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use http::Uri;
-use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
-use kube::client::{Body, ClientBuilder, ConfigExt as _};
+use kube::client::{ClientBuilder, ConfigExt as _};
 use runtime_core::Result;
 use tower::{ServiceBuilder, service_fn};
 use tower_service::Service;
 
 use crate::error;
+use crate::pool::{Generation, Pool};
 
 /// After how long a silent connection is asked for a sign of life, how often, and how many times
 /// without an answer: whoever waits on one whose server has vanished without a word hears of it
@@ -36,7 +35,7 @@ pub(crate) fn tcp(connect_timeout: Option<Duration>) -> HttpConnector {
 }
 
 /// A client for everything: kube's own, over such connections. The way over a proxy is kube's.
-pub(crate) fn client(config: kube::Config) -> Result<kube::Client> {
+pub(crate) fn client(config: kube::Config, generation: Generation) -> Result<kube::Client> {
     if config.proxy_url.is_some() {
         return kube::Client::try_from(config).map_err(error::from_client);
     }
@@ -50,7 +49,7 @@ pub(crate) fn client(config: kube::Config) -> Result<kube::Client> {
         .option_layer(config.auth_layer().map_err(error::from_client)?)
         .layer(config.extra_headers_layer().map_err(error::from_client)?)
         .map_err(BoxError::from)
-        .service(legacy::Client::builder(TokioExecutor::new()).build::<_, Body>(connector));
+        .service(Pool::new(connector, generation));
     Ok(ClientBuilder::new(service, &config.default_namespace).build())
 }
 
@@ -94,6 +93,7 @@ mod tests {
     use std::net::{Ipv4Addr, SocketAddr};
 
     use http::Request;
+    use kube::client::Body;
     use runtime_core::Error;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
@@ -108,7 +108,10 @@ mod tests {
         let mut config = kube::Config::new(format!("{scheme}://{address}").parse().unwrap());
         config.connect_timeout = Some(Duration::from_millis(200));
         let request = Request::get("/version").body(Body::empty()).unwrap();
-        let answer = client(config)?.send(request).await.map_err(error::from_client)?;
+        let answer = client(config, Generation::default())?
+            .send(request)
+            .await
+            .map_err(error::from_client)?;
         Ok(answer.status().as_u16())
     }
 

@@ -5,6 +5,9 @@
 //!
 //! Connections are kept for the next answer and never shared: a server allows few answers at a time
 //! on one, and a reader that is slow would hold up all others.
+//!
+//! The watch of the pods is a long answer, too. Its connection is new and is not kept afterwards, and
+//! the answers to its pings show that what it has said so far is all that there is.
 
 use std::ops::RangeInclusive;
 use std::pin::Pin;
@@ -31,9 +34,11 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use tower::ServiceBuilder;
 use tower_service::Service;
 
+use crate::alive::{Heard, Listening};
 use crate::dial;
 use crate::error;
 use crate::gather::Gathered;
+use crate::pool::{Generation, IDLE_LIMIT};
 
 /// How much of an answer may be on its way while its reader is busy: as much as keeps a link of
 /// this speed in use, in bytes a second, within these limits.
@@ -55,10 +60,26 @@ const HTTP2: &[u8] = b"h2";
 /// How many connections are kept for later.
 const MOST_IDLE: usize = 8;
 
-/// After how long without an answer a connection is looked at, and how long that may take: a
-/// follower of a quiet container learns that way that its server has vanished.
-const SILENCE: Duration = Duration::from_secs(30);
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How often a connection without traffic is pinged, and how long the answer may take.
+#[derive(Debug, Clone, Copy)]
+struct Pings {
+    interval: Duration,
+    timeout: Duration,
+}
+
+/// A follower of a quiet container keeps its connection in the tables of balancers, which forget it
+/// after some tens of seconds, and is reopened when its server has vanished.
+const LOG_PINGS: Pings =
+    Pings { interval: Duration::from_secs(5), timeout: Duration::from_secs(15) };
+
+/// State that the watch has brought is returned only while its connection is known to be alive, so
+/// the interval is a fraction of [`FRESH`](crate::pods::FRESH).
+const WATCH_PINGS: Pings =
+    Pings { interval: Duration::from_secs(2), timeout: Duration::from_secs(8) };
+
+/// Extension of the request that opens a watch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OpensWatch;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -81,7 +102,19 @@ pub(crate) fn is_not_spoken(error: &kube::Error) -> bool {
 
 /// A client that speaks HTTP/2 alone, with the identity of a configuration. `None` where that
 /// leads over a proxy, or is without TLS, in which the protocol is agreed on.
-pub(crate) fn client(config: &kube::Config) -> Result<Option<kube::Client>> {
+pub(crate) fn client(
+    config: &kube::Config,
+    generation: Generation,
+) -> Result<Option<kube::Client>> {
+    client_with(config, generation, LOG_PINGS, WATCH_PINGS)
+}
+
+fn client_with(
+    config: &kube::Config,
+    generation: Generation,
+    log_pings: Pings,
+    watch_pings: Pings,
+) -> Result<Option<kube::Client>> {
     if config.proxy_url.is_some() || config.cluster_url.scheme() != Some(&Scheme::HTTPS) {
         return Ok(None);
     }
@@ -101,8 +134,17 @@ pub(crate) fn client(config: &kube::Config) -> Result<Option<kube::Client>> {
     let mut tcp = dial::tcp(config.connect_timeout);
     tcp.set_nodelay(true);
     let tls = TlsConnector::from(Arc::new(tls));
-    let connections =
-        Connections { tcp, tls, server_name, idle: Arc::default(), shortest: Arc::default() };
+    let connections = Connections {
+        tcp,
+        tls,
+        server_name,
+        limit: config.connect_timeout,
+        log_pings,
+        watch_pings,
+        generation,
+        idle: Arc::default(),
+        shortest: Arc::default(),
+    };
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer().map_err(error::from_client)?)
@@ -122,10 +164,46 @@ fn room(window: u32) -> u32 {
     window.saturating_mul(2 * 256).min((1 << 31) - 1)
 }
 
-/// The connections that nobody uses just now.
-type Idle = Mutex<Vec<Sender>>;
+/// The connections without an answer under way.
+#[derive(Debug, Default)]
+struct Idle {
+    generation: u64,
+    connections: Vec<IdleConnection>,
+}
 
-fn lock(idle: &Idle) -> MutexGuard<'_, Vec<Sender>> {
+#[derive(Debug)]
+struct IdleConnection {
+    sender: Sender,
+    heard: Heard,
+    since: Instant,
+}
+
+impl Idle {
+    /// Drops the connections that are closed, too old or of an earlier generation.
+    fn clean(&mut self, generation: u64) {
+        if self.generation != generation {
+            self.generation = generation;
+            self.connections.clear();
+        }
+        self.connections
+            .retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < IDLE_LIMIT);
+    }
+
+    fn take(&mut self, generation: u64) -> Option<(Sender, Heard)> {
+        self.clean(generation);
+        self.connections.pop().map(|idle| (idle.sender, idle.heard))
+    }
+
+    /// Keeps a connection whose request was sent in `generation`.
+    fn keep(&mut self, sender: Sender, heard: Heard, generation: u64, current: u64) {
+        self.clean(current);
+        if generation == current && self.connections.len() < MOST_IDLE {
+            self.connections.push(IdleConnection { sender, heard, since: Instant::now() });
+        }
+    }
+}
+
+fn lock(idle: &Mutex<Idle>) -> MutexGuard<'_, Idle> {
     idle.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -135,7 +213,12 @@ struct Connections {
     tcp: HttpConnector,
     tls: TlsConnector,
     server_name: ServerName<'static>,
-    idle: Arc<Idle>,
+    /// How long a connection may take to open.
+    limit: Option<Duration>,
+    log_pings: Pings,
+    watch_pings: Pings,
+    generation: Generation,
+    idle: Arc<Mutex<Idle>>,
     shortest: Arc<RoundTrip>,
 }
 
@@ -181,17 +264,31 @@ impl Connections {
         mut self,
         mut request: Request<Body>,
     ) -> std::result::Result<Response<Answer>, BoxError> {
+        if request.extensions().get::<OpensWatch>().is_some() {
+            let (mut sender, heard) = self.open(request.uri().clone(), self.watch_pings).await?;
+            let mut answer = sender.send_request(request).await?;
+            answer.extensions_mut().insert(heard);
+            return Ok(answer.map(|body| Answer { body, sender: Some(sender), home: None }));
+        }
+        let generation = self.generation.current();
         loop {
-            let kept = lock(&self.idle).pop();
+            let kept = lock(&self.idle).take(generation);
             let is_kept = kept.is_some();
-            let mut sender = match kept {
-                Some(sender) => sender,
-                None => self.connect(request.uri().clone()).await?,
+            let (mut sender, heard) = match kept {
+                Some(kept) => kept,
+                None => self.open(request.uri().clone(), self.log_pings).await?,
             };
             match sender.try_send_request(request).await {
-                Ok(answer) => {
-                    let idle = Arc::downgrade(&self.idle);
-                    return Ok(answer.map(|body| Answer { body, sender: Some(sender), idle }));
+                Ok(mut answer) => {
+                    answer.extensions_mut().insert(heard.clone());
+                    let home = Home {
+                        idle: Arc::downgrade(&self.idle),
+                        sent_in: generation,
+                        generation: self.generation,
+                        heard,
+                    };
+                    let (sender, home) = (Some(sender), Some(home));
+                    return Ok(answer.map(|body| Answer { body, sender, home }));
                 }
                 // The server has closed it while nobody used it, and never saw the request.
                 Err(mut failed) => match failed.take_message() {
@@ -202,12 +299,30 @@ impl Connections {
         }
     }
 
-    async fn connect(&mut self, uri: Uri) -> std::result::Result<Sender, BoxError> {
+    /// Opens a connection within the time that there is for that, TLS and HTTP/2 included.
+    async fn open(
+        &mut self,
+        uri: Uri,
+        pings: Pings,
+    ) -> std::result::Result<(Sender, Heard), BoxError> {
+        match self.limit {
+            Some(limit) => tokio::time::timeout(limit, self.connect(uri, pings)).await?,
+            None => self.connect(uri, pings).await,
+        }
+    }
+
+    async fn connect(
+        &mut self,
+        uri: Uri,
+        pings: Pings,
+    ) -> std::result::Result<(Sender, Heard), BoxError> {
         std::future::poll_fn(|cx| self.tcp.poll_ready(cx)).await?;
         let begun = Instant::now();
         let tcp = self.tcp.call(uri).await?.into_inner();
         let took = if is_local(&tcp) { Duration::ZERO } else { begun.elapsed() };
         let window = window(self.shortest.seen(took));
+        let tcp = Listening::new(tcp);
+        let heard = tcp.heard();
         let stream = self.tls.connect(self.server_name.clone(), Gathered::new(tcp)).await?;
         if stream.get_ref().1.alpn_protocol() != Some(HTTP2) {
             return Err(NotSpoken.into());
@@ -216,8 +331,8 @@ impl Connections {
             .timer(TokioTimer::new())
             .initial_stream_window_size(window)
             .initial_connection_window_size(room(window))
-            .keep_alive_interval(SILENCE)
-            .keep_alive_timeout(PATIENCE)
+            .keep_alive_interval(pings.interval)
+            .keep_alive_timeout(pings.timeout)
             .handshake(TokioIo::new(stream))
             .await?;
         // It ends with its sender and its last answer.
@@ -226,7 +341,25 @@ impl Connections {
                 tracing::debug!(%error, "a connection has ended");
             }
         });
-        Ok(sender)
+        Ok((sender, heard))
+    }
+}
+
+/// Where a connection goes when its answer has been read.
+struct Home {
+    idle: Weak<Mutex<Idle>>,
+    /// The generation in which its request was sent, and what tells the current one.
+    sent_in: u64,
+    generation: Generation,
+    heard: Heard,
+}
+
+impl Home {
+    fn take(self, sender: Sender) {
+        if let Some(idle) = self.idle.upgrade() {
+            let current = self.generation.current();
+            lock(&idle).keep(sender, self.heard, self.sent_in, current);
+        }
     }
 }
 
@@ -234,7 +367,7 @@ impl Connections {
 struct Answer {
     body: Incoming,
     sender: Option<Sender>,
-    idle: Weak<Idle>,
+    home: Option<Home>,
 }
 
 impl HttpBody for Answer {
@@ -250,12 +383,8 @@ impl HttpBody for Answer {
             Some(Ok(_)) => {}
             Some(Err(_)) => self.sender = None,
             None => {
-                if let (Some(sender), Some(idle)) = (self.sender.take(), self.idle.upgrade()) {
-                    let mut idle = lock(&idle);
-                    idle.retain(|sender| !sender.is_closed());
-                    if idle.len() < MOST_IDLE {
-                        idle.push(sender);
-                    }
+                if let (Some(sender), Some(home)) = (self.sender.take(), self.home.take()) {
+                    home.take(sender);
                 }
             }
         }
@@ -273,179 +402,4 @@ impl HttpBody for Answer {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    use std::convert::Infallible;
-    use std::net::{Ipv4Addr, SocketAddr};
-    use std::sync::atomic::AtomicUsize;
-
-    use futures_util::stream;
-    use http_body_util::{BodyExt as _, StreamBody};
-    use hyper::server::conn::http2 as server;
-    use hyper::service::service_fn;
-    use hyper_util::rt::TokioIo;
-    use tokio::net::TcpListener;
-    use tokio_rustls::TlsAcceptor;
-    use tokio_rustls::rustls::ServerConfig;
-    use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-
-    /// A server that answers every path, with as many pieces as the path says, and of the size that it
-    /// says. It knows how many connections it was asked for, how many are open, and how many pieces it
-    /// was about to send.
-    struct Server {
-        address: SocketAddr,
-        root: Vec<u8>,
-        taken: Arc<AtomicUsize>,
-        open: Arc<AtomicUsize>,
-        sent: Arc<AtomicUsize>,
-    }
-
-    async fn serve(protocols: &[&[u8]]) -> Server {
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        let root = made.cert.der().to_vec();
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
-        let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
-        let mut tls = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![made.cert.der().clone()], key)
-            .unwrap();
-        tls.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (taken, open) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let counts = (Arc::clone(&taken), Arc::clone(&open));
-        let sent = Arc::new(AtomicUsize::new(0));
-        let about_to_send = Arc::clone(&sent);
-        let acceptor = TlsAcceptor::from(Arc::new(tls));
-        tokio::spawn(async move {
-            while let Ok((tcp, _)) = listener.accept().await {
-                counts.0.fetch_add(1, Ordering::Relaxed);
-                counts.1.fetch_add(1, Ordering::Relaxed);
-                let (acceptor, open) = (acceptor.clone(), Arc::clone(&counts.1));
-                let sent = Arc::clone(&about_to_send);
-                let answer = service_fn(move |request| pieces(request, Arc::clone(&sent)));
-                tokio::spawn(async move {
-                    if let Ok(stream) = acceptor.accept(tcp).await {
-                        let _ = server::Builder::new(TokioExecutor::new())
-                            .serve_connection(TokioIo::new(stream), answer)
-                            .await;
-                    }
-                    open.fetch_sub(1, Ordering::Relaxed);
-                });
-            }
-        });
-        Server { address, root, taken, open, sent }
-    }
-
-    type Pieces = StreamBody<
-        futures_util::stream::BoxStream<'static, std::result::Result<Frame<Bytes>, Infallible>>,
-    >;
-
-    async fn pieces(
-        request: Request<Incoming>,
-        sent: Arc<AtomicUsize>,
-    ) -> std::result::Result<Response<Pieces>, Infallible> {
-        let mut words = request.uri().path()[1..].split('x');
-        let mut number = || words.next().map(|word| word.parse::<usize>().unwrap());
-        let (count, size) = (number().unwrap(), number().unwrap_or(16 << 10));
-        let all = stream::iter((0..count).map(move |_| {
-            sent.fetch_add(1, Ordering::Relaxed);
-            Ok(Frame::data(Bytes::from(vec![b'x'; size])))
-        }));
-        Ok(Response::new(StreamBody::new(futures_util::StreamExt::boxed(all))))
-    }
-
-    impl Server {
-        fn client(&self) -> kube::Client {
-            let uri = format!("https://localhost:{}", self.address.port()).parse().unwrap();
-            let mut config = kube::Config::new(uri);
-            config.root_cert = Some(vec![self.root.clone()]);
-            client(&config).unwrap().unwrap()
-        }
-
-        fn taken(&self) -> usize {
-            self.taken.load(Ordering::Relaxed)
-        }
-
-        async fn until_open(&self, count: usize) {
-            let end = tokio::time::Instant::now() + Duration::from_secs(20);
-            while self.open.load(Ordering::Relaxed) != count {
-                assert!(
-                    tokio::time::Instant::now() < end,
-                    "{} are open",
-                    self.open.load(Ordering::Relaxed)
-                );
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        }
-    }
-
-    async fn ask(
-        client: &kube::Client,
-        pieces: impl std::fmt::Display,
-    ) -> std::result::Result<Response<Body>, kube::Error> {
-        client.send(Request::get(format!("/{pieces}")).body(Body::empty()).unwrap()).await
-    }
-
-    #[test]
-    fn a_window_holds_what_is_on_its_way() {
-        assert_eq!(window(Duration::from_micros(80)), 64 << 10, "this machine");
-        assert_eq!(window(Duration::from_millis(1)), (64 << 20) / 1000, "this data centre");
-        assert_eq!(window(Duration::from_millis(200)), 1 << 20, "far away");
-    }
-
-    #[test]
-    fn one_slow_connection_is_not_the_distance() {
-        let (near, slow) = (Duration::from_millis(1), Duration::from_millis(30));
-        let shortest = RoundTrip::default();
-        assert_eq!([slow, near, slow].map(|took| shortest.seen(took)), [slow, near, near]);
-    }
-
-    #[tokio::test]
-    async fn a_server_without_it_is_told_apart_from_one_that_is_away() {
-        let server = serve(&[b"http/1.1"]).await;
-        let error = ask(&server.client(), 1).await.unwrap_err();
-        assert!(is_not_spoken(&error), "{error:?}");
-        let away = Server { address: ([127, 0, 0, 1], 1).into(), ..server }.client();
-        assert!(!is_not_spoken(&ask(&away, 1).await.unwrap_err()));
-    }
-
-    #[tokio::test]
-    async fn connections_are_used_again_and_never_shared() {
-        let server = serve(&[b"h2"]).await;
-        let client = server.client();
-        for _ in 0..3 {
-            let answer = ask(&client, 100).await.unwrap();
-            let bytes = answer.into_body().collect().await.unwrap().to_bytes();
-            assert_eq!(bytes.len(), 100 * (16 << 10));
-        }
-        assert_eq!(server.taken(), 1);
-        // The first two have more to say than there is room for.
-        let (one, two) = (ask(&client, 10_000).await.unwrap(), ask(&client, 10_000).await.unwrap());
-        let three = ask(&client, 100).await.unwrap().into_body().collect().await.unwrap();
-        assert_eq!(three.to_bytes().len(), 100 * (16 << 10));
-        assert_eq!(server.taken(), 3);
-        server.until_open(3).await;
-        // Who has not read to the end closes the connection, and nothing is left with the client.
-        drop((one, two));
-        server.until_open(1).await;
-        drop(client);
-        server.until_open(0).await;
-    }
-
-    #[tokio::test]
-    async fn a_reader_may_be_slow_and_the_pieces_small() {
-        let server = serve(&[b"h2"]).await;
-        let count = 3 * (64 << 10);
-        let answer = ask(&server.client(), format!("{count}x1")).await.unwrap();
-        // All that the window has room for is on its way, and nobody has read any.
-        while server.sent.load(Ordering::Relaxed) < 64 << 10 {
-            tokio::task::yield_now().await;
-        }
-        let bytes = answer.into_body().collect().await.unwrap().to_bytes();
-        assert_eq!(bytes.len(), count);
-    }
-}
+mod tests;

@@ -72,6 +72,7 @@
 //! - The event of a removal has the time at which it was seen.
 //! - The process of an exec does not end with its session, and no signal can be sent to it.
 
+mod alive;
 mod attach;
 mod capabilities;
 mod client;
@@ -85,6 +86,7 @@ mod engine;
 mod error;
 mod exec;
 mod gather;
+mod heartbeat;
 mod hold;
 mod http2;
 mod info;
@@ -96,6 +98,7 @@ mod names;
 mod node;
 mod pdb;
 mod pods;
+mod pool;
 mod reap;
 mod runtime;
 mod secret;

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use runtime_core::{
-    Error, ErrorKind, LABEL_CREATED_AT, LABEL_MANAGED, LABEL_NONCE, LABEL_SCOPE, Nonce, Result,
+    Error, ErrorKind, LABEL_CREATED_AT, LABEL_MANAGED, LABEL_NONCE, LABEL_SCOPE, Nonce, Operation,
+    Result,
 };
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -27,6 +28,9 @@ const LOOK: Duration = Duration::from_millis(200);
 /// come, which on a busy node can be late. So a source is taken for no folder after this time, and
 /// asked for as a file.
 const MOST_ARE_FOLDERS: Duration = Duration::from_secs(2);
+
+/// How long the removal of a probe may take. One that stays goes with its container.
+const REMOVAL_LIMIT: Duration = Duration::from_secs(10);
 
 /// Whether a start has to find out whether the sources of a pod's mounts are there.
 pub(crate) fn are_unchecked(pod: &Pod) -> bool {
@@ -193,11 +197,12 @@ impl Probes<'_> {
 
     /// Removes the probes, all of them, and says what went wrong first.
     async fn remove(&mut self) -> Result<()> {
-        let mut outcome = Ok(());
-        for probe in self.asked.drain(..) {
-            outcome = outcome.and(remove_probe(self.shared, &probe.pod).await);
-        }
-        outcome
+        let shared = self.shared;
+        let removals = self.asked.drain(..).map(|probe| async move {
+            let removal = remove_probe(shared, &probe.pod);
+            runtime_support::within(Operation::Start, REMOVAL_LIMIT, removal).await
+        });
+        futures_util::future::join_all(removals).await.into_iter().collect()
     }
 }
 

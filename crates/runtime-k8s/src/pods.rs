@@ -5,19 +5,19 @@
 //! connections and restarted servers from the version it has seen, and lists anew when the server
 //! has forgotten that version.
 
+mod current;
 mod ends;
+mod removals;
 mod store;
 
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt as _, StreamExt as _};
-use runtime_core::{Backoff, Error, ErrorKind, Event, Exit, LabelFilter, Result, Scope};
+use runtime_core::{Backoff, Error, ErrorKind, Event, LabelFilter, Result, Scope};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use crate::client::Client;
 use crate::names;
@@ -26,7 +26,9 @@ use crate::seen::Seen;
 use crate::shared::is_closed;
 use crate::wire::{Pod, WatchLine};
 
-use ends::LATER;
+use current::Currency;
+pub(crate) use current::FRESH;
+use removals::Removals;
 pub(crate) use store::Entry;
 use store::{Listener, MOST_WAITING_EVENTS, Store};
 
@@ -40,9 +42,8 @@ const SHORTEST_WATCH: Duration = Duration::from_millis(250);
 /// After this a version may well be forgotten.
 const LONG_WATCH: Duration = Duration::from_secs(60);
 
-/// How many removals are explained at once. A scheduler takes pods one by one: where so many go,
-/// somebody removes them.
-const MOST_EXPLAINED: usize = 64;
+/// How often it is checked that the watch has not fallen behind, and that ends are not unclear.
+const CHECK: Duration = Duration::from_secs(1);
 
 /// The watch and all it has seen.
 #[derive(Debug)]
@@ -58,6 +59,8 @@ struct Inner {
     nodes: Nodes,
     store: Mutex<Store>,
     condition: watch::Sender<Condition>,
+    currency: Currency,
+    removals: Removals,
 }
 
 #[derive(Debug, Clone)]
@@ -87,6 +90,8 @@ impl Pods {
             selector,
             store: Mutex::default(),
             condition: watch::Sender::new(Condition::Idle),
+            currency: Currency::default(),
+            removals: Removals::default(),
         };
         Self { inner: Arc::new(inner), task: Mutex::default() }
     }
@@ -102,6 +107,7 @@ impl Pods {
         store.listeners.clear();
         store.entries.clear();
         drop(store);
+        self.inner.removals.clear();
         self.inner.condition.send_replace(Condition::Idle);
     }
 
@@ -151,9 +157,10 @@ impl Pods {
         }
     }
 
-    /// Whether what is seen is what the server has.
-    pub(crate) fn is_live(&self) -> bool {
+    /// Whether what is seen is what the server has, or had a few seconds ago.
+    pub(crate) fn is_current(&self) -> bool {
         matches!(*self.inner.condition.borrow(), Condition::Live)
+            && self.inner.currency.is_current()
     }
 
     /// A pod of the scope.
@@ -171,16 +178,30 @@ impl Pods {
         self.inner.store().entries.values().map(|entry| entry.now()).collect()
     }
 
-    /// Takes what the server answered to a request of ours.
+    /// Takes what the server answered to a request of ours. The watch has to bring it, too.
     pub(crate) fn take(&self, pod: Pod) {
-        if !matches!(*self.inner.condition.borrow(), Condition::Idle) {
+        if matches!(*self.inner.condition.borrow(), Condition::Idle) {
+            return;
+        }
+        self.inner.currency.expect(pod.version());
+        // A removal is news when it is explained.
+        if !self.inner.removals.contains(&pod.metadata.uid) {
             self.inner.store().see(pod);
         }
+    }
+
+    /// Takes what the server answered to a request of ours, and returns what is known of that pod.
+    pub(crate) fn seen(&self, pod: Pod) -> Seen {
+        self.take(pod.clone());
+        // What was seen before tells more than one pod.
+        let entry = self.entry(&pod.metadata.uid);
+        entry.map_or_else(|| Seen::first(pod), |entry| entry.now())
     }
 
     /// Takes that a pod is gone, because the server said so to us.
     pub(crate) fn take_gone(&self, uid: &str) {
         if !matches!(*self.inner.condition.borrow(), Condition::Idle) {
+            self.inner.removals.forget(uid);
             self.inner.store().gone(uid, None, None);
         }
     }
@@ -199,7 +220,12 @@ impl Inner {
     }
 
     async fn run(self: Arc<Self>) {
-        let error = self.watch().await;
+        let error = tokio::select! {
+            error = self.watch() => error,
+            never = self.report_removals() => match never {},
+            never = self.clear_up_again_and_again() => match never {},
+        };
+        self.removals.clear();
         // Whoever asks is told.
         tracing::debug!(%error, "the watch of the pods has ended");
         let mut store = self.store();
@@ -216,8 +242,11 @@ impl Inner {
         let mut patience = Patience::default();
         let mut forgotten = Backoff::default();
         loop {
+            let sent = Instant::now();
             let version = match self.client.list_pods(&self.selector).await {
                 Ok((pods, version)) => {
+                    self.currency.listed(sent, &version);
+                    self.removals.clear();
                     self.store().reset(pods, version.parse().ok());
                     version
                 }
@@ -247,14 +276,16 @@ impl Inner {
     /// Watches from a version on, until a new list is needed.
     async fn go_on(&self, mut version: String, patience: &mut Patience) -> Result<()> {
         let mut opened = Instant::now();
-        let mut explained = FuturesUnordered::new();
         loop {
             let failed = match self.client.watch_pods(&self.selector, &version).await {
                 Ok(watch) => {
                     opened = Instant::now();
                     patience.good();
+                    self.currency.opened(watch.heard());
                     self.condition.send_replace(Condition::Live);
-                    self.read(watch, &mut version, &mut explained).await
+                    let failed = self.read(watch, &mut version).await;
+                    self.currency.closed();
+                    failed
                 }
                 Err(error) => Some(error),
             };
@@ -278,65 +309,76 @@ impl Inner {
         self.condition.send_replace(Condition::Away(Some(error)));
     }
 
-    /// Reads an open watch to its end, and says why it ended if that was a failure.
-    async fn read<'a>(
-        &'a self,
-        mut watch: crate::watch::Watch,
-        version: &mut String,
-        explained: &mut FuturesUnordered<BoxFuture<'a, (Box<Pod>, Option<Exit>)>>,
-    ) -> Option<Error> {
-        let mut tick = tokio::time::interval(Duration::from_secs(1));
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    /// Reads an open watch to its end, and returns why it ended if that was a failure. Nothing is
+    /// requested meanwhile: what a request would delay is everything that the watch brings.
+    async fn read(&self, mut watch: crate::watch::Watch, version: &mut String) -> Option<Error> {
+        let mut check = interval(CHECK);
         loop {
-            let has_unclear = !self.store().unclear.is_empty();
             let line = tokio::select! {
                 line = watch.next() => line,
-                Some((pod, exit)) = explained.next(), if !explained.is_empty() => {
-                    let mut store = self.store();
-                    if let Some(exit) = exit {
-                        store.ended(&pod.metadata.uid, exit);
+                _ = check.tick() => {
+                    if self.currency.is_behind() {
+                        tracing::debug!("the watch lacks what the server has answered elsewhere");
+                        return None;
                     }
-                    store.see(*pod);
-                    continue;
-                }
-                _ = tick.tick(), if has_unclear => {
-                    self.clear_up().await;
                     continue;
                 }
             };
-            match line {
-                Ok(Some(WatchLine::Seen(pod))) => {
-                    version.clone_from(&pod.metadata.resource_version);
-                    match self.removed_with(&pod) {
-                        // It is news when it is explained, and others do not wait for that.
-                        Some(exit) if explained.len() < MOST_EXPLAINED => {
-                            let explain = async {
-                                let exit = self.preemption(&pod, exit, &LATER).await;
-                                (pod, exit)
-                            };
-                            explained.push(explain.boxed());
-                        }
-                        _ => self.store().see(*pod),
-                    }
+            let (pod, is_gone) = match line {
+                Ok(Some(WatchLine::Seen(pod))) => (pod, false),
+                Ok(Some(WatchLine::Deleted(pod))) => (pod, true),
+                Ok(Some(WatchLine::Bookmark(at))) => {
+                    self.currency.line(&at);
+                    *version = at;
+                    continue;
                 }
-                Ok(Some(WatchLine::Deleted(pod))) => {
-                    version.clone_from(&pod.metadata.resource_version);
-                    let exit = self.explain(&pod).await;
-                    let uid = pod.metadata.uid.clone();
-                    self.store().gone(&uid, Some(*pod), exit);
-                }
-                Ok(Some(WatchLine::Bookmark(at))) => *version = at,
                 Ok(Some(WatchLine::Failed(status))) => {
                     return Some(crate::error::from_status(&status));
                 }
-                Ok(None) => {
-                    // The server ends watches as it likes; one that ends them at once is ill.
-                    return None;
-                }
+                // The server ends watches as it likes; one that ends them at once is ill.
+                Ok(None) => return None,
                 Err(error) => return Some(error),
+            };
+            version.clone_from(&pod.metadata.resource_version);
+            self.currency.line(version);
+            self.take(pod, is_gone);
+        }
+    }
+
+    /// Takes a pod from the watch. A removal by somebody else is news when it is explained, and others
+    /// do not wait for that.
+    fn take(&self, pod: Box<Pod>, is_gone: bool) {
+        let pod = match self.removed_with(&pod, is_gone) {
+            Some(exit) => match self.removals.add(pod, exit, is_gone) {
+                Ok(()) => return,
+                Err(pod) => pod,
+            },
+            None => pod,
+        };
+        let uid = pod.metadata.uid.clone();
+        self.removals.forget(&uid);
+        if is_gone {
+            self.store().gone(&uid, Some(*pod), None);
+        } else {
+            self.store().see(*pod);
+        }
+    }
+
+    async fn clear_up_again_and_again(&self) -> Infallible {
+        let mut check = interval(CHECK);
+        loop {
+            check.tick().await;
+            if !self.store().unclear.is_empty() {
+                self.clear_up().await;
             }
         }
     }
+}
+
+fn interval(period: Duration) -> Interval {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
 }
 
 /// How often to come again, and when to give up.
@@ -375,6 +417,11 @@ mod tests {
 
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use runtime_core::ExitReason;
+    use serde_json::{Value, json};
+
+    use crate::client::tests::{Answer, endless, slow, whole};
+
     #[tokio::test(start_paused = true)]
     async fn a_server_that_forgets_its_own_version_is_not_asked_without_end() {
         let lists = Arc::new(AtomicUsize::new(0));
@@ -391,5 +438,124 @@ mod tests {
         tokio::time::sleep(Duration::from_secs(60)).await;
         let lists = lists.load(Ordering::Relaxed);
         assert!((2..60).contains(&lists), "{lists}");
+    }
+
+    fn pod(uid: &str, version: u64, deleted: bool) -> Value {
+        let mut pod = json!({
+            "metadata": {"name": uid, "uid": uid, "resourceVersion": version.to_string()},
+            "spec": {"nodeName": "n", "containers": [{"name": "main", "image": "busybox"}]},
+            "status": {"phase": "Running", "containerStatuses": [
+                {"name": "main", "state": {"running": {"startedAt": "2026-11-23T16:00:01Z"}}}]},
+        });
+        if deleted {
+            pod["metadata"]["deletionTimestamp"] = json!("2026-11-23T16:01:00Z");
+            pod["metadata"]["deletionGracePeriodSeconds"] = json!(30);
+        }
+        pod
+    }
+
+    fn line(kind: &str, pod: &Value) -> String {
+        format!("{}\n", json!({"type": kind, "object": pod}))
+    }
+
+    fn list(version: u64, pods: &[Value]) -> Answer {
+        let list = json!({"metadata": {"resourceVersion": version.to_string()}, "items": pods});
+        whole(list.to_string())
+    }
+
+    async fn until(pods: &Pods, uid: &str, is: impl Fn(&Seen) -> bool) -> Seen {
+        let mut seen = pods.entry(uid).unwrap().subscribe();
+        let now = tokio::time::timeout(Duration::from_secs(3600), seen.wait_for(is)).await;
+        now.expect("it never comes to that").unwrap().clone()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn removals_by_others_delay_nothing_else() {
+        const REMOVED: u64 = 150;
+        let name = |number| format!("removed-{number}");
+        let client = slow(move |_, uri| {
+            let (is_watch, is_events) = (uri.contains("watch=true"), uri.contains("/events"));
+            async move {
+                if is_events {
+                    // A server reads all events of a namespace for that.
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                    return (200, whole(r#"{"items": []}"#));
+                }
+                let removed = (0..REMOVED).map(|at| pod(&name(at), at + 1, false));
+                if !is_watch {
+                    let pods: Vec<_> = removed.chain([pod("other", 200, false)]).collect();
+                    return (200, list(200, &pods));
+                }
+                let mut lines: Vec<_> = (0..REMOVED)
+                    .map(|at| line("MODIFIED", &pod(&name(at), 300 + at, true)))
+                    .chain((0..REMOVED).map(|at| line("DELETED", &pod(&name(at), 500 + at, true))))
+                    .collect();
+                let mut ended = pod("other", 700, false);
+                ended["status"]["phase"] = json!("Failed");
+                ended["status"]["containerStatuses"][0]["state"] = json!({"terminated": {
+                    "exitCode": 7, "startedAt": "2026-11-23T16:00:01Z",
+                    "finishedAt": "2026-11-23T16:00:02Z"}});
+                lines.push(line("MODIFIED", &ended));
+                (200, endless(lines))
+            }
+        });
+        let pods = Pods::new(client, &Scope::new("t").unwrap());
+        pods.live().await.unwrap();
+        let removed: Vec<_> =
+            (0..REMOVED).map(|at| pods.entry(&name(at)).unwrap().subscribe()).collect();
+        let begun = Instant::now();
+        let exit = until(&pods, "other", |seen| seen.exit().is_some()).await;
+        assert_eq!(exit.exit().and_then(|exit| exit.code), Some(7));
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        for mut seen in removed {
+            let gone = tokio::time::timeout(Duration::from_secs(3600), seen.wait_for(|s| s.gone));
+            let exit = gone.await.unwrap().unwrap().exit().cloned().unwrap();
+            assert_ne!((exit.reason, exit.code), (ExitReason::Exited, Some(0)));
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn watch_that_lacks_an_answer_of_the_server_is_opened_again() {
+        let watches = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&watches);
+        let client = slow(move |_, uri| {
+            let is_watch = uri.contains("watch=true");
+            let number = if is_watch { count.fetch_add(1, Ordering::Relaxed) } else { 0 };
+            async move {
+                match (is_watch, number) {
+                    (false, _) => (200, list(1, &[pod("p", 1, false)])),
+                    // What leads to the server has forgotten the first one.
+                    (true, 0) => (200, endless(Vec::new())),
+                    (true, _) => (200, endless(vec![line("MODIFIED", &pod("p", 5, true))])),
+                }
+            }
+        });
+        let pods = Pods::new(client, &Scope::new("t").unwrap());
+        pods.live().await.unwrap();
+        let begun = Instant::now();
+        pods.take(serde_json::from_value(pod("p", 4, false)).unwrap());
+        until(&pods, "p", |seen| seen.pod.version() == Some(5)).await;
+        assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn state_of_a_silent_watch_is_not_current() {
+        let client = slow(|_, uri| {
+            let is_watch = uri.contains("watch=true");
+            async move {
+                match is_watch {
+                    true => (200, endless(Vec::new())),
+                    false => (200, list(1, &[pod("p", 1, false)])),
+                }
+            }
+        });
+        let pods = Pods::new(client, &Scope::new("t").unwrap());
+        assert!(!pods.is_current());
+        pods.live().await.unwrap();
+        assert!(pods.is_current());
+        tokio::time::sleep(FRESH + Duration::from_secs(1)).await;
+        assert!(!pods.is_current());
+        pods.live().await.expect("it is live all the same");
     }
 }

@@ -68,12 +68,15 @@ impl KubernetesRuntime {
     /// Connects with a client that is there already. The kubeconfig and the context of the options
     /// do not count.
     ///
+    /// The connections are the client's: they are neither pinged nor discarded when one of them is
+    /// lost, so that a server which has vanished is noticed later.
+    ///
     /// # Errors
     /// As [`connect`](Self::connect).
     pub async fn with_client(client: kube::Client, options: KubernetesOptions) -> Result<Self> {
         let connect = async {
             options.check()?;
-            Self::open(Clients { all: client, long: None }, options.clone()).await
+            Self::open(Clients::single(client), options.clone()).await
         };
         runtime_support::within(Operation::Connect, options.deadlines.connect, connect)
             .await
@@ -83,7 +86,9 @@ impl KubernetesRuntime {
     async fn open(clients: Clients, options: KubernetesOptions) -> Result<Self> {
         let namespace =
             options.namespace.clone().unwrap_or_else(|| clients.all.default_namespace().to_owned());
-        let client = Client::new(clients, &namespace);
+        let client = Client::new(clients, &namespace)
+            .with_read_limit(options.deadlines.query)
+            .with_session_pings(options.session_pings);
         let server = ask(&client, &options).await?;
         let capabilities = capabilities(&server, &options);
         let shared = Shared::new(client, options, server, capabilities);
@@ -109,15 +114,16 @@ impl KubernetesRuntime {
         Arc::new(KubernetesContainer::new(&self.shared, Arc::clone(&seen.pod)))
     }
 
-    /// The pods of the scope with these labels: from the watch where it is live, or by one list.
+    /// Returns the pods of the scope with these labels: from the watch if that is known to be current,
+    /// or by one list.
     async fn find(&self, labels: &LabelFilter) -> Result<Vec<Seen>> {
         let shared = &self.shared;
-        let mut found = if shared.pods.is_live() {
+        let mut found = if shared.pods.is_current() {
             shared.pods.all()
         } else {
             let selector = names::selector(&shared.options.scope, labels);
             let (pods, _) = shared.client.list_pods(&selector).await?;
-            pods.into_iter().map(Seen::first).collect()
+            pods.into_iter().map(|pod| shared.pods.seen(pod)).collect()
         };
         // The server selects by hashes.
         found.retain(|seen| info::has_labels(&seen.pod, labels));
@@ -251,7 +257,7 @@ impl Runtime for KubernetesRuntime {
     )]
     async fn container(&self, id: &ContainerId) -> Result<Arc<dyn Container>> {
         let shared = &self.shared;
-        if shared.pods.is_live()
+        if shared.pods.is_current()
             && let Some(entry) = shared.pods.entry(id.as_str())
         {
             return Ok(self.handle(&entry.now()));

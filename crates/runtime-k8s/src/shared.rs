@@ -128,7 +128,7 @@ impl Shared {
         self.within(operation, self.options.deadlines.query, work).await
     }
 
-    /// A pod of the watch, which begins with this if nothing has asked it yet.
+    /// Returns a pod of the watch, which begins with this if nothing has asked it yet.
     pub(crate) async fn entry(&self, uid: &str, name: &str) -> Result<Arc<Entry>> {
         self.pods.live().await?;
         if let Some(entry) = self.pods.entry(uid) {

@@ -3,32 +3,64 @@
 use std::time::Duration;
 
 use runtime_core::Result;
+use tokio::time::Instant;
 
+use crate::alive::Heard;
 use crate::client::read;
 use crate::lines::Lines;
 use crate::link::OpenBody;
 use crate::wire::WatchLine;
 
-/// The longest silence of a watch: servers send a bookmark about once a minute, and a server that
-/// sends none loses nothing when the watch is opened again where it was.
-const WATCH_SILENCE: Duration = Duration::from_secs(90);
+/// The time after which a server ends a watch whose connection is pinged, in seconds. kubectl and
+/// client-go use as much.
+pub(crate) const PINGED_SECONDS: &str = "290";
+
+/// The same for a watch whose connection cannot be pinged.
+pub(crate) const PLAIN_SECONDS: &str = "15";
+
+/// The longest silence of a watch whose connection is pinged. Servers send a bookmark about once a
+/// minute, and a server that sends none loses nothing when the watch is opened again where it was.
+const PINGED_SILENCE: Duration = Duration::from_secs(90);
+
+/// The longest silence of a watch that ends by itself before that.
+const PLAIN_SILENCE: Duration = Duration::from_secs(20);
 
 /// An open watch.
 #[derive(Debug)]
 pub(crate) struct Watch {
     lines: Lines,
+    /// The signs of life of the connection, if it is pinged.
+    heard: Option<Heard>,
+    /// When the watch was opened, or the last line arrived.
+    last: Instant,
 }
 
 impl Watch {
-    pub(crate) fn new(body: OpenBody) -> Self {
-        Self { lines: Lines::new(body) }
+    /// A watch over a connection that is pinged.
+    pub(crate) fn pinged(body: OpenBody, heard: Heard) -> Self {
+        Self { lines: Lines::new(body), heard: Some(heard), last: Instant::now() }
     }
 
-    /// The next line; `None` when the server ended the watch, or the connection was lost.
+    /// A watch of which only the lines show that it is alive.
+    pub(crate) fn plain(body: OpenBody) -> Self {
+        Self { lines: Lines::new(body), heard: None, last: Instant::now() }
+    }
+
+    /// The signs of life of the connection, if it is pinged.
+    pub(crate) fn heard(&self) -> Option<Heard> {
+        self.heard.clone()
+    }
+
+    /// Returns the next line; `None` if the server has ended the watch, the connection was lost, or
+    /// the watch was silent for too long. Dropping the future loses nothing.
     pub(crate) async fn next(&mut self) -> Result<Option<WatchLine>> {
-        let Ok(line) = tokio::time::timeout(WATCH_SILENCE, self.lines.next()).await else {
+        let silence = if self.heard.is_some() { PINGED_SILENCE } else { PLAIN_SILENCE };
+        let line = tokio::time::timeout_at(self.last + silence, self.lines.next()).await;
+        let Ok(line) = line else {
+            tracing::debug!("the watch was silent for too long");
             return Ok(None);
         };
+        self.last = Instant::now();
         match line {
             Ok(Some(line)) => read(&line).map(Some),
             Ok(None) => Ok(None),

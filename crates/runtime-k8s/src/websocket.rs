@@ -7,6 +7,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -28,6 +29,8 @@ use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Message, Role};
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::heartbeat::{Heartbeat, Pulse};
 
 /// The only version that is asked for.
 const PROTOCOL: &str = "v5.channel.k8s.io";
@@ -78,7 +81,7 @@ pub(crate) fn check(headers: &HeaderMap, key: &str) -> Result<()> {
 /// The streams of a session over `io`, which a server has upgraded.
 ///
 /// The connection is closed when the session has ended, or every part of it was dropped.
-pub(crate) async fn transport<T>(io: T, streams: Streams) -> Transport
+pub(crate) async fn transport<T>(io: T, streams: Streams, heartbeat: Heartbeat) -> Transport
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -87,6 +90,7 @@ where
     let sink = Arc::new(Mutex::new(sink));
     let unwanted = CancellationToken::new();
     let wanted = Arc::new(unwanted.clone().drop_guard());
+    let pulse = Arc::new(Pulse::default());
 
     let (tell, told) = oneshot::channel();
     let held = Arc::clone(&wanted);
@@ -113,14 +117,16 @@ where
     if streams.stdin {
         let (ours, theirs) = tokio::io::duplex(ROOM);
         transport.stdin = Some(Box::new(Input { pipe: ours, _wanted: Arc::clone(&wanted) }));
-        tokio::spawn(send_input(theirs, Arc::clone(&sink), unwanted.clone()));
+        tokio::spawn(send_input(theirs, Arc::clone(&sink), Arc::clone(&pulse), unwanted.clone()));
     }
     if streams.tty {
         let sink = Arc::clone(&sink);
-        transport.terminal = Some(Arc::new(Resize { sink, _wanted: wanted }));
+        let _wanted = Arc::clone(&wanted);
+        transport.terminal = Some(Arc::new(Resize { sink, _wanted }));
     }
+    tokio::spawn(send_pings(sink, heartbeat.interval, Arc::clone(&pulse), unwanted.clone()));
     tokio::spawn(async move {
-        let reader = Reader { messages, outputs, outcome: None };
+        let reader = Reader { messages, outputs, outcome: None, heartbeat, pulse };
         let read = reader.read().map(|outcome| {
             // Nobody may wait for it.
             let _ = tell.send(outcome);
@@ -148,16 +154,19 @@ struct Reader<T> {
     /// Standard output and standard error, until they have ended.
     outputs: [Option<mpsc::Sender<io::Result<Bytes>>>; 2],
     outcome: Option<std::result::Result<Outcome, remote_command::Error>>,
+    heartbeat: Heartbeat,
+    pulse: Arc<Pulse>,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Reader<T> {
     async fn read(mut self) -> std::result::Result<Outcome, remote_command::Error> {
         let failure = loop {
-            match self.messages.next().await {
-                Some(Ok(Message::Binary(message))) => self.take(message).await,
-                Some(Ok(Message::Close(_))) | None => break None,
-                Some(Ok(_)) => {}
-                Some(Err(error)) => break Some(error),
+            match self.next().await {
+                Ok(Some(Message::Binary(message))) => self.take(message).await,
+                Ok(Some(Message::Pong(payload))) => self.pulse.pong(&payload),
+                Ok(Some(Message::Close(_)) | None) => break None,
+                Ok(Some(_)) => {}
+                Err(error) => break Some(error),
             }
             // The outcome is the last that is said, and servers may be slow to hang up.
             if let Some(outcome) = self.outcome.take() {
@@ -166,15 +175,31 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Reader<T> {
         };
         // Outputs that have not ended were cut.
         let cut = || match &failure {
-            Some(error) => io::Error::other(error.to_string()),
+            Some(error) => io::Error::from(error.clone()),
             None => io::ErrorKind::UnexpectedEof.into(),
         };
         for output in self.outputs.iter().flatten() {
             let _ = output.send(Err(cut())).await;
         }
-        Err(remote_command::Error::NoOutcome(
-            failure.map(|error| spdy_client::Error::Io(Arc::new(io::Error::other(error)))),
-        ))
+        Err(remote_command::Error::NoOutcome(failure))
+    }
+
+    /// Returns the next message. A server that is silent for too long is lost.
+    async fn next(&mut self) -> std::result::Result<Option<Message>, spdy_client::Error> {
+        loop {
+            let limit = tokio::time::sleep(self.heartbeat.limit);
+            tokio::select! {
+                biased;
+                message = self.messages.next() => {
+                    return message.transpose().map_err(|error| io::Error::other(error).into());
+                }
+                () = limit => {
+                    if !self.pulse.may_be_busy() {
+                        return Err(spdy_client::Error::Silent);
+                    }
+                }
+            }
+        }
     }
 
     async fn take(&mut self, mut message: Bytes) {
@@ -204,6 +229,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Reader<T> {
 async fn send_input<T: AsyncRead + AsyncWrite + Unpin>(
     mut pipe: DuplexStream,
     sink: Sink<T>,
+    pulse: Arc<Pulse>,
     unwanted: CancellationToken,
 ) {
     let send = async {
@@ -216,8 +242,31 @@ async fn send_input<T: AsyncRead + AsyncWrite + Unpin>(
                 Err(_) => return,
             };
             let message = if end { Bytes::from_static(&[CLOSE, STDIN]) } else { message.freeze() };
+            let mut sink = sink.lock().await;
+            pulse.input(message.len());
             // The reader learns of a connection that is lost.
-            if sink.lock().await.send(Message::Binary(message)).await.is_err() || end {
+            if sink.send(Message::Binary(message)).await.is_err() || end {
+                return;
+            }
+        }
+    };
+    unwanted.run_until_cancelled(send).await;
+}
+
+/// Sends a ping after each interval.
+async fn send_pings<T: AsyncRead + AsyncWrite + Unpin>(
+    sink: Sink<T>,
+    interval: Duration,
+    pulse: Arc<Pulse>,
+    unwanted: CancellationToken,
+) {
+    let send = async {
+        loop {
+            tokio::time::sleep(interval).await;
+            let mut sink = sink.lock().await;
+            let ping = Bytes::copy_from_slice(&pulse.ping());
+            // The reader learns of a connection that is lost.
+            if sink.send(Message::Ping(ping)).await.is_err() {
                 return;
             }
         }
@@ -283,7 +332,8 @@ mod tests {
     async fn pair(streams: Streams) -> (Transport, Server) {
         let (ours, theirs) = tokio::io::duplex(1 << 20);
         let server = WebSocketStream::from_raw_socket(theirs, Role::Server, None).await;
-        (transport(ours, streams).await, server)
+        let heartbeat = Heartbeat::every(Duration::from_secs(5));
+        (transport(ours, streams, heartbeat).await, server)
     }
 
     async fn say(server: &mut Server, message: &[u8]) {
@@ -349,6 +399,56 @@ mod tests {
         assert_eq!(size, serde_json::json!({"Width": 80, "Height": 24}));
         drop(terminal);
         assert!(hear(&mut server).await.is_none());
+    }
+
+    /// Answers pings, and returns how many there were in that time.
+    async fn answer(server: &mut Server, time: Duration) -> usize {
+        let mut pings = 0;
+        let read = async {
+            while let Some(Ok(message)) = server.next().await {
+                // The pong is sent by the next read.
+                pings += usize::from(message.is_ping());
+            }
+        };
+        let _ = tokio::time::timeout(time, read).await;
+        pings
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn quiet_session_is_pinged_and_goes_on() {
+        let (transport, mut server) = pair(Streams::outputs()).await;
+        assert_eq!(answer(&mut server, Duration::from_secs(303)).await, 60);
+        let status = br#"{"status":"Success"}"#;
+        say(&mut server, &[b"\x03", &status[..]].concat()).await;
+        assert_eq!(transport.outcome.await.unwrap(), Outcome::Success);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn session_without_answers_to_its_pings_is_lost() {
+        let (transport, mut server) = pair(Streams::outputs().stdin(true)).await;
+        let mut stdin = transport.stdin.unwrap();
+        stdin.write_all(b"little").await.unwrap();
+        assert!(answer(&mut server, Duration::from_secs(120)).await > 20);
+        let silent = tokio::time::Instant::now();
+        let mut stdout = transport.stdout.unwrap();
+        let cut = stdout.try_next().await.unwrap_err();
+        assert_eq!(cut.kind(), io::ErrorKind::TimedOut);
+        let lost = transport.outcome.await.unwrap_err();
+        assert!(matches!(lost, remote_command::Error::NoOutcome(Some(_))), "{lost:?}");
+        assert!(silent.elapsed() < Duration::from_secs(70), "{:?}", silent.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn session_whose_process_may_not_read_is_not_lost() {
+        let (transport, mut server) = pair(Streams::outputs().stdin(true)).await;
+        let mut stdin = transport.stdin.unwrap();
+        stdin.write_all(&[b'x'; 16 << 10]).await.unwrap();
+        let mut stdout = transport.stdout.unwrap();
+        let hour = Duration::from_secs(3600);
+        assert!(tokio::time::timeout(hour, stdout.try_next()).await.is_err());
+        // It has read. Now silence counts again.
+        answer(&mut server, Duration::from_secs(30)).await;
+        tokio::time::timeout(hour, stdout.try_next()).await.unwrap().unwrap_err();
     }
 
     #[test]

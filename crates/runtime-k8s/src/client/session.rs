@@ -6,9 +6,12 @@ use hyper_util::rt::TokioIo;
 use kube::client::Body;
 use runtime_core::{Error, ErrorKind, Result};
 use runtime_support::session::Transport;
+use spdy_client::Config;
 use spdy_client::remote_command::{self, Options, Streams};
 
+use super::answer::SESSION_LIMIT;
 use super::{Call, Client};
+use crate::heartbeat::Heartbeat;
 use crate::websocket;
 
 /// What sessions are carried by.
@@ -26,6 +29,17 @@ impl Client {
     /// A server says only by its answer what it speaks, so the first session of a connection asks
     /// for a WebSocket, and for SPDY where that is refused.
     pub(crate) async fn session(
+        &self,
+        pod: &str,
+        kind: &str,
+        query: &[(&str, &str)],
+        streams: Streams,
+    ) -> Result<Transport> {
+        let opened = self.open_session(pod, kind, query, streams);
+        self.answered(SESSION_LIMIT, opened).await
+    }
+
+    async fn open_session(
         &self,
         pod: &str,
         kind: &str,
@@ -52,7 +66,9 @@ impl Client {
             if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
                 websocket::check(answer.headers(), &key)?;
                 let _ = self.carrier.set(Carrier::WebSocket);
-                return Ok(websocket::transport(upgraded(answer).await?, streams).await);
+                return Ok(
+                    websocket::transport(upgraded(answer).await?, streams, self.heartbeat).await
+                );
             }
             if known.is_some() {
                 return Err(self.refusal(answer).await);
@@ -75,7 +91,10 @@ impl Client {
             }
         }
         let _ = self.carrier.set(Carrier::Spdy);
-        let opened = remote_command::start(upgraded(answer).await?, &Options::new(streams)).await;
+        let Heartbeat { interval, limit } = self.heartbeat;
+        let config = Config::default().keep_alive(interval).silence_limit(limit);
+        let options = Options::new(streams).connection(config);
+        let opened = remote_command::start(upgraded(answer).await?, &options).await;
         opened.map(Transport::from).map_err(|source| {
             Error::new(ErrorKind::Unavailable)
                 .with_message("the session was cut off before it was open")

@@ -31,8 +31,11 @@ impl Inner {
         (self.nodes.health(node).await == Health::Lost).then(|| node_lost(node))
     }
 
-    /// The exit of a pod that with this news is about to be removed, and not by this runtime.
-    pub(super) fn removed_with(&self, pod: &Pod) -> Option<Exit> {
+    /// The exit of a pod that with this news is gone, or about to be removed, and not by this runtime.
+    pub(super) fn removed_with(&self, pod: &Pod, is_gone: bool) -> Option<Exit> {
+        if is_gone {
+            return self.newly_removed(pod, |seen| seen.last(None));
+        }
         pod.metadata.deletion_timestamp?;
         self.newly_removed(pod, |seen| seen)
     }
