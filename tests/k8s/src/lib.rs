@@ -1,5 +1,6 @@
 //! A cluster as a subject of the conformance suite, and a raw way to look at it.
 
+mod balancer;
 mod differences;
 pub mod fake;
 mod raw;
@@ -7,6 +8,7 @@ mod relay;
 mod subject;
 mod translator;
 
+pub use balancer::Balancer;
 pub use raw::Raw;
 pub use relay::Watches;
 pub use subject::{Environment, KubernetesSubject};

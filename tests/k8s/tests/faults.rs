@@ -1,6 +1,7 @@
 //! What can happen to a cluster while containers run in it.
 
 mod faults {
+    mod balancer;
     mod ends;
     mod logs;
     mod nodes;
