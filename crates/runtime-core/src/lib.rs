@@ -73,7 +73,7 @@ pub use options::{
 pub use prepare::{CpuLimit, PreparedSpec};
 pub use runtime::{EventStream, PullStream, Runtime, RuntimeExt};
 pub use spec::{
-    ContainerSpec, Gpus, Interactive, Mount, MountAccess, NVIDIA_VISIBLE_DEVICES,
+    ContainerSpec, Gpus, Interactive, Mount, MountAccess, MountKind, NVIDIA_VISIBLE_DEVICES,
     OOM_SCORE_ADJ_EVICTABLE,
 };
 pub use stats::{ContainerStats, StatType, StatsStream};

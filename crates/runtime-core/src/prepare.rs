@@ -234,7 +234,8 @@ impl Check<'_> {
     fn check_mounts(&self, mounts: &[Mount]) -> Result<()> {
         let mut targets = BTreeSet::new();
         for (at, mount) in mounts.iter().enumerate() {
-            let Mount { source, target, access } = mount;
+            // Every kind of source can be mounted; the backend compares it with the file.
+            let Mount { source, target, access, kind: _ } = mount;
             let field = |name: &str| format!("mounts[{at}].{name}");
             self.want(&field("source"), Capability::Mounts)?;
             if *access == MountAccess::ReadOnly {

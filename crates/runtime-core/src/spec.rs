@@ -1,6 +1,7 @@
 //! What a caller asks for when creating a container.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -105,19 +106,74 @@ pub struct Mount {
     /// Whether it can be written to.
     #[serde(default)]
     pub access: MountAccess,
+    /// The kind of the source, if the caller requires one. A source of another kind is refused with
+    /// `InvalidArgument` if the files of the engine's host can be seen, and by the node of a cluster
+    /// when it starts the container; an engine at the other end of a TCP connection ignores it. On
+    /// Kubernetes a create with the kind of each source needs no further pod.
+    #[serde(default)]
+    pub kind: Option<MountKind>,
 }
 
 impl Mount {
     /// A mount that can be written to.
     #[must_use]
     pub fn new(source: impl Into<PathBuf>, target: impl Into<String>) -> Self {
-        Self { source: source.into(), target: target.into(), access: MountAccess::ReadWrite }
+        let access = MountAccess::ReadWrite;
+        Self { source: source.into(), target: target.into(), access, kind: None }
     }
 
     /// A mount that cannot.
     #[must_use]
     pub fn read_only(source: impl Into<PathBuf>, target: impl Into<String>) -> Self {
         Self { access: MountAccess::ReadOnly, ..Self::new(source, target) }
+    }
+
+    /// Sets the kind of the source.
+    #[must_use]
+    pub fn kind(mut self, kind: MountKind) -> Self {
+        self.kind = Some(kind);
+        self
+    }
+}
+
+/// Kind of the source of a mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum MountKind {
+    /// A directory.
+    Directory,
+    /// A regular file.
+    File,
+    /// A Unix domain socket.
+    Socket,
+    /// A character device.
+    CharDevice,
+    /// A block device.
+    BlockDevice,
+    /// A named pipe. Kubernetes has no check for it: if nothing is there, the engine of the node
+    /// creates a directory.
+    Fifo,
+}
+
+impl MountKind {
+    /// Returns the name of the kind in words.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Directory => "directory",
+            Self::File => "file",
+            Self::Socket => "socket",
+            Self::CharDevice => "character device",
+            Self::BlockDevice => "block device",
+            Self::Fifo => "FIFO",
+        }
+    }
+}
+
+impl fmt::Display for MountKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

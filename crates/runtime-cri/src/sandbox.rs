@@ -423,30 +423,35 @@ fn is_mounted(folder: &Path) -> bool {
     })
 }
 
-/// Some engines make a folder where the source of a mount is missing.
+/// Checks that the sources of mounts are there, and of the kinds that the spec requires. Some engines
+/// create a directory if a source is missing, and none has a field for the kind.
 async fn check_mount_sources(shared: &Shared, plan: &Plan) -> Result<()> {
     if plan.mounts.is_empty() {
         return Ok(());
     }
     let peer = shared.client.peer().clone();
-    let sources: Vec<PathBuf> = plan.mounts.iter().map(|mount| mount.source.clone()).collect();
+    let mounts = plan.mounts.clone();
     on_host(move || {
-        let missing = peer.among_its_mounts(|| {
-            let missing = sources.iter().position(|source| {
-                fs::symlink_metadata(source)
-                    .is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
-            });
-            Ok(missing.map(|at| (at, sources[at].display().to_string())))
+        let checked = peer.among_its_mounts(|| {
+            let mut mounts = mounts.iter().enumerate();
+            Ok(mounts.try_for_each(|(at, mount)| check_mount_source(at, mount)))
         });
-        match missing {
-            Ok(Some((at, source))) => {
-                Err(Error::invalid(format!("mounts[{at}].source"), format!("there is no {source}")))
-            }
-            // Where the engine's files cannot be seen, the engine has to say it.
-            Ok(None) | Err(_) => Ok(()),
-        }
+        // Where the engine's files cannot be seen, the engine has to say it.
+        checked.unwrap_or(Ok(()))
     })
     .await
+}
+
+fn check_mount_source(at: usize, mount: &runtime_core::Mount) -> Result<()> {
+    let source = &mount.source;
+    if fs::symlink_metadata(source).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        let words = format!("there is no {}", source.display());
+        return Err(Error::invalid(format!("mounts[{at}].source"), words));
+    }
+    match fs::metadata(source) {
+        Ok(metadata) => runtime_support::check_mount_kind(at, mount, metadata.file_type()),
+        Err(_) => Ok(()),
+    }
 }
 
 #[cfg(test)]

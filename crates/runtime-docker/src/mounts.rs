@@ -1,4 +1,4 @@
-//! Mount sources that are not there.
+//! Mount sources that are not there, or of another kind than the spec requires.
 
 use runtime_core::{Mount, Result};
 
@@ -8,9 +8,11 @@ use crate::shared::Shared;
 /// Refuses mounts whose source is not there, where the engine does not.
 ///
 /// Docker refuses them at the create. Podman's Docker API makes the folder instead, as of an
-/// older form of mounts. Where it can be seen what Podman sees, it is looked for here.
+/// older form of mounts. Where it can be seen what the engine sees, it is looked for here, and so is
+/// the kind of a source: neither engine has a field for that.
 pub(crate) async fn check(shared: &Shared, mounts: &[Mount]) -> Result<()> {
-    if shared.engine.flavour == Flavour::Docker || mounts.is_empty() {
+    let has_kind = mounts.iter().any(|mount| mount.kind.is_some());
+    if (shared.engine.flavour == Flavour::Docker && !has_kind) || mounts.is_empty() {
         return Ok(());
     }
     #[cfg(target_os = "linux")]
@@ -50,7 +52,8 @@ mod look {
                 format!("mounts[{at}].source"),
                 format!("{} does not exist", mount.source.display()),
             )),
-            _ => Ok(()),
+            Ok(metadata) => runtime_support::check_mount_kind(at, mount, metadata.file_type()),
+            Err(_) => Ok(()),
         }
     }
 }

@@ -11,6 +11,8 @@ pub mod follow;
 mod half_made;
 pub mod kernel_log;
 mod labels;
+#[cfg(unix)]
+mod mounts;
 mod order;
 pub mod ports;
 pub mod process;
@@ -27,6 +29,8 @@ pub use error::{find_source, is_unclear};
 pub use exits::{ExitHub, ExitSource, Sight, Wake, WakeStream};
 pub use half_made::HalfMade;
 pub use labels::{has_labels, is_old};
+#[cfg(unix)]
+pub use mounts::check_mount_kind;
 pub use order::newest_first;
 pub use tar::{END_OF_TAR, zeros_at_end};
 pub use version::version_numbers;

@@ -1,0 +1,85 @@
+//! The kinds of the sources of mounts.
+
+use std::fs::FileType;
+use std::os::unix::fs::FileTypeExt as _;
+
+use runtime_core::{Error, Mount, MountKind, Result};
+
+/// Checks that the source of a mount is of the kind that its spec requires.
+///
+/// # Errors
+/// `InvalidArgument` with the mount whose source is of another kind.
+pub fn check_mount_kind(at: usize, mount: &Mount, is: FileType) -> Result<()> {
+    let Some(wanted) = mount.kind else { return Ok(()) };
+    match kind_of(is) {
+        Some(kind) if kind == wanted => Ok(()),
+        kind => {
+            let kind = kind.map_or("of an unknown kind", MountKind::as_str);
+            let source = mount.source.display();
+            Err(Error::invalid(
+                format!("mounts[{at}].kind"),
+                format!("{source} is not a {wanted}, but {kind}"),
+            ))
+        }
+    }
+}
+
+fn kind_of(is: FileType) -> Option<MountKind> {
+    if is.is_dir() {
+        Some(MountKind::Directory)
+    } else if is.is_file() {
+        Some(MountKind::File)
+    } else if is.is_socket() {
+        Some(MountKind::Socket)
+    } else if is.is_char_device() {
+        Some(MountKind::CharDevice)
+    } else if is.is_block_device() {
+        Some(MountKind::BlockDevice)
+    } else if is.is_fifo() {
+        Some(MountKind::Fifo)
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::os::unix::net::UnixListener;
+    use std::path::Path;
+
+    use runtime_core::ErrorKind;
+
+    #[test]
+    fn source_of_another_kind_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, socket) = (folder.path().join("file"), folder.path().join("socket"));
+        std::fs::write(&file, "x").unwrap();
+        let _listener = UnixListener::bind(&socket).unwrap();
+        let sources = [
+            (folder.path(), MountKind::Directory),
+            (&file, MountKind::File),
+            (&socket, MountKind::Socket),
+            (Path::new("/dev/null"), MountKind::CharDevice),
+        ];
+        let check = |path: &Path, kind| {
+            let mount = Mount::new(path, "/inside").kind(kind);
+            check_mount_kind(3, &mount, std::fs::metadata(path).unwrap().file_type())
+        };
+        for (path, own) in sources {
+            for (_, kind) in sources {
+                let checked = check(path, kind);
+                assert_eq!(checked.is_ok(), kind == own, "{path:?} {kind}");
+                if let Err(error) = checked {
+                    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+                    assert_eq!(error.field(), Some("mounts[3].kind"));
+                }
+            }
+            assert!(check(path, MountKind::Fifo).is_err());
+        }
+        let any = Mount::new("/dev/null", "/inside");
+        let null = std::fs::metadata("/dev/null").unwrap().file_type();
+        assert!(check_mount_kind(0, &any, null).is_ok());
+    }
+}
