@@ -74,6 +74,18 @@ pub trait LogSource: Send + Sync + 'static {
         false
     }
 
+    /// Whether [`OpenLog::tail`] is honoured, but counts the lines of the log's file, several of which
+    /// can be one chunk. The last chunks are then not cut off by a time as well.
+    fn has_line_tail(&self) -> bool {
+        false
+    }
+
+    /// Whether a log that is read without [`OpenLog::follow`] is opened again when a retryable error
+    /// has cut it off, as long as each open returns more of it. Otherwise the error ends the log.
+    fn resumes(&self) -> bool {
+        false
+    }
+
     /// What a reader ends with when the log goes on after `after`, where it stood, and has no
     /// longer what stood there: the engine has thrown it away, and lines after it may have gone
     /// with it. `None` has the reader go on with what is there, for a source that finds out by

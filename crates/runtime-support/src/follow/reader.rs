@@ -28,6 +28,9 @@ const LONG_LOG: u64 = 8192;
 /// How many chunks of a long log are asked for to find the last one that was taken.
 const LOOK_BACK: u64 = 1024;
 
+/// How often a tail that was cut off is read again.
+const TAIL_RESUMES: u32 = 3;
+
 /// How long the news of a container's end may lag behind the end of its log.
 const LAG: Duration = Duration::from_millis(50);
 
@@ -52,6 +55,9 @@ pub(super) struct Reader<S: LogSource> {
     ready: VecDeque<LogRecord>,
     ended: Ended,
     quiet: Option<Pin<Box<Sleep>>>,
+    /// How many chunks had been taken when a log without follow was last cut off, and how often
+    /// that was.
+    resumed: (u64, u32),
 }
 
 enum Session<S: LogSource> {
@@ -106,7 +112,10 @@ impl<S: LogSource> Reader<S> {
             (None, Some(after)) => Seek::after(after, source.resolution()),
             (None, None) => Seek::All,
         };
-        let tail = options.tail.map(|wanted| Tail::new(wanted, source.has_tail()));
+        let tail = options.tail.map(|wanted| {
+            let exact = source.has_tail();
+            Tail::new(wanted, exact || source.has_line_tail(), exact).since(options.since)
+        });
         if tail.is_some() && follow && source.status().await? == ContainerStatus::Exited {
             follow = false;
             ended = Ended::Yes;
@@ -117,8 +126,9 @@ impl<S: LogSource> Reader<S> {
             _ => Until::Now,
         };
         let tail_chunks = tail.as_ref().and_then(Tail::asked);
+        let since = from.filter(|_| tail_chunks.is_none() || source.has_tail());
         let chunks = source
-            .open(OpenLog { since: from, tail: tail_chunks, follow: until == Until::Follow })
+            .open(OpenLog { since, tail: tail_chunks, follow: until == Until::Follow })
             .await?;
         Ok(Self {
             source,
@@ -137,6 +147,7 @@ impl<S: LogSource> Reader<S> {
             ready: VecDeque::new(),
             ended,
             quiet: None,
+            resumed: (0, 0),
         })
     }
 
@@ -243,12 +254,20 @@ impl<S: LogSource> Reader<S> {
 
     /// The open log was cut off.
     fn cut_off(&mut self, error: Error) {
-        if !self.follow || !error.is_retryable() {
+        if !error.is_retryable() || !(self.follow || self.resumes()) {
             self.session = Session::Over(Some(error));
             return;
         }
-        tracing::debug!(%error, "a followed log was cut off and is opened again");
+        tracing::debug!(%error, "a log was cut off and is opened again");
         self.go_on();
+    }
+
+    /// Whether a log without follow that was cut off is opened again: each open has to return more of
+    /// it. A tail is read from its beginning each time, so that only the number of opens ends that.
+    fn resumes(&mut self) -> bool {
+        let (taken, opens) = self.resumed;
+        self.resumed = (self.taken, opens + 1);
+        self.source.resumes() && self.taken > taken && (self.tail.is_none() || opens < TAIL_RESUMES)
     }
 
     /// Opens the log where it was left.
@@ -263,7 +282,18 @@ impl<S: LogSource> Reader<S> {
             return self.open_tail(Some(backoff.delay()));
         }
         let open = self.next_open();
-        self.between(async move { reopen(&*source, open, backoff).await });
+        if self.follow {
+            self.between(async move { reopen(&*source, open, backoff).await });
+            return;
+        }
+        let until = if let Ended::Yes = self.ended { Until::End } else { Until::Now };
+        self.between(async move {
+            sleep(backoff.delay()).await;
+            match source.open(OpenLog { follow: false, ..open }).await {
+                Ok(chunks) => Next::Open(chunks, until),
+                Err(error) => Next::Failed(error),
+            }
+        });
     }
 
     /// All that there is was read; `ended` says whether that is all there will be.
@@ -321,7 +351,8 @@ impl<S: LogSource> Reader<S> {
     fn open_tail(&mut self, delay: Option<Duration>) {
         let source = Arc::clone(&self.source);
         let tail = self.tail.as_ref().and_then(Tail::asked);
-        let open = OpenLog { since: self.from, tail, follow: false };
+        let since = self.from.filter(|_| tail.is_none() || self.source.has_tail());
+        let open = OpenLog { since, tail, follow: false };
         let follow = self.follow;
         let until = if let Ended::Yes = self.ended { Until::End } else { Until::Now };
         let mut backoff = self.backoff.clone();

@@ -5,6 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use runtime_core::{Chunk, LogCursor, LogRecord};
 
+use super::SKEW;
+
 /// Two chunks so far apart were written in the order of their times.
 const APART: Duration = Duration::from_millis(100);
 
@@ -15,13 +17,23 @@ const MARGIN: u64 = 8;
 /// From so many chunks on the whole log is asked for.
 const MOST_CHUNKS: u64 = 1 << 20;
 
+/// A log of fewer bytes is read whole if its last lines are not enough.
+const SHORT_LOG: usize = 64 << 10;
+
 /// The last records, from a log of which the last chunks are read, or all.
 #[derive(Debug)]
 pub(super) struct Tail {
     wanted: usize,
     /// How many chunks were asked for; `None` is all.
     asked: Option<u64>,
+    /// Whether the engine counts chunks. Otherwise it counts parts of them.
+    exact: bool,
+    /// Records before this time are not wanted.
+    since: Option<SystemTime>,
     seen: u64,
+    bytes: usize,
+    /// Whether a chunk was seen that is certainly before that time.
+    reached_since: bool,
     kept: VecDeque<(LogRecord, bool)>,
     /// The place after the last record that was left out.
     left_out: Option<LogCursor>,
@@ -39,18 +51,28 @@ struct Stream {
 }
 
 impl Tail {
-    /// The last `wanted` records. `by_chunks` says that the last chunks can be asked for.
-    pub(super) fn new(wanted: u64, by_chunks: bool) -> Self {
+    /// The last `wanted` records. `by_chunks` says that the last chunks can be asked for, and `exact`
+    /// that the engine counts whole chunks.
+    pub(super) fn new(wanted: u64, by_chunks: bool, exact: bool) -> Self {
         let asked = by_chunks.then_some(wanted.saturating_add(MARGIN)).filter(|&n| n < MOST_CHUNKS);
         Self {
             wanted: usize::try_from(wanted).unwrap_or(usize::MAX),
             asked,
+            exact,
+            since: None,
             seen: 0,
+            bytes: 0,
+            reached_since: false,
             kept: VecDeque::new(),
             left_out: None,
             streams: [Stream::default(); 4],
             first_head: None,
         }
+    }
+
+    /// Leaves out the records before a time.
+    pub(super) fn since(self, since: Option<SystemTime>) -> Self {
+        Self { since, ..self }
     }
 
     /// How many chunks to ask for.
@@ -61,6 +83,8 @@ impl Tail {
     /// Looks at the next chunk, before its records come.
     pub(super) fn look(&mut self, chunk: &Chunk) {
         self.seen += 1;
+        self.bytes += chunk.bytes.len();
+        self.reached_since |= self.since.is_some_and(|since| chunk.time + SKEW < since);
         let stream = &mut self.streams[chunk.stream as usize];
         let begins = if stream.seen {
             !stream.in_line
@@ -92,22 +116,24 @@ impl Tail {
 
     /// Whether these are the last records, at the end of what was asked for.
     pub(super) fn is_enough(&self) -> bool {
-        self.has_all()
-            || (self.kept.len() == self.wanted && self.kept.iter().all(|(_, certain)| *certain))
+        let enough = self.kept.len() == self.wanted || self.reached_since;
+        self.has_all() || (enough && self.kept.iter().all(|(_, certain)| *certain))
     }
 
     /// Whether the log has no more than was read.
     pub(super) fn has_all(&self) -> bool {
-        self.asked.is_none_or(|asked| self.seen < asked)
+        self.asked.is_none_or(|asked| self.exact && self.seen < asked)
     }
 
     /// Starts again, with more chunks or with as many.
     pub(super) fn restart(&mut self, with_more: bool) {
         let asked = match self.asked {
+            Some(_) if with_more && !self.exact && self.bytes < SHORT_LOG => None,
             Some(asked) if with_more => Some(asked.saturating_mul(8)).filter(|&n| n < MOST_CHUNKS),
             asked => asked,
         };
-        *self = Self { asked, ..Self::new(self.wanted as u64, false) };
+        let new = Self::new(self.wanted as u64, false, self.exact).since(self.since);
+        *self = Self { asked, ..new };
     }
 
     /// The place after the last record that was left out.
