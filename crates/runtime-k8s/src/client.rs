@@ -4,12 +4,13 @@
 //! together here, because the answers are read into types of our own, see `wire.rs`.
 
 mod answer;
+mod refusal;
 mod session;
+mod warnings;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
@@ -20,14 +21,16 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use self::refusal::{Attempts, Throttled};
 use self::session::Carrier;
 use crate::alive::Heard;
+use self::warnings::Warnings;
 use crate::error;
 use crate::heartbeat::{self, Heartbeat};
 use crate::http2;
 use crate::link::{Clients, Link, OpenBody};
 use crate::watch::{self, Watch};
-use crate::wire::{ClusterEvent, List, Node, Object, Pod, ServerVersion};
+use crate::wire::{self, ClusterEvent, List, Node, Pod, ServerVersion};
 
 /// Where a server says who it is.
 const VERSION: &str = "/version";
@@ -37,10 +40,6 @@ const METRICS: &str = "/apis/metrics.k8s.io/v1beta1";
 
 /// A page of a list: as kubectl has it.
 const PAGE: &str = "500";
-
-/// How long a server that has come back may know no rights: it answers before it has read them.
-/// Measured on 1.20, where it is a second or so.
-const BEGINNING: Duration = Duration::from_secs(30);
 
 /// The API server, for one namespace.
 #[derive(Clone)]
@@ -55,6 +54,10 @@ pub(crate) struct Client {
     /// The limit of a request that only reads.
     read_limit: Duration,
     heartbeat: Heartbeat,
+    /// The warnings of the server that were reported.
+    warnings: Arc<Warnings>,
+    /// The last refusal of a server that was too busy.
+    throttled: Throttled,
 }
 
 impl fmt::Debug for Client {
@@ -190,6 +193,8 @@ impl Client {
             carrier: Arc::default(),
             read_limit: answer::READ_LIMIT,
             heartbeat: Heartbeat::every(heartbeat::INTERVAL),
+            warnings: Arc::default(),
+            throttled: Throttled::default(),
         }
     }
 
@@ -236,6 +241,9 @@ impl Client {
         if answer.as_ref().is_err_and(is_loss) {
             self.link.lost();
         }
+        if let Ok(answer) = &answer {
+            self.warnings.report(answer.headers());
+        }
         answer
     }
 
@@ -258,6 +266,7 @@ impl Client {
     /// A server that has too much to do says when to come again, and has done nothing: so any
     /// request is repeated then. The caller's deadline is what ends that.
     async fn open(&self, call: Call, length: Length) -> Result<Response<Body>> {
+        let mut attempts = Attempts::default();
         loop {
             let answer = match length {
                 Length::Short => self.send(call.request()?).await?,
@@ -266,15 +275,7 @@ impl Client {
             if answer.status().is_success() {
                 return Ok(answer);
             }
-            if answer.status() != StatusCode::TOO_MANY_REQUESTS {
-                return Err(self.refusal(answer).await);
-            }
-            let after = answer
-                .headers()
-                .get(http::header::RETRY_AFTER)
-                .and_then(|value| value.to_str().ok()?.parse().ok())
-                .unwrap_or(1_u64);
-            tokio::time::sleep(Duration::from_secs(after.clamp(1, 10))).await;
+            self.refused(answer, &mut attempts).await?;
         }
     }
 
@@ -333,16 +334,6 @@ impl Client {
         self.list(&self.pods(), selector).await
     }
 
-    /// The metadata of all things of a kind that a selector selects.
-    pub(crate) async fn list_objects(
-        &self,
-        api: &str,
-        kind: &str,
-        selector: &str,
-    ) -> Result<Vec<Object>> {
-        Ok(self.list(&self.path(api, kind), selector).await?.0)
-    }
-
     async fn list<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -358,7 +349,8 @@ impl Client {
                 if let Some(next) = &next {
                     call = call.query("continue", next);
                 }
-                let page: List<T> = match self.json(call).await {
+                let page = self.bytes(call).await.and_then(|page| readable(wire::read_list(&page)));
+                let page: List<T> = match page {
                     // The rest of a list is kept for some minutes only.
                     Err(error) if error.kind() == ErrorKind::Lost && !first => continue 'again,
                     page => page?,
@@ -473,7 +465,8 @@ impl Client {
         let call = Call::get(self.path("/api/v1", "events"))
             .query("fieldSelector", &format!("involvedObject.uid={uid}"))
             .query("limit", PAGE);
-        Ok(self.json::<List<ClusterEvent>>(call).await?.items)
+        let events: List<ClusterEvent> = readable(wire::read_list(&self.bytes(call).await?))?;
+        Ok(events.items)
     }
 
     /// A node.
@@ -496,28 +489,6 @@ impl Client {
         Ok(if follows && is_pinged { body } else { body.with_silence_limit(answer::LOG_SILENCE) })
     }
 
-    /// The error of an answer that refuses.
-    async fn refusal(&self, answer: Response<Body>) -> Error {
-        let status = answer.status();
-        let error = refusal(answer).await;
-        if status != StatusCode::FORBIDDEN || !self.is_beginning().await {
-            return error;
-        }
-        Error::new(ErrorKind::Unavailable)
-            .with_message("the API server has just begun and does not know the rights yet")
-            .with_source(error)
-    }
-
-    /// Whether a server that forbids something may have just begun: it was lost a moment ago, or
-    /// forbids to ask who it is, which it has told before.
-    async fn is_beginning(&self) -> bool {
-        if self.link.was_lost(BEGINNING) {
-            return true;
-        }
-        let Ok(request) = Call::get(VERSION).request() else { return false };
-        self.knows_version.load(Ordering::Relaxed)
-            && self.send(request).await.is_ok_and(|answer| answer.status() == StatusCode::FORBIDDEN)
-    }
 }
 
 /// Whether an error is one of a connection. A login that cannot be had is not.
@@ -526,18 +497,14 @@ fn is_loss(error: &kube::Error) -> bool {
         && !http2::is_not_spoken(error)
 }
 
-/// The error of an answer that refuses.
-async fn refusal(answer: Response<Body>) -> Error {
-    let (head, body) = answer.into_parts();
-    match body.collect().await {
-        Ok(body) => error::from_answer(head.status, &body.to_bytes()),
-        Err(source) => error::from_client(source),
-    }
-}
-
 /// Reads JSON that the server sent.
 pub(crate) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    serde_json::from_slice(bytes).map_err(|source| {
+    readable(serde_json::from_slice(bytes))
+}
+
+/// Returns what was read of JSON that the server sent.
+pub(crate) fn readable<T>(read: serde_json::Result<T>) -> Result<T> {
+    read.map_err(|source| {
         Error::new(ErrorKind::Unavailable)
             .with_message("the answer is not one of an API server")
             .with_retryable(false)

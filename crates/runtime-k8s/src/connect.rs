@@ -178,16 +178,17 @@ pub enum StatsSource {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum MountSources {
-    /// Folders and files. A start first asks the node, with a pod that mounts the sources and runs
-    /// nothing, which takes about a second. Such a start first needs a node: for that it may take
-    /// `schedule_budget` beside its deadline.
+    /// Of any kind. If a mount does not say the kind of its source, the create first runs one more pod
+    /// that has all such sources as volumes and runs no process, which takes about two seconds and a
+    /// node. It is removed before the container's pod is created. A FIFO is found out by nodes from
+    /// version 1.31 or so on.
     #[default]
     Any,
-    /// Folders. The node checks that when it mounts them.
+    /// Directories, unless a mount says otherwise. The node checks that when it mounts them.
     Folders,
-    /// Files. The node checks that when it mounts them.
+    /// Files, unless a mount says otherwise. The node checks that when it mounts them.
     Files,
-    /// Folders and files. What is not there is made a folder by the node, in silence.
+    /// Of any kind. If a mount does not say its kind, the node creates a directory where nothing is.
     Unchecked,
 }
 

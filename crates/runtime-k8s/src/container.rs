@@ -17,7 +17,7 @@ use crate::seen::Seen;
 use crate::shared::Shared;
 use crate::state::{self, State};
 use crate::wire::Pod;
-use crate::{BACKEND, attach, copy, create, exec, hold, info, logs, mounts, stats, stop, verdict};
+use crate::{BACKEND, attach, copy, create, exec, hold, info, logs, stats, stop, verdict};
 
 /// A container of a cluster.
 #[derive(Clone)]
@@ -139,12 +139,6 @@ impl KubernetesContainer {
         let mut pod = Arc::clone(&self.pod);
         let mut refused = Refused::default();
         loop {
-            if mounts::are_unchecked(&pod) {
-                pod = match self.check_mounts(pod).await? {
-                    Some(pod) => pod,
-                    None => return Ok(StartOutcome::AlreadyStarted),
-                };
-            }
             let patch = hold::start(&pod, &self.image);
             match self.shared.client.patch_pod(&self.pod_name, &patch).await? {
                 Patched::Done(pod) => {
@@ -171,39 +165,6 @@ impl KubernetesContainer {
         }
         self.shared.pods.take(pod.clone());
         Ok(Arc::new(pod))
-    }
-
-    /// Finds out whether the sources of the mounts are there, on the node that the pod is for. It is
-    /// given to its node for that, and still held by its image. `None` when it is not held any more.
-    async fn check_mounts(&self, pod: Arc<Pod>) -> Result<Option<Arc<Pod>>> {
-        let shared = &self.shared;
-        if pod.spec.node_name.is_none() {
-            let patch = hold::release(&pod);
-            if let Patched::Done(pod) = shared.client.patch_pod(&self.pod_name, &patch).await? {
-                shared.pods.take(*pod);
-            }
-        }
-        let placed =
-            self.until(|seen| seen.state != State::Held || seen.pod.spec.node_name.is_some());
-        let Ok(placed) = tokio::time::timeout(shared.options.schedule_budget, placed).await else {
-            let pod = self.fresh().await?;
-            let words = pod.condition("PodScheduled").and_then(|c| c.message.clone());
-            let words = format!("no node takes it: {}", words.unwrap_or_default());
-            let exit = Exit::new(ExitReason::StartFailed).with_message(words);
-            shared.pronounce(&Seen::first((*pod).clone()), &exit).await?;
-            return Err(start_failed(&exit));
-        };
-        let seen = placed?;
-        if seen.state != State::Held {
-            return if seen.gone { Err(Error::new(ErrorKind::NotFound)) } else { Ok(None) };
-        }
-        if let Some((at, path)) = mounts::missing(shared, &seen.pod).await? {
-            let words = format!("{path} is not on the node");
-            let exit = Exit::new(ExitReason::StartFailed).with_message(words.clone());
-            shared.pronounce(&seen, &exit).await?;
-            return Err(Error::invalid(format!("mounts[{at}].source"), words));
-        }
-        Ok(Some(seen.pod))
     }
 
     /// Waits until the process runs, or has ended, or could not be started.
@@ -347,16 +308,13 @@ impl Container for KubernetesContainer {
     async fn start(&self) -> Result<StartOutcome> {
         let shared = &self.shared;
         let deadline = shared.options.deadlines.start;
-        // Before its mounts are looked for it needs a node, for which it has a budget of its own.
-        let unchecked = mounts::are_unchecked(&self.pod);
-        let whole = if unchecked { deadline + shared.options.schedule_budget } else { deadline };
         let begun = Instant::now();
         let outcome =
-            shared.within(Operation::Start, whole, self.start_now()).await.about(&self.name)?;
+            shared.within(Operation::Start, deadline, self.start_now()).await.about(&self.name)?;
         if outcome == StartOutcome::AlreadyStarted {
             return Ok(outcome);
         }
-        let left = whole.saturating_sub(begun.elapsed()).min(deadline);
+        let left = deadline.saturating_sub(begun.elapsed());
         match shared.within(Operation::Start, left, self.started()).await {
             Ok(()) => Ok(outcome),
             // The cluster has taken it and will start it: an image can be large, and a node can

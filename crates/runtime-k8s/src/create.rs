@@ -18,7 +18,7 @@ use crate::names::BELONGINGS;
 use crate::shared::Shared;
 use crate::spec::{Plan, belonging_name};
 use crate::wire::Pod;
-use crate::{pdb, secret, spec};
+use crate::{admitted, mounts, pdb, secret, spec};
 
 /// How long an undo is tried before what is left is left to a reap: longer than a server works on a
 /// request.
@@ -28,12 +28,17 @@ const UNDO_PATIENCE: Duration = Duration::from_secs(90);
 /// does not answer is asked again, or is left to a reap.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(10);
 
-pub(crate) const SECRETS: (&str, &str) = ("/api/v1", "secrets");
+/// A quota counts a pod that was just deleted for a moment longer: so long the pod that has probed
+/// mounts may keep the container's pod from being created.
+const QUOTA_RETURNS_WITHIN: Duration = Duration::from_secs(15);
 
-pub(crate) const BUDGETS: &str = "poddisruptionbudgets";
+const QUOTA_POLL_INTERVAL: Duration = Duration::from_millis(250);
+
+const SECRETS: (&str, &str) = ("/api/v1", "secrets");
+const BUDGETS: &str = "poddisruptionbudgets";
 
 /// Where the budgets are in this server's API.
-pub(crate) fn budgets(shared: &Shared) -> (String, &'static str) {
+fn budgets(shared: &Shared) -> (String, &'static str) {
     (format!("/apis/{}", shared.server.policy_api()), BUDGETS)
 }
 
@@ -46,14 +51,19 @@ pub(crate) async fn run(shared: &Arc<Shared>, spec: &ContainerSpec) -> Result<Po
     let subject = prepared.name.to_string();
     let auth = secret::login(&prepared.image, prepared.auth.clone()).await?;
     let ports = Drawn::draw(shared, prepared.tcp_ports.len()).await?;
-    let plan = spec::plan(prepared, &shared.options, shared.server.gates, &ports.ports, auth)
+    let mut plan = spec::plan(prepared, &shared.options, shared.server.gates, &ports.ports, auth)
         .about(&subject)?;
 
     let (sender, receiver) = oneshot::channel();
     let task = Arc::clone(shared);
     shared.half_made.spawn(async move {
         let deadline = task.options.deadlines.create;
-        let made = make(&task, &plan, deadline).await;
+        let made = match mounts::settle(&task, &mut plan).await {
+            // Nobody waits any more.
+            Ok(_) if sender.is_closed() => return,
+            Ok(probed) => make(&task, &plan, deadline, probed).await,
+            Err(error) => Err(admitted::with_field(error, &plan)),
+        };
         if let Ok(pod) = &made {
             task.pods.take(pod.clone());
         }
@@ -91,10 +101,21 @@ impl Drop for Made {
     }
 }
 
-async fn make(shared: &Arc<Shared>, plan: &Plan, deadline: Duration) -> Result<Pod> {
-    let posted = shared.client.create_pod(&plan.pod, false);
-    let posted = runtime_support::within(Operation::Create, deadline, posted);
-    let pod = match until_closing(shared, posted).await {
+async fn make(shared: &Arc<Shared>, plan: &Plan, deadline: Duration, probed: bool) -> Result<Pod> {
+    let until = Instant::now() + QUOTA_RETURNS_WITHIN;
+    let posted = loop {
+        let posted = shared.client.create_pod(&plan.pod, false);
+        let posted = runtime_support::within(Operation::Create, deadline, posted);
+        let posted = until_closing(shared, posted).await;
+        match &posted {
+            Err(error)
+                if probed
+                    && error.kind() == ErrorKind::ResourceExhausted
+                    && shared.half_made.another(QUOTA_POLL_INTERVAL, until).await => {}
+            _ => break posted,
+        }
+    };
+    let pod = match posted {
         Ok(pod) => pod,
         Err(error) if is_unclear(&error) && !was_not_sent(&error) => {
             // The server may have made it before the answer was lost, or make it yet.
@@ -102,20 +123,29 @@ async fn make(shared: &Arc<Shared>, plan: &Plan, deadline: Duration) -> Result<P
             shared.half_made.spawn(undone);
             return Err(error);
         }
-        Err(error) => return Err(error),
+        Err(error) => return Err(admitted::with_field(error, plan)),
     };
+    if let Err(error) = admitted::check(plan, &pod) {
+        undo_soon(shared, pod).await;
+        return Err(error);
+    }
     let owner = json!({
         "apiVersion": "v1", "kind": "Pod", "name": pod.metadata.name, "uid": pod.metadata.uid,
     });
     let rest = belongings(shared, plan, &owner);
     let rest = runtime_support::within(Operation::Create, deadline, rest);
     if let Err(error) = until_closing(shared, rest).await {
-        // The caller gets the error even if the undo takes more than one attempt.
-        let undone = shared.half_made.spawn(undo(Arc::clone(shared), pod));
-        let _ = tokio::time::timeout(ATTEMPT_LIMIT, undone).await;
+        undo_soon(shared, pod).await;
         return Err(error);
     }
     Ok(pod)
+}
+
+/// Undoes a create whose caller waits for its error, and gets it even if the undo takes more than one
+/// attempt.
+async fn undo_soon(shared: &Arc<Shared>, pod: Pod) {
+    let undone = shared.half_made.spawn(undo(Arc::clone(shared), pod));
+    let _ = tokio::time::timeout(ATTEMPT_LIMIT, undone).await;
 }
 
 /// Runs a part of a create. When the runtime is being closed it has little time left, because the
@@ -152,7 +182,7 @@ async fn belongings(shared: &Shared, plan: &Plan, owner: &Value) -> Result<()> {
 
 /// Undoes a create whose answer was lost. The server may still be at it, so that a pod which is not
 /// there is looked for again.
-async fn undo_by_name(shared: Arc<Shared>, name: String, nonce: String) {
+pub(crate) async fn undo_by_name(shared: Arc<Shared>, name: String, nonce: String) {
     let (mut backoff, until) = (Backoff::default(), Instant::now() + UNDO_PATIENCE);
     loop {
         let looked = match attempt(shared.client.pod(&name)).await {
@@ -172,12 +202,16 @@ async fn undo_by_name(shared: Arc<Shared>, name: String, nonce: String) {
     }
 }
 
-async fn undo(shared: Arc<Shared>, pod: Pod) {
+pub(crate) async fn undo(shared: Arc<Shared>, pod: Pod) {
     let (mut backoff, until) = (Backoff::default(), Instant::now() + UNDO_PATIENCE);
     loop {
         match attempt(remove(&shared, &pod)).await {
             Ok(_) => return,
             Err(error) if error.kind() == ErrorKind::NotFound => return,
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                tracing::warn!(pod = pod.metadata.name, %error, "a create could not be undone");
+                return;
+            }
             Err(error) => tracing::debug!(%error, "a create is being undone"),
         }
         if !shared.half_made.another(backoff.delay(), until).await {
@@ -195,18 +229,25 @@ pub(crate) async fn remove(shared: &Shared, pod: &Pod) -> Result<Deleted> {
     Ok(deleted)
 }
 
-/// Deletes what belongs to a pod, without waiting for the cluster to do it.
+/// Deletes what belongs to a pod, without waiting for the cluster to do it. The pod owns it, so the
+/// cluster deletes it for a caller that may not.
 async fn remove_belongings(shared: &Shared, pod: &Pod) -> Result<()> {
     let Some(nonce) = pod.metadata.labels.get(LABEL_NONCE) else { return Ok(()) };
     let name = belonging_name(nonce);
     for belonging in pod.annotation(BELONGINGS).unwrap_or_default().split(',') {
-        match belonging {
-            "secret" => shared.client.delete(SECRETS.0, SECRETS.1, &name).await?,
+        let deleted = match belonging {
+            "secret" => shared.client.delete(SECRETS.0, SECRETS.1, &name).await,
             "budget" => {
                 let (api, kind) = budgets(shared);
-                shared.client.delete(&api, kind, &name).await?;
+                shared.client.delete(&api, kind, &name).await
             }
-            _ => {}
+            _ => Ok(()),
+        };
+        match deleted {
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                tracing::debug!(%error, name, "the cluster deletes it with its pod");
+            }
+            deleted => deleted?,
         }
     }
     Ok(())

@@ -1,11 +1,17 @@
 //! The API server's and the client's failures as ours.
 
+mod admission;
+#[cfg(test)]
+mod tests;
+
 use http::StatusCode;
 use hyper_util::client::legacy;
 use runtime_core::{Error, ErrorKind};
 use runtime_support::find_source;
 
 use crate::wire::{Cause, Status};
+
+pub(crate) use self::admission::is_missing_right;
 
 /// A failure of the client itself: the server was not reached, or its answer made no sense.
 pub(crate) fn from_client(error: kube::Error) -> Error {
@@ -44,30 +50,56 @@ pub(crate) fn was_not_sent(error: &Error) -> bool {
     find_source::<legacy::Error>(error).is_some_and(legacy::Error::is_connect)
 }
 
-/// An answer of the server that is a failure.
+/// Returns the error for a `Status` of the server.
 ///
-/// `message` and `details` are the server's own words; the source is left out because it would say
-/// the same again.
+/// Its message is the server's own; the source is left out because it would repeat the message.
 pub(crate) fn from_status(status: &Status) -> Error {
-    let said = Error::new(kind(status)).with_message(status.message.clone());
-    let said = match status.reason.as_str() {
-        // The namespace is going away: it will not take a pod however often it is asked.
-        "Forbidden" if is_terminating(status) => return said_of_namespace(said),
-        _ => said,
+    if is_terminating(status) {
+        // The namespace is being deleted: a retry does not help.
+        return Error::new(ErrorKind::InvalidState)
+            .with_message(status.message.clone())
+            .with_field("namespace");
+    }
+    if let Some(error) = admission::read(status) {
+        return error;
+    }
+    let kind = kind(status);
+    if kind == ErrorKind::InvalidArgument
+        && let Some((field, message)) = cause_of(status)
+    {
+        return Error::invalid(field, message);
+    }
+    Error::new(kind).with_message(message_of(status))
+}
+
+/// Returns the message of a status, with the wait that the server wants if it names one.
+fn message_of(status: &Status) -> String {
+    let message = match status.message.as_str() {
+        "" if status.reason.is_empty() => format!("the server returned status {}", status.code),
+        "" => format!("the server returned {}", status.reason),
+        message => message.to_owned(),
     };
-    match said.kind() {
-        ErrorKind::InvalidArgument => {
-            match status.details.as_ref().and_then(|d| d.causes.first()) {
-                Some(cause) => Error::invalid(field_of(cause), cause.message.clone()),
-                None => said,
-            }
-        }
-        _ => said,
+    let after = status.details.as_ref().and_then(|details| details.retry_after_seconds);
+    match after {
+        Some(seconds @ 1..) => format!("{message} (retry after {seconds} s)"),
+        _ => message,
     }
 }
 
-fn said_of_namespace(error: Error) -> Error {
-    error.with_field("namespace")
+/// Returns the field of our spec that a refusal is about, and the server's words on it.
+fn cause_of(status: &Status) -> Option<(String, String)> {
+    let causes =
+        status.details.as_ref().map(|details| details.causes.as_slice()).unwrap_or_default();
+    if let Some(cause) = causes.iter().find(|cause| !cause.field.is_empty()) {
+        let words = [&cause.message, &status.message].into_iter().find(|words| !words.is_empty());
+        return Some((field_of(cause), words.cloned().unwrap_or_default()));
+    }
+    // `Pod "x" is invalid: spec.containers[0].image: Invalid value: ...`
+    let (_, words) = status.message.split_once(" is invalid: ")?;
+    let (field, _) = words.trim_start_matches('[').split_once(": ")?;
+    let is_path = !field.is_empty() && !field.contains(char::is_whitespace);
+    let cause = Cause { field: field.to_owned(), message: words.to_owned(), ..Cause::default() };
+    is_path.then(|| (field_of(&cause), words.to_owned()))
 }
 
 fn is_terminating(status: &Status) -> bool {
@@ -84,8 +116,6 @@ pub(crate) fn kind(status: &Status) -> ErrorKind {
         "NotFound" => ErrorKind::NotFound,
         "AlreadyExists" => ErrorKind::AlreadyExists,
         "Unauthorized" => ErrorKind::Unauthenticated,
-        "Forbidden" if is_quota(&status.message) => ErrorKind::ResourceExhausted,
-        "Forbidden" if is_terminating(status) => ErrorKind::InvalidState,
         "Forbidden" => ErrorKind::PermissionDenied,
         "Invalid" | "BadRequest" => ErrorKind::InvalidArgument,
         "Conflict" => ErrorKind::InvalidState,
@@ -114,11 +144,6 @@ fn passes(message: &str) -> bool {
     ["etcdserver: ", "dial tcp", "connection refused", "i/o timeout", "EOF", "connection reset"]
         .iter()
         .any(|words| message.contains(words))
-}
-
-/// Quotas refuse as `Forbidden`, and only the words tell: `exceeded quota: NAME, requested: ...`.
-fn is_quota(message: &str) -> bool {
-    message.contains("exceeded quota:")
 }
 
 /// An answer that is a failure, from its code and its body. Something that is not an API server
@@ -153,12 +178,17 @@ pub(crate) fn read_status(code: StatusCode, body: &[u8]) -> Option<Status> {
     Some(status)
 }
 
-/// The field of our spec that a field of the pod came from.
+/// Returns the field of our spec that a field of the pod came from.
 fn field_of(cause: &Cause) -> String {
     let path = cause.field.as_str();
-    let container = path.strip_prefix("spec.containers[0].").unwrap_or(path);
+    // The cluster may have put other containers before ours.
+    let container = path
+        .strip_prefix("spec.containers[")
+        .and_then(|rest| rest.split_once("]."))
+        .map_or(path, |(_, rest)| rest);
     for (theirs, ours) in [
         ("image", "image"),
+        ("imagePullPolicy", "pull_policy"),
         ("command", "command"),
         ("args", "arguments"),
         ("env", "env"),
@@ -169,16 +199,17 @@ fn field_of(cause: &Cause) -> String {
         ("securityContext.runAsUser", "user"),
         ("securityContext.runAsGroup", "user"),
         ("spec.securityContext.supplementalGroups", "groups"),
-        ("resources.limits[memory]", "memory"),
-        ("resources.requests[memory]", "memory"),
-        ("resources.limits[cpu]", "cpu_count"),
-        ("resources.requests[cpu]", "cpu_count"),
-        ("resources.limits[nvidia.com/gpu]", "gpus"),
         ("spec.hostname", "hostname"),
         ("lifecycle.stopSignal", "stop_signal"),
+        ("spec.os", "stop_signal"),
         ("metadata.annotations", "labels"),
         ("metadata.labels", "labels"),
         ("spec.terminationGracePeriodSeconds", "stop_grace"),
+        ("spec.serviceAccountName", "service_account"),
+        ("spec.priorityClassName", "priority_class"),
+        ("spec.runtimeClassName", "runtime_class"),
+        ("spec.nodeSelector", "node_selector"),
+        ("spec.tolerations", "tolerations"),
     ] {
         if let Some(rest) = container.strip_prefix(theirs)
             && (rest.is_empty() || rest.starts_with(['.', '[']))
@@ -186,91 +217,16 @@ fn field_of(cause: &Cause) -> String {
             return ours.to_owned();
         }
     }
+    if let Some(rest) = container.strip_prefix("resources.") {
+        // `limits[memory]`, or the whole list with the resource in the words alone.
+        let named = rest.split_once('[').and_then(|(_, name)| name.strip_suffix(']'));
+        let known = named.and_then(admission::field_of_resource);
+        let in_words =
+            ["memory", "cpu", "gpu"].into_iter().find(|name| cause.message.contains(name));
+        let of_words = in_words.and_then(admission::field_of_resource);
+        if let Some(field) = known.or(of_words.filter(|_| named.is_none())) {
+            return field.to_owned();
+        }
+    }
     path.to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn status(code: u16, reason: &str, message: &str) -> Status {
-        Status { code, reason: reason.into(), message: message.into(), details: None }
-    }
-
-    #[test]
-    fn the_servers_answers() {
-        use ErrorKind as K;
-        for (code, reason, message, kind) in [
-            (404, "NotFound", "pods \"a\" not found", K::NotFound),
-            (409, "AlreadyExists", "pods \"a\" already exists", K::AlreadyExists),
-            (409, "Conflict", "Operation cannot be fulfilled", K::InvalidState),
-            (401, "Unauthorized", "Unauthorized", K::Unauthenticated),
-            (403, "Forbidden", "pods is forbidden: User cannot list", K::PermissionDenied),
-            (403, "Forbidden", "pods \"a\" is forbidden: exceeded quota: q", K::ResourceExhausted),
-            (
-                403,
-                "Forbidden",
-                "unable to create new content in namespace x because it is being terminated",
-                K::InvalidState,
-            ),
-            (422, "Invalid", "Pod \"a\" is invalid", K::InvalidArgument),
-            (400, "BadRequest", "cannot decode", K::InvalidArgument),
-            (413, "RequestEntityTooLarge", "limit is 3145728", K::InvalidArgument),
-            (410, "Expired", "too old resource version", K::Lost),
-            (410, "Gone", "gone", K::Lost),
-            (429, "TooManyRequests", "slow down", K::Unavailable),
-            (503, "ServiceUnavailable", "shutting down", K::Unavailable),
-            (504, "Timeout", "request did not complete", K::Timeout),
-            (500, "InternalError", "etcdserver: request timed out", K::Unavailable),
-            (500, "InternalError", "Get https://n:10250: dial tcp: refused", K::Unavailable),
-            (500, "", "Get \"https://n:10250/containerLogs\": dial tcp: refused", K::Unavailable),
-            (500, "InternalError", "boom", K::Internal),
-            (403, "", "no reason", K::PermissionDenied),
-            (507, "", "no reason", K::ResourceExhausted),
-            (418, "", "no reason", K::Internal),
-        ] {
-            let error = from_status(&status(code, reason, message));
-            assert_eq!(error.kind(), kind, "{code} {reason} {message}");
-        }
-    }
-
-    #[test]
-    fn retrying_helps_where_the_server_is_away() {
-        assert!(from_status(&status(503, "ServiceUnavailable", "")).is_retryable());
-        assert!(from_status(&status(504, "Timeout", "")).is_retryable());
-        assert!(!from_status(&status(401, "Unauthorized", "")).is_retryable());
-        assert!(!from_status(&status(422, "Invalid", "")).is_retryable());
-    }
-
-    #[test]
-    fn a_wrong_field_is_named_as_the_caller_wrote_it() {
-        for (theirs, ours) in [
-            ("spec.containers[0].env[3].name", "env"),
-            ("spec.containers[0].envFrom", "spec.containers[0].envFrom"),
-            ("spec.containers[0].resources.limits[memory]", "memory"),
-            ("spec.containers[0].ports[0].hostPort", "tcp_ports"),
-            ("spec.hostname", "hostname"),
-            ("spec.volumes[1].hostPath.path", "mounts"),
-            ("metadata.annotations", "labels"),
-            ("spec.nodeSelector", "spec.nodeSelector"),
-        ] {
-            let body = serde_json::json!({
-                "kind": "Status", "status": "Failure", "code": 422, "reason": "Invalid",
-                "message": "Pod is invalid",
-                "details": {"causes": [{"reason": "FieldValueInvalid", "message": "bad", "field": theirs}]},
-            });
-            let error = from_answer(StatusCode::UNPROCESSABLE_ENTITY, body.to_string().as_bytes());
-            assert_eq!((error.field(), error.message()), (Some(ours), Some("bad")));
-        }
-    }
-
-    #[test]
-    fn what_is_no_api_server_is_not_there() {
-        for (code, body) in [(404, "<html>"), (200, ""), (500, "{}"), (302, "{\"kind\":3}")] {
-            let error = from_answer(StatusCode::from_u16(code).unwrap(), body.as_bytes());
-            assert_eq!(error.kind(), ErrorKind::Unavailable, "{code} {body}");
-        }
-        let error = from_answer(StatusCode::UNAUTHORIZED, b"no");
-        assert_eq!(error.kind(), ErrorKind::Unauthenticated);
-    }
 }

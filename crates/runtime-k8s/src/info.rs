@@ -39,14 +39,15 @@ pub(crate) fn info(seen: &Seen) -> ContainerInfo {
     if let Some(container) = pod.container() {
         let limit = |name: &str| container.resources.limits.get(name).and_then(|q| quantity(q));
         info.memory = limit("memory").and_then(whole);
-        info.cpu_count = limit("cpu");
+        info.cpu_count = limit("cpu").filter(|count| *count >= 0.0);
         if seen.state == State::Running {
             info.tcp_ports = container
                 .ports
                 .iter()
                 .filter_map(|port| {
                     let container_port = port.container_port;
-                    Some(TcpPortBinding { host_port: port.host_port?, container_port })
+                    let host_port = port.host_port.filter(|port| *port > 0)?;
+                    Some(TcpPortBinding { host_port, container_port })
                 })
                 .collect();
         }
@@ -100,8 +101,14 @@ fn image(pod: &Pod) -> ImageInfo {
     image
 }
 
-/// A quantity of the API: a number with a suffix of thousands or of 1024s.
+/// Returns a quantity of the API: a number with a suffix of thousands or of 1024s. A text that is no
+/// quantity is `None`.
 pub(crate) fn quantity(text: &str) -> Option<f64> {
+    let is_number = text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '.' | '+' | '-'));
+    parse_quantity(text).filter(|number| is_number && number.is_finite())
+}
+
+fn parse_quantity(text: &str) -> Option<f64> {
     let end = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, suffix) = text.split_at(end);
     let factor = match suffix {
@@ -208,7 +215,7 @@ mod tests {
             let read = quantity(text).unwrap();
             assert!((read - want).abs() <= want * 1e-12, "{text} is read as {read}");
         }
-        for bad in ["", "x", "1Xi", "m"] {
+        for bad in ["", "x", "1Xi", "m", "inf", "NaN", "-inf", "1e999", "infinity", "+inf"] {
             assert_eq!(quantity(bad), None, "{bad}");
         }
     }

@@ -71,7 +71,31 @@
 //!   its first line can be the rest of one, because the engine cuts lines where it changes files.
 //! - The event of a removal has the time at which it was seen.
 //! - The process of an exec does not end with its session, and no signal can be sent to it.
+//! - A command that is not in the image is `StartFailed`: the code 128 of the reason `StartError` is the
+//!   engine's and not the process's.
+//! - An exec over a WebSocket that is given much more input than its process reads does not end with
+//!   the process: the API server waits for the node to take the input, as `kubectl exec -i` does.
+//! - Of an image with `USER uid:gid` the kubelet takes the user alone, and the process has the group 0.
+//!   [`ContainerSpec::user`](runtime_core::ContainerSpec::user) with both is honoured.
+//! - From Kubernetes 1.35 on a node uses an image that it has only for a pod whose login has pulled it
+//!   before, or would. With the pull policy `never` the kubelet then reports that the image is not
+//!   present, although it is.
+//! - A cluster with the admission plugin AlwaysPullImages pulls each image. The policy `never` is
+//!   refused there, and `missing` is reported with a warning.
+//! - The kind of the source of a mount is checked by the node, at the start. If a spec does not say it
+//!   ([`Mount::kind`](runtime_core::Mount::kind)), a create first runs one more pod that finds out the
+//!   kinds of all its mounts and runs no process; see [`MountSources`]. The node has no check for a
+//!   FIFO.
+//!
+//! # What the cluster refuses
+//!
+//! A quota that requires a limit, one whose whole is less than what is requested, and a limit range are
+//! `InvalidArgument` with the field of the spec. A quota that is full is `ResourceExhausted`. A policy
+//! (an admission webhook, a ValidatingAdmissionPolicy, PodSecurity and others) is `PermissionDenied`
+//! with its name, and so is a missing right. Warnings of the API server are events of `tracing` at the
+//! level warn, once each.
 
+mod admitted;
 mod alive;
 mod attach;
 mod capabilities;

@@ -5,9 +5,12 @@
 //! under a follower, in which nothing will ever come: that is noticed here, and the log is opened
 //! anew. A part of a log that was rotated away before it was read is said to be lost.
 
+mod ending;
 mod line;
 mod raw;
 mod source;
+#[cfg(test)]
+mod tests;
 
 use futures_util::{Stream, StreamExt as _};
 use runtime_core::{Container as _, Error, LogOptions, LogReader, Operation, RawLogs, Result};

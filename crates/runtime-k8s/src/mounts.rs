@@ -1,273 +1,341 @@
-//! Whether the sources of mounts are on a node.
+//! What the sources of mounts are on a node.
 //!
-//! A volume of a host path can be told to be there as a folder or as a file, and not as either of
-//! them; told nothing, it is made. So the node is asked first, with pods that have the sources as
-//! volumes and a placeholder for an image: they run nothing, and what they come to tells.
+//! A volume of a host path names the kind of its source, and the node refuses a source of another
+//! kind. Without a kind the node creates a directory where nothing is. So if a spec does not say the
+//! kind of a source, one more pod finds it out before the container's pod is created: it has the
+//! sources as volumes of several kinds each, and the node reports the ones that it refuses. No
+//! process of it runs, because no source has two kinds. It is removed before the container's pod is
+//! created, so that a quota for one pod is enough.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use runtime_core::{
-    Error, ErrorKind, LABEL_CREATED_AT, LABEL_MANAGED, LABEL_NONCE, LABEL_SCOPE, Nonce, Operation,
-    Result,
-};
-use serde_json::{Value, json};
-use tokio::sync::oneshot;
+use k8s_openapi::api::core::v1::{HostPathVolumeSource, Pod as ApiPod, Volume, VolumeMount};
+use runtime_core::{Error, ErrorKind, LABEL_MANAGED, MountKind, Nonce, Operation, Result};
+use runtime_support::is_unclear;
 use tokio::time::Instant;
 
-use crate::hold::millis_now;
-use crate::names::{CHECK_MOUNTS, CONTAINER, PROBE, PROBE_IMAGE};
+use crate::create::{undo, undo_by_name};
+use crate::error::was_not_sent;
+use crate::names::{self, PROBE};
 use crate::shared::{Shared, is_closed};
-use crate::wire::{ClusterEvent, Pod};
+use crate::spec::Plan;
+use crate::wire::Pod;
 
-/// How often the probes are looked at.
-const LOOK: Duration = Duration::from_millis(200);
+/// How often the events of the probe are read.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// What is there is known as soon as the node has mounted it; what is not there, when an event has
-/// come, which on a busy node can be late. So a source is taken for no folder after this time, and
-/// asked for as a file.
-const MOST_ARE_FOLDERS: Duration = Duration::from_secs(2);
+/// How long no further refusal may be reported until the kind that is left is taken for the right
+/// one. A wrong guess is refused by the node when the container starts.
+const SETTLED_AFTER: Duration = Duration::from_millis(1200);
 
-/// How long the removal of a probe may take. One that stays goes with its container.
-const REMOVAL_LIMIT: Duration = Duration::from_secs(10);
+/// So many messages of one reason are kept apart for one pod: the limit of the event recorder in
+/// every kubelet. Later ones replace each other.
+const REFUSALS_MAX: usize = 9;
 
-/// Whether a start has to find out whether the sources of a pod's mounts are there.
-pub(crate) fn are_unchecked(pod: &Pod) -> bool {
-    pod.annotation(CHECK_MOUNTS).is_some()
-}
+/// When the node itself ends a probe that its creator has not removed.
+const PROBE_DEADLINE: Duration = Duration::from_secs(600);
 
-/// The first mount of a pod whose source is not on its node: its place in the spec, and the path.
-///
-/// The work is a task of its own, which removes what it made whether somebody waits or not.
-pub(crate) async fn missing(
-    shared: &Arc<Shared>,
-    pod: &Arc<Pod>,
-) -> Result<Option<(usize, String)>> {
-    let (sender, receiver) = oneshot::channel();
-    let (shared, pod) = (Arc::clone(shared), Arc::clone(pod));
-    let task = Arc::clone(&shared);
-    shared.half_made.spawn(async move {
-        let _ = sender.send(find(&task, &pod).await);
-    });
-    receiver.await.unwrap_or_else(|_| Err(Error::internal("the task that asks a node has ended")))
-}
-
-/// A host path of a pod: its place among the mounts, and the path.
-type Source = (usize, String);
-
-async fn find(shared: &Shared, pod: &Pod) -> Result<Option<Source>> {
-    let sources: Vec<Source> = pod
-        .spec
-        .volumes
-        .iter()
-        .filter_map(|volume| volume.host_path.as_ref())
-        .enumerate()
-        .map(|(at, host)| (at, host.path.clone()))
-        .collect();
-    let mut probes = Probes { shared, pod, asked: Vec::new() };
-    let found = shared.half_made.unless_closing(probes.find(sources)).await;
-    let found = found.unwrap_or_else(|| Err(is_closed()));
-    let removed = probes.remove().await;
-    let found = found?;
-    removed?;
-    Ok(found)
-}
-
-/// What a source can be, as the node's check of a volume has it.
+/// What a node reports of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Directory,
-    File,
+enum Finding {
+    /// The source is of this kind.
+    Is(MountKind),
+    /// Nothing is there.
+    Missing,
+    /// The source is of none of the kinds that were tried.
+    None,
 }
 
-/// A probe, and what it asks for.
-struct Probe {
-    pod: Pod,
-    kind: Kind,
-    sources: Vec<Source>,
-    /// The places of those that the node has refused.
-    refused: BTreeSet<usize>,
-    /// Whether the node has mounted all.
-    mounted: bool,
+/// A source without a kind: its index in the spec, and the kinds that are tried.
+#[derive(Debug, Clone)]
+struct Source {
+    at: usize,
+    path: String,
+    tried: Vec<MountKind>,
 }
 
-impl Probe {
-    /// Whether a source is of the kind, as far as that is known.
-    fn says(&self, at: usize, kind: Kind) -> Option<bool> {
-        let asks = self.kind == kind && self.sources.iter().any(|source| source.0 == at);
-        match asks {
-            true if self.mounted => Some(true),
-            true if self.refused.contains(&at) => Some(false),
-            _ => None,
-        }
+/// The type of a host path volume for a kind of source. The node has no check for a FIFO.
+pub(crate) fn volume_type(kind: MountKind) -> Option<String> {
+    match kind {
+        MountKind::Directory => Some("Directory"),
+        MountKind::File => Some("File"),
+        MountKind::Socket => Some("Socket"),
+        MountKind::CharDevice => Some("CharDevice"),
+        MountKind::BlockDevice => Some("BlockDevice"),
+        _ => None,
     }
+    .map(str::to_owned)
+}
 
-    /// Looks at what the node makes of it.
-    async fn look(&mut self, shared: &Shared) -> Result<Option<String>> {
-        if self.mounted || self.refused.len() == self.sources.len() {
-            return Ok(None);
-        }
-        let now = shared.client.pod(&self.pod.metadata.name).await?;
-        let waiting = now.container_status().and_then(|status| status.state.waiting.as_ref());
-        // The node turns to the image when all volumes are there.
-        if waiting.is_some_and(|waiting| waiting.reason.as_deref() == Some("InvalidImageName")) {
-            self.mounted = true;
-            return Ok(None);
-        }
-        let events = shared.client.events_of(&self.pod.metadata.uid).await?;
-        let refused =
-            self.sources.iter().map(|source| source.0).filter(|at| is_refused(&events, *at));
-        self.refused.extend(refused);
-        Ok(now.status.message)
+/// Finds out the kinds of the sources that the spec does not name, and puts them into the pod.
+/// Returns whether a pod was needed for that.
+///
+/// # Errors
+/// `InvalidArgument` with the mount whose source is not on the node.
+pub(crate) async fn settle(shared: &Arc<Shared>, plan: &mut Plan) -> Result<bool> {
+    let sources = sources(plan);
+    if sources.is_empty() {
+        return Ok(false);
     }
-}
-
-struct Probes<'a> {
-    shared: &'a Shared,
-    pod: &'a Pod,
-    asked: Vec<Probe>,
-}
-
-impl Probes<'_> {
-    /// The first of the sources that is neither a folder nor a file.
-    async fn find(&mut self, sources: Vec<Source>) -> Result<Option<Source>> {
-        let begun = Instant::now();
-        // Most sources are folders, so that is asked first, of all of them with one pod.
-        self.ask(Kind::Directory, sources.clone()).await?;
-        let mut each = false;
-        loop {
-            tokio::time::sleep(LOOK).await;
-            let mut words = None;
-            for probe in &mut self.asked {
-                words = probe.look(self.shared).await?.or(words);
+    let nonce = Nonce::random()?;
+    let object = probe(&plan.pod, &sources, &nonce);
+    let deadline = shared.options.deadlines.create;
+    let created = shared.client.create_pod(&object, false);
+    let pod = match runtime_support::within(Operation::Create, deadline, created).await {
+        Ok(pod) => pod,
+        Err(error) => {
+            if is_unclear(&error) && !was_not_sent(&error) {
+                let undone =
+                    undo_by_name(Arc::clone(shared), probe_name(&nonce), nonce.to_string());
+                shared.half_made.spawn(undone);
             }
-            if let Some(missing) = self.missing(&sources) {
-                return Ok(missing);
-            }
-            if !each && (begun.elapsed() >= MOST_ARE_FOLDERS || self.refused_any()) {
-                each = true;
-                // One that fails keeps its probe from saying anything of the others.
-                for source in &sources {
-                    let alone = vec![source.clone()];
-                    self.ask(Kind::File, alone.clone()).await?;
-                    if sources.len() > 1 && self.says(source.0, Kind::Directory).is_none() {
-                        self.ask(Kind::Directory, alone).await?;
-                    }
-                }
-            }
-            if begun.elapsed() >= self.shared.options.start_budget {
-                let words = words.unwrap_or_else(|| {
-                    "the node does not say whether the sources of the mounts are there".to_owned()
-                });
-                return Err(Error::new(ErrorKind::Unavailable).with_message(words));
-            }
+            return Err(error);
         }
-    }
-
-    async fn ask(&mut self, kind: Kind, sources: Vec<Source>) -> Result<()> {
-        let nonce = Nonce::random()?;
-        let object = probe(self.pod, &sources, kind, &nonce);
-        let pod = self.shared.client.create_pod(&object, false).await?;
-        self.asked.push(Probe { pod, kind, sources, refused: BTreeSet::new(), mounted: false });
-        Ok(())
-    }
-
-    fn refused_any(&self) -> bool {
-        self.asked.iter().any(|probe| !probe.refused.is_empty())
-    }
-
-    fn says(&self, at: usize, kind: Kind) -> Option<bool> {
-        let mut says = self.asked.iter().filter_map(|probe| probe.says(at, kind));
-        // A volume that was refused may have come since.
-        says.clone().find(|yes| *yes).or_else(|| says.next())
-    }
-
-    /// Whether one is missing, when that is known: `Some(None)` says that none is.
-    fn missing(&self, sources: &[Source]) -> Option<Option<Source>> {
-        for source in sources {
-            match (self.says(source.0, Kind::Directory), self.says(source.0, Kind::File)) {
-                (Some(true), _) | (_, Some(true)) => {}
-                (Some(false), Some(false)) => return Some(Some(source.clone())),
-                _ => return None,
-            }
-        }
-        Some(None)
-    }
-
-    /// Removes the probes, all of them, and says what went wrong first.
-    async fn remove(&mut self) -> Result<()> {
-        let shared = self.shared;
-        let removals = self.asked.drain(..).map(|probe| async move {
-            let removal = remove_probe(shared, &probe.pod);
-            runtime_support::within(Operation::Start, REMOVAL_LIMIT, removal).await
-        });
-        futures_util::future::join_all(removals).await.into_iter().collect()
-    }
-}
-
-/// Whether the node has refused the volume of a mount for what it is.
-fn is_refused(events: &[ClusterEvent], at: usize) -> bool {
-    let volume = format!("volume \"{}\"", volume_name(at));
-    events.iter().any(|event| {
-        event.reason.as_deref() == Some("FailedMount")
-            && event.message.as_deref().is_some_and(|words| {
-                words.contains(&volume) && words.contains("hostPath type check failed")
-            })
-    })
-}
-
-fn volume_name(at: usize) -> String {
-    format!("mount-{at}")
-}
-
-fn probe(pod: &Pod, sources: &[Source], kind: Kind, nonce: &Nonce) -> Value {
-    let kind = match kind {
-        Kind::Directory => "Directory",
-        Kind::File => "File",
     };
-    let volumes: Vec<Value> = sources
-        .iter()
-        .map(|(at, path)| json!({"name": volume_name(*at), "hostPath": {"path": path, "type": kind}}))
-        .collect();
-    let inside: Vec<Value> = sources
-        .iter()
-        .map(|(at, _)| json!({"name": volume_name(*at), "mountPath": format!("/mount-{at}"), "readOnly": true}))
-        .collect();
-    json!({
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {
-            "name": format!("probe-{nonce}"),
-            "labels": {
-                LABEL_MANAGED: PROBE,
-                LABEL_SCOPE: pod.metadata.labels.get(LABEL_SCOPE),
-                LABEL_NONCE: nonce.as_str(),
-                LABEL_CREATED_AT: millis_now(),
-            },
-            // If this process dies now, the probe goes with the container.
-            "ownerReferences": [{
-                "apiVersion": "v1", "kind": "Pod",
-                "name": pod.metadata.name, "uid": pod.metadata.uid,
-            }],
-        },
-        "spec": {
-            "nodeName": pod.spec.node_name,
-            "tolerations": [{"operator": "Exists"}],
-            "restartPolicy": "Never",
-            "automountServiceAccountToken": false,
-            "enableServiceLinks": false,
-            "terminationGracePeriodSeconds": 0,
-            "containers": [{
-                "name": CONTAINER, "image": PROBE_IMAGE, "imagePullPolicy": "Never",
-                "volumeMounts": inside,
-            }],
-            "volumes": volumes,
-        },
-    })
+    let found = shared.half_made.unless_closing(find(shared, &pod, &sources)).await;
+    undo(Arc::clone(shared), pod).await;
+    let found = found.unwrap_or_else(|| Err(is_closed()))?;
+    for (source, finding) in sources.iter().zip(found) {
+        let kind = kind_of(source, finding)?;
+        set_type(&mut plan.pod, source.at, volume_type(kind));
+    }
+    Ok(true)
 }
 
-/// Removes a probe. Nothing of it runs, so there is nothing to wait for.
+fn kind_of(source: &Source, finding: Finding) -> Result<MountKind> {
+    let field = || format!("mounts[{}].source", source.at);
+    let path = &source.path;
+    match finding {
+        Finding::Is(kind) => Ok(kind),
+        Finding::Missing => Err(Error::invalid(field(), format!("{path} is not on the node"))),
+        Finding::None => {
+            let tried: Vec<&str> = source.tried.iter().map(|kind| kind.as_str()).collect();
+            Err(Error::invalid(
+                field(),
+                format!(
+                    "{path} is not on the node, or of another kind than {}: set the kind of the mount",
+                    tried.join(", ")
+                ),
+            ))
+        }
+    }
+}
+
+/// The sources whose kind the node has to tell.
+fn sources(plan: &Plan) -> Vec<Source> {
+    let volumes = plan.pod.spec.as_ref().and_then(|spec| spec.volumes.as_ref());
+    let path = |at: usize| {
+        let name = names::volume(at);
+        let volume = volumes?.iter().find(|volume| volume.name == name)?;
+        volume.host_path.as_ref().map(|host| host.path.clone())
+    };
+    let unknown: Vec<(usize, String)> =
+        plan.unknown_mounts.iter().filter_map(|&at| Some((at, path(at)?))).collect();
+    // Of each source all kinds but the right one are refused.
+    let count = unknown.len().max(1);
+    let kinds = ((REFUSALS_MAX + count) / count).clamp(2, 5);
+    let source = |(at, path): (usize, String)| {
+        let tried = likely_kinds(&path).into_iter().take(kinds).collect();
+        Source { at, path, tried }
+    };
+    unknown.into_iter().map(source).collect()
+}
+
+/// The kinds that a path can have, the likeliest first.
+fn likely_kinds(path: &str) -> [MountKind; 5] {
+    use MountKind::{BlockDevice, CharDevice, Directory, File, Socket};
+    if path.starts_with("/dev/") {
+        [CharDevice, BlockDevice, Socket, Directory, File]
+    } else if path.ends_with(".sock") || path.ends_with(".socket") {
+        [Socket, Directory, File, CharDevice, BlockDevice]
+    } else {
+        [Directory, File, Socket, CharDevice, BlockDevice]
+    }
+}
+
+/// Reads what the node reports of the sources, until each is known.
+async fn find(shared: &Shared, pod: &Pod, sources: &[Source]) -> Result<Vec<Finding>> {
+    let client = &shared.client;
+    let begun = Instant::now();
+    let mut placed_at = None;
+    let mut refusals = (0, begun);
+    loop {
+        tokio::time::sleep(POLL_INTERVAL).await;
+        let events = client.events_of(&pod.metadata.uid).await.map_err(unreadable)?;
+        let messages: Vec<&str> = events
+            .iter()
+            .filter(|event| event.reason.as_deref() == Some("FailedMount"))
+            .filter_map(|event| event.message.as_deref())
+            .collect();
+        let refused = messages.iter().filter(|message| is_check(message)).count();
+        if refused != refusals.0 {
+            refusals = (refused, Instant::now());
+        }
+        let is_settled = refused > 0 && refusals.1.elapsed() >= SETTLED_AFTER;
+        let findings: Option<Vec<Finding>> =
+            sources.iter().map(|source| finding(source, &messages, is_settled)).collect();
+        if let Some(findings) = findings {
+            return Ok(findings);
+        }
+        if refused > 0 {
+            placed_at = placed_at.or(Some(begun));
+        }
+        if placed_at.is_none() {
+            let now = client.pod(&pod.metadata.name).await?;
+            if now.spec.node_name.is_some() {
+                placed_at = Some(Instant::now());
+            } else if begun.elapsed() >= shared.options.schedule_budget {
+                let words = now.condition("PodScheduled").and_then(|c| c.message.clone());
+                let words = format!("no node takes it: {}", words.unwrap_or_default());
+                return Err(Error::new(ErrorKind::ResourceExhausted).with_message(words));
+            }
+        }
+        if placed_at.is_some_and(|at: Instant| at.elapsed() >= shared.options.start_budget) {
+            return Err(Error::new(ErrorKind::Unavailable).with_message(
+                "the node does not report what the sources of the mounts are: set their kinds",
+            ));
+        }
+    }
+}
+
+fn unreadable(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::PermissionDenied => {
+            let words = error.message().unwrap_or_default();
+            let words = format!("the kind of a mount cannot be found out, set it: {words}");
+            error.with_message(words)
+        }
+        _ => error,
+    }
+}
+
+/// Whether a message reports the kind of a source.
+fn is_check(message: &str) -> bool {
+    message.contains("hostPath type check failed") || is_missing(message)
+}
+
+/// Nodes from 1.30 or so on tell a missing source from one of another kind.
+fn is_missing(message: &str) -> bool {
+    message.contains("hostPath ") && message.contains(" doesn't exist")
+}
+
+/// What the messages of a node say of a source, as far as that is certain.
+fn finding(source: &Source, messages: &[&str], is_settled: bool) -> Option<Finding> {
+    let mut left = Vec::new();
+    for &kind in &source.tried {
+        let volume = format!("\"{}\"", probe_volume(source.at, kind));
+        let refusal = messages.iter().find(|m| m.contains(&volume) && is_check(m));
+        let Some(refusal) = refusal else {
+            left.push(kind);
+            continue;
+        };
+        if is_missing(refusal) {
+            return Some(Finding::Missing);
+        }
+        if refusal.contains("unable to determine its type") {
+            return Some(Finding::Is(MountKind::Fifo));
+        }
+        let names = [
+            ("Directory", MountKind::Directory),
+            ("File", MountKind::File),
+            ("Socket", MountKind::Socket),
+            ("CharDevice", MountKind::CharDevice),
+            ("BlockDevice", MountKind::BlockDevice),
+        ];
+        let named = refusal.rsplit_once(", it's a ").map(|(_, name)| name.trim());
+        if let Some((_, kind)) = names.iter().find(|(name, _)| named == Some(name)) {
+            return Some(Finding::Is(*kind));
+        }
+    }
+    match left[..] {
+        [] => Some(Finding::None),
+        [kind] if is_settled => Some(Finding::Is(kind)),
+        _ => None,
+    }
+}
+
+fn probe_name(nonce: &Nonce) -> String {
+    format!("probe-{nonce}")
+}
+
+fn probe_volume(at: usize, kind: MountKind) -> String {
+    format!("{}-{}", names::volume(at), kind.as_str().replace(' ', "-"))
+}
+
+/// The container's pod with other volumes, and with a command that no image has. Everything that the
+/// admission chain and the scheduler look at is the same.
+fn probe(pod: &ApiPod, sources: &[Source], nonce: &Nonce) -> ApiPod {
+    let mut probe = pod.clone();
+    let meta = &mut probe.metadata;
+    meta.name = Some(probe_name(nonce));
+    let labels = meta.labels.get_or_insert_default();
+    labels.retain(|key, _| key.starts_with(runtime_core::LABEL_PREFIX));
+    labels.insert(LABEL_MANAGED.to_owned(), PROBE.to_owned());
+    labels.insert(runtime_core::LABEL_NONCE.to_owned(), nonce.to_string());
+    if let Some(annotations) = &mut meta.annotations {
+        annotations.retain(|key, _| !key.starts_with(runtime_core::LABEL_PREFIX));
+    }
+    let Some(spec) = &mut probe.spec else { return probe };
+    spec.scheduling_gates = None;
+    // The affinity to itself holds the container's pod.
+    if let Some(affinity) = &mut spec.affinity {
+        affinity.pod_affinity = None;
+    }
+    spec.image_pull_secrets = None;
+    spec.termination_grace_period_seconds = Some(0);
+    spec.active_deadline_seconds = i64::try_from(PROBE_DEADLINE.as_secs()).ok();
+    let tried: BTreeMap<String, (&str, MountKind)> = sources
+        .iter()
+        .flat_map(|source| {
+            let volume = |&kind| (probe_volume(source.at, kind), (source.path.as_str(), kind));
+            source.tried.iter().map(volume)
+        })
+        .collect();
+    spec.volumes = Some(
+        tried
+            .iter()
+            .map(|(name, (path, kind))| Volume {
+                name: name.clone(),
+                host_path: Some(HostPathVolumeSource {
+                    path: (*path).to_owned(),
+                    type_: volume_type(*kind),
+                }),
+                ..Volume::default()
+            })
+            .collect(),
+    );
+    if let Some(container) = spec.containers.first_mut() {
+        container.command = Some(vec!["/container-runtime-probe".to_owned()]);
+        container.args = None;
+        container.ports = None;
+        container.lifecycle = None;
+        container.volume_mounts = Some(
+            tried
+                .keys()
+                .map(|name| VolumeMount {
+                    name: name.clone(),
+                    mount_path: format!("/container-runtime/{name}"),
+                    read_only: Some(true),
+                    ..VolumeMount::default()
+                })
+                .collect(),
+        );
+    }
+    probe
+}
+
+fn set_type(pod: &mut ApiPod, at: usize, kind: Option<String>) {
+    let name = names::volume(at);
+    let volumes = pod.spec.as_mut().and_then(|spec| spec.volumes.as_mut());
+    let volume = volumes.into_iter().flatten().find(|volume| volume.name == name);
+    if let Some(host) = volume.and_then(|volume| volume.host_path.as_mut()) {
+        host.type_ = kind;
+    }
+}
+
+/// Removes a probe that was left behind. Nothing of it runs, so there is nothing to wait for.
 pub(crate) async fn remove_probe(shared: &Shared, probe: &Pod) -> Result<()> {
     match shared.client.delete_pod(&probe.metadata.name, &probe.metadata.uid, 0).await {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
@@ -276,91 +344,4 @@ pub(crate) async fn remove_probe(shared: &Shared, probe: &Pod) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use runtime_core::{Capabilities, Scope};
-
-    use crate::capabilities::Server;
-    use crate::connect::KubernetesOptions;
-
-    #[test]
-    fn a_probe_has_the_sources_on_the_same_node_and_runs_nothing() {
-        let pod: Pod = serde_json::from_value(json!({
-            "metadata": {"name": "p", "uid": "u", "labels": {"container-runtime/scope": "s"}},
-            "spec": {"nodeName": "n"},
-        }))
-        .unwrap();
-        let nonce = Nonce::random().unwrap();
-        let sources = [(0, "/a".to_owned()), (2, "/b".to_owned())];
-        let probe = probe(&pod, &sources, Kind::File, &nonce);
-        assert_eq!(probe["spec"]["nodeName"], "n");
-        assert_eq!(probe["spec"]["containers"][0]["image"], "!probe");
-        assert_eq!(
-            probe["spec"]["volumes"][1],
-            json!({"name": "mount-2", "hostPath": {"path": "/b", "type": "File"}})
-        );
-        assert_eq!(probe["metadata"]["labels"]["container-runtime/managed"], "probe");
-        assert_eq!(probe["metadata"]["labels"]["container-runtime/scope"], "s");
-        assert_eq!(probe["metadata"]["ownerReferences"][0]["uid"], "u");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_close_ends_the_question_and_removes_the_probe() {
-        let deleted = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&deleted);
-        let client = crate::client::tests::of(move |method, uri| match method.as_str() {
-            "POST" => (201, r#"{"metadata": {"name": "probe", "uid": "p"}}"#),
-            "DELETE" => {
-                count.fetch_add(1, Ordering::Relaxed);
-                (200, "{}")
-            }
-            _ if uri.contains("events") => (200, r#"{"items": []}"#),
-            _ => (200, r#"{"metadata": {"name": "probe", "uid": "p"}}"#),
-        });
-        let options = KubernetesOptions::new(Scope::new("t").unwrap());
-        let shared =
-            Arc::new(Shared::new(client, options, Server::default(), Capabilities::default()));
-        let spec = json!({"volumes": [{"name": "mount-0", "hostPath": {"path": "/a"}}]});
-        let pod = Arc::new(serde_json::from_value(json!({"spec": spec})).unwrap());
-        let asking = missing(&shared, &pod);
-        let asked = tokio::time::timeout(Duration::from_secs(1), asking).await;
-        assert!(asked.is_err(), "the node has not answered");
-        shared.close().await;
-        assert_eq!(deleted.load(Ordering::Relaxed), 1);
-    }
-
-    #[test]
-    fn a_source_is_missing_when_it_is_neither() {
-        let source = |at: usize| (at, format!("/{at}"));
-        let probe = |kind, at, refused: bool, mounted| Probe {
-            pod: Pod::default(),
-            kind,
-            sources: vec![source(at)],
-            refused: refused.then_some(at).into_iter().collect(),
-            mounted,
-        };
-        let a_folder = probe(Kind::Directory, 0, false, true);
-        assert_eq!(a_folder.says(0, Kind::Directory), Some(true));
-        assert_eq!(a_folder.says(0, Kind::File), None);
-        assert_eq!(a_folder.says(1, Kind::Directory), None);
-        let no_file = probe(Kind::File, 1, true, false);
-        assert_eq!(no_file.says(1, Kind::File), Some(false));
-        assert_eq!(probe(Kind::File, 1, false, false).says(1, Kind::File), None);
-    }
-
-    #[test]
-    fn the_node_names_the_volume_that_it_refuses() {
-        let event = ClusterEvent {
-            reason: Some("FailedMount".into()),
-            message: Some(
-                "MountVolume.SetUp failed for volume \"mount-1\" : hostPath type check failed: /x is not a directory".into(),
-            ),
-        };
-        assert!(is_refused(std::slice::from_ref(&event), 1));
-        assert!(!is_refused(std::slice::from_ref(&event), 0));
-        assert!(!is_refused(std::slice::from_ref(&event), 11));
-    }
-}
+mod tests;

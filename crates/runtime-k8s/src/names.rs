@@ -28,17 +28,12 @@ pub(crate) const VERDICT: &str = "container-runtime/verdict";
 /// What else was made for it: `secret`, `budget`, joined by a comma.
 pub(crate) const BELONGINGS: &str = "container-runtime/belongings";
 
-/// That a start has to find out whether the sources of the mounts are there.
-pub(crate) const CHECK_MOUNTS: &str = "container-runtime/check-mounts";
-
 /// The value of the managed label of a pod that is no container: it only asks its node something.
 pub(crate) const PROBE: &str = "probe";
 
 /// In place of the image before the start. It cannot be the name of an image, so that no node
 /// tries to pull it.
 pub(crate) const HELD_IMAGE: &str = "!created";
-/// In place of the image of a pod that only asks its node something.
-pub(crate) const PROBE_IMAGE: &str = "!probe";
 /// In place of the image after a stop.
 pub(crate) const STOPPED_IMAGE: &str = "!stopped";
 
@@ -47,6 +42,11 @@ pub(crate) const GATE: &str = "container-runtime/start";
 
 /// The label that a pod without a gate waits for, with the nonce as its value.
 pub(crate) const RELEASED: &str = "container-runtime/released";
+
+/// The name of the volume of a mount.
+pub(crate) fn volume(at: usize) -> String {
+    format!("mount-{at}")
+}
 
 const SELECTION_PREFIX: &str = "labels.container-runtime/";
 

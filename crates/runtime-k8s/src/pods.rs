@@ -7,6 +7,7 @@
 
 mod current;
 mod ends;
+mod poll;
 mod removals;
 mod store;
 
@@ -35,6 +36,9 @@ use store::{Listener, MOST_WAITING_EVENTS, Store};
 /// How long a server may refuse the caller before that is the answer. A token may have expired and
 /// be on its way to be renewed; a server that has just started knows no roles yet.
 const PATIENCE_WITH_REFUSALS: Duration = Duration::from_secs(75);
+
+/// How long a right may be missing that was there before, as while a role is being replaced.
+const PATIENCE_WITHOUT_RIGHT: Duration = Duration::from_secs(10);
 
 /// Watches that end at once begin no more often than this.
 const SHORTEST_WATCH: Duration = Duration::from_millis(250);
@@ -298,6 +302,15 @@ impl Inner {
                 tracing::debug!(%error, "the server has forgotten the version of the watch");
                 return Ok(());
             }
+            let error = match error {
+                error if poll::may_not_watch(&error) => {
+                    match self.poll(&mut version, &error).await {
+                        Ok(()) => continue,
+                        Err(error) => error,
+                    }
+                }
+                error => error,
+            };
             let (error, delay) = patience.with(error)?;
             self.away(error);
             tokio::time::sleep(delay).await;
@@ -400,7 +413,12 @@ impl Patience {
         match error.kind() {
             ErrorKind::Unauthenticated | ErrorKind::PermissionDenied => {
                 let since = *self.refused_since.get_or_insert_with(Instant::now);
-                if !self.has_been_live || since.elapsed() >= PATIENCE_WITH_REFUSALS {
+                // A token can be on its way to be renewed; a right that is missing mostly stays so.
+                let patience = match error.kind() {
+                    ErrorKind::PermissionDenied => PATIENCE_WITHOUT_RIGHT,
+                    _ => PATIENCE_WITH_REFUSALS,
+                };
+                if !self.has_been_live || since.elapsed() >= patience {
                     return Err(error);
                 }
             }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use runtime_core::{Capabilities, Error, ErrorKind, Operation, Result, ResultExt as _};
 use runtime_support::HalfMade;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::BACKEND;
@@ -107,14 +108,18 @@ impl Shared {
         deadline: Duration,
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
+        let begun = Instant::now();
         let work = runtime_support::within(operation, deadline, work);
         let done = self.unless_closed(operation, work).await;
         match done {
-            // Where the server is known to be away, that says more than that it took too long.
-            Err(error) if error.kind() == ErrorKind::Timeout => match self.pods.why_away() {
-                Some(why) => Err(why.during(operation).on(BACKEND)),
-                None => Err(error),
-            },
+            // If the server is known to be away, or to be too busy, that is the reason.
+            Err(error) if error.kind() == ErrorKind::Timeout => {
+                let why = self.pods.why_away().or_else(|| self.client.throttled_since(begun));
+                match why {
+                    Some(why) => Err(why.during(operation).on(BACKEND)),
+                    None => Err(error),
+                }
+            }
             done => done,
         }
     }

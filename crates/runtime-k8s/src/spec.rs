@@ -7,8 +7,8 @@ use k8s_openapi::api::core::v1::{
     Affinity, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, HostPathVolumeSource,
     Lifecycle, LocalObjectReference, NodeAffinity, NodeSelector, NodeSelectorRequirement,
     NodeSelectorTerm, Pod, PodAffinity, PodAffinityTerm, PodOS, PodSchedulingGate,
-    PodSecurityContext, PodSpec, ResourceRequirements, SecurityContext, Toleration, Volume,
-    VolumeMount,
+    PodSecurityContext, PodSpec, ResourceRequirements, SeccompProfile, SecurityContext, Toleration,
+    Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
@@ -38,6 +38,8 @@ pub(crate) struct Plan {
     pub(crate) budget: bool,
     /// The labels of everything that is made for the container.
     pub(crate) labels: BTreeMap<String, String>,
+    /// The mounts whose sources have kinds that a node has to tell.
+    pub(crate) unknown_mounts: Vec<usize>,
 }
 
 /// The login that becomes a Secret.
@@ -171,6 +173,12 @@ pub(crate) fn plan(
         hostname: hostname.map(|hostname| host_label(&hostname)).transpose()?,
         volumes: Some(volumes),
         security_context: Some(PodSecurityContext {
+            // As Docker and containerd do by default. Without it the kubelet runs a container with no
+            // filter at all.
+            seccomp_profile: Some(SeccompProfile {
+                type_: "RuntimeDefault".to_owned(),
+                ..SeccompProfile::default()
+            }),
             supplemental_groups: Some(
                 groups.iter().map(|group| number("groups", group)).collect::<Result<_>>()?,
             ),
@@ -208,9 +216,6 @@ pub(crate) fn plan(
     annotations.insert(names::NAME.to_owned(), name.to_string());
     annotations.insert(names::IMAGE.to_owned(), image.to_string());
     annotations.insert(names::LABELS.to_owned(), json(&theirs)?);
-    if !mounts.is_empty() && options.mount_sources == MountSources::Any {
-        annotations.insert(names::CHECK_MOUNTS.to_owned(), "true".to_owned());
-    }
     if !belongings.is_empty() {
         annotations.insert(names::BELONGINGS.to_owned(), belongings.join(","));
     }
@@ -232,7 +237,10 @@ pub(crate) fn plan(
         spec: Some(spec),
         ..Pod::default()
     };
-    Ok(Plan { pod, name: pod_name, nonce, secret, budget, labels: ours })
+    let asked = options.mount_sources == MountSources::Any;
+    let unknown = mounts.iter().enumerate().filter(|(_, mount)| asked && mount.kind.is_none());
+    let unknown_mounts = unknown.map(|(at, _)| at).collect();
+    Ok(Plan { pod, name: pod_name, nonce, secret, budget, labels: ours, unknown_mounts })
 }
 
 /// The kubelet expands `$(NAME)` in commands, arguments and values, and takes `$$` for `$`.
@@ -290,7 +298,7 @@ fn volumes(
     let mut volumes = Vec::new();
     let mut inside = Vec::new();
     for (at, mount) in mounts.iter().enumerate() {
-        let name = format!("mount-{at}");
+        let name = names::volume(at);
         let Some(path) = mount.source.to_str() else {
             return Err(Error::invalid(format!("mounts[{at}].source"), "is not UTF-8"));
         };
@@ -302,10 +310,11 @@ fn volumes(
             name: name.clone(),
             host_path: Some(HostPathVolumeSource {
                 path: path.to_owned(),
-                type_: match sources {
-                    MountSources::Folders => Some("Directory".to_owned()),
-                    MountSources::Files => Some("File".to_owned()),
-                    MountSources::Any | MountSources::Unchecked => None,
+                type_: match (mount.kind, sources) {
+                    (Some(kind), _) => crate::mounts::volume_type(kind),
+                    (None, MountSources::Folders) => Some("Directory".to_owned()),
+                    (None, MountSources::Files) => Some("File".to_owned()),
+                    (None, MountSources::Any | MountSources::Unchecked) => None,
                 },
             }),
             ..Volume::default()

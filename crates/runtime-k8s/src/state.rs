@@ -288,6 +288,11 @@ fn ended_by_cluster(pod: &Pod) -> Option<(ExitReason, String)> {
 /// What every scheduler says of a pod that an affinity holds.
 const HELD_WORDS: &str = "didn't match pod affinity";
 
+/// What the kubelet leaves out when it does not find an image that must not be pulled: it hides from
+/// a pod what the pod's login does not give access to.
+const NEVER_PULLED: &str = " (a node from version 1.35 on reports the same for an image that it has, unless the login of \
+     the container has pulled it there before)";
+
 /// What keeps a started pod from running.
 fn trouble(pod: &Pod) -> Trouble {
     if let Some(scheduled) = pod.condition("PodScheduled")
@@ -308,7 +313,10 @@ fn trouble(pod: &Pod) -> Trouble {
         "InvalidImageName" if message.contains(HELD_IMAGE) || message.contains(STOPPED_IMAGE) => {
             Trouble::None
         }
-        "InvalidImageName" | "ErrImageNeverPull" => {
+        "InvalidImageName" => Trouble::Final { reason: ExitReason::ImagePullFailed, message },
+        "ErrImageNeverPull" => {
+            let hides = message.contains("is not present with pull policy of Never");
+            let message = format!("{message}{}", if hides { NEVER_PULLED } else { "" });
             Trouble::Final { reason: ExitReason::ImagePullFailed, message }
         }
         "CreateContainerConfigError" => Trouble::Final { reason: ExitReason::StartFailed, message },

@@ -6,10 +6,10 @@ use runtime_core::Result;
 use tokio::time::Instant;
 
 use crate::alive::Heard;
-use crate::client::read;
+use crate::client::readable;
 use crate::lines::Lines;
 use crate::link::OpenBody;
-use crate::wire::WatchLine;
+use crate::wire::{WatchLine, read_line};
 
 /// The time after which a server ends a watch whose connection is pinged, in seconds. kubectl and
 /// client-go use as much.
@@ -62,7 +62,7 @@ impl Watch {
         };
         self.last = Instant::now();
         match line {
-            Ok(Some(line)) => read(&line).map(Some),
+            Ok(Some(line)) => readable(read_line(&line)).map(Some),
             Ok(None) => Ok(None),
             Err(error) => {
                 tracing::debug!(%error, "the watch was cut");

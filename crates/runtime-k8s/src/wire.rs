@@ -4,6 +4,10 @@
 //! this backend needs of it, thousands are held at once, and a field that is not read here cannot
 //! differ between the versions of Kubernetes.
 
+mod lenient;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,6 +16,8 @@ use serde::{Deserialize, Deserializer};
 
 use crate::names::CONTAINER;
 
+pub(crate) use self::lenient::{read_line, read_list};
+
 /// A time of the API. It counts seconds, now and then microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Time(pub(crate) SystemTime);
@@ -19,8 +25,13 @@ pub(crate) struct Time(pub(crate) SystemTime);
 impl<'de> Deserialize<'de> for Time {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
-        let time: Timestamp = text.parse().map_err(serde::de::Error::custom)?;
-        Ok(Self(system_time(time)))
+        Self::parse(&text).ok_or_else(|| serde::de::Error::custom("not a time"))
+    }
+}
+
+impl Time {
+    fn parse(text: &str) -> Option<Self> {
+        text.parse().ok().map(|time| Self(system_time(time)))
     }
 }
 
@@ -46,34 +57,45 @@ fn nullable<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Meta {
+    #[serde(deserialize_with = "lenient::text")]
     pub(crate) name: String,
+    #[serde(deserialize_with = "lenient::text")]
     pub(crate) uid: String,
+    #[serde(deserialize_with = "lenient::text")]
     pub(crate) resource_version: String,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "lenient::texts")]
     pub(crate) labels: BTreeMap<String, String>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "lenient::texts")]
     pub(crate) annotations: BTreeMap<String, String>,
+    #[serde(deserialize_with = "lenient::time")]
     pub(crate) creation_timestamp: Option<Time>,
+    #[serde(deserialize_with = "lenient::time")]
     pub(crate) deletion_timestamp: Option<Time>,
+    #[serde(deserialize_with = "lenient::seconds")]
     pub(crate) deletion_grace_period_seconds: Option<u64>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub(crate) struct Pod {
+    #[serde(deserialize_with = "nullable")]
     pub(crate) metadata: Meta,
+    #[serde(deserialize_with = "nullable")]
     pub(crate) spec: PodSpec,
+    #[serde(deserialize_with = "nullable")]
     pub(crate) status: PodStatus,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct PodSpec {
+    #[serde(deserialize_with = "lenient::some_text")]
     pub(crate) node_name: Option<String>,
     #[serde(deserialize_with = "nullable")]
     pub(crate) scheduling_gates: Vec<Gate>,
     #[serde(deserialize_with = "nullable")]
     pub(crate) containers: Vec<ContainerSpec>,
+    #[serde(deserialize_with = "lenient::seconds")]
     pub(crate) termination_grace_period_seconds: Option<u64>,
     #[serde(deserialize_with = "nullable")]
     pub(crate) volumes: Vec<Volume>,
@@ -82,6 +104,7 @@ pub(crate) struct PodSpec {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Volume {
+    #[serde(deserialize_with = "lenient::text")]
     pub(crate) name: String,
     pub(crate) host_path: Option<HostPath>,
 }
@@ -89,21 +112,29 @@ pub(crate) struct Volume {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub(crate) struct HostPath {
+    #[serde(deserialize_with = "lenient::text")]
     pub(crate) path: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub(crate) struct Gate {
+    #[serde(deserialize_with = "lenient::text")]
     pub(crate) name: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct ContainerSpec {
+    #[serde(deserialize_with = "lenient::text")]
     pub(crate) name: String,
+    #[serde(deserialize_with = "lenient::text")]
     pub(crate) image: String,
+    #[serde(deserialize_with = "lenient::text")]
+    pub(crate) image_pull_policy: String,
+    #[serde(deserialize_with = "nullable")]
     pub(crate) stdin: bool,
+    #[serde(deserialize_with = "nullable")]
     pub(crate) tty: bool,
     #[serde(deserialize_with = "nullable")]
     pub(crate) ports: Vec<Port>,
@@ -116,28 +147,34 @@ pub(crate) struct ContainerSpec {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Lifecycle {
+    #[serde(deserialize_with = "lenient::some_text")]
     pub(crate) stop_signal: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Port {
+    #[serde(deserialize_with = "lenient::number")]
     pub(crate) host_port: Option<u16>,
+    #[serde(deserialize_with = "lenient::number_or_zero")]
     pub(crate) container_port: u16,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub(crate) struct Resources {
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "lenient::texts")]
     pub(crate) limits: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct PodStatus {
+    #[serde(deserialize_with = "lenient::text")]
     pub(crate) phase: String,
+    #[serde(deserialize_with = "lenient::some_text")]
     pub(crate) reason: Option<String>,
+    #[serde(deserialize_with = "lenient::some_text")]
     pub(crate) message: Option<String>,
     #[serde(deserialize_with = "nullable")]
     pub(crate) conditions: Vec<Condition>,
@@ -149,23 +186,32 @@ pub(crate) struct PodStatus {
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Condition {
     #[serde(rename = "type")]
+    #[serde(deserialize_with = "lenient::text")]
     pub(crate) kind: String,
+    #[serde(deserialize_with = "lenient::text")]
     pub(crate) status: String,
+    #[serde(deserialize_with = "lenient::some_text")]
     pub(crate) reason: Option<String>,
+    #[serde(deserialize_with = "lenient::some_text")]
     pub(crate) message: Option<String>,
+    #[serde(deserialize_with = "lenient::time")]
     pub(crate) last_transition_time: Option<Time>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct ContainerStatus {
+    #[serde(deserialize_with = "lenient::text")]
     pub(crate) name: String,
     #[serde(rename = "imageID")]
+    #[serde(deserialize_with = "lenient::text")]
     pub(crate) image_id: String,
     /// With the name of the engine before it: `containerd://ID`.
     #[cfg(feature = "cri")]
     #[serde(rename = "containerID")]
+    #[serde(deserialize_with = "lenient::some_text")]
     pub(crate) container_id: Option<String>,
+    #[serde(deserialize_with = "lenient::number_or_zero")]
     pub(crate) restart_count: u32,
     #[serde(deserialize_with = "nullable")]
     pub(crate) state: ContainerState,
@@ -182,23 +228,31 @@ pub(crate) struct ContainerState {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub(crate) struct Waiting {
+    #[serde(deserialize_with = "lenient::some_text")]
     pub(crate) reason: Option<String>,
+    #[serde(deserialize_with = "lenient::some_text")]
     pub(crate) message: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Running {
+    #[serde(deserialize_with = "lenient::time")]
     pub(crate) started_at: Option<Time>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Terminated {
+    #[serde(default = "lenient::no_exit_code", deserialize_with = "lenient::exit_code")]
     pub(crate) exit_code: i32,
+    #[serde(deserialize_with = "lenient::some_text")]
     pub(crate) reason: Option<String>,
+    #[serde(deserialize_with = "lenient::some_text")]
     pub(crate) message: Option<String>,
+    #[serde(deserialize_with = "lenient::time")]
     pub(crate) started_at: Option<Time>,
+    #[serde(deserialize_with = "lenient::time")]
     pub(crate) finished_at: Option<Time>,
 }
 
@@ -261,8 +315,10 @@ fn items<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct ListMeta {
+    #[serde(deserialize_with = "lenient::text")]
     pub(crate) resource_version: String,
     #[serde(rename = "continue")]
+    #[serde(deserialize_with = "lenient::some_text")]
     pub(crate) next: Option<String>,
 }
 
@@ -270,6 +326,7 @@ pub(crate) struct ListMeta {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Object {
+    #[serde(deserialize_with = "nullable")]
     pub(crate) metadata: Meta,
 }
 
@@ -277,7 +334,9 @@ pub(crate) struct Object {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct ClusterEvent {
+    #[serde(deserialize_with = "lenient::some_text")]
     pub(crate) reason: Option<String>,
+    #[serde(deserialize_with = "lenient::some_text")]
     pub(crate) message: Option<String>,
 }
 
@@ -285,6 +344,7 @@ pub(crate) struct ClusterEvent {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Node {
+    #[serde(deserialize_with = "nullable")]
     pub(crate) status: NodeStatus,
 }
 
@@ -299,8 +359,11 @@ pub(crate) struct NodeStatus {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct ServerVersion {
+    #[serde(deserialize_with = "lenient::text")]
     pub(crate) major: String,
+    #[serde(deserialize_with = "lenient::text")]
     pub(crate) minor: String,
+    #[serde(deserialize_with = "lenient::text")]
     pub(crate) git_version: String,
 }
 
@@ -308,8 +371,11 @@ pub(crate) struct ServerVersion {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub(crate) struct Status {
+    #[serde(deserialize_with = "lenient::number_or_zero")]
     pub(crate) code: u16,
+    #[serde(deserialize_with = "lenient::text")]
     pub(crate) reason: String,
+    #[serde(deserialize_with = "lenient::text")]
     pub(crate) message: String,
     pub(crate) details: Option<StatusDetails>,
 }
@@ -317,7 +383,9 @@ pub(crate) struct Status {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct StatusDetails {
+    #[serde(deserialize_with = "lenient::text")]
     pub(crate) kind: String,
+    #[serde(deserialize_with = "lenient::text")]
     pub(crate) name: String,
     pub(crate) retry_after_seconds: Option<u32>,
     #[serde(deserialize_with = "nullable")]
@@ -327,8 +395,11 @@ pub(crate) struct StatusDetails {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub(crate) struct Cause {
+    #[serde(deserialize_with = "lenient::text")]
     pub(crate) reason: String,
+    #[serde(deserialize_with = "lenient::text")]
     pub(crate) message: String,
+    #[serde(deserialize_with = "lenient::text")]
     pub(crate) field: String,
 }
 
@@ -362,60 +433,5 @@ impl<'de> Deserialize<'de> for WatchLine {
             Line::Bookmark(object) => Self::Bookmark(object.metadata.resource_version),
             Line::Error(status) => Self::Failed(status),
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn watch_lines() {
-        let line = |text: &str| serde_json::from_str::<WatchLine>(text).unwrap();
-        assert!(matches!(
-            line(r#"{"type":"ADDED","object":{"kind":"Pod","metadata":{"uid":"u","labels":null}}}"#),
-            WatchLine::Seen(pod) if pod.metadata.uid == "u"
-        ));
-        assert!(matches!(
-            line(
-                r#"{"type":"DELETED","object":{"metadata":{"uid":"u"},"spec":{"containers":null}}}"#
-            ),
-            WatchLine::Deleted(_)
-        ));
-        assert!(matches!(
-            line(r#"{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"7","creationTimestamp":null},"spec":{"containers":null},"status":{}}}"#),
-            WatchLine::Bookmark(version) if version == "7"
-        ));
-        assert!(matches!(
-            line(r#"{"type":"ERROR","object":{"kind":"Status","code":410,"reason":"Expired","message":"too old"}}"#),
-            WatchLine::Failed(status) if status.code == 410
-        ));
-    }
-
-    #[test]
-    fn our_container_is_found_by_its_name() {
-        let pod: Pod = serde_json::from_value(serde_json::json!({
-            "spec": {"containers": [
-                {"name": "istio-proxy", "image": "proxy"}, {"name": "main", "image": "ours"},
-            ]},
-            "status": {"containerStatuses": [
-                {"name": "istio-proxy", "restartCount": 1}, {"name": "main", "restartCount": 2},
-            ]},
-        }))
-        .unwrap();
-        assert_eq!(pod.container().map(|container| container.image.as_str()), Some("ours"));
-        assert_eq!(pod.container_status().map(|status| status.restart_count), Some(2));
-        assert_eq!(pod.image_path(), "/spec/containers/1/image");
-    }
-
-    #[test]
-    fn times_with_and_without_fractions() {
-        let time = |text: &str| {
-            let Time(time) = serde_json::from_str(&format!("\"{text}\"")).unwrap();
-            time.duration_since(UNIX_EPOCH).unwrap()
-        };
-        assert_eq!(time("2026-11-23T16:00:00Z").as_secs(), 1_795_449_600);
-        assert_eq!(time("2026-11-23T16:00:00.000001Z").subsec_micros(), 1);
-        assert!(serde_json::from_str::<Time>("\"yesterday\"").is_err());
     }
 }

@@ -14,6 +14,7 @@ use runtime_core::{
 use runtime_support::follow::{LogSource, OpenLog};
 use tokio::time::Instant;
 
+use super::ending::Ending;
 use super::line;
 use crate::container::KubernetesContainer;
 use crate::info;
@@ -55,6 +56,8 @@ struct Progress {
     at: Option<Instant>,
     /// Whether the file that was open is known to have been read to its end.
     drained: bool,
+    /// The time of the last line when a log without follow was found to be cut off.
+    target: Option<SystemTime>,
 }
 
 impl Progress {
@@ -110,9 +113,13 @@ struct Open {
     follow: bool,
     /// What was read at the open before, until a chunk has shown whether the log goes on there.
     before: Option<Progress>,
+    /// The newest that was read before this open.
+    newest_before: Option<SystemTime>,
     opened: Instant,
     /// Whether the log may have been rotated since it was opened.
     bytes: usize,
+    /// The end of what was read.
+    ending: Ending,
     ready: VecDeque<Chunk>,
     ended: bool,
     /// Whether it ends because the log goes on in another file.
@@ -136,6 +143,9 @@ impl LogSource for PodLog {
         if from.follow {
             query.push(("follow", "true".to_owned()));
         }
+        if let Some(tail) = from.tail {
+            query.push(("tailLines", tail.to_string()));
+        }
         if let Some(since) = from.since.and_then(whole_seconds) {
             query.push(("sinceTime", since));
         }
@@ -149,9 +159,11 @@ impl LogSource for PodLog {
             since: from.since,
             follow: from.follow,
             before: Some(*lock(&self.progress)),
+            newest_before: lock(&self.progress).newest,
             opened: Instant::now(),
             // Without the beginning of the log its length is not known.
-            bytes: if from.since.is_some() { SHORT } else { 0 },
+            bytes: if from.since.is_some() || from.tail.is_some() { SHORT } else { 0 },
+            ending: Ending::default(),
             ready: VecDeque::new(),
             ended: false,
             has_moved: false,
@@ -183,6 +195,15 @@ impl LogSource for PodLog {
         self.container.until_ended().await.map(drop)
     }
 
+    /// The node counts the lines of the log file, and of a long line each piece.
+    fn has_line_tail(&self) -> bool {
+        true
+    }
+
+    fn resumes(&self) -> bool {
+        true
+    }
+
     fn open_since(&self, time: SystemTime) -> Option<SystemTime> {
         time.checked_sub(BEFORE)
     }
@@ -196,6 +217,7 @@ impl Open {
     async fn next(&mut self) -> Result<Option<Chunk>> {
         loop {
             while let Some(chunk) = self.ready.pop_front() {
+                self.ending.push(&chunk);
                 if self.since.is_some_and(|since| chunk.time < since) {
                     continue;
                 }
@@ -203,6 +225,7 @@ impl Open {
                 return Ok(Some(chunk));
             }
             if self.ended {
+                self.check_end().await?;
                 return Ok(None);
             }
             let (part, is_all) = match self.line().await? {
@@ -218,6 +241,7 @@ impl Open {
                     let rest = self.lines.rest();
                     if rest.is_none() && !self.reader.is_in_line() {
                         self.check_continuity(None)?;
+                        self.check_end().await?;
                         return Ok(None);
                     }
                     if self.follow && !self.has_ended().await? {
@@ -233,6 +257,47 @@ impl Open {
             let ready = &mut self.ready;
             self.reader.read(part, is_all, |chunk| ready.push_back(chunk))?;
         }
+    }
+
+    /// Checks that a log that was not followed has been read to its end: the API server ends a
+    /// response in order also when it has lost the node. Nothing is asked if this open has returned
+    /// nothing new, because then two reads agree on the end.
+    async fn check_end(&mut self) -> Result<()> {
+        let (newest, target) = {
+            let progress = lock(&self.progress);
+            (progress.newest, progress.target)
+        };
+        if self.follow || !self.ending.has_new(self.newest_before) {
+            return Ok(());
+        }
+        // A container that goes on writing has more by now, which is not asked for.
+        if target.is_some() && newest >= target {
+            return Ok(());
+        }
+        let last = last_chunks(&self.container);
+        let last = match self.container.shared.query(Operation::Logs, last).await {
+            Ok(last) => last,
+            // The container, or its log, has been removed since.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::NotFound | ErrorKind::Lost | ErrorKind::InvalidArgument
+                ) =>
+            {
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        let Some(time) = last.back().map(|chunk| chunk.time) else { return Ok(()) };
+        let is_read = newest.max(self.ending.newest()) >= Some(time);
+        let is_wanted = self.since.is_none_or(|since| time >= since);
+        if is_read || !is_wanted || self.ending.ends_with(&last) {
+            return Ok(());
+        }
+        lock(&self.progress).target.get_or_insert(time);
+        Err(Error::new(ErrorKind::Lost).with_retryable(true).with_message(
+            "the server has ended the log before its end, and not all of it was returned",
+        ))
     }
 
     /// The next line, or a part of a long one. A follower that is silent for long asks whether there
@@ -411,7 +476,8 @@ mod tests {
     async fn what_was_read_before_has_to_be_there_or_to_have_ended() {
         let time = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         let read = Instant::now();
-        let at_end = Progress { newest: Some(time(5)), at: Some(read), drained: true };
+        let at_end =
+            Progress { newest: Some(time(5)), at: Some(read), drained: true, target: None };
         let cut_off = Progress { drained: false, ..at_end };
         let (soon, late) = (read + Duration::from_secs(9), read + Duration::from_secs(10));
         for (before, opened, first, goes_on) in [

@@ -90,6 +90,7 @@ fn fields_find_their_places() {
     assert_eq!(container["env"], json!([{"name": "A", "value": "$$(B)"}]));
     assert_eq!(container["securityContext"], json!({"runAsUser": 7, "runAsGroup": 8}));
     assert_eq!(spec["securityContext"]["supplementalGroups"], json!([9]));
+    assert_eq!(spec["securityContext"]["seccompProfile"], json!({"type": "RuntimeDefault"}));
     assert_eq!(container["workingDir"], "/srv");
     assert_eq!(spec["hostname"], "h1");
     assert_eq!(
@@ -111,15 +112,14 @@ fn fields_find_their_places() {
 #[test]
 fn the_node_is_told_what_a_source_is_where_that_is_known() {
     let spec = ContainerSpec::new("busybox").mount(Mount::new("/etc", "/x"));
-    for (sources, kind, checks) in [
-        (MountSources::Any, Value::Null, json!("true")),
-        (MountSources::Folders, json!("Directory"), Value::Null),
-        (MountSources::Files, json!("File"), Value::Null),
-        (MountSources::Unchecked, Value::Null, Value::Null),
+    for (sources, kind) in [
+        (MountSources::Any, Value::Null),
+        (MountSources::Folders, json!("Directory")),
+        (MountSources::Files, json!("File")),
+        (MountSources::Unchecked, Value::Null),
     ] {
         let pod = pod(&spec, &options().mount_sources(sources));
         assert_eq!(pod["spec"]["volumes"][0]["hostPath"]["type"], kind);
-        assert_eq!(pod["metadata"]["annotations"]["container-runtime/check-mounts"], checks);
     }
 }
 

@@ -1,0 +1,250 @@
+//! What a client does with a response that refuses a request.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http::header::RETRY_AFTER;
+use http::{HeaderMap, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use kube::client::Body;
+use runtime_core::{Error, ErrorKind, Result};
+use tokio::time::Instant;
+
+use super::{Call, Client, VERSION};
+use crate::error;
+
+/// Where a server reports if it is ready: its caches of roles and bindings are filled then.
+const READY: &str = "/readyz";
+
+/// How long a server that is back may know no rights: it serves requests before it has read the
+/// roles. Measured on 1.20, where it takes a second or so.
+const BEGINNING: Duration = Duration::from_secs(30);
+
+/// The longest wait that a server may demand. A longer one is returned to the caller as an error.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
+
+/// The last refusal of a server that was too busy.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Throttled(Arc<Mutex<Option<(Instant, Error)>>>);
+
+impl Throttled {
+    fn note(&self, error: &Error) {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = Some((Instant::now(), error.clone()));
+    }
+
+    /// Returns the last refusal, if it is not older than `since`.
+    pub(super) fn since(&self, since: Instant) -> Option<Error> {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.as_ref().filter(|(at, _)| *at >= since).map(|(_, error)| error.clone())
+    }
+}
+
+/// The refusals of one request so far.
+#[derive(Debug, Default)]
+pub(super) struct Attempts {
+    forbidden: bool,
+}
+
+impl Client {
+    /// Returns when to send a request again that was refused, after it has waited as long as the
+    /// server demands.
+    ///
+    /// # Errors
+    /// The refusal, if sending the request again does not help.
+    pub(super) async fn refused(
+        &self,
+        answer: Response<Body>,
+        attempts: &mut Attempts,
+    ) -> Result<()> {
+        let status = answer.status();
+        let after = retry_after(answer.headers());
+        let error = refusal(answer).await;
+        match status {
+            // A server that is too busy has done nothing. A webhook can use the code as well.
+            StatusCode::TOO_MANY_REQUESTS if error.kind() == ErrorKind::Unavailable => {
+                let error = with_wait(error, after);
+                if after.is_some_and(|after| after > RETRY_AFTER_MAX) {
+                    return Err(error);
+                }
+                self.throttled.note(&error);
+                tokio::time::sleep(after.unwrap_or_default().max(Duration::from_secs(1))).await;
+                Ok(())
+            }
+            StatusCode::FORBIDDEN => {
+                let error = self.unless_beginning(error).await;
+                // The server may have become ready just now.
+                let again = error.kind() == ErrorKind::PermissionDenied
+                    && is_of_authorizer(&error)
+                    && self.link.was_lost(BEGINNING)
+                    && !std::mem::replace(&mut attempts.forbidden, true);
+                if again { Ok(()) } else { Err(error) }
+            }
+            _ => Err(error),
+        }
+    }
+
+    /// Returns the error for a response that refuses.
+    pub(super) async fn refusal(&self, answer: Response<Body>) -> Error {
+        let status = answer.status();
+        let error = refusal(answer).await;
+        if status == StatusCode::FORBIDDEN { self.unless_beginning(error).await } else { error }
+    }
+
+    /// Returns the error, or `Unavailable` if a right seems to be missing only because the server
+    /// has just started.
+    async fn unless_beginning(&self, error: Error) -> Error {
+        if !is_of_authorizer(&error) || !self.is_beginning().await {
+            return error;
+        }
+        Error::new(ErrorKind::Unavailable)
+            .with_message("the API server has just started and has not read the roles yet")
+            .with_source(error)
+    }
+
+    /// Whether the server is not ready yet: it reports so, or it refuses to report anything to this
+    /// caller although it has done so before.
+    async fn is_beginning(&self) -> bool {
+        match self.status_of(READY).await {
+            Some(status) if status.is_server_error() => true,
+            Some(StatusCode::FORBIDDEN) => {
+                self.knows_version.load(Ordering::Relaxed)
+                    && self.status_of(VERSION).await == Some(StatusCode::FORBIDDEN)
+            }
+            _ => false,
+        }
+    }
+
+    async fn status_of(&self, path: &str) -> Option<StatusCode> {
+        let request = Call::get(path).request().ok()?;
+        self.send(request).await.ok().map(|answer| answer.status())
+    }
+
+    /// Returns the refusal of a server that was too busy, if there was one since then.
+    pub(crate) fn throttled_since(&self, since: Instant) -> Option<Error> {
+        self.throttled.since(since)
+    }
+}
+
+/// Whether the authorizer has refused. What the admission chain refuses stays refused.
+fn is_of_authorizer(error: &Error) -> bool {
+    error.message().is_some_and(|message| {
+        message.starts_with("the right to ") || error::is_missing_right(message)
+    })
+}
+
+/// The wait that a server demands, in whole seconds. A date is not used by API servers.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
+/// Adds the wait that a server demands to the error, unless its message has it already.
+fn with_wait(error: Error, after: Option<Duration>) -> Error {
+    let message = error.message().unwrap_or_default().to_owned();
+    match after {
+        Some(after) if !message.contains("retry after") => {
+            error.with_message(format!("{message} (retry after {} s)", after.as_secs()))
+        }
+        _ => error,
+    }
+}
+
+/// Returns the error for a response that refuses.
+async fn refusal(answer: Response<Body>) -> Error {
+    let (head, body) = answer.into_parts();
+    match body.collect().await {
+        Ok(body) => error::from_answer(head.status, &body.to_bytes()),
+        Err(source) => error::from_client(source),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::sync::atomic::AtomicUsize;
+
+    use crate::client::tests::of;
+
+    const RIGHT: &str = r#"{"kind": "Status", "code": 403, "reason": "Forbidden",
+        "message": "pods is forbidden: User \"u\" cannot list resource \"pods\" in API group \"\" in the namespace \"x\""}"#;
+    const QUOTA: &str = r#"{"kind": "Status", "code": 403, "reason": "Forbidden",
+        "message": "pods \"a\" is forbidden: failed quota: q: must specify limits.memory"}"#;
+
+    #[tokio::test(start_paused = true)]
+    async fn forbidden_after_a_lost_connection_is_what_the_server_says() {
+        for (message, ready, kind) in [
+            (RIGHT, (200, "ok"), ErrorKind::PermissionDenied),
+            (RIGHT, (404, ""), ErrorKind::PermissionDenied),
+            (RIGHT, (500, "informer-sync failed"), ErrorKind::Unavailable),
+            // This caller may never read it.
+            (RIGHT, (403, ""), ErrorKind::PermissionDenied),
+            (QUOTA, (500, ""), ErrorKind::InvalidArgument),
+            (QUOTA, (200, ""), ErrorKind::InvalidArgument),
+        ] {
+            let client = of(move |_, uri| match uri {
+                "/readyz" => ready,
+                "/version" => (200, r#"{"gitVersion": "v1.20.2"}"#),
+                _ => (403, message),
+            });
+            client.version().await.unwrap();
+            client.link.lost();
+            let error = client.list_pods("a=b").await.unwrap_err();
+            assert_eq!(error.kind(), kind, "{message} {ready:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn server_that_becomes_ready_is_asked_again() {
+        let lists = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&lists);
+        let client = of(move |_, uri| match uri {
+            "/readyz" => (200, "ok"),
+            _ if count.fetch_add(1, Ordering::Relaxed) == 0 => (403, RIGHT),
+            _ => (200, r#"{"items": []}"#),
+        });
+        client.link.lost();
+        assert!(client.list_pods("a=b").await.is_ok());
+        assert_eq!(lists.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn busy_server_is_asked_again_and_its_words_are_kept() {
+        const BUSY: &str = r#"{"kind": "Status", "code": 429, "reason": "TooManyRequests",
+            "message": "too many requests, please try again later", "details": {"retryAfterSeconds": 2}}"#;
+        let begun = Instant::now();
+        let client = of(|_, _| (429, BUSY));
+        let asked = tokio::time::timeout(Duration::from_secs(20), client.list_pods("a=b")).await;
+        assert!(asked.is_err(), "it is asked again and again");
+        let error = client.throttled_since(begun).expect("it was refused");
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        let message = error.message().unwrap();
+        assert_eq!(message, "too many requests, please try again later (retry after 2 s)");
+        assert!(client.throttled_since(Instant::now() + Duration::from_secs(1)).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn webhook_that_denies_as_busy_is_a_policy() {
+        let client = of(|_, _| {
+            (
+                429,
+                r#"{"kind": "Status", "code": 429, "reason": "TooManyRequests",
+                    "message": "admission webhook \"slow.example.com\" denied the request: no"}"#,
+            )
+        });
+        let error = client.list_pods("a=b").await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+    }
+
+    #[test]
+    fn wait_of_a_header_is_read() {
+        let with = |value: &'static str| {
+            HeaderMap::from_iter([(RETRY_AFTER, http::HeaderValue::from_static(value))])
+        };
+        assert_eq!(retry_after(&with("5")), Some(Duration::from_secs(5)));
+        assert_eq!(retry_after(&with("Sun, 06 Nov 1994 08:49:37 GMT")), None);
+        assert_eq!(retry_after(&HeaderMap::new()), None);
+    }
+}

@@ -1,0 +1,107 @@
+//! The end of what was read of a log, to be compared with the end of the log.
+
+use std::collections::VecDeque;
+use std::time::SystemTime;
+
+use runtime_core::Chunk;
+
+/// How much of the last line is kept.
+const KEPT_MAX: usize = 64 << 10;
+
+/// The last line that was read.
+#[derive(Debug, Default)]
+pub(super) struct Ending {
+    newest: Option<SystemTime>,
+    /// The end of the line.
+    end: Vec<u8>,
+    /// How long the line is.
+    length: usize,
+    is_over: bool,
+}
+
+impl Ending {
+    /// Takes the next chunk.
+    pub(super) fn push(&mut self, chunk: &Chunk) {
+        self.newest = self.newest.max(Some(chunk.time));
+        if std::mem::replace(&mut self.is_over, chunk.ends_line) {
+            self.end.clear();
+            self.length = 0;
+        }
+        self.length += chunk.bytes.len();
+        self.end.extend_from_slice(&chunk.bytes);
+        if self.end.len() > 2 * KEPT_MAX {
+            self.end.drain(..self.end.len() - KEPT_MAX);
+        }
+    }
+
+    /// The newest time that was read.
+    pub(super) const fn newest(&self) -> Option<SystemTime> {
+        self.newest
+    }
+
+    /// Whether something was read that is newer than this.
+    pub(super) fn has_new(&self, before: Option<SystemTime>) -> bool {
+        self.newest > before || (self.newest.is_none() && before.is_none())
+    }
+
+    /// Whether the line that was read ends with this last part of the log. A node joins the pieces of
+    /// a line, and gives it the time of the first; asked for the last piece, it gives that alone, with
+    /// the time of the piece. A line that is as long as the part is another line.
+    pub(super) fn ends_with(&self, last: &VecDeque<Chunk>) -> bool {
+        let last: Vec<u8> = last.iter().flat_map(|chunk| &chunk.bytes).copied().collect();
+        let (end, last) = (without_end(&self.end), without_end(&last));
+        let last = &last[last.len().saturating_sub(KEPT_MAX)..];
+        self.length > last.len() + 2 && end.ends_with(last)
+    }
+}
+
+/// A terminal's line ends with a carriage return as well, which not every log has.
+fn without_end(line: &[u8]) -> &[u8] {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    line.strip_suffix(b"\r").unwrap_or(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::time::Duration;
+
+    use runtime_core::LogStream;
+
+    fn chunk(seconds: u64, text: &str) -> Chunk {
+        Chunk {
+            time: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds),
+            stream: LogStream::Unknown,
+            bytes: text.to_owned().into(),
+            ends_line: text.ends_with('\n'),
+        }
+    }
+
+    #[test]
+    fn last_piece_of_a_joined_line_is_its_end() {
+        let mut ending = Ending::default();
+        ending.push(&chunk(1, "first\n"));
+        let long = "x".repeat(200 << 10);
+        ending.push(&chunk(2, &long));
+        ending.push(&chunk(2, "rest\n"));
+        let of = |text: &str| VecDeque::from([chunk(9, text)]);
+        assert!(ending.ends_with(&of("xxrest\n")));
+        assert!(ending.ends_with(&of("xxrest\r\n")));
+        assert!(!ending.ends_with(&of("other\n")));
+        ending.push(&chunk(3, "y\n"));
+        assert!(!ending.ends_with(&of("y\n")), "a line of its own with another time");
+        assert!(ending.end.len() <= 3 * KEPT_MAX);
+    }
+
+    #[test]
+    fn what_is_new_is_known() {
+        let time = |seconds| Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        let mut ending = Ending::default();
+        assert!(ending.has_new(None), "nothing was read, and there may be something");
+        assert!(!ending.has_new(time(1)));
+        ending.push(&chunk(2, "a\n"));
+        assert!(ending.has_new(time(1)) && ending.has_new(None));
+        assert!(!ending.has_new(time(2)));
+    }
+}
