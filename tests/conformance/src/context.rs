@@ -14,6 +14,7 @@ use tokio::net::{TcpStream, ToSocketAddrs};
 
 use crate::failure::fail;
 use crate::poll::{PATIENCE, lock, until};
+use crate::shared::SharedContainer;
 use crate::{Failure, Subject};
 
 /// What a case works with: a scope and a connection of its own. Clones share them.
@@ -29,21 +30,38 @@ struct Inner {
     scopes: Mutex<Vec<Scope>>,
     folders: Mutex<Vec<PathBuf>>,
     counter: AtomicU32,
+    shared: Arc<SharedContainer>,
 }
 
 impl Context {
-    pub(crate) async fn new(subject: Arc<dyn Subject>, scope: Scope) -> Result<Self, Failure> {
+    pub(crate) async fn new(
+        subject: Arc<dyn Subject>,
+        scope: Scope,
+        shared: Arc<SharedContainer>,
+    ) -> Result<Self, Failure> {
         let runtime = subject.connect(&scope).await?;
         Ok(Self {
             inner: Arc::new(Inner {
                 subject,
                 runtime,
+                shared,
                 scopes: Mutex::new(vec![scope.clone()]),
                 scope,
                 folders: Mutex::default(),
                 counter: AtomicU32::new(0),
             }),
         })
+    }
+
+    /// A context of another scope, on the same engine.
+    pub(crate) async fn of_scope(&self, scope: Scope) -> Result<Self, Failure> {
+        let Inner { subject, shared, .. } = &*self.inner;
+        Self::new(Arc::clone(subject), scope, Arc::clone(shared)).await
+    }
+
+    /// The container that cases share, which may not be made yet.
+    pub(crate) fn shared_container(&self) -> &SharedContainer {
+        &self.inner.shared
     }
 
     /// The engine under test.

@@ -100,6 +100,7 @@ mod random;
 mod report;
 mod runner;
 mod selection;
+mod shared;
 mod subject;
 mod twins;
 

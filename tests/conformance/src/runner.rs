@@ -12,6 +12,7 @@ use runtime_core::{Capabilities, Capability, Nonce, PullOptions, RuntimeExt as _
 use crate::failure::fail;
 use crate::poll::lock;
 use crate::selection::{Requested, Selection};
+use crate::shared::SharedContainer;
 use crate::{
     BoxError, Case, Context, Difference, Failure, Focus, Ignored, KnownDifference, LeftOut,
     Outcome, Report, Subject, cases, child, panics, twins,
@@ -76,6 +77,7 @@ fn try_run<S: Subject>(
     let shared = Arc::new(Shared {
         tokio: tokio.handle().clone(),
         subject,
+        container: Arc::new(SharedContainer::new(Scope::new(format!("c-{run}-shared"))?)),
         run,
         alone: RwLock::default(),
         outcomes: Mutex::default(),
@@ -83,12 +85,17 @@ fn try_run<S: Subject>(
     let trials =
         planned.into_iter().enumerate().map(|(at, planned)| trial(&shared, at, planned)).collect();
     let conclusion = libtest_mimic::run(arguments, trials);
+    let cleaned = tokio.block_on(shared.container.clean());
     tokio.shutdown_timeout(std::time::Duration::from_secs(5));
 
     let Outcomes { passed, failed, ignored, left_out, differences, durations } =
         std::mem::take(&mut *lock(&shared.outcomes));
     report.passed = passed;
     report.failed = failed;
+    if let Err(failure) = &cleaned {
+        eprintln!("the container that the cases share: {failure}");
+        report.failed.push("the shared container".to_owned());
+    }
     report.ignored = ignored;
     report.left_out = left_out;
     report.differences = differences;
@@ -97,7 +104,7 @@ fn try_run<S: Subject>(
     if let (Some(path), false) = (std::env::var_os(REPORT), arguments.list) {
         report.write(&PathBuf::from(path))?;
     }
-    Ok(conclusion.exit_code())
+    Ok(if cleaned.is_ok() { conclusion.exit_code() } else { ExitCode::from(101) })
 }
 
 /// Asks the engine who it is and has it pull the images, so that no case pays for that.
@@ -200,6 +207,7 @@ fn plan(
 struct Shared {
     tokio: tokio::runtime::Handle,
     subject: Arc<dyn Subject>,
+    container: Arc<SharedContainer>,
     run: String,
     /// Held for writing by a case that must be alone, and for reading by every other.
     alone: RwLock<()>,
@@ -265,7 +273,8 @@ fn execute(shared: &Shared, at: usize, case: &Case) -> Outcome {
     let begun = Instant::now();
     let outcome = shared.tokio.block_on(async {
         let scope = Scope::new(format!("c-{}-{at}", shared.run))?;
-        let context = Context::new(Arc::clone(&shared.subject), scope).await?;
+        let (subject, container) = (Arc::clone(&shared.subject), Arc::clone(&shared.container));
+        let context = Context::new(subject, scope, container).await?;
         let body = panics::caught((case.body)(context.clone()));
         let outcome = match tokio::time::timeout(case.limit, body).await {
             Ok(outcome) => outcome,

@@ -120,7 +120,7 @@ impl Selection {
         if self.unfocused && !focus.includes(case) {
             return Some("goes the same way in another row");
         }
-        (self.long && case.long).then_some("long: runs on another engine of the backend")
+        (self.long && case.long).then_some("long: runs in another row of the backend")
     }
 }
 

@@ -108,7 +108,7 @@ async fn terminal_resize(t: Context) -> Outcome {
 }
 
 async fn with_stdin_to_one_without(t: Context) -> Outcome {
-    let container = t.ready(&t.idle()).await?;
+    let container = t.shared().await?;
     let stdin = AttachOptions::default().mode(SessionMode::Stdin);
     refused(container.attach(stdin).await, ErrorKind::InvalidState)?;
     refused(container.attach(terminal_of(24, 80)).await, ErrorKind::InvalidState)?;

@@ -49,7 +49,7 @@ async fn stands_still(before: u64, number: impl Fn() -> usize) -> Outcome {
 }
 
 async fn unread_output_takes_no_memory(t: Context) -> Outcome {
-    let container = t.ready(&t.idle()).await?;
+    let container = t.shared().await?;
     let before = memory()?;
     let mut session = container.exec(ExecOptions::new(["yes"])).await?;
     assert!(session.stdout.next().await.is_some());

@@ -89,7 +89,7 @@ fn input(session: &mut Session) -> Result<&mut Box<dyn SessionInput>, Failure> {
 }
 
 async fn output(t: Context) -> Outcome {
-    let container = t.ready(&t.idle()).await?;
+    let container = t.shared().await?;
     let done = run(&*container, ExecOptions::new(["echo", "two  words", "$HOME"])).await?;
     assert_eq!((done.stdout.as_str(), done.code), ("two  words $HOME\n", 0));
     // What an exec writes is not in the log of the container.
@@ -98,7 +98,7 @@ async fn output(t: Context) -> Outcome {
 }
 
 async fn exit_codes(t: Context) -> Outcome {
-    let container = t.ready(&t.idle()).await?;
+    let container = t.shared().await?;
     for code in [0, 1, 42, 137, 255] {
         assert_eq!(run(&*container, sh(&format!("exit {code}"))).await?.code, code);
     }
@@ -107,14 +107,14 @@ async fn exit_codes(t: Context) -> Outcome {
 }
 
 async fn streams_apart(t: Context) -> Outcome {
-    let container = t.ready(&t.idle()).await?;
+    let container = t.shared().await?;
     let done = run(&*container, sh("echo out; echo err >&2; printf end")).await?;
     assert_eq!((done.stdout.as_str(), done.stderr.as_str()), ("out\nend", "err\n"));
     Ok(())
 }
 
 async fn stdin_to_its_end(t: Context) -> Outcome {
-    let container = t.ready(&t.idle()).await?;
+    let container = t.shared().await?;
     let options = sh("cat; echo eof >&2; exit 3").mode(SessionMode::Stdin);
     let mut session = container.exec(options).await?;
     let stdin = input(&mut session)?;
@@ -131,7 +131,7 @@ async fn stdin_to_its_end(t: Context) -> Outcome {
 }
 
 async fn stdin_of_an_output_session_is_empty(t: Context) -> Outcome {
-    let container = t.ready(&t.idle()).await?;
+    let container = t.shared().await?;
     let session = container.exec(sh("cat; echo eof")).await?;
     assert!(session.stdin.is_none());
     assert_eq!(finish(session).await?.stdout, "eof\n");
@@ -142,7 +142,7 @@ async fn stdin_of_an_output_session_is_empty(t: Context) -> Outcome {
 async fn large_both_ways(t: Context) -> Outcome {
     const CHUNK: usize = 1 << 20;
     const CHUNKS: usize = 100;
-    let container = t.ready(&t.idle()).await?;
+    let container = t.shared().await?;
     let options = ExecOptions::new(["cat"]).mode(SessionMode::Stdin);
     let session = container.exec(options).await?;
     let Session { stdin, mut stdout, control, .. } = session;
@@ -174,7 +174,7 @@ async fn large_both_ways(t: Context) -> Outcome {
 }
 
 async fn unread_stream_does_not_block_the_other(t: Context) -> Outcome {
-    let container = t.ready(&t.idle()).await?;
+    let container = t.shared().await?;
     let session = container.exec(sh("seq 1 50000 >&2; echo out")).await?;
     drop(session.stderr);
     let stdout = tokio::time::timeout(PATIENCE, drain(session.stdout)).await;
@@ -189,7 +189,7 @@ async fn unread_stream_does_not_block_the_other(t: Context) -> Outcome {
 /// More input than anything on the way has room for, and a process that ends without reading it:
 /// the writer is told, and the exit code is right or not known.
 async fn unread_input_does_not_hide_the_end(t: Context) -> Outcome {
-    let container = t.ready(&t.idle()).await?;
+    let container = t.shared().await?;
     let session = container.exec(sh("sleep 0.5; exit 3").mode(SessionMode::Stdin)).await?;
     let Session { stdin, stdout, stderr, control, .. } = session;
     let Some(mut stdin) = stdin else { fail!("the session has no standard input") };
@@ -218,7 +218,7 @@ fn size(rows: u16, columns: u16) -> TerminalSize {
 }
 
 async fn terminal(t: Context) -> Outcome {
-    let container = t.ready(&t.idle()).await?;
+    let container = t.shared().await?;
     let mode = SessionMode::Terminal(size(24, 80));
     let mut session = container.exec(sh("tty; read x; echo got $x; exit 5").mode(mode)).await?;
     assert!(session.stderr.is_none());
@@ -231,7 +231,7 @@ async fn terminal(t: Context) -> Outcome {
 }
 
 async fn terminal_size_and_resize(t: Context) -> Outcome {
-    let container = t.ready(&t.idle()).await?;
+    let container = t.shared().await?;
     // Most engines set the first size just after the start, and not before.
     let script = "until [ \"$(stty size 2>&1)\" = '31 97' ]; do sleep 0.02; done
                   trap 'stty size; exit 0' WINCH; stty size; while :; do sleep 0.05; done";
@@ -254,7 +254,7 @@ async fn terminal_size_and_resize(t: Context) -> Outcome {
 
 /// Engines have keys of their own to leave a terminal: Ctrl-P Ctrl-Q.
 async fn terminal_takes_every_byte(t: Context) -> Outcome {
-    let container = t.ready(&t.idle()).await?;
+    let container = t.shared().await?;
     let script = "stty raw -echo; echo ready; dd bs=1 count=6 2>/dev/null | od -An -tx1";
     let options = sh(script).mode(SessionMode::Terminal(size(24, 80)));
     let mut session = container.exec(options).await?;
@@ -278,21 +278,21 @@ async fn resize_without_terminal(t: Context) -> Outcome {
 }
 
 async fn user(t: Context) -> Outcome {
-    let container = t.ready(&t.idle()).await?;
+    let container = t.shared().await?;
     let done = run(&*container, sh("echo $(id -u) $(id -g)").user("1234:5678")).await?;
     assert_eq!(done.stdout, "1234 5678\n");
     Ok(())
 }
 
 async fn env(t: Context) -> Outcome {
-    let container = t.ready(&t.idle().env("KEPT", "kept").env("OTHER", "old")).await?;
+    let container = t.shared().await?;
     let options = sh("echo $KEPT \"$OTHER\"").env("OTHER", "$NEW  new");
     assert_eq!(run(&*container, options).await?.stdout, "kept $NEW  new\n");
     Ok(())
 }
 
 async fn working_dir(t: Context) -> Outcome {
-    let container = t.ready(&t.idle()).await?;
+    let container = t.shared().await?;
     let done = run(&*container, ExecOptions::new(["pwd"]).working_dir("/var/tmp")).await?;
     assert_eq!(done.stdout, "/var/tmp\n");
     Ok(())
@@ -300,7 +300,7 @@ async fn working_dir(t: Context) -> Outcome {
 
 /// Environment and folder, set by the image's own programs where the engine cannot.
 async fn with_the_tools_of_the_image(t: Context) -> Outcome {
-    let container = t.ready(&t.idle().env("KEPT", "kept").env("OTHER", "old")).await?;
+    let container = t.shared().await?;
     let options = sh("echo $KEPT \"$OTHER\"; pwd; exit 4").env("OTHER", "$NEW  new");
     let done = run(&*container, options.working_dir("/var/tmp").image_tools(true)).await?;
     assert_eq!((done.stdout.as_str(), done.code), ("kept $NEW  new\n/var/tmp\n", 4));
@@ -322,7 +322,7 @@ async fn signal(t: Context) -> Outcome {
 }
 
 async fn command_not_found(t: Context) -> Outcome {
-    let container = t.ready(&t.idle()).await?;
+    let container = t.shared().await?;
     let tried = container.exec(ExecOptions::new(["no-such-command"])).await;
     let error = refused(tried, ErrorKind::InvalidArgument)?;
     assert_eq!(error.field(), Some("command"));
@@ -344,7 +344,7 @@ async fn in_exited(t: Context) -> Outcome {
 }
 
 async fn many_at_once(t: Context) -> Outcome {
-    let container = t.ready(&t.idle()).await?;
+    let container = t.shared().await?;
     let scripts: Vec<_> = (0..16).map(|i| format!("echo {i}; exit {i}")).collect();
     let done = futures_util::future::try_join_all(
         scripts.iter().map(|script| run(&*container, sh(script))),
@@ -395,7 +395,7 @@ async fn cut_off_is_lost(t: Context) -> Outcome {
 }
 
 async fn wait_from_many(t: Context) -> Outcome {
-    let container = t.ready(&t.idle()).await?;
+    let container = t.shared().await?;
     let session = container.exec(sh("sleep 0.1; exit 6")).await?;
     let waits = (0..10).map(|_| session.control.wait());
     let all = tokio::time::timeout(

@@ -162,7 +162,7 @@ async fn a_folder_and_back(t: Context) -> Outcome {
         ("top/link", link),
         (&long, file(b"long", 0o644, ROOT)),
     ];
-    let container = t.ready(&t.idle()).await?;
+    let container = t.shared().await?;
     copy_in(&*container, "/var/tmp", &entries).await?;
     let back = copy_out(&*container, "/var/tmp/top").await?;
     assert_eq!(back.len(), entries.len(), "{:?}", back.keys());
@@ -204,7 +204,7 @@ async fn modes_and_owners_out(t: Context) -> Outcome {
 async fn a_large_file(t: Context) -> Outcome {
     const SIZE: usize = 64 << 20;
     let content: Vec<u8> = (0..SIZE).map(|at| (at / 251) as u8 ^ (at >> 16) as u8).collect();
-    let container = t.ready(&t.idle()).await?;
+    let container = t.shared().await?;
     let entry = file(&content, 0o644, ROOT);
     let packed = pack(&[("large", entry)])?;
     container.copy_in("/srv", streamed(packed, 100_000), CopyInOptions::default()).await?;
@@ -215,7 +215,7 @@ async fn a_large_file(t: Context) -> Outcome {
 }
 
 async fn missing_paths(t: Context) -> Outcome {
-    let container = t.ready(&t.idle()).await?;
+    let container = t.shared().await?;
     let out = container.copy_out("/no/such/file", CopyOutOptions::default()).await;
     assert_eq!(refused(out, ErrorKind::NotFound)?.field(), Some("path"));
     let content = streamed(pack(&[("a", file(b"a", 0o644, ROOT))])?, 700);
@@ -225,7 +225,7 @@ async fn missing_paths(t: Context) -> Outcome {
 }
 
 async fn wrong_paths(t: Context) -> Outcome {
-    let container = t.ready(&t.idle()).await?;
+    let container = t.shared().await?;
     for path in ["", "relative", "nul\0"] {
         let out = container.copy_out(path, CopyOutOptions::default()).await;
         assert_eq!(refused(out, ErrorKind::InvalidArgument)?.field(), Some("path"));

@@ -231,7 +231,7 @@ async fn stream_from_many(t: Context) -> Outcome {
 }
 
 async fn bad_interval(t: Context) -> Outcome {
-    let container = t.ready(&t.idle()).await?;
+    let container = t.shared().await?;
     for interval in [Duration::ZERO, Duration::from_millis(9)] {
         let options = StatsOptions::default().interval(interval);
         let measured = container.stats(options).await.map(drop);
