@@ -19,8 +19,11 @@ pub(crate) fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        // With the features of the whole workspace, as the tests themselves are built: for the
+        // package alone, every dependency with other features would be built once more.
         let mut build = Command::new(cargo)
-            .args(["build", "--quiet", "--locked", "--package", "runtime-cli"])
+            .args(["build", "--quiet", "--locked", "--workspace", "--all-features"])
+            .args(["--bin", "runtime"])
             .arg("--message-format=json-render-diagnostics")
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .stdout(Stdio::piped())

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::Result;
 use serde_json::json;
@@ -132,8 +133,16 @@ fn pause(base: &Layer) -> Result<Image> {
 
 /// Busybox and one layer that no other image has.
 pub(crate) fn unique(busybox: &Path, seed: u64) -> Result<Image> {
+    // Packing it takes longer than all the rest of a push. It is always the same.
+    static BASE: Mutex<Option<Layer>> = Mutex::new(None);
+    let mut kept = BASE.lock().unwrap_or_else(PoisonError::into_inner);
+    let base = match &*kept {
+        Some(base) => base.clone(),
+        None => kept.insert(base(busybox)?).clone(),
+    };
+    drop(kept);
     let own = LayerBuilder::default().file("srv/unique", noise(seed, 64 << 10), 0o644).build()?;
-    Image::new(vec![base(busybox)?, own], &json!({"Cmd": ["sh"], "Env": [ENV_PATH]}))
+    Image::new(vec![base, own], &json!({"Cmd": ["sh"], "Env": [ENV_PATH]}))
 }
 
 /// Bytes that do not compress, the same for the same seed (xorshift64*).
