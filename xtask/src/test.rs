@@ -2,11 +2,13 @@
 
 pub mod binaries;
 mod cases;
+mod engine_run;
+mod lanes;
+pub mod output;
 mod part;
 mod report;
 pub mod unit;
 
-use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -15,10 +17,11 @@ use test_engines::{Engine, Site};
 
 use crate::guard::Guard;
 use crate::readme;
-use crate::workspace::root;
 use binaries::Binary;
 pub use cases::Cases;
-use part::{CONFORMANCE, FAULTS, MATRIX_ONLY, ON_NO_ENGINE, Part, WHOLE, leave_out, row_of};
+use engine_run::{EngineRun, Tested};
+use output::Output;
+use part::{Part, WHOLE};
 use report::Row;
 
 #[derive(Debug, Args)]
@@ -32,6 +35,9 @@ pub struct Arguments {
     /// case out
     #[arg(long)]
     matrix: bool,
+    /// Runs one part after the other, in place of two at a time
+    #[arg(long)]
+    one_at_a_time: bool,
     /// Leaves the engines running
     #[arg(long)]
     keep: bool,
@@ -60,38 +66,40 @@ fn run_guarded(arguments: &Arguments, cases: &Cases, site: &Site, guard: &Guard)
         true => WHOLE.to_vec(),
         false => arguments.parts.clone(),
     };
-    let mut failed = Vec::new();
-    let build = timed("build", || binaries::build(guard, binaries::ALL))?;
+    let plain = Output::plain();
+    let build = plain.timed("build", || binaries::build(guard, binaries::ALL))?;
+    let engines = EngineRun {
+        site,
+        guard,
+        binaries: &build.binaries,
+        parts: &parts,
+        matrix: arguments.matrix,
+        cases,
+    };
+    if parts.iter().any(|part| part.package().is_some()) {
+        plain.timed("registry", || guard.up(Engine::Registry).map(drop))?;
+    }
+    let steps = steps(&parts, cases);
+    let lanes = if arguments.one_at_a_time || steps.len() == 1 { 1 } else { LANES };
+    let mut all = Tested::default();
+    for tested in lanes::run(&steps, lanes, Step::conflicts, |step| {
+        let output = if lanes == 1 { Output::plain() } else { Output::of(step.name()) };
+        let done = output.timed(step.name(), || step.run(&engines, &output));
+        done.unwrap_or_else(|error| Tested::failure(format!("{}: {error:#}", step.name())))
+    }) {
+        all.add(tested);
+    }
+    let Tested { mut rows, written, mut failed, ran } = all;
     if !build.complete {
         failed.push("the workspace does not build".to_owned());
     }
-    let binaries = &build.binaries;
-    let mut ran = 0;
-    if parts.contains(&Part::Unit) {
-        ran += note(&mut failed, timed("unit tests", || unit::run(guard, binaries, cases)));
-        if cases.is_all() {
-            note(&mut failed, timed("documentation tests", || unit::documentation(guard)));
-        }
-    }
-    if parts.contains(&Part::Engines) && cases.is_all() {
-        let work = || engines(guard, binaries, &parts);
-        note(&mut failed, timed("engines leave nothing", work));
-    }
-    let mut rows = Vec::new();
-    if parts.iter().any(|part| part.package().is_some()) {
-        timed("registry", || guard.up(Engine::Registry).map(drop))?;
-        let run =
-            EngineRun { site, guard, binaries, parts: &parts, matrix: arguments.matrix, cases };
-        let Tested { rows: tested, written, failed: more } = run.all();
-        failed.extend(more);
+    if !written.is_empty() {
         let table = readme::take_reports(&written, !arguments.write_readme);
         failed.extend(table.err().map(|error| format!("{error:#}")));
-        rows = tested;
     }
     if !cases.is_all() {
         rows.retain(|row| !row.is_empty());
-        ran += rows.len();
-        ensure!(ran > 0 || !failed.is_empty(), "no case has such a name");
+        ensure!(ran + rows.len() + failed.len() > 0, "no case has such a name");
     }
     if !rows.is_empty() {
         print!("\n{}\nslowest cases:\n{}", report::table(&rows), report::slowest(&rows));
@@ -104,166 +112,94 @@ fn run_guarded(arguments: &Arguments, cases: &Cases, site: &Site, guard: &Guard)
     Ok(())
 }
 
-/// Adds the failure of a step to the others, so that the steps after it run.
-fn note<T: Default>(failed: &mut Vec<String>, outcome: Result<T>) -> T {
-    outcome.unwrap_or_else(|error| {
-        failed.push(format!("{error:#}"));
-        T::default()
-    })
+/// How many steps run at a time. Two keep two cores busy while one of them waits for its engine.
+const LANES: usize = 2;
+
+/// What runs by itself, and beside another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Unit,
+    Documentation,
+    /// A test program of the engines themselves.
+    Engines(&'static str),
+    Part(Part),
 }
 
-/// The engines' own tests, of those that the parts use.
-fn engines(guard: &Guard, binaries: &[Binary], parts: &[Part]) -> Result<()> {
-    let own = binaries.iter().filter(|binary| binary.is_integration && binary.package == ENGINES);
-    for binary in own {
-        // A cluster takes minutes to build for the first time.
-        if binary.name != "kubernetes" || parts.contains(&Part::K8s) {
-            guard
-                .run(&mut binary.command())
-                .with_context(|| format!("{ENGINES} {}", binary.name))?;
+/// The test program of the engines that makes a cluster of its own.
+const OWN_CLUSTER: &str = "kubernetes";
+
+/// The test program of the engines that brings up each of them in a directory of its own.
+const LEAVES_NOTHING: &str = "leaves_nothing";
+
+/// The steps of these parts, in the order in which they begin.
+fn steps(parts: &[Part], cases: &Cases) -> Vec<Step> {
+    let has = |part: &Part| parts.contains(part);
+    let mut steps = Vec::new();
+    if has(&Part::Engines) && cases.is_all() {
+        steps.push(Step::Engines(LEAVES_NOTHING));
+    }
+    if has(&Part::Unit) {
+        steps.push(Step::Unit);
+        if cases.is_all() {
+            steps.push(Step::Documentation);
         }
     }
-    Ok(())
-}
-
-/// What engine after engine came to.
-#[derive(Debug, Default)]
-struct Tested {
-    rows: Vec<Row>,
-    written: Vec<PathBuf>,
-    failed: Vec<String>,
-}
-
-impl Tested {
-    fn add(&mut self, other: Self) {
-        self.rows.extend(other.rows);
-        self.written.extend(other.written);
-        self.failed.extend(other.failed);
+    // The longest part begins first.
+    let by_length = [Part::K8s, Part::Cri, Part::Docker, Part::Podman];
+    steps.extend(by_length.into_iter().filter(has).map(Step::Part));
+    // A cluster takes minutes to build for the first time.
+    if has(&Part::Engines) && has(&Part::K8s) && cases.is_all() {
+        steps.push(Step::Engines(OWN_CLUSTER));
     }
+    steps
 }
 
-/// The tests that run on engines.
-struct EngineRun<'a> {
-    site: &'a Site,
-    guard: &'a Guard,
-    binaries: &'a [Binary],
-    parts: &'a [Part],
-    matrix: bool,
-    cases: &'a Cases,
-}
-
-impl EngineRun<'_> {
-    /// All parts, one after the other: two at a time were tried, and Podman came to a stop beside a
-    /// cluster on two cores.
-    fn all(&self) -> Tested {
-        let mut all = Tested::default();
-        let parts = self.parts.iter().filter(|part| part.package().is_some());
-        parts.for_each(|part| all.add(self.part(*part)));
-        all
-    }
-
-    fn part(&self, part: Part) -> Tested {
-        let mut all = Tested::default();
-        for (at, engine) in part.engines(self.matrix).iter().enumerate() {
-            match timed(engine.name(), || self.engine(*engine, part, at == 0)) {
-                Ok(tested) => all.add(tested),
-                Err(error) => all.failed.push(format!("{engine}: {error:#}")),
-            }
+impl Step {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Unit => "unit",
+            Self::Documentation => "documentation",
+            Self::Engines(OWN_CLUSTER) => "own-cluster",
+            Self::Engines(_) => "engines",
+            Self::Part(Part::K8s) => "k8s",
+            Self::Part(Part::Cri) => "cri",
+            Self::Part(Part::Podman) => "podman",
+            Self::Part(_) => "docker",
         }
-        all
     }
 
-    /// Whether a part runs the programs that run once for each backend: the first one of it does.
-    fn is_first_of_backend(&self, part: Part) -> bool {
-        self.parts.iter().find(|other| other.package() == part.package()) == Some(&part)
+    /// Whether two steps disturb each other.
+    fn conflicts(&self, other: &Self) -> bool {
+        self.disturbs(other) || other.disturbs(self)
     }
 
-    fn engine(&self, engine: Engine, part: Part, is_first: bool) -> Result<Tested> {
-        let Self { site, guard, matrix, .. } = *self;
-        let binaries: Vec<_> = self
-            .binaries
-            .iter()
-            .filter(|binary| {
-                binary.is_integration
-                    && binary.name != unit::FAKE
-                    && (matrix || !MATRIX_ONLY.contains(&binary.name.as_str()))
-                    && (part.package() == Some(binary.package.as_str())
-                        || part.command_line() == Some(binary.package.as_str()))
-            })
-            .collect();
-        ensure!(
-            binaries.iter().any(|binary| binary.name == CONFORMANCE),
-            "{} has no {CONFORMANCE} tests, or they do not build",
-            part.package().unwrap_or_default()
-        );
-        let started = guard.up(engine)?;
-        let running = site.status(engine).context("it went away")?;
-        std::fs::create_dir_all(reports())?;
-        // The first row is for the programs that have none of their own.
-        let mut rows = vec![Row::new(engine.name(), running.version())];
-        let mut written = Vec::new();
-        for binary in binaries {
-            guard.check()?;
-            let own = row_of(engine, &binary.name);
-            let again = !is_first && binary.name == FAULTS;
-            if own.is_none() && !((is_first || again) && self.is_first_of_backend(part)) {
-                continue;
+    fn disturbs(&self, other: &Self) -> bool {
+        match self {
+            // It puts the host's settings back to what they were before its engines.
+            Self::Engines(LEAVES_NOTHING) => matches!(other, Self::Engines(_) | Self::Part(_)),
+            // A host is a node of one cluster at a time, and Podman stops to answer beside a cluster
+            // on two cores.
+            Self::Engines(_) | Self::Part(Part::K8s) => {
+                matches!(other, Self::Engines(_) | Self::Part(Part::K8s | Part::Podman))
             }
-            let report = report_path(engine, &binary.name);
-            let mut command = match binary.name.as_str() {
-                FAULTS => {
-                    let Some(mut command) = self.cases.of_standard_harness(binary)? else {
-                        continue;
-                    };
-                    // The harness of a stable Rust gives durations to a caller who insists.
-                    command
-                        .env("RUSTC_BOOTSTRAP", "1")
-                        .args(["-Zunstable-options", "--report-time"]);
-                    command
-                }
-                _ => self.cases.of_our_harness(binary),
-            };
-            if again {
-                command.args(ON_NO_ENGINE.iter().flat_map(|module| ["--skip", module]));
-            }
-            command.envs(running.variables()?).env("RUNTIME_TEST_REPORT", &report);
-            if matrix {
-                command.env("RUNTIME_TEST_MATRIX", "1");
-            } else {
-                let is_first = is_first && self.is_first_of_backend(part);
-                command.env("RUNTIME_TEST_LEAVE_OUT", leave_out(&binary.name, is_first));
-            }
-            let title = format!("{} on {engine} {}", binary.name, running.version());
-            let outcome = report::run(guard, &mut command, &report, &title)?;
-            match own {
-                None => rows[0].add(&binary.name, outcome),
-                Some(name) => {
-                    ensure!(report.exists(), "the conformance tests wrote no report");
-                    written.push(report);
-                    if name == engine.name() {
-                        rows[0].add(&binary.name, outcome);
-                    } else {
-                        let mut row = Row::new(&name, running.version());
-                        row.add(&binary.name, outcome);
-                        rows.push(row);
-                    }
-                }
-            }
+            _ => false,
         }
-        if started {
-            guard.down(engine)?;
-        }
-        Ok(Tested { rows, written, failed: Vec::new() })
     }
-}
 
-/// Where the test programs write their reports.
-fn reports() -> PathBuf {
-    root().join("target/reports")
-}
-
-fn report_path(engine: Engine, binary: &str) -> PathBuf {
-    reports().join(format!("{engine}-{binary}.json"))
+    fn run(&self, engines: &EngineRun<'_>, output: &Output) -> Result<Tested> {
+        let EngineRun { guard, binaries, cases, .. } = *engines;
+        match self {
+            Self::Unit => unit::run(guard, binaries, cases, output).map(Tested::programs),
+            Self::Documentation => unit::documentation(guard, output).map(|()| Tested::programs(1)),
+            Self::Engines(name) => {
+                let is_it = |binary: &&Binary| binary.package == ENGINES && binary.name == *name;
+                let binary = binaries.iter().find(is_it);
+                let binary = binary.with_context(|| format!("{ENGINES} has no {name}"))?;
+                output.run(guard, &mut binary.command()).map(|()| Tested::programs(1))
+            }
+            Self::Part(part) => Ok(engines.part(*part, output)),
+        }
+    }
 }
 
 /// The time since `begun`, for people.
@@ -272,11 +208,28 @@ fn minutes(begun: Instant) -> String {
     format!("{} min {} s", seconds / 60, seconds % 60)
 }
 
-fn timed<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    println!("== {name}");
-    let start = Instant::now();
-    let outcome = work();
-    let word = if outcome.is_ok() { "done" } else { "FAILED" };
-    println!("== {name}: {word} in {:.1} s", start.elapsed().as_secs_f32());
-    outcome
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_is_a_step_and_single_cases_need_no_others() {
+        let all = steps(WHOLE, &Cases::default());
+        assert_eq!(all.len(), 8);
+        assert_eq!(all[0], Step::Engines(LEAVES_NOTHING));
+        assert_eq!(all[7], Step::Engines(OWN_CLUSTER));
+        let some = Cases::parse(&["stop::*".to_owned()]).unwrap();
+        assert_eq!(steps(&[Part::Docker, Part::Engines], &some), [Step::Part(Part::Docker)]);
+    }
+
+    #[test]
+    fn steps_that_share_the_host_do_not_meet() {
+        let [k8s, podman, docker] = [Part::K8s, Part::Podman, Part::Docker].map(Step::Part);
+        let [cluster, nothing] = [OWN_CLUSTER, LEAVES_NOTHING].map(Step::Engines);
+        assert!(k8s.conflicts(&podman) && podman.conflicts(&k8s));
+        assert!(k8s.conflicts(&cluster) && podman.conflicts(&cluster));
+        assert!(docker.conflicts(&nothing) && cluster.conflicts(&nothing));
+        assert!(!k8s.conflicts(&docker) && !podman.conflicts(&docker));
+        assert!(!nothing.conflicts(&Step::Unit) && !cluster.conflicts(&docker));
+    }
 }

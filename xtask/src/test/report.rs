@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use crate::guard::Guard;
+use super::output::Output;
+use crate::guard::Stop;
 
 /// What a conformance program writes to `RUNTIME_TEST_REPORT`.
 #[derive(Debug, Default, Deserialize)]
@@ -139,27 +139,18 @@ impl Row {
 
 /// Runs a test program, shows its output, and reads what it reports; a program that writes no
 /// report is taken by the last line of the standard test harness.
-pub fn run(guard: &Guard, command: &mut Command, path: &Path, title: &str) -> Result<Report> {
-    println!("-- {title}");
+pub fn run(
+    stop: &Stop,
+    output: &Output,
+    command: &mut Command,
+    path: &Path,
+    title: &str,
+) -> Result<Report> {
     // A report of an earlier run must not pass for this one's.
     let _ = std::fs::remove_file(path);
-    let mut child = command
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot run {:?}", command.get_program()))?;
-    let output = child.stdout.take().context("no output")?;
-    let reader = std::thread::spawn(move || {
-        let mut seen = Report::default();
-        for line in BufReader::new(output).split(b'\n') {
-            let Ok(line) = line else { break };
-            let line = String::from_utf8_lossy(&line);
-            println!("{line}");
-            seen.take_line(&line);
-        }
-        seen
-    });
-    let success = guard.wait(child)?;
-    let seen = reader.join().ok().context("the reader panicked")?;
+    let mut seen = Report::default();
+    let success =
+        output.timed(title, || output.run_with(stop, command, |line| seen.take_line(line)))?;
     let mut report = match std::fs::read(path) {
         Ok(text) => {
             let report: Report = serde_json::from_slice(&text).context("the report is damaged")?;

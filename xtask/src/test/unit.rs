@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use super::ENGINES;
 use super::binaries::Binary;
 use super::cases::Cases;
+use super::output::Output;
 use crate::guard::Stop;
 use crate::workspace::cargo;
 
@@ -20,7 +21,7 @@ pub fn needs_engine(package: &str, target: &str) -> bool {
 
 /// Runs every test program that needs no engine. Returns how many of them had a case that was
 /// requested.
-pub fn run(stop: &Stop, binaries: &[Binary], cases: &Cases) -> Result<usize> {
+pub fn run(stop: &Stop, binaries: &[Binary], cases: &Cases, output: &Output) -> Result<usize> {
     let plain = binaries
         .iter()
         .filter(|binary| !(binary.is_integration && needs_engine(&binary.package, &binary.name)));
@@ -28,9 +29,9 @@ pub fn run(stop: &Stop, binaries: &[Binary], cases: &Cases) -> Result<usize> {
     let mut ran = 0;
     for binary in plain {
         let Some(mut command) = cases.of_standard_harness(binary)? else { continue };
-        println!("-- {} {}", binary.package, binary.name);
+        output.line(&format!("-- {} {}", binary.package, binary.name));
         ran += 1;
-        if stop.run(command.arg("--quiet")).is_err() {
+        if output.run(stop, command.arg("--quiet")).is_err() {
             stop.check()?;
             failed.push(format!("{} {}", binary.package, binary.name));
         }
@@ -40,8 +41,8 @@ pub fn run(stop: &Stop, binaries: &[Binary], cases: &Cases) -> Result<usize> {
 }
 
 /// Runs the examples in the documentation.
-pub fn documentation(stop: &Stop) -> Result<()> {
+pub fn documentation(stop: &Stop, output: &Output) -> Result<()> {
     let mut command: Command =
         cargo(&["test", "--quiet", "--workspace", "--all-features", "--doc", "--no-fail-fast"]);
-    stop.run(&mut command).context("documentation tests")
+    output.run(stop, &mut command).context("documentation tests")
 }

@@ -1,0 +1,169 @@
+//! The tests that run on engines.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use test_engines::{Engine, Site};
+
+use super::binaries::Binary;
+use super::cases::Cases;
+use super::output::Output;
+use super::part::{CONFORMANCE, FAULTS, MATRIX_ONLY, ON_NO_ENGINE, Part, leave_out, row_of};
+use super::report::{self, Row};
+use super::unit;
+use crate::guard::Guard;
+use crate::workspace::root;
+
+/// Outcome of a step.
+#[derive(Debug, Default)]
+pub struct Tested {
+    pub rows: Vec<Row>,
+    /// The reports of conformance programs.
+    pub written: Vec<PathBuf>,
+    pub failed: Vec<String>,
+    /// How many programs without a row ran.
+    pub ran: usize,
+}
+
+impl Tested {
+    /// A step that failed as a whole.
+    pub fn failure(text: String) -> Self {
+        Self { failed: vec![text], ..Self::default() }
+    }
+
+    /// A step whose programs have no row.
+    pub fn programs(ran: usize) -> Self {
+        Self { ran, ..Self::default() }
+    }
+
+    pub fn add(&mut self, other: Self) {
+        self.rows.extend(other.rows);
+        self.written.extend(other.written);
+        self.failed.extend(other.failed);
+        self.ran += other.ran;
+    }
+}
+
+/// The tests that run on engines.
+#[derive(Debug, Clone, Copy)]
+pub struct EngineRun<'a> {
+    pub site: &'a Site,
+    pub guard: &'a Guard,
+    pub binaries: &'a [Binary],
+    pub parts: &'a [Part],
+    pub matrix: bool,
+    pub cases: &'a Cases,
+}
+
+impl EngineRun<'_> {
+    /// Runs a part on each of its engines, one after the other.
+    pub fn part(&self, part: Part, output: &Output) -> Tested {
+        let mut all = Tested::default();
+        for (at, engine) in part.engines(self.matrix).iter().enumerate() {
+            let work = || self.engine(*engine, part, at == 0, output);
+            match output.timed(engine.name(), work) {
+                Ok(tested) => all.add(tested),
+                Err(error) => all.failed.push(format!("{engine}: {error:#}")),
+            }
+        }
+        all
+    }
+
+    /// Whether a part runs the programs that run once for each backend: the first one of it does.
+    fn is_first_of_backend(&self, part: Part) -> bool {
+        self.parts.iter().find(|other| other.package() == part.package()) == Some(&part)
+    }
+
+    fn engine(
+        &self,
+        engine: Engine,
+        part: Part,
+        is_first: bool,
+        output: &Output,
+    ) -> Result<Tested> {
+        let Self { site, guard, matrix, .. } = *self;
+        let binaries: Vec<_> = self
+            .binaries
+            .iter()
+            .filter(|binary| {
+                binary.is_integration
+                    && binary.name != unit::FAKE
+                    && (matrix || !MATRIX_ONLY.contains(&binary.name.as_str()))
+                    && (part.package() == Some(binary.package.as_str())
+                        || part.command_line() == Some(binary.package.as_str()))
+            })
+            .collect();
+        ensure!(
+            binaries.iter().any(|binary| binary.name == CONFORMANCE),
+            "{} has no {CONFORMANCE} tests, or they do not build",
+            part.package().unwrap_or_default()
+        );
+        let started = guard.up(engine)?;
+        let running = site.status(engine).context("it went away")?;
+        std::fs::create_dir_all(reports())?;
+        // The first row is for the programs that have none of their own.
+        let mut rows = vec![Row::new(engine.name(), running.version())];
+        let mut written = Vec::new();
+        for binary in binaries {
+            guard.check()?;
+            let own = row_of(engine, &binary.name);
+            let again = !is_first && binary.name == FAULTS;
+            if own.is_none() && !((is_first || again) && self.is_first_of_backend(part)) {
+                continue;
+            }
+            let report = report_path(engine, &binary.name);
+            let mut command = match binary.name.as_str() {
+                FAULTS => {
+                    let Some(mut command) = self.cases.of_standard_harness(binary)? else {
+                        continue;
+                    };
+                    // The harness of a stable Rust gives durations to a caller who insists.
+                    command
+                        .env("RUSTC_BOOTSTRAP", "1")
+                        .args(["-Zunstable-options", "--report-time"]);
+                    command
+                }
+                _ => self.cases.of_our_harness(binary),
+            };
+            if again {
+                command.args(ON_NO_ENGINE.iter().flat_map(|module| ["--skip", module]));
+            }
+            command.envs(running.variables()?).env("RUNTIME_TEST_REPORT", &report);
+            if matrix {
+                command.env("RUNTIME_TEST_MATRIX", "1");
+            } else {
+                let is_first = is_first && self.is_first_of_backend(part);
+                command.env("RUNTIME_TEST_LEAVE_OUT", leave_out(&binary.name, is_first));
+            }
+            let title = format!("{} on {engine} {}", binary.name, running.version());
+            let outcome = report::run(guard, output, &mut command, &report, &title)?;
+            match own {
+                None => rows[0].add(&binary.name, outcome),
+                Some(name) => {
+                    ensure!(report.exists(), "the conformance tests wrote no report");
+                    written.push(report);
+                    if name == engine.name() {
+                        rows[0].add(&binary.name, outcome);
+                    } else {
+                        let mut row = Row::new(&name, running.version());
+                        row.add(&binary.name, outcome);
+                        rows.push(row);
+                    }
+                }
+            }
+        }
+        if started {
+            guard.down(engine)?;
+        }
+        Ok(Tested { rows, written, ..Tested::default() })
+    }
+}
+
+/// Where the test programs write their reports.
+fn reports() -> PathBuf {
+    root().join("target/reports")
+}
+
+fn report_path(engine: Engine, binary: &str) -> PathBuf {
+    reports().join(format!("{engine}-{binary}.json"))
+}
