@@ -11,6 +11,7 @@ mod warnings;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
@@ -23,8 +24,8 @@ use serde_json::Value;
 
 use self::refusal::{Attempts, Throttled};
 use self::session::Carrier;
-use crate::alive::Heard;
 use self::warnings::Warnings;
+use crate::alive::Heard;
 use crate::error;
 use crate::heartbeat::{self, Heartbeat};
 use crate::http2;
@@ -488,7 +489,6 @@ impl Client {
         // A follower may be silent for as long as its connection shows that it is alive.
         Ok(if follows && is_pinged { body } else { body.with_silence_limit(answer::LOG_SILENCE) })
     }
-
 }
 
 /// Whether an error is one of a connection. A login that cannot be had is not.

@@ -372,4 +372,29 @@ mod tests {
         shared.close().await;
         assert!(begun.elapsed() <= ATTEMPT_LIMIT, "{:?}", begun.elapsed());
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn never_that_the_cluster_turns_into_a_pull_is_undone() {
+        const POD: &str = r#"{"metadata": {"name": "p", "uid": "u"}, "spec": {"containers": [
+            {"name": "main", "image": "busybox", "imagePullPolicy": "Always"}]}}"#;
+        let deleted = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let count = Arc::clone(&deleted);
+        let client = crate::client::tests::of(move |method, _| match method.as_str() {
+            "POST" => (201, POD),
+            "DELETE" => {
+                count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                (200, "{}")
+            }
+            _ => (200, POD),
+        });
+        let options = KubernetesOptions::new(Scope::new("t").unwrap());
+        let can = crate::capabilities::capabilities(&Server::default(), &options);
+        let shared = Arc::new(Shared::new(client, options, Server::default(), can));
+        let never = ContainerSpec::new("busybox").pull_policy(runtime_core::PullPolicy::Never);
+        let error = run(&shared, &never).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error:?}");
+        assert_eq!(error.field(), Some("pull_policy"));
+        assert_eq!(deleted.load(std::sync::atomic::Ordering::Relaxed), 1);
+        assert!(run(&shared, &ContainerSpec::new("busybox")).await.is_ok());
+    }
 }

@@ -159,7 +159,6 @@ mod tests {
             client.has_metrics("a=b");
             client.pod("p");
             client.list_pods("a=b");
-            client.list_objects("/api/v1", "secrets", "a=b");
             client.watch_pods("a=b", "1");
             client.create("/api/v1", "secrets", &json!({}));
             client.patch_pod("p", &[]);

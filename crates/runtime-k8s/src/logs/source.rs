@@ -151,6 +151,7 @@ impl LogSource for PodLog {
         }
         let open = shared.client.open_log(&container.pod_name, &query);
         let body = shared.query(Operation::Logs, open).await.map_err(mistaken)?;
+        let before = *lock(&self.progress);
         let open = Open {
             container: container.clone(),
             progress: Arc::clone(&self.progress),
@@ -158,8 +159,8 @@ impl LogSource for PodLog {
             reader: line::Reader::new(self.stream()),
             since: from.since,
             follow: from.follow,
-            before: Some(*lock(&self.progress)),
-            newest_before: lock(&self.progress).newest,
+            before: Some(before),
+            newest_before: before.newest,
             opened: Instant::now(),
             // Without the beginning of the log its length is not known.
             bytes: if from.since.is_some() || from.tail.is_some() { SHORT } else { 0 },
@@ -267,11 +268,16 @@ impl Open {
             let progress = lock(&self.progress);
             (progress.newest, progress.target)
         };
-        if self.follow || !self.ending.has_new(self.newest_before) {
+        if self.follow {
             return Ok(());
         }
-        // A container that goes on writing has more by now, which is not asked for.
-        if target.is_some() && newest >= target {
+        let is_short = match target {
+            // A container that goes on writing has more by now, which is not asked for.
+            Some(_) if newest >= target => return Ok(()),
+            Some(_) => true,
+            None => false,
+        };
+        if !is_short && !self.ending.has_new(self.newest_before) {
             return Ok(());
         }
         let last = last_chunks(&self.container);
