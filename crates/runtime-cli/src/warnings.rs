@@ -1,4 +1,4 @@
-//! What the libraries warn of, on standard error.
+//! What the libraries warn of, and what a start waits for, on standard error.
 
 use std::fmt::{self, Debug, Write as _};
 
@@ -7,22 +7,26 @@ use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
+use runtime_core::PENDING_START;
+
 use crate::style;
 
-/// Shows from now on what our own libraries warn of. What those beneath them have to say is for
-/// programmers.
+/// Shows from now on the warnings of our own libraries, and why a start takes long. The other events
+/// are for programmers.
 pub(crate) fn show() {
     // There is none before: this is the program.
     let _ = tracing::subscriber::set_global_default(Shown);
 }
 
-const LEAST: LevelFilter = LevelFilter::WARN;
+/// The least severe level of an event that is shown.
+const LEAST: LevelFilter = LevelFilter::INFO;
 
 struct Shown;
 
 impl Subscriber for Shown {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() <= LEAST && metadata.target().starts_with("runtime_")
+        metadata.target() == PENDING_START
+            || (*metadata.level() <= LevelFilter::WARN && metadata.target().starts_with("runtime_"))
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
@@ -32,7 +36,11 @@ impl Subscriber for Shown {
     fn event(&self, event: &Event<'_>) {
         let mut warning = Warning::default();
         event.record(&mut warning);
-        style::warn(warning);
+        if event.metadata().target() == PENDING_START {
+            style::note(PendingStart(warning));
+        } else {
+            style::warn(warning);
+        }
     }
 
     // A warning says by itself what it is about.
@@ -54,6 +62,7 @@ impl Subscriber for Shown {
 struct Warning {
     what: String,
     about: String,
+    container: String,
     why: String,
 }
 
@@ -65,8 +74,11 @@ impl Visit for Warning {
                 let colon = if self.what.is_empty() { "" } else { ": " };
                 write!(self.what, "{colon}{value:?}")
             }
-            "error" => write!(self.why, "{value:?}"),
+            "error" | "reason" => write!(self.why, "{value:?}"),
             name => {
+                if name == "container" {
+                    let _ = write!(self.container, "{value:?}");
+                }
                 let comma = if self.about.is_empty() { "" } else { ", " };
                 write!(self.about, "{comma}{name} {value:?}")
             }
@@ -88,5 +100,14 @@ impl fmt::Display for Warning {
             write!(f, ": {}", self.why)?;
         }
         Ok(())
+    }
+}
+
+/// Why a container does not run yet: its name and the reason.
+struct PendingStart(Warning);
+
+impl fmt::Display for PendingStart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} waits to run: {}", self.0.container, self.0.why)
     }
 }

@@ -28,10 +28,21 @@ pub trait Container: fmt::Debug + Send + Sync + 'static {
 
     /// Starts the main process.
     ///
-    /// A container runs once: starting one that was started before, whether it runs or has
-    /// ended, is the outcome [`AlreadyStarted`](StartOutcome::AlreadyStarted).
+    /// When this returns an outcome the process runs, or has run. A container runs once: starting one
+    /// that was started before, whether it runs or has ended, is the outcome
+    /// [`AlreadyStarted`](StartOutcome::AlreadyStarted).
+    ///
+    /// With the capability `deferred_pull` a start includes the pull, and the search for a node. One
+    /// that takes longer than a few seconds reports why, see [`PENDING_START`](crate::PENDING_START);
+    /// [`ContainerInfo::message`] has the same words. After a `Timeout` the start goes on: another
+    /// start waits for it again and then returns `AlreadyStarted`.
     ///
     /// # Errors
+    /// `Timeout` with the reason so far when the process does not run at the deadline. With
+    /// `deferred_pull` also the errors of a pull, see
+    /// [`Runtime::pull_image`](crate::Runtime::pull_image); the container is then Exited with reason
+    /// [`ImagePullFailed`](crate::ExitReason::ImagePullFailed).
+    ///
     /// `InvalidArgument` when the command cannot be executed, when a mount source is not there,
     /// or when anything else of the spec fails only now. The container is then Exited with
     /// reason [`StartFailed`](crate::ExitReason::StartFailed) where the engine keeps it. So it is

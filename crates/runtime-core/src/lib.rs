@@ -40,6 +40,7 @@ mod join;
 mod logs;
 mod options;
 mod prepare;
+mod progress;
 mod runtime;
 mod spec;
 mod stats;
@@ -71,6 +72,7 @@ pub use options::{
     PullOptions, ReapOptions, ReapReport, StartOutcome, StatsOptions, StopOptions, StopOutcome,
 };
 pub use prepare::{CpuLimit, PreparedSpec};
+pub use progress::PENDING_START;
 pub use runtime::{EventStream, PullStream, Runtime, RuntimeExt};
 pub use spec::{
     ContainerSpec, Gpus, Interactive, Mount, MountAccess, MountKind, NVIDIA_VISIBLE_DEVICES,

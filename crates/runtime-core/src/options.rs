@@ -183,7 +183,7 @@ setters!(StopOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StartOutcome {
-    /// It runs now.
+    /// Its process was started by this call.
     Started,
     /// It was started before. It may have ended since: a container runs once.
     AlreadyStarted,

@@ -53,8 +53,8 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// when the future is dropped.
     ///
     /// The image is pulled by the spec's [`PullPolicy`](crate::PullPolicy) where the engine has
-    /// `pull_image`; with `deferred_pull` that happens at the start, and its failure is told by
-    /// [`wait`](Container::wait).
+    /// `pull_image`; with `deferred_pull` that happens at the start, and its failure is an error of
+    /// [`start`](Container::start) and the exit that [`wait`](Container::wait) returns.
     ///
     /// # Errors
     /// `InvalidArgument` or `Unsupported` naming the field, before the engine is asked for

@@ -31,7 +31,7 @@ use crate::heartbeat::{self, Heartbeat};
 use crate::http2;
 use crate::link::{Clients, Link, OpenBody};
 use crate::watch::{self, Watch};
-use crate::wire::{self, ClusterEvent, List, Node, Pod, ServerVersion};
+use crate::wire::{self, ClusterEvent, List, Meta, Node, Pod, ServerVersion};
 
 /// Where a server says who it is.
 const VERSION: &str = "/version";
@@ -461,13 +461,17 @@ impl Client {
         }
     }
 
-    /// What the cluster recorded about a pod.
-    pub(crate) async fn events_of(&self, uid: &str) -> Result<Vec<ClusterEvent>> {
+    /// Returns the events that the cluster recorded about a pod, in the order of their times.
+    pub(crate) async fn events_of(&self, pod: &Meta) -> Result<Vec<ClusterEvent>> {
         let call = Call::get(self.path("/api/v1", "events"))
-            .query("fieldSelector", &format!("involvedObject.uid={uid}"))
+            .query("fieldSelector", &format!("involvedObject.name={}", pod.name))
             .query("limit", PAGE);
         let events: List<ClusterEvent> = readable(wire::read_list(&self.bytes(call).await?))?;
-        Ok(events.items)
+        let mut events = events.items;
+        events.retain(|event| event.is_about(pod));
+        // Stable: events without a time stay where they are.
+        events.sort_by_key(ClusterEvent::last);
+        Ok(events)
     }
 
     /// A node.

@@ -73,15 +73,21 @@ pub struct KubernetesOptions {
     pub mount_sources: MountSources,
     /// How long a node may fail to pull an image before that is the end. 1 min.
     ///
+    /// This budget and the next three are evaluated by every operation that waits for a container:
+    /// start, wait, followed logs, attach, exec and events. They count from times that the cluster
+    /// has recorded, and are not begun anew by another process. The clocks of the hosts are expected
+    /// to agree.
+    ///
     /// Less than 30 s can end what would have run: the first attempt of a node may come before the
     /// cluster lets it read the login of the image, and goes without it (the node authorizer can
     /// learn of a pod after the node; the kubelet's log on 1.20 had "no relationship found" 53 times
     /// after one conformance run). The kubelet tries again after a pause of at least 10 s.
     pub pull_budget: Duration,
-    /// How long a pod may find no node before that is the end. 5 min.
+    /// How long a pod may find no node before that is the end, counted from its start. 5 min. A queue
+    /// that holds pods by gates of its own needs more.
     pub schedule_budget: Duration,
-    /// How long a node may fail to make a container of a pulled image before that is the end.
-    /// 1 min.
+    /// How long a node may fail to make a container of a pulled image before that is the end,
+    /// counted from the first failure. 1 min.
     pub start_budget: Duration,
     /// How long the node of a running container may be silent, counted from when the cluster says
     /// that it is, before the container is lost with it. 5 min: as long as a cluster waits, unless

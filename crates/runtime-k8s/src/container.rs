@@ -17,7 +17,7 @@ use crate::seen::Seen;
 use crate::shared::Shared;
 use crate::state::{self, State};
 use crate::wire::Pod;
-use crate::{BACKEND, attach, copy, create, exec, hold, info, logs, stats, stop, verdict};
+use crate::{BACKEND, attach, copy, create, exec, hold, info, logs, start, stats, stop, verdict};
 
 /// A container of a cluster.
 #[derive(Clone)]
@@ -70,6 +70,9 @@ impl KubernetesContainer {
         if self.shared.pods.is_current()
             && let Some(entry) = self.shared.pods.entry(self.uid())
         {
+            if self.shared.pods.is_gone(self.uid()) {
+                return Err(Error::new(ErrorKind::NotFound));
+            }
             return Ok(entry.now());
         }
         let pod = self.shared.client.pod(&self.pod_name).await?;
@@ -85,6 +88,7 @@ impl KubernetesContainer {
         let entry = self.shared.entry(self.uid(), &self.pod_name).await?;
         let mut seen = entry.subscribe();
         let mut next_look: Option<Instant> = None;
+        let mut was_reported = false;
         loop {
             let now = seen.borrow_and_update().clone();
             if wanted(&now) {
@@ -92,9 +96,11 @@ impl KubernetesContainer {
             }
             let due = verdict::due(&now, &self.shared.options);
             let due = due.map(|due| next_look.map_or(due, |next| next.max(due)));
+            let report = start::report_due(&now).filter(|_| !was_reported);
             tokio::select! {
                 changed = seen.changed() => {
                     next_look = None;
+                    was_reported = false;
                     if changed.is_err() {
                         // The watch was closed, or has begun anew without this pod.
                         let last = seen.borrow().clone();
@@ -104,8 +110,18 @@ impl KubernetesContainer {
                         return Err(Error::new(ErrorKind::NotFound));
                     }
                 }
+                () = sleep_until(report) => {
+                    if let Some(words) = entry.news(&now) {
+                        runtime_support::report_pending_start(BACKEND, &self.name, &words);
+                    }
+                    was_reported = true;
+                }
                 () = sleep_until(due) => match self.shared.judge(&entry).await {
-                    Ok(next) => next_look = next.or(Some(Instant::now() + LOOK_AGAIN)),
+                    Ok(next) => {
+                        next_look = next.or(Some(Instant::now() + LOOK_AGAIN));
+                        // The node may do something else by now.
+                        was_reported = false;
+                    }
                     // A server that is away is waited for, as everywhere here.
                     Err(error) if error.is_retryable() => {
                         next_look = Some(Instant::now() + LOOK_AGAIN);
@@ -129,9 +145,19 @@ impl KubernetesContainer {
                 if error.kind() == ErrorKind::NotFound
                     && self.shared.pods.has_gone_since(self.uid(), begun) =>
             {
-                Ok(state::removed(&self.pod))
+                Ok(state::removed(&self.pod, state::Deletion::Unknown))
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Waits for its end, also while the server is away.
+    pub(crate) async fn until_ended_whatever_comes(&self) -> Result<Exit> {
+        loop {
+            match self.until_ended().await {
+                Err(error) if error.is_retryable() => tokio::time::sleep(LOOK_AGAIN).await,
+                done => return done,
+            }
         }
     }
 
@@ -165,18 +191,6 @@ impl KubernetesContainer {
         }
         self.shared.pods.take(pod.clone());
         Ok(Arc::new(pod))
-    }
-
-    /// Waits until the process runs, or has ended, or could not be started.
-    async fn started(&self) -> Result<()> {
-        let seen = self
-            .until(|seen| matches!(seen.state, State::Running | State::Settling | State::Ended(_)))
-            .await?;
-        match seen.exit() {
-            Some(exit) if exit.reason == ExitReason::StartFailed => Err(start_failed(exit)),
-            // That an image could not be pulled is told by the wait, as `deferred_pull` says.
-            _ => Ok(()),
-        }
     }
 
     async fn remove_now(&self) -> Result<()> {
@@ -220,7 +234,10 @@ impl KubernetesContainer {
 
     /// Refuses what needs a running container.
     pub(crate) async fn must_run(&self) -> Result<()> {
-        let seen = self.look().await?;
+        let mut seen = self.look().await?;
+        if self.shared.judge_if_due(&seen).await? {
+            seen = self.look().await?;
+        }
         match seen.state {
             _ if seen.gone => Err(Error::new(ErrorKind::NotFound)),
             State::Held | State::Pending(_) => Err(Error::new(ErrorKind::NotStarted)),
@@ -272,24 +289,6 @@ async fn sleep_until(at: Option<Instant>) {
     }
 }
 
-/// Why a container that was started did not come to run.
-fn start_failed(exit: &Exit) -> Error {
-    let words = exit.message.clone().unwrap_or_default();
-    if words.starts_with("no node takes it") {
-        return Error::new(ErrorKind::ResourceExhausted).with_message(words);
-    }
-    let field = if words.contains("hostPath type check failed") || words.contains("mounting") {
-        "mounts"
-    } else if words.contains("exec:") || words.contains("executable file not found") {
-        "command"
-    } else if words.contains("chdir to cwd") || words.contains("cwd") {
-        "working_dir"
-    } else {
-        return Error::new(ErrorKind::InvalidArgument).with_message(words);
-    };
-    Error::invalid(field, words)
-}
-
 #[async_trait]
 impl Container for KubernetesContainer {
     fn id(&self) -> &ContainerId {
@@ -311,16 +310,12 @@ impl Container for KubernetesContainer {
         let begun = Instant::now();
         let outcome =
             shared.within(Operation::Start, deadline, self.start_now()).await.about(&self.name)?;
-        if outcome == StartOutcome::AlreadyStarted {
-            return Ok(outcome);
-        }
         let left = deadline.saturating_sub(begun.elapsed());
-        match shared.within(Operation::Start, left, self.started()).await {
-            Ok(()) => Ok(outcome),
-            // The cluster has taken it and will start it: an image can be large, and a node can
-            // take minutes to come. The info says what it waits for.
-            Err(error) if error.kind() == ErrorKind::Timeout => Ok(outcome),
-            Err(error) => Err(error.about(&self.name)),
+        match shared.within(Operation::Start, left, start::until_started(self, outcome)).await {
+            Err(error) if error.kind() == ErrorKind::Timeout => {
+                Err(start::not_started_yet(self, error).about(&self.name))
+            }
+            done => done.about(&self.name),
         }
     }
 
@@ -340,17 +335,7 @@ impl Container for KubernetesContainer {
         fields(backend = BACKEND, operation = Operation::Wait.as_str(), container = %self.id)
     )]
     async fn wait(&self) -> Result<Exit> {
-        let work = async {
-            loop {
-                match self.until_ended().await {
-                    // A server that is away is waited for.
-                    Err(error) if error.is_retryable() => {
-                        tokio::time::sleep(LOOK_AGAIN).await;
-                    }
-                    done => return done,
-                }
-            }
-        };
+        let work = self.until_ended_whatever_comes();
         self.shared.unless_closed(Operation::Wait, work).await.about(&self.name)
     }
 

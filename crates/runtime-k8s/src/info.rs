@@ -8,7 +8,7 @@ use runtime_core::{
 
 use crate::names::{IMAGE, LABELS, NAME};
 use crate::seen::Seen;
-use crate::state::{self, State, Trouble};
+use crate::state::{self, State};
 use crate::wire::Pod;
 
 /// What is known of a container.
@@ -27,11 +27,7 @@ pub(crate) fn info(seen: &Seen) -> ContainerInfo {
             info.message.clone_from(&exit.message);
             info.exit = Some(exit.clone());
         }
-        State::Pending(trouble) => {
-            let known = seen.trouble.as_ref().map(|(trouble, _)| trouble);
-            let words = trouble.message().or(known.and_then(Trouble::message));
-            info.message = Some(words.unwrap_or("the cluster is starting it").to_owned());
-        }
+        State::Pending(_) => info.message = Some(seen.waits_for()),
         State::Held | State::Running | State::Settling => {
             info.message.clone_from(&pod.status.message);
         }

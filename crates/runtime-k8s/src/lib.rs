@@ -129,6 +129,7 @@ mod secret;
 mod seen;
 mod shared;
 mod spec;
+mod start;
 mod state;
 mod stats;
 mod stop;

@@ -163,7 +163,7 @@ async fn find(shared: &Shared, pod: &Pod, sources: &[Source]) -> Result<Vec<Find
     let mut refusals = (0, begun);
     loop {
         tokio::time::sleep(POLL_INTERVAL).await;
-        let events = client.events_of(&pod.metadata.uid).await.map_err(unreadable)?;
+        let events = client.events_of(&pod.metadata).await.map_err(unreadable)?;
         let messages: Vec<&str> = events
             .iter()
             .filter(|event| event.reason.as_deref() == Some("FailedMount"))

@@ -179,7 +179,20 @@ impl Pods {
 
     /// All pods of the scope.
     pub(crate) fn all(&self) -> Vec<Seen> {
-        self.inner.store().entries.values().map(|entry| entry.now()).collect()
+        let seen: Vec<Seen> =
+            self.inner.store().entries.values().map(|entry| entry.now()).collect();
+        seen.into_iter().filter(|seen| !self.is_gone(&seen.pod.metadata.uid)).collect()
+    }
+
+    /// Whether the server does not have a pod any more whose removal is still being explained.
+    pub(crate) fn is_gone(&self, uid: &str) -> bool {
+        self.inner.removals.is_gone(uid)
+    }
+
+    /// The pods of the scope of which this holds.
+    pub(crate) fn those(&self, hold: impl Fn(&Seen) -> bool) -> Vec<Arc<Entry>> {
+        let store = self.inner.store();
+        store.entries.values().filter(|entry| entry.is(&hold)).cloned().collect()
     }
 
     /// Takes what the server answered to a request of ours. The watch has to bring it, too.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::Stream;
 use runtime_core::{
@@ -12,6 +13,7 @@ use runtime_core::{
 };
 use runtime_support::{newest_first, version_numbers};
 use serde_json::json;
+use tokio::time::MissedTickBehavior;
 use tracing::Span;
 use tracing::field::Empty;
 
@@ -259,6 +261,7 @@ impl Runtime for KubernetesRuntime {
         let shared = &self.shared;
         if shared.pods.is_current()
             && let Some(entry) = shared.pods.entry(id.as_str())
+            && !shared.pods.is_gone(id.as_str())
         {
             return Ok(self.handle(&entry.now()));
         }
@@ -335,27 +338,38 @@ impl Runtime for KubernetesRuntime {
     }
 }
 
+/// How often a stream of events evaluates the budgets of the containers that do not run yet.
+const EVALUATION: Duration = Duration::from_secs(1);
+
 /// What happens to the containers of the scope from now on.
 fn events(shared: Arc<Shared>, options: EventsOptions) -> impl Stream<Item = Result<Event>> + Send {
+    let labels = options.labels.clone();
     let receiver = shared.pods.listen(options.labels);
     let closed = Box::pin(shared.closed());
+    let mut tick = tokio::time::interval(EVALUATION);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     futures_util::stream::unfold(
-        (receiver, Some(closed), shared),
-        |(mut receiver, closed, shared)| async move {
+        (receiver, Some(closed), tick, (shared, labels)),
+        |(mut receiver, closed, mut tick, (shared, labels))| async move {
             let mut closed = closed?;
-            tokio::select! {
-                biased;
-                error = &mut closed => {
-                    Some((Err(error.during(Operation::Events)), (receiver, None, shared)))
-                }
-                event = receiver.recv() => {
-                    let (event, closed) = match event {
-                        Some(Ok(event)) => (Ok(event), Some(closed)),
-                        Some(Err(error)) => (Err(error), None),
-                        None => (Err(overrun()), None),
-                    };
-                    let event = event.during(Operation::Events).on(BACKEND);
-                    Some((event, (receiver, closed, shared)))
+            loop {
+                tokio::select! {
+                    biased;
+                    error = &mut closed => {
+                        let state = (receiver, None, tick, (shared, labels));
+                        return Some((Err(error.during(Operation::Events)), state));
+                    }
+                    event = receiver.recv() => {
+                        let (event, closed) = match event {
+                            Some(Ok(event)) => (Ok(event), Some(closed)),
+                            Some(Err(error)) => (Err(error), None),
+                            None => (Err(overrun()), None),
+                        };
+                        let event = event.during(Operation::Events).on(BACKEND);
+                        return Some((event, (receiver, closed, tick, (shared, labels))));
+                    }
+                    // The events are what the caller waits by.
+                    _ = tick.tick() => shared.judge_overdue(&labels).await,
                 }
             }
         },

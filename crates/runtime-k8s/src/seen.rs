@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use runtime_core::{ContainerId, Event, EventKind, Exit, ExitReason};
 use tokio::time::Instant;
 
-use crate::names::NAME;
-use crate::state::{self, State, Trouble};
+use crate::names::{NAME, STOPPED_AT};
+use crate::state::{self, Deletion, State, Trouble};
 use crate::wire::Pod;
 
 /// A pod, and what can no longer be read of it but was seen before.
@@ -27,12 +27,15 @@ pub(crate) struct Seen {
     pub(crate) pending_since: Option<Instant>,
     /// Since when the cluster has not heard from the node that it runs on.
     pub(crate) silent_since: Option<Instant>,
+    /// Whether it was being deleted before it had ended: then its end is not its own, whatever the
+    /// pod says later.
+    deletion: Deletion,
 }
 
 impl Seen {
     /// A pod that is seen for the first time.
     pub(crate) fn first(pod: Pod) -> Self {
-        let state = state::assess(&pod);
+        let state = state::assess(&pod, Deletion::Unknown);
         let now = Instant::now();
         let mut seen = Self {
             pod: Arc::new(pod),
@@ -42,6 +45,7 @@ impl Seen {
             unclear_since: None,
             pending_since: None,
             silent_since: None,
+            deletion: Deletion::Unknown,
         };
         seen.note(now);
         seen
@@ -51,7 +55,7 @@ impl Seen {
     pub(crate) fn next(&self, pod: Pod) -> Self {
         let mut seen = self.clone();
         if !matches!(self.state, State::Ended(_)) {
-            seen.state = state::assess(&pod);
+            seen.state = state::assess(&pod, self.deletion);
         }
         seen.pod = Arc::new(pod);
         seen.note(Instant::now());
@@ -62,7 +66,8 @@ impl Seen {
     pub(crate) fn last(&self, exit: Option<Exit>) -> Self {
         let mut seen = self.clone();
         if !matches!(self.state, State::Ended(_)) {
-            seen.state = State::Ended(exit.unwrap_or_else(|| state::removed(&self.pod)));
+            seen.state =
+                State::Ended(exit.unwrap_or_else(|| state::removed(&self.pod, self.deletion)));
         }
         seen.gone = true;
         seen
@@ -74,6 +79,9 @@ impl Seen {
     }
 
     fn note(&mut self, now: Instant) {
+        if state::is_deleted_first(&self.pod) && !matches!(self.state, State::Ended(_)) {
+            self.deletion = Deletion::First;
+        }
         let unclear = match self.state {
             State::Ended(_) => false,
             State::Settling => true,
@@ -102,6 +110,44 @@ impl Seen {
         }
     }
 
+    /// Whether it was stopped before it ran.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.pod.annotation(STOPPED_AT).is_some()
+    }
+
+    /// Whether the pod is being deleted.
+    pub(crate) fn is_going(&self) -> bool {
+        self.pod.metadata.deletion_timestamp.is_some()
+    }
+
+    /// Whether nothing stands in the pod about why its node has not started it.
+    pub(crate) fn is_silent_about_start(&self) -> bool {
+        self.pod.spec.node_name.is_some() && self.trouble.is_none()
+    }
+
+    /// What a container that was started waits for, in the words of the cluster.
+    pub(crate) fn waits_for(&self) -> String {
+        let trouble = match &self.state {
+            State::Pending(Trouble::None) => self.trouble.as_ref().map(|(trouble, _)| trouble),
+            State::Pending(trouble) => Some(trouble),
+            _ => None,
+        };
+        let pod = &*self.pod;
+        match (trouble, &pod.spec.node_name) {
+            (Some(Trouble::Unschedulable(words)), None) => format!("no node takes it: {words}"),
+            (Some(trouble), Some(_)) if !matches!(trouble, Trouble::Unschedulable(_)) => {
+                trouble.message().unwrap_or_default().to_owned()
+            }
+            (_, Some(node)) => format!("node {node} is starting it"),
+            (_, None) if !pod.spec.scheduling_gates.is_empty() => {
+                let gates: Vec<&str> =
+                    pod.spec.scheduling_gates.iter().map(|gate| gate.name.as_str()).collect();
+                format!("no node takes it: it is held by the scheduling gate {}", gates.join(", "))
+            }
+            (_, None) => "no node takes it: no scheduler has placed it so far".to_owned(),
+        }
+    }
+
     /// How long the end may be unclear before it is taken for lost.
     pub(crate) fn patience(&self) -> Duration {
         match self.state {
@@ -121,7 +167,8 @@ impl Seen {
         }
     }
 
-    fn was_started(&self) -> bool {
+    /// Whether its process was started.
+    pub(crate) fn was_started(&self) -> bool {
         self.state == State::Running || state::started_at(&self.pod).is_some()
     }
 

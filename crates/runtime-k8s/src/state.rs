@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use runtime_core::{Exit, ExitReason, Signal};
 
 use crate::names::{HELD_IMAGE, RELEASED, STOPPED_AT, STOPPED_IMAGE, VERDICT};
-use crate::wire::{Pod, Terminated};
+use crate::wire::{Meta, Pod, Terminated};
 
 /// Where in its life a container is.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,8 +63,21 @@ impl Trouble {
     }
 }
 
+/// What was known of a pod's deletion before the news of its end.
+///
+/// The times of a pod do not tell which came first. A server moves the time of the deletion when it
+/// is asked again with a shorter grace, as a node does when the processes have ended; from 1.30 on
+/// it moves it past their end (kubernetes#122646). And an end has the clock of the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Deletion {
+    /// Nothing is known but what stands in the pod.
+    Unknown,
+    /// The pod was being deleted when its container had not ended.
+    First,
+}
+
 /// Reads the state of a pod that the server has.
-pub(crate) fn assess(pod: &Pod) -> State {
+pub(crate) fn assess(pod: &Pod, deletion: Deletion) -> State {
     // A verdict was made only after the pod was kept from running ever.
     if let Some(verdict) = pod.annotation(VERDICT)
         && let Ok(exit) = serde_json::from_str(verdict)
@@ -72,14 +85,11 @@ pub(crate) fn assess(pod: &Pod) -> State {
         return State::Ended(exit);
     }
     if let Some(terminated) = terminated(pod) {
-        return State::Ended(exit_of(pod, terminated));
+        return State::Ended(exit_of(pod, terminated, deletion));
     }
     let running = pod.container_status().is_some_and(|s| s.state.running.is_some());
     if has_final_phase(pod) {
-        return match ended_by_cluster(pod) {
-            Some((reason, message)) => State::Ended(Exit::new(reason).with_message(message)),
-            None => State::Settling,
-        };
+        return without_code(pod).map_or(State::Settling, State::Ended);
     }
     if running {
         return State::Running;
@@ -89,7 +99,7 @@ pub(crate) fn assess(pod: &Pod) -> State {
         Some(STOPPED_IMAGE) if is_stop_done(pod) => {
             let exit = Exit::new(ExitReason::StoppedByUs)
                 .with_ended_at(pod.annotated_time(STOPPED_AT))
-                .with_message("stopped before its process was started");
+                .with_message(STOPPED_BEFORE);
             State::Ended(exit)
         }
         _ => State::Pending(trouble(pod)),
@@ -97,14 +107,29 @@ pub(crate) fn assess(pod: &Pod) -> State {
 }
 
 /// How a pod ended that the server does not have any more, by the last that was seen of it.
-pub(crate) fn removed(last: &Pod) -> Exit {
+pub(crate) fn removed(last: &Pod, deletion: Deletion) -> Exit {
     if let Some(terminated) = terminated(last) {
-        return exit_of(last, terminated);
+        return exit_of(last, terminated, deletion);
     }
-    match ended_by_cluster(last) {
-        Some((reason, message)) => Exit::new(reason).with_message(message),
-        None => Exit::new(ExitReason::Removed),
-    }
+    without_code(last).unwrap_or_else(|| Exit::new(ExitReason::Removed))
+}
+
+/// The exit of a pod that the cluster or a stop has ended, and that shows no end of its process.
+fn without_code(pod: &Pod) -> Option<Exit> {
+    let (reason, message) = ended_by_cluster(pod)?;
+    let ended_at = match reason {
+        ExitReason::StoppedByUs => pod.annotated_time(STOPPED_AT),
+        _ => None,
+    };
+    Some(Exit::new(reason).with_ended_at(ended_at).with_message(message))
+}
+
+/// Whether the container of a pod that is being deleted has not ended by its own or by a stop: the
+/// deletion came first.
+pub(crate) fn is_deleted_first(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some()
+        && terminated(pod).is_none()
+        && pod.annotation(STOPPED_AT).is_none()
 }
 
 /// When the main process was started, where it was.
@@ -134,6 +159,9 @@ pub(crate) fn is_dead(pod: &Pod) -> bool {
     let waits = pod.container_status().is_some_and(|status| status.state.waiting.is_some());
     terminated(pod).is_some() || (waits && has_final_phase(pod))
 }
+
+/// The message of a stop that came before the process.
+const STOPPED_BEFORE: &str = "stopped before its process was started";
 
 fn has_final_phase(pod: &Pod) -> bool {
     matches!(pod.status.phase.as_str(), "Failed" | "Succeeded")
@@ -173,20 +201,27 @@ fn is_stop_done(pod: &Pod) -> bool {
             .is_some_and(|waiting| waiting.reason.as_deref() == Some("InvalidImageName"))
 }
 
-fn exit_of(pod: &Pod, terminated: &Terminated) -> Exit {
+fn exit_of(pod: &Pod, terminated: &Terminated, deletion: Deletion) -> Exit {
     let ended_at =
         terminated.finished_at.map(|time| time.0).filter(|t| *t > SystemTime::UNIX_EPOCH);
     let said = terminated.message.clone().unwrap_or_default();
+    let or_said = |message: String| if message.is_empty() { said.clone() } else { message };
     let exit = match terminated.reason.as_deref() {
         Some("StartError" | "ContainerCannotRun") => {
             return Exit::new(ExitReason::StartFailed).with_ended_at(ended_at).with_message(said);
         }
-        // The node lost sight of the container: its code 137 is made up.
+        // The node lost sight of the container, or never had one: its code 137 is made up.
         Some("ContainerStatusUnknown") => {
             let (reason, message) =
-                ended_by_cluster(pod).unwrap_or((ExitReason::Unknown, String::new()));
-            let message = if message.is_empty() { said } else { message };
-            return Exit::new(reason).with_ended_at(ended_at).with_message(message);
+                ended_by_cluster(pod).unwrap_or_else(|| match was_deleted_first(pod, deletion) {
+                    true => (ExitReason::Removed, String::new()),
+                    false => (ExitReason::Unknown, String::new()),
+                });
+            let ended_at = ended_at.or_else(|| match reason {
+                ExitReason::StoppedByUs => pod.annotated_time(STOPPED_AT),
+                _ => None,
+            });
+            return Exit::new(reason).with_ended_at(ended_at).with_message(or_said(message));
         }
         // The reason also stands where a child was killed and the main process then ended by
         // itself; only a killed main process has 137.
@@ -195,29 +230,25 @@ fn exit_of(pod: &Pod, terminated: &Terminated) -> Exit {
             exit.signal = Some(Signal::KILL);
             exit
         }
-        // A bare pod is never restarted, so an end without a word of the cluster is its own.
-        _ => {
-            let exit = Exit::from_code(terminated.exit_code);
-            match ended_by_cluster(pod) {
-                Some((reason, message)) => {
-                    let message = if message.is_empty() { said } else { message };
-                    return without_success(exit.with_reason(reason))
-                        .with_ended_at(ended_at)
-                        .with_message(message);
-                }
-                None if pod.annotation(STOPPED_AT).is_some() => {
-                    exit.with_reason(ExitReason::StoppedByUs)
-                }
-                None if was_deleted_first(pod, terminated) => {
-                    return Exit::new(ExitReason::Removed)
-                        .with_ended_at(ended_at)
-                        .with_message(said);
-                }
-                None => exit,
-            }
-        }
+        _ => own_exit(pod, terminated, deletion),
     };
-    exit.with_ended_at(ended_at).with_message(said)
+    let message = exit.message.clone().unwrap_or_default();
+    exit.with_ended_at(ended_at).with_message(or_said(message))
+}
+
+/// The exit of a process that ran. A bare pod is never restarted, so an end without a word of the
+/// cluster is its own.
+fn own_exit(pod: &Pod, terminated: &Terminated, deletion: Deletion) -> Exit {
+    let exit = Exit::from_code(terminated.exit_code);
+    match ended_by_cluster(pod) {
+        // A stop that was made with a deadline.
+        Some((ExitReason::StoppedByUs, _)) => exit.with_reason(ExitReason::StoppedByUs),
+        Some((reason, message)) => without_success(exit.with_reason(reason)).with_message(message),
+        None if deletion == Deletion::First => Exit::new(ExitReason::Removed),
+        None if pod.annotation(STOPPED_AT).is_some() => exit.with_reason(ExitReason::StoppedByUs),
+        None if was_deleted_first(pod, deletion) => Exit::new(ExitReason::Removed),
+        None => exit,
+    }
 }
 
 /// A process that obeys when the cluster tells it to go may well return 0, and has still not done
@@ -229,15 +260,25 @@ fn without_success(mut exit: Exit) -> Exit {
     exit
 }
 
-/// Whether somebody had asked for the pod's deletion when the process ended. Times count seconds.
-fn was_deleted_first(pod: &Pod, terminated: &Terminated) -> bool {
-    let Some(deletion) = pod.metadata.deletion_timestamp else { return false };
-    let grace = pod.metadata.deletion_grace_period_seconds.unwrap_or(0);
-    let asked = deletion.0.checked_sub(std::time::Duration::from_secs(grace));
-    match (asked, terminated.finished_at) {
-        (Some(asked), Some(finished)) => finished.0 >= asked,
-        _ => true,
+/// Whether the deletion of a pod has come before the end of its container, as far as it can be told
+/// apart: an end that cannot is not called the container's own.
+fn was_deleted_first(pod: &Pod, deletion: Deletion) -> bool {
+    if pod.metadata.deletion_timestamp.is_none() {
+        return false;
     }
+    deletion == Deletion::First || !had_ended_before(pod)
+}
+
+/// Whether a pod that is being deleted shows that its end was known before that.
+///
+/// A server gives no grace to a pod that has ended. The node writes for which generation of the pod
+/// it reports, and a deletion makes a new one.
+fn had_ended_before(pod: &Pod) -> bool {
+    let Meta { deletion_grace_period_seconds: grace, generation, .. } = &pod.metadata;
+    let reported = pod.condition("Ready").and_then(|ready| ready.observed_generation);
+    has_final_phase(pod)
+        && grace.unwrap_or(0) == 0
+        && reported.is_some_and(|reported| reported > 0 && reported < *generation)
 }
 
 /// The cluster's own reason for the end of a pod, where it has one.
@@ -250,6 +291,12 @@ fn ended_by_cluster(pod: &Pod) -> Option<(ExitReason, String)> {
             "Evicted" | "Preempting" | "Preempted" | "Shutdown" | "NodeShutdown" | "Terminated",
         ) => Some(ExitReason::Evicted),
         Some("NodeLost") => Some(ExitReason::NodeLost),
+        // A stop sets a deadline where the image cannot be changed, or nothing ran yet.
+        Some("DeadlineExceeded") if pod.annotation(STOPPED_AT).is_some() => {
+            let never_ran = started_at(pod).is_none();
+            let words = if never_ran { STOPPED_BEFORE } else { "" };
+            return Some((ExitReason::StoppedByUs, words.to_owned()));
+        }
         Some("DeadlineExceeded") => Some(ExitReason::DeadlineExceeded),
         // The node refused the pod that the scheduler had given it.
         Some(
@@ -279,7 +326,9 @@ fn ended_by_cluster(pod: &Pod) -> Option<(ExitReason, String)> {
     let target = pod.condition("DisruptionTarget").filter(|target| target.status == "True")?;
     let words = target.message.clone().unwrap_or_default();
     let reason = match target.reason.as_deref() {
-        Some("DeletionByTaintManager" | "DeletionByPodGC") => ExitReason::NodeLost,
+        Some("DeletionByPodGC") => ExitReason::NodeLost,
+        // Somebody has tainted the node, or a controller because the node is silent.
+        Some("DeletionByTaintManager") if silence(pod).is_some() => ExitReason::NodeLost,
         _ => ExitReason::Evicted,
     };
     Some((reason, words))
@@ -331,247 +380,6 @@ fn trouble(pod: &Pod) -> Trouble {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::{Value, json};
-
-    fn pod(image: &str, status: Value) -> Pod {
-        serde_json::from_value(json!({
-            "metadata": {"name": "p", "uid": "u", "annotations": {}},
-            "spec": {"nodeName": "n", "containers": [{"name": "main", "image": image}]},
-            "status": status,
-        }))
-        .unwrap()
-    }
-
-    fn ended(code: i32, reason: &str) -> Value {
-        json!({"phase": if code == 0 { "Succeeded" } else { "Failed" }, "containerStatuses": [{"name": "main", "state": {"terminated": {
-            "exitCode": code, "reason": reason,
-            "startedAt": "2026-11-23T16:00:00Z", "finishedAt": "2026-11-23T16:00:09Z",
-        }}}]})
-    }
-
-    fn waiting(reason: &str, message: &str) -> Value {
-        json!({"phase": "Pending", "containerStatuses": [{"name": "main", "state": {"waiting": {"reason": reason, "message": message}}}]})
-    }
-
-    fn exit(state: &State) -> &Exit {
-        match state {
-            State::Ended(exit) => exit,
-            other => panic!("{other:?} is no end"),
-        }
-    }
-
-    #[test]
-    fn exits() {
-        use ExitReason as R;
-        for (code, reason, want, want_code) in [
-            (0, "Completed", R::Exited, Some(0)),
-            (1, "Error", R::Exited, Some(1)),
-            (137, "Error", R::Signaled, Some(137)),
-            (137, "OOMKilled", R::OutOfMemory, Some(137)),
-            (0, "OOMKilled", R::Exited, Some(0)),
-            (1, "OOMKilled", R::Exited, Some(1)),
-            (128, "StartError", R::StartFailed, None),
-            (127, "ContainerCannotRun", R::StartFailed, None),
-            (137, "ContainerStatusUnknown", R::Unknown, None),
-        ] {
-            let pod = pod("busybox", ended(code, reason));
-            let state = assess(&pod);
-            let exit = exit(&state);
-            assert_eq!((exit.reason, exit.code), (want, want_code), "{code} {reason}");
-            assert_eq!(removed(&pod), *exit, "a known exit outlives the pod");
-            assert!(exit.ended_at.is_some());
-        }
-    }
-
-    #[test]
-    fn a_stop_of_ours_keeps_the_code() {
-        let mut pod = pod(STOPPED_IMAGE, ended(143, "Error"));
-        pod.metadata.annotations.insert(STOPPED_AT.into(), "1000".into());
-        let state = assess(&pod);
-        assert_eq!(exit(&state).reason, ExitReason::StoppedByUs);
-        assert_eq!((exit(&state).code, exit(&state).signal), (Some(143), Some(Signal::TERM)));
-    }
-
-    #[test]
-    fn a_silent_node_shows_in_one_word() {
-        let with = |ready: &str, reason: Value, containers: &str| {
-            pod(
-                "busybox",
-                json!({"phase": "Running", "conditions": [
-                    {"type": "Initialized", "status": "True"},
-                    {"type": "Ready", "status": ready, "reason": reason},
-                    {"type": "ContainersReady", "status": containers},
-                ]}),
-            )
-        };
-        assert_eq!(silence(&with("False", Value::Null, "True")), Some(1));
-        assert_eq!(silence(&with("False", json!(""), "True")), Some(1));
-        // The words of a kubelet.
-        assert_eq!(silence(&with("True", Value::Null, "True")), None);
-        assert_eq!(silence(&with("False", json!("ContainersNotReady"), "False")), None);
-        assert_eq!(silence(&with("False", json!("ReadinessGatesNotReady"), "True")), None);
-        assert_eq!(silence(&with("False", Value::Null, "False")), None);
-        assert_eq!(silence(&pod("busybox", json!({"phase": "Pending"}))), None);
-    }
-
-    #[test]
-    fn the_cluster_ends_a_pod_and_it_is_no_success() {
-        use ExitReason as R;
-        for (reason, want) in [
-            ("Evicted", R::Evicted),
-            ("Preempting", R::Evicted),
-            ("Shutdown", R::Evicted),
-            ("Terminated", R::Evicted),
-            ("NodeLost", R::NodeLost),
-            ("DeadlineExceeded", R::DeadlineExceeded),
-            ("OutOfcpu", R::StartFailed),
-            ("NodeAffinity", R::StartFailed),
-            ("UnexpectedAdmissionError", R::StartFailed),
-        ] {
-            let bare =
-                pod("busybox", json!({"phase": "Failed", "reason": reason, "message": "why"}));
-            let state = assess(&bare);
-            assert_eq!((exit(&state).reason, exit(&state).code), (want, None), "{reason}");
-            assert_eq!(exit(&state).message.as_deref(), Some("why"));
-
-            let mut with_code = pod("busybox", ended(0, "Completed"));
-            with_code.status.reason = Some(reason.into());
-            let state = assess(&with_code);
-            assert_eq!(exit(&state).reason, want);
-            assert!(!exit(&state).success(), "{reason}");
-        }
-        for (reason, want) in [
-            ("PreemptionByScheduler", R::Evicted),
-            ("EvictionByEvictionAPI", R::Evicted),
-            ("TerminationByKubelet", R::Evicted),
-            ("DeletionByTaintManager", R::NodeLost),
-            ("DeletionByPodGC", R::NodeLost),
-        ] {
-            let mut status = json!({"phase": "Failed"});
-            status["conditions"] =
-                json!([{"type": "DisruptionTarget", "status": "True", "reason": reason}]);
-            let pod = pod("busybox", status);
-            assert_eq!(exit(&assess(&pod)).reason, want, "{reason}");
-            assert_eq!(removed(&pod).reason, want);
-        }
-    }
-
-    #[test]
-    fn a_deleted_pod_was_removed_unless_it_had_ended_before() {
-        for (deleted, want, success) in [
-            ("2026-11-23T16:00:38Z", ExitReason::Removed, false),
-            ("2026-11-23T16:01:00Z", ExitReason::Exited, true),
-        ] {
-            let mut pod = pod("busybox", ended(0, "Completed"));
-            pod.metadata.deletion_timestamp = Some(serde_json::from_value(json!(deleted)).unwrap());
-            pod.metadata.deletion_grace_period_seconds = Some(30);
-            let exit = removed(&pod);
-            assert_eq!((exit.reason, exit.success()), (want, success), "{deleted}");
-        }
-        let running = pod(
-            "busybox",
-            json!({"phase": "Running", "containerStatuses": [{"name": "main", "state": {"running": {}}}]}),
-        );
-        assert_eq!(removed(&running), Exit::new(ExitReason::Removed));
-    }
-
-    #[test]
-    fn dead_is_what_has_ended_or_was_swept_away() {
-        let with = |phase: &str, state: Value| {
-            let status =
-                json!({"phase": phase, "containerStatuses": [{"name": "main", "state": state}]});
-            is_dead(&pod("busybox", status))
-        };
-        assert!(is_dead(&pod("busybox", ended(0, "Completed"))));
-        assert!(with("Failed", json!({"waiting": {"reason": "ContainerCreating"}})));
-        assert!(!with("Running", json!({"waiting": {"reason": "ContainerCreating"}})));
-        // A deadline ends the pod in name before it ends the process.
-        assert!(!with("Failed", json!({"running": {}})));
-        assert!(!is_dead(&pod("busybox", json!({"phase": "Failed"}))));
-    }
-
-    #[test]
-    fn before_it_runs() {
-        use ExitReason as R;
-        let final_ = |reason, message: &str| Trouble::Final { reason, message: message.into() };
-        for (reason, message, want) in [
-            ("ContainerCreating", "", Trouble::None),
-            ("InvalidImageName", "couldn't parse image reference \"!created\"", Trouble::None),
-            ("InvalidImageName", "bad", final_(R::ImagePullFailed, "bad")),
-            ("ErrImageNeverPull", "not there", final_(R::ImagePullFailed, "not there")),
-            ("CreateContainerConfigError", "no", final_(R::StartFailed, "no")),
-            ("ErrImagePull", "401", Trouble::Pull("401".into())),
-            ("ImagePullBackOff", "Back-off", Trouble::Pull("Back-off".into())),
-            ("CreateContainerError", "name", Trouble::Start("name".into())),
-            ("RunContainerError", "", Trouble::Start("RunContainerError".into())),
-        ] {
-            assert_eq!(
-                assess(&pod("busybox", waiting(reason, message))),
-                State::Pending(want),
-                "{reason}"
-            );
-        }
-        let status = json!({"phase": "Pending", "conditions": [
-            {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1"}]});
-        assert_eq!(
-            assess(&pod("busybox", status.clone())),
-            State::Pending(Trouble::Unschedulable("0/1".into()))
-        );
-        assert_eq!(assess(&pod(HELD_IMAGE, status)), State::Held);
-        assert_eq!(assess(&pod(HELD_IMAGE, waiting("InvalidImageName", "!created"))), State::Held);
-    }
-
-    #[test]
-    fn what_held_a_pod_is_no_trouble_after_its_start() {
-        for (words, want) in [
-            ("0/1: 1 node(s) didn't match pod affinity rules", Trouble::None),
-            ("0/1: Insufficient cpu", Trouble::Unschedulable("0/1: Insufficient cpu".into())),
-        ] {
-            let mut started = pod(
-                "busybox",
-                json!({"phase": "Pending", "conditions": [
-                {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": words}]}),
-            );
-            started.metadata.labels.insert(RELEASED.into(), "n".into());
-            assert_eq!(assess(&started), State::Pending(want));
-        }
-    }
-
-    #[test]
-    fn a_phase_can_be_final_before_the_exit_is_known() {
-        for phase in ["Succeeded", "Failed"] {
-            assert_eq!(assess(&pod("busybox", json!({"phase": phase}))), State::Settling);
-        }
-    }
-
-    #[test]
-    fn a_stop_before_the_process_ran() {
-        let mut stopped = pod(STOPPED_IMAGE, waiting("ContainerCreating", ""));
-        stopped.metadata.annotations.insert(STOPPED_AT.into(), "1000".into());
-        assert_eq!(assess(&stopped), State::Pending(Trouble::None), "the node may just start it");
-        stopped.status = serde_json::from_value(waiting("InvalidImageName", "!stopped")).unwrap();
-        let state = assess(&stopped);
-        assert_eq!((exit(&state).reason, exit(&state).code), (ExitReason::StoppedByUs, None));
-        stopped.status = serde_json::from_value(json!({"phase": "Pending"})).unwrap();
-        stopped.spec.node_name = None;
-        assert_eq!(exit(&assess(&stopped)).reason, ExitReason::StoppedByUs);
-    }
-
-    #[test]
-    fn a_verdict_stands() {
-        let verdict = Exit::new(ExitReason::ImagePullFailed).with_message("401");
-        let mut pod = pod(STOPPED_IMAGE, waiting("InvalidImageName", "!stopped"));
-        pod.metadata.annotations.insert(VERDICT.into(), serde_json::to_string(&verdict).unwrap());
-        assert_eq!(assess(&pod), State::Ended(verdict));
-    }
-
-    #[test]
-    fn what_was_not_started_has_no_start_time() {
-        let started = pod("busybox", ended(0, "Completed"));
-        assert!(started_at(&started).is_some());
-        assert_eq!(started_at(&pod("busybox", ended(128, "StartError"))), None);
-        assert_eq!(started_at(&pod("busybox", waiting("ContainerCreating", ""))), None);
-    }
-}
+mod recordings;
+#[cfg(test)]
+mod tests;

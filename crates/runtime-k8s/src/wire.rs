@@ -73,6 +73,8 @@ pub(crate) struct Meta {
     pub(crate) deletion_timestamp: Option<Time>,
     #[serde(deserialize_with = "lenient::seconds")]
     pub(crate) deletion_grace_period_seconds: Option<u64>,
+    /// Counts the changes of the spec and the first deletion. Pods have it from 1.33 on.
+    pub(crate) generation: i64,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -196,6 +198,8 @@ pub(crate) struct Condition {
     pub(crate) message: Option<String>,
     #[serde(deserialize_with = "lenient::time")]
     pub(crate) last_transition_time: Option<Time>,
+    /// The generation of the pod that this was written for.
+    pub(crate) observed_generation: Option<i64>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -338,6 +342,40 @@ pub(crate) struct ClusterEvent {
     pub(crate) reason: Option<String>,
     #[serde(deserialize_with = "lenient::some_text")]
     pub(crate) message: Option<String>,
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) involved_object: Involved,
+    pub(crate) first_timestamp: Option<Time>,
+    pub(crate) last_timestamp: Option<Time>,
+    pub(crate) event_time: Option<Time>,
+}
+
+/// The object that an event is about.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Involved {
+    pub(crate) uid: String,
+}
+
+impl ClusterEvent {
+    /// The time of the first of the occurrences that were put together.
+    pub(crate) fn first(&self) -> Option<SystemTime> {
+        self.first_timestamp.or(self.event_time).or(self.last_timestamp).map(|time| time.0)
+    }
+
+    /// The time of the last of them.
+    pub(crate) fn last(&self) -> Option<SystemTime> {
+        self.last_timestamp.or(self.event_time).or(self.first_timestamp).map(|time| time.0)
+    }
+
+    /// Whether the event is about this pod. A controller names the pod that it evicts without its
+    /// UID.
+    pub(crate) fn is_about(&self, pod: &Meta) -> bool {
+        if !self.involved_object.uid.is_empty() {
+            return self.involved_object.uid == pod.uid;
+        }
+        let created = pod.creation_timestamp.map(|time| time.0);
+        matches!((self.last(), created), (Some(last), Some(created)) if last >= created)
+    }
 }
 
 /// A node.

@@ -63,6 +63,12 @@ pub trait LogSource: Send + Sync + 'static {
     /// later comes whole, and no other line comes without its head. `None` is from the start.
     fn open_since(&self, time: SystemTime) -> Option<SystemTime>;
 
+    /// How long an open log stands still before a follower of a container that has ended takes it for
+    /// read, and reads the rest anew. An engine ends it by itself, some sooner than others.
+    fn drained(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+
     /// The unit of the times that the engine gives.
     fn resolution(&self) -> Duration {
         Duration::from_nanos(1)

@@ -16,6 +16,7 @@ mod mounts;
 mod order;
 pub mod ports;
 pub mod process;
+mod progress;
 #[cfg(feature = "session")]
 pub mod session;
 mod tar;
@@ -32,5 +33,6 @@ pub use labels::{has_labels, is_old};
 #[cfg(unix)]
 pub use mounts::check_mount_kind;
 pub use order::newest_first;
+pub use progress::report_pending_start;
 pub use tar::{END_OF_TAR, zeros_at_end};
 pub use version::version_numbers;

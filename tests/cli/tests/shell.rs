@@ -19,6 +19,7 @@ cases! {
     run_is_the_program_that_it_runs [];
     the_outputs_are_apart [LogsStreamsApart];
     what_cannot_be_run [];
+    a_start_that_waits_says_why [DeferredPull];
     a_credential_helper_gives_the_login [];
     a_login_that_cannot_be_looked_up_is_none [];
     a_registry_asks_for_the_login_itself [PullImage];

@@ -10,5 +10,6 @@ mod faults {
     mod requests;
     mod sessions;
     mod settings;
+    mod starts;
     mod support;
 }

@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use runtime_core::{
     AttachOptions, Capabilities, Capability, Container, ContainerExt, ContainerStatus, ErrorKind,
     Exit, Follow, LogOptions, LogStream, Operation, Runtime, Session, SessionMode, Signal,
-    StopOptions,
+    StartOutcome, StopOptions,
 };
 
 use super::create::{self, Made};
@@ -49,7 +49,10 @@ pub(crate) async fn run(runtime: Arc<dyn Runtime>, arguments: Run) -> Result<u8>
         Made::Container(container) => container,
         Made::Told(signal) => return Ok(killed_by(signal.number())),
     };
-    let Some(mode) = mode else { return run_detached(&*made, arguments.rm, &mut signals).await };
+    let Some(mode) = mode else {
+        let deferred = runtime.capabilities().deferred_pull;
+        return run_detached(&*made, deferred, arguments.rm, &mut signals).await;
+    };
     let how = How::Known { mode, stdin: arguments.spec.interactive };
     let done = follow(&*runtime, &made, how, &mut signals).await;
     if arguments.rm {
@@ -69,6 +72,7 @@ async fn remove_or_say(container: &dyn Container) {
 /// Starts a container for nobody to wait for.
 async fn run_detached(
     container: &dyn Container,
+    deferred: bool,
     remove: bool,
     signals: &mut Signals,
 ) -> Result<u8> {
@@ -80,7 +84,7 @@ async fn run_detached(
             remove_or_say(container).await;
             return Ok(killed_by(signal.number()));
         }
-        started = container.start() => started,
+        started = start_to_end(container, deferred) => started,
     };
     if let Err(error) = started {
         if remove {
@@ -101,7 +105,8 @@ async fn run_detached(
 pub(crate) async fn start(runtime: Arc<dyn Runtime>, arguments: Start) -> Result<u8> {
     if !arguments.attach && !arguments.interactive {
         let start = async |name: &str| {
-            find::container(&*runtime, name).await?.start().await?;
+            let container = find::container(&*runtime, name).await?;
+            start_to_end(&*container, runtime.capabilities().deferred_pull).await?;
             Ok(())
         };
         return super::each(&arguments.containers, start, |name, ()| {
@@ -253,7 +258,7 @@ async fn follow(
         container.start().await.map_err(not_run)?;
         session::talk(session, stdin, signals, on_signal).await.map_err(failed)?
     } else {
-        if let Some(signal) = start_or_signal(&**container, signals).await? {
+        if let Some(signal) = start_or_signal(&**container, can.deferred_pull, signals).await? {
             return Ok(killed_by(signal.number()));
         }
         let late = match can.attach && !(output_only && can.logs_follow) {
@@ -293,14 +298,33 @@ async fn follow(
     }
 }
 
+/// Starts a container and waits until it runs, where the start includes the pull (`deferred`) also
+/// beyond the deadline of a start: a large image is no error, and what never runs has a budget.
+async fn start_to_end(
+    container: &dyn Container,
+    deferred: bool,
+) -> runtime_core::Result<StartOutcome> {
+    loop {
+        match container.start().await {
+            Err(error) if deferred && error.kind() == ErrorKind::Timeout => {
+                if container.info().await?.status != ContainerStatus::Created {
+                    return Err(error);
+                }
+            }
+            done => return done,
+        }
+    }
+}
+
 /// Starts a container. A signal that comes first ends it: a start can take as long as a node takes
 /// to get the image.
 async fn start_or_signal(
     container: &dyn Container,
+    deferred: bool,
     signals: &mut Signals,
 ) -> Result<Option<Signal>> {
     tokio::select! {
-        started = container.start() => started.map(|_| None).map_err(not_run),
+        started = start_to_end(container, deferred) => started.map(|_| None).map_err(not_run),
         signal = signals.end() => {
             hang_up(container).await;
             Ok(Some(signal))
@@ -462,8 +486,7 @@ mod tests {
 
     use runtime_core::{
         ByteStream, ContainerId, ContainerInfo, ContainerStats, CopyInOptions, CopyOutOptions,
-        Error, ExecOptions, LogReader, StartOutcome, StatsOptions, StatsStream, StopOutcome,
-        async_trait,
+        Error, ExecOptions, LogReader, StatsOptions, StatsStream, StopOutcome, async_trait,
     };
     use tokio::sync::Notify;
 
@@ -561,7 +584,7 @@ mod tests {
             slow.starting.notified().await;
             kill_process(getpid(), Signal::TERM).unwrap();
         };
-        let (code, ()) = tokio::join!(run_detached(&slow, false, &mut signals), tell);
+        let (code, ()) = tokio::join!(run_detached(&slow, false, false, &mut signals), tell);
         assert_eq!(code.unwrap(), 143);
         assert!(slow.removed.load(Ordering::Relaxed), "nothing is left of it");
     }

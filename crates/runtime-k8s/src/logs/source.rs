@@ -193,7 +193,13 @@ impl LogSource for PodLog {
     }
 
     async fn ended(&self) -> Result<()> {
-        self.container.until_ended().await.map(drop)
+        self.container.until_ended_whatever_comes().await.map(drop)
+    }
+
+    /// A node looks once a second whether the container has ended whose log it gives. A container
+    /// that has ended has written all of it, and only the network may lag.
+    fn drained(&self) -> Duration {
+        Duration::from_millis(25)
     }
 
     /// The node counts the lines of the log file, and of a long line each piece.

@@ -11,7 +11,7 @@ use crate::node::Health;
 use crate::seen::Seen;
 use crate::state::State;
 use crate::verdict::node_lost;
-use crate::wire::Pod;
+use crate::wire::{ClusterEvent, Pod};
 
 /// How long to wait for the events that explain an end.
 const EXPLANATION: Duration = Duration::from_secs(3);
@@ -51,27 +51,22 @@ impl Inner {
         after.exit().filter(|exit| exit.reason == ExitReason::Removed).cloned()
     }
 
-    /// The exit of a pod that the scheduler has removed in favour of another. Older schedulers say
-    /// so in an event alone, newer ones in the pod too. The event is looked for at once, and again
-    /// after each of the pauses, in milliseconds.
+    /// The exit of a pod that the cluster has removed in favour of another, or from a node with a
+    /// taint. Older versions say so in an event alone, newer ones in the pod too. The event is looked
+    /// for at once, and again after each of the pauses, in milliseconds.
     pub(super) async fn preemption(&self, pod: &Pod, exit: Exit, pauses: &[u64]) -> Option<Exit> {
         let look = async {
             let mut pauses = pauses.iter();
             loop {
-                let events = self.client.events_of(&pod.metadata.uid).await.ok()?;
-                let mut events = events.into_iter();
-                let preempted = events.find(|event| event.reason.as_deref() == Some("Preempted"));
-                if preempted.is_some() {
-                    return preempted;
+                let events = self.client.events_of(&pod.metadata).await.ok()?;
+                if let Some(words) = eviction(&events) {
+                    return Some(words);
                 }
                 tokio::time::sleep(Duration::from_millis(*pauses.next()?)).await;
             }
         };
-        let preempted = tokio::time::timeout(EXPLANATION, look).await.ok()??;
-        Some(
-            exit.with_reason(ExitReason::Evicted)
-                .with_message(preempted.message.unwrap_or_default()),
-        )
+        let words = tokio::time::timeout(EXPLANATION, look).await.ok()??;
+        Some(exit.with_reason(ExitReason::Evicted).with_message(words))
     }
 
     /// Decides on the pods that have been unclear for too long.
@@ -107,6 +102,20 @@ impl Inner {
     }
 }
 
+/// Why the cluster has taken a pod away, by its events.
+fn eviction(events: &[ClusterEvent]) -> Option<String> {
+    events.iter().rev().find_map(|event| {
+        let words = event.message.clone().unwrap_or_default();
+        match event.reason.as_deref() {
+            Some("Preempted") => Some(words),
+            Some("TaintManagerEviction") if words.starts_with("Marking for deletion") => {
+                Some(format!("its node has a taint with effect NoExecute: {words}"))
+            }
+            _ => None,
+        }
+    })
+}
+
 /// What is said of a container that is removed without a word of its node.
 const NOT_CONFIRMED: &str = "its node has not said that it ended";
 
@@ -127,6 +136,23 @@ fn given_up(seen: &Seen, node: &str, health: Health) -> Option<Exit> {
 mod tests {
     use super::*;
     use serde_json::{Value, json};
+
+    #[test]
+    fn eviction_is_told_by_an_event_of_its_controller() {
+        let event = |reason: &str, message: &str| ClusterEvent {
+            reason: Some(reason.into()),
+            message: Some(message.into()),
+            ..ClusterEvent::default()
+        };
+        let killing = event("Killing", "Stopping container main");
+        let preempted = event("Preempted", "Preempted by a/b on node c");
+        let taint = event("TaintManagerEviction", "Marking for deletion Pod a/b");
+        let cancelled = event("TaintManagerEviction", "Cancelling deletion of Pod a/b");
+        assert_eq!(eviction(&[killing.clone(), cancelled]), None);
+        assert_eq!(eviction(&[preempted.clone(), killing.clone()]), preempted.message);
+        let words = eviction(&[taint, killing]).unwrap();
+        assert!(words.contains("NoExecute") && words.contains("a/b"), "{words}");
+    }
 
     fn removed(state: Value, ready: &str) -> Seen {
         let pod: Pod = serde_json::from_value(json!({

@@ -73,6 +73,11 @@ impl Removals {
         lock(&self.waiting).contains_key(uid)
     }
 
+    /// Whether a removal waits of a pod that is gone.
+    pub(super) fn is_gone(&self, uid: &str) -> bool {
+        self.get(uid, |removal| removal.is_gone).unwrap_or(false)
+    }
+
     /// Takes a removal back, because it was reported in another way.
     pub(super) fn forget(&self, uid: &str) {
         lock(&self.waiting).remove(uid);

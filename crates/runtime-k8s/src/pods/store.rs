@@ -1,8 +1,8 @@
 //! What the watch has seen of the pods.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use runtime_core::{Event, Exit, LabelFilter, Result};
@@ -44,6 +44,16 @@ pub(crate) struct Entry {
     pub(crate) judging: tokio::sync::Mutex<Judging>,
     /// Whether this runtime is removing it.
     pub(super) removing: AtomicBool,
+    waiting: Mutex<Waiting>,
+}
+
+/// What is known and was reported of a container that waits to run.
+#[derive(Debug, Default)]
+struct Waiting {
+    /// What its node does, by the cluster's events.
+    progress: Option<String>,
+    /// What was reported last.
+    reported: Option<String>,
 }
 
 /// How often was looked closer, and when next.
@@ -59,7 +69,35 @@ impl Entry {
             seen: watch::Sender::new(seen),
             judging: tokio::sync::Mutex::default(),
             removing: AtomicBool::new(false),
+            waiting: Mutex::default(),
         }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes what the node does for it, by the cluster's events.
+    pub(crate) fn progress(&self, words: String) {
+        self.waiting().progress = Some(words);
+    }
+
+    /// Returns what the container waits for.
+    pub(crate) fn waits_for(&self, seen: &Seen) -> String {
+        let progress = || self.waiting().progress.clone();
+        let words = if seen.is_silent_about_start() { progress() } else { None };
+        words.unwrap_or_else(|| seen.waits_for())
+    }
+
+    /// Returns what the container waits for, unless that was reported before.
+    pub(crate) fn news(&self, seen: &Seen) -> Option<String> {
+        let words = self.waits_for(seen);
+        let mut waiting = self.waiting();
+        if waiting.reported.as_ref() == Some(&words) {
+            return None;
+        }
+        waiting.reported = Some(words.clone());
+        Some(words)
     }
 
     /// What is seen of it, now and from now on.
@@ -70,6 +108,11 @@ impl Entry {
     /// What is seen of it now.
     pub(crate) fn now(&self) -> Seen {
         self.seen.borrow().clone()
+    }
+
+    /// Whether this holds of it now.
+    pub(super) fn is(&self, hold: impl Fn(&Seen) -> bool) -> bool {
+        hold(&self.seen.borrow())
     }
 
     /// Says that this runtime is removing it: its end needs no further explanation.
@@ -201,6 +244,36 @@ mod tests {
             "status": {"phase": "Running", "containerStatuses": [{"name": "main", "state": {"running": {}}}]},
         }))
         .unwrap()
+    }
+
+    #[tokio::test]
+    async fn reason_of_a_pending_start_is_news_once() {
+        let pod = |version: u64, node: Option<&str>, words: &str| -> Pod {
+            serde_json::from_value(json!({
+                "metadata": {"name": "p", "uid": "u", "resourceVersion": version.to_string(),
+                    "labels": {crate::names::RELEASED: "n"}},
+                "spec": {"nodeName": node, "containers": [{"name": "main", "image": "busybox"}]},
+                "status": {"phase": "Pending", "containerStatuses": [
+                    {"name": "main", "state": {"waiting": {"reason": "ErrImagePull", "message": words}}}]},
+            }))
+            .unwrap()
+        };
+        let seen = Seen::first(pod(1, Some("n"), "no such image"));
+        let entry = Entry::new(seen.clone());
+        assert_eq!(entry.news(&seen).as_deref(), Some("no such image"));
+        assert_eq!(entry.news(&seen), None);
+        let other = seen.next(pod(2, Some("n"), "no such registry"));
+        assert_eq!(entry.news(&other).as_deref(), Some("no such registry"));
+        // The events say what a node does that says nothing in the pod.
+        let quiet: Pod = serde_json::from_value(json!({
+            "metadata": {"uid": "u", "labels": {crate::names::RELEASED: "n"}},
+            "spec": {"nodeName": "n"}, "status": {"phase": "Pending"}}))
+        .unwrap();
+        let quiet = Seen::first(quiet);
+        assert_eq!(entry.news(&quiet).as_deref(), Some("node n is starting it"));
+        entry.progress("Pulling image \"large\"".to_owned());
+        assert_eq!(entry.news(&quiet).as_deref(), Some("Pulling image \"large\""));
+        assert_eq!(entry.waits_for(&other), "no such registry");
     }
 
     #[tokio::test]

@@ -6,20 +6,20 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Shared};
 use futures_util::{FutureExt, Stream};
 use runtime_core::{
     Backoff, Chunk, ContainerStatus, Error, ErrorKind, Follow, LineJoiner, LogCursor, LogOptions,
     LogRecord, Result,
 };
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::{Sleep, sleep};
 
 use super::place::{Place, Seen, Skip};
 use super::seek::{Passed, Seek};
 use super::tail::Tail;
 use super::{LogSource, OpenLog, SKEW};
 
-/// A container has ended, or its log stands still for so long: then what is open gives no more.
+/// A log stands still for so long: then what is open gives no more.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// A log of so many chunks is long.
@@ -88,10 +88,13 @@ enum Next<S: LogSource> {
     Failed(Error),
 }
 
+/// Completes when the container has ended. An error means that it cannot be known this way.
+type End = Shared<BoxFuture<'static, Result<()>>>;
+
 /// What is known of the container's end.
 enum Ended {
     Unknown,
-    Watched(BoxFuture<'static, Result<()>>),
+    Watched(End),
     /// It cannot be watched: it shows when the log ends.
     Unwatched,
     Yes,
@@ -226,29 +229,34 @@ impl<S: LogSource> Reader<S> {
             // last chunks of it. What is missing is only there for who asks again.
             Until::Follow => {
                 let known = matches!(self.ended, Ended::Yes);
-                let watched = match std::mem::replace(&mut self.ended, Ended::Unknown) {
-                    Ended::Watched(watched) => Some(watched),
-                    _ => None,
-                };
+                let mut end = self.end();
                 let (source, open) = (Arc::clone(&self.source), self.next_open());
                 let backoff = self.backoff.clone();
                 self.between(async move {
-                    if known {
-                        return the_rest(&*source, open, backoff).await;
-                    }
-                    if let Some(watched) = watched
-                        && let Ok(Ok(())) = timeout(LAG, watched).await
-                    {
+                    if known || ended_within(&mut end, LAG).await {
                         return the_rest(&*source, open, backoff).await;
                     }
                     match has_ended(&*source).await {
                         Ok(true) => the_rest(&*source, open, backoff).await,
-                        Ok(false) => reopen(&*source, open, backoff).await,
-                        Err(error) if error.is_retryable() => reopen(&*source, open, backoff).await,
-                        Err(error) => Next::Failed(error),
+                        Err(error) if !error.is_retryable() => Next::Failed(error),
+                        Ok(false) | Err(_) => reopen(&*source, open, backoff, end).await,
                     }
                 });
             }
+        }
+    }
+
+    /// The end of the container, which is watched from now on. `None` when it is known or cannot be
+    /// watched.
+    fn end(&mut self) -> Option<End> {
+        if let Ended::Unknown = self.ended {
+            let source = Arc::clone(&self.source);
+            let end = async move { source.ended().await }.boxed();
+            self.ended = Ended::Watched(end.shared());
+        }
+        match &self.ended {
+            Ended::Watched(end) => Some(end.clone()),
+            _ => None,
         }
     }
 
@@ -283,7 +291,8 @@ impl<S: LogSource> Reader<S> {
         }
         let open = self.next_open();
         if self.follow {
-            self.between(async move { reopen(&*source, open, backoff).await });
+            let end = self.end();
+            self.between(async move { reopen(&*source, open, backoff, end).await });
             return;
         }
         let until = if let Ended::Yes = self.ended { Until::End } else { Until::Now };
@@ -334,8 +343,8 @@ impl<S: LogSource> Reader<S> {
         if self.follow {
             // Nothing has gone wrong, so there is nothing to wait for.
             let (source, open) = (Arc::clone(&self.source), self.next_open());
-            let backoff = self.backoff.clone();
-            self.between(async move { reopen_now(&*source, open, backoff).await });
+            let (backoff, end) = (self.backoff.clone(), self.end());
+            self.between(async move { reopen_now(&*source, open, backoff, end).await });
         } else {
             self.session = Session::Over(None);
         }
@@ -385,7 +394,8 @@ impl<S: LogSource> Reader<S> {
         let open = OpenLog { tail: None, ..self.next_open() };
         self.skip = self.place.skip(false);
         let (source, backoff) = (Arc::clone(&self.source), self.backoff.clone());
-        self.between(async move { reopen_now(&*source, open, backoff).await });
+        let end = self.end();
+        self.between(async move { reopen_now(&*source, open, backoff, end).await });
     }
 
     fn between(&mut self, next: impl Future<Output = Next<S>> + Send + 'static) {
@@ -404,12 +414,9 @@ impl<S: LogSource> Reader<S> {
     /// The open log has nothing to give now. Ready when that changes what is to be done.
     fn poll_quiet(&mut self, until: Until, cx: &mut Context<'_>) -> Poll<()> {
         if until == Until::Follow {
-            if let Ended::Unknown = self.ended {
-                let source = Arc::clone(&self.source);
-                self.ended = Ended::Watched(Box::pin(async move { source.ended().await }));
-            }
-            if let Ended::Watched(watched) = &mut self.ended
-                && let Poll::Ready(ended) = watched.poll_unpin(cx)
+            let _ = self.end();
+            if let Ended::Watched(end) = &mut self.ended
+                && let Poll::Ready(ended) = end.poll_unpin(cx)
             {
                 self.ended = if ended.is_ok() { Ended::Yes } else { Ended::Unwatched };
             }
@@ -418,12 +425,15 @@ impl<S: LogSource> Reader<S> {
         if !drains && !self.seek.is_holding() {
             return Poll::Pending;
         }
-        let quiet = self.quiet.get_or_insert_with(|| Box::pin(sleep(QUIET)));
+        let silence = if drains { self.source.drained() } else { QUIET };
+        let quiet = self.quiet.get_or_insert_with(|| Box::pin(sleep(silence)));
         ready!(quiet.as_mut().poll(cx));
         self.quiet = None;
         if drains {
             tracing::debug!("a container has ended and its followed log has not: it is read anew");
-            self.go_on();
+            let (source, open) = (Arc::clone(&self.source), self.next_open());
+            let backoff = self.backoff.clone();
+            self.between(async move { the_rest(&*source, open, backoff).await });
         } else {
             self.give_up();
         }
@@ -479,9 +489,37 @@ async fn has_ended<S: LogSource>(source: &S) -> Result<bool> {
     }
 }
 
-async fn reopen<S: LogSource>(source: &S, open: OpenLog, mut backoff: Backoff) -> Next<S> {
-    sleep(backoff.delay()).await;
-    reopen_now(source, open, backoff).await
+/// Waits for the end of the container, but no longer than this. Without a way to watch it, waits so
+/// long.
+async fn ended_within(end: &mut Option<End>, time: Duration) -> bool {
+    let wait = sleep(time);
+    if let Some(watched) = end.clone() {
+        tokio::pin!(wait);
+        tokio::select! {
+            biased;
+            ended = watched => match ended {
+                Ok(()) => return true,
+                Err(_) => *end = None,
+            },
+            () = &mut wait => return false,
+        }
+        wait.await;
+        return false;
+    }
+    wait.await;
+    false
+}
+
+async fn reopen<S: LogSource>(
+    source: &S,
+    open: OpenLog,
+    mut backoff: Backoff,
+    mut end: Option<End>,
+) -> Next<S> {
+    if ended_within(&mut end, backoff.delay()).await {
+        return the_rest(source, open, backoff).await;
+    }
+    reopen_now(source, open, backoff, end).await
 }
 
 /// Opens the log of a container that has ended, for what a followed log has not given. One that is
@@ -497,8 +535,14 @@ async fn the_rest<S: LogSource>(source: &S, open: OpenLog, mut backoff: Backoff)
     }
 }
 
-/// Opens the log once the engine is there and the container was started.
-async fn reopen_now<S: LogSource>(source: &S, open: OpenLog, mut backoff: Backoff) -> Next<S> {
+/// Opens the log once the engine is there and the container was started. The end is watched all the
+/// while: a backend ends what never runs when somebody waits for that.
+async fn reopen_now<S: LogSource>(
+    source: &S,
+    open: OpenLog,
+    mut backoff: Backoff,
+    mut end: Option<End>,
+) -> Next<S> {
     loop {
         let opened = match source.status().await {
             Ok(ContainerStatus::Created) => Ok(None),
@@ -515,7 +559,10 @@ async fn reopen_now<S: LogSource>(source: &S, open: OpenLog, mut backoff: Backof
         match opened {
             Ok(Some((chunks, until))) => return Next::Open(chunks, until),
             Err(error) if !error.is_retryable() => return Next::Failed(error),
-            Ok(None) | Err(_) => sleep(backoff.delay()).await,
+            Ok(None) | Err(_) => {}
+        }
+        if ended_within(&mut end, backoff.delay()).await {
+            return the_rest(source, open, backoff).await;
         }
     }
 }

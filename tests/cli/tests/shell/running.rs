@@ -1,6 +1,6 @@
 //! Running a program: its exit code, its pipes, its signals.
 
-use std::io::Read as _;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Command, Stdio};
 
 use cli_tests::{Shell, until};
@@ -34,6 +34,27 @@ pub(crate) fn what_cannot_be_run(shell: &Shell<'_>) {
     assert_eq!(no_image.code, Some(125));
     assert!(no_image.stderr.contains("image"), "{no_image:?}");
     assert!(shell.names().is_empty());
+}
+
+/// An image that is not there, and what fits no node.
+pub(crate) fn a_start_that_waits_says_why(shell: &Shell<'_>) {
+    let missing = shell.image.replace(":1", ":no-such-tag");
+    for (name, options, image, reason) in [
+        ("huge", &["--cpus", "1000"][..], &shell.image, "no node takes it"),
+        ("missing", &[], &missing, "no-such-tag"),
+    ] {
+        let arguments = [&["run", "--name", name], options, &[image.as_str(), "true"]].concat();
+        let mut child = shell.start(&arguments);
+        let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+        let words = format!("{name} waits to run: ");
+        let line = said.find_map(|line| line.ok().filter(|line| line.contains(&words)));
+        let line = line.unwrap_or_else(|| panic!("{name} says nothing"));
+        assert!(line.contains(reason), "{line}");
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+        kill_process(pid, Signal::TERM).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(143));
+        let _ = shell.run(&["rm", "-f", name]).ok();
+    }
 }
 
 pub(crate) fn pipes_in_and_out(shell: &Shell<'_>) {

@@ -129,13 +129,7 @@ async fn start_after_the_exit(t: Context) -> Outcome {
 
 async fn cannot_start(t: &Context, spec: &ContainerSpec) -> Outcome {
     let container = t.create(spec).await?;
-    match container.start().await {
-        // A node of a cluster finds out after the start.
-        Ok(StartOutcome::Started) if t.has(Capability::DeferredPull) => {}
-        started => {
-            refused(started, ErrorKind::InvalidArgument)?;
-        }
-    }
+    refused(container.start().await, ErrorKind::InvalidArgument)?;
     let info = container.info().await?;
     assert_eq!(info.status, ContainerStatus::Exited);
     let Some(exit) = info.exit else { fail!("there is no exit in the info") };

@@ -306,7 +306,10 @@ async fn create_pulls_by_the_policy(t: Context) -> Outcome {
 async fn deferred_failure_is_told_by_wait(t: Context) -> Outcome {
     let registry = t.subject().registry().address;
     let image = t.image(format!("{registry}/test/busybox:no-such-tag"));
-    let (container, exit) = t.run(&ContainerSpec::new(image)).await?;
+    let container = t.create(&ContainerSpec::new(image)).await?;
+    let error = refused(container.start().await, ErrorKind::ImageNotFound)?;
+    assert!(!error.is_retryable(), "{error:?}");
+    let exit = container.wait().await?;
     assert_eq!((exit.code, exit.reason), (None, ExitReason::ImagePullFailed));
     let words = exit.message.clone().unwrap_or_default();
     assert!(words.contains("no-such-tag"), "{words}");

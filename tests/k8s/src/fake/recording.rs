@@ -54,7 +54,7 @@ pub struct Playback<'a> {
 
 impl FakeServer {
     /// Prepares a recording for a pod that is there. Of the recording the pod takes the status, the
-    /// node and the deletion: the rest of its metadata and spec stays as its clients make it.
+    /// node, the generation and the deletion: the rest of its metadata and spec stays as its clients make it.
     ///
     /// # Panics
     /// When the server does not have the pod.
@@ -82,7 +82,7 @@ impl Playback<'_> {
             if !recorded["spec"]["nodeName"].is_null() {
                 pod["spec"]["nodeName"] = recorded["spec"]["nodeName"].clone();
             }
-            for field in ["deletionTimestamp", "deletionGracePeriodSeconds"] {
+            for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "generation"] {
                 if !recorded["metadata"][field].is_null() {
                     let mut value = recorded["metadata"][field].clone();
                     shift_times(&mut value, self.shift);

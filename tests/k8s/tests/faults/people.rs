@@ -13,31 +13,112 @@ use tokio::time::Instant;
 
 use super::support::{Outcome, Subject, Waiter, scope};
 
+/// How many containers are taken away at once. Some ends fall into the second of the deletion, and
+/// some into the next.
+const TAKEN: usize = 8;
+
+/// Ends with 0 when it is told to end, at once or a little later.
+const OBEDIENT: &str =
+    "trap 'sleep 0.$((RANDOM % 10)); exit 0' TERM; echo ready; sleep 3600 & wait";
+
 /// A pod that somebody else deletes was removed, and is no success although its process obeys and
-/// ends with 0.
+/// ends with 0: for who has watched it, who comes late, and who asks again and again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_is_deleted_by_somebody_else() -> Outcome {
     let subject = Subject::new().await?;
-    let script = "trap 'exit 0' TERM; echo ready; sleep 3600 & wait";
-    let container = subject.start(&subject.script(script)).await?;
     let held = subject.runtime.create_container(&subject.script("true")).await?;
-    let waiters = [Waiter::of(&container), Waiter::of(&held)];
+    let mut containers = vec![held];
+    for _ in 0..TAKEN {
+        containers.push(subject.start(&subject.script(OBEDIENT)).await?);
+    }
+    let waiters: Vec<Waiter> = containers.iter().map(Waiter::of).collect();
+    let options = subject.environment.options(subject.runtime.scope());
+    // Without a wait it has no watch: each list is the server's.
+    let asking = KubernetesRuntime::connect(options.clone()).await?;
     let (namespace, selector) = (
         subject.environment.namespace.clone(),
         format!("container-runtime/scope={}", subject.runtime.scope()),
     );
     subject
         .work(move |cluster| {
-            Ok(cluster.kubectl(&["-n", &namespace, "delete", "pods", "-l", &selector])?)
+            let delete = ["-n", &namespace, "delete", "pods", "-l", &selector, "--wait=false"];
+            Ok(cluster.kubectl(&delete)?)
         })
         .await?;
+    let late = KubernetesRuntime::connect(options).await?;
+    let mut late_waiters = Vec::new();
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        let listed = asking.list_containers(ListOptions::default()).await?;
+        for listed in &listed {
+            let exit = listed.info.exit.as_ref();
+            assert!(exit.is_none_or(|exit| exit.reason == ExitReason::Removed), "{exit:?}");
+            if let Ok(container) = late.container(listed.container.id()).await
+                && late_waiters.len() < 3 * TAKEN
+            {
+                late_waiters.push(Waiter::of(&container));
+            }
+        }
+        if listed.is_empty() {
+            break;
+        }
+        assert!(Instant::now() < end, "pods that were deleted are still there");
+    }
     for waiter in waiters {
         let exit = waiter.answer(60).await??;
-        assert_eq!((exit.reason, exit.success()), (ExitReason::Removed, false), "{exit:?}");
+        assert_eq!((exit.reason, exit.code), (ExitReason::Removed, None), "{exit:?}");
     }
-    let error = container.remove().await.expect_err("it is gone");
-    assert_eq!(error.kind(), ErrorKind::NotFound, "{error:?}");
+    for waiter in late_waiters {
+        match waiter.answer(60).await? {
+            Ok(exit) => assert_eq!((exit.reason, exit.code), (ExitReason::Removed, None)),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound, "{error:?}"),
+        }
+    }
+    for container in &containers {
+        for runtime in [&subject.runtime, &late, &asking] {
+            let error = match runtime.container(container.id()).await {
+                Ok(container) => container.info().await.expect_err("it is gone"),
+                Err(error) => error,
+            };
+            assert_eq!(error.kind(), ErrorKind::NotFound, "{error:?}");
+        }
+        for error in [container.info().await.err(), container.remove().await.err()] {
+            assert_eq!(error.map(|error| error.kind()), Some(ErrorKind::NotFound));
+        }
+    }
+    for runtime in [asking, late] {
+        runtime.close().await?;
+    }
     // The Secrets go with the pods, by the cluster itself.
+    subject.until_empty().await
+}
+
+/// Somebody gives a node a taint that nothing tolerates: what runs there is evicted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_gets_a_taint() -> Outcome {
+    const TAINT: &str = "container-runtime-test=taken:NoExecute";
+    let subject = Subject::new().await?;
+    let mut waiters = Vec::new();
+    for _ in 0..3 {
+        waiters.push(Waiter::of(&subject.start(&subject.script(OBEDIENT)).await?));
+    }
+    let node = subject.environment.node.clone();
+    subject.work(move |cluster| Ok(cluster.kubectl(&["taint", "node", &node, TAINT])?)).await?;
+    let mut exits = Vec::new();
+    for waiter in waiters {
+        exits.push(waiter.answer(60).await);
+    }
+    let node = subject.environment.node.clone();
+    subject
+        .work(move |cluster| {
+            Ok(cluster.kubectl(&["taint", "node", &node, &format!("{TAINT}-")])?)
+        })
+        .await?;
+    for exit in exits {
+        let exit = exit??;
+        assert_eq!((exit.reason, exit.code), (ExitReason::Evicted, None), "{exit:?}");
+        assert!(exit.message.as_deref().is_some_and(|words| words.contains("aint")), "{exit:?}");
+    }
     subject.until_empty().await
 }
 
