@@ -215,7 +215,19 @@ impl Shared {
                     runtime_core::Error::internal("the verdict cannot be written")
                         .with_source(source)
                 })?;
-        let after = match self.client.patch_pod(name, &end(pod, &verdict)).await {
+        let mut patch = end(pod, &verdict);
+        let mut patched = self.client.patch_pod(name, &patch).await;
+        if let Err(error) = &patched
+            && matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::InvalidArgument)
+        {
+            // A policy refuses images that are none. The deadline alone keeps the pod from running
+            // for longer than a moment, if a node should take it yet.
+            tracing::debug!(%error, "a pod is ended by its deadline alone");
+            let path = pod.image_path();
+            patch.retain(|change| change["op"] != "replace" || change["path"] != path.as_str());
+            patched = self.client.patch_pod(name, &patch).await;
+        }
+        let after = match patched {
             Ok(Patched::Done(pod)) => *pod,
             // It runs after all, or somebody else was faster.
             Ok(Patched::Other(_)) => self.client.pod(name).await?,

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use k8s_tests::fake::{FakeNode, FakeServer};
+use k8s_tests::fake::{FakeNode, FakeServer, Refusal};
 use runtime_core::{
     AttachOptions, ContainerSpec, ContainerStatus, Deadlines, ErrorKind, ExecOptions, ExitReason,
     Follow, LogOptions, Runtime as _, StartOutcome,
@@ -113,6 +113,25 @@ async fn spent_budget_ends_the_container_in_another_process_at_once() {
         assert_eq!(exit.reason, ExitReason::StartFailed, "{operation}: {exit:?}");
         let reason = if gates { "queue.test/admission" } else { "no scheduler" };
         assert!(words.contains(reason), "{operation}: {exit:?}");
+        runtime.close().await.unwrap();
+    }
+}
+
+/// A policy of the cluster lets nobody change an image to what is none.
+#[tokio::test(flavor = "multi_thread")]
+async fn budget_ends_the_container_where_a_policy_forbids_the_placeholder() {
+    let server = FakeServer::with_node("1.36", FakeNode::default().schedules(false)).await;
+    server.refuse(|r| r.changes_image(), Refusal::webhook("images.test", "not a reference"));
+    let options = quick(server.options()).schedule_budget(BUDGET);
+    let runtime = KubernetesRuntime::connect(options.clone()).await.unwrap();
+    let container = runtime.create_container(&spec()).await.unwrap();
+    container.start().await.unwrap_err();
+    let exit = tokio::time::timeout(PATIENCE, container.wait()).await.unwrap().unwrap();
+    assert_eq!((exit.reason, exit.code), (ExitReason::StartFailed, None), "{exit:?}");
+    let other = KubernetesRuntime::connect(options).await.unwrap();
+    let known = other.container(container.id()).await.unwrap();
+    assert_eq!(known.info().await.unwrap().exit, Some(exit));
+    for runtime in [runtime, other] {
         runtime.close().await.unwrap();
     }
 }
