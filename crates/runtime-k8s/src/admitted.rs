@@ -70,7 +70,7 @@ mod tests {
         let options = KubernetesOptions::new(Scope::new("t").unwrap());
         let can: Capabilities = capabilities(&Server::default(), &options);
         let prepared = spec.prepare(&options.scope, &can).unwrap();
-        crate::spec::plan(prepared, &options, true, &[], None).unwrap()
+        crate::spec::plan(prepared, &options, crate::hold::Hold::Gate, &[], None).unwrap()
     }
 
     #[test]

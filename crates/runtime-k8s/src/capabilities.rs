@@ -13,10 +13,6 @@ pub(crate) struct Server {
     pub(crate) version: String,
     /// The number after the first dot of it.
     pub(crate) minor: u32,
-    /// Whether it keeps the scheduling gates of a pod.
-    pub(crate) gates: bool,
-    /// Whether it keeps the stop signal of a pod.
-    pub(crate) stop_signal: bool,
     /// Whether it serves the metrics API.
     pub(crate) metrics: bool,
     /// What the user should know.
@@ -29,7 +25,29 @@ pub(crate) struct Server {
 /// theirs.
 const SIZED_MEMORY_FOLDERS: u32 = 22;
 
+/// The first version with scheduling gates that are on by default: PodSchedulingReadiness, beta in
+/// 1.27.
+const SCHEDULING_GATES: u32 = 27;
+
+/// The first version on whose nodes a pod that reaches its deadline keeps the exit codes of its
+/// containers.
+///
+/// Measured: 1.20.2 loses them, 1.36.2 keeps them. In between, kubernetes#108366 (1.24) made kubelets
+/// report a final phase only after the containers have ended, which is what lost the codes. Nodes
+/// may be two versions older than a server of 1.27, so that all of them have it there.
+const DEADLINE_KEEPS_CODE: u32 = 27;
+
 impl Server {
+    /// Returns whether the server has scheduling gates.
+    pub(crate) const fn has_gates(&self) -> bool {
+        self.minor >= SCHEDULING_GATES
+    }
+
+    /// Returns whether an exit code outlives the deadline of its pod.
+    pub(crate) const fn deadline_keeps_code(&self) -> bool {
+        self.minor >= DEADLINE_KEEPS_CODE
+    }
+
     /// The API of disruption budgets: `policy/v1` came with 1.21, `policy/v1beta1` went with 1.25.
     pub(crate) fn policy_api(&self) -> &'static str {
         if self.minor >= 21 { "policy/v1" } else { "policy/v1beta1" }
@@ -57,7 +75,8 @@ pub(crate) fn capabilities(server: &Server, options: &KubernetesOptions) -> Capa
     can.oom_score_adj = true;
     can.interactive_stdin = true;
     can.terminal = true;
-    can.stop_signal = server.stop_signal;
+    // Alpha and off by default up to 1.36, so that the caller knows if the cluster has it.
+    can.stop_signal = options.stop_signals;
     can.oom_reason = true;
     can.wait = true;
     can.exit_while_away = true;
@@ -100,10 +119,10 @@ mod tests {
     #[test]
     fn the_server_decides() {
         let old = Server { minor: 20, ..Server::default() };
-        let new = Server { minor: 36, stop_signal: true, metrics: true, ..Server::default() };
+        let new = Server { minor: 36, metrics: true, ..Server::default() };
         let (old, new) = (capabilities(&old, &options()), capabilities(&new, &options()));
         assert!(!old.shared_memory && new.shared_memory);
-        assert!(!old.stop_signal && new.stop_signal);
+        assert!(!old.stop_signal && !new.stop_signal);
         assert!(!old.stats_cpu && new.stats_cpu && !new.stats_network);
     }
 
@@ -115,10 +134,12 @@ mod tests {
         let more = options()
             .cpu_shares(CpuShares::AsRequest)
             .stats(StatsSource::NodeProxy)
+            .stop_signals(true)
             .gpu_resource("nvidia.com/gpu");
         let more = capabilities(&server, &more);
         assert!(
             more.gpus_by_count
+                && more.stop_signal
                 && more.cpu_shares
                 && more.stats_network
                 && more.stats_block_io

@@ -397,13 +397,11 @@ impl Client {
         .await
     }
 
-    /// Creates a pod, or asks what it would become when `dry`.
-    pub(crate) async fn create_pod(&self, pod: &impl Serialize, dry: bool) -> Result<Pod> {
-        let mut call = Call::new(Method::POST, self.pods());
-        if dry {
-            call = call.query("dryRun", "All");
-        }
-        self.json(call.json(pod)?).await
+    /// Creates a pod. Returns it as the server has it, and the whole answer, in which are fields that
+    /// `Pod` does not have.
+    pub(crate) async fn create_pod(&self, pod: &impl Serialize) -> Result<(Pod, Bytes)> {
+        let answer = self.bytes(Call::new(Method::POST, self.pods()).json(pod)?).await?;
+        Ok((read(&answer)?, answer))
     }
 
     /// Changes a pod if it is as the `test`s of the patch say, all of it or nothing.

@@ -71,6 +71,12 @@ pub struct KubernetesOptions {
     pub host_ports: RangeInclusive<u16>,
     /// What the sources of mounts are.
     pub mount_sources: MountSources,
+    /// How containers are stopped.
+    pub stop_method: StopMethod,
+    /// Whether the cluster has the alpha feature `ContainerStopSignals`, on its servers and its
+    /// nodes, and the nodes' engines honour it. Without it the capability is false, because a server
+    /// that accepts the field proves none of that. A server that drops the field fails the create.
+    pub stop_signals: bool,
     /// How long a node may fail to pull an image before that is the end. 1 min.
     ///
     /// This budget and the next three are evaluated by every operation that waits for a container:
@@ -198,6 +204,25 @@ pub enum MountSources {
     Unchecked,
 }
 
+/// How a container is stopped, so that its pod, its exit code and its logs stay.
+///
+/// The API has no call for that: a deletion takes the pod and its logs. Each of the two changes of a
+/// running pod that end it may be forbidden by an admission policy of the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum StopMethod {
+    /// [`Image`](Self::Image), and [`Deadline`](Self::Deadline) if a policy refuses that and the
+    /// server is new enough. The connection remembers which one works.
+    #[default]
+    Automatic,
+    /// The image is replaced by a reference that no image can have. It works on all versions, and
+    /// takes the grace of the container.
+    Image,
+    /// The pod gets a deadline that has passed. It takes about a second more, and keeps the exit code
+    /// on servers from 1.27 on: `connect` refuses it on others.
+    Deadline,
+}
+
 impl KubernetesOptions {
     /// The cluster that kubectl would speak to, for one scope.
     #[must_use]
@@ -226,6 +251,8 @@ impl KubernetesOptions {
             gpu_resource: None,
             host_ports: 20_000..=29_999,
             mount_sources: MountSources::default(),
+            stop_method: StopMethod::default(),
+            stop_signals: false,
             pull_budget: Duration::from_secs(60),
             schedule_budget: Duration::from_secs(300),
             start_budget: Duration::from_secs(60),
@@ -264,6 +291,10 @@ setters! {
     host_ports(ports: RangeInclusive<u16>) |o, ports| o.host_ports = ports;
     /// Sets what the sources of mounts are.
     mount_sources(sources: MountSources) |o, sources| o.mount_sources = sources;
+    /// Sets how containers are stopped.
+    stop_method(method: StopMethod) |o, method| o.stop_method = method;
+    /// Sets whether the cluster has the alpha feature `ContainerStopSignals`.
+    stop_signals(has: bool) |o, has| o.stop_signals = has;
     /// Sets how long a node may fail to pull an image.
     pull_budget(budget: Duration) |o, budget| o.pull_budget = budget;
     /// Sets how long a pod may find no node.

@@ -12,7 +12,6 @@ use runtime_core::{
 use tokio::time::Instant;
 
 use crate::client::{Deleted, Patched, Refused};
-use crate::names::{HELD_IMAGE, IMAGE};
 use crate::seen::Seen;
 use crate::shared::Shared;
 use crate::state::{self, State};
@@ -26,8 +25,6 @@ pub(crate) struct KubernetesContainer {
     id: ContainerId,
     name: String,
     pub(crate) pod_name: String,
-    /// The image that its start puts in place.
-    image: String,
     /// Whether it has a terminal.
     pub(crate) tty: bool,
     /// The grace of a stop, in seconds.
@@ -53,7 +50,6 @@ impl KubernetesContainer {
             id: ContainerId::new(&pod.metadata.uid),
             name: info::name_of(&pod).to_owned(),
             pod_name: pod.metadata.name.clone(),
-            image: pod.annotation(IMAGE).unwrap_or_default().to_owned(),
             tty: pod.container().is_some_and(|container| container.tty),
             grace: pod.spec.termination_grace_period_seconds.unwrap_or(30),
             pod,
@@ -165,16 +161,16 @@ impl KubernetesContainer {
         let mut pod = Arc::clone(&self.pod);
         let mut refused = Refused::default();
         loop {
-            let patch = hold::start(&pod, &self.image);
+            let patch = hold::start(&pod);
             match self.shared.client.patch_pod(&self.pod_name, &patch).await? {
                 Patched::Done(pod) => {
                     self.shared.pods.take(*pod);
                     return Ok(StartOutcome::Started);
                 }
-                // It was started before, or released by a start that came no further.
+                // It was started before.
                 Patched::Other(error) => {
                     pod = self.fresh().await?;
-                    if !is_held(&pod) {
+                    if !hold::is_held(&pod) {
                         return Ok(StartOutcome::AlreadyStarted);
                     }
                     refused.again(&pod, error)?;
@@ -199,7 +195,10 @@ impl KubernetesContainer {
         if let Some(entry) = &entry {
             entry.removing();
         }
-        if create::remove(&self.shared, &self.pod).await? == Deleted::Going {
+        // Where no process has run there is nothing to wait for.
+        let never_ran = entry.as_ref().is_some_and(|entry| stop::never_ran(&entry.now().pod));
+        let grace = if never_ran { 0 } else { 1 };
+        if create::remove(&self.shared, &self.pod, grace).await? == Deleted::Going {
             // A node reports the end of the processes seconds before it gives the pod up, and one
             // that is away reports nothing. In either case the server is told to forget the pod.
             let patience = self.shared.options.deadlines.remove / 2;
@@ -277,10 +276,6 @@ impl KubernetesContainer {
 }
 
 const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
-
-fn is_held(pod: &Pod) -> bool {
-    pod.container().is_some_and(|container| container.image == HELD_IMAGE)
-}
 
 async fn sleep_until(at: Option<Instant>) {
     match at {

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use runtime_core::{
-    Backoff, ContainerSpec, Error, ErrorKind, LABEL_NONCE, Operation, Result, ResultExt as _,
+    Backoff, Capability, ContainerSpec, Error, ErrorKind, LABEL_NONCE, Operation, Result,
+    ResultExt as _,
 };
 use runtime_support::is_unclear;
 use serde_json::{Value, json};
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::client::Deleted;
 use crate::error::was_not_sent;
+use crate::hold::{self, Hold};
 use crate::names::BELONGINGS;
 use crate::shared::Shared;
 use crate::spec::{Plan, belonging_name};
@@ -51,8 +53,8 @@ pub(crate) async fn run(shared: &Arc<Shared>, spec: &ContainerSpec) -> Result<Po
     let subject = prepared.name.to_string();
     let auth = secret::login(&prepared.image, prepared.auth.clone()).await?;
     let ports = Drawn::draw(shared, prepared.tcp_ports.len()).await?;
-    let mut plan = spec::plan(prepared, &shared.options, shared.server.gates, &ports.ports, auth)
-        .about(&subject)?;
+    let mut plan =
+        spec::plan(prepared, &shared.options, shared.hold(), &ports.ports, auth).about(&subject)?;
 
     let (sender, receiver) = oneshot::channel();
     let task = Arc::clone(shared);
@@ -61,7 +63,7 @@ pub(crate) async fn run(shared: &Arc<Shared>, spec: &ContainerSpec) -> Result<Po
         let made = match mounts::settle(&task, &mut plan).await {
             // Nobody waits any more.
             Ok(_) if sender.is_closed() => return,
-            Ok(probed) => make(&task, &plan, deadline, probed).await,
+            Ok(probed) => make(&task, &mut plan, deadline, probed).await,
             Err(error) => Err(admitted::with_field(error, &plan)),
         };
         if let Ok(pod) = &made {
@@ -101,10 +103,15 @@ impl Drop for Made {
     }
 }
 
-async fn make(shared: &Arc<Shared>, plan: &Plan, deadline: Duration, probed: bool) -> Result<Pod> {
+async fn make(
+    shared: &Arc<Shared>,
+    plan: &mut Plan,
+    deadline: Duration,
+    probed: bool,
+) -> Result<Pod> {
     let until = Instant::now() + QUOTA_RETURNS_WITHIN;
     let posted = loop {
-        let posted = shared.client.create_pod(&plan.pod, false);
+        let posted = post(shared, plan);
         let posted = runtime_support::within(Operation::Create, deadline, posted);
         let posted = until_closing(shared, posted).await;
         match &posted {
@@ -139,6 +146,39 @@ async fn make(shared: &Arc<Shared>, plan: &Plan, deadline: Duration, probed: boo
         return Err(error);
     }
     Ok(pod)
+}
+
+/// Creates the pod, and checks that the server kept what it was sent.
+///
+/// A pod that comes back without its gate is deleted at once, because nothing keeps it from the
+/// scheduler, and created again with the affinity.
+async fn post(shared: &Arc<Shared>, plan: &mut Plan) -> Result<Pod> {
+    let mut hold = shared.hold();
+    plan.set_hold(hold);
+    loop {
+        let (pod, answer) = shared.client.create_pod(&plan.pod).await?;
+        let is_dropped = hold::missing(hold, &pod, &answer);
+        let error = if is_dropped {
+            Error::new(ErrorKind::Unsupported).with_message(
+                "the cluster removes from new pods what would hold them until their start",
+            )
+        } else if plan.has_stop_signal
+            && pod.container().is_none_or(|container| container.lifecycle.stop_signal.is_none())
+        {
+            Error::unsupported(Capability::StopSignal)
+                .with_field("stop_signal")
+                .with_message("the server has not kept the stop signal of the pod")
+        } else {
+            return Ok(pod);
+        };
+        undo_soon(shared, pod).await;
+        if !is_dropped || hold == Hold::Affinity {
+            return Err(error);
+        }
+        shared.gates_are_dropped();
+        hold = Hold::Affinity;
+        plan.set_hold(hold);
+    }
 }
 
 /// Undoes a create whose caller waits for its error, and gets it even if the undo takes more than one
@@ -205,7 +245,8 @@ pub(crate) async fn undo_by_name(shared: Arc<Shared>, name: String, nonce: Strin
 pub(crate) async fn undo(shared: Arc<Shared>, pod: Pod) {
     let (mut backoff, until) = (Backoff::default(), Instant::now() + UNDO_PATIENCE);
     loop {
-        match attempt(remove(&shared, &pod)).await {
+        // Nothing of it was started, unless its hold was dropped: then its node ends what runs.
+        match attempt(remove(&shared, &pod, 0)).await {
             Ok(_) => return,
             Err(error) if error.kind() == ErrorKind::NotFound => return,
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
@@ -221,10 +262,10 @@ pub(crate) async fn undo(shared: Arc<Shared>, pod: Pod) {
     }
 }
 
-/// Deletes a pod and what belongs to it. A node gets the least of graces to end it.
-pub(crate) async fn remove(shared: &Shared, pod: &Pod) -> Result<Deleted> {
+/// Deletes a pod and what belongs to it. A node gets a grace of so many seconds to end it.
+pub(crate) async fn remove(shared: &Shared, pod: &Pod, grace: u64) -> Result<Deleted> {
     let meta = &pod.metadata;
-    let deleted = shared.client.delete_pod(&meta.name, &meta.uid, 1).await?;
+    let deleted = shared.client.delete_pod(&meta.name, &meta.uid, grace).await?;
     remove_belongings(shared, pod).await?;
     Ok(deleted)
 }

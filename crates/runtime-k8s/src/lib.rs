@@ -21,12 +21,13 @@
 //!
 //! # How a container is a pod
 //!
-//! - **Created** is a pod that no node has: a scheduling gate holds it, or, where the server knows
-//!   none (before 1.26), a required affinity to a label that its start puts on the pod itself. It
-//!   has a placeholder for an image besides. Nothing runs, and nothing is charged.
-//! - **Start** is one patch: the gate goes, the image comes, the cluster's scheduler chooses a node.
+//! - **Created** is a pod that no node has: a scheduling gate holds it, or, on servers without gates
+//!   (before 1.27), a required affinity to a label that its start puts on the pod itself. It has its
+//!   real image, so that the cluster's policies judge it now. Nothing runs, and nothing is charged.
+//! - **Start** is one patch: the gate goes, the label comes, the cluster's scheduler chooses a node.
 //! - **Stop** changes the image to one that cannot be: the node ends the process with the pod's
-//!   grace, and the pod stays, with its true exit code and its logs.
+//!   grace, and the pod stays, with its true exit code and its logs. If a policy of the cluster
+//!   refuses that, the pod gets a deadline instead, on servers from 1.27 on; see [`StopMethod`].
 //! - **Remove** deletes the pod with the least grace there is, two seconds, and is done when the
 //!   node says that the process has ended.
 //! - **One watch** feeds info, wait, list and events of all containers of a connection.
@@ -139,7 +140,8 @@ mod websocket;
 mod wire;
 
 pub use connect::{
-    CpuShares, KubernetesOptions, MountSources, StatsSource, Toleration, VoluntaryEviction,
+    CpuShares, KubernetesOptions, MountSources, StatsSource, StopMethod, Toleration,
+    VoluntaryEviction,
 };
 pub use runtime::KubernetesRuntime;
 

@@ -82,9 +82,9 @@ pub(crate) async fn settle(shared: &Arc<Shared>, plan: &mut Plan) -> Result<bool
     let nonce = Nonce::random()?;
     let object = probe(&plan.pod, &sources, &nonce);
     let deadline = shared.options.deadlines.create;
-    let created = shared.client.create_pod(&object, false);
+    let created = shared.client.create_pod(&object);
     let pod = match runtime_support::within(Operation::Create, deadline, created).await {
-        Ok(pod) => pod,
+        Ok((pod, _)) => pod,
         Err(error) => {
             if is_unclear(&error) && !was_not_sent(&error) {
                 let undone =

@@ -16,8 +16,8 @@ pub(crate) const CONTAINER: &str = "main";
 pub(crate) const NAME: &str = "container-runtime/name";
 /// The caller's labels, as one JSON object.
 pub(crate) const LABELS: &str = "container-runtime/labels";
-/// The image that the caller asked for: the pod's own field holds a placeholder before the start
-/// and after a stop.
+/// The image that the caller asked for: a webhook may have rewritten the pod's own field, and a stop
+/// replaces it.
 pub(crate) const IMAGE: &str = "container-runtime/image";
 /// When it was started, by the caller's clock, in milliseconds since the Unix epoch.
 pub(crate) const STARTED_AT: &str = "container-runtime/started-at";
@@ -31,16 +31,14 @@ pub(crate) const BELONGINGS: &str = "container-runtime/belongings";
 /// The value of the managed label of a pod that is no container: it only asks its node something.
 pub(crate) const PROBE: &str = "probe";
 
-/// In place of the image before the start. It cannot be the name of an image, so that no node
-/// tries to pull it.
-pub(crate) const HELD_IMAGE: &str = "!created";
 /// In place of the image after a stop.
 pub(crate) const STOPPED_IMAGE: &str = "!stopped";
 
 /// The scheduling gate of a pod that is held until its start.
 pub(crate) const GATE: &str = "container-runtime/start";
 
-/// The label that a pod without a gate waits for, with the nonce as its value.
+/// The label that every start gives to its pod, with the nonce as its value. A pod without a gate
+/// waits for it.
 pub(crate) const RELEASED: &str = "container-runtime/released";
 
 /// The name of the volume of a mount.

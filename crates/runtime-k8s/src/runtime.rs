@@ -12,14 +12,13 @@ use runtime_core::{
     Scope, async_trait,
 };
 use runtime_support::{newest_first, version_numbers};
-use serde_json::json;
 use tokio::time::MissedTickBehavior;
 use tracing::Span;
 use tracing::field::Empty;
 
 use crate::capabilities::{Server, capabilities};
 use crate::client::Client;
-use crate::connect::{KubernetesOptions, StatsSource};
+use crate::connect::{KubernetesOptions, StatsSource, StopMethod};
 use crate::container::KubernetesContainer;
 use crate::link::Clients;
 use crate::seen::Seen;
@@ -153,17 +152,11 @@ async fn ask(client: &Client, options: &KubernetesOptions) -> Result<Server> {
             server.version
         )));
     }
-    // What a server does with a field shows in what it would make of a pod that has it.
-    match client.create_pod(&sample(), true).await {
-        Ok(pod) => {
-            server.gates = crate::hold::is_gated(&pod);
-            server.stop_signal =
-                pod.container().is_some_and(|container| container.lifecycle.stop_signal.is_some());
-        }
-        Err(error) if error.kind() == ErrorKind::Unauthenticated => return Err(error),
-        Err(error) => server
-            .warnings
-            .push(format!("pods may not be created in namespace {}: {error}", client.namespace())),
+    if options.stop_method == StopMethod::Deadline && !server.deadline_keeps_code() {
+        return Err(Error::invalid(
+            "stop_method",
+            format!("a deadline loses the exit code on a server of version {}", server.version),
+        ));
     }
     if options.stats == StatsSource::MetricsApi {
         let selector = names::selector(&options.scope, &LabelFilter::new());
@@ -179,25 +172,6 @@ async fn ask(client: &Client, options: &KubernetesOptions) -> Result<Server> {
         };
     }
     Ok(server)
-}
-
-/// A pod with the fields that not every server knows. It is never made.
-fn sample() -> serde_json::Value {
-    json!({
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"generateName": "container-runtime-sample-"},
-        "spec": {
-            "os": {"name": "linux"},
-            "schedulingGates": [{"name": names::GATE}],
-            "restartPolicy": "Never",
-            "containers": [{
-                "name": names::CONTAINER,
-                "image": names::HELD_IMAGE,
-                "lifecycle": {"stopSignal": "SIGUSR1"},
-            }],
-        },
-    })
 }
 
 #[async_trait]

@@ -230,7 +230,8 @@ mod tests {
         let phase = if state.get("terminated").is_some() { "Succeeded" } else { "Running" };
         serde_json::from_value(json!({
             "metadata": {"name": "p", "uid": "u", "resourceVersion": version.to_string(),
-                "creationTimestamp": "2026-11-23T16:00:00Z"},
+                "creationTimestamp": "2026-11-23T16:00:00Z",
+                "labels": {crate::names::RELEASED: "n"}},
             "spec": {"nodeName": "n", "containers": [{"name": "main", "image": "busybox"}]},
             "status": {"phase": phase, "containerStatuses": [{"name": "main", "state": state}]},
         }))
@@ -282,7 +283,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_removed_before_its_start_had_no_end() {
         let mut held = pod(1, json!({}));
-        held.spec.containers[0].image = crate::names::HELD_IMAGE.to_owned();
+        held.metadata.labels.clear();
         let held = Seen::first(held);
         assert_eq!(held.state, State::Held);
         assert_eq!(kinds(&held.last(None), Some(&held)), ["removed"]);

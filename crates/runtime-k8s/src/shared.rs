@@ -1,6 +1,7 @@
 //! What a runtime and all of its containers share.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use crate::BACKEND;
 use crate::capabilities::Server;
 use crate::client::Client;
 use crate::connect::KubernetesOptions;
+use crate::hold::Hold;
 use crate::pods::{Entry, Pods};
 use crate::stats::Samples;
 
@@ -31,6 +33,10 @@ pub(crate) struct Shared {
     /// The engine of the one node, where this connection may speak to it.
     #[cfg(feature = "cri")]
     pub(crate) engine: Option<runtime_cri::NodeEngine>,
+    /// Whether the cluster was seen to drop the gate of a pod.
+    gates_dropped: AtomicBool,
+    /// Whether the cluster was seen to refuse the image of a stop.
+    pub(crate) stop_image_refused: AtomicBool,
     /// The creates that nobody waits for any more, and their undoing.
     pub(crate) half_made: HalfMade,
     /// Set by `close`.
@@ -54,6 +60,8 @@ impl Shared {
             drawn_ports: Mutex::default(),
             #[cfg(feature = "cri")]
             engine: None,
+            gates_dropped: AtomicBool::new(false),
+            stop_image_refused: AtomicBool::new(false),
             half_made: HalfMade::default(),
             closed: CancellationToken::new(),
         }
@@ -70,6 +78,18 @@ impl Shared {
         if let Some(engine) = &self.engine {
             engine.close();
         }
+    }
+
+    /// Returns the hold that a new pod gets.
+    pub(crate) fn hold(&self) -> Hold {
+        let has_gates = self.server.has_gates() && !self.gates_dropped.load(Ordering::Relaxed);
+        if has_gates { Hold::Gate } else { Hold::Affinity }
+    }
+
+    /// Remembers that the cluster drops gates.
+    pub(crate) fn gates_are_dropped(&self) {
+        tracing::debug!("the cluster drops scheduling gates: pods are held by an affinity");
+        self.gates_dropped.store(true, Ordering::Relaxed);
     }
 
     /// Completes when the runtime is closed.

@@ -18,6 +18,7 @@ use runtime_core::{
 };
 
 use crate::connect::{KubernetesOptions, MountSources};
+use crate::hold::Hold;
 use crate::names;
 
 /// The longest that all annotations of an object may be, keys and values: the API server's own
@@ -40,6 +41,23 @@ pub(crate) struct Plan {
     pub(crate) labels: BTreeMap<String, String>,
     /// The mounts whose sources have kinds that a node has to tell.
     pub(crate) unknown_mounts: Vec<usize>,
+    /// Whether the pod has a stop signal, which a server may drop.
+    pub(crate) has_stop_signal: bool,
+}
+
+impl Plan {
+    /// Gives the pod this hold, in place of the one that it has.
+    pub(crate) fn set_hold(&mut self, hold: Hold) {
+        let spec = self.pod.spec.get_or_insert_default();
+        spec.scheduling_gates =
+            (hold == Hold::Gate).then(|| vec![PodSchedulingGate { name: names::GATE.to_owned() }]);
+        let pods = (hold == Hold::Affinity).then(|| released_by(&self.nonce));
+        let nodes = spec.affinity.take().and_then(|affinity| affinity.node_affinity);
+        if pods.is_some() || nodes.is_some() {
+            spec.affinity =
+                Some(Affinity { node_affinity: nodes, pod_affinity: pods, ..Affinity::default() });
+        }
+    }
 }
 
 /// The login that becomes a Secret.
@@ -55,11 +73,11 @@ pub(crate) fn belonging_name(nonce: &str) -> String {
 }
 
 /// Makes the pod of a container. `host_ports` are free as far as is known, as many as the spec
-/// publishes; `gates` says whether the server keeps scheduling gates.
+/// publishes; `hold` keeps the pod from the scheduler until its start.
 pub(crate) fn plan(
     spec: PreparedSpec,
     options: &KubernetesOptions,
-    gates: bool,
+    hold: Hold,
     host_ports: &[u16],
     auth: Option<RegistryAuth>,
 ) -> Result<Plan> {
@@ -107,7 +125,7 @@ pub(crate) fn plan(
     let (run_as_user, run_as_group) = user_and_group(user.as_deref())?;
     let container = Container {
         name: names::CONTAINER.to_owned(),
-        image: Some(names::HELD_IMAGE.to_owned()),
+        image: Some(image.to_string()),
         image_pull_policy: Some(
             match pull_policy {
                 PullPolicy::Always => "Always",
@@ -192,10 +210,9 @@ pub(crate) fn plan(
                 .map(|name| LocalObjectReference { name })
                 .collect(),
         ),
-        scheduling_gates: Some(vec![PodSchedulingGate { name: names::GATE.to_owned() }]),
         // Servers want it said where a stop signal is.
         os: stop_signal.map(|_| PodOS { name: "linux".to_owned() }),
-        affinity: affinity(options.node.as_deref(), (!gates).then_some(nonce.as_str())),
+        affinity: options.node.as_deref().map(bound_to),
         node_selector: Some(options.node_selector.clone()),
         tolerations: Some(options.tolerations.iter().map(toleration).collect()),
         service_account_name: options.service_account.clone(),
@@ -239,8 +256,18 @@ pub(crate) fn plan(
     };
     let asked = options.mount_sources == MountSources::Any;
     let unknown = mounts.iter().enumerate().filter(|(_, mount)| asked && mount.kind.is_none());
-    let unknown_mounts = unknown.map(|(at, _)| at).collect();
-    Ok(Plan { pod, name: pod_name, nonce, secret, budget, labels: ours, unknown_mounts })
+    let mut plan = Plan {
+        pod,
+        name: pod_name,
+        nonce,
+        secret,
+        budget,
+        labels: ours,
+        unknown_mounts: unknown.map(|(at, _)| at).collect(),
+        has_stop_signal: stop_signal.is_some(),
+    };
+    plan.set_hold(hold);
+    Ok(plan)
 }
 
 /// The kubelet expands `$(NAME)` in commands, arguments and values, and takes `$$` for `$`.
@@ -391,13 +418,10 @@ fn milli(cpus: f64) -> u64 {
     (cpus * 1000.0).round() as u64
 }
 
-/// To the one node, and to the label that a pod without a gate gets at its start.
-fn affinity(node: Option<&str>, nonce: Option<&str>) -> Option<Affinity> {
-    if node.is_none() && nonce.is_none() {
-        return None;
-    }
+/// Returns the affinity to the one node.
+fn bound_to(node: &str) -> Affinity {
     // By the name of the node, which no label has to repeat.
-    let node_term = |node: &str| NodeSelectorTerm {
+    let term = NodeSelectorTerm {
         match_fields: Some(vec![NodeSelectorRequirement {
             key: "metadata.name".to_owned(),
             operator: "In".to_owned(),
@@ -405,7 +429,20 @@ fn affinity(node: Option<&str>, nonce: Option<&str>) -> Option<Affinity> {
         }]),
         ..NodeSelectorTerm::default()
     };
-    let pod_term = |nonce: &str| PodAffinityTerm {
+    Affinity {
+        node_affinity: Some(NodeAffinity {
+            required_during_scheduling_ignored_during_execution: Some(NodeSelector {
+                node_selector_terms: vec![term],
+            }),
+            ..NodeAffinity::default()
+        }),
+        ..Affinity::default()
+    }
+}
+
+/// Returns the affinity to the label that a pod without a gate gets at its start.
+fn released_by(nonce: &str) -> PodAffinity {
+    let term = PodAffinityTerm {
         label_selector: Some(LabelSelector {
             match_labels: Some(BTreeMap::from([(names::RELEASED.to_owned(), nonce.to_owned())])),
             ..LabelSelector::default()
@@ -413,19 +450,10 @@ fn affinity(node: Option<&str>, nonce: Option<&str>) -> Option<Affinity> {
         topology_key: "kubernetes.io/hostname".to_owned(),
         ..PodAffinityTerm::default()
     };
-    Some(Affinity {
-        node_affinity: node.map(|node| NodeAffinity {
-            required_during_scheduling_ignored_during_execution: Some(NodeSelector {
-                node_selector_terms: vec![node_term(node)],
-            }),
-            ..NodeAffinity::default()
-        }),
-        pod_affinity: nonce.map(|nonce| PodAffinity {
-            required_during_scheduling_ignored_during_execution: Some(vec![pod_term(nonce)]),
-            ..PodAffinity::default()
-        }),
-        ..Affinity::default()
-    })
+    PodAffinity {
+        required_during_scheduling_ignored_during_execution: Some(vec![term]),
+        ..PodAffinity::default()
+    }
 }
 
 fn toleration(toleration: &crate::Toleration) -> Toleration {

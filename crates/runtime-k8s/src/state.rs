@@ -7,7 +7,8 @@ use std::time::SystemTime;
 
 use runtime_core::{Exit, ExitReason, Signal};
 
-use crate::names::{HELD_IMAGE, RELEASED, STOPPED_AT, STOPPED_IMAGE, VERDICT};
+use crate::hold;
+use crate::names::{RELEASED, STOPPED_AT, STOPPED_IMAGE, VERDICT};
 use crate::wire::{Meta, Pod, Terminated};
 
 /// Where in its life a container is.
@@ -94,16 +95,20 @@ pub(crate) fn assess(pod: &Pod, deletion: Deletion) -> State {
     if running {
         return State::Running;
     }
+    if hold::is_held(pod) {
+        return State::Held;
+    }
     match pod.container().map(|container| container.image.as_str()) {
-        Some(HELD_IMAGE) => State::Held,
         Some(STOPPED_IMAGE) if is_stop_done(pod) => {
-            let exit = Exit::new(ExitReason::StoppedByUs)
-                .with_ended_at(pod.annotated_time(STOPPED_AT))
-                .with_message(STOPPED_BEFORE);
-            State::Ended(exit)
+            State::Ended(stopped_before_start(pod.annotated_time(STOPPED_AT)))
         }
         _ => State::Pending(trouble(pod)),
     }
+}
+
+/// How a container ends that is stopped before its process has run.
+pub(crate) fn stopped_before_start(at: Option<SystemTime>) -> Exit {
+    Exit::new(ExitReason::StoppedByUs).with_ended_at(at).with_message(STOPPED_BEFORE)
 }
 
 /// How a pod ended that the server does not have any more, by the last that was seen of it.
@@ -358,10 +363,8 @@ fn trouble(pod: &Pod) -> Trouble {
     let Some(waiting) = waiting else { return Trouble::None };
     let message = waiting.message.clone().unwrap_or_default();
     match waiting.reason.as_deref().unwrap_or_default() {
-        // The node still looks at the placeholder, or at what a stop left.
-        "InvalidImageName" if message.contains(HELD_IMAGE) || message.contains(STOPPED_IMAGE) => {
-            Trouble::None
-        }
+        // The node looks at what a stop left.
+        "InvalidImageName" if message.contains(STOPPED_IMAGE) => Trouble::None,
         "InvalidImageName" => Trouble::Final { reason: ExitReason::ImagePullFailed, message },
         "ErrImageNeverPull" => {
             let hides = message.contains("is not present with pull policy of Never");

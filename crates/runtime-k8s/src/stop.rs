@@ -1,36 +1,194 @@
 //! Stopping a container and keeping its pod.
 //!
-//! The node ends a container whose image is changed, with the pod's grace, and finds that the new
-//! image cannot be one. So the pod stays, with the true exit code and the logs.
+//! Two changes of a pod end its container with the pod's grace, and leave the true exit code and the
+//! logs. An image that cannot be one: the node ends the container because its image is another, and
+//! finds that there is nothing to run in its place. A deadline that has passed: only on servers whose
+//! nodes keep the exit code then. The first is tried first, because it is quicker and works on every
+//! version; a cluster whose policy refuses it gets the second.
+//!
+//! A container whose process has not run gets both at once. The image alone would leave a pod that is
+//! scheduled later and holds its reservation for ever; the deadline alone lets the process run for a
+//! moment on a node that comes later, because it counts from the time at which the node takes the pod.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
 
 use runtime_core::{Capability, Error, ErrorKind, Operation, Result, StopOptions, StopOutcome};
 use serde_json::{Value, json};
-use std::time::Duration;
 
 use crate::client::{Patched, Refused};
+use crate::connect::StopMethod;
 use crate::container::KubernetesContainer;
 use crate::hold::{annotate, millis_now};
-use crate::names::{STOPPED_AT, STOPPED_IMAGE};
-use crate::state::State;
+use crate::names::{STOPPED_AT, STOPPED_IMAGE, VERDICT};
+use crate::seen::Seen;
+use crate::shared::Shared;
+use crate::state::{self, State};
 use crate::wire::Pod;
 
-/// The change that stops a pod in the phase that it was seen in.
+/// The changes of a pod that a stop makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// Another image.
+    Image,
+    /// A deadline that has passed.
+    Deadline,
+    /// Both.
+    Both,
+}
+
+/// Returns the patch that stops a pod in the phase that it was seen in.
 ///
 /// The phase is part of the condition, so that a pod whose end the server knows is not marked as
 /// stopped.
-fn stop(pod: &Pod) -> Vec<Value> {
+pub(crate) fn stop(pod: &Pod, change: Change) -> Vec<Value> {
     let path = pod.image_path();
-    vec![
+    let mut patch = vec![
         json!({"op": "test", "path": "/metadata/uid", "value": pod.metadata.uid}),
         json!({"op": "test", "path": "/status/phase", "value": pod.status.phase}),
         json!({"op": "test", "path": path, "value": image(pod)}),
-        json!({"op": "replace", "path": path, "value": STOPPED_IMAGE}),
-        annotate(STOPPED_AT, &millis_now()),
-    ]
+    ];
+    if pod.spec.node_name.is_none() {
+        // No node has it, and none will run it from now on: that is how it ended, for everyone.
+        patch.push(json!({"op": "test", "path": "/spec/nodeName", "value": null}));
+        let now = Some(SystemTime::now());
+        if change == Change::Both
+            && let Ok(exit) = serde_json::to_string(&state::stopped_before_start(now))
+        {
+            patch.push(annotate(VERDICT, &exit));
+        }
+    }
+    if change != Change::Deadline {
+        patch.push(json!({"op": "replace", "path": path, "value": STOPPED_IMAGE}));
+    }
+    if change != Change::Image {
+        patch.push(json!({"op": "add", "path": "/spec/activeDeadlineSeconds", "value": 1}));
+    }
+    if pod.annotation(STOPPED_AT).is_none() {
+        patch.push(annotate(STOPPED_AT, &millis_now()));
+    }
+    patch
 }
 
 fn image(pod: &Pod) -> &str {
     pod.container().map(|container| container.image.as_str()).unwrap_or_default()
+}
+
+impl Shared {
+    /// Returns the change that stops this pod, or `None` when it has been made.
+    fn stopping_change(&self, seen: &Seen) -> Option<Change> {
+        let pod = &*seen.pod;
+        let has_image = image(pod) == STOPPED_IMAGE;
+        let keeps_code = self.server.deadline_keeps_code();
+        let may_change_image = match self.options.stop_method {
+            StopMethod::Automatic => !self.stop_image_refused.load(Ordering::Relaxed),
+            StopMethod::Image => true,
+            StopMethod::Deadline => false,
+        };
+        let has_deadline = pod.spec.active_deadline_seconds == Some(1);
+        let wanted = match &seen.state {
+            State::Pending(_) if pod.spec.node_name.is_none() => Change::Both,
+            // Its node may start the process at this moment: without the code a deadline would lose
+            // how that ended.
+            State::Pending(_) if may_change_image && keeps_code => Change::Both,
+            _ if may_change_image => Change::Image,
+            _ => Change::Deadline,
+        };
+        match wanted {
+            Change::Image => (!has_image).then_some(Change::Image),
+            Change::Deadline => (!has_deadline).then_some(Change::Deadline),
+            Change::Both => match (has_image, has_deadline) {
+                (true, true) => None,
+                (true, false) => Some(Change::Deadline),
+                (false, _) => Some(Change::Both),
+            },
+        }
+    }
+
+    /// Takes that a policy of the cluster has refused a change. Returns an error if there is no other.
+    fn change_refused(&self, seen: &Seen, change: Change, error: Error) -> Result<()> {
+        let has_other = match (change, &seen.state) {
+            (Change::Deadline, _) => false,
+            // The deadline alone would let the process run if a node came later.
+            (Change::Both, _) if seen.pod.spec.node_name.is_none() => false,
+            _ => {
+                self.options.stop_method == StopMethod::Automatic
+                    && self.server.deadline_keeps_code()
+                    && !self.stop_image_refused.load(Ordering::Relaxed)
+            }
+        };
+        if !has_other {
+            return Err(forbidden(change, error));
+        }
+        tracing::debug!(%error, "a policy refuses the image of a stop: containers get a deadline");
+        self.stop_image_refused.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// Returns the error of a stop that a policy of the cluster forbids.
+fn forbidden(change: Change, error: Error) -> Error {
+    let what = match change {
+        Change::Image => "the image that stops a container",
+        Change::Deadline => "the deadline that stops a container",
+        Change::Both => "the image and the deadline that stop a container",
+    };
+    let policy = error.message().unwrap_or_default().to_owned();
+    Error::new(ErrorKind::PermissionDenied)
+        .with_message(format!(
+            "failed to set {what}: {policy}; the container runs on, and `remove` still ends it"
+        ))
+        .with_source(error)
+}
+
+/// What a server answers to a patch with a failed test.
+const FAILED_TEST: &str = "the server rejected our request due to an error in our request";
+
+/// Returns whether a policy of the cluster has refused a request that the server itself would take:
+/// an admission webhook, an admission policy or plugin. A missing right is none.
+pub(crate) fn is_policy(error: &Error) -> bool {
+    let message = error.message().unwrap_or_default();
+    match error.kind() {
+        ErrorKind::PermissionDenied => !is_missing_right(message),
+        // Webhooks and policies choose their code.
+        ErrorKind::InvalidArgument => {
+            error.field().is_none_or(str::is_empty) && !message.starts_with(FAILED_TEST)
+        }
+        _ => message.contains("denied the request") || message.contains("denied request"),
+    }
+}
+
+/// Returns whether the server says that the caller lacks a right: `User "u" cannot patch resource
+/// "pods" in API group "" in the namespace "n"`.
+fn is_missing_right(message: &str) -> bool {
+    message.contains(" cannot ") && message.contains(" resource ")
+}
+
+/// Returns whether no process of a pod has run or can come to run without the node's next attempt.
+///
+/// The words of a node that is between two attempts, or makes none. One that creates the container
+/// may have started the process and not reported it yet.
+pub(crate) fn never_ran(pod: &Pod) -> bool {
+    let Some(status) = pod.container_status() else { return pod.spec.node_name.is_none() };
+    let state = &status.state;
+    state.running.is_none()
+        && state.terminated.is_none()
+        && status.restart_count == 0
+        && state.waiting.as_ref().is_some_and(|waiting| {
+            matches!(
+                waiting.reason.as_deref(),
+                Some(
+                    "InvalidImageName"
+                        | "ErrImageNeverPull"
+                        | "ErrImagePull"
+                        | "ImagePullBackOff"
+                        | "ImageInspectError"
+                        | "RegistryUnavailable"
+                        | "SignatureValidationFailed"
+                        | "CreateContainerConfigError"
+                )
+            )
+        })
 }
 
 /// Stops a container and waits for its end.
@@ -60,13 +218,23 @@ async fn until_stopped(container: &KubernetesContainer, grace: Duration) -> Resu
     let shared = &container.shared;
     let uid = container.uid();
     let mut refused = Refused::default();
+    // Whether this stop has made its change.
+    let mut stopped = false;
     loop {
         let seen = shared.entry(uid, &container.pod_name).await?.now();
         match seen.state {
             State::Held => return Ok(StopOutcome::NotStarted),
+            State::Ended(exit) if stopped => {
+                give_back(container, &seen.pod).await;
+                return Ok(StopOutcome::Stopped(exit));
+            }
             State::Ended(exit) => return Ok(StopOutcome::AlreadyExited(exit)),
             State::Settling => {
-                return container.until_ended().await.map(StopOutcome::AlreadyExited);
+                let exit = container.until_ended().await?;
+                return Ok(match stopped {
+                    true => StopOutcome::Stopped(exit),
+                    false => StopOutcome::AlreadyExited(exit),
+                });
             }
             State::Running | State::Pending(_) => {}
         }
@@ -79,11 +247,21 @@ async fn until_stopped(container: &KubernetesContainer, grace: Duration) -> Resu
         }
         #[cfg(not(feature = "cri"))]
         let _ = grace;
-        if image(&seen.pod) != STOPPED_IMAGE {
-            let patch = stop(&seen.pod);
-            match shared.client.patch_pod(&container.pod_name, &patch).await? {
-                Patched::Done(pod) => shared.pods.take(*pod),
-                Patched::Other(error) => {
+        if let Some(change) = shared.stopping_change(&seen) {
+            let patch = stop(&seen.pod, change);
+            let patched = shared.client.patch_pod(&container.pod_name, &patch).await;
+            match patched {
+                Ok(Patched::Other(error)) | Err(error) if is_policy(&error) => {
+                    shared.change_refused(&seen, change, error)?;
+                    continue;
+                }
+                Err(error) => return Err(error),
+                Ok(Patched::Done(pod)) => {
+                    stopped = true;
+                    shared.pods.take(*pod);
+                    continue;
+                }
+                Ok(Patched::Other(error)) => {
                     // Something happened to it meanwhile. Is it what was waited for?
                     let pod = shared.client.pod(&container.pod_name).await?;
                     if pod.metadata.uid != uid {
@@ -95,7 +273,36 @@ async fn until_stopped(container: &KubernetesContainer, grace: Duration) -> Resu
                 }
             }
         }
-        return container.until_ended().await.map(StopOutcome::Stopped);
+        stopped = true;
+        // A container that was not seen to run may have run by now, and may need another change.
+        let was_pending = matches!(seen.state, State::Pending(_));
+        let version = seen.pod.metadata.resource_version.clone();
+        let now = container
+            .until(|now| {
+                now.exit().is_some() || was_pending && now.pod.metadata.resource_version != version
+            })
+            .await;
+        match now {
+            // It goes on from what the pod is now.
+            Ok(_) => {}
+            Err(_) => return container.until_ended().await.map(StopOutcome::Stopped),
+        }
+    }
+}
+
+/// Lets the node give back what it holds for a pod that never ran and that only its image keeps from
+/// running: one that has no deadline yet, because that would have lost the exit code.
+async fn give_back(container: &KubernetesContainer, pod: &Pod) {
+    let is_waiting = pod.status.phase == "Pending" && pod.spec.node_name.is_some();
+    if !is_waiting || pod.spec.active_deadline_seconds.is_some() {
+        return;
+    }
+    let shared = &container.shared;
+    match shared.client.patch_pod(&container.pod_name, &stop(pod, Change::Deadline)).await {
+        Ok(Patched::Done(pod)) => shared.pods.take(*pod),
+        // It has changed, or gone.
+        Ok(Patched::Other(_)) => {}
+        Err(error) => tracing::debug!(%error, "a stopped pod keeps its place on the node"),
     }
 }
 
@@ -103,22 +310,75 @@ async fn until_stopped(container: &KubernetesContainer, grace: Duration) -> Resu
 mod tests {
     use super::*;
 
+    fn pod(value: Value) -> Pod {
+        serde_json::from_value(value).unwrap()
+    }
+
     #[test]
     fn a_stop_is_for_one_pod_in_one_state() {
-        let pod: Pod = serde_json::from_value(json!({
+        let pod = pod(json!({
             "metadata": {"uid": "u"},
-            "spec": {"containers": [
+            "spec": {"nodeName": "n", "containers": [
                 {"name": "istio-proxy", "image": "proxy"}, {"name": "main", "image": "busybox"},
             ]},
             "status": {"phase": "Running"},
-        }))
-        .unwrap();
-        let patch = stop(&pod);
+        }));
+        let patch = stop(&pod, Change::Image);
         let tests: Vec<&Value> = patch.iter().filter(|op| op["op"] == "test").collect();
         assert_eq!(tests.len(), 3);
         assert_eq!(tests[1], &json!({"op": "test", "path": "/status/phase", "value": "Running"}));
         let path = "/spec/containers/1/image";
         assert_eq!(tests[2], &json!({"op": "test", "path": path, "value": "busybox"}));
         assert_eq!(patch[3], json!({"op": "replace", "path": path, "value": "!stopped"}));
+        let paths = |change| -> Vec<Value> {
+            let patch = stop(&pod, change);
+            patch.iter().filter(|op| op["op"] != "test").map(|op| op["path"].clone()).collect()
+        };
+        let mark = "/metadata/annotations/container-runtime~1stopped-at";
+        let deadline = "/spec/activeDeadlineSeconds";
+        assert_eq!(paths(Change::Image), [path, mark]);
+        assert_eq!(paths(Change::Deadline), [deadline, mark]);
+        assert_eq!(paths(Change::Both), [path, deadline, mark]);
+    }
+
+    #[test]
+    fn refusal_by_policy_is_told_from_missing_right_and_failed_test() {
+        use ErrorKind as K;
+        for (kind, message, policy) in [
+            (K::PermissionDenied, "admission webhook \"i.test\" denied the request: no", true),
+            (K::PermissionDenied, "pods \"p\" is forbidden: violates PodSecurity", true),
+            (
+                K::PermissionDenied,
+                "pods \"p\" is forbidden: User \"u\" cannot patch resource \"pods\" in API group \"\"",
+                false,
+            ),
+            (K::InvalidArgument, "admission webhook \"i.test\" denied the request: no", true),
+            (K::InvalidArgument, FAILED_TEST, false),
+            (K::Internal, "admission webhook \"i.test\" denied the request: no", true),
+            (K::Internal, "failed calling webhook \"i.test\": timeout", false),
+            (K::Unavailable, "the server is shutting down", false),
+        ] {
+            let error = Error::new(kind).with_message(message);
+            assert_eq!(is_policy(&error), policy, "{kind:?} {message}");
+        }
+        assert!(!is_policy(&Error::invalid("spec", "pod updates may not change fields")));
+    }
+
+    #[test]
+    fn never_ran_is_known_between_two_attempts_alone() {
+        let with = |node: Value, status: Value| {
+            never_ran(&pod(json!({
+                "spec": {"nodeName": node, "containers": [{"name": "main", "image": "busybox"}]},
+                "status": {"containerStatuses": status},
+            })))
+        };
+        let waiting =
+            |reason: &str| json!([{"name": "main", "state": {"waiting": {"reason": reason}}}]);
+        assert!(with(Value::Null, Value::Null));
+        assert!(!with(json!("n"), Value::Null));
+        assert!(with(json!("n"), waiting("ImagePullBackOff")));
+        assert!(with(json!("n"), waiting("InvalidImageName")));
+        assert!(!with(json!("n"), waiting("ContainerCreating")));
+        assert!(!with(json!("n"), json!([{"name": "main", "state": {"running": {}}}])));
     }
 }

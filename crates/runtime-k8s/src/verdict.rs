@@ -26,6 +26,7 @@ use crate::pods::Entry;
 use crate::seen::Seen;
 use crate::shared::Shared;
 use crate::state::{self, State, Trouble};
+use crate::stop;
 use crate::wire::{ClusterEvent, Pod};
 
 /// How long a node may say nothing before the cluster's events are asked what it does. Longer after
@@ -217,8 +218,8 @@ impl Shared {
                 })?;
         let mut patch = end(pod, &verdict);
         let mut patched = self.client.patch_pod(name, &patch).await;
-        if let Err(error) = &patched
-            && matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::InvalidArgument)
+        if let Ok(Patched::Other(error)) | Err(error) = &patched
+            && stop::is_policy(error)
         {
             // A policy refuses images that are none. The deadline alone keeps the pod from running
             // for longer than a moment, if a node should take it yet.

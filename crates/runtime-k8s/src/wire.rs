@@ -99,6 +99,7 @@ pub(crate) struct PodSpec {
     pub(crate) containers: Vec<ContainerSpec>,
     #[serde(deserialize_with = "lenient::seconds")]
     pub(crate) termination_grace_period_seconds: Option<u64>,
+    pub(crate) active_deadline_seconds: Option<u64>,
     #[serde(deserialize_with = "nullable")]
     pub(crate) volumes: Vec<Volume>,
 }

@@ -33,6 +33,7 @@ use connection::Switch;
 use hooks::Hook;
 pub use hooks::{HookId, Reaction, Received, Refusal};
 pub use node::FakeNode;
+pub(crate) use patch::apply as apply_patch;
 pub use recording::{Playback, Recording};
 use store::Store;
 

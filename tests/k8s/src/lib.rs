@@ -3,6 +3,7 @@
 mod balancer;
 mod differences;
 pub mod fake;
+mod gates;
 mod raw;
 mod relay;
 mod subject;

@@ -88,6 +88,8 @@ enum Way {
     Stats,
     /// All is bound to the one node, and its engine spoken to.
     Node,
+    /// Through a proxy that has scheduling gates, with a kubeconfig for it once it is there.
+    Gates(OnceCell<tempfile::TempPath>),
     /// Through a relay that takes WebSockets, with a kubeconfig for it once it is there.
     WebSocket(OnceCell<tempfile::TempPath>),
     /// Through the handler with which today's API servers take WebSockets.
@@ -130,6 +132,14 @@ impl KubernetesSubject {
         Ok(Self { way: Way::WebSocket(OnceCell::new()), ..Self::from_env()? })
     }
 
+    /// The cluster of the environment behind a proxy that has scheduling gates, see `gates.rs`.
+    ///
+    /// # Errors
+    /// When a variable is missing.
+    pub fn gates_from_env() -> Result<Self, BoxError> {
+        Ok(Self { way: Way::Gates(OnceCell::new()), ..Self::from_env()? })
+    }
+
     /// The cluster of the environment behind the code with which a Kubernetes of today takes
     /// WebSockets, see `translator.rs`. It is built first where it is missing.
     ///
@@ -150,6 +160,7 @@ impl Subject for KubernetesSubject {
             // All that a cluster can do: the column of the README.
             Way::Stats => "kubernetes",
             Way::Node => "kubernetes-node",
+            Way::Gates(_) => "kubernetes-gates",
             Way::WebSocket(_) => "kubernetes-websocket",
             Way::Translator(_) => "kubernetes-translator",
         }
@@ -167,6 +178,13 @@ impl Subject for KubernetesSubject {
             Way::Node => {
                 let Environment { node, node_engine, node_logs, .. } = environment;
                 options.node(node).node_engine(node_engine).node_logs(node_logs)
+            }
+            Way::Gates(proxy) => {
+                let proxy = proxy.get_or_try_init(|| gated(environment)).await;
+                let proxy = proxy.map_err(|error| {
+                    runtime_core::Error::internal("the proxy did not start").with_source(error)
+                })?;
+                options.kubeconfig(proxy.to_path_buf())
             }
             Way::WebSocket(relay) => {
                 let relay = relay.get_or_try_init(|| relayed(environment)).await;
@@ -231,6 +249,13 @@ impl Subject for KubernetesSubject {
 /// A kubeconfig that leads to a relay of this process.
 async fn relayed(environment: &Environment) -> Result<tempfile::TempPath, BoxError> {
     let address = crate::relay::serve(&environment.kubeconfig, None).await?;
+    kubeconfig_of(&address.to_string())
+}
+
+/// A kubeconfig that leads to a proxy of this process with scheduling gates.
+async fn gated(environment: &Environment) -> Result<tempfile::TempPath, BoxError> {
+    let Environment { kubeconfig, kubeconfig_admin, node, .. } = environment;
+    let address = crate::gates::serve(kubeconfig, kubeconfig_admin, node).await?;
     kubeconfig_of(&address.to_string())
 }
 

@@ -2,6 +2,9 @@
 
 mod fake {
     mod exits;
+    mod holds;
     mod server;
     mod starts;
+    mod stops;
+    mod support;
 }

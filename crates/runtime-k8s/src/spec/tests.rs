@@ -22,7 +22,7 @@ fn options() -> KubernetesOptions {
 fn try_plan(spec: &ContainerSpec, options: &KubernetesOptions) -> Result<Plan> {
     let prepared = spec.prepare(&options.scope, &all())?;
     let auth = prepared.auth.clone();
-    plan(prepared, options, true, &[20_001, 20_002], auth)
+    plan(prepared, options, Hold::Gate, &[20_001, 20_002], auth)
 }
 
 fn pod(spec: &ContainerSpec, options: &KubernetesOptions) -> Value {
@@ -42,7 +42,8 @@ fn every_pod_is_held_and_bare() {
     assert_eq!(spec["automountServiceAccountToken"], false);
     assert_eq!(spec["terminationGracePeriodSeconds"], 10);
     assert_eq!(spec["schedulingGates"][0]["name"], "container-runtime/start");
-    assert_eq!(spec["containers"][0]["image"], "!created");
+    assert_eq!(spec["containers"][0]["image"], "docker.io/library/busybox:latest");
+    assert_eq!(spec["affinity"], Value::Null);
     assert_eq!(spec["containers"][0]["imagePullPolicy"], "IfNotPresent");
     assert_eq!(spec["os"], Value::Null);
     let annotations = &pod["metadata"]["annotations"];
@@ -55,12 +56,30 @@ fn every_pod_is_held_and_bare() {
 fn without_gates_a_pod_waits_for_a_label_of_its_own() {
     let prepared = ContainerSpec::new("busybox").prepare(&options().scope, &all()).unwrap();
     let nonce = prepared.nonce.to_string();
-    let plan = plan(prepared, &options(), false, &[], None).unwrap();
+    let plan = plan(prepared, &options().node("n1"), Hold::Affinity, &[], None).unwrap();
     let pod = serde_json::to_value(&plan.pod).unwrap();
     let term = &pod["spec"]["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
         [0];
     assert_eq!(term["labelSelector"]["matchLabels"], json!({"container-runtime/released": nonce}));
     assert_eq!(pod["metadata"]["labels"]["container-runtime/released"], Value::Null);
+    // One hold, never two, and the node stays.
+    assert_eq!(pod["spec"]["schedulingGates"], Value::Null);
+    assert!(pod["spec"]["affinity"]["nodeAffinity"].is_object());
+}
+
+#[test]
+fn hold_that_server_dropped_is_replaced_by_the_other() {
+    let prepared = ContainerSpec::new("busybox").prepare(&options().scope, &all()).unwrap();
+    let mut plan = plan(prepared, &options().node("n1"), Hold::Gate, &[], None).unwrap();
+    let affinity =
+        |plan: &Plan| serde_json::to_value(&plan.pod).unwrap()["spec"]["affinity"].clone();
+    assert_eq!(affinity(&plan)["podAffinity"], Value::Null);
+    plan.set_hold(Hold::Affinity);
+    assert!(
+        affinity(&plan)["podAffinity"].is_object() && affinity(&plan)["nodeAffinity"].is_object()
+    );
+    let spec = plan.pod.spec.as_ref().unwrap();
+    assert_eq!(spec.scheduling_gates, None);
 }
 
 #[test]

@@ -21,8 +21,7 @@ use crate::common::SCOPE;
 /// What bare pods have in place of the scope.
 pub(super) const BARE_SCOPE: &str = "bench-bare";
 
-/// In place of an image, before the start and after the end.
-const HELD: &str = "!created";
+/// In place of an image after the end.
 const STOPPED: &str = "!stopped";
 
 /// A connection.
@@ -98,10 +97,9 @@ impl Bare {
         let nonce = template.nonce(name);
         let patch = json!([
             {"op": "test", "path": "/metadata/uid", "value": uid},
-            {"op": "test", "path": "/spec/containers/0/image", "value": HELD},
-            {"op": "replace", "path": "/spec/containers/0/image", "value": template.image},
-            {"op": "add", "path": "/metadata/annotations/container-runtime~1started-at", "value": "1"},
+            {"op": "test", "path": "/metadata/labels/container-runtime~1released", "value": null},
             {"op": "add", "path": "/metadata/labels/container-runtime~1released", "value": nonce},
+            {"op": "add", "path": "/metadata/annotations/container-runtime~1started-at", "value": "1"},
         ]);
         self.patch(name, &patch).await
     }
@@ -228,7 +226,6 @@ pub(super) struct Template {
     text: String,
     pod_name: String,
     nonce: String,
-    image: String,
 }
 
 impl Template {
@@ -236,7 +233,6 @@ impl Template {
     pub(super) async fn take(engine: &Engine, place: Place, script: &str) -> Result<Self> {
         let ours = engine.ours(place).await?;
         let spec = engine.spec(script);
-        let image = spec.image.reference.clone();
         let container = ours.create_container(&spec).await?;
         let bare = engine.bare().await?;
         let names = bare.names(SCOPE).await?;
@@ -257,7 +253,7 @@ impl Template {
         }
         meta["labels"][LABEL_SCOPE] = BARE_SCOPE.into();
         pod.as_object_mut().context("no object")?.remove("status");
-        Ok(Self { text: pod.to_string(), pod_name, nonce, image })
+        Ok(Self { text: pod.to_string(), pod_name, nonce })
     }
 
     /// A pod like it, of this name.

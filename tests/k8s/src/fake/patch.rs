@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 /// Applies a patch, all of it or nothing. The error is the API server's message.
-pub(super) fn apply(object: &Value, patch: &Value) -> Result<Value, String> {
+pub(crate) fn apply(object: &Value, patch: &Value) -> Result<Value, String> {
     let mut changed = object.clone();
     for operation in patch.as_array().ok_or("the patch is not a list")? {
         let path = operation["path"].as_str().ok_or("an operation has no path")?;

@@ -326,6 +326,11 @@ fn check_update(name: &str, old: &Value, new: &Value) -> Result<(), Refusal> {
             fields.remove("activeDeadlineSeconds");
             fields.remove("tolerations");
             fields.remove("schedulingGates");
+            // Until then it may be bound to fewer nodes.
+            if is_gated(old) {
+                fields.remove("affinity");
+                fields.remove("nodeSelector");
+            }
         }
         for container in spec["containers"].as_array_mut().into_iter().flatten() {
             container["image"] = Value::Null;
