@@ -112,6 +112,7 @@ capabilities! {
     exec_env ExecEnv "exec with more environment";
     exec_working_dir ExecWorkingDir "exec in another folder";
     exec_signal ExecSignal "sends a signal to the process of an exec";
+    exec_descendants ExecDescendants "ends what the process of an exec has started with it, when a signal or a drop ends it";
     attach Attach "attaches to the main process";
     attach_created AttachCreated "attaches before the start, so that no output is missed";
     copy_in CopyIn "copies files into the container";

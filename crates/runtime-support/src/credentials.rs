@@ -1,5 +1,6 @@
 //! Logins of registries from Docker's configuration file and its credential helpers.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
@@ -66,14 +67,22 @@ pub async fn find_credential(image: &ImageRef, given: Option<RegistryAuth>) -> O
     if let Some(auth) = given {
         return Some(Credential::Login(auth));
     }
-    let folder = std::env::var_os("DOCKER_CONFIG")
-        .map(PathBuf::from)
-        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker")))?;
+    let folder = docker_config_dir(&|name| std::env::var_os(name))?;
     let registry = image.registry().to_owned();
     apart(move || look_up(&folder, &registry)).await.unwrap_or_else(|error| {
         tracing::warn!(%image, %error, "no login could be looked up");
         None
     })
+}
+
+/// Returns the directory of Docker's configuration: `DOCKER_CONFIG`, or else `.docker` in `HOME`.
+///
+/// An empty variable counts as unset, as it does for Docker's command line. Without either there
+/// is none: the current directory may be another user's.
+#[must_use]
+pub fn docker_config_dir(variable: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let path = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    path("DOCKER_CONFIG").or_else(|| Some(path("HOME")?.join(".docker")))
 }
 
 /// Does a look-up in a thread of its own: the helper is a process that is waited for, and the file

@@ -13,6 +13,7 @@ pub mod kernel_log;
 mod labels;
 #[cfg(unix)]
 mod mounts;
+pub mod locality;
 mod order;
 pub mod ports;
 pub mod process;
@@ -24,7 +25,7 @@ mod version;
 
 pub use attach::main_exit;
 pub use check::{check_exec, check_path, exec_command};
-pub use credentials::{Credential, find_credential};
+pub use credentials::{Credential, docker_config_dir, find_credential};
 pub use deadline::within;
 pub use error::{find_source, is_unclear};
 pub use exits::{ExitHub, ExitSource, Sight, Wake, WakeStream};

@@ -7,7 +7,12 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use runtime_core::Signal;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags};
+
+mod tree;
+
+pub use tree::ProcessTree;
 
 /// A process that keeps its identity: its number is not given to another one unnoticed.
 #[derive(Debug)]
@@ -30,14 +35,50 @@ impl Process {
         }
     }
 
+    /// Takes hold of the process of a container that an engine has named by this number.
+    ///
+    /// A number proves nothing: the engine may run in another PID namespace or on another host,
+    /// and the process may have ended since. The process is in a control group of the container,
+    /// and has not ended after that was read, so that the number was its own at that time.
+    ///
+    /// # Errors
+    /// `NotFound` if no process has this number or the process has ended; `InvalidInput` if the
+    /// process does not belong to the container.
+    pub fn in_container(pid: i32, container: &str) -> io::Result<Self> {
+        let process = Self::hold(pid)?;
+        let belongs = is_in_container(pid, container);
+        if !process.is_alive() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        if !belongs {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the process with this number does not belong to the container",
+            ));
+        }
+        Ok(process)
+    }
+
+    /// Whether the process has not ended.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
+        // The descriptor is readable once the process has ended.
+        matches!(rustix::event::poll(&mut fds, Some(&Timespec::default())), Ok(0))
+    }
+
     /// Sends it a signal. One that has ended is no error of this call: gives `false`.
     ///
     /// # Errors
     /// `PermissionDenied` when this user may not.
     pub fn signal(&self, signal: Signal) -> io::Result<bool> {
+        self.send(signal.number().into())
+    }
+
+    fn send(&self, signal: i32) -> io::Result<bool> {
         // SAFETY: it is wrong only for a signal that the C library keeps for itself and that is
         // sent to or handled by this process; this one goes to another.
-        let signal = unsafe { rustix::process::Signal::from_raw_unchecked(signal.number().into()) };
+        let signal = unsafe { rustix::process::Signal::from_raw_unchecked(signal) };
         match rustix::process::pidfd_send_signal(&self.fd, signal) {
             Ok(()) => Ok(true),
             Err(rustix::io::Errno::SRCH) => Ok(false),
