@@ -154,6 +154,12 @@ pub trait Container: fmt::Debug + Send + Sync + 'static {
     /// Packs the file or folder `path` of the container, running or not (capability
     /// `copy_stopped`), into a tar stream. The names in it begin with the last part of `path`.
     ///
+    /// Docker locks the container while it packs: `info`, `kill` and `exec` wait for as long as the
+    /// stream is open and not read. So it is read ahead, by some megabytes at most, and a stream of
+    /// which nothing is taken for
+    /// [`Deadlines::pull_inactivity`](crate::Deadlines::pull_inactivity) after that ends with
+    /// `Timeout`.
+    ///
     /// # Errors
     /// `NotFound` naming the field `path` when there is no such file, `InvalidArgument` when
     /// `path` is not absolute. Later ones as the last item.

@@ -148,7 +148,8 @@ pub struct ExecExit {
 /// waits, as it would at a pipe. Drop a stream to throw its bytes away. In a session that was cut a
 /// stream ends with [`Lost`](crate::ErrorKind::Lost), after the bytes that came. Dropping the whole
 /// session closes the connection and, with the capability `exec_signal`, ends the process; that of a
-/// session that was cut may go on until its container ends.
+/// session that was cut may go on until its container ends. With the capability `exec_descendants`,
+/// the processes that it has started end with it; without it, they go on.
 #[non_exhaustive]
 pub struct Session {
     /// Standard input; `None` when the mode has none. Dropping it closes the input.
@@ -208,7 +209,8 @@ pub trait SessionControl: Send + Sync {
     /// `InvalidState` when the session has no terminal or its process has ended.
     async fn resize(&self, size: TerminalSize) -> Result<()>;
 
-    /// Sends a signal to the process.
+    /// Sends a signal to the process. If the process ends of it, within ten seconds, the processes
+    /// that it has started are killed (capability `exec_descendants`).
     ///
     /// # Errors
     /// `Unsupported` without the capability `exec_signal`; `InvalidState` when the process has

@@ -209,8 +209,10 @@ async fn send(
     silence: Duration,
 ) -> Result<Sent> {
     let mut sent = Sent { bytes: 0, failure: None };
-    if said.wait_for(|said| said.ready).await.is_err() {
-        return Ok(sent);
+    match timeout(silence, said.wait_for(|said| said.ready)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(_)) => return Ok(sent),
+        Err(_) => return Err(stands_still(silence)),
     }
     loop {
         let piece = tokio::select! {
@@ -389,6 +391,29 @@ fn refused(words: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// An input that nobody reads.
+    struct Unread;
+
+    #[runtime_core::async_trait]
+    impl SessionInput for Unread {
+        async fn write(&mut self, _: Bytes) -> Result<()> {
+            std::future::pending().await
+        }
+
+        async fn close(&mut self) -> Result<()> {
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn script_that_never_gets_ready_times_out() {
+        let (_report, said) = watch::channel(Said::default());
+        let content = stream::iter([Ok(Bytes::from_static(b"x"))]).boxed();
+        let silence = Duration::from_secs(30);
+        let sent = timeout(silence * 2, send(Box::new(Unread), content, said, silence)).await;
+        assert_eq!(sent.unwrap().err().map(|error| error.kind()), Some(ErrorKind::Timeout));
+    }
 
     #[test]
     fn paths_are_split_at_their_last_part() {

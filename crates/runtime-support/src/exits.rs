@@ -148,9 +148,7 @@ impl ExitHub {
     /// Says that a container is there and about to be removed: those who wait for it now, and have
     /// not been answered, learn that it was removed and not that it was never there.
     pub fn removing(&self, id: &ContainerId) {
-        if let Some(entry) = self.inner.lock().entries.get_mut(id) {
-            entry.seen_alive = true;
-        }
+        self.inner.exists(id);
     }
 
     /// How many containers are waited for.
@@ -223,6 +221,13 @@ impl Inner {
     fn settle(&self, id: &ContainerId, result: Result<Exit>) {
         if let Some(entry) = self.lock().entries.remove(id) {
             entry.result.send_replace(Some(result));
+        }
+    }
+
+    /// Notes that a container is there, or was when it was waited for.
+    fn exists(&self, id: &ContainerId) {
+        if let Some(entry) = self.lock().entries.get_mut(id) {
+            entry.seen_alive = true;
         }
     }
 

@@ -11,6 +11,8 @@ mod seek;
 mod tail;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod turns;
 
 use std::time::{Duration, SystemTime};
 
@@ -59,6 +61,18 @@ pub trait LogSource: Send + Sync + 'static {
     /// serve any number of these. An error means that it cannot be known this way.
     async fn ended(&self) -> Result<()>;
 
+    /// Whether [`OpenLog::follow`] is honoured. If not, each open ends at the end of the log as it
+    /// is, and a reader that follows reads the log in turns.
+    fn follows(&self) -> bool {
+        true
+    }
+
+    /// Completes when a log that is read in turns may have more than the last turn gave, and after
+    /// some time at the latest.
+    async fn changed(&self, last: Turn) {
+        tokio::time::sleep(last.pause()).await;
+    }
+
     /// From when on the log has to be opened so that each line with a first chunk of `time` or
     /// later comes whole, and no other line comes without its head. `None` is from the start.
     fn open_since(&self, time: SystemTime) -> Option<SystemTime>;
@@ -99,6 +113,31 @@ pub trait LogSource: Send + Sync + 'static {
     fn thrown_away(&self, after: SystemTime) -> Option<Error> {
         let _ = after;
         None
+    }
+}
+
+/// What one turn of a log gave that is read in turns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Turn {
+    /// How many chunks were new.
+    pub new: u64,
+    /// How many turns in a row, with this one, had nothing new.
+    pub dry: u32,
+}
+
+/// A turn with so many new chunks is followed by the next one at once: the engine may be about to
+/// throw away what was not read yet.
+const BUSY_TURN: u64 = 256;
+
+impl Turn {
+    /// Returns a pause before the next turn, of up to a second: the longer, the longer there was
+    /// nothing new.
+    #[must_use]
+    pub fn pause(self) -> Duration {
+        if self.new >= BUSY_TURN {
+            return Duration::ZERO;
+        }
+        Duration::from_millis(50 << self.dry.min(5)).min(Duration::from_secs(1))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
@@ -13,6 +14,10 @@ use super::{Inner, Look, Sight, Wake, WakeStream};
 /// How many containers are inspected at once.
 const INSPECTIONS: usize = 8;
 
+/// How often a container is looked at that is waited for in the cheaper way: nothing else shows
+/// that its connection has gone silent.
+const ALONE_CHECK: Duration = Duration::from_secs(10);
+
 /// The task that serves the waiters.
 pub(super) struct Driver {
     inner: Arc<Inner>,
@@ -21,6 +26,8 @@ pub(super) struct Driver {
     alone: Option<(ContainerId, BoxFuture<'static, Result<Sight>>)>,
     /// Set after the cheaper way did not lead to an end, until the next one does.
     alone_failed: bool,
+    /// When to look at the container of the cheaper way.
+    alone_check: Pin<Box<tokio::time::Sleep>>,
     backoff: Backoff,
     resync: Pin<Box<tokio::time::Sleep>>,
     /// Whether the driver ended by itself, and not by a panic of the source.
@@ -56,6 +63,7 @@ impl Driver {
             wakes: None,
             alone: None,
             alone_failed: false,
+            alone_check: Box::pin(tokio::time::sleep(ALONE_CHECK)),
             backoff: Backoff::default(),
             resync,
             done: false,
@@ -108,6 +116,7 @@ impl Driver {
                 }
                 self.alone = inner.source.alone(&id).map(|future| (id, future));
                 if self.alone.is_some() {
+                    self.alone_check.as_mut().reset(tokio::time::Instant::now() + ALONE_CHECK);
                     return (Step::Alone, changes);
                 }
             }
@@ -155,6 +164,17 @@ impl Driver {
                 // Ended or gone it has to be now. If it is not, the stream will tell.
                 self.alone_failed = matches!(sight, Sight::Alive | Sight::Unclear);
                 self.inner.apply(&id, sight);
+            }
+            () = self.alone_check.as_mut() => {
+                // The connection may be one of which nothing comes any more.
+                let id = id.clone();
+                self.inner.exists(&id);
+                let sight = self.inner.source.inspect(&id, None).await?;
+                if sight != Sight::Alive {
+                    self.alone = None;
+                }
+                self.inner.apply(&id, sight);
+                self.alone_check.as_mut().reset(tokio::time::Instant::now() + ALONE_CHECK);
             }
             () = self.inner.changed.notified() => {}
         }

@@ -44,6 +44,11 @@ impl Source {
         self.0.ended.notify_waiters();
     }
 
+    /// Ends it, and nothing comes of that on the connections.
+    fn end_in_silence(&self, id: &ContainerId, code: i32) {
+        self.0.containers.lock().unwrap().insert(id.clone(), Some(Exit::from_code(code)));
+    }
+
     fn remove(&self, id: &ContainerId) {
         self.0.containers.lock().unwrap().remove(id);
     }
@@ -396,4 +401,24 @@ async fn a_source_that_only_ticks_will_do() {
     source.tell(Wake::All);
     assert_eq!(second.await.unwrap().unwrap().code, Some(2));
     assert_idle(&source, &hub).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn lone_wait_on_silent_connection_returns_exit() {
+    let source = Source::default();
+    source.0.alone.store(true, Ordering::Relaxed);
+    let hub = source.hub();
+    for removed in [false, true] {
+        let id = source.add("one");
+        let mut wait = std::pin::pin!(hub.wait(&id));
+        assert!(tokio::time::timeout(Duration::from_secs(25), &mut wait).await.is_err());
+        if removed {
+            source.remove(&id);
+        } else {
+            source.end_in_silence(&id, 3);
+        }
+        let exit = tokio::time::timeout(Duration::from_secs(60), wait).await.unwrap().unwrap();
+        let expected = if removed { Exit::new(ExitReason::Removed) } else { Exit::from_code(3) };
+        assert_eq!(exit, expected);
+    }
 }

@@ -23,6 +23,10 @@ struct Run {
     chunks: u64,
     /// Whether chunks of the same time may stand before those that were counted.
     cut: bool,
+    /// Whether the last chunk ends a line.
+    ends_line: bool,
+    /// The time of the chunk of the stream before them.
+    before: Option<SystemTime>,
 }
 
 impl Place {
@@ -31,10 +35,15 @@ impl Place {
     pub(super) fn take(&mut self, chunk: &Chunk, first_may_be_cut: bool) {
         let slot = chunk.stream as usize;
         match &mut self.runs[slot] {
-            Some(run) if run.time == chunk.time => run.chunks += 1,
+            Some(run) if run.time == chunk.time => {
+                run.chunks += 1;
+                run.ends_line = chunk.ends_line;
+            }
             run => {
                 let cut = first_may_be_cut && run.is_none();
-                *run = Some(Run { time: chunk.time, chunks: 1, cut });
+                let before = run.map(|run| run.time);
+                let ends_line = chunk.ends_line;
+                *run = Some(Run { time: chunk.time, chunks: 1, cut, ends_line, before });
             }
         }
         self.heads[slot] = match (chunk.ends_line, self.heads[slot]) {
@@ -58,7 +67,8 @@ impl Place {
         let (_, run) = self.last_run()?;
         let newest = self.newest?;
         let before = newest.checked_sub(SKEW).unwrap_or(SystemTime::UNIX_EPOCH);
-        self.heads.iter().flatten().copied().chain([before, run.time]).min()
+        let run = run.before.into_iter().chain([run.time]);
+        self.heads.iter().flatten().copied().chain([before]).chain(run).min()
     }
 
     /// Passes over what was taken, in a log that is opened again. `by_number` says that only its
@@ -72,6 +82,8 @@ impl Place {
                 newest,
                 by_number,
                 before: false,
+                // One line, which is whole, is there or is not.
+                has_before: run.before.is_some() && (run.chunks > 1 || !run.ends_line),
             })),
             _ => Skip(None),
         }
@@ -96,6 +108,9 @@ struct Until {
     by_number: bool,
     /// Whether a chunk of the stream was seen that is before those of that time.
     before: bool,
+    /// Whether there is one, which is missing only if the engine has thrown it away, and then
+    /// maybe the first chunks of that time with it.
+    has_before: bool,
 }
 
 /// Whether a chunk has been taken before.
@@ -117,6 +132,11 @@ impl Skip {
             if until.by_number && !until.before {
                 // There may be others of this time before it.
                 return Seen::Unclear;
+            }
+            if until.has_before && !until.before {
+                let time = until.time;
+                self.0 = None;
+                return Seen::Gone(time);
             }
             until.chunks -= 1;
             if until.chunks == 0 {

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
-use futures_util::future::{BoxFuture, Shared};
+use futures_util::future::{BoxFuture, Shared, pending};
 use futures_util::{FutureExt, Stream};
 use runtime_core::{
     Backoff, Chunk, ContainerStatus, Error, ErrorKind, Follow, LineJoiner, LogCursor, LogOptions,
@@ -17,7 +17,7 @@ use tokio::time::{Sleep, sleep};
 use super::place::{Place, Seen, Skip};
 use super::seek::{Passed, Seek};
 use super::tail::Tail;
-use super::{LogSource, OpenLog, SKEW};
+use super::{LogSource, OpenLog, SKEW, Turn};
 
 /// A log stands still for so long: then what is open gives no more.
 const QUIET: Duration = Duration::from_secs(1);
@@ -30,6 +30,10 @@ const LOOK_BACK: u64 = 1024;
 
 /// How often a tail that was cut off is read again.
 const TAIL_RESUMES: u32 = 3;
+
+/// The least and the most chunks that are asked for in a turn, to find the last one that was taken
+/// and all after it.
+const WINDOW: (u64, u64) = (64, 1 << 18);
 
 /// How long the news of a container's end may lag behind the end of its log.
 const LAG: Duration = Duration::from_millis(50);
@@ -49,6 +53,12 @@ pub(super) struct Reader<S: LogSource> {
     skip: Skip,
     /// How many chunks were taken.
     taken: u64,
+    /// How many of them before this turn, of a log that is read in turns.
+    taken_before: u64,
+    /// What the last turn gave.
+    turn: Turn,
+    /// How many chunks are asked for in the next turn.
+    window: u64,
     backoff: Backoff,
     session: Session<S>,
     /// Records that come before those of the joiner.
@@ -145,6 +155,9 @@ impl<S: LogSource> Reader<S> {
             place: Place::default(),
             skip: Skip::default(),
             taken: 0,
+            taken_before: 0,
+            turn: Turn::default(),
+            window: WINDOW.0,
             backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(1)),
             session: Session::Open(chunks, until),
             ready: VecDeque::new(),
@@ -225,6 +238,7 @@ impl<S: LogSource> Reader<S> {
                 self.between(async move { read(has_ended(&*source).await) });
             }
             Until::Now => self.settle(false),
+            Until::Follow if !self.source.follows() => self.next_turn(),
             // Docker ends a followed log when the container has ended, and can be ahead of the
             // last chunks of it. What is missing is only there for who asks again.
             Until::Follow => {
@@ -249,14 +263,63 @@ impl<S: LogSource> Reader<S> {
     /// The end of the container, which is watched from now on. `None` when it is known or cannot be
     /// watched.
     fn end(&mut self) -> Option<End> {
-        if let Ended::Unknown = self.ended {
-            let source = Arc::clone(&self.source);
-            let end = async move { source.ended().await }.boxed();
-            self.ended = Ended::Watched(end.shared());
-        }
+        self.watch_end();
         match &self.ended {
             Ended::Watched(end) => Some(end.clone()),
             _ => None,
+        }
+    }
+
+    /// A turn has reached the end of a log that is read in turns.
+    fn next_turn(&mut self) {
+        if !self.skip.is_settled() {
+            return self.look_further_back();
+        }
+        let new = self.taken - self.taken_before;
+        self.taken_before = self.taken;
+        self.turn = Turn { new, dry: if new == 0 { self.turn.dry.saturating_add(1) } else { 0 } };
+        if new > 0 {
+            self.window = new.saturating_mul(2).clamp(WINDOW.0, WINDOW.1);
+        }
+        self.watch_end();
+        let ended = match &self.ended {
+            Ended::Watched(watched) => Some(watched.clone()),
+            Ended::Yes => Some(std::future::ready(Ok(())).boxed().shared()),
+            Ended::Unknown | Ended::Unwatched => None,
+        };
+        let ended = async move {
+            let known = match ended {
+                Some(ended) => ended.await.is_ok(),
+                None => false,
+            };
+            if !known {
+                pending::<()>().await;
+            }
+        };
+        let (source, open, turn) = (Arc::clone(&self.source), self.next_open(), self.turn);
+        let backoff = self.backoff.clone();
+        self.between(async move {
+            let next = tokio::select! {
+                biased;
+                () = ended => return the_rest(&*source, open, backoff).await,
+                () = source.changed(turn) => reopen_now(&*source, open, backoff).await,
+            };
+            match next {
+                // One that is gone has ended.
+                Next::Failed(error) if error.kind() == ErrorKind::NotFound => {
+                    Next::Read { ended: true }
+                }
+                next => next,
+            }
+        });
+    }
+
+    /// Has the end of the container watched from now on.
+    fn watch_end(&mut self) {
+        if let Ended::Unknown = self.ended {
+            let source = Arc::clone(&self.source);
+            let watched = async move { source.ended().await }.boxed();
+            self.ended = Ended::Watched(watched.shared());
         }
     }
 
@@ -383,7 +446,11 @@ impl<S: LogSource> Reader<S> {
     /// How to open the log where it was left. An engine finds a time by reading all of the log, so
     /// that of a long one the last chunks are tried first.
     fn next_open(&mut self) -> OpenLog {
-        let tail = (self.taken >= LONG_LOG && self.source.has_tail()).then_some(LOOK_BACK);
+        let (long, tail) = match self.source.follows() {
+            true => (LONG_LOG, LOOK_BACK),
+            false => (WINDOW.0 * 2, self.window),
+        };
+        let tail = (self.taken >= long && self.source.has_tail()).then_some(tail);
         self.skip = self.place.skip(tail.is_some());
         // Later than what was opened first: chunks before that were never counted.
         OpenLog { since: self.place.since().max(self.from), tail, follow: true }
@@ -414,9 +481,9 @@ impl<S: LogSource> Reader<S> {
     /// The open log has nothing to give now. Ready when that changes what is to be done.
     fn poll_quiet(&mut self, until: Until, cx: &mut Context<'_>) -> Poll<()> {
         if until == Until::Follow {
-            let _ = self.end();
-            if let Ended::Watched(end) = &mut self.ended
-                && let Poll::Ready(ended) = end.poll_unpin(cx)
+            self.watch_end();
+            if let Ended::Watched(watched) = &mut self.ended
+                && let Poll::Ready(ended) = watched.poll_unpin(cx)
             {
                 self.ended = if ended.is_ok() { Ended::Yes } else { Ended::Unwatched };
             }
