@@ -56,6 +56,7 @@ impl DockerContainer {
             operation: Operation::Attach,
             container: self.full_id().clone(),
             closed: shared.http.closed_token().clone(),
+            keeps_at_reset: shared.http.endpoint().is_unix(),
         };
         let ended = self.clone();
         let streams =

@@ -5,6 +5,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use runtime_core::{Deadlines, Error, ErrorKind, Result, Scope};
+use runtime_support::docker_config_dir;
+use runtime_support::locality::Locality;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -74,6 +76,10 @@ impl DockerOptions {
     }
 
     fn resolve(&self, environment: &Environment<'_>) -> Result<Endpoint> {
+        // It would be the current directory.
+        if self.cert_path.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
+            return Err(Error::invalid("cert_path", "names no directory"));
+        }
         if let Some(host) = &self.host {
             if self.context.is_some() {
                 return Err(Error::invalid("context", "cannot be combined with host"));
@@ -90,7 +96,10 @@ impl DockerOptions {
         if let Some(context) = environment.text("DOCKER_CONTEXT") {
             return self.of_context(&context, "DOCKER_CONTEXT", environment);
         }
-        let config: ConfigFile = read_json(&environment.config_dir().join("config.json"))?;
+        let config: ConfigFile = match environment.config_dir() {
+            Some(directory) => read_json(&directory.join("config.json"))?,
+            None => ConfigFile::default(),
+        };
         if let Some(context) = config.current_context.filter(|context| !context.is_empty()) {
             return self.of_context(&context, "the current docker context", environment);
         }
@@ -103,7 +112,7 @@ impl DockerOptions {
 
     /// What `DOCKER_HOST` says.
     fn of_variable(&self, host: &str, environment: &Environment<'_>) -> Result<Endpoint> {
-        let tls = self.env_tls(environment);
+        let tls = self.env_tls(environment)?;
         let endpoint = Endpoint::parse(host, tls, "DOCKER_HOST", "DOCKER_HOST")?;
         let plain = endpoint.tls.is_none() && matches!(endpoint.place, Place::Tcp { .. });
         // Docker's command line takes this for TLS. In plain text the engine would be told secrets.
@@ -119,13 +128,20 @@ impl DockerOptions {
 
     /// As Docker's clients have it: `DOCKER_TLS_VERIFY` with whatever value asks for TLS, and
     /// `DOCKER_CERT_PATH` says where the certificates are.
-    fn env_tls(&self, environment: &Environment<'_>) -> Option<TlsFiles> {
+    fn env_tls(&self, environment: &Environment<'_>) -> Result<Option<TlsFiles>> {
         if let Some(folder) = &self.cert_path {
-            return Some(TlsFiles::all_of(folder));
+            return Ok(Some(TlsFiles::all_of(folder)));
         }
-        environment.text("DOCKER_TLS_VERIFY")?;
-        let folder = environment.path("DOCKER_CERT_PATH");
-        Some(TlsFiles::all_of(&folder.unwrap_or_else(|| environment.config_dir())))
+        if environment.text("DOCKER_TLS_VERIFY").is_none() {
+            return Ok(None);
+        }
+        let folder = environment.path("DOCKER_CERT_PATH").or_else(|| environment.config_dir());
+        folder.map(|folder| Some(TlsFiles::all_of(&folder))).ok_or_else(|| {
+            Error::invalid(
+                "DOCKER_TLS_VERIFY",
+                "needs certificates, and none of DOCKER_CERT_PATH, DOCKER_CONFIG and HOME is set",
+            )
+        })
     }
 
     fn of_context(
@@ -142,7 +158,13 @@ impl DockerOptions {
         }
         let source = format!("{source} {name:?}");
         let id = hex(&Sha256::digest(name.as_bytes()));
-        let contexts = environment.config_dir().join("contexts");
+        let Some(directory) = environment.config_dir() else {
+            return Err(Error::invalid(
+                "context",
+                format!("{source}: neither DOCKER_CONFIG nor HOME is set"),
+            ));
+        };
+        let contexts = directory.join("contexts");
         let file = contexts.join("meta").join(&id).join("meta.json");
         if !file.is_file() {
             return Err(Error::invalid(
@@ -165,6 +187,9 @@ impl DockerOptions {
         Endpoint::parse(&docker.host, tls, &source, "context")
     }
 }
+
+/// The file names of the engines' executables.
+const PROGRAMS: &[&str] = &["dockerd", "podman"];
 
 /// What Docker's command line takes when nothing says otherwise.
 const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
@@ -284,6 +309,19 @@ impl Endpoint {
         self.tls.as_ref()
     }
 
+    /// Whether the engine is behind a Unix socket.
+    pub(crate) const fn is_unix(&self) -> bool {
+        matches!(self.place, Place::Unix(_))
+    }
+
+    /// Proves where the engine runs, as far as this host can.
+    pub(crate) async fn locality(&self) -> Locality {
+        match &self.place {
+            Place::Unix(path) => Locality::of_socket(path, PROGRAMS).await,
+            Place::Tcp { .. } => Locality::unknown(),
+        }
+    }
+
     /// What goes into the header `Host`.
     pub(crate) fn authority(&self) -> &str {
         &self.authority
@@ -323,9 +361,8 @@ impl Environment<'_> {
             .filter(|value| !value.is_empty())
     }
 
-    fn config_dir(&self) -> PathBuf {
-        self.path("DOCKER_CONFIG")
-            .unwrap_or_else(|| self.path("HOME").unwrap_or_default().join(".docker"))
+    fn config_dir(&self) -> Option<PathBuf> {
+        docker_config_dir(self.variable)
     }
 }
 
@@ -516,6 +553,53 @@ mod tests {
         }
         std::fs::write(dir.path().join("config.json"), "{").unwrap();
         assert_eq!(resolve(&options(), &variables).unwrap_err().kind(), ErrorKind::InvalidArgument);
+    }
+
+    #[test]
+    fn empty_variables_count_as_unset() {
+        // The current directory has no configuration that could be taken by mistake.
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path().join(".docker");
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::write(dir.join("config.json"), r#"{"currentContext":"none"}"#).unwrap();
+        let home = home.path().to_str().unwrap();
+        let current = ["DOCKER_CONFIG", "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CERT_PATH"];
+        let mut variables: Vec<_> = current.iter().map(|name| (*name, "")).collect();
+        variables.push(("HOME", home));
+        // That of the home directory was read.
+        assert!(resolve(&options(), &variables).unwrap_err().to_string().contains("none"));
+        variables.push(("DOCKER_TLS_VERIFY", "1"));
+        variables[1].1 = "tcp://h";
+        let tls = resolve(&options(), &variables).unwrap().tls().cloned();
+        assert_eq!(tls, Some(TlsFiles::all_of(&dir)));
+        variables[4].1 = "";
+        let error = resolve(&options(), &variables).unwrap_err();
+        assert_eq!(error.field(), Some("DOCKER_TLS_VERIFY"));
+        variables[1].1 = "";
+        let default = resolve(&options(), &variables).unwrap().to_string();
+        assert_eq!(default, "unix:///var/run/docker.sock (from the default)");
+        assert!(resolve(&options().context("far"), &variables).is_err());
+        let error = resolve(&options().host("tcp://h").cert_path(""), &[]).unwrap_err();
+        assert_eq!(error.field(), Some("cert_path"));
+    }
+
+    #[test]
+    fn configuration_is_never_read_from_current_directory() {
+        let environment = |variables: &'static [(&str, &str)]| {
+            let variable = |name: &str| {
+                let found = variables.iter().find(|(key, _)| *key == name);
+                found.map(|(_, value)| OsString::from(value))
+            };
+            Environment { variable: &variable }.config_dir()
+        };
+        assert_eq!(environment(&[]), None);
+        assert_eq!(environment(&[("HOME", "")]), None);
+        assert_eq!(environment(&[("DOCKER_CONFIG", ""), ("HOME", "")]), None);
+        assert_eq!(
+            environment(&[("DOCKER_CONFIG", ""), ("HOME", "/h")]),
+            Some("/h/.docker".into())
+        );
+        assert_eq!(environment(&[("DOCKER_CONFIG", "c"), ("HOME", "/h")]), Some("c".into()));
     }
 
     #[test]

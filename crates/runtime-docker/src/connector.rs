@@ -4,7 +4,6 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -33,9 +32,6 @@ impl Connection for Box<dyn Stream> {
 pub(crate) struct Connector {
     place: Arc<Place>,
     deadline: Duration,
-    /// The process at the other end of the last Unix socket, as the kernel says; 0 when none is
-    /// known.
-    peer: Arc<AtomicI32>,
     #[cfg(feature = "tls")]
     tls: Option<crate::tls::Tls>,
 }
@@ -53,29 +49,15 @@ impl Connector {
         Ok(Self {
             place: Arc::new(endpoint.place().clone()),
             deadline,
-            peer: Arc::default(),
             #[cfg(feature = "tls")]
             tls: endpoint.tls().map(crate::tls::Tls::new).transpose()?,
         })
     }
 
-    /// Whether the engine's processes have the same numbers here. False until a connection was
-    /// opened.
-    pub(crate) fn shares_processes(&self) -> bool {
-        // A process of another pid namespace has the number 0 here.
-        let peer = self.peer.load(Ordering::Relaxed);
-        peer > 0 && runtime_support::process::shares_namespace(peer, "pid") == Some(true)
-    }
-
     async fn open(self) -> io::Result<TokioIo<Box<dyn Stream>>> {
         let connecting = async {
             let stream: Box<dyn Stream> = match &*self.place {
-                Place::Unix(path) => {
-                    let stream = open_unix(path).await?;
-                    let pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
-                    self.peer.store(pid.unwrap_or(0), Ordering::Relaxed);
-                    Box::new(stream)
-                }
+                Place::Unix(path) => Box::new(open_unix(path).await?),
                 Place::Tcp { host, port } => {
                     let stream = open_tcp(host, *port).await?;
                     #[cfg(feature = "tls")]

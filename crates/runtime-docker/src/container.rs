@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -17,9 +18,9 @@ use serde::Deserialize;
 use tracing::{Instrument, Span};
 
 use crate::BACKEND;
-use crate::error::{self, from_bollard, was_not_sent};
+use crate::error::{self, from_bollard, is_refusal};
 use crate::http::Call;
-use crate::life::{Life, Started};
+use crate::life::{Life, Requests, Started};
 use crate::shared::{Shared, within};
 
 /// A handle.
@@ -242,8 +243,8 @@ impl DockerContainer {
         let work = async {
             // The engine's stop sends its signal first, whatever the grace, and a quick process
             // has the time to heed it.
-            let killed = grace.is_zero() && self.kill_to_stop().await?;
-            let status = self.shared.http.unit(call).await?;
+            let killed = grace.is_zero() && self.kill_to_stop(&stopping.requests).await?;
+            let status = self.change(call, &stopping.requests).await?;
             let status = if killed { StatusCode::NO_CONTENT } else { status };
             // The engine says that it was stopped or was not running, and no more. Podman says
             // it was stopped of what was never started, too.
@@ -253,9 +254,7 @@ impl DockerContainer {
         let (status, inspect) = match within(Operation::Stop, deadline, work).await {
             Ok(done) => done,
             Err(error) => {
-                // Without a grace there was another request before.
-                let unsent = !grace.is_zero() && was_not_sent(&error);
-                if unsent || error.kind() == ErrorKind::NotFound {
+                if error.kind() == ErrorKind::NotFound {
                     stopping.was_not_running();
                 }
                 return Err(error);
@@ -280,13 +279,25 @@ impl DockerContainer {
     }
 
     /// Kills it, as the whole of a stop without grace; false if it does not run.
-    async fn kill_to_stop(&self) -> Result<bool> {
+    async fn kill_to_stop(&self, requests: &Requests) -> Result<bool> {
         let call = Call::post(Operation::Stop, format!("/containers/{}/kill", self.id));
-        match self.shared.http.unit(call.query("signal", Signal::KILL.number())).await {
+        match self.change(call.query("signal", Signal::KILL.number()), requests).await {
             Ok(_) => Ok(true),
             Err(error) if error.kind() == ErrorKind::InvalidState => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Sends a request that changes how the container ends, and notes whether it may have.
+    async fn change(&self, call: Call, requests: &Requests) -> Result<StatusCode> {
+        let request = requests.next();
+        let answer = self.shared.http.unit(call.noting(Arc::clone(&request))).await;
+        let without_effect =
+            |error: &Error| is_refusal(error) || error.kind() == ErrorKind::InvalidState;
+        if answer.as_ref().is_err_and(without_effect) {
+            request.store(false, Ordering::Relaxed);
+        }
+        answer
     }
 
     /// The grace that was set when the container was created.
@@ -322,7 +333,7 @@ impl DockerContainer {
     /// Removes it, running or not.
     pub(crate) async fn remove_it(&self) -> Result<()> {
         // Known before the kill, so that no waiter takes that for the container's own end.
-        self.life.set_removing(true);
+        let removing = self.life.removing();
         self.shared.exits.removing(&self.id);
         let work = async {
             if self.shared.engine.is_podman() && self.life.started() != Started::No {
@@ -330,7 +341,7 @@ impl DockerContainer {
                 // with. What comes of the kill does not matter: the removal says what is.
                 let call = Call::post(Operation::Remove, format!("/containers/{}/kill", self.id))
                     .query("signal", Signal::KILL.number());
-                if let Err(error) = self.shared.http.unit(call).await {
+                if let Err(error) = self.change(call, &removing.requests).await {
                     tracing::trace!(%error, "not killed");
                 }
             }
@@ -338,17 +349,13 @@ impl DockerContainer {
                 Call::new(Operation::Remove, Method::DELETE, format!("/containers/{}", self.id))
                     .query("force", true)
                     .query("v", true);
-            match self.shared.http.unit(call).await {
+            match self.change(call, &removing.requests).await {
                 // Another removal is at it: this one is done when that is.
                 Err(error) if error.kind() == ErrorKind::InvalidState => self.until_removed().await,
                 done => done.map(drop),
             }
         };
-        let removed = within(Operation::Remove, self.shared.deadlines.remove, work).await;
-        if removed.as_ref().is_err_and(was_not_sent) {
-            self.life.set_removing(false);
-        }
-        removed
+        within(Operation::Remove, self.shared.deadlines.remove, work).await
     }
 
     async fn until_removed(&self) -> Result<()> {

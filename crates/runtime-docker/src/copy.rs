@@ -2,8 +2,9 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -11,9 +12,10 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use http::Method;
-use runtime_core::{ByteStream, Error, ErrorKind, Operation, Result, ResultExt};
+use runtime_core::{ByteStream, ContainerStatus, Error, ErrorKind, Operation, Result, ResultExt};
 use runtime_support::{END_OF_TAR, check_path, zeros_at_end};
 use serde::Deserialize;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::BACKEND;
@@ -31,6 +33,10 @@ impl DockerContainer {
     pub(crate) async fn unpack(&self, path: &str, content: ByteStream) -> Result<()> {
         const COPY_IN: Operation = Operation::CopyIn;
         check_path(path)?;
+        if self.is_hidden(COPY_IN, path).await? {
+            let silence = self.shared().deadlines.pull_inactivity;
+            return runtime_support::copy::unpack(self, path, content, silence).await;
+        }
         if self.shared().engine.is_podman() {
             // Podman would make the folder.
             self.check_folder(path).await?;
@@ -57,6 +63,10 @@ impl DockerContainer {
     /// Packs the file or folder `path` into a tar stream.
     pub(crate) async fn pack(&self, path: &str) -> Result<ByteStream> {
         check_path(path)?;
+        if self.is_hidden(Operation::CopyOut, path).await? {
+            let silence = self.shared().deadlines.pull_inactivity;
+            return runtime_support::copy::pack(self, path, silence).await;
+        }
         let call = self.archive(Operation::CopyOut, Method::GET, path);
         let answer = self.shared().open(Operation::CopyOut, call).await.map_err(refused)?;
         let bytes = self.shared().http.stream(Operation::CopyOut, answer);
@@ -83,10 +93,33 @@ impl DockerContainer {
                 )),
             }
         });
-        let whole = whole.map(move |piece: Result<Bytes>| {
+        let whole = read_ahead(whole.boxed(), silence).map(move |piece: Result<Bytes>| {
             piece.during(Operation::CopyOut).on(BACKEND).about(&id)
         });
         Ok(whole.boxed())
+    }
+
+    /// Whether the engine's archive calls do not see what the container has at this path. The
+    /// container's own `tar` does, while it runs.
+    ///
+    /// # Errors
+    /// `InvalidState` if the container does not run: then nothing is there.
+    async fn is_hidden(&self, operation: Operation, path: &str) -> Result<bool> {
+        let tmpfs = match self.life().tmpfs.get() {
+            Some(tmpfs) => tmpfs,
+            None => {
+                let inspect = self.shared().inspect(operation, self.full_id()).await?;
+                self.life().tmpfs.get_or_init(|| inspect.tmpfs())
+            }
+        };
+        let Some(at) = hidden_by(path, tmpfs) else { return Ok(false) };
+        let inspect = self.shared().inspect(operation, self.full_id()).await?;
+        if inspect.status() == ContainerStatus::Running {
+            return Ok(true);
+        }
+        Err(Error::new(ErrorKind::InvalidState).with_field("path").with_message(format!(
+            "{at} is a file system that is there only while the container runs"
+        )))
     }
 
     fn archive(&self, operation: Operation, method: Method, path: &str) -> Call {
@@ -116,6 +149,72 @@ impl DockerContainer {
             _ => Ok(()),
         }
     }
+}
+
+/// What every container has mounted beside its own files.
+const ALWAYS_MOUNTED: [&str; 3] = ["/dev", "/proc", "/sys"];
+
+/// Returns the file system that holds this path and that the engine's archive calls do not see.
+fn hidden_by<'a>(path: &str, tmpfs: &'a [String]) -> Option<&'a str> {
+    let mut parts = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    let is_in = |at: &&str| {
+        let at: Vec<_> = at.split('/').filter(|part| !part.is_empty()).collect();
+        !at.is_empty() && parts.starts_with(&at)
+    };
+    tmpfs.iter().map(String::as_str).chain(ALWAYS_MOUNTED).find(is_in)
+}
+
+/// How many pieces are read ahead of a reader: the engine holds its lock on the container until
+/// the archive is read, and neither answers questions about it nor signals it in that time.
+const READ_AHEAD: usize = 64;
+
+/// Reads ahead of the reader. A reader that takes nothing for so long, while there is no more room,
+/// ends the copy with an error, and with it the engine's lock.
+fn read_ahead(mut bytes: ByteStream, silence: Duration) -> ByteStream {
+    let (sender, mut pieces) = mpsc::channel(READ_AHEAD);
+    let overdue = Arc::new(AtomicBool::new(false));
+    let given_up = Arc::clone(&overdue);
+    tokio::spawn(async move {
+        loop {
+            let piece = tokio::select! {
+                () = sender.closed() => return,
+                piece = bytes.next() => piece,
+            };
+            let Some(piece) = piece else { return };
+            match timeout(silence, sender.send(piece)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return,
+                Err(_) => {
+                    overdue.store(true, Ordering::Relaxed);
+                    return;
+                }
+            }
+        }
+    });
+    let mut over = false;
+    stream::poll_fn(move |cx| {
+        if over {
+            return Poll::Ready(None);
+        }
+        let piece = ready!(pieces.poll_recv(cx));
+        over = piece.is_none();
+        Poll::Ready(piece.or_else(|| {
+            given_up.load(Ordering::Relaxed).then(|| {
+                Err(Error::new(ErrorKind::Timeout).with_message(format!(
+                    "nothing was read of the archive for {silence:?}, in which the engine cannot \
+                     work on the container"
+                )))
+            })
+        }))
+    })
+    .boxed()
 }
 
 #[derive(Deserialize)]
@@ -265,6 +364,44 @@ mod tests {
             let error = refused(crate::error::refusal(Operation::CopyIn, status, words));
             assert_eq!((error.kind(), error.field()), (kind, field), "{words}");
         }
+    }
+
+    #[test]
+    fn file_systems_that_archives_do_not_show() {
+        let tmpfs = ["/run/x/".to_owned()];
+        for (path, at) in [
+            ("/dev/shm/a", Some("/dev")),
+            ("/dev", Some("/dev")),
+            ("/srv/../dev/./shm", Some("/dev")),
+            ("/run/x", Some("/run/x/")),
+            ("/run/x/y", Some("/run/x/")),
+            ("/run/xy", None),
+            ("/device", None),
+            ("/", None),
+        ] {
+            assert_eq!(hidden_by(path, &tmpfs), at, "{path}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn archive_that_is_not_read_ends_with_timeout() {
+        let silence = Duration::from_secs(10);
+        let (dropped, is_dropped) = tokio::sync::oneshot::channel::<()>();
+        let endless = stream::repeat_with(move || {
+            let _held_until_the_copy_ends = &dropped;
+            Ok(Bytes::from_static(b"x"))
+        });
+        let mut archive = read_ahead(endless.boxed(), silence);
+        assert!(archive.next().await.unwrap().is_ok());
+        // The connection goes although nobody reads the rest.
+        assert!(timeout(silence * 3, is_dropped).await.unwrap().is_err());
+        let mut last = None;
+        while let Some(piece) = archive.next().await {
+            last = Some(piece);
+        }
+        assert_eq!(last.unwrap().unwrap_err().kind(), ErrorKind::Timeout);
+        let whole = read_ahead(stream::iter([Ok(Bytes::from_static(b"x"))]).boxed(), silence);
+        assert_eq!(whole.count().await, 1);
     }
 
     #[tokio::test(start_paused = true)]

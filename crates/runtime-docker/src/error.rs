@@ -50,6 +50,17 @@ pub(crate) fn was_not_sent(error: &Error) -> bool {
     find_source::<legacy::Error>(error).is_some_and(legacy::Error::is_connect)
 }
 
+/// Whether the engine, or what stands before it, refused a request instead of working on it.
+pub(crate) fn is_refusal(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::PermissionDenied
+            | ErrorKind::Unauthenticated
+            | ErrorKind::InvalidArgument
+            | ErrorKind::Unsupported
+    )
+}
+
 /// A connection that failed in the middle of an answer.
 pub(crate) fn cut_off(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
     Error::new(ErrorKind::Unavailable)

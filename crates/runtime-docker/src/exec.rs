@@ -14,7 +14,7 @@ use runtime_core::{
     TerminalSize,
 };
 use runtime_support::check_exec;
-use runtime_support::process::{self, Process};
+use runtime_support::process::ProcessTree;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -86,6 +86,7 @@ impl DockerContainer {
             operation: Operation::Exec,
             container: self.full_id().clone(),
             closed: shared.http.closed_token().clone(),
+            keeps_at_reset: shared.http.endpoint().is_unix(),
         };
         let (ended, abandoned) = (exec.clone(), exec.clone());
         let mut streams = session::open(
@@ -171,7 +172,7 @@ struct Exec {
     id: Arc<str>,
     container: ContainerId,
     /// The process, where it was taken hold of when it began.
-    process: Arc<OnceLock<Process>>,
+    process: Arc<OnceLock<Arc<ProcessTree>>>,
 }
 
 /// What the engine knows of an exec.
@@ -235,15 +236,14 @@ impl Exec {
     /// processes kept all processors for themselves.
     ///
     /// The engine has named it a moment ago, and it is in the container: that it is another one
-    /// would take a number that was given twice in that moment, both times in this container.
+    /// would take a number that was given twice in that moment, both times in this container. A
+    /// process that is not proven to be in the container is left alone.
     fn take_hold(&self, pid: i32) {
         if !self.shared.capabilities.exec_signal {
             return;
         }
-        if let Ok(process) = Process::hold(pid)
-            && process::is_in_container(pid, self.container.as_str())
-        {
-            let _ = self.process.set(process);
+        if let Ok(process) = ProcessTree::in_container(pid, self.container.as_str()) {
+            let _ = self.process.set(Arc::new(process));
         }
     }
 
@@ -311,14 +311,21 @@ impl Exec {
     }
 
     /// Takes hold of the process while it runs.
-    async fn process(&self) -> Result<Option<Process>> {
+    ///
+    /// # Errors
+    /// `Unsupported` if the process with this number does not belong to the container: the number
+    /// is that of another host.
+    async fn process(&self) -> Result<Option<ProcessTree>> {
         let seen = self.look().await?;
         if !seen.running || seen.pid <= 0 {
             return Ok(None);
         }
-        let process = match Process::hold(seen.pid) {
+        let process = match ProcessTree::in_container(seen.pid, self.container.as_str()) {
             Ok(process) => process,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
+                return Err(Error::unsupported(Capability::ExecSignal).with_source(error));
+            }
             Err(error) => return Err(no_signal(error)),
         };
         // It runs still, and as the same number: then it is the one that we have hold of, and was
@@ -327,7 +334,8 @@ impl Exec {
         Ok((again.running && again.pid == seen.pid).then_some(process))
     }
 
-    /// Ends the process that nobody listens to any more, where that can be done.
+    /// Ends the process that nobody listens to any more, and all that it has started, where that
+    /// can be done.
     async fn kill(&self) {
         if !self.shared.capabilities.exec_signal {
             return;
@@ -338,7 +346,7 @@ impl Exec {
             // process, and see nothing else of the container in that time.
             let error = match within(Operation::Exec, BUSY, self.look()).await {
                 Err(error) if error.kind() != ErrorKind::Timeout => Some(error),
-                _ => process.signal(Signal::KILL).err().map(no_signal),
+                _ => kill(Arc::clone(process)).await.err(),
             };
             return self.not_ended(error);
         }
@@ -351,8 +359,7 @@ impl Exec {
                     return Ok(());
                 }
                 if let Some(process) = self.process().await? {
-                    process.signal(Signal::KILL).map_err(no_signal)?;
-                    return Ok(());
+                    return kill(Arc::new(process)).await;
                 }
                 tokio::time::sleep(backoff.delay()).await;
             }
@@ -384,6 +391,13 @@ impl Exec {
 
 fn ended() -> Error {
     Error::new(ErrorKind::InvalidState).with_message("the process has ended")
+}
+
+/// Kills a process and all that it has started.
+async fn kill(process: Arc<ProcessTree>) -> Result<()> {
+    let killed = tokio::task::spawn_blocking(move || process.kill()).await;
+    killed.map_err(|_| Error::internal("the kill was not carried on"))?.map_err(no_signal)?;
+    Ok(())
 }
 
 fn no_signal(error: std::io::Error) -> Error {
@@ -425,7 +439,7 @@ impl SessionControl for Control {
         let work = async {
             self.exec.shared.capabilities.require(Capability::ExecSignal)?;
             let Some(process) = self.exec.process().await? else { return Err(ended()) };
-            if process.signal(signal).map_err(no_signal)? { Ok(()) } else { Err(ended()) }
+            if process.signal(signal).await.map_err(no_signal)? { Ok(()) } else { Err(ended()) }
         };
         self.doing(work).await
     }

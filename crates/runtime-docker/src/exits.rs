@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, future};
 use runtime_core::{
-    ContainerId, ContainerStatus, Deadlines, ErrorKind, Exit, Operation, Result, Scope, Signal,
+    ContainerId, ContainerStatus, Deadlines, ErrorKind, Exit, ExitReason, Operation, Result, Scope,
+    Signal,
 };
 use runtime_support::{ExitSource, Sight, Wake, WakeStream};
 use serde::Deserialize;
@@ -109,7 +110,11 @@ impl ExitSource for DockerExits {
                     Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Sight::Gone),
                     Err(error) => return Err(error),
                 };
-                look_at(&http, &deadlines, &lives, &id, seen).await
+                // The engine has waited for it, so that it was there.
+                match look_at(&http, &deadlines, &lives, &id, seen).await? {
+                    Sight::Gone => Ok(Sight::Ended(Exit::new(ExitReason::Removed))),
+                    sight => Ok(sight),
+                }
             }
             .boxed(),
         )

@@ -126,6 +126,14 @@ async fn serve(mut stream: UnixStream, script: Arc<Script>, seen: Arc<Mutex<Vec<
             .lines()
             .find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok())
             .unwrap_or(0);
+        // The only body in pieces that is not an archive is an empty one.
+        let length = if text.to_lowercase().contains("transfer-encoding: chunked")
+            && !text.contains("/archive")
+        {
+            b"0\r\n\r\n".len()
+        } else {
+            length
+        };
         while buffer.len() < head + length {
             if stream.read_buf(&mut buffer).await.unwrap_or(0) == 0 {
                 return;

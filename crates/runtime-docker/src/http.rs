@@ -7,7 +7,7 @@
 use std::fmt;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, ready};
 
@@ -98,6 +98,18 @@ impl Call {
         self
     }
 
+    /// Sets `left` when the request begins to leave this process. It stays unset if the call is
+    /// dropped, or fails, before that.
+    pub(crate) fn noting(mut self, left: Arc<AtomicBool>) -> Self {
+        // A body is polled once the head before it was written. This one is empty.
+        let body = futures_util::stream::poll_fn(move |_| {
+            left.store(true, Ordering::Relaxed);
+            Poll::Ready(None)
+        });
+        self.body = Either::Right(StreamBody::new(Box::pin(body)));
+        self
+    }
+
     /// Asks for the connection itself, for bytes in both directions.
     pub(crate) fn upgrade(mut self) -> Self {
         self.headers.push((CONNECTION, HeaderValue::from_static("Upgrade")));
@@ -145,7 +157,6 @@ pub(crate) struct Http {
     kernel_log: Option<KernelLog>,
     sent: AtomicU64,
     closed: CancellationToken,
-    connector: Connector,
 }
 
 impl fmt::Debug for Http {
@@ -165,9 +176,8 @@ impl Http {
             .pool_timer(TokioTimer::new())
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .set_host(false)
-            .build(connector.clone());
+            .build(connector);
         Self {
-            connector,
             client: Mutex::new(Some(client)),
             prefix: endpoint.base_path().to_owned(),
             docker_clock: None,
@@ -205,11 +215,6 @@ impl Http {
     /// Speaks this version of the API from now on.
     pub(crate) fn speak(&mut self, version: impl fmt::Display) {
         self.prefix = format!("{}/v{version}", self.endpoint.base_path());
-    }
-
-    /// Whether the engine's processes have the same numbers here.
-    pub(crate) fn shares_processes(&self) -> bool {
-        self.connector.shares_processes()
     }
 
     /// How many requests were sent, retries included.

@@ -160,7 +160,27 @@ pub(crate) struct HostConfig {
     pub(crate) cpu_period: i64,
     pub(crate) group_add: Option<Vec<String>>,
     pub(crate) log_config: LogConfig,
+    pub(crate) tmpfs: Option<BTreeMap<String, String>>,
+    pub(crate) mounts: Option<Vec<Mount>>,
     pub(crate) port_bindings: Option<BTreeMap<String, Option<Vec<PortBinding>>>>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(crate) struct Mount {
+    #[serde(rename = "Type")]
+    kind: String,
+    target: String,
+}
+
+impl Inspect {
+    /// Where it was made with file systems in memory.
+    pub(crate) fn tmpfs(&self) -> Vec<String> {
+        let config = &self.host_config;
+        let mounts = config.mounts.iter().flatten().filter(|mount| mount.kind == "tmpfs");
+        let mounts = mounts.map(|mount| mount.target.clone());
+        config.tmpfs.iter().flatten().map(|(target, _)| target.clone()).chain(mounts).collect()
+    }
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -168,6 +188,22 @@ pub(crate) struct HostConfig {
 pub(crate) struct LogConfig {
     #[serde(rename = "Type")]
     pub(crate) driver: String,
+    pub(crate) config: Option<BTreeMap<String, String>>,
+}
+
+impl LogConfig {
+    /// Whether the engine throws away the oldest part of the log when it has reached a size.
+    ///
+    /// `json-file` does with `max-size`, and the engine adds its own defaults at the create.
+    /// `local` always does. Of drivers whose log cannot be read the engine keeps a cache, which is
+    /// a `local` log.
+    pub(crate) fn rotates(&self) -> bool {
+        match self.driver.as_str() {
+            "json-file" => self.config.iter().flatten().any(|(key, _)| key == "max-size"),
+            "journald" => false,
+            _ => true,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -187,6 +223,20 @@ pub(crate) struct PortBinding {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn logs_with_a_largest_size_rotate() {
+        let rotates = |config: serde_json::Value| {
+            serde_json::from_value::<LogConfig>(config).unwrap().rotates()
+        };
+        assert!(!rotates(json!({ "Type": "json-file" })));
+        assert!(!rotates(json!({ "Type": "json-file", "Config": null })));
+        assert!(!rotates(json!({ "Type": "json-file", "Config": { "labels": "a" } })));
+        assert!(rotates(json!({ "Type": "json-file", "Config": { "max-size": "10m" } })));
+        assert!(rotates(json!({ "Type": "local", "Config": {} })));
+        assert!(rotates(json!({ "Type": "syslog", "Config": {} })));
+        assert!(!rotates(json!({ "Type": "journald", "Config": {} })));
+    }
 
     #[test]
     fn an_end_by_a_clock_ahead_of_ours_is_asked_for() {

@@ -4,7 +4,7 @@
 //! container again that has run. So this is kept here, shared by all handles of a runtime.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -92,8 +92,9 @@ impl Lives {
 
     /// Begins a stop. The guard has to be told what came of it.
     pub(crate) fn stopping(self: &Arc<Self>, life: &Arc<Life>) -> Stopping {
-        life.stops.send_modify(|stops| stops.pending += 1);
-        Stopping { lives: Arc::clone(self), life: Arc::clone(life), stopped: true }
+        let requests = Requests::default();
+        life.stops.send_modify(|stops| stops.pending.push(requests.clone()));
+        Stopping { lives: Arc::clone(self), life: Arc::clone(life), requests }
     }
 
     /// Notes that the start failed.
@@ -119,13 +120,19 @@ pub(crate) struct Life {
     pub(crate) starting: tokio::sync::Mutex<()>,
     started: Mutex<Started>,
     stops: watch::Sender<Stops>,
-    removing: AtomicBool,
+    /// How many removals are under way or have had an effect.
+    removals: AtomicUsize,
     exit: OnceLock<Exit>,
     kept: OnceLock<()>,
     /// The grace of a stop that gives none, where it is known.
     pub(crate) stop_grace: OnceLock<Duration>,
     /// Whether its main process is on a terminal, where that is known.
     pub(crate) terminal: OnceLock<bool>,
+    /// Whether the engine throws away old parts of its log, where that is known.
+    pub(crate) log_rotates: OnceLock<bool>,
+    /// Where it has file systems in memory, beside those that every container has, where that is
+    /// known.
+    pub(crate) tmpfs: OnceLock<Vec<String>>,
     /// Its limit on CPUs, if it has one, where that is known.
     pub(crate) cpus: OnceLock<Option<f64>>,
 }
@@ -143,7 +150,7 @@ pub(crate) enum Started {
 
 #[derive(Debug, Default)]
 struct Stops {
-    pending: usize,
+    pending: Vec<Requests>,
     /// Whether one of our stops ended it.
     stopped: bool,
 }
@@ -159,11 +166,13 @@ impl Life {
             starting: tokio::sync::Mutex::default(),
             started: Mutex::new(Started::Unknown),
             stops: watch::Sender::default(),
-            removing: AtomicBool::new(false),
+            removals: AtomicUsize::new(0),
             exit: OnceLock::new(),
             kept: OnceLock::new(),
             stop_grace: OnceLock::new(),
             terminal: OnceLock::new(),
+            log_rotates: OnceLock::new(),
+            tmpfs: OnceLock::new(),
             cpus: OnceLock::new(),
         }
     }
@@ -186,14 +195,15 @@ impl Life {
         self.exit.get_or_init(|| exit).clone()
     }
 
-    /// Notes that we are removing it, and so kill it; or that nothing has come of that.
-    pub(crate) fn set_removing(&self, removing: bool) {
-        self.removing.store(removing, Ordering::Relaxed);
+    /// Notes that we are removing it, and so kill it, until the guard is dropped without effect.
+    pub(crate) fn removing(self: &Arc<Self>) -> Removing {
+        self.removals.fetch_add(1, Ordering::Relaxed);
+        Removing { life: Arc::clone(self), requests: Requests::default() }
     }
 
     /// Whether we are removing it, or have.
     pub(crate) fn is_removing(&self) -> bool {
-        self.removing.load(Ordering::Relaxed)
+        self.removals.load(Ordering::Relaxed) > 0
     }
 
     async fn settle(&self, exit: Exit) -> Exit {
@@ -202,11 +212,13 @@ impl Life {
         }
         let mut stops = self.stops.subscribe();
         let answered =
-            tokio::time::timeout(STOP_ANSWER, stops.wait_for(|stops| stops.pending == 0)).await;
-        let stopped = match answered {
-            Ok(Ok(stops)) => stops.stopped,
-            // A stop without an answer at this late time was a stop all the same.
-            _ => true,
+            tokio::time::timeout(STOP_ANSWER, stops.wait_for(|stops| stops.pending.is_empty()))
+                .await;
+        // A stop without an answer at this late time was a stop all the same, if it has left.
+        let answered = answered.is_ok_and(|answer| answer.is_ok());
+        let stopped = {
+            let stops = self.stops.borrow();
+            stops.stopped || (!answered && stops.pending.iter().any(Requests::had_effect))
         };
         let killed = exit.signal == Some(Signal::KILL) && exit.reason == ExitReason::Signaled;
         let exit = if exit.reason == ExitReason::OutOfMemory {
@@ -227,29 +239,72 @@ pub(crate) fn removed(exit: &Exit) -> Exit {
     Exit::new(ExitReason::Removed).with_ended_at(exit.ended_at)
 }
 
-/// A stop that is under way. Dropped without an answer it counts as one that stopped: the
-/// engine may have sent the signal.
+/// The requests of one operation, each with whether it may have had an effect.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Requests(Arc<Mutex<Vec<Arc<AtomicBool>>>>);
+
+impl Requests {
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<AtomicBool>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the mark of the next request, for [`Call::noting`](crate::http::Call::noting). It is
+    /// set when the request leaves, and is to be unset if the engine refuses the request.
+    pub(crate) fn next(&self) -> Arc<AtomicBool> {
+        let mark = Arc::new(AtomicBool::new(false));
+        self.lock().push(Arc::clone(&mark));
+        mark
+    }
+
+    /// Notes that none of them had an effect.
+    fn clear(&self) {
+        self.lock().clear();
+    }
+
+    fn had_effect(&self) -> bool {
+        self.lock().iter().any(|mark| mark.load(Ordering::Relaxed))
+    }
+}
+
+/// A stop that is under way. Dropped without an answer it counts as one that stopped if a request
+/// of it has left: the engine may have sent the signal.
 pub(crate) struct Stopping {
     lives: Arc<Lives>,
     life: Arc<Life>,
-    stopped: bool,
+    pub(crate) requests: Requests,
 }
 
 impl Stopping {
     /// The container was not running.
-    pub(crate) fn was_not_running(mut self) {
-        self.stopped = false;
+    pub(crate) fn was_not_running(self) {
+        self.requests.clear();
     }
 }
 
 impl Drop for Stopping {
     fn drop(&mut self) {
+        let stopped = self.requests.had_effect();
         self.life.stops.send_modify(|stops| {
-            stops.pending -= 1;
-            stops.stopped |= self.stopped;
+            stops.pending.retain(|pending| !Arc::ptr_eq(&pending.0, &self.requests.0));
+            stops.stopped |= stopped;
         });
-        if self.stopped {
+        if stopped {
             self.lives.keep(&self.life);
+        }
+    }
+}
+
+/// A removal that is under way. Dropped, it counts as one that kills the container if a request of
+/// it has left and was not refused.
+pub(crate) struct Removing {
+    life: Arc<Life>,
+    pub(crate) requests: Requests,
+}
+
+impl Drop for Removing {
+    fn drop(&mut self) {
+        if !self.requests.had_effect() {
+            self.life.removals.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -272,12 +327,43 @@ mod tests {
     async fn a_stop_that_stopped_gives_the_reason_and_one_that_did_not_does_not() {
         let lives = Arc::new(Lives::default());
         let (one, two) = (lives.of(&id("one")), lives.of(&id("two")));
-        drop(lives.stopping(&one));
-        lives.stopping(&two).was_not_running();
+        stopped(&lives, &one);
+        let stopping = lives.stopping(&two);
+        stopping.requests.next().store(true, Ordering::Relaxed);
+        stopping.was_not_running();
         let exit = Exit::from_code(143);
         assert_eq!(lives.settle(&id("one"), exit.clone()).await.reason, ExitReason::StoppedByUs);
         assert_eq!(lives.settle(&id("two"), exit.clone()).await, exit);
         assert_eq!(lives.settle(&id("unknown"), exit.clone()).await, exit);
+    }
+
+    /// A stop whose request has left.
+    fn stopped(lives: &Arc<Lives>, life: &Arc<Life>) {
+        lives.stopping(life).requests.next().store(true, Ordering::Relaxed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stop_and_removal_without_effect_do_not_change_exit() {
+        let lives = Arc::new(Lives::default());
+        let life = lives.of(&id("one"));
+        // The first is dropped before its request left, the second is refused.
+        let stopping = lives.stopping(&life);
+        stopping.requests.next();
+        drop(stopping);
+        let stopping = lives.stopping(&life);
+        let request = stopping.requests.next();
+        request.store(true, Ordering::Relaxed);
+        request.store(false, Ordering::Relaxed);
+        drop(stopping);
+        let removing = life.removing();
+        assert!(life.is_removing());
+        removing.requests.next();
+        drop(removing);
+        assert!(!life.is_removing());
+        // One that waits for a connection is not waited for beyond its time.
+        let _pending = lives.stopping(&life);
+        let exit = lives.settle(&id("one"), Exit::from_code(137)).await;
+        assert_eq!(exit, Exit::from_code(137));
     }
 
     #[tokio::test(start_paused = true)]
@@ -299,7 +385,9 @@ mod tests {
     async fn the_first_answer_stays() {
         let lives = Arc::new(Lives::default());
         let life = lives.of(&id("one"));
-        life.set_removing(true);
+        let removing = life.removing();
+        removing.requests.next().store(true, Ordering::Relaxed);
+        drop(removing);
         let first = lives.settle(&id("one"), Exit::from_code(137)).await;
         assert_eq!((first.reason, first.code), (ExitReason::Removed, None));
         assert_eq!(lives.settle(&id("one"), Exit::from_code(1)).await, first);
@@ -310,7 +398,7 @@ mod tests {
     async fn out_of_memory_is_said_even_when_we_stopped_it() {
         let lives = Arc::new(Lives::default());
         let life = lives.of(&id("one"));
-        drop(lives.stopping(&life));
+        stopped(&lives, &life);
         let oom = Exit::from_code(137).with_reason(ExitReason::OutOfMemory);
         assert_eq!(lives.settle(&id("one"), oom.clone()).await, oom);
     }
@@ -321,7 +409,7 @@ mod tests {
         for n in 0..10_000 {
             let life = lives.of(&id(&n.to_string()));
             if n == 5000 {
-                drop(lives.stopping(&life));
+                stopped(&lives, &life);
             }
         }
         assert!(lives.get(&id("5000")).is_some());

@@ -2,6 +2,7 @@
 
 mod raw;
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -12,11 +13,12 @@ use bytes::Bytes;
 use futures_util::Stream;
 use hyper::body::{Body, Incoming};
 use runtime_core::{
-    Capability, Chunk, ContainerId, ContainerStatus, Error, ErrorKind, LogOptions, LogReader,
-    Operation, RawLogs, Result, ResultExt,
+    Capability, Chunk, ContainerId, ContainerStatus, Error, ErrorKind, Follow, LogOptions,
+    LogReader, Operation, RawLogs, Result, ResultExt,
 };
-use runtime_support::follow::{LogSource, OpenLog, read_log};
-use tokio::time::{Sleep, sleep};
+use runtime_support::follow::{LogSource, OpenLog, Turn, read_log};
+use tokio::sync::Mutex;
+use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::BACKEND;
@@ -32,22 +34,26 @@ impl DockerContainer {
     /// Opens its log.
     pub(crate) async fn read_logs(&self, options: LogOptions) -> Result<LogReader> {
         options.check()?;
-        read_log(self.log().await?, options).await
+        let log = self.log(options.follow == Follow::Yes).await?;
+        read_log(log, options).await
     }
 
     /// Its log as a source.
-    async fn log(&self) -> Result<EngineLog> {
+    async fn log(&self, follow: bool) -> Result<EngineLog> {
+        let turns = follow && (self.shared().engine.is_podman() || self.log_rotates().await?);
         Ok(EngineLog {
             shared: Arc::clone(self.shared()),
             id: self.full_id().clone(),
             life: Arc::clone(self.life()),
             terminal: self.has_terminal(Operation::Logs).await?,
+            turns,
+            bell: Arc::default(),
         })
     }
 
     /// Opens its log without times.
     pub(crate) async fn read_raw_logs(&self) -> Result<RawLogs> {
-        let log = self.log().await?;
+        let log = self.log(false).await?;
         // A terminal's log has no frames to tell the engine's errors by.
         if log.terminal || self.shared().engine.is_podman() {
             return Ok(read_log(log, LogOptions::default()).await?.into_raw());
@@ -64,6 +70,16 @@ impl DockerContainer {
         let inspect = self.shared().inspect(operation, self.full_id()).await?;
         Ok(*self.life().terminal.get_or_init(|| inspect.config.tty))
     }
+
+    /// Whether the engine throws away old parts of its log. The engine is asked once.
+    async fn log_rotates(&self) -> Result<bool> {
+        if let Some(rotates) = self.life().log_rotates.get() {
+            return Ok(*rotates);
+        }
+        let inspect = self.shared().inspect(Operation::Logs, self.full_id()).await?;
+        let _ = self.life().terminal.set(inspect.config.tty);
+        Ok(*self.life().log_rotates.get_or_init(|| inspect.host_config.log_config.rotates()))
+    }
 }
 
 #[derive(Clone)]
@@ -72,7 +88,23 @@ struct EngineLog {
     id: ContainerId,
     life: Arc<Life>,
     terminal: bool,
+    /// Whether a log that is followed is read in turns, each without following.
+    ///
+    /// Docker's own follow loses lines, or gives them twice, each time the engine rotates the log:
+    /// its reader is told of a rotation in passing, and of two in a short time it misses one
+    /// (moby#23913 and those after it). What is read without following is whole in every release.
+    /// Podman 4.3 loses lines of a log that it follows if the reader is slow or not the only one.
+    turns: bool,
+    /// A followed log without what is there, which shows that something was written. Its content
+    /// is not used.
+    bell: Arc<Mutex<Option<Pieces>>>,
 }
+
+/// After so many turns with nothing new the engine is asked to ring for the next one.
+const TURNS_BEFORE_BELL: u32 = 3;
+
+/// How long a turn waits for the bell. The follow of an engine can be stuck after a rotation.
+const LONGEST_SILENCE_OF_BELL: Duration = Duration::from_secs(3);
 
 impl EngineLog {
     /// Opens the log, with a time before each message or without.
@@ -83,9 +115,7 @@ impl EngineLog {
         if times {
             call = call.query("timestamps", 1);
         }
-        // Podman 4.3 loses lines of a log that it follows when the reader is slow or not the only
-        // one. What it reads without following is whole, and is asked for again and again.
-        let follows = from.follow && !self.shared.engine.is_podman();
+        let follows = from.follow;
         if follows {
             call = call.query("follow", 1);
         }
@@ -115,7 +145,39 @@ impl LogSource for EngineLog {
     async fn open(&self, from: OpenLog) -> Result<Chunks> {
         let framing = if self.terminal { Framing::Terminal } else { Framing::Frames };
         let cut = if self.shared.engine.is_podman() { Cut::Anywhere } else { Cut::DOCKER };
+        let from = OpenLog { follow: from.follow && !self.turns, ..from };
         Ok(Chunks { pieces: self.ask(from, true).await?, demux: Demux::new(framing, cut) })
+    }
+
+    fn follows(&self) -> bool {
+        !self.turns
+    }
+
+    async fn changed(&self, last: Turn) {
+        if last.dry < TURNS_BEFORE_BELL || self.shared.engine.is_podman() {
+            return sleep(last.pause()).await;
+        }
+        let mut bell = self.bell.lock().await;
+        let Some(ringing) = &mut *bell else {
+            let open = OpenLog { tail: Some(0), follow: true, since: None };
+            match self.ask(open, false).await {
+                // The next turn reads what was written before it was there.
+                Ok(opened) => *bell = Some(opened),
+                Err(error) => {
+                    tracing::debug!(%error, container = %self.id, "no bell for a followed log");
+                    sleep(last.pause()).await;
+                }
+            }
+            return;
+        };
+        let rung = poll_fn(|cx| ringing.poll(cx));
+        if let Ok(rung) = timeout(LONGEST_SILENCE_OF_BELL, rung).await {
+            *bell = None;
+            if !matches!(rung, Ok(Some(_))) {
+                // It was cut off, and would be again.
+                sleep(last.pause()).await;
+            }
+        }
     }
 
     async fn status(&self) -> Result<ContainerStatus> {

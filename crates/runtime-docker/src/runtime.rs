@@ -82,8 +82,13 @@ impl DockerRuntime {
         let identify = Engine::identify(&mut http);
         let engine = within(Operation::Connect, deadlines.connect, identify).await.about(place)?;
         let mut capabilities = capabilities(&engine);
-        // The engine has no call for it, but tells the process's number.
-        capabilities.exec_signal = http.shares_processes() && runtime_support::process::is_root();
+        // The engine has no call for it, but gives the number of the process. Without cgroups
+        // nothing proves that a process belongs to the container.
+        let locality = http.endpoint().locality().await;
+        capabilities.exec_signal = locality.shares_pids()
+            && runtime_support::process::is_root()
+            && engine.info.cgroup_driver != "none";
+        capabilities.exec_descendants = capabilities.exec_signal;
         let http = Arc::new(http);
         let docker = bollard(&http)?;
         let lives = Arc::new(Lives::default());

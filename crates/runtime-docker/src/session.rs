@@ -4,6 +4,7 @@
 //! when that of one is full, the connection is not read, and the process comes to wait as at a
 //! pipe. The task ends with the session, or when nobody has any part of it any more.
 
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -34,6 +35,10 @@ const READ: usize = 64 << 10;
 /// How many pieces wait for the reader of a stream, each of at most [`READ`] bytes.
 const PIECES: usize = 8;
 
+/// How long after a reset the engine may take to report the exit code. A process that runs on has
+/// lost its session.
+const AFTER_RESET: Duration = Duration::from_secs(10);
+
 /// How long the end of an input that was dropped may take.
 const LAST_BYTES: Duration = Duration::from_secs(10);
 
@@ -43,6 +48,9 @@ pub(crate) struct About {
     pub(crate) operation: Operation,
     pub(crate) container: ContainerId,
     pub(crate) closed: CancellationToken,
+    /// Whether all that came before a reset of the connection is still read. It is of a Unix
+    /// socket, and not of TCP.
+    pub(crate) keeps_at_reset: bool,
 }
 
 impl About {
@@ -139,10 +147,14 @@ impl Pump {
         ended: impl Future<Output = Result<E>>,
         outcome: watch::Sender<Option<Result<ExecExit>>>,
     ) {
+        let mut reset = false;
         let whole = tokio::select! {
             biased;
             () = about.closed.cancelled() => Err(closed()),
-            whole = async { self.read_all().await?; ended.await } => whole,
+            whole = async {
+                reset = self.read_all(about.keeps_at_reset).await? == Close::Reset;
+                ended.await
+            } => whole,
         };
         let Self { read, stdout, stderr, .. } = self;
         let error = match whole {
@@ -152,6 +164,9 @@ impl Pump {
                     biased;
                     () = about.closed.cancelled() => Err(closed()),
                     exit = exit => exit,
+                    () = tokio::time::sleep(AFTER_RESET), if reset => {
+                        Err(Error::new(ErrorKind::Lost).with_message("the session was cut off"))
+                    }
                 };
                 outcome.send_replace(Some(exit.map_err(|error| about.error(error))));
                 drop(read);
@@ -169,13 +184,21 @@ impl Pump {
     }
 
     /// Reads to the end of the connection.
-    async fn read_all(&mut self) -> Result<()> {
-        loop {
+    ///
+    /// A connection that is closed with input unread is reset. Podman closes it so when the process
+    /// has ended without reading all of its input.
+    async fn read_all(&mut self, keeps_at_reset: bool) -> Result<Close> {
+        let close = loop {
             if self.buffer.capacity() - self.buffer.len() < READ / 4 {
                 self.buffer.reserve(READ);
             }
-            if self.read.read_buf(&mut self.buffer).await.map_err(lost)? == 0 {
-                break;
+            match self.read.read_buf(&mut self.buffer).await {
+                Ok(0) => break Close::End,
+                Ok(_) => {}
+                Err(error) if keeps_at_reset && error.kind() == io::ErrorKind::ConnectionReset => {
+                    break Close::Reset;
+                }
+                Err(error) => return Err(lost(error)),
             }
             let mut piece = self.buffer.split().freeze();
             let Some(frames) = &mut self.frames else {
@@ -192,13 +215,20 @@ impl Pump {
                     }
                 }
             }
-        }
+        };
         if self.frames.as_ref().is_some_and(Frames::is_within) {
             return Err(Error::new(ErrorKind::Lost)
                 .with_message("the session was cut off within a message"));
         }
-        Ok(())
+        Ok(close)
     }
+}
+
+/// How a connection was closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Close {
+    End,
+    Reset,
 }
 
 /// Hands bytes to a stream, waiting while it is full.

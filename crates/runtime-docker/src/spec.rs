@@ -66,6 +66,7 @@ impl Create {
         let memory = memory.map(|bytes| signed("memory", bytes)).transpose()?;
         let stdin = interactive != Interactive::No;
         let ports: Vec<String> = tcp_ports.iter().map(|port| format!("{port}/tcp")).collect();
+        let (plain, binds) = mounts_and_binds(&mounts, engine)?;
         let host_config = HostConfig {
             memory,
             // Unset, it would be twice the memory: the limit, and as much again of swap.
@@ -76,7 +77,8 @@ impl Create {
             device_requests: device_request(&gpus, engine).map(|request| vec![request]),
             group_add: some(groups),
             oom_score_adj: Some(oom_score_adj.into()),
-            mounts: some(mounts.iter().map(bind).collect()),
+            mounts: some(plain),
+            binds: some(binds),
             port_bindings: (!ports.is_empty())
                 .then(|| ports.iter().map(|port| (port.clone(), Some(vec![any_port()]))).collect()),
             log_config: log_driver(engine)
@@ -168,6 +170,47 @@ fn bind(mount: &runtime_core::Mount) -> Mount {
     }
 }
 
+/// Separates the mounts that an engine takes as they are from those that have to be binds.
+///
+/// Podman's Docker API joins the parts of a mount with commas, and takes a comma in a path for the
+/// beginning of another part: of `/a,ro` it mounts `/a`. Newer releases also take a quote for one
+/// of CSV. It splits a bind at its colons, and at nothing else.
+///
+/// # Errors
+/// `InvalidArgument` if Podman can be given a path in neither form.
+fn mounts_and_binds(
+    mounts: &[runtime_core::Mount],
+    engine: &Engine,
+) -> Result<(Vec<Mount>, Vec<String>)> {
+    let (mut plain, mut binds) = (Vec::new(), Vec::new());
+    for (at, mount) in mounts.iter().enumerate() {
+        let source = mount.source.to_string_lossy();
+        let has = |character: &[char]| {
+            if source.contains(character) {
+                Some("source")
+            } else if mount.target.contains(character) {
+                Some("target")
+            } else {
+                None
+            }
+        };
+        if !engine.is_podman() || has(&[',', '"', '\n', '\r']).is_none() {
+            plain.push(bind(mount));
+            continue;
+        }
+        if let Some(field) = has(&[':', '\n', '\r']) {
+            return Err(Error::invalid(
+                format!("mounts[{at}].{field}"),
+                "Podman's Docker API takes no path with a line end, or with a colon and with a \
+                 comma or a quote in the same mount",
+            ));
+        }
+        let access = if mount.access == MountAccess::ReadOnly { "ro" } else { "rw" };
+        binds.push(format!("{source}:{}:{access}", mount.target));
+    }
+    Ok((plain, binds))
+}
+
 /// A free port of the host, on all of its IPv4 addresses. Without an address the engine would take
 /// a second one for IPv6, with another number.
 fn any_port() -> PortBinding {
@@ -238,6 +281,34 @@ mod tests {
                 "HostConfig": {"OomScoreAdj": 1000}
             })
         );
+    }
+
+    #[test]
+    fn podman_gets_paths_that_it_would_take_apart_as_binds() {
+        let (podman, docker) = (recorded::podman(), recorded::docker());
+        let spec = |source: &str, target: &str| {
+            ContainerSpec::new("busybox").mount(runtime_core::Mount::read_only(source, target))
+        };
+        let config = |spec: &ContainerSpec, engine| body(spec, engine)["HostConfig"].clone();
+        let comma = spec("/m/inj,ro", "/t");
+        assert_eq!(config(&comma, &podman)["Binds"], json!(["/m/inj,ro:/t:ro"]));
+        assert!(config(&comma, &podman)["Mounts"].is_null());
+        assert!(config(&comma, &docker)["Binds"].is_null());
+        let colon = config(&spec("/m:ro", "/t"), &podman);
+        assert_eq!(
+            (&colon["Mounts"][0]["Source"], &colon["Binds"]),
+            (&json!("/m:ro"), &Value::Null)
+        );
+        for (source, target, field) in [
+            ("/a:b,c", "/t", "mounts[0].source"),
+            ("/a\"", "/t:u", "mounts[0].target"),
+            ("/a\nb", "/t", "mounts[0].source"),
+        ] {
+            let scope = Scope::new("test").unwrap();
+            let prepared = spec(source, target).prepare(&scope, &capabilities(&podman)).unwrap();
+            let error = Create::new(prepared, &podman).unwrap_err();
+            assert_eq!(error.field(), Some(field));
+        }
     }
 
     #[test]
