@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use self::rules::{
     check_absolute, check_account, check_env, check_hostname, check_labels, check_signed,
-    check_words,
+    check_words, check_words_size,
 };
 use crate::options::DEFAULT_STOP_GRACE;
 use crate::{
@@ -134,6 +134,7 @@ impl ContainerSpec {
             can.want("arguments", Capability::EmptyArguments)?;
         }
         check_env(env)?;
+        check_words_size(command.as_deref(), arguments.as_deref(), env)?;
         check_labels(labels)?;
         can.check_mounts(mounts)?;
         match interactive {
@@ -388,6 +389,45 @@ mod tests {
 
     fn spec() -> ContainerSpec {
         ContainerSpec::new("busybox")
+    }
+
+    #[test]
+    fn spec_that_no_engine_can_carry_names_the_field() {
+        let big = |bytes: usize| "x".repeat(bytes);
+        let word = (128 << 10) - 1;
+        let many = |count: usize| vec![big(100 << 10); count];
+        let filled = |spec: ContainerSpec, count: usize| {
+            (0..count).fold(spec, |spec, n| spec.env(format!("E{n}"), big(100 << 10)))
+        };
+        for (spec, field) in [
+            (spec().command(["x".to_owned(), big(word + 1)]), "command[1]"),
+            (spec().arguments([big(word + 1)]), "arguments[0]"),
+            (spec().env("A", big(word - 1)), "env[\"A\"]"),
+            (spec().arguments(many(6)), "arguments[5]"),
+            (filled(spec().arguments(many(3)), 3), "env[\"E2\"]"),
+            (spec().label("a", big(64 << 10)), "labels[\"a\"]"),
+            // It takes six bytes of JSON for each.
+            (spec().label("a", "\u{1}".repeat(11 << 10)), "labels[\"a\"]"),
+            (spec().label("a", big(40 << 10)).label("b", big(40 << 10)), "labels[\"b\"]"),
+            (spec().working_dir(format!("/{}", big(4095))), "working_dir"),
+        ] {
+            let error = prepare(&spec, &all()).unwrap_err();
+            assert_eq!(
+                (error.kind(), error.field()),
+                (ErrorKind::InvalidArgument, Some(field)),
+                "{error}"
+            );
+            assert!(error.to_string().len() < 1000, "the error repeats the input");
+        }
+        for spec in [
+            spec().command(["x".to_owned(), big(word)]),
+            spec().env("A", big(word - 2)),
+            spec().arguments(many(5)),
+            spec().label("a", big(63 << 10)),
+            spec().working_dir(format!("/{}", big(4094))),
+        ] {
+            prepare(&spec, &all()).unwrap();
+        }
     }
 
     #[test]

@@ -4,6 +4,70 @@ use std::collections::BTreeMap;
 
 use crate::{Error, LABEL_PREFIX, NVIDIA_VISIBLE_DEVICES, Result};
 
+/// The longest argument, or variable with its name, in bytes: Linux takes 128 KiB with the byte that
+/// ends it (`MAX_ARG_STRLEN`).
+const WORD_MAX: usize = (128 << 10) - 1;
+
+/// The size of the command, the arguments and the environment together. Linux takes a quarter of the
+/// limit on the stack, which is 2 MiB by default, but an object of Kubernetes has to fit into etcd's
+/// request of 1.5 MiB with all else that is in it.
+const WORDS_MAX: usize = 512 << 10;
+
+/// The size of all labels together, in bytes of JSON. Kubernetes takes 262,144 bytes of annotations,
+/// which hold the labels and more; containerd sends no list that is longer than 16 MiB, in which each
+/// container has its labels.
+const LABELS_MAX: usize = 64 << 10;
+
+/// The longest path, without the byte that ends it (`PATH_MAX`).
+const PATH_LENGTH_MAX: usize = 4095;
+
+/// Checks the sizes of what the kernel gets to start a process.
+pub(super) fn check_words_size(
+    command: Option<&[String]>,
+    arguments: Option<&[String]>,
+    env: &BTreeMap<String, String>,
+) -> Result<()> {
+    let mut total = 0_usize;
+    let mut add = |field: String, size: usize| {
+        if size > WORD_MAX {
+            let why = format!("{size} bytes are more than the maximum of {WORD_MAX}");
+            return Err(Error::invalid(field, why));
+        }
+        // With the byte that ends it, and a pointer to it.
+        total += size + 9;
+        if total > WORDS_MAX {
+            let why =
+                format!("command, arguments and env are more than {WORDS_MAX} bytes together");
+            return Err(Error::invalid(field, why));
+        }
+        Ok(())
+    };
+    for (field, words) in [("command", command), ("arguments", arguments)] {
+        for (at, word) in words.unwrap_or_default().iter().enumerate() {
+            add(format!("{field}[{at}]"), word.len())?;
+        }
+    }
+    for (name, value) in env {
+        add(format!("env[{:?}]", in_short(name)), name.len() + 1 + value.len())?;
+    }
+    Ok(())
+}
+
+/// Returns the beginning of a name, for an error.
+fn in_short(name: &str) -> &str {
+    name.char_indices().nth(64).map_or(name, |(at, _)| &name[..at])
+}
+
+/// Returns the length of a text in JSON, with its quotes.
+fn json_length(text: &str) -> usize {
+    let each = |c: char| match c {
+        '"' | '\\' | '\u{8}' | '\t' | '\n' | '\u{c}' | '\r' => 2,
+        c if c < ' ' => 6,
+        c => c.len_utf8(),
+    };
+    2 + text.chars().map(each).sum::<usize>()
+}
+
 /// Every engine counts bytes in a signed 64 bit number.
 pub(super) fn check_signed(field: &str, bytes: u64) -> Result<()> {
     if i64::try_from(bytes).is_ok() {
@@ -29,7 +93,7 @@ pub(super) fn check_words(field: &str, words: Option<&[String]>) -> Result<()> {
 
 pub(super) fn check_env(env: &BTreeMap<String, String>) -> Result<()> {
     for (name, value) in env {
-        let field = format!("env[{name:?}]");
+        let field = format!("env[{:?}]", in_short(name));
         if name.is_empty() || name.contains('=') {
             return Err(Error::invalid(field, "a name is not empty and has no '='"));
         }
@@ -43,8 +107,15 @@ pub(super) fn check_env(env: &BTreeMap<String, String>) -> Result<()> {
 }
 
 pub(super) fn check_labels(labels: &BTreeMap<String, String>) -> Result<()> {
+    let mut total = 0;
     for (key, value) in labels {
-        let field = format!("labels[{key:?}]");
+        let field = format!("labels[{:?}]", in_short(key));
+        // With the colon and the comma.
+        total += json_length(key) + json_length(value) + 2;
+        if total > LABELS_MAX {
+            let why = format!("all labels are more than {LABELS_MAX} bytes together, as JSON");
+            return Err(Error::invalid(field, why));
+        }
         if key.is_empty() {
             return Err(Error::invalid(field, "a key is not empty"));
         }
@@ -59,6 +130,10 @@ pub(super) fn check_labels(labels: &BTreeMap<String, String>) -> Result<()> {
 
 pub(super) fn check_absolute(field: &str, path: &str) -> Result<()> {
     check_no_nul(field, path)?;
+    if path.len() > PATH_LENGTH_MAX {
+        let why = format!("a path of {} bytes is longer than {PATH_LENGTH_MAX}", path.len());
+        return Err(Error::invalid(field, why));
+    }
     if !path.starts_with('/') {
         return Err(Error::invalid(field, format!("{path:?} is not an absolute path")));
     }
