@@ -66,8 +66,9 @@ pub(crate) fn of(engine: &Engine, peer: &Peer, logs: bool, root: bool) -> Capabi
     can.exec = true;
     can.exec_stdin_eof = true;
     can.exec_terminal = true;
-    // The process is found among those that containerd's helper has put into the container.
-    can.exec_signal = containerd && signals && crate::inside::can_look();
+    // The process is found among those that containerd's helper has put into the container, under a
+    // lock that lies beside the log.
+    can.exec_signal = containerd && signals && logs && crate::inside::can_look();
     can.attach = true;
     // Through the container's own tar.
     can.copy_in = true;

@@ -17,6 +17,7 @@ use runtime_core::{
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
+use crate::client::too_late;
 use crate::folders::{Subscription, Wanted};
 use crate::generated as cri;
 use crate::info::from_list;
@@ -103,12 +104,24 @@ struct State {
     runs: bool,
 }
 
+impl State {
+    fn tell(&mut self, changes: &[Change]) {
+        for change in changes {
+            self.listeners.retain(|listener| listener.changes.try_send(change.clone()).is_ok());
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Listener {
-    changes: mpsc::UnboundedSender<Change>,
+    changes: mpsc::Sender<Change>,
     /// Whether it wants to know more than the list says.
     details: bool,
 }
+
+/// How many changes wait for a listener. One that has not taken them when there are more is given up,
+/// and its channel ends.
+pub(crate) const CHANNEL_CAPACITY: usize = 4096;
 
 /// How many containers are asked for at once.
 const AT_ONCE: usize = 8;
@@ -119,11 +132,15 @@ impl Census {
         shared: &Arc<Shared>,
         operation: Operation,
         details: bool,
-    ) -> Result<(Vec<Seen>, mpsc::UnboundedReceiver<Change>)> {
+    ) -> Result<(Vec<Seen>, mpsc::Receiver<Change>)> {
         let census = &shared.census;
-        // What changed before is not told as new.
-        Self::refresh(shared, operation).await?;
-        let (changes, receiver) = mpsc::unbounded_channel();
+        // What changed before is not told as new. The deadline is one for the turn and the list: callers
+        // do not wait for the deadlines of those before them.
+        let deadline = shared.deadlines.query;
+        tokio::time::timeout(deadline, Self::refresh(shared, operation))
+            .await
+            .unwrap_or_else(|_| Err(too_late(operation, deadline)))?;
+        let (changes, receiver) = mpsc::channel(CHANNEL_CAPACITY);
         let mut state = census.lock();
         let now = state.table.iter().flat_map(HashMap::values).cloned().collect();
         state.listeners.push(Listener { changes, details });
@@ -154,10 +171,14 @@ impl Census {
         }
         let mut state = census.lock();
         state.table = Some(table);
-        for change in &changes {
-            state.listeners.retain(|listener| listener.changes.send(change.clone()).is_ok());
-        }
+        state.tell(&changes);
         Ok(!changes.is_empty())
+    }
+
+    /// Sends changes to the listeners, as a list does.
+    #[cfg(test)]
+    pub(crate) fn tell(&self, changes: &[Change]) {
+        self.lock().tell(changes);
     }
 
     /// Makes the next list come soon: something has happened. Where nobody listens there is none, and

@@ -69,6 +69,7 @@ calls! {
     RuntimeServiceClient: version(VersionRequest) -> cri::VersionResponse;
     RuntimeServiceClient: status(StatusRequest) -> cri::StatusResponse;
     RuntimeServiceClient: run_pod_sandbox(RunPodSandboxRequest) -> cri::RunPodSandboxResponse;
+    RuntimeServiceClient: stop_pod_sandbox(StopPodSandboxRequest) -> cri::StopPodSandboxResponse;
     RuntimeServiceClient: remove_pod_sandbox(RemovePodSandboxRequest)
         -> cri::RemovePodSandboxResponse;
     RuntimeServiceClient: pod_sandbox_status(PodSandboxStatusRequest)

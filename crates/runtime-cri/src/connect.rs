@@ -1,6 +1,7 @@
 //! Where the engine is, and what else a connection needs to know.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use runtime_core::{Deadlines, Error, Result, Scope};
@@ -34,6 +35,9 @@ pub struct CriOptions {
     /// The cgroup under which the engine makes those of the containers, in the form that its
     /// cgroup driver wants. The engine's default where absent.
     pub cgroup_parent: Option<String>,
+    /// The ports of this host that may be published. By default 20000 to 29999: below what Linux
+    /// takes for outgoing connections, so that no other program is given one by chance.
+    pub host_ports: RangeInclusive<u16>,
     /// The kind of CDI device that the ids of GPUs belong to: id `0` is the device `KIND=0`. By
     /// default `nvidia.com/gpu`.
     pub gpu_kind: String,
@@ -81,6 +85,7 @@ impl CriOptions {
             log_rotation: LogRotation::default(),
             runtime_handler: None,
             cgroup_parent: None,
+            host_ports: runtime_support::ports::HOST_PORTS,
             gpu_kind: "nvidia.com/gpu".to_owned(),
             engine_events: true,
         }
@@ -135,6 +140,13 @@ impl CriOptions {
         self
     }
 
+    /// Sets the ports of this host that may be published.
+    #[must_use]
+    pub fn host_ports(mut self, ports: RangeInclusive<u16>) -> Self {
+        self.host_ports = ports;
+        self
+    }
+
     /// Sets the kind of CDI device that the ids of GPUs belong to.
     #[must_use]
     pub fn gpu_kind(mut self, kind: impl Into<String>) -> Self {
@@ -173,6 +185,9 @@ impl CriOptions {
                     format!("{} is not an absolute path in UTF-8", folder.display()),
                 ));
             }
+        }
+        if self.host_ports.is_empty() || *self.host_ports.start() == 0 {
+            return Err(Error::invalid("host_ports", "is not a range of ports"));
         }
         if let LogRotation::Size { max_bytes: 0, .. } = self.log_rotation {
             return Err(Error::invalid("log_rotation", "max_bytes must be at least 1"));
@@ -259,6 +274,8 @@ mod tests {
         for (options, field) in [
             (options().log_dir("a"), "log_dir"),
             (options().state_dir("a"), "state_dir"),
+            (options().host_ports(0..=9), "host_ports"),
+            (options().host_ports(RangeInclusive::new(9, 8)), "host_ports"),
             (
                 options().log_rotation(LogRotation::Size { max_bytes: 0, keep: None }),
                 "log_rotation",

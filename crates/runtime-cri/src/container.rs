@@ -174,6 +174,7 @@ impl CriContainer {
         let Some(signal) = self.notes.stop_signal.filter(|_| !grace.is_zero()) else {
             return Ok(BySignal::NotSent);
         };
+        self.require(Capability::StopSignal, Operation::Stop)?;
         match kill::send(self, signal).await {
             // It has ended since it was looked at, of itself or by a stop beside this one. The
             // engine takes a stop of such a one for done, and so does this; the engine may have to

@@ -156,6 +156,24 @@ pub(crate) fn at_start(error: Error) -> Error {
     blame(error, BLAMED_AT_START)
 }
 
+/// Returns the error for a published port that another sandbox has.
+pub(crate) fn port_conflict(port: u16) -> Error {
+    Error::new(ErrorKind::ResourceExhausted)
+        .with_field("tcp_ports")
+        .with_message(format!("{port}{PORT_TAKEN}"))
+}
+
+const PORT_TAKEN: &str = " is published by another sandbox";
+
+/// Returns whether a create failed because a published port of the host is taken, by this crate's
+/// words or the engine's.
+pub(crate) fn is_port_conflict(error: &Error) -> bool {
+    let message = error.message().unwrap_or_default();
+    [PORT_TAKEN, "address already in use", "port is already allocated", "cannot open hostport"]
+        .iter()
+        .any(|words| message.contains(words))
+}
+
 /// Whether a start was refused because there was one before.
 pub(crate) fn is_started_before(error: &Error) -> bool {
     says_without_code(

@@ -7,13 +7,13 @@ use std::time::{Duration, SystemTime};
 use futures_util::StreamExt;
 use futures_util::stream;
 use runtime_core::{
-    ContainerId, ContainerInfo, ContainerStatus, Error, Event, EventKind, EventStream,
+    ContainerId, ContainerInfo, ContainerStatus, Error, ErrorKind, Event, EventKind, EventStream,
     EventsOptions, Exit, ExitReason, LabelFilter, Operation, Result,
 };
 use tokio::sync::mpsc;
 
 use crate::BACKEND;
-use crate::census::{Census, Change, Seen};
+use crate::census::{CHANNEL_CAPACITY, Census, Change, Seen};
 use crate::folders::{Subscription, Wanted};
 use crate::info::has_labels;
 use crate::journal::{Life, Place};
@@ -87,6 +87,13 @@ pub(crate) async fn open(shared: &Arc<Shared>, options: EventsOptions) -> Result
     Ok(events.boxed())
 }
 
+/// Returns the error of a stream that was not read for so long that changes were dropped.
+fn not_read() -> Error {
+    Error::new(ErrorKind::Lost).with_message(format!(
+        "the events were not read, and more than {CHANNEL_CAPACITY} changes came meanwhile"
+    ))
+}
+
 /// How far the telling of a container has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
@@ -109,7 +116,7 @@ impl Stage {
 struct Teller {
     shared: Arc<Shared>,
     labels: LabelFilter,
-    changes: mpsc::UnboundedReceiver<Change>,
+    changes: mpsc::Receiver<Change>,
     place: Place,
     /// What was told of the containers that are there.
     told: HashMap<ContainerId, Stage>,
@@ -174,7 +181,7 @@ impl Teller {
                 () = closed.cancelled() => return Err(is_closed()),
                 change = self.changes.recv() => match change {
                     Some(change) => self.take_change(change).await?,
-                    None => return Err(is_closed()),
+                    None => return Err(not_read()),
                 },
                 () = written => self.read_journal().await?,
             }
@@ -314,9 +321,15 @@ impl Teller {
 mod tests {
     use runtime_core::Scope;
 
+    use runtime_core::Runtime as _;
+
     use super::*;
+    use crate::connect::{CriOptions, LogRotation};
+    use crate::fake_crio::FakeCrio;
     use crate::journal::Journal;
     use crate::journal::tests::life;
+    use crate::runtime::CriRuntime;
+    use crate::shared::Whose;
 
     #[test]
     fn what_was_gone_before_stays_so_when_the_journal_is_written_anew() {
@@ -337,5 +350,49 @@ mod tests {
         let new: Vec<_> = again.iter().filter(|life| !removed.has(&life.info.id)).collect();
         let new: Vec<_> = new.iter().map(|life| life.info.id.as_str()).collect();
         assert_eq!(new, ["510", "511", "512", "513"]);
+    }
+
+    fn options(fake: &FakeCrio) -> CriOptions {
+        CriOptions::new(Scope::new("s").unwrap())
+            .endpoint(fake.endpoint().to_string())
+            .log_dir(fake.folder.path().join("logs"))
+            .state_dir(fake.folder.path().join("state"))
+            .log_rotation(LogRotation::Off)
+    }
+
+    #[tokio::test]
+    async fn stream_that_is_not_read_ends_with_lost() {
+        let fake = FakeCrio::start();
+        let shared = CriRuntime::open(options(&fake), Whose::Ours).await.unwrap();
+        let mut events = open(&shared, EventsOptions::default()).await.unwrap();
+        let seen = |number: usize| Seen {
+            info: life(number).info,
+            sandbox: String::new(),
+            notes: Arc::default(),
+        };
+        for number in 0..=CHANNEL_CAPACITY {
+            let noticed = SystemTime::now();
+            let change = Change { before: None, after: Some(seen(number)), noticed, detail: None };
+            shared.census.tell(&[change]);
+        }
+        let mut last = None;
+        while let Some(event) = events.next().await {
+            last = Some(event);
+        }
+        assert_eq!(last.unwrap().unwrap_err().kind(), ErrorKind::Lost);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn callers_do_not_wait_for_the_deadlines_of_others() {
+        let fake = FakeCrio::start();
+        let runtime = CriRuntime::connect(options(&fake)).await.unwrap();
+        fake.state.lock().unwrap().hangs = Some("ListContainers");
+        let begun = tokio::time::Instant::now();
+        let calls = (0..20).map(|_| runtime.events(EventsOptions::default()));
+        for called in futures_util::future::join_all(calls).await {
+            assert_eq!(called.err().unwrap().kind(), ErrorKind::Timeout);
+        }
+        let deadline = runtime_core::Deadlines::default().query;
+        assert!(begun.elapsed() < deadline * 2, "{:?}", begun.elapsed());
     }
 }

@@ -5,13 +5,12 @@
 //! the container from this host, where that can be done; where not, a process that has neither
 //! said anything nor failed within a moment is taken for running.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use runtime_core::{
-    Capability, ContainerId, Error, ErrorKind, ExecExit, ExecOptions, Operation, Result, ResultExt,
-    Session, SessionControl, SessionInput, SessionMode, Signal, TerminalSize,
+    Capability, Error, ErrorKind, ExecExit, ExecOptions, Operation, Result, ResultExt, Session,
+    SessionControl, SessionInput, SessionMode, Signal, TerminalSize,
 };
 use runtime_support::process::Process;
 use runtime_support::session::{self, About, End, Output, Streams, Terminal, until_started};
@@ -26,25 +25,6 @@ use crate::host;
 use crate::inside::Inside;
 use crate::kill;
 use crate::streaming;
-
-/// One exec of a container is started at a time, so that its process can be told.
-#[derive(Debug, Default)]
-pub(crate) struct Turns {
-    containers: Mutex<HashMap<ContainerId, Weak<tokio::sync::Mutex<()>>>>,
-}
-
-impl Turns {
-    fn of(&self, id: &ContainerId) -> Arc<tokio::sync::Mutex<()>> {
-        let mut containers = self.containers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(turn) = containers.get(id).and_then(Weak::upgrade) {
-            return turn;
-        }
-        containers.retain(|_, turn| turn.strong_count() > 0);
-        let turn = Arc::default();
-        containers.insert(id.clone(), Arc::downgrade(&turn));
-        turn
-    }
-}
 
 /// See [`Container::exec`](runtime_core::Container::exec).
 pub(crate) async fn exec(container: &CriContainer, options: ExecOptions) -> Result<Session> {
@@ -77,14 +57,15 @@ async fn open(
         mode => (mode == SessionMode::Stdin, None),
     };
     let tty = size.is_some();
-    let turn = shared.turns.of(&container.id);
-    let turn = match shared.capabilities.exec_signal {
-        true => Some(turn.lock().await),
-        false => None,
+    let lock = container.notes.exec_lock().filter(|_| shared.capabilities.exec_signal);
+    let turn = match lock {
+        Some(lock) => shared.turns.take(&container.id, lock).await,
+        None => None,
     };
     let (status, pid) = kill::look(shared, Operation::Exec, &container.id).await?;
     container.must_run(&status)?;
-    let inside = turn.as_ref().and(pid).map(Inside::look).and_then(|inside| {
+    let inside = turn.as_ref().and(pid).map(|pid| Inside::look(pid, &container.id));
+    let mut inside = inside.and_then(|inside| {
         inside.inspect_err(|error| tracing::debug!(%error, "the process will not be found")).ok()
     });
     let request = cri::ExecRequest {
@@ -115,7 +96,7 @@ async fn open(
         // says why.
         let _ = terminal.resize(size).await;
     }
-    let find = inside.as_ref().map(|inside| {
+    let find = inside.as_mut().map(|inside| {
         || {
             inside.find(&options.command).map_err(|error| {
                 Error::internal("the processes of the container cannot be looked at")

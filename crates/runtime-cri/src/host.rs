@@ -20,6 +20,9 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 
+/// The names of the processes that serve the CRI.
+const ENGINES: [&str; 2] = ["containerd", "crio"];
+
 /// The process at the other end of the socket, as the kernel says. It changes when the engine is
 /// restarted.
 #[derive(Debug, Clone, Default)]
@@ -35,8 +38,19 @@ impl Peer {
         self.pid.store(pid, Ordering::Relaxed);
     }
 
+    /// Returns the PID of the engine, if the process at the other end is the engine.
+    ///
+    /// A relay (socat, `ssh -L`) has a PID, a root and namespaces as well, which have nothing to do
+    /// with those of the engine behind it.
     fn pid(&self) -> Option<i32> {
-        Some(self.pid.load(Ordering::Relaxed)).filter(|pid| *pid > 0)
+        let pid = Some(self.pid.load(Ordering::Relaxed)).filter(|pid| *pid > 0)?;
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+        ENGINES.contains(&name.trim_end()).then_some(pid)
+    }
+
+    /// Returns whether the other end is a process of this host that is not an engine.
+    pub(crate) fn is_relay(&self) -> bool {
+        self.pid.load(Ordering::Relaxed) > 0 && self.pid().is_none()
     }
 
     /// Whether both processes are in the same namespace of this kind, `None` where that cannot be
@@ -93,12 +107,24 @@ impl Peer {
         Some(false)
     }
 
-    /// Does `work` where the engine's mounts are: what is mounted by it is seen by the engine.
+    /// Runs `work` in the mount namespace of the engine, so that the engine sees its mounts.
+    ///
+    /// # Errors
+    /// `Unsupported` when the engine's mount namespace is not known.
     pub(crate) fn among_its_mounts<T: Send>(
         &self,
         work: impl FnOnce() -> io::Result<T> + Send,
     ) -> io::Result<T> {
-        let Some(false) = self.shares_namespace("mnt") else { return work() };
+        match self.shares_namespace("mnt") {
+            Some(true) => return work(),
+            Some(false) => {}
+            None => {
+                return Err(io::Error::new(
+                    io::ErrorKind::Unsupported,
+                    "the mount namespace of the engine is not seen from here",
+                ));
+            }
+        }
         let pid = self.pid().unwrap_or_default();
         let namespace = fs::File::open(format!("/proc/{pid}/ns/mnt"))?;
         let enter = move || {

@@ -1,18 +1,25 @@
 //! Processes that the engine has put into a container beside its main process.
 //!
 //! The CRI does not name the process of an exec. containerd's helper, the parent of the main
-//! process, is the parent of each exec's as well, and of nothing else in the container: what a
-//! process of the container leaves behind goes to the first of the container. A child of the
-//! helper that is new since just before an exec is therefore that of the exec, unless somebody
-//! else has made one at that very moment. This process makes one at a time in a container, and
-//! where two are seen, the command line tells them apart or none is taken.
+//! process, is the parent of each exec's as well, and of nothing else in the container: a process
+//! that is left behind in the container becomes a child of the first process of the container. A
+//! child of the helper that is new since just before an exec is therefore the process of that exec
+//! or of another one. The execs of this library start one after another ([`crate::turns`]). Those of
+//! other programs are told apart by their command lines: a single new process with the command of
+//! the exec is taken at once, one with another command (a shell replaces itself) only after no
+//! second one has appeared for a while, and of several that fit none is taken.
 
 use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-use runtime_support::process::Process;
+use runtime_core::ContainerId;
+use runtime_support::process::{self, Process};
+
+/// How long a process with another command than that of the exec has to be the only new one.
+const ALONE: Duration = Duration::from_millis(150);
 
 /// Whether the kernel tells the children of a process.
 pub(crate) fn can_look() -> bool {
@@ -26,30 +33,42 @@ pub(crate) struct Inside {
     /// The pid namespace of the container.
     namespace: PathBuf,
     before: HashSet<i32>,
+    /// The only new process, with a command other than that of the exec, and when it was first seen.
+    other: Option<(i32, Instant)>,
 }
 
 impl Inside {
-    /// Takes note of those that are there now, by the number of the main process.
-    pub(crate) fn look(main: i32) -> io::Result<Self> {
+    /// Records the processes that are there now, by the PID of the main process.
+    ///
+    /// # Errors
+    /// When the PID is not that of a process in the container, or `/proc` cannot be read.
+    pub(crate) fn look(main: i32, container: &ContainerId) -> io::Result<Self> {
+        if !process::is_in_container(main, container.as_str()) {
+            return Err(io::Error::other(
+                "the process that the engine names is not in the container",
+            ));
+        }
         let parent = parent(main)?;
         let namespace = namespace(main)?;
         if fs::read_link("/proc/self/ns/pid")? == namespace {
             return Err(io::Error::other("the container is in our own pid namespace"));
         }
         let before = children(parent)?.into_iter().collect();
-        Ok(Self { parent, namespace, before })
+        Ok(Self { parent, namespace, before, other: None })
     }
 
-    /// The process that was made since, with this command.
-    pub(crate) fn find(&self, command: &[String]) -> io::Result<Option<Process>> {
-        let mut new = self.since()?;
-        if new.len() > 1 {
-            let wanted: Vec<u8> = command.iter().flat_map(|word| word.bytes().chain([0])).collect();
-            new.retain(|pid| {
-                fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|words| words == wanted)
-            });
-        }
-        let &[pid] = &new[..] else { return Ok(None) };
+    /// Returns the process that was created since, with this command.
+    pub(crate) fn find(&mut self, command: &[String]) -> io::Result<Option<Process>> {
+        let wanted: Vec<u8> = command.iter().flat_map(|word| word.bytes().chain([0])).collect();
+        let new: Vec<_> = self
+            .since()?
+            .into_iter()
+            .map(|pid| {
+                let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                (pid, words == wanted)
+            })
+            .collect();
+        let Some(pid) = self.choose(&new, Instant::now()) else { return Ok(None) };
         let process = match Process::hold(pid) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             process => process?,
@@ -57,6 +76,23 @@ impl Inside {
         // It is there still: then it is the one that we have hold of, and was not replaced by
         // another between the look and the hold.
         Ok(self.since()?.contains(&pid).then_some(process))
+    }
+
+    /// Returns the process of the exec out of the new ones, each with whether it has the command of
+    /// the exec.
+    fn choose(&mut self, new: &[(i32, bool)], now: Instant) -> Option<i32> {
+        let mut fitting = new.iter().filter(|(_, fits)| *fits);
+        match (fitting.next(), fitting.next(), new) {
+            (Some((pid, _)), None, _) => return Some(*pid),
+            (None, None, &[(pid, _)]) => match self.other {
+                Some((other, since)) if other == pid => {
+                    return (now.duration_since(since) >= ALONE).then_some(pid);
+                }
+                _ => self.other = Some((pid, now)),
+            },
+            _ => self.other = None,
+        }
+        None
     }
 
     fn since(&self) -> io::Result<Vec<i32>> {
@@ -115,9 +151,34 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_in_our_namespace_is_not_looked_into() {
+    fn process_of_another_exec_is_not_taken() {
+        let look =
+            || Inside { parent: 1, namespace: PathBuf::new(), before: HashSet::new(), other: None };
+        let now = Instant::now();
+        let later = now + ALONE;
+        // The command decides, and where it does not, none is taken.
+        assert_eq!(look().choose(&[(7, true)], now), Some(7));
+        assert_eq!(look().choose(&[(7, true), (8, false)], now), Some(7));
+        assert_eq!(look().choose(&[(7, true), (8, true)], now), None);
+        // Another program's process appears first, and ours has not begun.
+        let mut inside = look();
+        assert_eq!(inside.choose(&[(7, false)], now), None);
+        assert_eq!(inside.choose(&[(7, false), (8, true)], later), Some(8));
+        let mut inside = look();
+        assert_eq!(inside.choose(&[(7, false)], now), None);
+        assert_eq!(inside.choose(&[(7, false), (8, false)], later), None);
+        assert_eq!(inside.choose(&[(8, false)], later), None);
+        // A shell that has replaced itself.
+        let mut inside = look();
+        assert_eq!(inside.choose(&[(7, false)], now), None);
+        assert_eq!(inside.choose(&[(7, false)], later), Some(7));
+    }
+
+    #[test]
+    fn process_outside_of_the_container_is_not_looked_into() {
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
-        assert!(Inside::look(child.id() as i32).is_err());
+        let container = ContainerId::new("0123456789abcdef".repeat(4));
+        assert!(Inside::look(child.id() as i32, &container).is_err());
         child.kill().unwrap();
         child.wait().unwrap();
     }

@@ -5,18 +5,24 @@
 //! file is in the folder for what goes away with the host's next start, and keeps the last few
 //! hundred lives.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use runtime_core::{ContainerInfo, Scope};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
+use crate::private;
+
 /// How many lives are kept: as many as Docker's engine keeps events.
 const KEPT: usize = 256;
+
+/// How long a write waits for the writes of other processes, and how often it tries.
+const LOCK_DEADLINE: Duration = Duration::from_secs(5);
+const LOCK_POLL: Duration = Duration::from_millis(5);
 
 /// How long the file of a scope is kept in which nothing happens.
 const LONGEST_KEPT: Duration = Duration::from_secs(24 * 3600);
@@ -74,7 +80,8 @@ impl Journal {
         kept.drain(..kept.len().saturating_sub(KEPT));
         // Readers see the old file or the new one, and never half of one.
         let fresh = self.path.with_extension("new");
-        let mut out = File::create(&fresh)?;
+        // One that a process has left half written is replaced.
+        let mut out = private::file().write(true).create(true).truncate(true).open(&fresh)?;
         out.write_all(&kept.concat())?;
         out.write_all(&line)?;
         fs::rename(&fresh, &self.path)
@@ -103,17 +110,34 @@ impl Journal {
     }
 
     /// Opens the file to append, for this process alone, and counts its lines.
+    ///
+    /// # Errors
+    /// `TimedOut` when another process keeps the file locked.
     fn lock(&self) -> io::Result<(File, usize)> {
+        let until = Instant::now() + LOCK_DEADLINE;
         loop {
             let mut file = match self.open() {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    fs::create_dir_all(self.folder())?;
+                    private::create_dir_all(self.folder())?;
                     self.sweep();
                     self.open()?
                 }
                 file => file?,
             };
-            rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
+            while let Err(error) =
+                rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
+            {
+                if error != rustix::io::Errno::WOULDBLOCK {
+                    return Err(error.into());
+                }
+                if Instant::now() >= until {
+                    return Err(io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        "another process keeps the journal locked",
+                    ));
+                }
+                std::thread::sleep(LOCK_POLL);
+            }
             // It may have been replaced while this one waited for it.
             if fs::metadata(&self.path)
                 .is_ok_and(|there| file.metadata().is_ok_and(|here| here.ino() == there.ino()))
@@ -127,7 +151,12 @@ impl Journal {
     }
 
     fn open(&self) -> io::Result<File> {
-        File::options().read(true).append(true).create(true).open(&self.path)
+        let file = private::file().read(true).append(true).create(true).open(&self.path)?;
+        if file.metadata()?.mode() & 0o077 != 0 {
+            // Of an earlier version of this library.
+            file.set_permissions(Permissions::from_mode(0o600))?;
+        }
+        Ok(file)
     }
 
     /// Removes the files of scopes in which nothing has happened for long.
@@ -180,6 +209,34 @@ pub(crate) mod tests {
         let later = journal.read(&mut place).unwrap();
         assert_eq!(later, all);
         assert_eq!(journal.read(&mut place).unwrap(), []);
+    }
+
+    #[test]
+    fn journal_that_stays_locked_is_a_timeout() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::new(folder.path(), &Scope::new("s").unwrap());
+        journal.write(&life(0)).unwrap();
+        let file = File::open(&journal.path).unwrap();
+        rustix::fs::flock(&file, FlockOperation::LockExclusive).unwrap();
+        assert_eq!(journal.write(&life(1)).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        // Readers take no lock.
+        assert_eq!(journal.read(&mut Place::default()).unwrap().len(), 1);
+        drop(file);
+        journal.write(&life(2)).unwrap();
+    }
+
+    #[test]
+    fn journal_is_closed_to_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::new(&folder.path().join("new"), &Scope::new("s").unwrap());
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        for number in 0..3 * KEPT {
+            journal.write(&life(number)).unwrap();
+        }
+        assert_eq!((mode(journal.folder()), mode(&journal.path)), (0o700, 0o600));
+        fs::set_permissions(&journal.path, Permissions::from_mode(0o644)).unwrap();
+        journal.write(&life(0)).unwrap();
+        assert_eq!(mode(&journal.path), 0o600);
     }
 
     #[test]

@@ -4,16 +4,23 @@ use runtime_core::{Operation, Result};
 
 use crate::generated as cri;
 use crate::sandbox::on_host;
-use crate::shared::Shared;
+use crate::shared::{POD_NAMESPACE, Shared};
 
-/// The label that a kubelet puts on all of its sandboxes.
-const KUBELETS_LABEL: &str = "io.kubernetes.pod.uid";
+/// The namespaces by which pods are found. A node of a cluster has pods of the first; all sandboxes of
+/// an engine are not listed, because those of other scopes are none of this one's.
+const NAMESPACES: [&str; 2] = ["kube-system", "default"];
 
 /// A sentence for the user, if there is a kubelet.
 pub(crate) async fn warning(shared: &Shared) -> Result<Option<String>> {
-    let request = cri::ListPodSandboxRequest { filter: None };
-    let all = shared.ask(Operation::Health, request).await?.items;
-    let pods = all.iter().filter(|sandbox| sandbox.labels.contains_key(KUBELETS_LABEL)).count();
+    let mut pods = 0;
+    for namespace in NAMESPACES {
+        let filter = cri::PodSandboxFilter {
+            label_selector: [(POD_NAMESPACE.to_owned(), namespace.to_owned())].into(),
+            ..Default::default()
+        };
+        let request = cri::ListPodSandboxRequest { filter: Some(filter) };
+        pods += shared.ask(Operation::Health, request).await?.items.len();
+    }
     let socket = shared.client.endpoint().socket.display().to_string();
     let runs = on_host(move || Ok(kubelet_of(&socket))).await?;
     Ok(sentence(pods, runs))

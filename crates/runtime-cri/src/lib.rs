@@ -33,8 +33,11 @@
 //!   it (containerd 1.6 and 1.7 do on cgroup v1).
 //! - An exec has the user, the environment and the folder of the container: the CRI has no place
 //!   for others. A signal to its process goes to the one that is new in the container since the
-//!   exec; where two are new at once, made by somebody else, and cannot be told apart, it is
-//!   refused.
+//!   exec. Execs of this library start one after another, also those of other processes; one of
+//!   another program that starts at the same moment is told apart by its command, and if it cannot
+//!   be, the signal is refused.
+//! - The engine shares the PIDs and files of this host only if the process at the other end of its
+//!   socket is the engine. Behind a relay, signals, sizes of `/dev/shm` and logs are refused.
 //! - The CRI has no place for the name of a group. containerd before 1.6.22 and 1.7.3 gives a container
 //!   whose user only the image names the supplementary groups of root; so there, an image whose `USER`
 //!   has such a name (`name:group`) is refused as `Unsupported` unless the spec has a user.
@@ -73,9 +76,12 @@ mod events;
 mod exec;
 #[cfg(test)]
 mod fake;
+#[cfg(test)]
+mod fake_crio;
 mod folders;
 mod generated;
 mod host;
+mod host_dirs;
 mod images;
 mod info;
 mod inside;
@@ -87,6 +93,7 @@ mod logs;
 mod node;
 mod notes;
 mod parser;
+mod private;
 mod reap;
 mod rotate;
 mod runtime;
@@ -95,6 +102,7 @@ mod shared;
 mod spec;
 mod stats;
 mod streaming;
+mod turns;
 mod wait;
 
 #[cfg(feature = "fuzzing")]

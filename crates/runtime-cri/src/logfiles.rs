@@ -1,8 +1,11 @@
 //! The log files of one container: the current one and those that were rotated away.
 
 use std::borrow::Cow;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -51,6 +54,11 @@ impl Place {
     /// The current file.
     pub(crate) fn current(&self) -> PathBuf {
         self.folder.join(&*self.file)
+    }
+
+    /// Whether a file of this name is the current one.
+    pub(crate) fn is_current(&self, name: &OsStr) -> bool {
+        name == OsStr::new(&*self.file)
     }
 
     /// Whether every file stays until this library throws it away. A kubelet packs all that were
@@ -148,6 +156,14 @@ impl Open {
         let inode = file.metadata()?.ino();
         let (file, path) = (Arc::new(file), path.to_owned());
         Ok(Self { file, path, inode, number: None, offset: 0, block: 16 << 10 })
+    }
+
+    /// Returns the name that the file has now, or had when it was removed.
+    pub(crate) fn name_now(&self) -> Option<OsString> {
+        let path = fs::read_link(format!("/proc/self/fd/{}", self.file.as_raw_fd())).ok()?;
+        let name = path.file_name()?.as_bytes();
+        let name = name.strip_suffix(b" (deleted)").unwrap_or(name);
+        Some(OsStr::from_bytes(name).to_owned())
     }
 
     /// Opens one that was listed. `None` when it was rotated or thrown away since then.
@@ -362,6 +378,19 @@ mod tests {
         // A kubelet's.
         fs::write(folder.path().join("container.log.20261123-160000"), "").unwrap();
         assert_eq!(numbers(folder.path()), [Some(9), Some(10), None, None]);
+    }
+
+    #[test]
+    fn name_of_a_removed_file_is_known() {
+        let (folder, open) = open("x");
+        assert_eq!(open.name_now().unwrap(), LOG_FILE);
+        let rotated = folder.path().join("container.log.0000000001");
+        fs::rename(&open.path, &rotated).unwrap();
+        fs::remove_dir_all(folder.path()).unwrap();
+        assert_eq!(open.name_now().unwrap(), "container.log.0000000001");
+        let place = Place::ours(folder.path());
+        assert!(!place.is_current(&open.name_now().unwrap()));
+        assert!(place.is_current(OsStr::new(LOG_FILE)));
     }
 
     #[test]

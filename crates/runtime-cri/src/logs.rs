@@ -4,7 +4,6 @@ mod lines;
 mod next;
 mod start;
 
-use std::collections::VecDeque;
 use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -18,16 +17,17 @@ use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::future::BoxFuture;
 use runtime_core::{
-    Capability, ContainerStatus, Error, ErrorKind, Follow, LogOptions, LogReader, LogRecord,
-    Operation, Result,
+    Capability, ContainerStatus, Error, ErrorKind, ExitReason, Follow, LogOptions, LogReader,
+    LogRecord, Operation, Result,
 };
 
 use self::lines::{Lines, Terminal};
-use self::next::following;
+use self::next::{Reading, following, thrown_away};
 use self::start::{Filter, plan_start};
 use crate::BACKEND;
 use crate::container::CriContainer;
 use crate::folders::{Subscription, Wanted};
+use crate::generated as cri;
 use crate::info;
 use crate::logfiles::{self, Open, Place};
 use crate::sandbox::on_host;
@@ -58,15 +58,20 @@ pub(crate) async fn open(container: &CriContainer, options: LogOptions) -> Resul
     let terminal = Terminal::of(container);
     let (max_line, plan) = (options.max_line, place.clone());
     let start = on_host(move || plan_start(&plan, &options, terminal, ended)).await?;
+    if start.open.is_none() && place.keeps_all() && has_written(&status) {
+        // Removed by somebody, or the engine has another directory at this path.
+        return Err(Error::new(ErrorKind::Lost)
+            .with_message(format!("there are no log files in {}", place.folder.display())));
+    }
     let source = Source {
         container: container.clone(),
         place,
         open: start.open,
-        files: start.files,
-        end: if follow { None } else { start.end },
+        last: start.last,
         follow,
         ended,
         ended_at,
+        has_written: has_written(&status),
         exit: None,
         subscription: None,
         was_cut: false,
@@ -80,6 +85,11 @@ pub(crate) async fn open(container: &CriContainer, options: LogOptions) -> Resul
         ended,
     };
     Ok(LogReader::new(records, after))
+}
+
+/// Returns whether the engine has opened a log for the container: it has been started.
+fn has_written(status: &cri::ContainerStatus) -> bool {
+    status.started_at > 0
 }
 
 fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> Error + '_ {
@@ -168,16 +178,16 @@ struct Source {
     container: CriContainer,
     place: Place,
     open: Option<Open>,
-    /// What was there when the reading began.
-    files: VecDeque<Open>,
-    /// Where the last of them ended then, unless it is followed.
-    end: Option<u64>,
+    /// The last file when the reading began, by its inode, and its length then.
+    last: Option<(u64, u64)>,
     follow: bool,
     /// Whether the container has ended.
     ended: bool,
     /// When that was, where it is known.
     ended_at: Option<SystemTime>,
-    exit: Option<BoxFuture<'static, Result<Option<SystemTime>>>>,
+    /// Whether there is or was a log.
+    has_written: bool,
+    exit: Option<BoxFuture<'static, Result<(Option<SystemTime>, bool)>>>,
     subscription: Option<Subscription>,
     /// Whether the file was cut since this was asked the last time. What comes of it is its beginning.
     was_cut: bool,
@@ -186,6 +196,8 @@ struct Source {
 /// What comes after the end of a file.
 enum Next {
     File(Open),
+    /// There is one, which was renamed since it was listed.
+    Again,
     Nothing,
 }
 
@@ -208,12 +220,18 @@ impl Source {
                 Ok(block) => return Ok(Fetched::Block(block)),
                 Err(rest) => rest,
             };
-            if let Some(next) = self.files.pop_front() {
-                self.open = Some(next);
-                continue;
-            }
             if !self.follow {
-                return Ok(Fetched::End { rest, ended: self.ended });
+                let open = self.open.as_ref().map(|open| open.inode);
+                if open == self.last.map(|(inode, _)| inode) {
+                    return Ok(Fetched::End { rest, ended: self.ended });
+                }
+                match self.next_file().await? {
+                    Next::File(next) => self.open = Some(next),
+                    // It was rotated since it was listed.
+                    Next::Again => {}
+                    Next::Nothing => return Err(thrown_away()),
+                }
+                continue;
             }
             if self.subscription.is_none() {
                 self.subscription =
@@ -244,12 +262,17 @@ impl Source {
                         Ok(block) => return Ok(Fetched::Block(block)),
                         Err(rest) => rest,
                     };
-                    if let Next::File(next) = self.next_file().await? {
-                        self.open = Some(next);
-                        continue;
+                    match self.next_file().await? {
+                        Next::File(next) => {
+                            self.open = Some(next);
+                            continue;
+                        }
+                        Next::Again => continue,
+                        Next::Nothing => {}
                     }
                     return Ok(Fetched::End { rest, ended: true });
                 }
+                Next::Again => {}
                 Next::Nothing => self.wait().await?,
             }
         }
@@ -258,8 +281,9 @@ impl Source {
     /// Reads on in the file that is open.
     async fn read(&mut self, rest: Bytes) -> Result<Result<Bytes, Bytes>> {
         let Some(mut open) = self.open.clone() else { return Ok(Err(rest)) };
-        let end = self.end.filter(|_| self.files.is_empty());
         let follow = self.follow;
+        let last = self.last.filter(|(inode, _)| !follow && *inode == open.inode);
+        let end = last.map(|(_, end)| end);
         let (open, read, was_cut) = on_host(move || {
             let path = open.path.clone();
             let read = if follow {
@@ -282,18 +306,26 @@ impl Source {
     /// The file that follows the one that is open, if there is one.
     async fn next_file(&mut self) -> Result<Next> {
         let (place, open) = (self.place.clone(), self.open.clone());
+        let may_be_empty = !(self.ended && self.has_written);
         on_host(move || {
+            let open = open.map(|open| Reading {
+                inode: open.inode,
+                number: open.number,
+                is_current: open.name_now().is_none_or(|name| place.is_current(&name)),
+            });
             let files = match logfiles::list(&place) {
                 Ok(files) => files,
-                // It was removed, with the container or before it.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Next::Nothing),
+                // It was removed, with the container or before it. What was current then was the last.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    let is_whole = open.map_or(may_be_empty, |open| open.is_current);
+                    return if is_whole { Ok(Next::Nothing) } else { Err(thrown_away()) };
+                }
                 Err(error) => return Err(unreadable(&place.folder)(error)),
             };
-            let open = open.map(|open| (open.inode, open.number));
             let Some(next) = following(&place, &files, open)? else { return Ok(Next::Nothing) };
             // Rotated since it was listed, the next look finds it under its new name.
             let next = Open::listed(next).map_err(unreadable(&next.path))?;
-            Ok(next.map_or(Next::Nothing, Next::File))
+            Ok(next.map_or(Next::Again, Next::File))
         })
         .await
     }
@@ -316,8 +348,12 @@ impl Source {
             let container = self.container.clone();
             Box::pin(async move {
                 match container.shared.exits.wait(&container.id).await {
-                    Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-                    done => done.map(|exit| exit.ended_at),
+                    Err(error) if error.kind() == ErrorKind::NotFound => Ok((None, false)),
+                    done => done.map(|exit| {
+                        let never_ran =
+                            matches!(exit.reason, ExitReason::StartFailed | ExitReason::Removed);
+                        (exit.ended_at, !never_ran)
+                    }),
                 }
             })
         });
@@ -333,7 +369,9 @@ impl Source {
             biased;
             () = self.container.shared.closed.cancelled() => Err(is_closed()),
             exit = exit => {
-                self.ended_at = exit?;
+                let (ended_at, ran) = exit?;
+                self.ended_at = ended_at;
+                self.has_written |= ran;
                 self.ended = true;
                 self.exit = None;
                 Ok(())

@@ -18,6 +18,14 @@ pub(crate) const ANNOTATION: &str = "container-runtime/notes";
 /// The name of the current log file in its folder.
 pub(crate) const LOG_FILE: &str = "container.log";
 
+/// Returns the label of a sandbox that publishes this port of the host.
+pub(crate) fn port_label(port: u16) -> (String, String) {
+    (format!("{PORT_LABEL}{port}"), "tcp".to_owned())
+}
+
+/// What the labels of published ports begin with.
+pub(crate) const PORT_LABEL: &str = "container-runtime/host-port.";
+
 /// containerd takes no label whose key and value together are longer.
 const LONGEST_LABEL: usize = 4096;
 
@@ -100,6 +108,11 @@ impl Notes {
     /// The file that says that the container ran out of memory, where the engine does not.
     pub(crate) fn out_of_memory_mark(&self) -> Option<PathBuf> {
         self.mark("out-of-memory")
+    }
+
+    /// The file that is locked while an exec of the container starts.
+    pub(crate) fn exec_lock(&self) -> Option<PathBuf> {
+        self.mark("exec.lock")
     }
 
     fn mark(&self, name: &str) -> Option<PathBuf> {

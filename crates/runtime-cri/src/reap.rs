@@ -1,6 +1,7 @@
 //! Removing what a scope left behind.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -16,6 +17,7 @@ use runtime_support::is_old;
 use crate::census;
 use crate::container::CriContainer;
 use crate::generated as cri;
+use crate::host_dirs::is_nonce;
 use crate::info::{from_list, has_labels, time};
 use crate::notes::Notes;
 use crate::sandbox::{clear_host, on_host, remove_sandbox};
@@ -126,7 +128,9 @@ async fn orphans(
     let peer = shared.client.peer().clone();
     let found = on_host(move || {
         let is_orphan = |(name, time): &(String, SystemTime)| {
-            !known.contains(name) && now.duration_since(*time).is_ok_and(|elapsed| elapsed >= age)
+            is_nonce(OsStr::new(name))
+                && !known.contains(name)
+                && now.duration_since(*time).is_ok_and(|elapsed| elapsed >= age)
         };
         let mut found = BTreeMap::<String, Notes>::new();
         for (name, _) in inside_of(&logs).into_iter().filter(is_orphan) {

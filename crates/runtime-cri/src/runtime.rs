@@ -31,7 +31,7 @@ use crate::shared::{Engine, Shared, Whose};
 use crate::spec::{Plan, Settings};
 use crate::stats::Meter;
 use crate::wait::Exits;
-use crate::{capabilities, events, images, kubelet, reap, rotate, stats};
+use crate::{capabilities, events, images, kubelet, private, reap, rotate, stats};
 
 /// How often all containers that are waited for are looked at, whatever the census said.
 const RESYNC: Duration = Duration::from_secs(30);
@@ -119,15 +119,18 @@ impl CriRuntime {
                 let seen = peer.sees_as(Path::new(POD_LOGS), &log_dir);
                 return Ok((seen == Some(true), root));
             }
-            let made = std::fs::create_dir_all(&log_dir);
+            let made = private::create_dir_all(&log_dir);
             if let Err(error) = &made {
                 tracing::warn!(%error, folder = %log_dir.display(), "no logs: the folder cannot be made");
             }
-            if let Err(error) = std::fs::create_dir_all(&state_dir) {
+            if let Err(error) = private::create_dir_all(&state_dir) {
                 tracing::debug!(%error, folder = %state_dir.display(), "a folder cannot be made");
             }
-            // What cannot be found out is taken for a folder that both have mounted.
-            let logs = made.is_ok() && peer.sees_the_same(&log_dir).unwrap_or(true);
+            // An engine in another PID namespace has made the socket that is mounted here: the
+            // directory is taken for mounted as well, and a log without its files is an error. Of an
+            // engine behind a relay nothing is known.
+            let shared = peer.sees_the_same(&log_dir).unwrap_or_else(|| !peer.is_relay());
+            let logs = made.is_ok() && shared;
             Ok((logs, root))
         })
         .await?;
@@ -140,6 +143,7 @@ impl CriRuntime {
             runtime_handler: options.runtime_handler.clone(),
             cgroup_parent: options.cgroup_parent.clone(),
             gpu_kind: options.gpu_kind.clone(),
+            host_ports: options.host_ports.clone(),
             events,
         };
         let shared = Arc::new_cyclic(|shared| Shared {

@@ -1,27 +1,28 @@
 //! Making a container with its sandbox and everything else that belongs to it, and unmaking it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use runtime_core::{
     Backoff, Error, ErrorKind, LABEL_NONCE, Nonce, Operation, Result, TcpPortBinding,
 };
-use runtime_support::ports::PortReservation;
-use rustix::mount::{MountFlags, UnmountFlags};
+use runtime_support::ports::{self, PortReservation};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::BACKEND;
 use crate::capabilities::has_groups_of_image;
 use crate::client::{Call, too_late};
-use crate::error::{at_create, was_not_sent};
+use crate::error::{at_create, is_port_conflict, port_conflict, was_not_sent};
 use crate::generated as cri;
+use crate::host_dirs::prepare_host;
+pub(crate) use crate::host_dirs::{clear_host, on_host};
 use crate::images;
-use crate::notes::Notes;
+use crate::notes::{Notes, port_label};
 use crate::shared::Shared;
 use crate::spec::Plan;
 
@@ -88,17 +89,62 @@ impl Drop for Unclaimed {
 }
 
 async fn make_or_undo(shared: Arc<Shared>, mut plan: Plan, mut answer: Answer) {
-    let mut patience = Duration::ZERO;
-    match make(&shared, &mut plan, &mut answer, &mut patience).await {
-        Ok(made) => {
-            let (nonce, handle) = (plan.nonce, Handle::current());
-            // When nobody waits any more it comes back, and being dropped it is undone.
-            drop(answer.send(Ok(Unclaimed { shared, made, nonce, kept: false, handle })));
-        }
-        Err(error) => {
+    let mut tries = 0;
+    loop {
+        let mut progress = Progress::default();
+        let error = match make(&shared, &mut plan, &mut answer, &mut progress).await {
+            Ok(made) => {
+                let (nonce, handle) = (plan.nonce, Handle::current());
+                // When nobody waits any more it comes back, and being dropped it is undone.
+                drop(answer.send(Ok(Unclaimed { shared, made, nonce, kept: false, handle })));
+                return;
+            }
+            Err(error) => error,
+        };
+        tries += 1;
+        if !progress.sandbox_requested {
+            // Nothing was made but on this host.
+            clear_after(&shared, &plan).await;
+        } else if matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Unavailable) {
+            // The engine may be gone, or still at it: what comes of that cannot be waited for.
+            let look = try_undo(&shared, &plan.nonce, None);
+            let looked = tokio::time::timeout(UNDO_FIRST_LOOK, look).await;
             drop(answer.send(Err(error)));
-            undo(&shared, &plan.nonce, None, &plan.notes, patience).await;
+            let removed = matches!(looked, Ok(Ok(true)));
+            let patience = if removed { Duration::ZERO } else { progress.patience };
+            return undo(&shared, &plan.nonce, None, &plan.notes, patience).await;
+        } else {
+            // The caller may end as soon as it has the error, and nothing would undo it then.
+            undo(&shared, &plan.nonce, None, &plan.notes, progress.patience).await;
+            let again = is_port_conflict(&error) && tries < PORT_TRIES && !answer.is_closed();
+            if again {
+                tracing::debug!(%error, "a published port is taken: creating with others");
+                continue;
+            }
         }
+        drop(answer.send(Err(error)));
+        return;
+    }
+}
+
+/// How far a create has come.
+#[derive(Debug, Default)]
+struct Progress {
+    sandbox_requested: bool,
+    /// How long a sandbox may still come of it.
+    patience: Duration,
+}
+
+/// How often a create is tried whose published ports turn out to be taken.
+const PORT_TRIES: usize = 4;
+
+/// How long the caller of a failed create waits for the first look at what it has left, when the
+/// engine may not answer.
+const UNDO_FIRST_LOOK: Duration = Duration::from_secs(2);
+
+async fn clear_after(shared: &Shared, plan: &Plan) {
+    if let Err(error) = clear_host(shared, &plan.notes).await {
+        tracing::warn!(%error, nonce = %plan.nonce, "something of a create was left on the host");
     }
 }
 
@@ -107,12 +153,11 @@ fn abandoned() -> Error {
     Error::internal("nobody waits for it any more")
 }
 
-/// Sets how long a sandbox may still come of it when it fails.
 async fn make(
     shared: &Shared,
     plan: &mut Plan,
     answer: &mut Answer,
-    patience: &mut Duration,
+    progress: &mut Progress,
 ) -> Result<Made> {
     let bring =
         images::bring(shared, Operation::Create, &plan.image, plan.auth.clone(), plan.pull_policy);
@@ -127,11 +172,13 @@ async fn make(
     }
     let reserved = reserve_ports(shared, plan, until).await?;
     prepare_host(shared, plan).await?;
+    progress.sandbox_requested = true;
     let sandbox = run_sandbox(shared, plan, until).await.inspect_err(|error| {
         if may_come(error) {
-            *patience = UNDO_PATIENCE;
+            progress.patience = UNDO_PATIENCE;
         }
     })?;
+    check_ports(shared, plan, until).await?;
     // From here on the ports lead to the container.
     drop(reserved);
     if answer.is_closed() {
@@ -145,7 +192,11 @@ async fn run_sandbox(shared: &Shared, plan: &Plan, until: Instant) -> Result<Str
         config: Some(plan.sandbox()),
         runtime_handler: shared.settings.runtime_handler.clone().unwrap_or_default(),
     };
-    Ok(ask(shared, until, request).await?.pod_sandbox_id)
+    let id = ask(shared, until, request).await?.pod_sandbox_id;
+    let request = cri::PodSandboxStatusRequest { pod_sandbox_id: id.clone(), verbose: false };
+    let status = ask(shared, until, request).await?.status.unwrap_or_default();
+    must_be_ours(&status.labels, plan)?;
+    Ok(id)
 }
 
 async fn create_in(shared: &Shared, plan: &Plan, sandbox: String, until: Instant) -> Result<Made> {
@@ -154,13 +205,21 @@ async fn create_in(shared: &Shared, plan: &Plan, sandbox: String, until: Instant
         config: Some(plan.container()),
         sandbox_config: Some(plan.sandbox()),
     };
-    let answer = ask(shared, until, request).await.map_err(at_create)?;
-    Ok(Made {
-        container: answer.container_id,
-        sandbox,
-        name: plan.name.clone(),
-        notes: plan.notes.clone(),
-    })
+    let container = ask(shared, until, request).await.map_err(at_create)?.container_id;
+    let request = cri::ContainerStatusRequest { container_id: container.clone(), verbose: false };
+    let status = ask(shared, until, request).await?.status.unwrap_or_default();
+    must_be_ours(&status.labels, plan)?;
+    Ok(Made { container, sandbox, name: plan.name.clone(), notes: plan.notes.clone() })
+}
+
+/// Checks that what the engine has returned carries the nonce of this create: CRI-O returns the
+/// existing sandbox or container for a name that is taken.
+fn must_be_ours(labels: &BTreeMap<String, String>, plan: &Plan) -> Result<()> {
+    if labels.get(LABEL_NONCE).is_some_and(|nonce| nonce == plan.nonce.as_str()) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::AlreadyExists)
+        .with_message(format!("the name {} is taken on this engine", plan.name)))
 }
 
 /// One call of a create. It is not given up when the runtime is closed: what it makes has to be
@@ -175,10 +234,10 @@ async fn ask<C: Call>(shared: &Shared, until: Instant, question: C) -> Result<C:
 
 /// Binds a free port for each one to publish, and holds it.
 ///
-/// The engine does not keep the ports of its sandboxes bound, so the kernel may give out one that
-/// leads to a container. That is found out while the port is held: then whoever had it before has
-/// its sandbox already, or has given it up. Nor does the engine bind them: it has packets led to the
-/// sandbox by rules, and so it never finds a port taken, not even by us.
+/// The engine does not keep the ports of its sandboxes bound: packets are led to the sandbox by
+/// rules. So a port that can be bound may lead to a container. Each sandbox carries its ports as
+/// labels, by which the engine is asked while the port is held: whoever held it before has its
+/// sandbox already, or has given it up.
 async fn reserve_ports(
     shared: &Shared,
     plan: &mut Plan,
@@ -187,22 +246,24 @@ async fn reserve_ports(
     if plan.tcp_ports.is_empty() {
         return Ok(None);
     }
-    let failed = |error: io::Error| {
-        Error::new(ErrorKind::ResourceExhausted)
-            .with_message("no free port can be reserved")
-            .with_source(error)
-    };
-    let mut reserved = PortReservation::new(plan.tcp_ports.len()).map_err(failed)?;
-    let all = cri::ListPodSandboxRequest { filter: None };
-    let sandboxes = ask(shared, until, all).await?.items;
-    let taken = |port: u16| {
-        sandboxes
-            .iter()
-            .filter_map(|sandbox| Notes::read(&sandbox.annotations))
-            .any(|notes| notes.ports.iter().any(|binding| binding.host_port == port))
-    };
-    while reserved.ports().any(taken) {
-        reserved.replace(taken).map_err(failed)?;
+    let mut random = ports::random(&Nonce::random()?);
+    let range = shared.settings.host_ports.clone();
+    let mut reserved = PortReservation::new(range, plan.tcp_ports.len(), &mut random)?;
+    let mut free = BTreeSet::new();
+    loop {
+        let mut taken = None;
+        for port in reserved.ports().filter(|port| !free.contains(port)).collect::<Vec<_>>() {
+            if with_port(shared, port, until).await? == 0 {
+                free.insert(port);
+            } else {
+                taken = Some(port);
+                break;
+            }
+        }
+        match taken {
+            Some(taken) => reserved.replace(|port| port == taken, &mut random)?,
+            None => break,
+        }
     }
     let bindings = plan.tcp_ports.iter().zip(reserved.ports());
     let bindings: Vec<_> = bindings
@@ -212,30 +273,23 @@ async fn reserve_ports(
     Ok(Some(reserved))
 }
 
-/// Makes the folder of the logs, and mounts the container's /dev/shm.
-async fn prepare_host(shared: &Shared, plan: &Plan) -> Result<()> {
-    let (logs, shm) = (plan.notes.logs.clone(), plan.notes.shared_memory.clone());
-    let size = plan.shared_memory;
-    let peer = shared.client.peer().clone();
-    on_host(move || {
-        if let Some(logs) = logs {
-            make_folder(&logs).map_err(|error| about_path("make the log folder", &logs, error))?;
+/// Checks that no other sandbox has got a port of this one meanwhile: a process in another network
+/// namespace cannot see that a port is held.
+async fn check_ports(shared: &Shared, plan: &Plan, until: Instant) -> Result<()> {
+    for binding in &plan.notes.ports {
+        if with_port(shared, binding.host_port, until).await? > 1 {
+            return Err(port_conflict(binding.host_port));
         }
-        if let (Some(shm), Some(size)) = (shm, size) {
-            peer.among_its_mounts(|| {
-                make_folder(&shm)?;
-                if is_mounted(&shm) {
-                    return Ok(());
-                }
-                let options = std::ffi::CString::new(format!("size={size},mode=1777"))?;
-                let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-                Ok(rustix::mount::mount("shm", &shm, "tmpfs", flags, options.as_c_str())?)
-            })
-            .map_err(|error| about_path("mount a /dev/shm", &shm, error))?;
-        }
-        Ok(())
-    })
-    .await
+    }
+    Ok(())
+}
+
+/// Returns how many sandboxes publish a port, whatever their scope.
+async fn with_port(shared: &Shared, port: u16, until: Instant) -> Result<usize> {
+    let filter =
+        cri::PodSandboxFilter { label_selector: [port_label(port)].into(), ..Default::default() };
+    let request = cri::ListPodSandboxRequest { filter: Some(filter) };
+    Ok(ask(shared, until, request).await?.items.len())
 }
 
 /// How long an engine that has not answered may take to make what it was asked for.
@@ -305,13 +359,22 @@ pub(crate) async fn remove_sandbox(
     operation: Operation,
     sandbox: &str,
 ) -> Result<()> {
+    let stop = cri::StopPodSandboxRequest { pod_sandbox_id: sandbox.to_owned() };
     let request = cri::RemovePodSandboxRequest { pod_sandbox_id: sandbox.to_owned() };
     let until = Instant::now() + shared.deadlines.remove;
     let mut backoff = Backoff::default();
     let mut tries = 0;
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        match shared.client.ask(operation, left, request.clone()).await {
+        // CRI-O crashes when two remove a sandbox that was not stopped.
+        let removed = match shared.client.ask(operation, left, stop.clone()).await {
+            Ok(_) => {
+                let left = until.saturating_duration_since(Instant::now());
+                shared.client.ask(operation, left, request.clone()).await.map(drop)
+            }
+            failed => failed.map(drop),
+        };
+        match removed {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             // Two at once get into each other's way, and the engine says so without a code.
             Err(error) if error.kind() == ErrorKind::Internal && tries < REMOVE_TRIES => {
@@ -319,108 +382,9 @@ pub(crate) async fn remove_sandbox(
                 tries += 1;
                 tokio::time::sleep(backoff.delay()).await;
             }
-            done => return done.map(drop),
-        }
-    }
-}
-
-/// Removes what lies outside of the engine. What is not there is no error.
-pub(crate) async fn clear_host(shared: &Shared, notes: &Notes) -> Result<()> {
-    let peer = shared.client.peer().clone();
-    // Only what lies where this runtime puts such things: notes can be written by anyone who can
-    // speak to the engine.
-    let own = |folder: &Option<PathBuf>, root: &Path| {
-        let root = root.join(shared.scope.as_str());
-        folder.clone().filter(|folder| {
-            folder.starts_with(&root) && folder != &root && !folder.components().any(is_dots)
-        })
-    };
-    let logs = own(&notes.logs, &shared.settings.log_dir);
-    let shm = own(&notes.shared_memory, &shared.settings.state_dir);
-    on_host(move || {
-        if let Some(shm) = shm {
-            peer.among_its_mounts(|| {
-                while is_mounted(&shm) {
-                    rustix::mount::unmount(&shm, UnmountFlags::DETACH)?;
-                }
-                remove_folder(&shm)?;
-                prune(&shm)
-            })
-            .map_err(|error| about_path("unmount", &shm, error))?;
-        }
-        if let Some(logs) = logs {
-            remove_folder(&logs)
-                .and_then(|()| prune(&logs))
-                .map_err(|error| about_path("remove the log folder", &logs, error))?;
-        }
-        Ok(())
-    })
-    .await
-}
-
-fn is_dots(part: std::path::Component<'_>) -> bool {
-    part == std::path::Component::ParentDir
-}
-
-/// Does what may block where that is allowed.
-pub(crate) async fn on_host<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
-        Err(Error::internal("the work on the host broke off").with_source(error).on(BACKEND))
-    })
-}
-
-fn about_path(what: &str, path: &Path, error: io::Error) -> Error {
-    let kind = match error.kind() {
-        io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::ResourceExhausted,
-        _ => ErrorKind::Internal,
-    };
-    Error::new(kind)
-        .with_message(format!("cannot {what} {}", path.display()))
-        .with_source(error)
-        .on(BACKEND)
-}
-
-/// Makes a folder and those above it. One above may be removed by someone else meanwhile, because
-/// it was empty.
-fn make_folder(folder: &Path) -> io::Result<()> {
-    let mut tries = 0;
-    loop {
-        match fs::create_dir_all(folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && tries < 20 => tries += 1,
             done => return done,
         }
     }
-}
-
-fn remove_folder(folder: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        done => done,
-    }
-}
-
-/// Removes the folders above, up to the scope's, that are empty now.
-fn prune(folder: &Path) -> io::Result<()> {
-    for above in folder.ancestors().skip(1).take(if folder.ends_with("shm") { 2 } else { 1 }) {
-        match fs::remove_dir(above) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => break,
-            done => done?,
-        }
-    }
-    Ok(())
-}
-
-/// Whether something is mounted right there: its device is not that of the folder above.
-fn is_mounted(folder: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let device = |path: &Path| fs::metadata(path).map(|file| file.dev()).ok();
-    folder.parent().is_some_and(|above| {
-        device(folder).is_some_and(|own| device(above).is_some_and(|above| own != above))
-    })
 }
 
 /// Checks that the sources of mounts are there, and of the kinds that the spec requires. Some engines
@@ -455,83 +419,4 @@ fn check_mount_source(at: usize, mount: &runtime_core::Mount) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use runtime_core::Scope;
-
-    use super::*;
-    use crate::connect::{CriOptions, LogRotation};
-    use crate::fake::{Fake, Says};
-    use crate::runtime::CriRuntime;
-    use crate::shared::Whose;
-
-    const MINUTE: Duration = Duration::from_secs(60);
-
-    /// An engine that has nothing and does everything.
-    async fn connected() -> (Fake, Arc<Shared>) {
-        let fake = Fake::start(Says::Empty);
-        let options = CriOptions::new(Scope::new("s").unwrap())
-            .endpoint(fake.endpoint().to_string())
-            .log_dir(fake.folder.path().join("logs"))
-            .state_dir(fake.folder.path().join("state"))
-            .log_rotation(LogRotation::Off);
-        let shared = CriRuntime::open(options, Whose::Ours).await.unwrap();
-        (fake, shared)
-    }
-
-    #[tokio::test]
-    async fn a_container_that_nobody_takes_is_undone() {
-        let (_fake, shared) = connected().await;
-        let unclaimed = |name: &str| {
-            let logs = shared.settings.log_dir.join("s").join(name);
-            fs::create_dir_all(&logs).unwrap();
-            let notes = Notes { logs: Some(logs.clone()), ..Notes::default() };
-            let (container, sandbox) = ("c".to_owned(), "s".to_owned());
-            let made = Made { container, sandbox, name: name.to_owned(), notes };
-            let (nonce, handle) = (Nonce::random().unwrap(), Handle::current());
-            (Unclaimed { shared: shared.clone(), made, nonce, kept: false, handle }, logs)
-        };
-        let (taken, kept) = unclaimed("taken");
-        let (lost, gone) = unclaimed("lost");
-        assert_eq!(taken.keep().name, "taken");
-        // The answer was given, and whoever waited for it went away before it was looked at.
-        let (answer, caller) = oneshot::channel::<Result<Unclaimed>>();
-        assert!(answer.send(Ok(lost)).is_ok());
-        drop(caller);
-        shared.half_made.close(MINUTE).await;
-        assert!(kept.exists() && !gone.exists());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_may_still_come_is_looked_for() {
-        let (_fake, shared) = connected().await;
-        let nonce = Nonce::random().unwrap();
-        let looks = async |patience| {
-            let before = shared.client.requests_sent();
-            undo(&shared, &nonce, None, &Notes::default(), patience).await;
-            shared.client.requests_sent() - before
-        };
-        assert_eq!(looks(Duration::ZERO).await, 1);
-        let begun = Instant::now();
-        assert!(looks(MINUTE).await > 10);
-        assert!(begun.elapsed() > MINUTE / 2);
-        // Whoever closes waits for one look, not for all.
-        shared.half_made.close(MINUTE).await;
-        assert_eq!(looks(MINUTE).await, 1);
-    }
-
-    #[test]
-    fn only_a_sandbox_without_an_answer_may_still_come() {
-        let unavailable = || Error::new(ErrorKind::Unavailable);
-        let because = |kind: io::ErrorKind| unavailable().with_source(io::Error::from(kind));
-        for (error, may) in [
-            (Error::new(ErrorKind::Timeout), true),
-            (unavailable(), true),
-            (because(io::ErrorKind::ConnectionReset), true),
-            (because(io::ErrorKind::ConnectionRefused), false),
-            (Error::new(ErrorKind::AlreadyExists), false),
-            (Error::new(ErrorKind::Internal), false),
-        ] {
-            assert_eq!(may_come(&error), may, "{error:?}");
-        }
-    }
-}
+mod tests;

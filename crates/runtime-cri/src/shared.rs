@@ -1,6 +1,7 @@
 //! What a runtime and all of its containers share.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use runtime_core::{
     Capabilities, Deadlines, Error, ErrorKind, LABEL_SCOPE, Operation, Result, Scope,
@@ -12,11 +13,11 @@ use tokio_util::sync::CancellationToken;
 use crate::BACKEND;
 use crate::census::Census;
 use crate::client::{Call, Client};
-use crate::exec::Turns;
 use crate::folders::FolderWatch;
 use crate::journal::Journal;
 use crate::spec::Settings;
 use crate::stats::Meter;
+use crate::turns::Turns;
 
 /// The connection, and what is known of the engine at its other end.
 #[derive(Debug)]
@@ -57,7 +58,7 @@ pub(crate) enum Whose {
 }
 
 /// Labels that a kubelet puts on its containers.
-const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
+pub(crate) const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
 const CONTAINER_NAME: &str = "io.kubernetes.container.name";
 
 /// Who is there.
@@ -105,6 +106,16 @@ impl Shared {
             })
         })
         .await
+    }
+
+    /// The directory of the scope's logs.
+    pub(crate) fn log_scope(&self) -> PathBuf {
+        self.settings.log_dir.join(self.scope.as_str())
+    }
+
+    /// The directory of what the scope's containers have mounted.
+    pub(crate) fn state_scope(&self) -> PathBuf {
+        self.settings.state_dir.join(self.scope.as_str())
     }
 
     /// The label that all of this scope's things have.

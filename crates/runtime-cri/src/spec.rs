@@ -1,6 +1,7 @@
 //! Our spec as the engine's.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use runtime_core::{
@@ -10,7 +11,7 @@ use runtime_core::{
 
 use crate::generated as cri;
 use crate::images::ImageOnEngine;
-use crate::notes::{LOG_FILE, Notes};
+use crate::notes::{LOG_FILE, Notes, PORT_LABEL, port_label};
 
 /// What stands in the metadata of every sandbox beside the name. The engine refuses a second
 /// sandbox with the same metadata: with these fixed, a name can be taken once on one engine.
@@ -49,6 +50,8 @@ pub(crate) struct Settings {
     pub(crate) runtime_handler: Option<String>,
     pub(crate) cgroup_parent: Option<String>,
     pub(crate) gpu_kind: String,
+    /// The ports of this host that may be published.
+    pub(crate) host_ports: RangeInclusive<u16>,
     /// Whether the engine's events are listened to.
     pub(crate) events: bool,
 }
@@ -294,6 +297,10 @@ impl Plan {
                 host_ip: String::new(),
             })
             .collect();
+        let labels = &mut self.sandbox.labels;
+        // Those of a try before.
+        labels.retain(|label, _| !label.starts_with(PORT_LABEL));
+        labels.extend(ports.iter().map(|port| port_label(port.host_port)));
         self.notes.ports = ports;
     }
 
@@ -364,6 +371,7 @@ mod tests {
             runtime_handler: None,
             cgroup_parent: None,
             gpu_kind: "nvidia.com/gpu".to_owned(),
+            host_ports: runtime_support::ports::HOST_PORTS,
             events: false,
         };
         Plan::new(spec.prepare(&scope, &can).unwrap(), &scope, &settings)

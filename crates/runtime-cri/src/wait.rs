@@ -1,6 +1,6 @@
 //! Ends of containers, for the hub of waiters.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use crate::census::{self, Census, Detail};
 use crate::generated as cri;
 use crate::info;
 use crate::notes::Notes;
+use crate::private;
 use crate::sandbox::on_host;
 use crate::shared::{Shared, is_closed};
 
@@ -230,7 +231,7 @@ pub(crate) async fn unmark_stopped(notes: &Notes) {
     let Some(mark) = notes.stop_mark() else { return };
     let removed = on_host(move || match std::fs::remove_file(&mark) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(failed("remove", &mark, error))
+            Err(private::failed("remove", &mark, error))
         }
         _ => Ok(()),
     });
@@ -241,16 +242,12 @@ pub(crate) async fn unmark_stopped(notes: &Notes) {
 
 /// Gives whether the mark was not there before.
 async fn leave_mark(mark: PathBuf) -> Result<bool> {
-    on_host(move || match std::fs::File::create_new(&mark) {
+    on_host(move || match private::file().write(true).create_new(true).open(&mark) {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
-        Err(error) => Err(failed("write", &mark, error)),
+        Err(error) => Err(private::failed("create", &mark, error)),
     })
     .await
-}
-
-fn failed(what: &str, mark: &Path, error: std::io::Error) -> runtime_core::Error {
-    runtime_core::Error::internal(format!("cannot {what} {}", mark.display())).with_source(error)
 }
 
 #[cfg(test)]

@@ -1,11 +1,66 @@
 //! Free ports of this host, held until whoever they are for has them.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
 use std::net::SocketAddrV4;
+use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 
+use runtime_core::{Error, ErrorKind, Nonce, Result};
 use rustix::net::{AddressFamily, SocketType};
+
+/// The host ports that are published unless the caller sets others. The range is below the one that
+/// Kubernetes takes for services of type NodePort, and below the one that Linux takes for outgoing
+/// connections: the kernel gives none of them to a program that asks for any port.
+pub const HOST_PORTS: RangeInclusive<u16> = 20_000..=29_999;
+
+/// Returns a source of random numbers, from the random bits of a nonce.
+pub fn random(nonce: &Nonce) -> impl FnMut() -> u64 + Send + use<> {
+    // The nonce is 128 random bits in hexadecimal; a shift register stretches them.
+    let bits = nonce.as_str().get(..16).and_then(|bits| u64::from_str_radix(bits, 16).ok());
+    let mut state = bits.unwrap_or(1) | 1;
+    move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    }
+}
+
+/// Draws ports of a range that are not in use, as many as are wanted.
+///
+/// # Errors
+/// `ResourceExhausted` when there are not so many.
+pub fn draw(
+    range: &RangeInclusive<u16>,
+    used: &BTreeSet<u16>,
+    wanted: usize,
+    random: &mut impl FnMut() -> u64,
+) -> Result<Vec<u16>> {
+    let mut drawn: Vec<u16> = Vec::with_capacity(wanted);
+    while drawn.len() < wanted {
+        let free = from(range, random()).find(|port| !used.contains(port) && !drawn.contains(port));
+        drawn.push(free.ok_or_else(|| none_free(range))?);
+    }
+    Ok(drawn)
+}
+
+/// Returns all ports of a range, beginning at a random one.
+fn from(range: &RangeInclusive<u16>, random: u64) -> impl Iterator<Item = u16> + use<> {
+    let (first, last) = (u64::from(*range.start()), u64::from(*range.end()));
+    let size = (last + 1).saturating_sub(first).max(1);
+    let port = move |step| u16::try_from(first + (random % size + step) % size).unwrap_or(0);
+    (0..size).map(port)
+}
+
+fn none_free(range: &RangeInclusive<u16>) -> Error {
+    Error::new(ErrorKind::ResourceExhausted).with_field("tcp_ports").with_message(format!(
+        "no port from {} to {} is free",
+        range.start(),
+        range.end()
+    ))
+}
 
 /// Free TCP ports, each bound on all addresses so that nobody else gets it. They are free again
 /// when this is dropped.
@@ -14,18 +69,24 @@ use rustix::net::{AddressFamily, SocketType};
 #[derive(Debug)]
 pub struct PortReservation {
     held: Vec<(u16, OwnedFd)>,
+    range: RangeInclusive<u16>,
     /// Ports that were not wanted. They stay bound so that they do not come again.
     passed_over: Vec<OwnedFd>,
 }
 
 impl PortReservation {
-    /// Reserves `count` ports.
+    /// Reserves `count` ports of a range.
     ///
     /// # Errors
-    /// When there are not so many free ones, or the process may not open so many files.
-    pub fn new(count: usize) -> io::Result<Self> {
-        let held = (0..count).map(|_| bind()).collect::<io::Result<_>>()?;
-        Ok(Self { held, passed_over: Vec::new() })
+    /// `ResourceExhausted` when there are not so many free ones, or the process may not open so many
+    /// files.
+    pub fn new(
+        range: RangeInclusive<u16>,
+        count: usize,
+        random: &mut impl FnMut() -> u64,
+    ) -> Result<Self> {
+        let held = (0..count).map(|_| bind_one(&range, random())).collect::<Result<_>>()?;
+        Ok(Self { held, range, passed_over: Vec::new() })
     }
 
     /// The ports, in the order in which they were reserved.
@@ -37,10 +98,14 @@ impl PortReservation {
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub fn replace(&mut self, unwanted: impl Fn(u16) -> bool) -> io::Result<()> {
+    pub fn replace(
+        &mut self,
+        unwanted: impl Fn(u16) -> bool,
+        random: &mut impl FnMut() -> u64,
+    ) -> Result<()> {
         for slot in &mut self.held {
             if unwanted(slot.0) {
-                let (_, passed_over) = std::mem::replace(slot, bind()?);
+                let (_, passed_over) = std::mem::replace(slot, bind_one(&self.range, random())?);
                 self.passed_over.push(passed_over);
             }
         }
@@ -48,32 +113,47 @@ impl PortReservation {
     }
 }
 
-fn bind() -> io::Result<(u16, OwnedFd)> {
+/// Binds a free port of the range.
+fn bind_one(range: &RangeInclusive<u16>, random: u64) -> Result<(u16, OwnedFd)> {
+    for port in from(range, random) {
+        match bind(port) {
+            Ok(socket) => return Ok((port, socket)),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            Err(error) => {
+                return Err(Error::new(ErrorKind::ResourceExhausted)
+                    .with_field("tcp_ports")
+                    .with_message(format!("failed to reserve port {port}"))
+                    .with_source(error));
+            }
+        }
+    }
+    Err(none_free(range))
+}
+
+fn bind(port: u16) -> io::Result<OwnedFd> {
     let socket = rustix::net::socket_with(
         AddressFamily::INET,
         SocketType::STREAM,
         rustix::net::SocketFlags::CLOEXEC,
         None,
     )?;
-    rustix::net::bind(&socket, &SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0))?;
-    match SocketAddrV4::try_from(rustix::net::getsockname(&socket)?) {
-        Ok(address) => Ok((address.port(), socket)),
-        Err(_) => Err(io::Error::other("the socket has no IPv4 address")),
-    }
+    rustix::net::bind(&socket, &SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port))?;
+    Ok(socket)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
 
     #[test]
     fn held_ports_are_nobody_elses_until_they_are_let_go() {
-        let reserved = PortReservation::new(20).unwrap();
+        let mut random = random(&Nonce::random().unwrap());
+        let reserved = PortReservation::new(HOST_PORTS, 20, &mut random).unwrap();
         let ports: BTreeSet<u16> = reserved.ports().collect();
         assert_eq!(ports.len(), 20);
+        assert!(ports.iter().all(|port| HOST_PORTS.contains(port)), "{ports:?}");
         for &port in &ports {
             assert_eq!(
                 TcpListener::bind(("0.0.0.0", port)).unwrap_err().kind(),
@@ -90,10 +170,32 @@ mod tests {
     }
 
     #[test]
+    fn drawn_ports_are_free_ones_of_the_range() {
+        let used = BTreeSet::from([100, 101]);
+        let mut random = || 3;
+        assert_eq!(draw(&(100..=103), &used, 2, &mut random).unwrap(), [103, 102]);
+        let error = draw(&(100..=103), &used, 3, &mut random).unwrap_err();
+        assert_eq!(
+            (error.kind(), error.field()),
+            (ErrorKind::ResourceExhausted, Some("tcp_ports"))
+        );
+    }
+
+    #[test]
+    fn range_without_a_free_port_is_exhausted() {
+        let mut random = random(&Nonce::random().unwrap());
+        let taken = PortReservation::new(HOST_PORTS, 1, &mut random).unwrap();
+        let port = taken.ports().next().unwrap();
+        let error = PortReservation::new(port..=port, 1, &mut random).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
+    }
+
+    #[test]
     fn what_is_not_wanted_does_not_come_again() {
-        let mut reserved = PortReservation::new(3).unwrap();
+        let mut random = random(&Nonce::random().unwrap());
+        let mut reserved = PortReservation::new(HOST_PORTS, 3, &mut random).unwrap();
         let before: Vec<u16> = reserved.ports().collect();
-        reserved.replace(|port| port == before[1]).unwrap();
+        reserved.replace(|port| port == before[1], &mut random).unwrap();
         let after: Vec<u16> = reserved.ports().collect();
         assert_eq!((before[0], before[2]), (after[0], after[2]));
         assert!(!before.contains(&after[1]));

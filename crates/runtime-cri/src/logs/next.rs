@@ -4,25 +4,37 @@ use runtime_core::{Error, ErrorKind, Result};
 
 use crate::logfiles::{LogFile, Place};
 
-fn thrown_away() -> Error {
+pub(super) fn thrown_away() -> Error {
     Error::new(ErrorKind::Lost)
         .with_message("a rotated log file was thrown away before it was read")
 }
 
-/// The file that follows the one with this inode and number, or the first one where none is open.
+/// The file that is open.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reading {
+    pub(super) inode: u64,
+    /// As of [`LogFile`].
+    pub(super) number: Option<u64>,
+    /// Whether its name is that of the current file, or was when it was removed.
+    pub(super) is_current: bool,
+}
+
+/// The file that follows the one that is open, or the first one where none is open.
 pub(super) fn following<'a>(
     place: &Place,
     files: &'a [LogFile],
-    open: Option<(u64, Option<u64>)>,
+    open: Option<Reading>,
 ) -> Result<Option<&'a LogFile>> {
     let (number, next) = match open {
         None => (Some(0), files.first()),
-        Some((inode, number)) => match files.iter().position(|file| file.inode == inode) {
-            Some(at) => (files[at].number, files.get(at + 1)),
-            // Rotated and packed, and so may be what came next.
-            None if !place.keeps_all() && !files.is_empty() => return Err(thrown_away()),
-            None => (number, following_removed(place, files, number)?),
-        },
+        Some(Reading { inode, number, is_current }) => {
+            match files.iter().position(|file| file.inode == inode) {
+                Some(at) => (files[at].number, files.get(at + 1)),
+                // Rotated and packed, and so may be what came next.
+                None if !place.keeps_all() && !files.is_empty() => return Err(thrown_away()),
+                None => (number, following_removed(place, files, number, is_current)?),
+            }
+        }
     };
     if let (Some(number), Some(next)) = (number, next.and_then(|next| next.number))
         && next > number + 1
@@ -37,11 +49,14 @@ fn following_removed<'a>(
     place: &Place,
     files: &'a [LogFile],
     number: Option<u64>,
+    was_current: bool,
 ) -> Result<Option<&'a LogFile>> {
     // One with the same number has come after the other was removed.
     let is_later = |file: &&LogFile| number.is_some() && file.number >= number;
     match (files.iter().find(is_later), files.last()) {
         (Some(next), _) => Ok(Some(next)),
+        // Others came after it, which are gone as well.
+        (None, _) if !was_current => Err(thrown_away()),
         // It was the last one: the engine still writes to it.
         (None, None) => Ok(None),
         (None, Some(last)) if number.is_some() && last.path != place.current() => Ok(None),
@@ -88,12 +103,19 @@ mod tests {
             // Something else has rotated it.
             (&all, Some((9, None)), Err(ErrorKind::Lost)),
         ] {
-            let found = following(&place, files, open);
+            let reading = open.map(|(inode, number)| Reading { inode, number, is_current: true });
+            let found = following(&place, files, reading);
             let found = found.map(|file| file.map(|file| file.inode));
             assert_eq!(found.map_err(|error| error.kind()), next, "{open:?} in {files:?}");
         }
         let kubelets = Place::kubelets("/logs", "0.log");
-        let packed = following(&kubelets, &all, Some((9, Some(2))));
+        let open = |inode, number, is_current| Some(Reading { inode, number, is_current });
+        let packed = following(&kubelets, &all, open(9, Some(2), true));
         assert_eq!(packed.unwrap_err().kind(), ErrorKind::Lost);
+        // A rotated one that was removed with all that came after it.
+        for files in [&[][..], &all[..1], &all[..2]] {
+            let error = following(&place, files, open(9, Some(3), false)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Lost, "{files:?}");
+        }
     }
 }

@@ -7,16 +7,15 @@ use std::time::SystemTime;
 use runtime_core::{LogCursor, LogOptions, LogRecord, Result};
 
 use super::lines::{Lines, Terminal};
+use super::next::thrown_away;
 use super::unreadable;
-use crate::logfiles::{self, Open, Place, SKEW, Unfinished};
+use crate::logfiles::{self, LogFile, Open, Place, SKEW, Unfinished};
 
 /// Where and how to begin.
 pub(super) struct Start {
     pub(super) open: Option<Open>,
-    /// What comes after the file that is open.
-    pub(super) files: VecDeque<Open>,
-    /// The length of the last file now.
-    pub(super) end: Option<u64>,
+    /// The last file now, by its inode, and its length.
+    pub(super) last: Option<(u64, u64)>,
     pub(super) unfinished: Unfinished,
     pub(super) filter: Filter,
 }
@@ -47,51 +46,62 @@ impl Filter {
     }
 }
 
+/// How often it is planned anew because files are rotated or removed meanwhile.
+const PLAN_TRIES: usize = 20;
+
+/// Why there is no plan.
+enum Unplanned {
+    Io(io::Error),
+    /// What the cursor stands behind was removed, and with it what came after.
+    Lost,
+}
+
+impl From<io::Error> for Unplanned {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
 /// Finds the place to begin at. It may block.
+///
+/// Files are opened one at a time, because a container may have more than a process may open.
 pub(super) fn plan_start(
     at: &Place,
     options: &LogOptions,
     terminal: Terminal,
     ended: bool,
 ) -> Result<Start> {
-    let mut files = match open_all(at) {
-        Ok(files) => files,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(unreadable(&at.folder)(error)),
-    };
-    place(&mut files, options, terminal, ended).map_err(unreadable(&at.folder))
-}
-
-/// Opens them all, so that what is planned cannot vanish.
-fn open_all(at: &Place) -> io::Result<Vec<Open>> {
     let mut tries = 0;
     loop {
-        let files = logfiles::list(at)?;
-        let mut open = Vec::with_capacity(files.len());
-        for file in &files {
-            match Open::listed(file)? {
-                Some(found) => open.push(found),
-                None => break,
-            }
-        }
-        if open.len() == files.len() {
-            return Ok(open);
-        }
         tries += 1;
-        if tries >= 20 {
-            return Err(io::Error::other("the log files are rotated again and again"));
+        let planned = logfiles::list(at).or_else(|error| match error.kind() {
+            io::ErrorKind::NotFound => Ok(Vec::new()),
+            _ => Err(error),
+        });
+        let planned = planned.map_err(Unplanned::Io);
+        match planned.and_then(|files| place(files, options, terminal, ended)) {
+            // A file that was listed has another name now, or is gone.
+            Err(Unplanned::Io(error))
+                if error.kind() == io::ErrorKind::NotFound && tries < PLAN_TRIES => {}
+            Err(Unplanned::Io(error)) => return Err(unreadable(&at.folder)(error)),
+            Err(Unplanned::Lost) => return Err(thrown_away()),
+            Ok(start) => return Ok(start),
         }
     }
 }
 
+fn open(file: &LogFile) -> io::Result<Open> {
+    Open::listed(file)?.ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
 fn place(
-    files: &mut Vec<Open>,
+    mut files: Vec<LogFile>,
     options: &LogOptions,
     terminal: Terminal,
     ended: bool,
-) -> io::Result<Start> {
-    let end = match files.last() {
-        Some(last) => Some(last.metadata()?.len()),
+) -> std::result::Result<Start, Unplanned> {
+    let last = match files.last() {
+        Some(last) => Some((last.inode, open(last)?.metadata()?.len())),
         None => None,
     };
     let mut filter = Filter { since: options.since, exclusive: false, skip: 0 };
@@ -99,24 +109,24 @@ fn place(
     let mut offset = 0;
     if let Some(time) = options.since.or(options.after.map(|after| after.time)) {
         let time = time.checked_sub(SKEW).unwrap_or(time);
-        first = first_with(files, time)?;
+        first = first_with(&files, time)?;
         if let Some(file) = files.get(first) {
-            offset = file.seek_time(time)?;
+            offset = open(file)?.seek_time(time)?;
         }
     } else if let Some(tail) = options.tail {
         // The first line of each stream can be one that began before.
-        (first, offset) = tail_start(files, tail.saturating_add(2))?;
+        (first, offset) = tail_start(&files, tail.saturating_add(2))?;
     }
-    let unfinished = unfinished_at(files, first, offset)?;
+    let unfinished = unfinished_at(&files, first, offset)?;
+    let some_were_removed = files.first().is_some_and(|file| file.number != Some(1));
     files.drain(..first);
-    let mut files = VecDeque::from(std::mem::take(files));
-    if let Some(file) = files.front_mut() {
-        file.offset = offset;
-    }
+    let files = VecDeque::from(files);
     let scan = |filter: Filter| Scan {
         lines: Lines::new(terminal, options.max_line, unfinished),
         files: files.clone(),
-        end,
+        open: None,
+        offset,
+        end: last.map(|(_, end)| end),
         ended,
         filter,
         finished: false,
@@ -124,30 +134,48 @@ fn place(
     if let Some(after) = options.after {
         match scan(filter).position_after(after)? {
             Some(position) => filter.skip = position,
+            None if after.records > 0 && some_were_removed && first == 0 => {
+                let oldest = match files.front() {
+                    Some(file) => open(file)?.first_time()?,
+                    None => None,
+                };
+                let end = after.time.checked_sub(SKEW).unwrap_or(after.time);
+                if oldest.is_none_or(|oldest| oldest > end) {
+                    return Err(Unplanned::Lost);
+                }
+                filter = Filter { since: Some(after.time), exclusive: true, skip: 0 };
+            }
             None => filter = Filter { since: Some(after.time), exclusive: true, skip: 0 },
         }
     } else if let Some(tail) = options.tail {
         filter.skip = scan(filter).count()?.saturating_sub(tail);
     }
-    Ok(Start { open: files.pop_front(), files, end, unfinished, filter })
+    let mut begin = match files.front() {
+        Some(file) => Some(open(file)?),
+        None => None,
+    };
+    if let Some(begin) = &mut begin {
+        begin.offset = offset;
+    }
+    Ok(Start { open: begin, last, unfinished, filter })
 }
 
 /// The first file that can have a record of this time or later.
-fn first_with(files: &[Open], time: SystemTime) -> io::Result<usize> {
+fn first_with(files: &[LogFile], time: SystemTime) -> io::Result<usize> {
     for (at, file) in files.iter().enumerate().skip(1).rev() {
         // All before it is older than what it begins with, but for the skew, which the caller
         // has taken off.
-        if file.first_time()?.is_some_and(|first| first <= time) {
+        if open(file)?.first_time()?.is_some_and(|first| first <= time) {
             return Ok(at);
         }
     }
     Ok(0)
 }
 
-fn tail_start(files: &[Open], tail: u64) -> io::Result<(usize, u64)> {
+fn tail_start(files: &[LogFile], tail: u64) -> io::Result<(usize, u64)> {
     let mut wanted = tail;
     for (at, file) in files.iter().enumerate().rev() {
-        match file.seek_tail(wanted)? {
+        match open(file)?.seek_tail(wanted)? {
             Ok(offset) => return Ok((at, offset)),
             Err(found) => wanted -= found,
         }
@@ -157,12 +185,18 @@ fn tail_start(files: &[Open], tail: u64) -> io::Result<(usize, u64)> {
 
 /// Which streams are in the middle of a line where the reading begins: the head of that line is
 /// not read, and so the rest of it is not given.
-fn unfinished_at(files: &[Open], first: usize, offset: u64) -> io::Result<Unfinished> {
+fn unfinished_at(files: &[LogFile], first: usize, offset: u64) -> io::Result<Unfinished> {
     if offset > 0 {
-        return files.get(first).map_or(Ok(Unfinished::default()), |f| f.unfinished_before(offset));
+        return match files.get(first) {
+            Some(file) => open(file)?.unfinished_before(offset),
+            None => Ok(Unfinished::default()),
+        };
     }
     match first.checked_sub(1).and_then(|before| files.get(before)) {
-        Some(before) => before.unfinished_before(before.metadata()?.len()),
+        Some(before) => {
+            let before = open(before)?;
+            before.unfinished_before(before.metadata()?.len())
+        }
         None => Ok(Unfinished::default()),
     }
 }
@@ -170,7 +204,11 @@ fn unfinished_at(files: &[Open], first: usize, offset: u64) -> io::Result<Unfini
 /// Reads the log as it is, to find a place in it. It may block.
 struct Scan {
     lines: Lines,
-    files: VecDeque<Open>,
+    /// What is not read yet, with the file that is open.
+    files: VecDeque<LogFile>,
+    open: Option<Open>,
+    /// Where in the first file the reading begins.
+    offset: u64,
     end: Option<u64>,
     ended: bool,
     filter: Filter,
@@ -188,7 +226,14 @@ impl Scan {
             }
             let last = self.files.len() <= 1;
             let rest = self.lines.parser.take_rest();
-            let Some(file) = self.files.front_mut() else {
+            if self.open.is_none()
+                && let Some(file) = self.files.front()
+            {
+                let mut file = open(file)?;
+                file.offset = std::mem::take(&mut self.offset);
+                self.open = Some(file);
+            }
+            let Some(file) = &mut self.open else {
                 self.lines.parser.feed(rest);
                 if self.finished {
                     return Ok(None);
@@ -205,6 +250,7 @@ impl Scan {
                 Err(rest) => {
                     self.lines.parser.feed(rest);
                     self.files.pop_front();
+                    self.open = None;
                 }
             }
         }
@@ -233,5 +279,78 @@ impl Scan {
             }
         }
         Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::Duration;
+
+    use runtime_core::ErrorKind;
+
+    use super::*;
+    use crate::notes::LOG_FILE;
+    use crate::parser::time_of;
+
+    fn line(second: u64) -> String {
+        format!("2026-11-23T16:{:02}:{:02}.5Z stdout F {second}\n", second / 60, second % 60)
+    }
+
+    /// Files with these numbers, each with the lines of a minute of its own.
+    fn written(numbers: &[u64]) -> (tempfile::TempDir, Place) {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place::ours(folder.path());
+        for number in numbers {
+            let text: String = (number * 60..number * 60 + 60).map(line).collect();
+            let path = folder.path().join(format!("{LOG_FILE}.{number:010}"));
+            fs::write(path, text).unwrap();
+        }
+        (folder, place)
+    }
+
+    fn after(second: u64) -> LogOptions {
+        let time = time_of(line(second).as_bytes()).unwrap();
+        LogOptions::default().after(LogCursor { time, records: 1 })
+    }
+
+    fn plan(place: &Place, options: &LogOptions) -> Result<Start> {
+        plan_start(place, options, Terminal::No, true)
+    }
+
+    #[test]
+    fn cursor_in_a_file_that_was_removed_is_lost() {
+        let (_folder, place) = written(&[3, 4, 5]);
+        for second in [1, 60, 179] {
+            let error = plan(&place, &after(second)).err().unwrap();
+            assert_eq!(error.kind(), ErrorKind::Lost, "{second}");
+        }
+        for second in [180, 239, 240, 359] {
+            plan(&place, &after(second)).unwrap();
+        }
+        // Nothing was removed: it begins with what comes after.
+        let (_folder, place) = written(&[1, 2]);
+        let before = after(59).after.map(|after| after.time - Duration::from_secs(3600));
+        let before = LogCursor { time: before.unwrap(), records: 1 };
+        plan(&place, &LogOptions::default().after(before)).unwrap();
+    }
+
+    #[test]
+    fn cursor_in_a_log_without_files_that_were_removed_is_found() {
+        let (_folder, place) = written(&[1, 2, 3]);
+        let start = plan(&place, &after(100)).unwrap();
+        assert_eq!(start.open.unwrap().number, Some(1));
+    }
+
+    #[test]
+    fn more_files_than_a_process_may_open_are_read() {
+        let numbers: Vec<u64> = (1..40).collect();
+        let (_folder, place) = written(&numbers);
+        let open_files = || fs::read_dir("/proc/self/fd").unwrap().count();
+        let before = open_files();
+        let start = plan(&place, &LogOptions::default().tail(2000)).unwrap();
+        // Other tests open some meanwhile.
+        assert!(open_files() < before + 25, "all are open at once");
+        assert!(start.last.is_some());
     }
 }

@@ -1,0 +1,233 @@
+//! A fake CRI-O for tests: no package of it exists to run. It keeps sandboxes and containers as
+//! CRI-O does where that differs from containerd: a known name returns the existing id, and a
+//! sandbox that is removed before it was stopped is a failure.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message;
+use tempfile::TempDir;
+use tokio::net::UnixListener;
+
+use crate::connect::Endpoint;
+use crate::generated as cri;
+
+/// The engine.
+pub(crate) struct FakeCrio {
+    pub(crate) folder: TempDir,
+    pub(crate) state: Arc<Mutex<State>>,
+}
+
+/// What the engine has.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) sandboxes: BTreeMap<String, Sandbox>,
+    pub(crate) containers: BTreeMap<String, cri::CreateContainerRequest>,
+    /// The calls that came.
+    pub(crate) calls: Vec<String>,
+    /// The label selectors of the lists that came.
+    pub(crate) selectors: Vec<BTreeMap<String, String>>,
+    /// What the next creates of a container fail with.
+    pub(crate) create_fails: Option<&'static str>,
+    /// What the next runs of a sandbox fail with, one each.
+    pub(crate) run_fails: Vec<&'static str>,
+    /// How long a removal of a sandbox takes.
+    pub(crate) remove_takes: std::time::Duration,
+    /// The call that is not answered.
+    pub(crate) hangs: Option<&'static str>,
+    made: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct Sandbox {
+    pub(crate) config: cri::PodSandboxConfig,
+    pub(crate) is_stopped: bool,
+}
+
+/// A gRPC status code and its message.
+type Refused = (u8, String);
+
+const NOT_FOUND: u8 = 5;
+const UNKNOWN: u8 = 2;
+const UNIMPLEMENTED: u8 = 12;
+
+impl FakeCrio {
+    pub(crate) fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let state = Arc::<Mutex<State>>::default();
+        let fake = Self { folder, state: state.clone() };
+        let listener = UnixListener::bind(fake.endpoint().socket).unwrap();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let state = state.clone();
+                let service =
+                    hyper::service::service_fn(move |request| answer(state.clone(), request));
+                tokio::spawn(
+                    hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                        .serve_connection(TokioIo::new(stream), service),
+                );
+            }
+        });
+        fake
+    }
+
+    pub(crate) fn endpoint(&self) -> Endpoint {
+        Endpoint { socket: self.folder.path().join("engine.sock") }
+    }
+}
+
+async fn answer(
+    state: Arc<Mutex<State>>,
+    request: Request<Incoming>,
+) -> Result<Response<impl hyper::body::Body<Data = Bytes, Error = Infallible>>, Infallible> {
+    let call = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+    let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    if call == "RemovePodSandbox" {
+        let takes = state.lock().unwrap().remove_takes;
+        tokio::time::sleep(takes).await;
+    }
+    if state.lock().unwrap().hangs == Some(call.as_str()) {
+        std::future::pending::<()>().await;
+    }
+    let answered = state.lock().unwrap().answer(&call, body.get(5..).unwrap_or_default());
+    let (message, code, words) = match answered {
+        Ok(message) => {
+            let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+            ([&[0], &length[..], &message].concat(), 0, String::new())
+        }
+        Err((code, words)) => (Vec::new(), code, words),
+    };
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from(u16::from(code)));
+    trailers.insert("grpc-message", HeaderValue::from_str(&words).unwrap());
+    let body = Full::new(Bytes::from(message)).with_trailers(async { Some(Ok(trailers)) });
+    Ok(Response::builder().header("content-type", "application/grpc").body(body).unwrap())
+}
+
+fn read<M: Message + Default>(body: &[u8]) -> M {
+    M::decode(body).unwrap()
+}
+
+fn fits(wanted: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
+    wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
+impl State {
+    fn id(&mut self) -> String {
+        self.made += 1;
+        format!("{:064x}", self.made)
+    }
+
+    fn sandbox(&mut self, id: &str) -> Result<&mut Sandbox, Refused> {
+        let missing = || (NOT_FOUND, format!("no sandbox {id}"));
+        self.sandboxes.get_mut(id).ok_or_else(missing)
+    }
+
+    fn answer(&mut self, call: &str, body: &[u8]) -> Result<Vec<u8>, Refused> {
+        self.calls.push(call.to_owned());
+        Ok(match call {
+            "Version" => cri::VersionResponse {
+                version: "0.1.0".to_owned(),
+                runtime_name: "cri-o".to_owned(),
+                runtime_version: "1.34.0".to_owned(),
+                runtime_api_version: "v1".to_owned(),
+            }
+            .encode_to_vec(),
+            "Status" => cri::StatusResponse::default().encode_to_vec(),
+            "ImageStatus" => {
+                let image = cri::Image { id: "sha256:1".to_owned(), ..Default::default() };
+                cri::ImageStatusResponse { image: Some(image), ..Default::default() }
+                    .encode_to_vec()
+            }
+            "RunPodSandbox" => self.run_sandbox(read(body))?.encode_to_vec(),
+            "PodSandboxStatus" => {
+                let request: cri::PodSandboxStatusRequest = read(body);
+                let id = request.pod_sandbox_id;
+                let labels = self.sandbox(&id)?.config.labels.clone();
+                let status = cri::PodSandboxStatus { id, labels, ..Default::default() };
+                cri::PodSandboxStatusResponse { status: Some(status), ..Default::default() }
+                    .encode_to_vec()
+            }
+            "ListPodSandbox" => {
+                let request: cri::ListPodSandboxRequest = read(body);
+                let wanted = request.filter.unwrap_or_default().label_selector;
+                let items = self
+                    .sandboxes
+                    .iter()
+                    .filter(|(_, sandbox)| fits(&wanted, &sandbox.config.labels))
+                    .map(|(id, sandbox)| cri::PodSandbox {
+                        id: id.clone(),
+                        labels: sandbox.config.labels.clone(),
+                        annotations: sandbox.config.annotations.clone(),
+                        ..Default::default()
+                    })
+                    .collect();
+                self.selectors.push(wanted);
+                cri::ListPodSandboxResponse { items }.encode_to_vec()
+            }
+            "StopPodSandbox" => {
+                let request: cri::StopPodSandboxRequest = read(body);
+                self.sandbox(&request.pod_sandbox_id)?.is_stopped = true;
+                Vec::new()
+            }
+            "RemovePodSandbox" => {
+                let request: cri::RemovePodSandboxRequest = read(body);
+                let id = request.pod_sandbox_id;
+                if !self.sandbox(&id)?.is_stopped {
+                    return Err((UNKNOWN, "removed before it was stopped".to_owned()));
+                }
+                self.sandboxes.remove(&id);
+                self.containers.retain(|_, container| container.pod_sandbox_id != id);
+                Vec::new()
+            }
+            "CreateContainer" => {
+                let request: cri::CreateContainerRequest = read(body);
+                if let Some(words) = self.create_fails {
+                    return Err((UNKNOWN, words.to_owned()));
+                }
+                let id = self.id();
+                self.containers.insert(id.clone(), request);
+                cri::CreateContainerResponse { container_id: id }.encode_to_vec()
+            }
+            "ContainerStatus" => {
+                let request: cri::ContainerStatusRequest = read(body);
+                let missing = || (NOT_FOUND, "no container".to_owned());
+                let made = self.containers.get(&request.container_id).ok_or_else(missing)?;
+                let config = made.config.clone().unwrap_or_default();
+                let status = cri::ContainerStatus {
+                    id: request.container_id,
+                    metadata: config.metadata,
+                    labels: config.labels,
+                    annotations: config.annotations,
+                    ..Default::default()
+                };
+                cri::ContainerStatusResponse { status: Some(status), ..Default::default() }
+                    .encode_to_vec()
+            }
+            "ListContainers" => cri::ListContainersResponse::default().encode_to_vec(),
+            _ => return Err((UNIMPLEMENTED, format!("unknown method {call}"))),
+        })
+    }
+
+    fn run_sandbox(
+        &mut self,
+        request: cri::RunPodSandboxRequest,
+    ) -> Result<cri::RunPodSandboxResponse, Refused> {
+        if !self.run_fails.is_empty() {
+            return Err((UNKNOWN, self.run_fails.remove(0).to_owned()));
+        }
+        let config = request.config.unwrap_or_default();
+        let known =
+            self.sandboxes.iter().find(|(_, sandbox)| sandbox.config.metadata == config.metadata);
+        let known = known.map(|(id, _)| id.clone());
+        let id = known.unwrap_or_else(|| self.id());
+        self.sandboxes.entry(id.clone()).or_insert(Sandbox { config, is_stopped: false });
+        Ok(cri::RunPodSandboxResponse { pod_sandbox_id: id })
+    }
+}

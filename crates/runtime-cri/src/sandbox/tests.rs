@@ -1,0 +1,194 @@
+use runtime_core::{ContainerSpec, PullPolicy, Runtime as _, Scope};
+
+use super::*;
+use crate::connect::{CriOptions, LogRotation};
+use crate::fake::{Fake, Says};
+use crate::fake_crio::FakeCrio;
+use crate::runtime::CriRuntime;
+use crate::shared::Whose;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// An engine that has nothing and does everything.
+async fn connected() -> (Fake, Arc<Shared>) {
+    let fake = Fake::start(Says::Empty);
+    let options = CriOptions::new(Scope::new("s").unwrap())
+        .endpoint(fake.endpoint().to_string())
+        .log_dir(fake.folder.path().join("logs"))
+        .state_dir(fake.folder.path().join("state"))
+        .log_rotation(LogRotation::Off);
+    let shared = CriRuntime::open(options, Whose::Ours).await.unwrap();
+    (fake, shared)
+}
+
+async fn connect(fake: &FakeCrio, scope: &str) -> CriRuntime {
+    let options = CriOptions::new(Scope::new(scope).unwrap())
+        .endpoint(fake.endpoint().to_string())
+        .log_dir(fake.folder.path().join("logs"))
+        .state_dir(fake.folder.path().join("state"))
+        .log_rotation(LogRotation::Off);
+    CriRuntime::connect(options).await.unwrap()
+}
+
+fn spec() -> ContainerSpec {
+    ContainerSpec::new("r.io/a:1").command(["x"]).pull_policy(PullPolicy::Never)
+}
+
+#[tokio::test]
+async fn taken_name_that_the_engine_returns_is_already_exists() {
+    let fake = FakeCrio::start();
+    let (one, other) = (connect(&fake, "one").await, connect(&fake, "other").await);
+    let first = one.create_container(&spec().name("db")).await.unwrap();
+    let error = other.create_container(&spec().name("db")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error:?}");
+    let state = fake.state.lock().unwrap();
+    assert_eq!(state.sandboxes.len(), 1);
+    assert!(state.containers.contains_key(first.id().as_str()));
+    assert!(!state.calls.iter().any(|call| call.starts_with("Stop")), "{:?}", state.calls);
+}
+
+#[tokio::test]
+async fn sandbox_is_stopped_before_it_is_removed() {
+    let fake = FakeCrio::start();
+    let runtime = connect(&fake, "one").await;
+    let container = runtime.create_container(&spec()).await.unwrap();
+    container.remove().await.unwrap();
+    assert!(fake.state.lock().unwrap().sandboxes.is_empty());
+}
+
+#[tokio::test]
+async fn failed_create_returns_after_its_undo() {
+    let fake = FakeCrio::start();
+    let runtime = connect(&fake, "one").await;
+    {
+        let mut state = fake.state.lock().unwrap();
+        state.create_fails = Some("no command specified");
+        state.remove_takes = Duration::from_millis(300);
+    }
+    let error = runtime.create_container(&spec()).await.unwrap_err();
+    assert_eq!(error.field(), Some("command"), "{error:?}");
+    let state = fake.state.lock().unwrap();
+    assert!(state.sandboxes.is_empty(), "a sandbox was left");
+    assert!(state.calls.iter().any(|call| call == "RemovePodSandbox"));
+}
+
+#[tokio::test]
+async fn taken_port_is_replaced_by_another() {
+    let fake = FakeCrio::start();
+    let runtime = connect(&fake, "one").await;
+    let spec = spec().tcp_port(80);
+    fake.state.lock().unwrap().run_fails =
+        vec!["cannot open hostport 20001 for pod x: address already in use"];
+    runtime.create_container(&spec).await.unwrap();
+    fake.state.lock().unwrap().run_fails = vec!["port is already allocated"; PORT_TRIES];
+    let error = runtime.create_container(&spec).await.unwrap_err();
+    assert!(is_port_conflict(&error), "{error:?}");
+    assert_eq!(fake.state.lock().unwrap().sandboxes.len(), 1);
+}
+
+#[tokio::test]
+async fn port_of_another_sandbox_is_not_drawn() {
+    let fake = FakeCrio::start();
+    let mut random = ports::random(&Nonce::random().unwrap());
+    let reserved = PortReservation::new(ports::HOST_PORTS, 1, &mut random).unwrap();
+    let taken = reserved.ports().next().unwrap();
+    drop(reserved);
+    let config = cri::PodSandboxConfig { labels: [port_label(taken)].into(), ..Default::default() };
+    let sandbox = crate::fake_crio::Sandbox { config, is_stopped: false };
+    fake.state.lock().unwrap().sandboxes.insert("x".to_owned(), sandbox);
+    let connected = CriOptions::new(Scope::new("s").unwrap())
+        .endpoint(fake.endpoint().to_string())
+        .log_dir(fake.folder.path().join("logs"))
+        .state_dir(fake.folder.path().join("state"))
+        .host_ports(taken..=taken);
+    let runtime = CriRuntime::connect(connected).await.unwrap();
+    let error = runtime.create_container(&spec().tcp_port(80)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error:?}");
+}
+
+#[tokio::test]
+async fn lists_have_a_selector() {
+    let fake = FakeCrio::start();
+    let runtime = connect(&fake, "one").await;
+    runtime.create_container(&spec().tcp_port(80)).await.unwrap();
+    runtime.health().await.unwrap();
+    runtime.reap(runtime_core::ReapOptions::default()).await.unwrap();
+    let state = fake.state.lock().unwrap();
+    assert!(!state.selectors.is_empty());
+    assert!(state.selectors.iter().all(|labels| !labels.is_empty()), "{:?}", state.selectors);
+}
+
+#[tokio::test]
+async fn directories_of_the_create_are_removed_with_other_options() {
+    let (fake, shared) = connected().await;
+    let nonce = Nonce::random().unwrap();
+    let own = |root: &str| fake.folder.path().join(root).join("s").join(nonce.as_str());
+    let (logs, shm) = (own("earlier-logs"), own("earlier-state").join("shm"));
+    fs::create_dir_all(&logs).unwrap();
+    let notes = Notes { logs: Some(logs.clone()), ..Notes::default() };
+    clear_host(&shared, &notes).await.unwrap();
+    assert!(!logs.exists());
+    // A mount in a namespace that is not seen is an error, and not taken for removed.
+    fs::create_dir_all(&shm).unwrap();
+    let notes = Notes { shared_memory: Some(shm), ..Notes::default() };
+    let error = clear_host(&shared, &notes).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error:?}");
+}
+
+#[tokio::test]
+async fn a_container_that_nobody_takes_is_undone() {
+    let (_fake, shared) = connected().await;
+    let unclaimed = |name: &str| {
+        let nonce = Nonce::random().unwrap();
+        let logs = shared.settings.log_dir.join("s").join(nonce.as_str());
+        fs::create_dir_all(&logs).unwrap();
+        let notes = Notes { logs: Some(logs.clone()), ..Notes::default() };
+        let (container, sandbox) = ("c".to_owned(), "s".to_owned());
+        let made = Made { container, sandbox, name: name.to_owned(), notes };
+        let handle = Handle::current();
+        (Unclaimed { shared: shared.clone(), made, nonce, kept: false, handle }, logs)
+    };
+    let (taken, kept) = unclaimed("taken");
+    let (lost, gone) = unclaimed("lost");
+    assert_eq!(taken.keep().name, "taken");
+    // The answer was given, and whoever waited for it went away before it was looked at.
+    let (answer, caller) = oneshot::channel::<Result<Unclaimed>>();
+    assert!(answer.send(Ok(lost)).is_ok());
+    drop(caller);
+    shared.half_made.close(MINUTE).await;
+    assert!(kept.exists() && !gone.exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_may_still_come_is_looked_for() {
+    let (_fake, shared) = connected().await;
+    let nonce = Nonce::random().unwrap();
+    let looks = async |patience| {
+        let before = shared.client.requests_sent();
+        undo(&shared, &nonce, None, &Notes::default(), patience).await;
+        shared.client.requests_sent() - before
+    };
+    assert_eq!(looks(Duration::ZERO).await, 1);
+    let begun = Instant::now();
+    assert!(looks(MINUTE).await > 10);
+    assert!(begun.elapsed() > MINUTE / 2);
+    // Whoever closes waits for one look, not for all.
+    shared.half_made.close(MINUTE).await;
+    assert_eq!(looks(MINUTE).await, 1);
+}
+
+#[test]
+fn only_a_sandbox_without_an_answer_may_still_come() {
+    let unavailable = || Error::new(ErrorKind::Unavailable);
+    let because = |kind: io::ErrorKind| unavailable().with_source(io::Error::from(kind));
+    for (error, may) in [
+        (Error::new(ErrorKind::Timeout), true),
+        (unavailable(), true),
+        (because(io::ErrorKind::ConnectionReset), true),
+        (because(io::ErrorKind::ConnectionRefused), false),
+        (Error::new(ErrorKind::AlreadyExists), false),
+        (Error::new(ErrorKind::Internal), false),
+    ] {
+        assert_eq!(may_come(&error), may, "{error:?}");
+    }
+}
