@@ -302,7 +302,7 @@ impl<S: LogSource> Reader<S> {
             let next = tokio::select! {
                 biased;
                 () = ended => return the_rest(&*source, open, backoff).await,
-                () = source.changed(turn) => reopen_now(&*source, open, backoff).await,
+                () = source.changed(turn) => reopen_now(&*source, open, backoff, None).await,
             };
             match next {
                 // One that is gone has ended.
