@@ -73,7 +73,7 @@ const LOG_PINGS: Pings =
     Pings { interval: Duration::from_secs(5), timeout: Duration::from_secs(15) };
 
 /// State that the watch has brought is returned only while its connection is known to be alive, so
-/// the interval is a fraction of [`FRESH`](crate::pods::FRESH).
+/// the interval is a fraction of the time that `pods/current.rs` allows.
 const WATCH_PINGS: Pings =
     Pings { interval: Duration::from_secs(2), timeout: Duration::from_secs(8) };
 

@@ -28,7 +28,6 @@ use crate::shared::is_closed;
 use crate::wire::{Pod, WatchLine};
 
 use current::Currency;
-pub(crate) use current::FRESH;
 use removals::Removals;
 pub(crate) use store::Entry;
 use store::{Listener, MOST_WAITING_EVENTS, Store};
@@ -585,7 +584,7 @@ mod tests {
         assert!(!pods.is_current());
         pods.live().await.unwrap();
         assert!(pods.is_current());
-        tokio::time::sleep(FRESH + Duration::from_secs(1)).await;
+        tokio::time::sleep(current::FRESH + Duration::from_secs(1)).await;
         assert!(!pods.is_current());
         pods.live().await.expect("it is live all the same");
     }

@@ -4,11 +4,10 @@
 //! request then has no answer and no error. Each request has a limit of its own, because the requests
 //! of background tasks have no caller whose deadline would end them.
 
-use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::{Either, select};
+use futures_util::future::{BoxFuture, Either, select};
 use http::Method;
 use http_body_util::BodyExt as _;
 use runtime_core::{Error, ErrorKind, Result};
@@ -36,7 +35,7 @@ pub(super) const SESSION_LIMIT: Duration = Duration::from_secs(40);
 pub(super) const LOG_SILENCE: Duration = Duration::from_secs(60);
 
 /// When a read without an answer is sent again over a new connection, at the latest.
-const RESEND_AFTER: Duration = Duration::from_secs(10);
+const RESEND_AFTER: Duration = Duration::from_secs(5);
 
 /// A request that was dropped without an answer after this time counts as a sign that the server is
 /// gone. It may have been dropped by a deadline of its caller.
@@ -61,7 +60,7 @@ impl Client {
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
         let mut waiting = Waiting { link: &self.link, since: Instant::now(), is_over: false };
-        let done = tokio::time::timeout(limit, work).await;
+        let done = tokio::time::timeout(limit, Box::pin(work)).await;
         if done.is_err() {
             self.link.discard();
         }
@@ -82,13 +81,13 @@ impl Client {
             if call.method != Method::GET {
                 return self.whole(&call).await;
             }
-            let mut first = pin!(self.whole(&call));
+            let mut first = self.whole(&call);
             let resend_after = RESEND_AFTER.min(limit / 3);
             if let Ok(done) = tokio::time::timeout(resend_after, &mut first).await {
                 return done;
             }
             self.link.discard();
-            let second = pin!(self.whole(&call));
+            let second = self.whole(&call);
             match select(first, second).await {
                 // The other one may still reach a server.
                 Either::Left((Err(error), second)) if error.is_retryable() => second.await,
@@ -99,13 +98,16 @@ impl Client {
         .await
     }
 
-    async fn whole(&self, call: &Call) -> Result<Bytes> {
-        let answer = self.open(call.clone(), Length::Short).await?;
-        let body = answer.into_body().collect().await.map_err(|source| {
-            self.link.lost();
-            error::from_client(source)
-        })?;
-        Ok(body.to_bytes())
+    /// Boxed, because a future that holds two of these, and all that wait for it, would be large.
+    fn whole<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Result<Bytes>> {
+        Box::pin(async move {
+            let answer = self.open(call.clone(), Length::Short).await?;
+            let body = answer.into_body().collect().await.map_err(|source| {
+                self.link.lost();
+                error::from_client(source)
+            })?;
+            Ok(body.to_bytes())
+        })
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::alive::Heard;
 
 /// How old the last sign of life may be: the age of the state that is returned at most.
-pub(crate) const FRESH: Duration = Duration::from_secs(5);
+pub(super) const FRESH: Duration = Duration::from_secs(5);
 
 /// How long a watch may lack a version that another answer has had.
 const LAG: Duration = Duration::from_secs(4);
