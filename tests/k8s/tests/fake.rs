@@ -3,6 +3,7 @@
 mod fake {
     mod exits;
     mod holds;
+    mod liveness;
     mod server;
     mod starts;
     mod stops;
