@@ -329,7 +329,7 @@ async fn answer(peer: &mut Peer, count: usize) {
 async fn peer_that_answers_no_ping_for_long_is_lost() {
     let (connection, mut peer, driver) = connect(kept_alive());
     let mut stream = opened(&connection, &mut peer).await;
-    stream.send(b"little").await.unwrap();
+    stream.write_all(b"little").await.unwrap();
     answer(&mut peer, 20).await;
     assert!(!driver.is_finished(), "a peer that answers is there, however little it says");
     let silent = tokio::time::Instant::now();
