@@ -20,8 +20,8 @@ use crate::create::{undo, undo_by_name};
 use crate::error::was_not_sent;
 use crate::names::{self, PROBE};
 use crate::shared::{Shared, is_closed};
-use crate::spec::Plan;
-use crate::wire::Pod;
+use crate::spec::{Plan, volume_type};
+use crate::wire::{Pod, refuses_source, says_missing};
 
 /// How often the events of the probe are read.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
@@ -54,19 +54,6 @@ struct Source {
     at: usize,
     path: String,
     tried: Vec<MountKind>,
-}
-
-/// The type of a host path volume for a kind of source. The node has no check for a FIFO.
-pub(crate) fn volume_type(kind: MountKind) -> Option<String> {
-    match kind {
-        MountKind::Directory => Some("Directory"),
-        MountKind::File => Some("File"),
-        MountKind::Socket => Some("Socket"),
-        MountKind::CharDevice => Some("CharDevice"),
-        MountKind::BlockDevice => Some("BlockDevice"),
-        _ => None,
-    }
-    .map(str::to_owned)
 }
 
 /// Finds out the kinds of the sources that the spec does not name, and puts them into the pod.
@@ -169,7 +156,7 @@ async fn find(shared: &Shared, pod: &Pod, sources: &[Source]) -> Result<Vec<Find
             .filter(|event| event.reason.as_deref() == Some("FailedMount"))
             .filter_map(|event| event.message.as_deref())
             .collect();
-        let refused = messages.iter().filter(|message| is_check(message)).count();
+        let refused = messages.iter().filter(|message| refuses_source(message)).count();
         if refused != refusals.0 {
             refusals = (refused, Instant::now());
         }
@@ -211,27 +198,17 @@ fn unreadable(error: Error) -> Error {
     }
 }
 
-/// Whether a message reports the kind of a source.
-fn is_check(message: &str) -> bool {
-    message.contains("hostPath type check failed") || is_missing(message)
-}
-
-/// Nodes from 1.30 or so on tell a missing source from one of another kind.
-fn is_missing(message: &str) -> bool {
-    message.contains("hostPath ") && message.contains(" doesn't exist")
-}
-
 /// What the messages of a node say of a source, as far as that is certain.
 fn finding(source: &Source, messages: &[&str], is_settled: bool) -> Option<Finding> {
     let mut left = Vec::new();
     for &kind in &source.tried {
         let volume = format!("\"{}\"", probe_volume(source.at, kind));
-        let refusal = messages.iter().find(|m| m.contains(&volume) && is_check(m));
+        let refusal = messages.iter().find(|m| m.contains(&volume) && refuses_source(m));
         let Some(refusal) = refusal else {
             left.push(kind);
             continue;
         };
-        if is_missing(refusal) {
+        if says_missing(refusal) {
             return Some(Finding::Missing);
         }
         if refusal.contains("unable to determine its type") {

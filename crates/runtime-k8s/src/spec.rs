@@ -13,8 +13,8 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use runtime_core::{
-    Capability, CpuLimit, Error, Gpus, Interactive, LABEL_PREFIX, Mount, MountAccess, PreparedSpec,
-    PullPolicy, RegistryAuth, Result, Signal,
+    Capability, CpuLimit, Error, Gpus, Interactive, LABEL_PREFIX, Mount, MountAccess, MountKind,
+    PreparedSpec, PullPolicy, RegistryAuth, Result, Signal,
 };
 
 use crate::connect::{KubernetesOptions, MountSources};
@@ -317,6 +317,19 @@ fn signal_name(signal: Signal) -> Result<String> {
     Ok(signal.to_string())
 }
 
+/// The type of a host path volume for a kind of source. The node has no check for a FIFO.
+pub(crate) fn volume_type(kind: MountKind) -> Option<String> {
+    match kind {
+        MountKind::Directory => Some("Directory"),
+        MountKind::File => Some("File"),
+        MountKind::Socket => Some("Socket"),
+        MountKind::CharDevice => Some("CharDevice"),
+        MountKind::BlockDevice => Some("BlockDevice"),
+        _ => None,
+    }
+    .map(str::to_owned)
+}
+
 fn volumes(
     mounts: &[Mount],
     shared_memory: Option<u64>,
@@ -338,7 +351,7 @@ fn volumes(
             host_path: Some(HostPathVolumeSource {
                 path: path.to_owned(),
                 type_: match (mount.kind, sources) {
-                    (Some(kind), _) => crate::mounts::volume_type(kind),
+                    (Some(kind), _) => volume_type(kind),
                     (None, MountSources::Folders) => Some("Directory".to_owned()),
                     (None, MountSources::Files) => Some("File".to_owned()),
                     (None, MountSources::Any | MountSources::Unchecked) => None,

@@ -27,7 +27,7 @@ use crate::seen::Seen;
 use crate::shared::Shared;
 use crate::state::{self, State, Trouble};
 use crate::stop;
-use crate::wire::{ClusterEvent, Pod};
+use crate::wire::{ClusterEvent, Pod, refuses_source};
 
 /// How long a node may say nothing before the cluster's events are asked what it does. Longer after
 /// each time.
@@ -315,7 +315,7 @@ fn failure(events: &[ClusterEvent], long: bool) -> Option<String> {
     events.iter().rev().find_map(|event| {
         let words = event.message.as_deref()?;
         let counts = match event.reason.as_deref()? {
-            "FailedMount" => long || words.contains("hostPath type check failed"),
+            "FailedMount" => long || refuses_source(words),
             "FailedCreatePodSandBox"
             | "FailedCreatePodContainer"
             | "FailedAttachVolume"
@@ -368,6 +368,8 @@ mod tests {
     #[test]
     fn events_tell_what_the_pod_does_not() {
         let check = event("FailedMount", "hostPath type check failed: /x is not a directory");
+        let missing = event("FailedMount", "MountVolume.SetUp failed: hostPath /x doesn't exist");
+        assert_eq!(failure(std::slice::from_ref(&missing), false), missing.message);
         let pulled = event("Pulled", "Container image already present");
         let sandbox = event("FailedCreatePodSandBox", "no free addresses");
         assert_eq!(failure(std::slice::from_ref(&pulled), true), None);

@@ -379,6 +379,18 @@ impl ClusterEvent {
     }
 }
 
+/// Whether a message of a node refuses the source of a mount for what it is, or because nothing is
+/// there.
+pub(crate) fn refuses_source(message: &str) -> bool {
+    message.contains("hostPath type check failed") || says_missing(message)
+}
+
+/// Whether a message of a node says that nothing is where the source of a mount should be. Nodes before
+/// version 1.30 or so say only that it is of another kind.
+pub(crate) fn says_missing(message: &str) -> bool {
+    message.contains("hostPath ") && message.contains(" doesn't exist")
+}
+
 /// A node.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use runtime_core::{
     Capability, ContainerSpec, ContainerStatus, ErrorKind, ExitReason, Gpus, Image, LABEL_PREFIX,
-    ListOptions, Mount, NVIDIA_VISIBLE_DEVICES, PullPolicy, StartOutcome,
+    ListOptions, Mount, MountKind, NVIDIA_VISIBLE_DEVICES, PullPolicy, StartOutcome,
 };
 
 use crate::case::cases;
@@ -28,6 +28,7 @@ cases! { "create":
     wrong_password [];
     each_wrong_field [];
     mount_source_missing [Mounts];
+    mount_source_of_another_kind [Mounts];
     spec_is_not_changed [];
 }
 
@@ -309,19 +310,32 @@ async fn each_wrong_field(t: Context) -> Outcome {
 
 /// The folder is not made, and the container that could not start can be removed.
 async fn mount_source_missing(t: Context) -> Outcome {
+    let missing = t.folder()?.join("not-there");
+    mount_is_refused(&t, Mount::new(&missing, "/data")).await?;
+    mount_is_refused(&t, Mount::new(&missing, "/data").kind(MountKind::File)).await?;
+    assert!(!missing.exists(), "the engine made the folder");
+    Ok(())
+}
+
+async fn mount_source_of_another_kind(t: Context) -> Outcome {
     let folder = t.folder()?;
-    let missing = folder.join("not-there");
-    let spec = t.script("exit 0").mount(Mount::new(&missing, "/data"));
-    let tried = match t.runtime().create_container(&spec).await {
+    let file = folder.join("file");
+    std::fs::write(&file, "content")?;
+    mount_is_refused(&t, Mount::new(&folder, "/data").kind(MountKind::Socket)).await?;
+    mount_is_refused(&t, Mount::new(&file, "/data").kind(MountKind::Directory)).await?;
+    Ok(())
+}
+
+/// By the create, or by the start where only a node knows its files.
+async fn mount_is_refused(t: &Context, mount: Mount) -> Outcome {
+    let tried = match t.runtime().create_container(&t.script("exit 0").mount(mount)).await {
         Err(error) => Err(error),
         Ok(container) => match container.start().await {
             Err(error) => Err(error),
             Ok(_) => Ok(()),
         },
     };
-    refused(tried, ErrorKind::InvalidArgument)?;
-    assert!(!missing.exists(), "the engine made the folder");
-    Ok(())
+    refused(tried, ErrorKind::InvalidArgument).map(drop)
 }
 
 async fn spec_is_not_changed(t: Context) -> Outcome {

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
-use runtime_core::{ContainerSpec, ErrorKind, Interactive, Mount, StopOptions};
+use runtime_core::{ContainerSpec, ErrorKind, Interactive, Mount, MountKind, StopOptions};
 
 use super::resources::{QUOTA, cgroup, numbers};
 use crate::case::cases;
@@ -29,6 +29,8 @@ cases! { "fields":
     mounts_read_only [Mounts, MountsReadOnly, Wait, Logs];
     mount_of_a_file [Mounts, Wait, Logs];
     mount_of_an_odd_path [Mounts, Wait, Logs];
+    mounts_of_every_kind [Mounts, Wait, Logs];
+    system_calls_are_filtered [Wait, Logs];
     tcp_ports [TcpPorts, Logs, Wait];
     tcp_ports_of_two_containers [TcpPorts];
     standard_input_is_empty [Wait, Logs];
@@ -233,6 +235,40 @@ async fn mount_of_an_odd_path(t: Context) -> Outcome {
     std::fs::write(&file, "content")?;
     let spec = t.spec().command(["cat", "/etc/con fig"]).mount(Mount::new(&file, "/etc/con fig"));
     assert_eq!(t.output(&spec).await?, "content");
+    Ok(())
+}
+
+/// With their kinds and without, so that a kind that is not given is found out.
+async fn mounts_of_every_kind(t: Context) -> Outcome {
+    let folder = t.folder()?;
+    let (file, socket, fifo) = (folder.join("file"), folder.join("socket"), folder.join("fifo"));
+    std::fs::write(&file, "content")?;
+    let _listener = std::os::unix::net::UnixListener::bind(&socket)?;
+    let made = std::process::Command::new("mkfifo").arg(&fifo).status()?;
+    assert!(made.success(), "{made}");
+    let spec = t
+        .script("test -d /d && test -f /f && test -S /s && test -c /n && test -p /p; echo $?")
+        .mount(Mount::new(&folder, "/d"))
+        .mount(Mount::new(&socket, "/s"))
+        .mount(Mount::new("/dev/null", "/n"))
+        .mount(Mount::new(&file, "/f").kind(MountKind::File))
+        .mount(Mount::new(&fifo, "/p").kind(MountKind::Fifo));
+    assert_eq!(t.output(&spec).await?, "0\n");
+    let kinds = t
+        .script("test -d /d && test -S /s && test -c /n; echo $?")
+        .mount(Mount::new(&folder, "/d").kind(MountKind::Directory))
+        .mount(Mount::new(&socket, "/s").kind(MountKind::Socket))
+        .mount(Mount::new("/dev/null", "/n").kind(MountKind::CharDevice));
+    assert_eq!(t.output(&kinds).await?, "0\n");
+    Ok(())
+}
+
+/// Mode 2 is a filter. With the default of every engine a process without rights makes no user
+/// namespace.
+async fn system_calls_are_filtered(t: Context) -> Outcome {
+    let script = "grep Seccomp: /proc/self/status | tr -d '\\t'; \
+                  unshare -U true 2>/dev/null && echo made || echo refused";
+    assert_eq!(t.output(&t.script(script)).await?, "Seccomp:2\nrefused\n");
     Ok(())
 }
 
