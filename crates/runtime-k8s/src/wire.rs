@@ -375,7 +375,8 @@ impl ClusterEvent {
             return self.involved_object.uid == pod.uid;
         }
         let created = pod.creation_timestamp.map(|time| time.0);
-        matches!((self.last(), created), (Some(last), Some(created)) if last >= created)
+        // An older one is about a pod that had the name before.
+        self.last().is_none_or(|last| created.is_none_or(|created| last >= created))
     }
 }
 

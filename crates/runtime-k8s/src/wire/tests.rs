@@ -200,3 +200,21 @@ fn answer_that_is_no_list_is_an_error() {
     let list: List<Pod> = read_list(br#"{"items": [7, "x", null, {"spec": 7}]}"#).unwrap();
     assert!(list.items.is_empty());
 }
+
+#[test]
+fn event_is_about_the_pod_of_its_uid_or_of_its_name_and_time() {
+    let pod: Pod = serde_json::from_value(serde_json::json!({
+        "metadata": {"name": "p", "uid": "u", "creationTimestamp": "2026-11-23T16:00:00Z"},
+    }))
+    .unwrap();
+    for (event, want) in [
+        (serde_json::json!({"involvedObject": {"uid": "u"}}), true),
+        (serde_json::json!({"involvedObject": {"uid": "before"}}), false),
+        (serde_json::json!({"lastTimestamp": "2026-11-23T16:00:00Z"}), true),
+        (serde_json::json!({"eventTime": "2026-11-23T15:59:59.123456Z"}), false),
+        (serde_json::json!({"involvedObject": null}), true),
+    ] {
+        let event: ClusterEvent = serde_json::from_value(event).unwrap();
+        assert_eq!(event.is_about(&pod.metadata), want, "{event:?}");
+    }
+}
