@@ -38,10 +38,10 @@ pub(crate) fn what_cannot_be_run(shell: &Shell<'_>) {
 
 /// An image that is not there, and what fits no node.
 pub(crate) fn a_start_that_waits_says_why(shell: &Shell<'_>) {
-    let missing = shell.image.replace(":1", ":no-such-tag");
+    let missing = format!("{}:no-such-tag", shell.image.strip_suffix(":1").unwrap());
     for (name, options, image, reason) in [
         ("huge", &["--cpus", "1000"][..], &shell.image, "no node takes it"),
-        ("missing", &[], &missing, "no-such-tag"),
+        ("missing", &[][..], &missing, "no-such-tag"),
     ] {
         let arguments = [&["run", "--name", name], options, &[image.as_str(), "true"]].concat();
         let mut child = shell.start(&arguments);
