@@ -112,7 +112,7 @@ impl KubernetesContainer {
                     }
                     was_reported = true;
                 }
-                () = sleep_until(due) => match self.shared.judge(&entry).await {
+                () = sleep_until(due) => match Box::pin(self.shared.judge(&entry)).await {
                     Ok(next) => {
                         next_look = next.or(Some(Instant::now() + LOOK_AGAIN));
                         // The node may do something else by now.
@@ -234,7 +234,7 @@ impl KubernetesContainer {
     /// Refuses what needs a running container.
     pub(crate) async fn must_run(&self) -> Result<()> {
         let mut seen = self.look().await?;
-        if self.shared.judge_if_due(&seen).await? {
+        if Box::pin(self.shared.judge_if_due(&seen)).await? {
             seen = self.look().await?;
         }
         match seen.state {
