@@ -155,3 +155,21 @@ pub(crate) fn readable(fd: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
     let registered = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
     registered.map_err(io::Error::from)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn peer_that_is_not_an_engine_proves_nothing() {
+        // This test's own process stands for a relay.
+        let (near, _far) = UnixStream::pair().unwrap();
+        let peer = Peer::default();
+        peer.learn(&near);
+        assert!(peer.is_relay());
+        assert_eq!(peer.shares_namespace("pid"), None);
+        assert_eq!(peer.sees_the_same(Path::new("/")), None);
+        let error = peer.among_its_mounts(|| Ok(())).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+    }
+}

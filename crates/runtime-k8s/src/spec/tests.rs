@@ -195,12 +195,19 @@ fn what_kubernetes_cannot_take_is_refused_by_name() {
             ErrorKind::InvalidArgument,
             "mounts[0].target",
         ),
-        (bare.clone().label("big", "x".repeat(300_000)), ErrorKind::InvalidArgument, "labels"),
+        (
+            bare.clone().label("big", "x".repeat(300_000)),
+            ErrorKind::InvalidArgument,
+            "labels[\"big\"]",
+        ),
         (ContainerSpec::new("a".repeat(64)), ErrorKind::InvalidArgument, "image"),
     ] {
         let error = try_plan(&spec, &options()).unwrap_err();
         assert_eq!((error.kind(), error.field()), (kind, Some(field)), "{error}");
     }
+    let full = options().annotation("team", "x".repeat(300_000));
+    let error = try_plan(&bare, &full).unwrap_err();
+    assert_eq!((error.kind(), error.field()), (ErrorKind::InvalidArgument, Some("labels")));
 }
 
 #[test]
@@ -238,15 +245,6 @@ fn options_of_kubernetes_alone() {
     assert_eq!(spec["imagePullSecrets"][1]["name"], "mine");
     assert_eq!(pod["metadata"]["annotations"]["team"], "a");
     assert_eq!(pod["metadata"]["annotations"]["container-runtime/belongings"], "secret,budget");
-}
-
-#[test]
-fn ports_are_drawn_until_none_is_left() {
-    let mut random = || 7_u64;
-    let used = BTreeSet::from([100, 101]);
-    assert_eq!(draw_ports(100..=103, &used, 2, &mut random).unwrap(), [103, 102]);
-    let error = draw_ports(100..=103, &used, 3, &mut random).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
 }
 
 /// The kubelet's own expansion, as third_party/forked/golang/expansion documents it.

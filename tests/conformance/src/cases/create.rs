@@ -290,6 +290,9 @@ async fn each_wrong_field(t: Context) -> Outcome {
         ("hostname", t.spec().hostname("")),
         ("hostname", t.spec().hostname("under_score")),
         ("hostname", t.spec().hostname("x".repeat(64))),
+        ("labels[\"big\"]", t.spec().label("big", "x".repeat(1 << 20))),
+        ("env[\"BIG\"]", t.spec().env("BIG", "x".repeat(128 << 10))),
+        ("arguments[0]", t.spec().arguments(["x".repeat(128 << 10)])),
     ];
     let all = wrong.len();
     for (at, (field, spec)) in wrong.into_iter().enumerate() {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::{StreamExt, stream};
 use runtime_conformance::BoxError;
 use runtime_core::{ErrorKind, LABEL_SCOPE, Runtime};
-use runtime_support::ports::PortReservation;
+use runtime_support::ports::{self, PortReservation};
 use test_support::{Connection as _, until};
 
 use super::own::{HELD_PORTS, Own};
@@ -53,7 +53,8 @@ impl Moments {
 fn sees_held_ports(own: &Own) -> Outcome {
     let held = || Ok::<_, BoxError>(own.count()?[HELD_PORTS]);
     let before = held()?;
-    let reserved = PortReservation::new(2)?;
+    let mut random = ports::random(&runtime_core::Nonce::random()?);
+    let reserved = PortReservation::new(ports::HOST_PORTS, 2, &mut random)?;
     assert_eq!(held()?, before + 2, "{reserved:?}");
     drop(reserved);
     assert_eq!(held()?, before);
