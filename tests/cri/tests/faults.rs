@@ -7,6 +7,7 @@ mod faults {
     mod full_disk;
     mod kubelet;
     mod no_engine;
+    mod others;
     mod own;
     mod pull;
     mod quiet;

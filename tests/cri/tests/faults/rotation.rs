@@ -215,3 +215,42 @@ async fn a_file_that_is_thrown_away_unread_is_said_to_be_lost() -> Outcome {
     assert!(follower.next().await.is_none());
     engine.finish().await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn log_without_all_of_its_files_is_lost() -> Outcome {
+    let engine = Engine::of_environment().await?;
+    let script = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.02; done";
+    let container = engine.start(&engine.script(script)).await?;
+    let mut cursor = None;
+    for _ in 0..3 {
+        until("a rotation", async || Ok(engine.runtime.rotate_logs(1, None).await? == 1)).await?;
+        if cursor.is_none() {
+            let mut reader = container.logs(LogOptions::default()).await?;
+            reader.next().await.ok_or("there is no record")??;
+            cursor = reader.cursor();
+        }
+    }
+    let folder = log_folder(&engine, &*container)?;
+    fs::remove_file(folder.join("container.log.0000000002"))?;
+    let read: Vec<_> = container.logs(LogOptions::default()).await?.collect().await;
+    let last = read.last().ok_or("there is no record")?;
+    assert_eq!(last.as_ref().map_err(runtime_core::Error::kind).err(), Some(ErrorKind::Lost));
+    assert!(read.len() > 1, "what is before the gap is read");
+    fs::remove_file(folder.join("container.log.0000000001"))?;
+    // Two seconds of skew between the streams are allowed for.
+    let cursor = cursor.ok_or("there is no cursor")?;
+    until("a cursor that is lost", async || {
+        let again = LogOptions::default().after(cursor);
+        engine.runtime.rotate_logs(1, Some(1)).await?;
+        match container.logs(again).await {
+            Ok(_) => Ok(false),
+            Err(error) if error.kind() == ErrorKind::Lost => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    })
+    .await?;
+    fs::remove_dir_all(&folder)?;
+    let error = container.logs(LogOptions::default()).await.err().ok_or("there is a log")?;
+    assert_eq!(error.kind(), ErrorKind::Lost, "{error:?}");
+    engine.finish().await
+}

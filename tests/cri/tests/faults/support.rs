@@ -72,6 +72,11 @@ impl Connection for Engine {
     }
 }
 
+/// The directory that the engine sees at the same path.
+pub(super) fn shared_dir() -> Result<PathBuf, String> {
+    test_support::environment::shared_dir()
+}
+
 /// Whether the tests may take minutes.
 pub(super) fn matrix() -> bool {
     std::env::var("RUNTIME_TEST_MATRIX").is_ok_and(|value| value == "1")
