@@ -80,7 +80,7 @@ fn start_failed(words: String) -> Error {
     if words.starts_with("no node takes it") {
         return Error::new(ErrorKind::ResourceExhausted).with_message(words);
     }
-    let field = if words.contains("hostPath type check failed") || words.contains("mounting") {
+    let field = if crate::wire::refuses_source(&words) || words.contains("mounting") {
         "mounts"
     } else if words.contains("exec:") || words.contains("executable file not found") {
         "command"
