@@ -151,13 +151,15 @@ async fn send(container: &dyn Container, source: &str, target: &str) -> Result<(
         Found::Folder if contents => (&*to, ".".into()),
         Found::Folder => (&*to, own_name()?),
         Found::File if metadata.is_dir() => bail!("{target} is a file, and {source} a folder"),
-        Found::Nothing if named_as_folder && !contents => {
+        // Of a directory, the slash says no more than that.
+        Found::Nothing if named_as_folder && !contents && !metadata.is_dir() => {
             bail!("the container has no folder {target}")
         }
         Found::File | Found::Nothing | Found::Link(_) => (folder, name.into()),
     };
-    let content = archive::pack(from, PathBuf::from(name));
-    Ok(container.copy_in(folder, content, CopyInOptions::default()).await?)
+    let (content, left_out) = archive::pack(from, PathBuf::from(name));
+    container.copy_in(folder, content, CopyInOptions::default()).await?;
+    left_out.check()
 }
 
 /// Whether what is in a folder is meant, as with Docker's command.

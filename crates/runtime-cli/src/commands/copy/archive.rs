@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use bytes::{Buf, Bytes};
@@ -138,6 +140,7 @@ struct Target {
     made: bool,
     /// The modes of the folders, by their paths below the root.
     modes: BTreeMap<PathBuf, u32>,
+    left_out: LeftOut,
 }
 
 impl Target {
@@ -164,7 +167,8 @@ impl Target {
             }
         };
         let real = std::fs::canonicalize(&root).with_context(|| root.display().to_string())?;
-        Ok(Self { root: real, top, made, modes: BTreeMap::new() })
+        let (modes, left_out) = (BTreeMap::new(), LeftOut::default());
+        Ok(Self { root: real, top, made, modes, left_out })
     }
 
     /// Where a name in the archive belongs below the root.
@@ -222,6 +226,16 @@ impl Target {
             let target = self.place(&self.relative(&name)?)?;
             return link(&target, &path);
         }
+        let kind = match entry.header().entry_type() {
+            EntryType::Char | EntryType::Block => Some("a device"),
+            EntryType::Fifo => Some("a FIFO"),
+            _ => None,
+        };
+        if let Some(kind) = kind {
+            // It would become an empty file.
+            self.left_out.add(&path, kind);
+            return Ok(());
+        }
         make_room(&path)?;
         entry.unpack(&path).map(drop).with_context(|| path.display().to_string())
     }
@@ -246,7 +260,7 @@ impl Target {
             std::fs::set_permissions(&path, permissions)
                 .with_context(|| path.display().to_string())?;
         }
-        Ok(())
+        self.left_out.check()
     }
 }
 
@@ -312,21 +326,67 @@ fn link_of<R: Read>(entry: &Entry<'_, R>) -> Result<String> {
     String::from_utf8(to.into_owned()).context("a link in the container leads to what is no text")
 }
 
+/// What was left out of a copy because it cannot be copied.
+#[derive(Debug, Clone, Default)]
+pub(super) struct LeftOut(Arc<Mutex<Vec<String>>>);
+
+impl LeftOut {
+    fn add(&self, path: &Path, what: &str) {
+        let text = format!("{} ({what})", path.display());
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+    }
+
+    /// # Errors
+    /// Names what was left out, if anything was.
+    pub(super) fn check(&self) -> Result<()> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &all[..] {
+            [] => Ok(()),
+            [one] => bail!("failed to copy {one}; all else was copied"),
+            [one, rest @ ..] => {
+                bail!("failed to copy {one} and {} more; all else was copied", rest.len())
+            }
+        }
+    }
+}
+
+/// Packs a directory and what is in it. A socket cannot be in an archive, and is left out.
+fn pack_tree<W: Write>(
+    builder: &mut Builder<W>,
+    source: &Path,
+    name: &Path,
+    left_out: &LeftOut,
+) -> io::Result<()> {
+    let mut open = vec![(source.to_owned(), name.to_owned())];
+    while let Some((path, name)) = open.pop() {
+        let kind = std::fs::symlink_metadata(&path)?.file_type();
+        if kind.is_socket() {
+            left_out.add(&path, "a socket");
+        } else if kind.is_dir() {
+            builder.append_dir(&name, &path)?;
+            for entry in std::fs::read_dir(&path)? {
+                let entry = entry?;
+                open.push((entry.path(), name.join(entry.file_name())));
+            }
+        } else {
+            builder.append_path_with_name(&path, &name)?;
+        }
+    }
+    Ok(())
+}
+
 /// Packs a file or a folder under another name.
-pub(super) fn pack(source: PathBuf, name: PathBuf) -> ByteStream {
+pub(super) fn pack(source: PathBuf, name: PathBuf) -> (ByteStream, LeftOut) {
     let (sender, receiver) = mpsc::channel(PIECES);
+    let left_out = LeftOut::default();
+    let found = left_out.clone();
     std::thread::spawn(move || {
         let pack = || {
             let mut builder = Builder::new(Sender { sender: &sender, open: Vec::new() });
             builder.follow_symlinks(false);
             // The tar of busybox leaves out a file that is packed with its holes.
             builder.sparse(false);
-            let metadata = std::fs::symlink_metadata(&source)?;
-            if metadata.is_dir() {
-                builder.append_dir_all(&name, &source)?;
-            } else {
-                builder.append_path_with_name(&source, &name)?;
-            }
+            pack_tree(&mut builder, &source, &name, &found)?;
             builder.into_inner()?.flush()
         };
         if let Err(error) = pack() {
@@ -334,10 +394,11 @@ pub(super) fn pack(source: PathBuf, name: PathBuf) -> ByteStream {
             let _ = sender.blocking_send(Err(unreadable(error)));
         }
     });
-    boxed(futures_util::stream::unfold(receiver, async |mut receiver| {
+    let content = boxed(futures_util::stream::unfold(receiver, async |mut receiver| {
         let piece = receiver.recv().await?;
         Some((piece, receiver))
-    }))
+    }));
+    (content, left_out)
 }
 
 /// Reads pieces as they come.

@@ -258,7 +258,7 @@ async fn a_file_with_holes_is_packed_as_any_other() {
     let path = folder.path().join("holes");
     std::fs::File::create(&path).unwrap().set_len(1 << 20).unwrap();
     let mut packed = Vec::new();
-    let mut pieces = pack(path, PathBuf::from("name"));
+    let (mut pieces, _) = pack(path, PathBuf::from("name"));
     while let Some(piece) = pieces.next().await {
         packed.extend_from_slice(&piece.unwrap());
     }
@@ -380,5 +380,39 @@ fn a_link_of_the_user_is_followed() {
         assert_eq!(ground.read(found), "content", "{placed:?}");
         assert_eq!(ground.leads_to("way"), Path::new("out"), "{placed:?}");
         assert_eq!(ground.mode("out"), 0o711, "the user's folder keeps its mode: {placed:?}");
+    }
+}
+
+#[tokio::test]
+async fn socket_in_directory_is_left_out_and_named() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("in")).unwrap();
+    std::fs::write(folder.path().join("in/file"), "x").unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(folder.path().join("sock")).unwrap();
+    let (mut pieces, left_out) = pack(folder.path().to_owned(), PathBuf::from("name"));
+    let mut packed = Vec::new();
+    while let Some(piece) = pieces.next().await {
+        packed.extend_from_slice(&piece.unwrap());
+    }
+    let mut archive = Archive::new(&packed[..]);
+    let names = archive.entries().unwrap().map(|entry| entry.unwrap().path().unwrap().into_owned());
+    let names: Vec<_> = names.collect();
+    assert_eq!(names, ["name", "name/in", "name/in/file"].map(PathBuf::from));
+    let error = left_out.check().unwrap_err().to_string();
+    assert!(error.contains("sock (a socket)"), "{error}");
+}
+
+#[test]
+fn fifos_and_devices_are_left_out_and_named() {
+    for (kind, what) in
+        [(EntryType::Fifo, "a FIFO"), (EntryType::Char, "a device"), (EntryType::Block, "a device")]
+    {
+        let ground = Ground::new();
+        let entries =
+            [folder("tree", 0o755), entry(kind, "tree/odd", "", 0o644, ""), file("tree/z", "z")];
+        let error = ground.unpack(&Placed::As(ground.at("out/tree")), &entries).unwrap_err();
+        assert!(error.to_string().contains(&format!("odd ({what})")), "{error}");
+        assert!(!ground.at("out/tree/odd").exists());
+        assert_eq!(std::fs::read_to_string(ground.at("out/tree/z")).unwrap(), "z");
     }
 }
