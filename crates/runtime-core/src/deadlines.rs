@@ -4,6 +4,17 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+/// The longest time that is waited for anything. Any longer time is this one.
+///
+/// A later point in time may not exist: adding [`Duration::MAX`] to the present panics.
+const LONGEST_WAIT: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
+
+/// Returns a duration that can be added to any present: ten years if it is longer.
+#[must_use]
+pub fn bounded(duration: Duration) -> Duration {
+    duration.min(LONGEST_WAIT)
+}
+
 /// The deadline of each kind of operation. When one passes, the operation fails with
 /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) and what it had begun is undone.
 ///
@@ -47,5 +58,57 @@ impl Default for Deadlines {
             pull_inactivity: Duration::from_secs(120),
             pull_without_progress: Duration::from_secs(2 * 60 * 60),
         }
+    }
+}
+
+impl Deadlines {
+    /// Returns these deadlines with each longer than ten years cut to that. Backends use no others.
+    #[must_use]
+    pub fn bounded(self) -> Self {
+        let Self {
+            connect,
+            query,
+            create,
+            start,
+            stop_margin,
+            remove,
+            pull_inactivity,
+            pull_without_progress,
+        } = self;
+        Self {
+            connect: bounded(connect),
+            query: bounded(query),
+            create: bounded(create),
+            start: bounded(start),
+            stop_margin: bounded(stop_margin),
+            remove: bounded(remove),
+            pull_inactivity: bounded(pull_inactivity),
+            pull_without_progress: bounded(pull_without_progress),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Instant, SystemTime};
+
+    use super::*;
+
+    #[test]
+    fn bounded_deadlines_can_be_added_to_the_present() {
+        let max = serde_json::json!({
+            "connect": Duration::MAX, "query": Duration::MAX, "create": Duration::MAX,
+            "start": Duration::MAX, "stop_margin": Duration::MAX, "remove": Duration::MAX,
+            "pull_inactivity": Duration::MAX, "pull_without_progress": Duration::MAX,
+        });
+        let longest: Deadlines = serde_json::from_value(max).unwrap();
+        let all = serde_json::to_value(longest.bounded()).unwrap();
+        for (name, value) in all.as_object().unwrap() {
+            let duration: Duration = serde_json::from_value(value.clone()).unwrap();
+            assert!(Instant::now().checked_add(duration * 2).is_some(), "{name}");
+            assert!(SystemTime::now().checked_add(duration * 2).is_some(), "{name}");
+        }
+        let default = Deadlines::default();
+        assert_eq!(default.clone().bounded(), default);
     }
 }

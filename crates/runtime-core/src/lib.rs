@@ -50,7 +50,7 @@ pub use backoff::Backoff;
 pub use bytes::Bytes;
 pub use capabilities::{Capabilities, Capability, Limits};
 pub use container::{Container, ContainerExt};
-pub use deadlines::Deadlines;
+pub use deadlines::{Deadlines, bounded};
 pub use error::{Error, ErrorKind, Operation, Result, ResultExt};
 pub use event::{Event, EventKind};
 pub use exec::{

@@ -106,7 +106,7 @@ impl CriRuntime {
         whose: &Whose,
         endpoint: Endpoint,
     ) -> Result<Arc<Shared>> {
-        let deadlines = options.deadlines.clone();
+        let deadlines = options.deadlines.clone().bounded();
         let client = Client::new(endpoint, deadlines.connect);
         let (engine, _) = identify(&client, Operation::Connect, deadlines.connect).await?;
         let peer = client.peer().clone();

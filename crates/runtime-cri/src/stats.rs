@@ -104,7 +104,7 @@ fn was_measured(stats: &cri::ContainerStats) -> bool {
 pub(crate) async fn stream(container: &CriContainer, options: StatsOptions) -> Result<StatsStream> {
     options.check()?;
     let first = once(container).await?;
-    let period = options.interval;
+    let period = runtime_core::bounded(options.interval);
     let mut ticks = tokio::time::interval_at(Instant::now() + period, period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let state = Some((container.clone(), ticks));

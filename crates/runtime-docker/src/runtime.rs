@@ -76,6 +76,7 @@ impl DockerRuntime {
     async fn open(options: DockerOptions) -> Result<Self> {
         let endpoint = options.endpoint()?;
         let DockerOptions { scope, deadlines, .. } = options;
+        let deadlines = deadlines.bounded();
         let connector = Connector::new(&endpoint, deadlines.connect)?;
         let place = endpoint.to_string();
         let mut http = Http::new(endpoint, connector);

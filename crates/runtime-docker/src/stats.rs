@@ -51,7 +51,7 @@ impl DockerContainer {
     /// one interval, of a second.
     pub(crate) async fn measure_on(&self, options: StatsOptions) -> Result<StatsStream> {
         options.check()?;
-        let mut ticks = interval(options.interval);
+        let mut ticks = interval(runtime_core::bounded(options.interval));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.tick().await;
         let first = self.measure().await?;

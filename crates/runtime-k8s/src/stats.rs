@@ -176,7 +176,7 @@ pub(crate) async fn stream(
 ) -> Result<StatsStream> {
     options.check().during(Operation::Stats).on(BACKEND)?;
     let first = once(container).await?;
-    let mut tick = tokio::time::interval(options.interval);
+    let mut tick = tokio::time::interval(runtime_core::bounded(options.interval));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     tick.reset();
     let state = Some((container.clone(), tick, first.time));

@@ -210,7 +210,7 @@ pub(crate) async fn run(
             .during(Operation::Stop));
     }
     let grace = options.grace.map_or(created, |grace| shared.capabilities.round_grace(grace));
-    let deadline = grace + shared.options.deadlines.stop_margin;
+    let deadline = grace.saturating_add(shared.options.deadlines.stop_margin);
     shared.within(Operation::Stop, deadline, until_stopped(container, grace)).await
 }
 

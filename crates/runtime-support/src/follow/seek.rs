@@ -85,7 +85,8 @@ impl Seek {
                         *self = Self::All;
                     }
                 } else if record.time > after.time {
-                    let beyond = record.time > after.time + SKEW;
+                    let limit = after.time.checked_add(SKEW);
+                    let beyond = limit.is_some_and(|limit| record.time > limit);
                     // A record costs something even when it is empty.
                     after.bytes += record.bytes.len() + size_of::<LogRecord>();
                     after.held.push_back(record);
