@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use http::Method;
 use runtime_core::{ByteStream, ContainerStatus, Error, ErrorKind, Operation, Result, ResultExt};
-use runtime_support::{END_OF_TAR, check_path, zeros_at_end};
+use runtime_support::{TarEnd, check_path};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -72,16 +72,16 @@ impl DockerContainer {
         let bytes = self.shared().http.stream(Operation::CopyOut, answer);
         let silence = self.shared().deadlines.pull_inactivity;
         let id = self.full_id().clone();
-        let whole = stream::unfold(Some((bytes, 0)), move |state| async move {
-            let (mut bytes, zeros) = state?;
+        let whole = stream::unfold(Some((bytes, TarEnd::default())), move |state| async move {
+            let (mut bytes, mut end) = state?;
             match timeout(silence, bytes.next()).await {
                 Ok(Some(Ok(piece))) => {
-                    let zeros = zeros_at_end(zeros, &piece);
-                    Some((Ok(piece), Some((bytes, zeros))))
+                    end.push(&piece);
+                    Some((Ok(piece), Some((bytes, end))))
                 }
                 Ok(Some(Err(error))) => Some((Err(error), None)),
                 // Engines that fail on the way end the answer as if it were whole.
-                Ok(None) if zeros < END_OF_TAR => Some((
+                Ok(None) if !end.is_whole() => Some((
                     Err(Error::internal("the engine has ended the archive before its end")),
                     None,
                 )),

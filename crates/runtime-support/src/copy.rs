@@ -20,7 +20,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use crate::check::check_path;
-use crate::tar::{END_OF_TAR, zeros_at_end};
+use crate::tar::TarEnd;
 
 /// What the scripts say with their exit code: the path is no folder.
 const NO_FOLDER: i32 = 65;
@@ -134,7 +134,7 @@ pub async fn pack(container: &dyn Container, path: &str, silence: Duration) -> R
         stdout,
         words: Words::Reading(words(stderr).boxed()),
         control,
-        zeros: 0,
+        end: TarEnd::default(),
         silence,
     };
     match packing.piece().await {
@@ -144,12 +144,12 @@ pub async fn pack(container: &dyn Container, path: &str, silence: Duration) -> R
         }
         Some(first) => {
             let first = first?;
-            packing.zeros = zeros_at_end(0, &first);
+            packing.end.push(&first);
             let rest = stream::unfold(Some(packing), |packing| async move {
                 let mut packing = packing?;
                 match packing.piece().await {
                     Some(Ok(piece)) => {
-                        packing.zeros = zeros_at_end(packing.zeros, &piece);
+                        packing.end.push(&piece);
                         Some((Ok(piece), Some(packing)))
                     }
                     Some(Err(error)) => Some((Err(error), None)),
@@ -293,7 +293,7 @@ struct Packing {
     stdout: ByteStream,
     words: Words,
     control: Arc<dyn SessionControl>,
-    zeros: usize,
+    end: TarEnd,
     silence: Duration,
 }
 
@@ -317,16 +317,16 @@ impl Packing {
     async fn finish(&mut self) -> Result<()> {
         let code = exit(&*self.control, self.silence).await?;
         let words = if code == 0 { String::new() } else { self.words.all().await };
-        all_packed(code, self.zeros, &words)
+        all_packed(code, self.end.is_whole(), &words)
     }
 }
 
-/// Whether a tar that ended with `code` has packed all, and all came: `zeros` stand at the end of it.
-fn all_packed(code: i32, zeros: usize, words: &str) -> Result<()> {
+/// Checks that a tar that ended with `code` has packed all, and that all of it came.
+fn all_packed(code: i32, is_whole: bool, words: &str) -> Result<()> {
     if code != 0 {
         return Err(Error::internal(format!("tar has ended with {code}: {words}")));
     }
-    if zeros < END_OF_TAR {
+    if !is_whole {
         return Err(
             Error::new(ErrorKind::Lost).with_message("the archive has come without its end")
         );
@@ -472,16 +472,14 @@ mod tests {
 
     #[test]
     fn an_archive_is_whole_or_lost() {
-        for (code, zeros, wanted) in [
-            (0, END_OF_TAR, None),
-            (0, END_OF_TAR + 512, None),
-            (0, END_OF_TAR - 1, Some(ErrorKind::Lost)),
-            (0, 0, Some(ErrorKind::Lost)),
-            (1, END_OF_TAR, Some(ErrorKind::Internal)),
-            (137, 0, Some(ErrorKind::Internal)),
+        for (code, is_whole, wanted) in [
+            (0, true, None),
+            (0, false, Some(ErrorKind::Lost)),
+            (1, true, Some(ErrorKind::Internal)),
+            (137, false, Some(ErrorKind::Internal)),
         ] {
-            let outcome = all_packed(code, zeros, "no such file");
-            assert_eq!(outcome.as_ref().err().map(Error::kind), wanted, "{code} {zeros}");
+            let outcome = all_packed(code, is_whole, "no such file");
+            assert_eq!(outcome.as_ref().err().map(Error::kind), wanted, "{code} {is_whole}");
             if code != 0 {
                 let words = outcome.unwrap_err().to_string();
                 assert!(words.contains(&code.to_string()) && words.contains("no such file"));

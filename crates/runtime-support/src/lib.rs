@@ -35,5 +35,5 @@ pub use labels::{has_labels, is_old};
 pub use mounts::check_mount_kind;
 pub use order::newest_first;
 pub use progress::report_pending_start;
-pub use tar::{END_OF_TAR, zeros_at_end};
+pub use tar::TarEnd;
 pub use version::version_numbers;
