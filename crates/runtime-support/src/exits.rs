@@ -4,7 +4,7 @@ mod driver;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -90,6 +90,10 @@ struct Inner {
 struct State {
     entries: HashMap<ContainerId, Entry>,
     driven: bool,
+    /// Whether the last driver that did not end by itself has panicked.
+    panicked: bool,
+    /// Containers that were seen by a driver which ended with its executor.
+    seen_before: HashSet<ContainerId>,
     /// How many changes there were: a driver that saw this number has seen them all.
     changes: u64,
 }
@@ -128,11 +132,18 @@ impl ExitHub {
     /// `NotFound` when it was gone when it was first looked at; what the source says and what no
     /// patience mends.
     pub async fn wait(&self, id: &ContainerId) -> Result<Exit> {
-        let mut waiter = self.inner.register(id);
-        let result = waiter.result.wait_for(Option::is_some).await;
-        match result.as_deref() {
-            Ok(Some(result)) => result.clone(),
-            _ => Err(Error::internal("the task that waits for exits has ended").about(id)),
+        loop {
+            let mut waiter = self.inner.register(id);
+            let result = waiter.result.wait_for(Option::is_some).await;
+            match result.as_deref() {
+                Ok(Some(result)) => return result.clone(),
+                // The task has ended with the executor of another caller: it is spawned here.
+                _ if !self.inner.lock().panicked => {}
+                _ => {
+                    let error = Error::internal("the task that waits for exits has ended");
+                    return Err(error.about(id));
+                }
+            }
         }
     }
 
@@ -202,9 +213,10 @@ impl Inner {
 
     fn register(self: &Arc<Self>, id: &ContainerId) -> Waiter {
         let mut state = self.lock();
+        let seen_alive = state.seen_before.remove(id);
         let entry = state.entries.entry(id.clone()).or_insert_with(|| Entry {
             waiters: 0,
-            seen_alive: false,
+            seen_alive,
             look: Look::Any,
             result: watch::Sender::new(None),
         });

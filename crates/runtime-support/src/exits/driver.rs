@@ -47,10 +47,14 @@ enum Step {
 impl Drop for Driver {
     fn drop(&mut self) {
         if !self.done {
-            // The waiters get an error instead of silence, and the next one a new driver.
+            // After a panic the waiters get an error instead of silence, and the next one a new driver.
+            // After the end of the executor those on other executors register again.
             let mut state = self.inner.lock();
             state.driven = false;
-            state.entries.clear();
+            state.panicked = std::thread::panicking();
+            let entries = std::mem::take(&mut state.entries);
+            let seen = entries.into_iter().filter(|(_, entry)| entry.seen_alive);
+            state.seen_before = seen.map(|(id, _)| id).collect();
         }
     }
 }

@@ -173,6 +173,47 @@ async fn assert_idle(source: &Source, hub: &ExitHub) {
     assert_eq!(source.open_streams(), 0);
 }
 
+#[test]
+fn waiter_goes_on_after_the_executor_of_another_has_ended() {
+    for removed in [false, true] {
+        let source = Source::default();
+        let id = source.add("one");
+        let hub = source.hub();
+        let executors = [(); 2].map(|()| tokio::runtime::Runtime::new().unwrap());
+        let waiting = executors.each_ref().map(|executor| {
+            let (hub, id) = (hub.clone(), id.clone());
+            let waiting = executor.spawn({
+                let (hub, id) = (hub.clone(), id.clone());
+                async move { hub.wait(&id).await }
+            });
+            // The first one spawns the driver, and both wait before that executor ends.
+            let end = std::time::Instant::now() + Duration::from_secs(20);
+            while !hub.inner.lock().entries.get(&id).is_some_and(|entry| entry.seen_alive) {
+                assert!(std::time::Instant::now() < end);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            waiting
+        });
+        let end = std::time::Instant::now() + Duration::from_secs(20);
+        while hub.inner.lock().entries.get(&id).is_none_or(|entry| entry.waiters < 2) {
+            assert!(std::time::Instant::now() < end);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let [first, second] = executors;
+        drop(first);
+        if removed {
+            source.remove(&id);
+        } else {
+            source.end(&id, 3);
+        }
+        source.wake(&id);
+        let [_, waiting] = waiting;
+        let exit = second.block_on(waiting).unwrap().unwrap();
+        let expected = if removed { Exit::new(ExitReason::Removed) } else { Exit::from_code(3) };
+        assert_eq!(exit, expected);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_thousand_waiters_cost_one_stream_and_one_list() {
     let source = Source::default();
