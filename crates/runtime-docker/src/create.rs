@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bollard::query_parameters::CreateContainerOptions;
+use bollard::models::ContainerCreateResponse;
 use runtime_core::{
     Backoff, ContainerId, ContainerSpec, Error, ErrorKind, LABEL_NONCE, Nonce, Operation,
     PullPolicy, Result,
@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::container::DockerContainer;
-use crate::error::{from_bollard, refusal, was_not_sent};
+use crate::error::{refusal, was_not_sent};
 use crate::http::{Call, encode};
 use crate::info::Summary;
 use crate::life::Started;
@@ -123,12 +123,19 @@ async fn request(shared: &Arc<Shared>, create: Create) -> Result<Made> {
     let terminal = body.tty == Some(true);
     let nano_cpus = body.host_config.as_ref().and_then(|config| config.nano_cpus);
     let cpus = nano_cpus.map(|nano| nano as f64 / 1e9);
-    let options = CreateContainerOptions { name: Some(name.to_string()), ..Default::default() };
+    // bollard writes the body of a request to its log, and this one has the environment.
+    let body = serde_json::to_value(body)
+        .map_err(|source| Error::internal("failed to write the request").with_source(source))?;
+    let call = Call::post(Operation::Create, "/containers/create").query("name", &name).body(&body);
     let mut answered = false;
     let answer = async {
-        shared.docker.create_container(Some(options), body).await.map_err(|error| {
-            answered = matches!(error, bollard::errors::Error::DockerResponseServerError { .. });
-            from_bollard(Operation::Create, error)
+        let response = shared.http.send(call).await?;
+        let refused = response.status().as_u16() >= 400;
+        let response = shared.http.check(Operation::Create, response).await;
+        answered = refused;
+        let body = shared.http.whole(Operation::Create, response?).await?;
+        serde_json::from_slice::<ContainerCreateResponse>(&body).map_err(|source| {
+            Error::internal("failed to read the engine's response").with_source(source)
         })
     };
     match within(Operation::Create, shared.deadlines.create, answer).await {

@@ -1,6 +1,9 @@
 //! An engine that is played by hand, for what real ones do not do at will: to hang, to cut a
 //! connection, to talk nonsense.
 
+mod drops;
+mod secrets;
+
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

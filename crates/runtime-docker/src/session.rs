@@ -21,6 +21,7 @@ use runtime_core::{
     ByteStream, ContainerId, Error, ErrorKind, ExecExit, Operation, Result, ResultExt, SessionInput,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -102,6 +103,7 @@ pub(crate) async fn open<E: Future<Output = Result<ExecExit>> + Send + 'static>(
             about: about.clone(),
             outcome: outcome.clone(),
             cut: false,
+            handle: Handle::current(),
             _wanted: wanted.clone(),
         }),
         stdout: output(out),
@@ -286,6 +288,8 @@ pub(crate) struct Input {
     outcome: watch::Receiver<Option<Result<ExecExit>>>,
     /// Whether a write has failed.
     cut: bool,
+    /// The executor that the session was opened on.
+    handle: Handle,
     _wanted: Arc<DropGuard>,
 }
 
@@ -325,15 +329,14 @@ impl SessionInput for Input {
 impl Drop for Input {
     fn drop(&mut self) {
         let Some(mut write) = self.write.take() else { return };
-        let mut shut = Box::pin(tokio::time::timeout(LAST_BYTES, async move {
+        let mut shut = Box::pin(async move {
             let _ = write.shutdown().await;
-        }));
-        // It is done at once, but for TLS on a connection that has no room just then.
+        });
+        // It is done at once, but for TLS on a connection that has no room just then. The drop may
+        // be outside of the executor, where nothing with a timer can be made.
         let mut cx = Context::from_waker(Waker::noop());
-        if shut.as_mut().poll(&mut cx).is_pending()
-            && let Ok(handle) = tokio::runtime::Handle::try_current()
-        {
-            handle.spawn(shut);
+        if shut.as_mut().poll(&mut cx).is_pending() {
+            self.handle.spawn(async move { tokio::time::timeout(LAST_BYTES, shut).await });
         }
     }
 }
