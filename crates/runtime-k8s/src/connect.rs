@@ -5,12 +5,13 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
-use runtime_core::{Deadlines, Error, ErrorKind, Result, Scope};
+use runtime_core::{Deadlines, Error, Result, Scope};
 
 use crate::dial;
 use crate::heartbeat;
 use crate::http2;
+use crate::kubeconfig::Settings;
+use crate::kubeconfig::environment::Environment;
 use crate::link::Clients;
 use crate::pool::Generation;
 
@@ -382,6 +383,20 @@ impl KubernetesOptions {
         self
     }
 
+    /// Returns these options with each time that is longer than ten years cut to that.
+    pub(crate) fn bounded(mut self) -> Self {
+        self.deadlines = self.deadlines.bounded();
+        for budget in [
+            &mut self.pull_budget,
+            &mut self.schedule_budget,
+            &mut self.start_budget,
+            &mut self.node_budget,
+        ] {
+            *budget = runtime_core::bounded(*budget);
+        }
+        self
+    }
+
     /// Checks what can be checked without a cluster.
     pub(crate) fn check(&self) -> Result<()> {
         #[cfg(feature = "cri")]
@@ -399,52 +414,21 @@ impl KubernetesOptions {
         Ok(())
     }
 
-    /// The clients that the kubeconfig describes.
+    /// Returns the clients that the kubeconfig describes. Its exec plugin is run.
+    ///
+    /// # Errors
+    /// As [`KubernetesRuntime::connect`](crate::KubernetesRuntime::connect).
     pub(crate) async fn clients(&self) -> Result<Clients> {
-        let choose =
-            KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
-        let mut config = match (&self.kubeconfig, &self.context) {
-            (Some(path), _) => {
-                let file = Kubeconfig::read_from(path).map_err(bad_config)?;
-                kube::Config::from_custom_kubeconfig(file, &choose).await.map_err(bad_config)?
-            }
-            (None, Some(_)) => kube::Config::from_kubeconfig(&choose).await.map_err(bad_config)?,
-            (None, None) => infer().await?,
-        };
-        config.connect_timeout = Some(self.deadlines.connect);
-        // Each operation has its own deadline, and what can be repeated is repeated by it.
-        config.default_retry = false;
-        config.read_timeout = None;
+        let settings = Settings::load(
+            self.kubeconfig.as_deref(),
+            self.context.as_deref(),
+            &Environment::current(),
+            self.deadlines.connect,
+        )
+        .await?;
         let generation = Generation::default();
-        let long = http2::client(&config, generation.clone())?;
-        Ok(Clients { all: dial::client(config, generation.clone())?, long, generation })
+        let all = dial::client(&settings, generation.clone())?;
+        let long = http2::client(&settings, generation.clone())?;
+        Ok(Clients { all, long, generation })
     }
-}
-
-/// What kubectl would use, or what a pod of the cluster has.
-async fn infer() -> Result<kube::Config> {
-    let inferred = kube::Config::infer().await;
-    inferred.map_err(|source| match Kubeconfig::read() {
-        // It is there and cannot be used.
-        Err(error) if !is_missing(&error) => bad_config(error),
-        Ok(_) => Error::invalid("kubeconfig", "cannot be used").with_source(source),
-        Err(_) => Error::new(ErrorKind::Unavailable)
-            .with_message(
-                "no kubeconfig in KUBECONFIG or ~/.kube/config, and this is not a pod of a cluster",
-            )
-            .with_retryable(false)
-            .with_source(source),
-    })
-}
-
-fn is_missing(error: &KubeconfigError) -> bool {
-    match error {
-        KubeconfigError::FindPath => true,
-        KubeconfigError::ReadConfig(source, _) => source.kind() == std::io::ErrorKind::NotFound,
-        _ => false,
-    }
-}
-
-fn bad_config(source: KubeconfigError) -> Error {
-    Error::invalid("kubeconfig", "cannot be used").with_source(source)
 }

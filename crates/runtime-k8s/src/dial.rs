@@ -1,18 +1,30 @@
 //! How connections to the API server are opened.
 
 use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use http::Uri;
-use hyper_util::client::legacy::connect::HttpConnector;
-use kube::client::{ClientBuilder, ConfigExt as _};
+use http::header::{PROXY_AUTHORIZATION, UPGRADE};
+use http::uri::Scheme;
+use http::{Request, Uri};
+use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
+use hyper_util::rt::TokioIo;
+use kube::client::{Body, ClientBuilder, ConfigExt as _};
 use runtime_core::Result;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tower::{ServiceBuilder, service_fn};
 use tower_service::Service;
 
 use crate::error;
+use crate::kubeconfig::{Authorized, Settings};
 use crate::pool::{Generation, Pool};
+use crate::proxy::{Connector, Stream};
 
 /// After how long a silent connection is asked for a sign of life, how often, and how many times
 /// without an answer: whoever waits on one whose server has vanished without a word hears of it
@@ -34,23 +46,156 @@ pub(crate) fn tcp(connect_timeout: Option<Duration>) -> HttpConnector {
     tcp
 }
 
-/// A client for everything: kube's own, over such connections. The way over a proxy is kube's.
-pub(crate) fn client(config: kube::Config, generation: Generation) -> Result<kube::Client> {
-    if config.proxy_url.is_some() {
-        return kube::Client::try_from(config).map_err(error::from_client);
-    }
-    let connector = config
-        .rustls_https_connector_with_connector(tcp(config.connect_timeout))
-        .map_err(error::from_client)?;
-    // As in kube, the time is that of the TLS handshake too.
-    let connector = in_time(connector, config.connect_timeout);
+/// Returns the connector of a configuration.
+pub(crate) fn connector(settings: &Settings) -> Connector {
+    let limit = settings.config.connect_timeout;
+    let tls = settings.tls.as_ref().map(|tls| TlsConnector::from(Arc::clone(tls)));
+    Connector::new(tcp(limit), settings.proxy.as_ref(), tls, limit)
+}
+
+/// Returns the client for everything. Its connections go through the proxy of the configuration, and are
+/// discarded with their generation.
+pub(crate) fn client(settings: &Settings, generation: Generation) -> Result<kube::Client> {
+    let Settings { config, credentials, proxy, .. } = settings;
+    let connector = connector(settings);
+    // An HTTP proxy is sent the requests for a server without TLS, but for those that end in another
+    // protocol: they take a tunnel.
+    let tunnels = pool(settings, connector.clone().tunnelling(), generation.clone())?;
+    let takes_requests = config.cluster_url.scheme() == Some(&Scheme::HTTP)
+        && proxy.as_ref().is_some_and(|proxy| proxy.takes_requests());
+    let authorization = match proxy {
+        Some(proxy) if takes_requests => proxy.authorization()?,
+        _ => None,
+    };
+    let all = if takes_requests { pool(settings, connector, generation)? } else { tunnels.clone() };
+    let service = service_fn(move |mut request: Request<Body>| {
+        let mut pool = if request.headers().contains_key(UPGRADE) {
+            tunnels.clone()
+        } else {
+            if let Some(header) = &authorization {
+                request.headers_mut().insert(PROXY_AUTHORIZATION, header.clone());
+            }
+            all.clone()
+        };
+        async move {
+            poll_fn(|cx| pool.poll_ready(cx)).await.map_err(BoxError::from)?;
+            pool.call(request).await.map_err(BoxError::from)
+        }
+    });
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
-        .option_layer(config.auth_layer().map_err(error::from_client)?)
         .layer(config.extra_headers_layer().map_err(error::from_client)?)
-        .map_err(BoxError::from)
-        .service(Pool::new(connector, generation));
+        .service(Authorized::new(service, credentials.clone()));
     Ok(ClientBuilder::new(service, &config.default_namespace).build())
+}
+
+/// Returns a pool of connections to the server. TLS is part of the time that opening one may take.
+fn pool(
+    settings: &Settings,
+    connector: Connector,
+    generation: Generation,
+) -> Result<
+    Pool<
+        impl Service<
+            Uri,
+            Response = TokioIo<Wire>,
+            Error = BoxError,
+            Future = BoxFuture<'static, std::result::Result<TokioIo<Wire>, BoxError>>,
+        > + Clone
+        + Send
+        + Sync
+        + 'static,
+    >,
+> {
+    let tls = settings.tls.as_ref().map(|tls| TlsConnector::from(Arc::clone(tls)));
+    let secure = settings.server_name()?.zip(tls);
+    let connector = service_fn(move |uri: Uri| {
+        let (connector, secure) = (connector.clone(), secure.clone());
+        let opened: BoxFuture<'static, _> = Box::pin(async move {
+            let stream = connector.open(uri).await?;
+            let wire = match secure {
+                None => Wire::Plain(stream),
+                Some((name, tls)) => Wire::Tls(Box::new(tls.connect(name, stream).await?)),
+            };
+            Ok::<_, BoxError>(TokioIo::new(wire))
+        });
+        opened
+    });
+    let connector = in_time(connector, settings.config.connect_timeout);
+    Ok(Pool::new(connector, generation))
+}
+
+/// A connection to the server, with TLS or without.
+pub(crate) enum Wire {
+    Plain(Stream),
+    Tls(Box<TlsStream<Stream>>),
+}
+
+impl Connection for Wire {
+    fn connected(&self) -> Connected {
+        match self {
+            Self::Plain(stream) => stream.connected(),
+            Self::Tls(_) => Connected::new(),
+        }
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
 }
 
 /// Opens connections in so much time, or not at all.
@@ -92,8 +237,6 @@ mod tests {
 
     use std::net::{Ipv4Addr, SocketAddr};
 
-    use http::Request;
-    use kube::client::Body;
     use runtime_core::Error;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
@@ -108,10 +251,8 @@ mod tests {
         let mut config = kube::Config::new(format!("{scheme}://{address}").parse().unwrap());
         config.connect_timeout = Some(Duration::from_millis(200));
         let request = Request::get("/version").body(Body::empty()).unwrap();
-        let answer = client(config, Generation::default())?
-            .send(request)
-            .await
-            .map_err(error::from_client)?;
+        let client = client(&Settings::of(config), Generation::default())?;
+        let answer = client.send(request).await.map_err(error::from_client)?;
         Ok(answer.status().as_u16())
     }
 

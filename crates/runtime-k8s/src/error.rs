@@ -9,6 +9,8 @@ use hyper_util::client::legacy;
 use runtime_core::{Error, ErrorKind};
 use runtime_support::find_source;
 
+use crate::kubeconfig;
+use crate::proxy::Refused;
 use crate::wire::{Cause, Status};
 
 pub(crate) use self::admission::is_missing_right;
@@ -16,6 +18,14 @@ pub(crate) use self::admission::is_missing_right;
 /// A failure of the client itself: the server was not reached, or its answer made no sense.
 pub(crate) fn from_client(error: kube::Error) -> Error {
     use kube::Error as K;
+    if let K::Service(source) = &error {
+        if let Some(error) = kubeconfig::failure(&**source) {
+            return error.clone();
+        }
+        if let Some(refused) = refused(&**source) {
+            return of_proxy(refused).with_source(error);
+        }
+    }
     let kind = match &error {
         K::Api(status) => {
             let status = Status {
@@ -43,6 +53,27 @@ pub(crate) fn from_client(error: kube::Error) -> Error {
         _ => new,
     };
     new.with_source(error)
+}
+
+fn refused<'a>(source: &'a (dyn std::error::Error + 'static)) -> Option<&'a Refused> {
+    let mut next = Some(source);
+    while let Some(error) = next {
+        if let Some(refused) = error.downcast_ref() {
+            return Some(refused);
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// Returns the error of a proxy that does not open the way to the server.
+fn of_proxy(refused: &Refused) -> Error {
+    let kind = match refused.status {
+        Some(StatusCode::PROXY_AUTHENTICATION_REQUIRED) => ErrorKind::Unauthenticated,
+        Some(StatusCode::FORBIDDEN) => ErrorKind::PermissionDenied,
+        _ => ErrorKind::Unavailable,
+    };
+    Error::new(kind).with_message(refused.to_string())
 }
 
 /// Whether a request never left: there was no connection to send it over.

@@ -18,18 +18,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::uri::Scheme;
 use http::{Request, Response, Uri};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use kube::client::{Body, ClientBuilder, ConfigExt as _};
-use runtime_core::{Error, Result};
+use runtime_core::Result;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tower::ServiceBuilder;
 use tower_service::Service;
@@ -38,7 +37,9 @@ use crate::alive::{Heard, Listening};
 use crate::dial;
 use crate::error;
 use crate::gather::Gathered;
+use crate::kubeconfig::{Authorized, Settings};
 use crate::pool::{Generation, IDLE_LIMIT};
+use crate::proxy::Connector;
 
 /// How much of an answer may be on its way while its reader is busy: as much as keeps a link of
 /// this speed in use, in bytes a second, within these limits.
@@ -100,42 +101,27 @@ pub(crate) fn is_not_spoken(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Service(source) if source.is::<NotSpoken>())
 }
 
-/// A client that speaks HTTP/2 alone, with the identity of a configuration. `None` where that
-/// leads over a proxy, or is without TLS, in which the protocol is agreed on.
-pub(crate) fn client(
-    config: &kube::Config,
-    generation: Generation,
-) -> Result<Option<kube::Client>> {
-    client_with(config, generation, LOG_PINGS, WATCH_PINGS)
+/// Returns a client that speaks HTTP/2 alone. `None` if the server has no TLS, in which the protocol
+/// is agreed on.
+pub(crate) fn client(settings: &Settings, generation: Generation) -> Result<Option<kube::Client>> {
+    client_with(settings, generation, LOG_PINGS, WATCH_PINGS)
 }
 
 fn client_with(
-    config: &kube::Config,
+    settings: &Settings,
     generation: Generation,
     log_pings: Pings,
     watch_pings: Pings,
 ) -> Result<Option<kube::Client>> {
-    if config.proxy_url.is_some() || config.cluster_url.scheme() != Some(&Scheme::HTTPS) {
+    let (Some(server_name), Some(tls)) = (settings.server_name()?, &settings.tls) else {
         return Ok(None);
-    }
-    let mut tls = config.rustls_client_config().map_err(error::from_client)?;
-    tls.alpn_protocols = vec![HTTP2.to_vec(), b"http/1.1".to_vec()];
-    let server_name = match (&config.tls_server_name, config.cluster_url.host()) {
-        (Some(name), _) => ServerName::try_from(name.clone()).map_err(|source| {
-            Error::invalid("kubeconfig", "has no server name in tls-server-name")
-                .with_source(source)
-        })?,
-        // An IPv6 address stands in brackets there.
-        (None, host) => host
-            .map(|host| host.trim_matches(['[', ']']).to_owned())
-            .and_then(|host| ServerName::try_from(host).ok())
-            .ok_or_else(|| Error::invalid("kubeconfig", "has no host in the server's address"))?,
     };
-    let mut tcp = dial::tcp(config.connect_timeout);
-    tcp.set_nodelay(true);
+    let mut tls = ClientConfig::clone(tls);
+    tls.alpn_protocols = vec![HTTP2.to_vec(), b"http/1.1".to_vec()];
     let tls = TlsConnector::from(Arc::new(tls));
+    let config = &settings.config;
     let connections = Connections {
-        tcp,
+        connector: dial::connector(settings).without_delay(),
         tls,
         server_name,
         limit: config.connect_timeout,
@@ -147,9 +133,8 @@ fn client_with(
     };
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
-        .option_layer(config.auth_layer().map_err(error::from_client)?)
         .layer(config.extra_headers_layer().map_err(error::from_client)?)
-        .service(connections);
+        .service(Authorized::new(connections, settings.credentials.clone()));
     Ok(Some(ClientBuilder::new(service, &config.default_namespace).build()))
 }
 
@@ -210,7 +195,7 @@ fn lock(idle: &Mutex<Idle>) -> MutexGuard<'_, Idle> {
 /// Sends each request on a connection of its own.
 #[derive(Clone)]
 struct Connections {
-    tcp: HttpConnector,
+    connector: Connector,
     tls: TlsConnector,
     server_name: ServerName<'static>,
     /// How long a connection may take to open.
@@ -261,7 +246,7 @@ impl Service<Request<Body>> for Connections {
 
 impl Connections {
     async fn send(
-        mut self,
+        self,
         mut request: Request<Body>,
     ) -> std::result::Result<Response<Answer>, BoxError> {
         if request.extensions().get::<OpensWatch>().is_some() {
@@ -300,11 +285,7 @@ impl Connections {
     }
 
     /// Opens a connection within the time that there is for that, TLS and HTTP/2 included.
-    async fn open(
-        &mut self,
-        uri: Uri,
-        pings: Pings,
-    ) -> std::result::Result<(Sender, Heard), BoxError> {
+    async fn open(&self, uri: Uri, pings: Pings) -> std::result::Result<(Sender, Heard), BoxError> {
         match self.limit {
             Some(limit) => tokio::time::timeout(limit, self.connect(uri, pings)).await?,
             None => self.connect(uri, pings).await,
@@ -312,14 +293,14 @@ impl Connections {
     }
 
     async fn connect(
-        &mut self,
+        &self,
         uri: Uri,
         pings: Pings,
     ) -> std::result::Result<(Sender, Heard), BoxError> {
-        std::future::poll_fn(|cx| self.tcp.poll_ready(cx)).await?;
         let begun = Instant::now();
-        let tcp = self.tcp.call(uri).await?.into_inner();
-        let took = if is_local(&tcp) { Duration::ZERO } else { begun.elapsed() };
+        let tcp = self.connector.clone().open(uri).await?;
+        let is_local = tcp.direct().is_some_and(is_local);
+        let took = if is_local { Duration::ZERO } else { begun.elapsed() };
         let window = window(self.shortest.seen(took));
         let tcp = Listening::new(tcp);
         let heard = tcp.heard();

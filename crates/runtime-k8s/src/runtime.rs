@@ -56,6 +56,7 @@ impl KubernetesRuntime {
     /// `Unauthenticated` when it does not take the credentials; `Unsupported` when it is older
     /// than 1.20.
     pub async fn connect(options: KubernetesOptions) -> Result<Self> {
+        let options = options.bounded();
         let connect = async {
             options.check()?;
             let clients = options.clients().await?;
@@ -75,6 +76,7 @@ impl KubernetesRuntime {
     /// # Errors
     /// As [`connect`](Self::connect).
     pub async fn with_client(client: kube::Client, options: KubernetesOptions) -> Result<Self> {
+        let options = options.bounded();
         let connect = async {
             options.check()?;
             Self::open(Clients::single(client), options.clone()).await

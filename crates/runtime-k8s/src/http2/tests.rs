@@ -90,12 +90,12 @@ async fn pieces(
 }
 
 impl Server {
-    fn config(&self, address: SocketAddr) -> kube::Config {
+    fn config(&self, address: SocketAddr) -> Settings {
         let uri = format!("https://localhost:{}", address.port()).parse().unwrap();
         let mut config = kube::Config::new(uri);
         config.root_cert = Some(vec![self.root.clone()]);
         config.connect_timeout = Some(Duration::from_secs(1));
-        config
+        Settings::of(config)
     }
 
     fn client(&self) -> kube::Client {
