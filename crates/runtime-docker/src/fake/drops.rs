@@ -3,29 +3,6 @@
 use super::*;
 
 #[tokio::test]
-async fn session_can_be_dropped_outside_of_the_executor() {
-    let fake = Fake::new(|request, _| match request {
-        "POST /v1.41/containers/create" => Reply::Json(201, created()),
-        request if request.ends_with("/start") => {
-            Reply::Part("HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")
-        }
-        request if request.starts_with("POST /v1.41/containers/") => {
-            Reply::Json(201, format!(r#"{{"Id":"{ID}"}}"#))
-        }
-        _ => Reply::Json(200, r#"{"Running":true,"Pid":0}"#.to_owned()),
-    });
-    let runtime = fake.connect().await.unwrap();
-    let container = runtime.create_container(&spec()).await.unwrap();
-    let options = runtime_core::ExecOptions::new(["cat"]).mode(runtime_core::SessionMode::Stdin);
-    let session = container.exec(options).await.unwrap();
-    let handles = (session, container, runtime);
-    tokio::task::spawn_blocking(|| std::thread::spawn(move || drop(handles)).join())
-        .await
-        .unwrap()
-        .unwrap();
-}
-
-#[tokio::test]
 async fn dropped_create_with_endless_deadlines_is_undone() {
     let go_on = Arc::new(Notify::new());
     let later = Arc::clone(&go_on);
