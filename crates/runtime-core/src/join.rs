@@ -4,14 +4,11 @@
 //! `F`, and both interleave the pieces of the two streams.
 
 use std::collections::VecDeque;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
 
 use crate::{LogRecord, LogStream};
-
-/// How long a line may hold back those behind it, by the times of the log.
-const HOLD_MAX: Duration = Duration::from_secs(1);
 
 /// How many lines may wait behind an unfinished one. Each takes memory even when it is empty.
 const WAITING_LINES_MAX: usize = 8192;
@@ -34,9 +31,7 @@ pub struct Chunk {
 /// Records come out in the order in which their lines began. A line that is finished while an
 /// earlier one of the other stream is not waits for it; so that this costs neither memory nor
 /// patience without bound, an unfinished line is given out in pieces when more than `max_line`
-/// bytes or 8192 lines wait behind it, when the first of them has waited for a second by the times
-/// of the log, or when it is itself longer than `max_line`. A reader of a log that stands still
-/// calls [`give_up`](Self::give_up) after a second.
+/// bytes or 8192 lines wait behind it, or when it is itself longer than `max_line`.
 ///
 /// All pieces of a line carry the time of its first chunk, so that a log that is read again from
 /// that time is cut the same way. The one exception is a line that was given out because others
@@ -128,10 +123,6 @@ impl LineJoiner {
 
     /// Takes the next chunk. Then call [`pop`](Self::pop) until it has no more.
     pub fn push(&mut self, chunk: Chunk) {
-        let oldest = self.lines.get(1).and_then(|waiting| waiting.time.checked_add(HOLD_MAX));
-        if oldest.is_some_and(|limit| chunk.time > limit) {
-            self.give_up_front();
-        }
         let slot = chunk.stream as usize;
         let (number, size) = match self.unfinished[slot] {
             Some(number) => {
@@ -199,20 +190,6 @@ impl LineJoiner {
             }
         }
         self.unfinished = [None; 4];
-    }
-
-    /// Returns whether lines wait behind an unfinished one.
-    #[must_use]
-    pub fn holds_back(&self) -> bool {
-        self.lines.len() > 1
-    }
-
-    /// Gives out the unfinished line that others wait for. Then call [`pop`](Self::pop) until it has
-    /// no more.
-    pub fn give_up(&mut self) {
-        if self.holds_back() {
-            self.give_up_front();
-        }
     }
 
     /// Whether a line has begun and not ended.
@@ -329,31 +306,6 @@ mod tests {
         assert_eq!(short(&records)[0], (1, Stdout, &b"prompt"[..], true));
         assert_eq!(short(&records).last(), Some(&(10, Stdout, &b"> \n"[..], false)));
         assert_eq!(records.len(), 10);
-    }
-
-    #[test]
-    fn unfinished_line_holds_the_others_back_for_a_second() {
-        let second = 1_000_000_000;
-        let mut joiner = LineJoiner::new(1 << 20);
-        let mut records = Vec::new();
-        // A progress bar without line ends, and a line of the other stream each half second.
-        for at in 0..20 {
-            joiner.push(chunk(at * second / 2, Stderr, b"\r50%"));
-            joiner.push(chunk(at * second / 2 + 1, Stdout, b"line\n"));
-            records.extend(std::iter::from_fn(|| joiner.pop()));
-            let last = records.iter().rev().find(|record| record.stream == Stdout);
-            let behind = at * second / 2 + 1
-                - last.map_or(0, |record| {
-                    u64::try_from(record.time.duration_since(UNIX_EPOCH).unwrap().as_nanos())
-                        .unwrap()
-                });
-            assert!(behind <= 3 * second / 2, "{behind} ns behind");
-        }
-        assert!(joiner.holds_back());
-        joiner.give_up();
-        records.extend(std::iter::from_fn(|| joiner.pop()));
-        assert!(!joiner.holds_back());
-        assert_eq!(records.iter().filter(|record| record.stream == Stdout).count(), 20);
     }
 
     #[test]

@@ -489,22 +489,19 @@ impl<S: LogSource> Reader<S> {
             }
         }
         let drains = until == Until::Follow && matches!(self.ended, Ended::Yes);
-        let holds_back = self.joiner.holds_back();
-        if !drains && !self.seek.is_holding() && !holds_back {
+        if !drains && !self.seek.is_holding() {
             return Poll::Pending;
         }
         let silence = if drains { self.source.drained() } else { QUIET };
         let quiet = self.quiet.get_or_insert_with(|| Box::pin(sleep(silence)));
         ready!(quiet.as_mut().poll(cx));
         self.quiet = None;
-        // Lines behind an unfinished one have waited long enough.
-        self.joiner.give_up();
         if drains {
             tracing::debug!("a container has ended and its followed log has not: it is read anew");
             let (source, open) = (Arc::clone(&self.source), self.next_open());
             let backoff = self.backoff.clone();
             self.between(async move { the_rest(&*source, open, backoff).await });
-        } else if self.seek.is_holding() {
+        } else {
             self.give_up();
         }
         Poll::Ready(())
