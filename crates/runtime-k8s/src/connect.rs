@@ -250,7 +250,7 @@ impl KubernetesOptions {
             cpu_shares: CpuShares::default(),
             stats: StatsSource::default(),
             gpu_resource: None,
-            host_ports: 20_000..=29_999,
+            host_ports: runtime_support::ports::HOST_PORTS,
             mount_sources: MountSources::default(),
             stop_method: StopMethod::default(),
             stop_signals: false,

@@ -8,7 +8,7 @@ use runtime_core::{
     Backoff, Capability, ContainerSpec, Error, ErrorKind, LABEL_NONCE, Operation, Result,
     ResultExt as _,
 };
-use runtime_support::is_unclear;
+use runtime_support::{is_unclear, ports};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -311,19 +311,11 @@ impl Drawn {
         }
         shared.pods.live().await?;
         let nonce = runtime_core::Nonce::random()?;
-        // The nonce is 128 random bits in hexadecimal; a shift register stretches them.
-        let mut state = u64::from_str_radix(&nonce.as_str()[..16], 16).unwrap_or(1) | 1;
-        let mut random = move || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state
-        };
+        let mut random = ports::random(&nonce);
         let mut all = lock(&shared.drawn_ports);
         let mut used = used_ports(shared);
         used.extend(all.iter());
-        let range = shared.options.host_ports.clone();
-        drawn.ports = spec::draw_ports(range, &used, wanted, &mut random)?;
+        drawn.ports = ports::draw(&shared.options.host_ports, &used, wanted, &mut random)?;
         all.extend(&drawn.ports);
         drop(all);
         Ok(drawn)

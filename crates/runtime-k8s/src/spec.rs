@@ -1,6 +1,6 @@
 //! Our spec as a pod.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
@@ -478,31 +478,6 @@ fn toleration(toleration: &crate::Toleration) -> Toleration {
         effect: toleration.effect.clone(),
         toleration_seconds: toleration.seconds.map(i64::from),
     }
-}
-
-/// Draws ports of the range that are not in use, as many as are wanted.
-pub(crate) fn draw_ports(
-    range: std::ops::RangeInclusive<u16>,
-    used: &BTreeSet<u16>,
-    wanted: usize,
-    random: &mut impl FnMut() -> u64,
-) -> Result<Vec<u16>> {
-    let (first, last) = (*range.start(), *range.end());
-    let size = u64::from(last - first) + 1;
-    let mut drawn: Vec<u16> = Vec::with_capacity(wanted);
-    while drawn.len() < wanted {
-        let from = random() % size;
-        let free = (0..size)
-            .map(|step| first + u16::try_from((from + step) % size).unwrap_or(0))
-            .find(|port| !used.contains(port) && !drawn.contains(port));
-        let Some(port) = free else {
-            return Err(Error::new(runtime_core::ErrorKind::ResourceExhausted)
-                .with_field("tcp_ports")
-                .with_message(format!("no port from {first} to {last} is free")));
-        };
-        drawn.push(port);
-    }
-    Ok(drawn)
 }
 
 #[cfg(test)]
