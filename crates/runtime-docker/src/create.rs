@@ -153,9 +153,13 @@ async fn request(shared: &Arc<Shared>, create: Create) -> Result<Made> {
         }
         Err(error) => {
             if is_unclear(&error) && !was_not_sent(&error) {
-                // An engine that has answered is not at it any more.
-                let patience = if answered { Duration::ZERO } else { UNDO_PATIENCE };
-                shared.half_made.spawn(undo(Arc::clone(shared), nonce, patience));
+                if answered {
+                    // The engine is not at it any more. The caller may end as soon as it has the
+                    // error, and nothing would undo it then.
+                    undo(Arc::clone(shared), nonce, Duration::ZERO).await;
+                } else {
+                    shared.half_made.spawn(undo(Arc::clone(shared), nonce, UNDO_PATIENCE));
+                }
             }
             Err(which_mount(error, &sources))
         }
