@@ -16,10 +16,10 @@ use std::fmt;
 
 use anyhow::{Context, Result};
 use clap::CommandFactory;
-use runtime_core::{Error, ErrorKind, Exit, Signal};
+use runtime_core::{Error, ErrorKind, Exit, Runtime, Signal};
 
 use crate::cli::{Cli, Command};
-use crate::connect::connect;
+use crate::connect::{connect, soon};
 
 /// Does what the command line says and gives the exit code.
 pub(crate) async fn run(cli: Cli) -> Result<u8> {
@@ -48,7 +48,18 @@ pub(crate) async fn run(cli: Cli) -> Result<u8> {
         Command::Run(_) | Command::Exec(_) => coded(FAILED, error),
         _ => error,
     })?;
-    match cli.command {
+    let opened = std::sync::Arc::clone(&runtime);
+    let done = carry_out(cli.command, runtime).await;
+    // What a create that failed or was interrupted has left is undone before the program ends.
+    let closed = soon(opened.close()).await.and_then(|closed| Ok(closed?));
+    if let Err(error) = closed {
+        tracing::debug!(%error, "failed to close the connection");
+    }
+    done
+}
+
+async fn carry_out(command: Command, runtime: std::sync::Arc<dyn Runtime>) -> Result<u8> {
+    match command {
         Command::Run(arguments) => run::run(runtime, arguments).await,
         Command::Create(arguments) => create::create(runtime, arguments).await,
         Command::Start(arguments) => run::start(runtime, arguments).await,
