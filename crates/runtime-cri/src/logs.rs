@@ -187,11 +187,14 @@ struct Source {
     ended_at: Option<SystemTime>,
     /// Whether there is or was a log.
     has_written: bool,
-    exit: Option<BoxFuture<'static, Result<(Option<SystemTime>, bool)>>>,
+    exit: Option<WatchedExit>,
     subscription: Option<Subscription>,
     /// Whether the file was cut since this was asked the last time. What comes of it is its beginning.
     was_cut: bool,
 }
+
+/// The end of the container: its time, if it is known, and whether a process has run.
+type WatchedExit = BoxFuture<'static, Result<(Option<SystemTime>, bool)>>;
 
 /// What comes after the end of a file.
 enum Next {

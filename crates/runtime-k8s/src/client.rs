@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::BodyExt as _;
 use kube::client::Body;
 use runtime_core::{Error, ErrorKind, Result};
 use serde::Serialize;

@@ -90,6 +90,7 @@ pub(crate) fn client(settings: &Settings, generation: Generation) -> Result<kube
 }
 
 /// Returns a pool of connections to the server. TLS is part of the time that opening one may take.
+#[expect(clippy::type_complexity, reason = "a connector has no shorter name")]
 fn pool(
     settings: &Settings,
     connector: Connector,

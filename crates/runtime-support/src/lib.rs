@@ -11,9 +11,9 @@ pub mod follow;
 mod half_made;
 pub mod kernel_log;
 mod labels;
+pub mod locality;
 #[cfg(unix)]
 mod mounts;
-pub mod locality;
 mod order;
 pub mod ports;
 pub mod process;

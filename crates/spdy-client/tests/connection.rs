@@ -366,7 +366,7 @@ async fn output_that_nobody_reads_is_no_silence() {
     peer.data(1, false, b"output").await;
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert!(!driver.is_finished(), "nothing was read meanwhile");
-    stream.read(&mut [0; 16]).await.unwrap();
+    assert_eq!(stream.read(&mut [0; 16]).await.unwrap(), 6);
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert!(!driver.is_finished(), "the time counts from when reading began again");
     let error = stream.read(&mut [0]).await.unwrap_err();

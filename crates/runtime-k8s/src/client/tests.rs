@@ -3,6 +3,7 @@ use super::*;
 use std::convert::Infallible;
 
 use futures_util::StreamExt as _;
+use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
 
 /// A client of a server that is this function: of the method and the address to the status and

@@ -28,7 +28,7 @@ pub(super) enum Kind {
     None,
     Fixed(HeaderValue),
     File(TokenFile),
-    Plugin(Plugin),
+    Plugin(Box<Plugin>),
 }
 
 /// What a request was sent with.

@@ -283,7 +283,7 @@ fn kind(
         return Ok(Kind::Fixed(token));
     }
     if !has_certificate && let Some(plugin) = plugin() {
-        return Ok(Kind::Plugin(plugin));
+        return Ok(Kind::Plugin(Box::new(plugin)));
     }
     match in_server {
         Some((user, password)) => {

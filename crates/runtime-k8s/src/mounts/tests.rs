@@ -16,7 +16,7 @@ fn planned(mounts: &[Mount]) -> Plan {
         spec = spec.mount(mount.clone());
     }
     let prepared = spec.prepare(&options.scope, &can).unwrap();
-    crate::spec::plan(prepared, &options, false, &[20_000], None).unwrap()
+    crate::spec::plan(prepared, &options, crate::hold::Hold::Affinity, &[20_000], None).unwrap()
 }
 
 fn types(plan: &Plan) -> Vec<Option<String>> {

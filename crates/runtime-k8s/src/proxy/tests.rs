@@ -15,6 +15,7 @@ use super::*;
 use crate::error;
 use crate::kubeconfig::Settings;
 use crate::kubeconfig::environment::Environment;
+use crate::pool::Generation;
 use crate::{dial, http2};
 
 async fn settings(config: serde_json::Value, environment: &[(&str, &str)]) -> Result<Settings> {
@@ -87,10 +88,10 @@ async fn every_kind_of_request_goes_through_every_kind_of_proxy() {
         )
         .await
         .unwrap();
-        let all = dial::client(&settings).unwrap();
+        let all = dial::client(&settings, Generation::default()).unwrap();
         assert_eq!(get(&all).await.unwrap(), Version::HTTP_11, "{url}");
         echo(&all).await;
-        let long = http2::client(&settings).unwrap().unwrap();
+        let long = http2::client(&settings, Generation::default()).unwrap().unwrap();
         assert_eq!(get(&long).await.unwrap(), Version::HTTP_2, "{url}");
         let expected = match scheme {
             "socks5" => "SOCKS api.example.test:6443",
@@ -113,10 +114,10 @@ async fn http_proxy_gets_requests_for_a_server_without_tls() {
     let url = format!("http://u:p@{}", proxy.address);
     let config = kubeconfig(serde_json::json!({"server": "api.example.test:8080"}));
     let settings = settings(config, &[("http_proxy", &url), ("HTTPS_PROXY", "x:1")]).await.unwrap();
-    let all = dial::client(&settings).unwrap();
+    let all = dial::client(&settings, Generation::default()).unwrap();
     get(&all).await.unwrap();
     echo(&all).await;
-    assert!(http2::client(&settings).unwrap().is_none());
+    assert!(http2::client(&settings, Generation::default()).unwrap().is_none());
     assert_eq!(
         proxy.seen(),
         ["GET http://api.example.test:8080/version", "CONNECT api.example.test:8080"]
@@ -145,7 +146,7 @@ async fn proxy_of_the_environment_is_used_unless_no_proxy_names_the_server() {
         let settings = settings(config, &variables).await.unwrap();
         assert_eq!(settings.proxy.is_some(), is_used, "{name} {no_proxy} {host}");
         if is_used || host != "api.example.test" {
-            get(&dial::client(&settings).unwrap()).await.unwrap();
+            get(&dial::client(&settings, Generation::default()).unwrap()).await.unwrap();
         }
     }
     assert_eq!(proxy.seen().len(), 2);
@@ -179,8 +180,10 @@ async fn refusal_of_a_proxy_is_an_error_with_its_reason_and_without_the_password
             "server": format!("https://{host}"), "insecure-skip-tls-verify": true, "proxy-url": url,
         }));
         let settings = settings(config, &[]).await.unwrap();
-        for client in [dial::client(&settings).unwrap(), http2::client(&settings).unwrap().unwrap()]
-        {
+        for client in [
+            dial::client(&settings, Generation::default()).unwrap(),
+            http2::client(&settings, Generation::default()).unwrap().unwrap(),
+        ] {
             let error = get(&client).await.unwrap_err();
             assert_eq!(error.kind(), kind, "{url} {error:?}");
             let text = format!("{error} {error:?}").to_lowercase();

@@ -15,6 +15,7 @@ use serde_json::json;
 
 use super::super::Settings;
 use super::load_at;
+use crate::pool::Generation;
 use crate::proxy::fake::{Seen, Server, certificate, certificate_pem, key_pem};
 use crate::{dial, error, http2};
 
@@ -113,8 +114,8 @@ async fn credentials_arrive_as_the_kubeconfig_has_them() {
         (json!({"password": "p"}), None),
     ] {
         let settings = directory.load(&server, user.clone()).await.unwrap();
-        get(&dial::client(&settings).unwrap()).await.unwrap();
-        get(&http2::client(&settings).unwrap().unwrap()).await.unwrap();
+        get(&dial::client(&settings, Generation::default()).unwrap()).await.unwrap();
+        get(&http2::client(&settings, Generation::default()).unwrap().unwrap()).await.unwrap();
         let seen = server.seen();
         for seen in &seen[seen.len() - 2..] {
             assert_eq!(seen.header("authorization"), expected.as_deref(), "{user}");
@@ -125,7 +126,10 @@ async fn credentials_arrive_as_the_kubeconfig_has_them() {
         "as-user-extra": {"example.com/K %": ["v", "w"], "none": null},
     });
     let settings = directory.load(&server, user).await.unwrap();
-    for client in [dial::client(&settings).unwrap(), http2::client(&settings).unwrap().unwrap()] {
+    for client in [
+        dial::client(&settings, Generation::default()).unwrap(),
+        http2::client(&settings, Generation::default()).unwrap().unwrap(),
+    ] {
         get(&client).await.unwrap();
         let seen = server.seen().pop().unwrap();
         assert_eq!(seen.all("impersonate-user"), ["x"]);
@@ -146,7 +150,7 @@ async fn token_file_is_read_again_when_it_is_due_and_when_it_is_refused() {
     .await;
     directory.write("token", "old\n");
     let settings = directory.load(&server, json!({"tokenFile": "token"})).await.unwrap();
-    let client = dial::client(&settings).unwrap();
+    let client = dial::client(&settings, Generation::default()).unwrap();
     assert_eq!(get(&client).await.unwrap(), 200);
     is_new.store(true, Ordering::Relaxed);
     // The file is as before: the refusal is the answer, and nothing is sent twice.
@@ -177,8 +181,8 @@ async fn exec_plugin_runs_once_for_all_clients_and_again_after_401() {
     directory.plugin(&format!("echo '{output}' | sed s/TOKEN/t$(wc -l < runs)/"));
     let settings = directory.load(&server, exec(json!({}))).await.unwrap();
     assert_eq!(directory.runs(), 1);
-    let all = dial::client(&settings).unwrap();
-    let long = http2::client(&settings).unwrap().unwrap();
+    let all = dial::client(&settings, Generation::default()).unwrap();
+    let long = http2::client(&settings, Generation::default()).unwrap().unwrap();
     for client in [&all, &long, &all, &long] {
         assert_eq!(get(client).await.unwrap(), 200);
     }
@@ -225,7 +229,7 @@ async fn exec_plugin_runs_again_when_its_credentials_have_expired() {
     let expired = json!({"token": "t", "expirationTimestamp": "2001-01-01T00:00:00Z"});
     directory.plugin(&format!("echo '{}'", credential(expired)));
     let settings = directory.load(&server, exec(json!({}))).await.unwrap();
-    let client = dial::client(&settings).unwrap();
+    let client = dial::client(&settings, Generation::default()).unwrap();
     assert_eq!(get(&client).await.unwrap(), 200);
     assert_eq!(directory.runs(), 2);
     let later = json!({"token": "t", "expirationTimestamp": "2999-01-01T00:00:00+01:00"});
@@ -313,8 +317,12 @@ async fn client_certificates_come_from_files_and_plugins() {
     for (user, expected) in [(json!({}), 401), (inline, 200), (files, 200), (exec(json!({})), 200)]
     {
         let settings = directory.load(&server, user.clone()).await.unwrap();
-        assert_eq!(get(&dial::client(&settings).unwrap()).await.unwrap(), expected, "{user}");
-        let long = http2::client(&settings).unwrap().unwrap();
+        assert_eq!(
+            get(&dial::client(&settings, Generation::default()).unwrap()).await.unwrap(),
+            expected,
+            "{user}"
+        );
+        let long = http2::client(&settings, Generation::default()).unwrap().unwrap();
         assert_eq!(get(&long).await.unwrap(), expected, "{user}");
     }
     assert_eq!(directory.runs(), 1);
