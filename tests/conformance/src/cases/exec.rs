@@ -38,6 +38,7 @@ cases! { "exec":
     many_at_once [Exec];
     dropped_in_mid_session [Exec];
     dropped_session_ends_its_process [Exec, ExecSignal];
+    ended_process_takes_descendants_with_it [Exec, ExecDescendants];
     cut_off_is_lost [Exec];
     wait_from_many [Exec];
 }
@@ -376,6 +377,40 @@ async fn dropped_session_ends_its_process(t: Context) -> Outcome {
         Ok((!done.stdout.contains("sleep 4321")).then_some(()))
     })
     .await
+}
+
+/// What a process has started ends with it, however it is ended: by a signal that it cannot handle,
+/// by one that it does not, or with its session.
+async fn ended_process_takes_descendants_with_it(t: Context) -> Outcome {
+    let container = t.ready(&t.idle()).await?;
+    let script = "sleep 4322 & (sleep 4323 & setsid sleep 4324) & echo ready; sleep 4325";
+    for signal in [Some(Signal::KILL), Some(Signal::TERM), None] {
+        let mut session = container.exec(sh(script)).await?;
+        let Some(line) = session.stdout.next().await else { fail!("the script has ended") };
+        assert_eq!(line?, Bytes::from_static(b"ready\n"));
+        let processes = || async {
+            let done = run(&*container, ExecOptions::new(["ps", "-o", "args"])).await?;
+            let lines = done.stdout.lines().filter(|line| line.starts_with("sleep 432"));
+            Ok::<_, Failure>(lines.count())
+        };
+        until(PATIENCE, "all processes of the script", || async {
+            Ok((processes().await? == 4).then_some(()))
+        })
+        .await?;
+        match signal {
+            Some(signal) => {
+                session.control.signal(signal).await?;
+                let code = i32::from(128 + signal.number());
+                assert_eq!(finish(session).await?.code, code, "{signal}");
+            }
+            None => drop(session),
+        }
+        until(PATIENCE, "the end of all processes", || async {
+            Ok((processes().await? == 0).then_some(()))
+        })
+        .await?;
+    }
+    Ok(())
 }
 
 /// The container goes away under the session: the exit code is not known, and never 0.
