@@ -5,17 +5,28 @@ use std::time::Duration;
 use runtime_core::Capabilities;
 use runtime_support::version_numbers;
 
-use crate::host::Peer;
 use crate::shared::Engine;
+
+/// Where the engine is, as far as this process can prove it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct EnginePlace {
+    /// Whether this process may do what only root may.
+    pub(crate) root: bool,
+    /// Whether a PID of the engine is that of the same process here.
+    pub(crate) shares_pids: bool,
+    /// Whether the engine's mount namespace can be entered.
+    pub(crate) sees_mounts: bool,
+}
 
 /// What the engine's version and its place give. What differs between engines is true for versions of
 /// containerd alone: no other engine was seen to do it.
-pub(crate) fn of(engine: &Engine, peer: &Peer, logs: bool, root: bool) -> Capabilities {
+pub(crate) fn of(engine: &Engine, place: &EnginePlace, logs: bool) -> Capabilities {
     let version = version_numbers(&engine.version);
     let containerd = engine.name == "containerd";
     // Signals go to the process itself, which has to be seen from here.
-    let signals = root && peer.shares_namespace("pid") == Some(true);
-    let here = peer.shares_namespace("mnt").is_some();
+    let EnginePlace { root, shares_pids, sees_mounts } = *place;
+    let signals = root && shares_pids;
+    let here = sees_mounts;
 
     let mut can = Capabilities::default();
     can.pull_image = true;
@@ -69,6 +80,7 @@ pub(crate) fn of(engine: &Engine, peer: &Peer, logs: bool, root: bool) -> Capabi
     // The process is found among those that containerd's helper has put into the container, under a
     // lock that lies beside the log.
     can.exec_signal = containerd && signals && logs && crate::inside::can_look();
+    can.exec_descendants = can.exec_signal;
     can.attach = true;
     // Through the container's own tar.
     can.copy_in = true;
@@ -144,10 +156,10 @@ mod tests {
 
     #[test]
     fn cdi_comes_with_the_version() {
-        let peer = Peer::default();
         let gpus = |name: &str, version: &str, cdi: Option<bool>| {
             let (name, version, api_version) = (name.into(), version.into(), "v1".into());
-            of(&Engine { name, version, api_version, cdi }, &peer, true, true).gpus_by_id
+            of(&Engine { name, version, api_version, cdi }, &EnginePlace::default(), true)
+                .gpus_by_id
         };
         assert!(!gpus("containerd", "1.6.20", None));
         assert!(!gpus("containerd", "1.6.20", Some(true)));
@@ -162,7 +174,7 @@ mod tests {
         let can = |name: &str| {
             let (name, version, api_version) = (name.into(), "1.30.0".into(), "v1".into());
             let engine = Engine { name, version, api_version, cdi: Some(true) };
-            of(&engine, &Peer::default(), true, true)
+            of(&engine, &EnginePlace::default(), true)
         };
         assert!(can("containerd").gpus_by_id && can("containerd").logs_at_exit);
         assert!(can("containerd").empty_arguments);
@@ -179,7 +191,8 @@ mod tests {
             api_version: "v1".into(),
             cdi: None,
         };
-        let can = of(&engine, &Peer::default(), false, true);
+        let place = EnginePlace { root: true, ..EnginePlace::default() };
+        let can = of(&engine, &place, false);
         assert!(!can.kill && !can.shared_memory && !can.logs && !can.stats_block_io);
         assert!(can.wait && can.stats_cpu);
     }

@@ -12,7 +12,6 @@ use runtime_core::{
     Capability, Error, ErrorKind, ExecExit, ExecOptions, Operation, Result, ResultExt, Session,
     SessionControl, SessionInput, SessionMode, Signal, TerminalSize,
 };
-use runtime_support::process::Process;
 use runtime_support::session::{self, About, End, Output, Streams, Terminal, until_started};
 use runtime_support::{check_exec, exec_command, within};
 use spdy_client::remote_command::{self, Outcome};
@@ -22,7 +21,7 @@ use crate::BACKEND;
 use crate::container::CriContainer;
 use crate::generated as cri;
 use crate::host;
-use crate::inside::Inside;
+use crate::inside::{ExecProcess, Inside};
 use crate::kill;
 use crate::streaming;
 
@@ -44,7 +43,7 @@ pub(crate) async fn exec(container: &CriContainer, options: ExecOptions) -> Resu
 }
 
 /// The process of an exec, once it is known.
-type Found = watch::Receiver<Option<Arc<Process>>>;
+type Found = watch::Receiver<Option<Arc<ExecProcess>>>;
 
 async fn open(
     container: &CriContainer,
@@ -158,7 +157,7 @@ async fn gone(mut found: Found) {
 async fn kill_it(found: Found) {
     let process = found.borrow().clone();
     if let Some(process) = process
-        && let Err(error) = process.signal(Signal::KILL)
+        && let Err(error) = process.signal(Signal::KILL).await
     {
         tracing::debug!(%error, "the process of a dropped session was not ended");
     }
@@ -177,7 +176,7 @@ struct Control {
 }
 
 impl Control {
-    fn send(&self, signal: Signal) -> Result<()> {
+    async fn send(&self, signal: Signal) -> Result<()> {
         self.container.require(Capability::ExecSignal, Operation::Exec)?;
         if self.end.is_over() {
             return Err(ended());
@@ -186,7 +185,7 @@ impl Control {
         let process = found.ok_or_else(|| {
             Error::internal("the process of the session cannot be told from others")
         })?;
-        if process.signal(signal).map_err(kill::refused)? { Ok(()) } else { Err(ended()) }
+        if process.signal(signal).await.map_err(kill::refused)? { Ok(()) } else { Err(ended()) }
     }
 }
 
@@ -201,7 +200,7 @@ impl SessionControl for Control {
     }
 
     async fn signal(&self, signal: Signal) -> Result<()> {
-        self.send(signal).during(Operation::Exec).on(BACKEND).about(&self.container.id)
+        self.send(signal).await.during(Operation::Exec).on(BACKEND).about(&self.container.id)
     }
 
     async fn wait(&self) -> Result<ExecExit> {

@@ -21,7 +21,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 
 /// The names of the processes that serve the CRI.
-const ENGINES: [&str; 2] = ["containerd", "crio"];
+pub(crate) static ENGINES: [&str; 2] = ["containerd", "crio"];
 
 /// The process at the other end of the socket, as the kernel says. It changes when the engine is
 /// restarted.

@@ -12,11 +12,12 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use runtime_core::ContainerId;
-use runtime_support::process::{self, Process};
+use runtime_core::{ContainerId, Signal};
+use runtime_support::process::{self, Process, ProcessTree};
 
 /// How long a process with another command than that of the exec has to be the only new one.
 const ALONE: Duration = Duration::from_millis(150);
@@ -24,6 +25,43 @@ const ALONE: Duration = Duration::from_millis(150);
 /// Whether the kernel tells the children of a process.
 pub(crate) fn can_look() -> bool {
     fs::exists("/proc/thread-self/children").unwrap_or(false)
+}
+
+/// The process of an exec.
+#[derive(Debug)]
+pub(crate) struct ExecProcess {
+    process: Process,
+    pid: i32,
+}
+
+impl ExecProcess {
+    /// Sends a signal to the process. If the process ends of it, all that it has started is killed.
+    /// Returns `false` if the process has ended before.
+    ///
+    /// # Errors
+    /// `PermissionDenied` if this user may not.
+    pub(crate) async fn signal(&self, signal: Signal) -> io::Result<bool> {
+        match self.tree() {
+            Ok(tree) => tree.signal(signal).await,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn tree(&self) -> io::Result<ProcessTree> {
+        let again = Process::hold(self.pid)?;
+        // The number was that of the process, and so of what was held again, if it still lives.
+        if !self.process.is_alive() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        ProcessTree::new(again, self.pid)
+    }
+}
+
+impl AsFd for ExecProcess {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.process.as_fd()
+    }
 }
 
 /// The processes of a container that the engine has made, before one more of them.
@@ -58,7 +96,7 @@ impl Inside {
     }
 
     /// Returns the process that was created since, with this command.
-    pub(crate) fn find(&mut self, command: &[String]) -> io::Result<Option<Process>> {
+    pub(crate) fn find(&mut self, command: &[String]) -> io::Result<Option<ExecProcess>> {
         let wanted: Vec<u8> = command.iter().flat_map(|word| word.bytes().chain([0])).collect();
         let new: Vec<_> = self
             .since()?
@@ -75,7 +113,7 @@ impl Inside {
         };
         // It is there still: then it is the one that we have hold of, and was not replaced by
         // another between the look and the hold.
-        Ok(self.since()?.contains(&pid).then_some(process))
+        Ok(self.since()?.contains(&pid).then_some(ExecProcess { process, pid }))
     }
 
     /// Returns the process of the exec out of the new ones, each with whether it has the command of

@@ -11,18 +11,21 @@ use runtime_core::{
     EventStream, EventsOptions, Health, Image, ListOptions, Listed, Operation, PullOptions,
     PullStream, ReapOptions, ReapReport, Result, ResultExt, Runtime, Scope,
 };
+use runtime_support::locality::Locality;
 use runtime_support::{ExitHub, newest_first};
 use serde::Deserialize;
 use tracing::field::{Empty, display};
 use tracing::{Instrument, Span};
 
 use crate::BACKEND;
+use crate::capabilities::EnginePlace;
 use crate::census::{self, Census, Seen};
 use crate::client::Client;
 use crate::connect::{CriOptions, Endpoint};
 use crate::container::CriContainer;
 use crate::folders::FolderWatch;
 use crate::generated as cri;
+use crate::host::ENGINES;
 use crate::info::has_labels;
 use crate::journal::Journal;
 use crate::node::POD_LOGS;
@@ -134,7 +137,13 @@ impl CriRuntime {
             Ok((logs, root))
         })
         .await?;
-        let capabilities = capabilities::of(&engine, client.peer(), logs, root);
+        let locality = Locality::of_socket(&client.endpoint().socket, &ENGINES).await;
+        let place = EnginePlace {
+            root,
+            shares_pids: locality.shares_pids(),
+            sees_mounts: client.peer().shares_namespace("mnt").is_some(),
+        };
+        let capabilities = capabilities::of(&engine, &place, logs);
         let events = options.engine_events && capabilities::has_events(&engine);
         let settings = Settings {
             log_dir: options.log_dir.clone(),

@@ -409,7 +409,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn never_that_the_cluster_turns_into_a_pull_is_undone() {
         const POD: &str = r#"{"metadata": {"name": "p", "uid": "u"}, "spec": {"containers": [
-            {"name": "main", "image": "busybox", "imagePullPolicy": "Always"}]}}"#;
+            {"name": "main", "image": "busybox", "imagePullPolicy": "Always"}],
+            "affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+            {"labelSelector": {"matchLabels": {"container-runtime/released": "n"}}}]}}}}"#;
         let deleted = Arc::new(std::sync::atomic::AtomicUsize::new(0));
         let count = Arc::clone(&deleted);
         let client = crate::client::tests::of(move |method, _| match method.as_str() {

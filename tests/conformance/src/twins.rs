@@ -119,6 +119,7 @@ pub(crate) fn of(missing: Capability, capabilities: &Capabilities) -> Option<Cas
         C::ExecEnv => twin!(exec_env, exec_env, [Exec]),
         C::ExecWorkingDir => twin!(exec_working_dir, exec_working_dir, [Exec]),
         C::ExecSignal => twin!(exec_signal, exec_signal, [Exec]),
+        C::ExecDescendants => twin!(exec_descendants, exec_descendants, [Exec]),
         C::Attach => twin!(attach, attach),
         C::AttachCreated => twin!(attach_created, attach_created, [Attach]),
         C::CopyIn => twin!(copy_in, copy_in),
@@ -337,6 +338,24 @@ async fn exec_signal(t: Context) -> Outcome {
     let container = t.ready(&t.idle()).await?;
     let session = container.exec(ExecOptions::new(["sleep", "60"])).await?;
     unsupported(session.control.signal(Signal::TERM).await, Capability::ExecSignal)?;
+    Ok(())
+}
+
+/// Children of a process outlive its session, and are left to the container.
+async fn exec_descendants(t: Context) -> Outcome {
+    let container = t.ready(&t.idle()).await?;
+    let script = "sleep 4326 & echo ready; sleep 4327";
+    let mut session = container.exec(ExecOptions::new(["sh", "-c", script])).await?;
+    assert!(session.stdout.next().await.is_some(), "the script has ended");
+    if t.has(Capability::ExecSignal) {
+        session.control.signal(Signal::KILL).await?;
+        session.control.wait().await?;
+    }
+    drop(session);
+    let left = ExecOptions::new(["sh", "-c", "ps -o args | grep -c '^sleep 4326'"]);
+    let mut session = container.exec(left).await?;
+    let count = session.stdout.next().await.transpose()?.unwrap_or_default();
+    assert_eq!(String::from_utf8_lossy(&count).trim(), "1", "the child is left");
     Ok(())
 }
 
