@@ -75,7 +75,7 @@ pub trait Subject: Send + Sync + 'static {
 
     /// How many cases may run at once, unless `--test-threads` says so.
     fn parallelism(&self) -> usize {
-        6
+        4
     }
 
     /// The differences of this engine that are known, documented and asserted.

@@ -66,7 +66,7 @@ impl Environment {
             .kubeconfig(&self.kubeconfig)
             .namespace(&self.namespace)
             .pull_budget(Duration::from_secs(30))
-            .schedule_budget(Duration::from_secs(10))
+            .schedule_budget(Duration::from_secs(60))
             .start_budget(Duration::from_secs(30))
     }
 }
@@ -242,7 +242,7 @@ impl Subject for KubernetesSubject {
 
     /// Pods are slow more than they are heavy: with four cases, half of two cores has nothing to do.
     fn parallelism(&self) -> usize {
-        6
+        4
     }
 }
 

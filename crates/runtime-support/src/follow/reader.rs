@@ -330,6 +330,11 @@ impl<S: LogSource> Reader<S> {
             return;
         }
         tracing::debug!(%error, "a log was cut off and is opened again");
+        // A follower takes its tail from what was read: what is missing comes to it in any case. Read
+        // anew, the tail would be that of a later moment, without what was written meanwhile.
+        if self.follow && self.tail.is_some() && self.place.since().is_some() {
+            return self.settle(false);
+        }
         self.go_on();
     }
 

@@ -80,7 +80,7 @@ async fn records_are_lines(t: Context) -> Outcome {
 
 async fn two_streams_in_order(t: Context) -> Outcome {
     // The pauses put lines of two pipes in an order that the engine can see.
-    let script = "for i in 1 2 3 4 5; do echo out $i; sleep 0.2; echo err $i >&2; sleep 0.2; done";
+    let script = "for i in 1 2 3 4 5; do echo out $i; sleep 0.5; echo err $i >&2; sleep 0.5; done";
     let (container, _) = t.run(&t.script(script)).await?;
     let records = t.records(&*container, LogOptions::default()).await?;
     let seen: Vec<_> = records
