@@ -36,7 +36,7 @@ pub struct Chunk {
 /// All pieces of a line carry the time of its first chunk, so that a log that is read again from
 /// that time is cut the same way. The one exception is a line that was given out because others
 /// waited: what comes after that carries the time of its own first chunk.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct LineJoiner {
     max_line: usize,
     /// Lines in the order in which they began.
@@ -49,7 +49,7 @@ pub struct LineJoiner {
     waiting: usize,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Line {
     time: SystemTime,
     stream: LogStream,
@@ -60,13 +60,13 @@ struct Line {
 }
 
 /// A line that came in one chunk is passed on without a copy.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Rest {
     One(Bytes),
     Many(BytesMut),
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LineState {
     Unfinished,
     /// Nothing more belongs to this record, but the line goes on in a later one.

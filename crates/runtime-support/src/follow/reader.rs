@@ -332,8 +332,13 @@ impl<S: LogSource> Reader<S> {
         tracing::debug!(%error, "a log was cut off and is opened again");
         // A follower takes its tail from what was read: what is missing comes to it in any case. Read
         // anew, the tail would be that of a later moment, without what was written meanwhile.
-        if self.follow && self.tail.is_some() && self.place.since().is_some() {
-            return self.settle(false);
+        if self.follow
+            && let Some(tail) = &mut self.tail
+        {
+            tail.cut_off();
+            if self.tail_is_known() && self.place.since().is_some() {
+                return self.settle(false);
+            }
         }
         self.go_on();
     }
@@ -397,13 +402,15 @@ impl<S: LogSource> Reader<S> {
                 tail.take(record);
             }
         }
-        let found_again = !self.follow || tail.has_all() || self.place.is_certain();
-        if !tail.is_enough() || !found_again {
-            tail.restart(true);
-            self.tail = Some(tail);
+        self.tail = Some(tail);
+        if !self.tail_is_known() {
+            if let Some(tail) = &mut self.tail {
+                tail.restart(true);
+            }
             self.forget();
             return self.open_tail(None);
         }
+        let Some(tail) = self.tail.take() else { return };
         if let Some(left_out) = tail.left_out() {
             let _ = self.left_out.set(left_out);
         }
@@ -416,6 +423,22 @@ impl<S: LogSource> Reader<S> {
         } else {
             self.session = Session::Over(None);
         }
+    }
+
+    /// Whether what was read has the wanted tail, and a follower can go on after it.
+    fn tail_is_known(&self) -> bool {
+        let Some(tail) = &self.tail else { return false };
+        if !tail.is_enough() {
+            return false;
+        }
+        if !self.follow || tail.has_all() {
+            return true;
+        }
+        // What waits for the end of a line comes to the follower, and has to be whole too.
+        let mut rest = self.joiner.clone();
+        rest.finish();
+        let mut rest = std::iter::from_fn(|| rest.pop());
+        self.place.is_certain() && rest.all(|record| tail.is_whole(&record))
     }
 
     /// Begins with the tail once more.

@@ -34,6 +34,8 @@ pub(super) struct Tail {
     bytes: usize,
     /// Whether a chunk was seen that is certainly before that time.
     reached_since: bool,
+    /// Whether the log was cut off before the end of what was asked for.
+    cut_off: bool,
     kept: VecDeque<(LogRecord, bool)>,
     /// The place after the last record that was left out.
     left_out: Option<LogCursor>,
@@ -63,6 +65,7 @@ impl Tail {
             seen: 0,
             bytes: 0,
             reached_since: false,
+            cut_off: false,
             kept: VecDeque::new(),
             left_out: None,
             streams: [Stream::default(); 4],
@@ -103,6 +106,11 @@ impl Tail {
         stream.in_line = !chunk.ends_line;
     }
 
+    /// The log was cut off: that fewer chunks came than were asked for says nothing of the log.
+    pub(super) const fn cut_off(&mut self) {
+        self.cut_off = true;
+    }
+
     /// Takes the next record.
     pub(super) fn take(&mut self, record: LogRecord) {
         let certain = self.streams[record.stream as usize].doubtful != Some(record.time);
@@ -120,9 +128,14 @@ impl Tail {
         self.has_all() || (enough && self.kept.iter().all(|(_, certain)| *certain))
     }
 
+    /// Whether this record is whole, and not the rest of one that began before what was read.
+    pub(super) fn is_whole(&self, record: &LogRecord) -> bool {
+        self.has_all() || self.streams[record.stream as usize].doubtful != Some(record.time)
+    }
+
     /// Whether the log has no more than was read.
     pub(super) fn has_all(&self) -> bool {
-        self.asked.is_none_or(|asked| self.exact && self.seen < asked)
+        self.asked.is_none_or(|asked| self.exact && !self.cut_off && self.seen < asked)
     }
 
     /// Starts again, with more chunks or with as many.
