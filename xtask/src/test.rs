@@ -19,7 +19,7 @@ use crate::guard::Guard;
 use crate::readme;
 use binaries::Binary;
 pub use cases::Cases;
-use engine_run::{EngineRun, Tested};
+use engine_run::{EngineRun, Programs, Tested};
 use output::Output;
 use part::{Part, WHOLE};
 use report::Row;
@@ -79,7 +79,8 @@ fn run_guarded(arguments: &Arguments, cases: &Cases, site: &Site, guard: &Guard)
     if parts.iter().any(|part| part.package().is_some()) {
         plain.timed("registry", || guard.up(Engine::Registry).map(drop))?;
     }
-    let steps = steps(&parts, cases);
+    let own_cluster = arguments.matrix || arguments.parts.contains(&Part::Engines);
+    let steps = steps(&parts, cases, own_cluster);
     let lanes = if arguments.one_at_a_time || steps.len() == 1 { 1 } else { LANES };
     let mut all = Tested::default();
     for tested in lanes::run(&steps, lanes, Step::conflicts, |step| {
@@ -122,7 +123,10 @@ enum Step {
     Documentation,
     /// A test program of the engines themselves.
     Engines(&'static str),
+    /// A part, with all of its programs but those of its own step.
     Part(Part),
+    /// The faults of a cluster. They mostly wait, so that others find room beside them.
+    ClusterFaults,
 }
 
 /// The test program of the engines that makes a cluster of its own.
@@ -131,8 +135,9 @@ const OWN_CLUSTER: &str = "kubernetes";
 /// The test program of the engines that brings up each of them in a directory of its own.
 const LEAVES_NOTHING: &str = "leaves_nothing";
 
-/// The steps of these parts, in the order in which they begin.
-fn steps(parts: &[Part], cases: &Cases) -> Vec<Step> {
+/// The steps of these parts, in the order in which they begin. `own_cluster`: the program that makes a
+/// cluster of its own is one of them.
+fn steps(parts: &[Part], cases: &Cases, own_cluster: bool) -> Vec<Step> {
     let has = |part: &Part| parts.contains(part);
     let mut steps = Vec::new();
     if has(&Part::Engines) && cases.is_all() {
@@ -140,16 +145,18 @@ fn steps(parts: &[Part], cases: &Cases) -> Vec<Step> {
     }
     if has(&Part::Unit) {
         steps.push(Step::Unit);
-        if cases.is_all() {
-            steps.push(Step::Documentation);
-        }
     }
-    // The longest part begins first. Docker is beside it while both are busy; the many containers of the
-    // CRI come when the cluster mostly waits for its faults.
-    let by_length = [Part::K8s, Part::Docker, Part::Cri, Part::Podman];
-    steps.extend(by_length.into_iter().filter(has).map(Step::Part));
-    // A cluster takes minutes to build for the first time.
-    if has(&Part::Engines) && has(&Part::K8s) && cases.is_all() {
+    // The longest part begins first, and what disturbs it comes beside its faults.
+    if has(&Part::K8s) {
+        steps.extend([Step::Part(Part::K8s), Step::ClusterFaults]);
+    }
+    let others = [Part::Docker, Part::Cri, Part::Podman];
+    steps.extend(others.into_iter().filter(has).map(Step::Part));
+    // It disturbs nothing, so that it fills what is left.
+    if has(&Part::Unit) && cases.is_all() {
+        steps.push(Step::Documentation);
+    }
+    if own_cluster && has(&Part::K8s) && cases.is_all() {
         steps.push(Step::Engines(OWN_CLUSTER));
     }
     steps
@@ -166,6 +173,7 @@ impl Step {
             Self::Part(Part::Cri) => "cri",
             Self::Part(Part::Podman) => "podman",
             Self::Part(_) => "docker",
+            Self::ClusterFaults => "k8s-faults",
         }
     }
 
@@ -178,10 +186,17 @@ impl Step {
         match self {
             // It puts the host's settings back to what they were before its engines.
             Self::Engines(LEAVES_NOTHING) => matches!(other, Self::Engines(_) | Self::Part(_)),
-            // A host is a node of one cluster at a time, and Podman stops to answer beside a cluster
+            // A host is a node of one cluster at a time, and its kernel has one table of packet rules.
+            Self::Engines(_) => {
+                matches!(
+                    other,
+                    Self::Engines(_) | Self::ClusterFaults | Self::Part(Part::K8s | Part::Podman)
+                )
+            }
+            // The faults need the same cluster after it, and Podman stops to answer beside a busy cluster
             // on two cores.
-            Self::Engines(_) | Self::Part(Part::K8s) => {
-                matches!(other, Self::Engines(_) | Self::Part(Part::K8s | Part::Podman))
+            Self::Part(Part::K8s) => {
+                matches!(other, Self::ClusterFaults | Self::Part(Part::Podman))
             }
             _ => false,
         }
@@ -198,7 +213,9 @@ impl Step {
                 let binary = binary.with_context(|| format!("{ENGINES} has no {name}"))?;
                 output.run(guard, &mut binary.command()).map(|()| Tested::programs(1))
             }
-            Self::Part(part) => Ok(engines.part(*part, output)),
+            Self::Part(Part::K8s) => Ok(engines.part(Part::K8s, Programs::ButFaults, output)),
+            Self::Part(part) => Ok(engines.part(*part, Programs::All, output)),
+            Self::ClusterFaults => Ok(engines.part(Part::K8s, Programs::Faults, output)),
         }
     }
 }
@@ -215,12 +232,14 @@ mod tests {
 
     #[test]
     fn every_part_is_a_step_and_single_cases_need_no_others() {
-        let all = steps(WHOLE, &Cases::default());
-        assert_eq!(all.len(), 8);
+        let all = steps(WHOLE, &Cases::default(), true);
+        assert_eq!(all.len(), 9);
         assert_eq!(all[0], Step::Engines(LEAVES_NOTHING));
-        assert_eq!(all[7], Step::Engines(OWN_CLUSTER));
+        assert_eq!(all[8], Step::Engines(OWN_CLUSTER));
+        assert_eq!(steps(WHOLE, &Cases::default(), false), all[..8]);
         let some = Cases::parse(&["stop::*".to_owned()]).unwrap();
-        assert_eq!(steps(&[Part::Docker, Part::Engines], &some), [Step::Part(Part::Docker)]);
+        let few = [Part::Docker, Part::Engines];
+        assert_eq!(steps(&few, &some, true), [Step::Part(Part::Docker)]);
     }
 
     #[test]
@@ -228,6 +247,8 @@ mod tests {
         let [k8s, podman, docker] = [Part::K8s, Part::Podman, Part::Docker].map(Step::Part);
         let [cluster, nothing] = [OWN_CLUSTER, LEAVES_NOTHING].map(Step::Engines);
         assert!(k8s.conflicts(&podman) && podman.conflicts(&k8s));
+        assert!(k8s.conflicts(&Step::ClusterFaults) && cluster.conflicts(&Step::ClusterFaults));
+        assert!(!podman.conflicts(&Step::ClusterFaults));
         assert!(k8s.conflicts(&cluster) && podman.conflicts(&cluster));
         assert!(docker.conflicts(&nothing) && cluster.conflicts(&nothing));
         assert!(!k8s.conflicts(&docker) && !podman.conflicts(&docker));

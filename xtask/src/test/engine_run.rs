@@ -14,6 +14,26 @@ use super::unit;
 use crate::guard::Guard;
 use crate::workspace::root;
 
+/// Which programs of a part a step runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Programs {
+    All,
+    /// All but [`FAULTS`], which come in a later step: the engine runs on for them.
+    ButFaults,
+    /// The [`FAULTS`] alone.
+    Faults,
+}
+
+impl Programs {
+    fn include(self, program: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::ButFaults => program != FAULTS,
+            Self::Faults => program == FAULTS,
+        }
+    }
+}
+
 /// Outcome of a step.
 #[derive(Debug, Default)]
 pub struct Tested {
@@ -36,8 +56,14 @@ impl Tested {
         Self { ran, ..Self::default() }
     }
 
+    /// Adds the outcome of another step. The rows of one engine become one.
     pub fn add(&mut self, other: Self) {
-        self.rows.extend(other.rows);
+        for row in other.rows {
+            match self.rows.iter_mut().find(|own| own.is_of_same_engine(&row)) {
+                Some(own) => own.merge(row),
+                None => self.rows.push(row),
+            }
+        }
         self.written.extend(other.written);
         self.failed.extend(other.failed);
         self.ran += other.ran;
@@ -57,10 +83,10 @@ pub struct EngineRun<'a> {
 
 impl EngineRun<'_> {
     /// Runs a part on each of its engines, one after the other.
-    pub fn part(&self, part: Part, output: &Output) -> Tested {
+    pub fn part(&self, part: Part, programs: Programs, output: &Output) -> Tested {
         let mut all = Tested::default();
         for (at, engine) in part.engines(self.matrix).iter().enumerate() {
-            let work = || self.engine(*engine, part, at == 0, output);
+            let work = || self.engine(*engine, part, programs, at == 0, output);
             match output.timed(engine.name(), work) {
                 Ok(tested) => all.add(tested),
                 Err(error) => all.failed.push(format!("{engine}: {error:#}")),
@@ -78,6 +104,7 @@ impl EngineRun<'_> {
         &self,
         engine: Engine,
         part: Part,
+        programs: Programs,
         is_first: bool,
         output: &Output,
     ) -> Result<Tested> {
@@ -87,6 +114,7 @@ impl EngineRun<'_> {
             .iter()
             .filter(|binary| {
                 binary.is_integration
+                    && programs.include(&binary.name)
                     && binary.name != unit::FAKE
                     && (matrix || !MATRIX_ONLY.contains(&binary.name.as_str()))
                     && (part.package() == Some(binary.package.as_str())
@@ -94,8 +122,8 @@ impl EngineRun<'_> {
             })
             .collect();
         ensure!(
-            binaries.iter().any(|binary| binary.name == CONFORMANCE),
-            "{} has no {CONFORMANCE} tests, or they do not build",
+            binaries.iter().any(|binary| [CONFORMANCE, FAULTS].contains(&binary.name.as_str())),
+            "{} has no tests on engines, or they do not build",
             part.package().unwrap_or_default()
         );
         let started = guard.up(engine)?;
@@ -121,6 +149,9 @@ impl EngineRun<'_> {
                     command
                         .env("RUSTC_BOOTSTRAP", "1")
                         .args(["-Zunstable-options", "--report-time"]);
+                    if let Some(threads) = part.fault_threads() {
+                        command.arg(format!("--test-threads={threads}"));
+                    }
                     command
                 }
                 _ => self.cases.of_our_harness(binary),
@@ -152,7 +183,7 @@ impl EngineRun<'_> {
                 }
             }
         }
-        if started {
+        if started && programs != Programs::ButFaults {
             guard.down(engine)?;
         }
         Ok(Tested { rows, written, ..Tested::default() })

@@ -41,6 +41,12 @@ impl Part {
         matches!(self, Self::Docker | Self::Cri | Self::K8s).then_some("cli-tests")
     }
 
+    /// How many of its faults run at a time; `None` for the default of the harness. Those of a cluster
+    /// mostly wait, and keep apart from each other by themselves what would disturb another.
+    pub fn fault_threads(self) -> Option<usize> {
+        (self == Self::K8s).then_some(4)
+    }
+
     /// The engines that it is tested on.
     pub fn engines(self, matrix: bool) -> &'static [Engine] {
         match (self, matrix) {

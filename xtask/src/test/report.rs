@@ -115,6 +115,21 @@ impl Row {
         self.differences.extend(report.differences);
     }
 
+    /// Whether the other row is of the same engine in the same version.
+    pub fn is_of_same_engine(&self, other: &Self) -> bool {
+        (&self.engine, &self.version) == (&other.engine, &other.version)
+    }
+
+    /// Adds another row of the same engine.
+    pub fn merge(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed.extend(other.failed);
+        self.ignored.extend(other.ignored);
+        self.left_out.extend(other.left_out);
+        self.differences.extend(other.differences);
+        self.durations.extend(other.durations);
+    }
+
     /// Whether nothing in it was to run.
     pub fn is_empty(&self) -> bool {
         self.passed == 0

@@ -238,6 +238,14 @@ impl Cluster {
         self.member(name)
     }
 
+    /// Takes a hollow node out of the cluster.
+    ///
+    /// # Errors
+    /// If the cluster is not well.
+    pub fn remove_hollow_node(&self, name: &str) -> Result<()> {
+        hollow::remove(&self.site, name)
+    }
+
     /// Takes every hollow node out of the cluster.
     ///
     /// # Errors

@@ -1,9 +1,11 @@
 //! Several nodes, and one that is taken away.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::time::Duration;
 
 use k8s_tests::Environment;
+use runtime_conformance::BoxError;
 use runtime_core::{
     Container, ContainerStatus, Deadlines, ErrorKind, ExitReason, Gpus, ListOptions, ReapOptions,
     Runtime,
@@ -12,40 +14,105 @@ use runtime_k8s::{KubernetesOptions, KubernetesRuntime, Toleration};
 use serde_json::{Value, json};
 use test_engines::{Component, HOLLOW};
 use test_support::Connection as _;
+use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use super::support::{Outcome, Subject, Waiter};
 
-const NODES: usize = 3;
+/// The label of a node that names the test which has it.
+const TEST: &str = "runtime-test/test";
 
-fn on_hollow_nodes(_: &Environment, options: KubernetesOptions) -> KubernetesOptions {
-    options.node_label(HOLLOW, "true").toleration(Toleration::key(HOLLOW).effect("NoSchedule"))
+/// A test that has hollow nodes of its own.
+#[derive(Debug, Clone, Copy)]
+enum Owner {
+    Lost,
+    Silent,
+    Removal,
+}
+
+impl Owner {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Lost => "lost",
+            Self::Silent => "silent",
+            Self::Removal => "removal",
+        }
+    }
+
+    /// Its nodes among those of [`all_nodes`].
+    const fn nodes(self) -> Range<usize> {
+        match self {
+            Self::Lost => 0..3,
+            Self::Silent => 3..4,
+            Self::Removal => 4..5,
+        }
+    }
+
+    /// On its nodes alone.
+    fn options(self, options: KubernetesOptions) -> KubernetesOptions {
+        options
+            .node_label(TEST, self.name())
+            .toleration(Toleration::key(HOLLOW).effect("NoSchedule"))
+    }
+
+    /// A connection for which these are the nodes, beside the other tests.
+    async fn subject(
+        self,
+        change: impl FnOnce(KubernetesOptions) -> KubernetesOptions,
+    ) -> Result<(Subject, Vec<String>), BoxError> {
+        let subject = Subject::beside_others(|_, options| change(self.options(options))).await?;
+        let names = all_nodes(&subject).await?[self.nodes()].to_vec();
+        let label = format!("{TEST}={}", self.name());
+        let labelled = names.clone();
+        subject
+            .work(move |cluster| {
+                let mut label_nodes = vec!["label", "node", &label];
+                label_nodes.extend(labelled.iter().map(String::as_str));
+                Ok(cluster.kubectl(&label_nodes)?)
+            })
+            .await?;
+        Ok((subject, names))
+    }
+}
+
+/// The hollow nodes of all tests of this file, which run at the same time.
+async fn all_nodes(subject: &Subject) -> Result<&'static [String], BoxError> {
+    static NODES: OnceCell<Vec<String>> = OnceCell::const_new();
+    let up = || {
+        subject.work(|cluster| {
+            let names = cluster.hollow_nodes(Owner::Removal.nodes().end)?;
+            // The controllers of 1.20.2 give up no pod of a node that joined before it was ready,
+            // until they begin anew.
+            cluster.restart(Component::ControllerManager)?;
+            Ok(names)
+        })
+    };
+    Ok(NODES.get_or_try_init(up).await?)
+}
+
+/// Removes the scope and the nodes of a test.
+async fn finish(subject: Subject, nodes: Vec<String>) -> Outcome {
+    subject
+        .work(move |cluster| {
+            nodes.iter().try_for_each(|node| Ok(cluster.remove_hollow_node(node)?))
+        })
+        .await?;
+    subject.finish().await
 }
 
 /// Containers land on all nodes; a list and the waits of one connection see all of them. When one
 /// node falls silent, what ran there is lost, and nothing else is.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_node_takes_its_containers_and_no_others() -> Outcome {
-    let subject = Subject::with(on_hollow_nodes).await?;
-    let names = subject
-        .work(|cluster| {
-            let names = cluster.hollow_nodes(NODES)?;
-            // The controllers of 1.20.2 give up no pod of a node that joined before it was ready,
-            // until they begin anew.
-            cluster.restart(Component::ControllerManager)?;
-            Ok(names)
-        })
-        .await?;
+    let (subject, names) = Owner::Lost.subject(|options| options).await?;
     // One more connection of the same scope, which may look at nodes and so knows at once why a
     // pod vanishes.
-    let options = on_hollow_nodes(
-        &subject.environment,
-        subject.environment.options(subject.runtime.scope()).kubeconfig(subject.admin()),
-    );
+    let options = Owner::Lost
+        .options(subject.environment.options(subject.runtime.scope()).kubeconfig(subject.admin()));
     let knowing = KubernetesRuntime::connect(options).await?;
 
     let mut containers = Vec::new();
-    for _ in 0..2 * NODES {
+    for _ in 0..2 * names.len() {
         containers.push(subject.start(&subject.script("sleep 3600")).await?);
     }
     let mut by_node: BTreeMap<String, Vec<usize>> = BTreeMap::new();
@@ -85,15 +152,14 @@ async fn a_lost_node_takes_its_containers_and_no_others() -> Outcome {
     let report = subject.runtime.reap(ReapOptions::default()).await?;
     assert_eq!(report.removed.len(), containers.len() - by_node[&lost].len());
     knowing.close().await?;
-    subject.work(|cluster| Ok(cluster.remove_hollow_nodes()?)).await?;
-    subject.finish().await
+    finish(subject, names).await
 }
 
 /// On nodes whose silence no controller takes for a reason to give a pod up.
-fn never_given_up(environment: &Environment, options: KubernetesOptions) -> KubernetesOptions {
+fn never_given_up(options: KubernetesOptions) -> KubernetesOptions {
     ["unreachable", "not-ready"]
         .into_iter()
-        .fold(on_hollow_nodes(environment, options), |options, taint| {
+        .fold(options, |options, taint| {
             let key = format!("node.kubernetes.io/{taint}");
             options.toleration(Toleration::key(key).effect("NoExecute"))
         })
@@ -125,8 +191,7 @@ fn is_ready(status: &Value) -> bool {
 /// everyone and for good.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_may_be_silent_for_as_long_as_its_budget() -> Outcome {
-    let subject = Subject::with(never_given_up).await?;
-    let names = subject.work(|cluster| Ok(cluster.hollow_nodes(1)?)).await?;
+    let (subject, names) = Owner::Silent.subject(never_given_up).await?;
     let node = subject.cluster.hollow_node(&names[0])?;
     let container = subject.start(&subject.script("sleep 3600")).await?;
     until(&subject, is_ready).await?;
@@ -140,8 +205,8 @@ async fn a_node_may_be_silent_for_as_long_as_its_budget() -> Outcome {
     assert!(!patient.is_done(), "the node is back");
 
     // Another connection of the same scope has less patience.
-    let options =
-        never_given_up(&subject.environment, subject.environment.options(subject.runtime.scope()));
+    let options = subject.environment.options(subject.runtime.scope());
+    let options = never_given_up(Owner::Silent.options(options));
     let hasty = KubernetesRuntime::connect(options.node_budget(Duration::from_secs(3))).await?;
     let known = hasty.container(container.id()).await?;
     let waiter = Waiter::of(&known);
@@ -158,21 +223,19 @@ async fn a_node_may_be_silent_for_as_long_as_its_budget() -> Outcome {
     let exit = late.container(container.id()).await?.wait().await?;
     assert_eq!((exit.reason, exit.code), (ExitReason::NodeLost, None), "{exit:?}");
     container.remove().await?;
-    subject.work(|cluster| Ok(cluster.remove_hollow_nodes()?)).await?;
-    subject.finish().await
+    finish(subject, names).await
 }
 
 /// A node that does not end in time what is removed is not lost for that: whoever waits hears that
 /// it was removed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removal_that_its_node_does_not_answer_is_a_removal() -> Outcome {
-    let patient = |environment: &Environment, options: KubernetesOptions| {
+    let patient = |options: KubernetesOptions| {
         let mut deadlines = Deadlines::default();
         deadlines.remove = Duration::from_secs(90);
-        on_hollow_nodes(environment, options).deadlines(deadlines)
+        options.deadlines(deadlines)
     };
-    let subject = Subject::with(patient).await?;
-    let names = subject.work(|cluster| Ok(cluster.hollow_nodes(1)?)).await?;
+    let (subject, names) = Owner::Removal.subject(patient).await?;
     let node = subject.cluster.hollow_node(&names[0])?;
     let container = subject.start(&subject.script("sleep 3600")).await?;
     let waiter = Waiter::of(&container);
@@ -183,8 +246,7 @@ async fn a_removal_that_its_node_does_not_answer_is_a_removal() -> Outcome {
     let exit = exit??;
     assert_eq!((exit.reason, exit.code), (ExitReason::Removed, None), "{exit:?}");
     node.thaw()?;
-    subject.work(|cluster| Ok(cluster.remove_hollow_nodes()?)).await?;
-    subject.finish().await
+    finish(subject, names).await
 }
 
 /// GPUs by number are those that the nodes say they have: what asks for as many runs, and what asks
@@ -192,7 +254,11 @@ async fn a_removal_that_its_node_does_not_answer_is_a_removal() -> Outcome {
 #[tokio::test(flavor = "multi_thread")]
 async fn gpus_by_count_are_what_the_nodes_have() -> Outcome {
     const RESOURCE: &str = "example.com/gpu";
-    let subject = Subject::with(|_, options| options.gpu_resource(RESOURCE)).await?;
+    const BUDGET: Duration = Duration::from_secs(15);
+    let with = |_: &Environment, options: KubernetesOptions| {
+        options.gpu_resource(RESOURCE).schedule_budget(BUDGET)
+    };
+    let subject = Subject::beside_others(with).await?;
     give_node(&subject, RESOURCE, Some("2")).await?;
     let spec = |count| subject.script("sleep 3600").gpus(Gpus::Count(count));
     let runs = subject.start(&spec(2)).await?;

@@ -17,6 +17,10 @@ use super::support::{Outcome, Subject, Waiter, scope};
 /// some into the next.
 const TAKEN: usize = 8;
 
+/// The Secrets of a pod go after it, by the cluster itself: its controllers hear of it late when they
+/// have just lost their server.
+const COLLECTED: Duration = Duration::from_secs(120);
+
 /// Ends with 0 when it is told to end, at once or a little later.
 const OBEDIENT: &str =
     "trap 'sleep 0.$((RANDOM % 10)); exit 0' TERM; echo ready; sleep 3600 & wait";
@@ -89,8 +93,7 @@ async fn a_pod_is_deleted_by_somebody_else() -> Outcome {
     for runtime in [asking, late] {
         runtime.close().await?;
     }
-    // The Secrets go with the pods, by the cluster itself.
-    subject.until_empty().await
+    subject.until_left(0, COLLECTED).await
 }
 
 /// Somebody gives a node a taint that nothing tolerates: what runs there is evicted.
@@ -119,7 +122,7 @@ async fn a_node_gets_a_taint() -> Outcome {
         assert_eq!((exit.reason, exit.code), (ExitReason::Evicted, None), "{exit:?}");
         assert!(exit.message.as_deref().is_some_and(|words| words.contains("aint")), "{exit:?}");
     }
-    subject.until_empty().await
+    subject.until_left(0, COLLECTED).await
 }
 
 /// Whoever empties a node leaves a container with a budget alone. One without is evicted, and that is

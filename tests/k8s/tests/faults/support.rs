@@ -10,35 +10,56 @@ use runtime_k8s::{KubernetesOptions, KubernetesRuntime};
 use serde_json::{Value, json};
 use test_engines::Cluster;
 use test_support::{Connection, busybox};
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 pub(super) use test_support::{Outcome, Waiter, scope};
 
 /// There is one cluster, and a fault in it is one for everybody.
-static ALONE: Mutex<()> = Mutex::const_new(());
+static CLUSTER: RwLock<()> = RwLock::const_new(());
 
-/// A connection with a scope of its own, to a cluster that nobody else uses meanwhile.
+/// Who else may use the cluster meanwhile.
+#[expect(dead_code, reason = "a lock is for its lifetime")]
+enum Share {
+    Alone(RwLockWriteGuard<'static, ()>),
+    Beside(RwLockReadGuard<'static, ()>),
+}
+
+/// A connection with a scope of its own.
 pub(super) struct Subject {
     pub(super) runtime: KubernetesRuntime,
     pub(super) cluster: Cluster,
     pub(super) environment: Environment,
-    _alone: MutexGuard<'static, ()>,
+    _share: Share,
 }
 
 impl Subject {
-    /// With exactly the rights of the Role.
+    /// With exactly the rights of the Role, to a cluster that nobody else uses meanwhile.
     pub(super) async fn new() -> Result<Self, BoxError> {
         Self::with(|_, options| options).await
     }
 
+    /// To a cluster that nobody else uses meanwhile.
     pub(super) async fn with(
         change: impl FnOnce(&Environment, KubernetesOptions) -> KubernetesOptions,
     ) -> Result<Self, BoxError> {
-        let alone = ALONE.lock().await;
+        Self::sharing(Share::Alone(CLUSTER.write().await), change).await
+    }
+
+    /// To a cluster that others use, too, who disturb nobody: their faults are on nodes of their own.
+    pub(super) async fn beside_others(
+        change: impl FnOnce(&Environment, KubernetesOptions) -> KubernetesOptions,
+    ) -> Result<Self, BoxError> {
+        Self::sharing(Share::Beside(CLUSTER.read().await), change).await
+    }
+
+    async fn sharing(
+        share: Share,
+        change: impl FnOnce(&Environment, KubernetesOptions) -> KubernetesOptions,
+    ) -> Result<Self, BoxError> {
         let environment = Environment::read()?;
         let options = change(&environment, environment.options(&scope()));
         let runtime = KubernetesRuntime::connect(options).await?;
-        Ok(Self { runtime, cluster: Cluster::of_checkout()?, environment, _alone: alone })
+        Ok(Self { runtime, cluster: Cluster::of_checkout()?, environment, _share: share })
     }
 
     pub(super) fn admin(&self) -> PathBuf {
