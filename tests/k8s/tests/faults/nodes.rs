@@ -66,8 +66,9 @@ impl Owner {
         let labelled = names.clone();
         subject
             .work(move |cluster| {
-                let mut label_nodes = vec!["label", "node", &label];
+                let mut label_nodes = vec!["label", "node"];
                 label_nodes.extend(labelled.iter().map(String::as_str));
+                label_nodes.push(&label);
                 Ok(cluster.kubectl(&label_nodes)?)
             })
             .await?;
