@@ -43,13 +43,15 @@ macro_rules! cases {
     };
 }
 
+const CASES_AT_A_TIME: usize = 3;
+
 /// Runs the cases on the engine of the environment. The exit code is not 0 when one failed, and
 /// when the engine is not there.
 #[must_use]
 pub fn run(cases: &[Case]) -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // Names belong to the engine, not to a scope: one case at a time can have its own.
-    arguments.test_threads = Some(1);
+    // They mostly wait. Names belong to the engine, not to a scope: each case has names of its own.
+    arguments.test_threads.get_or_insert(CASES_AT_A_TIME);
     let engine = match Engine::of_environment() {
         Ok(engine) => Arc::new(engine),
         Err(error) => {
@@ -103,15 +105,16 @@ impl Report {
 fn trial(case: Case, engine: &Arc<Engine>, report: &Arc<Mutex<Report>>) -> Trial {
     let (engine, report) = (Arc::clone(engine), Arc::clone(report));
     Trial::ignorable_test(case.name, move || {
-        let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
+        let report = || report.lock().unwrap_or_else(PoisonError::into_inner);
         let can = engine.capabilities();
         if let Some(lacks) = case.needs.iter().find(|need| !can.has(**need)) {
-            report.ignored.push(json!({ "case": case.name, "capability": lacks.name() }));
+            report().ignored.push(json!({ "case": case.name, "capability": lacks.name() }));
             return Ok(Completion::ignored_with(format!("lacks {lacks}")));
         }
         let body = AssertUnwindSafe(|| (case.body)(&Shell::new(&engine)));
         let begun = Instant::now();
         let outcome = catch_unwind(body);
+        let mut report = report();
         report.slowest.push((case.name, begun.elapsed().as_secs_f64()));
         match outcome {
             Ok(()) => {

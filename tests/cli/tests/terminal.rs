@@ -31,7 +31,7 @@ fn shell_in(shell: &Shell<'_>, more: &[&str]) -> Tty {
 }
 
 fn a_shell_in_a_container(shell: &Shell<'_>) {
-    let mut tty = shell_in(shell, &["--name", "box"]);
+    let mut tty = shell_in(shell, &["--name", "shell"]);
     tty.press("echo one$((1 + 1))\r");
     tty.expect("one2\r\n");
     tty.press("hostname; tty\r");
@@ -89,8 +89,8 @@ fn ctrl_c_goes_to_the_process_and_not_to_us(shell: &Shell<'_>) {
 }
 
 fn exec_in_a_terminal(shell: &Shell<'_>) {
-    shell.idle("box");
-    let arguments = ["exec", "-it", "box", "env", "PS1=in> ", "sh"];
+    shell.idle("terminal");
+    let arguments = ["exec", "-it", "terminal", "env", "PS1=in> ", "sh"];
     let mut tty = Tty::run(shell, 24, 80, &arguments);
     tty.expect("in> ");
     tty.press("tty; echo $((6 * 7))\r");
@@ -101,7 +101,7 @@ fn exec_in_a_terminal(shell: &Shell<'_>) {
     tty.expect("resized\r\n");
     tty.press("exit 9\r");
     assert_eq!(tty.end(), 9);
-    assert_eq!(shell.names(), ["box"], "the container runs on");
+    assert_eq!(shell.names(), ["terminal"], "the container runs on");
 }
 
 /// Runs the command in a script that looks at the terminal afterwards.
@@ -125,10 +125,10 @@ fn is_as_it_was(tty: &mut Tty) {
 }
 
 fn the_terminal_is_given_back(shell: &Shell<'_>) {
-    shell.idle("box");
+    shell.idle("back");
     for (command, code) in [
-        ("\"$RUNTIME\" exec -it box sh -c \"exit 4\"", 4),
-        ("\"$RUNTIME\" exec -it box no-such-command", 127),
+        ("\"$RUNTIME\" exec -it back sh -c \"exit 4\"", 4),
+        ("\"$RUNTIME\" exec -it back no-such-command", 127),
         ("\"$RUNTIME\" exec -it no-such-box sh", 125),
         (&format!("\"$RUNTIME\" run --rm -it {} sh -c \"exit 5\"", shell.image), 5),
         (&format!("\"$RUNTIME\" run --rm -it {} no-such-command", shell.image), 127),
@@ -141,8 +141,9 @@ fn the_terminal_is_given_back(shell: &Shell<'_>) {
 }
 
 fn the_terminal_is_given_back_after_a_signal(shell: &Shell<'_>) {
-    shell.idle("box");
-    let command = "\"$RUNTIME\" exec -it box sh -c \"stty -echo; echo ready; sleep 3600\"";
+    shell.idle("back-after-signal");
+    let command =
+        "\"$RUNTIME\" exec -it back-after-signal sh -c \"stty -echo; echo ready; sleep 3600\"";
     let mut tty = then_look(shell, command);
     let pid = number_after(&mut tty, "pid=");
     tty.expect("ready");
@@ -153,10 +154,13 @@ fn the_terminal_is_given_back_after_a_signal(shell: &Shell<'_>) {
 }
 
 fn the_terminal_is_given_back_when_the_container_goes_away(shell: &Shell<'_>) {
-    shell.idle("box");
-    let mut tty = then_look(shell, "\"$RUNTIME\" exec -it box sh -c \"echo ready; sleep 3600\"");
+    shell.idle("back-after-removal");
+    let mut tty = then_look(
+        shell,
+        "\"$RUNTIME\" exec -it back-after-removal sh -c \"echo ready; sleep 3600\"",
+    );
     tty.expect("ready");
-    let _ = shell.run(&["rm", "-f", "box"]).ok();
+    let _ = shell.run(&["rm", "-f", "back-after-removal"]).ok();
     let code = number_after(&mut tty, "code=");
     assert!([125, 137].contains(&code), "{code}");
     is_as_it_was(&mut tty);
@@ -164,35 +168,36 @@ fn the_terminal_is_given_back_when_the_container_goes_away(shell: &Shell<'_>) {
 }
 
 fn a_window_that_is_closed_takes_the_container_with_it(shell: &Shell<'_>) {
-    let mut tty = shell_in(shell, &["--name", "box"]);
-    assert_eq!(shell.names(), ["box"]);
+    let mut tty = shell_in(shell, &["--name", "window"]);
+    assert_eq!(shell.names(), ["window"]);
     tty.close();
     tty.end();
     until("the end of the container", || shell.names().is_empty());
 }
 
 fn a_window_that_is_closed_takes_the_exec_with_it(shell: &Shell<'_>) {
-    shell.idle("box");
+    shell.idle("exec-window");
     let script = "echo ready; trap '' HUP; sleep 4321";
-    let mut tty = Tty::run(shell, 24, 80, &["exec", "-it", "box", "sh", "-c", script]);
+    let mut tty = Tty::run(shell, 24, 80, &["exec", "-it", "exec-window", "sh", "-c", script]);
     tty.expect("ready");
     tty.close();
     tty.end();
     until("the end of the process", || {
-        let processes = shell.run(&["exec", "box", "ps", "-o", "args"]).ok();
+        let processes = shell.run(&["exec", "exec-window", "ps", "-o", "args"]).ok();
         !processes.contains("trap '' HUP")
     });
 }
 
 fn attach_and_leave(shell: &Shell<'_>) {
     let script = "while read -r line; do echo got $line; [ $line = bye ] && exit 3; done";
-    let made = shell.run(&["create", "-it", "--name", "box", &shell.image, "sh", "-c", script]);
+    let made =
+        shell.run(&["create", "-it", "--name", "attached", &shell.image, "sh", "-c", script]);
     let _ = made.ok();
-    let mut tty = Tty::run(shell, 24, 80, &["start", "-ai", "box"]);
+    let mut tty = Tty::run(shell, 24, 80, &["start", "-ai", "attached"]);
     tty.press("one\r");
     tty.expect("got one");
     // A second one at the same time.
-    let mut other = Tty::run(shell, 24, 80, &["attach", "box"]);
+    let mut other = Tty::run(shell, 24, 80, &["attach", "attached"]);
     other.press("two\r");
     other.expect("got two");
     tty.expect("got two");
@@ -201,11 +206,11 @@ fn attach_and_leave(shell: &Shell<'_>) {
 }
 
 fn a_live_table(shell: &Shell<'_>) {
-    shell.idle("box");
+    shell.idle("live-one");
     let mut tty = Tty::run(shell, 24, 100, &["stats"]);
     for _ in 0..2 {
         tty.expect("CPU %");
-        tty.expect("box");
+        tty.expect("live-one");
     }
     tty.press("\x03");
     assert_eq!(tty.end(), 130);
@@ -230,8 +235,8 @@ fn the_busiest_first(shell: &Shell<'_>) {
 }
 
 fn the_processes_of_one(shell: &Shell<'_>) {
-    let _ = shell.run(&["run", "-d", "--name", "box", &shell.image, "sleep", "4321"]).ok();
-    let mut tty = Tty::run(shell, 24, 100, &["top", "box", "-o", "pid,args"]);
+    let _ = shell.run(&["run", "-d", "--name", "processes", &shell.image, "sleep", "4321"]).ok();
+    let mut tty = Tty::run(shell, 24, 100, &["top", "processes", "-o", "pid,args"]);
     tty.expect("PID");
     tty.expect("sleep 4321");
     assert_eq!(tty.end(), 0);

@@ -10,37 +10,37 @@ use serde_json::Value;
 pub(crate) fn a_life(shell: &Shell<'_>) {
     let script = "trap 'exit 6' TERM; echo up; while :; do sleep 0.05; done";
     let create =
-        ["create", "--name", "box", "-l", "k=v", "-m", "64m", &shell.image, "sh", "-c", script];
+        ["create", "--name", "life", "-l", "k=v", "-m", "64m", &shell.image, "sh", "-c", script];
     let id = shell.run(&create).ok();
     assert!(id.trim().len() > 12, "{id:?}");
     let taken = shell.run(&create);
     assert_eq!(taken.code, Some(1));
     assert!(taken.stderr.contains("already exists"), "{taken:?}");
     assert_eq!(shell.run(&["ps", "-q"]).ok(), "", "it does not run");
-    assert_eq!(shell.run(&["start", "box"]).ok(), "box\n");
-    until("the output", || shell.run(&["logs", "box"]).ok() == "up\n");
+    assert_eq!(shell.run(&["start", "life"]).ok(), "life\n");
+    until("the output", || shell.run(&["logs", "life"]).ok() == "up\n");
     let fields = "{{.Name}} {{.State}} {{.Labels.k}}";
-    assert_eq!(shell.run(&["ps", "--format", fields]).ok(), "box running v\n");
+    assert_eq!(shell.run(&["ps", "--format", fields]).ok(), "life running v\n");
     assert_eq!(shell.run(&["ps", "-q", "--filter", "label=k=w"]).ok(), "");
     let memory = shell.run(&["inspect", "-f", "{{.Memory}}", &id[..12]]).ok();
     assert_eq!(memory, "67108864\n");
-    let running = shell.run(&["rm", "box"]);
+    let running = shell.run(&["rm", "life"]);
     assert!(running.code == Some(1) && running.stderr.contains("is running"), "{running:?}");
-    assert_eq!(shell.run(&["stop", "box"]).ok(), "box\n");
-    assert_eq!(shell.run(&["wait", "box"]).ok(), "6\n");
-    let inspected = shell.run(&["inspect", "box"]).ok();
+    assert_eq!(shell.run(&["stop", "life"]).ok(), "life\n");
+    assert_eq!(shell.run(&["wait", "life"]).ok(), "6\n");
+    let inspected = shell.run(&["inspect", "life"]).ok();
     let inspected: Value = serde_json::from_str(&inspected).unwrap();
     assert_eq!(inspected[0]["exit"]["code"], 6);
-    assert_eq!(shell.run(&["rm", "box"]).ok(), "box\n");
-    let gone = shell.run(&["logs", "box"]);
+    assert_eq!(shell.run(&["rm", "life"]).ok(), "life\n");
+    let gone = shell.run(&["logs", "life"]);
     assert!(gone.code == Some(1) && gone.stderr.contains("not found"), "{gone:?}");
-    assert_eq!(shell.run(&["rm", "-f", "box"]).code, Some(0));
+    assert_eq!(shell.run(&["rm", "-f", "life"]).code, Some(0));
 }
 
 pub(crate) fn a_kill(shell: &Shell<'_>) {
-    shell.idle("box");
-    assert_eq!(shell.run(&["kill", "box"]).ok(), "box\n");
-    assert_eq!(shell.run(&["wait", "box"]).ok(), "137\n");
+    shell.idle("killed");
+    assert_eq!(shell.run(&["kill", "killed"]).ok(), "killed\n");
+    assert_eq!(shell.run(&["wait", "killed"]).ok(), "137\n");
     // The code of one that somebody waits for.
     let script = "echo ready; while :; do sleep 0.05; done";
     let mut child = shell.start(&["run", "--rm", "--name", "fg", &shell.image, "sh", "-c", script]);
@@ -52,25 +52,25 @@ pub(crate) fn a_kill(shell: &Shell<'_>) {
 
 pub(crate) fn a_signal_by_name_and_a_wait(shell: &Shell<'_>) {
     let script = "trap 'exit 9' USR1; echo ready; while :; do sleep 0.05; done";
-    let _ = shell.run(&["run", "-d", "--name", "box", &shell.image, "sh", "-c", script]).ok();
-    until("the trap", || shell.run(&["logs", "box"]).ok() == "ready\n");
-    let waiter = shell.start(&["wait", "box", "--format", "json"]);
-    assert_eq!(shell.run(&["kill", "-s", "USR1", "box"]).ok(), "box\n");
+    let _ = shell.run(&["run", "-d", "--name", "signalled", &shell.image, "sh", "-c", script]).ok();
+    until("the trap", || shell.run(&["logs", "signalled"]).ok() == "ready\n");
+    let waiter = shell.start(&["wait", "signalled", "--format", "json"]);
+    assert_eq!(shell.run(&["kill", "-s", "USR1", "signalled"]).ok(), "signalled\n");
     let output = waiter.wait_with_output().unwrap();
     let exit: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((&exit["container"], &exit["code"]), (&"box".into(), &9.into()), "{exit}");
+    assert_eq!((&exit["container"], &exit["code"]), (&"signalled".into(), &9.into()), "{exit}");
     assert!(exit["ended_at"].as_str().unwrap().starts_with("20"), "{exit}");
-    let wrong = shell.run(&["kill", "-s", "NONE", "box"]);
+    let wrong = shell.run(&["kill", "-s", "NONE", "signalled"]);
     assert!(wrong.code == Some(1) && wrong.stderr.contains("NONE"), "{wrong:?}");
 }
 
 pub(crate) fn a_stop_with_another_grace(shell: &Shell<'_>) {
     let script = "trap '' TERM; echo ready; while :; do sleep 0.05; done";
-    let run = ["run", "-d", "--name", "box", "--stop-timeout", "3600", &shell.image];
+    let run = ["run", "-d", "--name", "stopped", "--stop-timeout", "3600", &shell.image];
     let _ = shell.run(&[&run[..], &["sh", "-c", script]].concat()).ok();
-    until("the trap", || shell.run(&["logs", "box"]).ok() == "ready\n");
-    assert_eq!(shell.run(&["stop", "-t", "1", "box"]).ok(), "box\n");
-    assert_eq!(shell.run(&["wait", "box"]).ok(), "137\n");
+    until("the trap", || shell.run(&["logs", "stopped"]).ok() == "ready\n");
+    assert_eq!(shell.run(&["stop", "-t", "1", "stopped"]).ok(), "stopped\n");
+    assert_eq!(shell.run(&["wait", "stopped"]).ok(), "137\n");
 }
 
 pub(crate) fn a_container_of_many_options(shell: &Shell<'_>) {
@@ -102,7 +102,7 @@ pub(crate) fn variables_of_a_file(shell: &Shell<'_>) {
 
 pub(crate) fn a_published_port(shell: &Shell<'_>) {
     let script = "while :; do sleep 0.05; done";
-    let run = ["run", "-d", "-p", "80", "--name", "box", &shell.image, "sh", "-c", script];
+    let run = ["run", "-d", "-p", "80", "--name", "published", &shell.image, "sh", "-c", script];
     let _ = shell.run(&run).ok();
     let mut port = 0;
     until("the port", || {
@@ -110,7 +110,7 @@ pub(crate) fn a_published_port(shell: &Shell<'_>) {
         port = ports.trim().strip_suffix("->80/tcp").and_then(|p| p.parse().ok()).unwrap_or(0);
         port > 0
     });
-    let inspected = shell.run(&["inspect", "box"]).ok();
+    let inspected = shell.run(&["inspect", "published"]).ok();
     let inspected: Value = serde_json::from_str(&inspected).unwrap();
     let wanted = serde_json::json!([{ "host_port": port, "container_port": 80 }]);
     assert_eq!(inspected[0]["tcp_ports"], wanted);
@@ -159,14 +159,14 @@ pub(crate) fn lists_and_filters(shell: &Shell<'_>) {
 }
 
 pub(crate) fn old_ones_are_reaped(shell: &Shell<'_>) {
-    let id = shell.run(&["create", "--name", "box", "-l", "k=v", &shell.image, "true"]).ok();
+    let id = shell.run(&["create", "--name", "old", "-l", "k=v", &shell.image, "true"]).ok();
     let asked = shell.run(&["reap"]);
     assert!(asked.code == Some(1) && asked.stderr.contains("-f"), "{asked:?}");
     assert_eq!(shell.run(&["reap", "-f", "--older-than", "1h"]).ok(), "");
     assert_eq!(shell.run(&["reap", "-f", "--filter", "label=k=w"]).ok(), "");
     let both = ["--filter", "label=k=w", "--filter", "label=k"];
     assert_eq!(shell.run(&[&["reap", "-f"], &both[..]].concat()).ok(), "");
-    assert_eq!(shell.names(), ["box"]);
+    assert_eq!(shell.names(), ["old"]);
     let removed = shell.run(&["reap", "-f", "--older-than", "0s", "--filter", "label=k=v"]).ok();
     assert!(removed.lines().any(|line| line == id.trim()), "{removed}");
     assert!(shell.names().is_empty());

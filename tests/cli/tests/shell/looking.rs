@@ -7,68 +7,68 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 pub(crate) fn figures(shell: &Shell<'_>) {
-    shell.idle("box");
+    shell.idle("measured");
     // Where an engine has no figures of one that has just begun, it is left out.
     until("the figures", || {
         let stats = shell.run(&["stats", "--no-stream", "--format", "json"]).ok();
         let mut lines = stats.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        lines.any(|stats| stats["name"] == "box" && stats["stats"]["memory_bytes"].is_u64())
+        lines.any(|stats| stats["name"] == "measured" && stats["stats"]["memory_bytes"].is_u64())
     });
 }
 
 pub(crate) fn one_that_does_not_run_has_no_figures(shell: &Shell<'_>) {
-    let _ = shell.run(&["create", "--name", "box", &shell.image, "true"]).ok();
-    let stats = shell.run(&["stats", "--no-stream", "--format", "json", "box"]).ok();
+    let _ = shell.run(&["create", "--name", "unmeasured", &shell.image, "true"]).ok();
+    let stats = shell.run(&["stats", "--no-stream", "--format", "json", "unmeasured"]).ok();
     let stats: Value = serde_json::from_str(&stats).unwrap();
     let shown = (&stats["name"], &stats["mem_usage"], &stats["stats"]);
-    assert_eq!(shown, (&"box".into(), &"--".into(), &Value::Null), "{stats}");
+    assert_eq!(shown, (&"unmeasured".into(), &"--".into(), &Value::Null), "{stats}");
     let all = shell.run(&["stats", "--no-stream", "--format", "json"]).ok();
     assert_eq!(all, "", "only what runs is among all");
 }
 
 pub(crate) fn processes(shell: &Shell<'_>) {
-    shell.idle("box");
-    assert!(shell.run(&["top", "box"]).ok().contains("ps"), "the processes");
+    shell.idle("listed");
+    assert!(shell.run(&["top", "listed"]).ok().contains("ps"), "the processes");
 }
 
 pub(crate) fn files(shell: &Shell<'_>) {
-    shell.idle("box");
+    shell.idle("files");
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
     std::fs::create_dir_all(at("tree/sub")).unwrap();
     std::fs::write(at("tree/sub/file"), "content").unwrap();
     std::os::unix::fs::symlink("sub/file", at("tree/link")).unwrap();
     // A folder into a folder, and back by another name.
-    let _ = shell.run(&["cp", &at("tree"), "box:/srv"]).ok();
-    let listed = shell.run(&["exec", "box", "cat", "/srv/tree/link"]).ok();
+    let _ = shell.run(&["cp", &at("tree"), "files:/srv"]).ok();
+    let listed = shell.run(&["exec", "files", "cat", "/srv/tree/link"]).ok();
     assert_eq!(listed, "content");
-    let _ = shell.run(&["cp", "box:/srv/tree", &at("back")]).ok();
+    let _ = shell.run(&["cp", "files:/srv/tree", &at("back")]).ok();
     assert_eq!(std::fs::read_to_string(at("back/link")).unwrap(), "content");
     // A link of ours to a folder is that folder, and one to a file is replaced.
     std::os::unix::fs::symlink("back", at("way")).unwrap();
     std::os::unix::fs::symlink("file", at("back/named")).unwrap();
-    let _ = shell.run(&["cp", "box:/srv/tree", &at("way")]).ok();
+    let _ = shell.run(&["cp", "files:/srv/tree", &at("way")]).ok();
     assert_eq!(std::fs::read_to_string(at("back/tree/link")).unwrap(), "content");
-    let _ = shell.run(&["cp", "box:/srv/tree/sub/file", &at("back/named")]).ok();
+    let _ = shell.run(&["cp", "files:/srv/tree/sub/file", &at("back/named")]).ok();
     assert!(std::fs::symlink_metadata(at("back/named")).unwrap().is_file());
     // Its contents only.
-    let _ = shell.run(&["cp", &format!("{}/.", at("tree")), "box:/var/tmp"]).ok();
-    assert_eq!(shell.run(&["exec", "box", "cat", "/var/tmp/sub/file"]).ok(), "content");
+    let _ = shell.run(&["cp", &format!("{}/.", at("tree")), "files:/var/tmp"]).ok();
+    assert_eq!(shell.run(&["exec", "files", "cat", "/var/tmp/sub/file"]).ok(), "content");
     // A file by a new name, and over one that is there.
     for content in ["first", "second"] {
         std::fs::write(at("file"), content).unwrap();
-        let _ = shell.run(&["cp", &at("file"), "box:/srv/named"]).ok();
-        assert_eq!(shell.run(&["exec", "box", "cat", "/srv/named"]).ok(), content);
+        let _ = shell.run(&["cp", &at("file"), "files:/srv/named"]).ok();
+        assert_eq!(shell.run(&["exec", "files", "cat", "/srv/named"]).ok(), content);
     }
     // Streams.
-    let tar = shell.command(&["cp", "box:/srv/tree", "-"]).output().unwrap().stdout;
-    let into = shell.run_with(&["cp", "-", "box:/home"], &tar);
+    let tar = shell.command(&["cp", "files:/srv/tree", "-"]).output().unwrap().stdout;
+    let into = shell.run_with(&["cp", "-", "files:/home"], &tar);
     let _ = into.ok();
-    assert_eq!(shell.run(&["exec", "box", "cat", "/home/tree/sub/file"]).ok(), "content");
+    assert_eq!(shell.run(&["exec", "files", "cat", "/home/tree/sub/file"]).ok(), "content");
     for (from, to, word) in [
-        ("box:/none", "/tmp", "not found"),
-        ("/none", "box:/tmp", "No such file"),
-        ("/etc/hostname", "box:/none/", "no folder"),
+        ("files:/none", "/tmp", "not found"),
+        ("/none", "files:/tmp", "No such file"),
+        ("/etc/hostname", "files:/none/", "no folder"),
         ("/etc/hostname", "/tmp/x", "CONTAINER:PATH"),
     ] {
         let done = shell.run(&["cp", from, to]);
@@ -77,10 +77,10 @@ pub(crate) fn files(shell: &Shell<'_>) {
 }
 
 pub(crate) fn files_through_links(shell: &Shell<'_>) {
-    shell.idle("box");
+    shell.idle("links");
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
-    let inside = |script: &str| shell.run(&["exec", "box", "sh", "-c", script]).ok();
+    let inside = |script: &str| shell.run(&["exec", "links", "sh", "-c", script]).ok();
     let _ = inside(
         "mkdir -p /srv/real/sub; echo old > /srv/real/file; cd /srv; ln -s real way; \
          ln -s ./way/file named; ln -s /srv/real/later dangling; ln -s dangling again",
@@ -94,16 +94,16 @@ pub(crate) fn files_through_links(shell: &Shell<'_>) {
         // From the root, as with Docker.
         ("srv/way/sub/../root", "cat /srv/real/root", "new\n"),
     ] {
-        let _ = shell.run(&["cp", &at("new"), &format!("box:{to}")]).ok();
+        let _ = shell.run(&["cp", &at("new"), &format!("links:{to}")]).ok();
         assert_eq!(inside(script), wanted, "{to}");
     }
     // A link comes as one, unless what it leads to is asked for.
-    let _ = shell.run(&["cp", "box:/srv/way", &at("link")]).ok();
+    let _ = shell.run(&["cp", "links:/srv/way", &at("link")]).ok();
     assert_eq!(std::fs::read_link(at("link")).unwrap().to_str(), Some("real"));
     for (from, to, found) in [
-        ("box:/srv/way/.", "contents", "contents/file"),
-        ("box:/srv/way/", "folder", "folder/file"),
-        ("box:srv/real/file", "file", "file"),
+        ("links:/srv/way/.", "contents", "contents/file"),
+        ("links:/srv/way/", "folder", "folder/file"),
+        ("links:srv/real/file", "file", "file"),
     ] {
         let _ = shell.run(&["cp", from, &at(to)]).ok();
         assert_eq!(std::fs::read_to_string(at(found)).unwrap(), "new\n", "{from}");
@@ -111,41 +111,41 @@ pub(crate) fn files_through_links(shell: &Shell<'_>) {
 }
 
 pub(crate) fn a_file_with_holes(shell: &Shell<'_>) {
-    shell.idle("box");
+    shell.idle("holes");
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("holes");
     std::fs::File::create(&path).unwrap().set_len(1 << 20).unwrap();
-    let _ = shell.run(&["cp", path.to_str().unwrap(), "box:/srv"]).ok();
-    let size = shell.run(&["exec", "box", "stat", "-c", "%s", "/srv/holes"]).ok();
+    let _ = shell.run(&["cp", path.to_str().unwrap(), "holes:/srv"]).ok();
+    let size = shell.run(&["exec", "holes", "stat", "-c", "%s", "/srv/holes"]).ok();
     assert_eq!(size, "1048576\n");
 }
 
 pub(crate) fn logs(shell: &Shell<'_>) {
     // The lines differ in their times.
     let script = "echo one; sleep 0.2; echo two; sleep 0.2; echo three";
-    let done = shell.run(&["run", "--name", "box", &shell.image, "sh", "-c", script]);
+    let done = shell.run(&["run", "--name", "logged", &shell.image, "sh", "-c", script]);
     assert_eq!(done.ok(), "one\ntwo\nthree\n");
-    assert_eq!(shell.run(&["logs", "box"]).ok(), "one\ntwo\nthree\n");
-    assert_eq!(shell.run(&["logs", "-f", "-n", "1", "box"]).ok(), "three\n");
-    assert_eq!(shell.run(&["logs", "--tail", "2", "box"]).ok(), "two\nthree\n");
-    assert_eq!(shell.run(&["logs", "--tail", "all", "box"]).ok(), "one\ntwo\nthree\n");
-    let wrong = shell.run(&["logs", "--tail", "few", "box"]);
+    assert_eq!(shell.run(&["logs", "logged"]).ok(), "one\ntwo\nthree\n");
+    assert_eq!(shell.run(&["logs", "-f", "-n", "1", "logged"]).ok(), "three\n");
+    assert_eq!(shell.run(&["logs", "--tail", "2", "logged"]).ok(), "two\nthree\n");
+    assert_eq!(shell.run(&["logs", "--tail", "all", "logged"]).ok(), "one\ntwo\nthree\n");
+    let wrong = shell.run(&["logs", "--tail", "few", "logged"]);
     assert!(wrong.code == Some(1) && wrong.stderr.contains("few"), "{wrong:?}");
-    let stamped = shell.run(&["logs", "-t", "box"]).ok();
+    let stamped = shell.run(&["logs", "-t", "logged"]).ok();
     assert!(stamped.lines().all(|line| line.contains("Z ") && line.starts_with("20")), "{stamped}");
     let (since, _) = stamped.lines().nth(1).and_then(|line| line.split_once(' ')).unwrap();
-    assert_eq!(shell.run(&["logs", "--since", since, "box"]).ok(), "two\nthree\n");
-    assert_eq!(shell.run(&["logs", "--since", "1h", "box"]).ok(), "one\ntwo\nthree\n");
+    assert_eq!(shell.run(&["logs", "--since", since, "logged"]).ok(), "two\nthree\n");
+    assert_eq!(shell.run(&["logs", "--since", "1h", "logged"]).ok(), "one\ntwo\nthree\n");
 }
 
 pub(crate) fn the_outputs_are_apart_in_the_logs(shell: &Shell<'_>) {
     // The streams are two ways to the log: what is written at once can come in any order.
     let script = "echo one; sleep 0.2; echo two >&2; sleep 0.2; echo three";
-    let done = shell.run(&["run", "--name", "box", &shell.image, "sh", "-c", script]);
+    let done = shell.run(&["run", "--name", "apart", &shell.image, "sh", "-c", script]);
     assert_eq!(done.code, Some(0));
-    let logs = shell.run(&["logs", "box"]);
+    let logs = shell.run(&["logs", "apart"]);
     assert_eq!((logs.stdout.as_str(), logs.stderr.as_str()), ("one\nthree\n", "two\n"));
-    let records = shell.run(&["logs", "--format", "json", "box"]).ok();
+    let records = shell.run(&["logs", "--format", "json", "apart"]).ok();
     let streams: Vec<_> = records
         .lines()
         .map(|line| serde_json::from_str::<Value>(line).unwrap()["stream"].clone())
@@ -155,7 +155,7 @@ pub(crate) fn the_outputs_are_apart_in_the_logs(shell: &Shell<'_>) {
 
 pub(crate) fn events(shell: &Shell<'_>) {
     // Another one comes before it and is filtered out.
-    for (name, label) in [("other", "k=w"), ("box", "k=v")] {
+    for (name, label) in [("seen-before", "k=w"), ("seen", "k=v")] {
         let done = shell.run(&["run", "--name", name, "-l", label, &shell.image, "true"]);
         assert_eq!(done.code, Some(0), "{done:?}");
     }
@@ -169,7 +169,7 @@ pub(crate) fn events(shell: &Shell<'_>) {
         assert!(length > 0, "the events end with {seen:?}");
         seen.push_str(&String::from_utf8_lossy(&buffer[..length]));
     }
-    assert_eq!(seen, "box created\nbox started\nbox exited\n");
+    assert_eq!(seen, "seen created\nseen started\nseen exited\n");
     let pid = Pid::from_raw(i32::try_from(events.id()).unwrap()).unwrap();
     kill_process(pid, Signal::TERM).unwrap();
     assert_eq!(events.wait().unwrap().code(), Some(143));

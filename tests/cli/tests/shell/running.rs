@@ -59,9 +59,9 @@ pub(crate) fn a_start_that_waits_says_why(shell: &Shell<'_>) {
 
 pub(crate) fn pipes_in_and_out(shell: &Shell<'_>) {
     let input: Vec<u8> = (0..3_000_000_u32).flat_map(|n| (n as u8).to_le_bytes()).collect();
-    shell.idle("box");
+    shell.idle("piped");
     for arguments in
-        [&["run", "--rm", "-i", &shell.image, "md5sum"][..], &["exec", "-i", "box", "md5sum"]]
+        [&["run", "--rm", "-i", &shell.image, "md5sum"][..], &["exec", "-i", "piped", "md5sum"]]
     {
         let wanted = {
             let folder = tempfile::tempdir().unwrap();
@@ -72,10 +72,10 @@ pub(crate) fn pipes_in_and_out(shell: &Shell<'_>) {
         };
         assert_eq!(shell.run_with(arguments, &input).ok()[..32], wanted, "{arguments:?}");
     }
-    let echoed = shell.run_with(&["exec", "-i", "box", "cat"], b"\0\xff\r\n");
+    let echoed = shell.run_with(&["exec", "-i", "piped", "cat"], b"\0\xff\r\n");
     assert_eq!(echoed.ok().as_bytes(), "\0\u{fffd}\r\n".as_bytes());
     // Without -i nothing is read.
-    assert_eq!(shell.run_with(&["exec", "box", "cat"], b"unread").ok(), "");
+    assert_eq!(shell.run_with(&["exec", "piped", "cat"], b"unread").ok(), "");
 }
 
 pub(crate) fn the_first_words_come_through_a_pipe(shell: &Shell<'_>) {
@@ -94,13 +94,13 @@ pub(crate) fn the_first_words_come_through_a_pipe(shell: &Shell<'_>) {
 }
 
 pub(crate) fn a_reader_that_goes_away(shell: &Shell<'_>) {
-    shell.idle("box");
+    shell.idle("left");
     for arguments in
-        [&["exec", "box", "yes"][..], &["run", "--rm", "--name", "yes", &shell.image, "yes"]]
+        [&["exec", "left", "yes"][..], &["run", "--rm", "--name", "yes", &shell.image, "yes"]]
     {
         leave(shell, arguments);
     }
-    assert_eq!(shell.names(), ["box"]);
+    assert_eq!(shell.names(), ["left"]);
 }
 
 /// Runs the command and goes away after its first words.
@@ -117,10 +117,10 @@ fn leave(shell: &Shell<'_>, arguments: &[&str]) {
 }
 
 pub(crate) fn an_exec_ends_with_its_reader(shell: &Shell<'_>) {
-    shell.idle("box");
-    leave(shell, &["exec", "box", "yes"]);
+    shell.idle("unread");
+    leave(shell, &["exec", "unread", "yes"]);
     until("the end of the process", || {
-        let processes = shell.run(&["exec", "box", "ps", "-o", "args"]).ok();
+        let processes = shell.run(&["exec", "unread", "ps", "-o", "args"]).ok();
         !processes.lines().any(|line| line.trim() == "yes")
     });
 }
@@ -128,10 +128,10 @@ pub(crate) fn an_exec_ends_with_its_reader(shell: &Shell<'_>) {
 pub(crate) fn signals_reach_the_process(shell: &Shell<'_>) {
     let script = "trap 'echo int; exit 3' INT; trap 'echo term; exit 4' TERM; echo ready; \
                   while :; do sleep 0.05; done";
-    shell.idle("box");
+    shell.idle("reached");
     for (arguments, after) in [
         (vec!["run", "--rm", &shell.image, "sh", "-c", script], "run"),
-        (vec!["exec", "box", "sh", "-c", script], "exec"),
+        (vec!["exec", "reached", "sh", "-c", script], "exec"),
     ] {
         for (signal, word, code) in [(Signal::INT, "int\n", 3), (Signal::TERM, "term\n", 4)] {
             let mut child = shell.start(&arguments);
@@ -149,7 +149,7 @@ pub(crate) fn signals_reach_the_process(shell: &Shell<'_>) {
             );
         }
     }
-    assert_eq!(shell.names(), ["box"]);
+    assert_eq!(shell.names(), ["reached"]);
 }
 
 pub(crate) fn a_container_is_told_to_end(shell: &Shell<'_>) {
@@ -187,9 +187,9 @@ pub(crate) fn a_hang_up_that_is_ignored_ends_nothing(shell: &Shell<'_>) {
 }
 
 pub(crate) fn a_signal_to_an_exec_is_passed_on_or_not_hidden(shell: &Shell<'_>) {
-    shell.idle("box");
+    shell.idle("passed");
     let script = "trap 'exit 4' TERM; echo ready; while :; do sleep 0.05; done";
-    let mut child = shell.start(&["exec", "box", "sh", "-c", script]);
+    let mut child = shell.start(&["exec", "passed", "sh", "-c", script]);
     let mut ready = [0; 6];
     child.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
     let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
@@ -200,20 +200,20 @@ pub(crate) fn a_signal_to_an_exec_is_passed_on_or_not_hidden(shell: &Shell<'_>) 
         assert_eq!((output.status.code(), said.as_str()), (Some(4), ""));
     } else {
         assert_eq!(output.status.code(), Some(143), "{said}");
-        assert!(said.contains("may run on in box"), "{said}");
+        assert!(said.contains("may run on in passed"), "{said}");
     }
 }
 
 pub(crate) fn a_detached_one_stays(shell: &Shell<'_>) {
-    let done = shell.run(&["run", "-d", "--rm", "--name", "box", &shell.image, "true"]);
+    let done = shell.run(&["run", "-d", "--rm", "--name", "detached", &shell.image, "true"]);
     assert!(done.code == Some(0) && done.stderr.contains("--rm has no effect"), "{done:?}");
-    assert_eq!(shell.run(&["wait", "box"]).ok(), "0\n");
-    assert_eq!(shell.names(), ["box"]);
+    assert_eq!(shell.run(&["wait", "detached"]).ok(), "0\n");
+    assert_eq!(shell.names(), ["detached"]);
 }
 
 pub(crate) fn an_exec_elsewhere(shell: &Shell<'_>) {
-    shell.idle("box");
-    let arguments = ["exec", "-e", "A=b", "-w", "/var/tmp", "-u", "7", "box", "sh", "-c"];
+    shell.idle("elsewhere");
+    let arguments = ["exec", "-e", "A=b", "-w", "/var/tmp", "-u", "7", "elsewhere", "sh", "-c"];
     let script = "echo $A; pwd; id -u";
     let done = shell.run(&[&arguments[..], &[script]].concat());
     assert_eq!(done.ok(), "b\n/var/tmp\n7\n");
