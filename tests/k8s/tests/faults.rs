@@ -7,9 +7,12 @@ mod faults {
     mod nodes;
     mod parts;
     mod people;
+    mod policies;
     mod requests;
+    mod rights;
     mod sessions;
     mod settings;
     mod starts;
     mod support;
+    mod webhook;
 }

@@ -9,12 +9,13 @@ use runtime_core::{ContainerSpec, LABEL_SCOPE, Runtime, async_trait};
 use runtime_k8s::{KubernetesOptions, KubernetesRuntime};
 use serde_json::{Value, json};
 use test_engines::Cluster;
-use test_support::{Connection, busybox};
+use test_support::{Connection, busybox, until};
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 pub(super) use test_support::{Outcome, Waiter, scope};
 
-/// There is one cluster, and a fault in it is one for everybody.
+/// There is one cluster, and a fault in it is one for everybody. Tests that change a namespace or nodes of
+/// their own, and no part of the cluster, share it.
 static CLUSTER: RwLock<()> = RwLock::const_new(());
 
 /// Who else may use the cluster meanwhile.
@@ -127,5 +128,127 @@ impl Connection for Subject {
     async fn left(&self) -> Result<Vec<String>, BoxError> {
         let raw = Raw::new(&self.admin(), &self.environment.namespace).await?;
         raw.listing(&format!("{LABEL_SCOPE}={}", self.runtime.scope())).await
+    }
+}
+
+/// A namespace with objects of its own, and a connection to it with all rights.
+///
+/// Dropping it deletes the namespace with all that is in it, and the objects outside of it.
+pub(super) struct Namespace {
+    pub(super) runtime: KubernetesRuntime,
+    pub(super) environment: Environment,
+    pub(super) name: String,
+    pub(super) raw: Raw,
+    cluster: Cluster,
+    /// The kinds and names of objects outside of the namespace.
+    others: Vec<(&'static str, String)>,
+    _shared: RwLockReadGuard<'static, ()>,
+}
+
+impl Namespace {
+    /// Creates a namespace that has `objects`, each without a namespace in its metadata.
+    pub(super) async fn new(objects: Vec<Value>) -> Result<Self, BoxError> {
+        let shared = CLUSTER.read().await;
+        let environment = Environment::read()?;
+        let scope = scope();
+        let name = scope.to_string();
+        let cluster = Cluster::of_checkout()?;
+        let admin = environment.kubeconfig_admin.clone();
+        let options = environment.options(&scope).kubeconfig(&admin).namespace(&name);
+        let namespace = Self {
+            runtime: KubernetesRuntime::connect(options).await?,
+            raw: Raw::new(&admin, &name).await?,
+            environment,
+            name,
+            cluster,
+            others: Vec::new(),
+            _shared: shared,
+        };
+        let mut items = vec![json!({
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": namespace.name, "labels": {LABEL_SCOPE: namespace.name}},
+        })];
+        items.extend(objects.into_iter().map(|mut object| {
+            object["metadata"]["namespace"] = json!(namespace.name);
+            object
+        }));
+        namespace.create(&json!({"apiVersion": "v1", "kind": "List", "items": items})).await?;
+        // A pod is refused until a controller has created the default account, and until another
+        // has counted what a quota is for.
+        let api = format!("/api/v1/namespaces/{}", namespace.name);
+        until("prepared namespace", async || {
+            let account = namespace.raw.get(&format!("{api}/serviceaccounts/default")).await;
+            let quotas = namespace.raw.get(&format!("{api}/resourcequotas")).await?;
+            let mut quotas = quotas["items"].as_array().into_iter().flatten();
+            Ok(account.is_ok() && quotas.all(|quota| !quota["status"]["used"].is_null()))
+        })
+        .await?;
+        Ok(namespace)
+    }
+
+    /// Creates an object.
+    pub(super) async fn create(&self, object: &Value) -> Outcome {
+        self.apply(&["create", "-f", "-"], object).await
+    }
+
+    /// Sends an object that is admitted or refused, and not created.
+    pub(super) async fn dry_run(&self, object: &Value) -> Outcome {
+        self.apply(&["create", "--dry-run=server", "-f", "-"], object).await
+    }
+
+    async fn apply(&self, arguments: &'static [&str], object: &Value) -> Outcome {
+        let (cluster, text) = (self.cluster.clone(), object.to_string());
+        let work = move || cluster.kubectl_as("admin", arguments, &text);
+        tokio::task::spawn_blocking(work).await??;
+        Ok(())
+    }
+
+    /// Creates an object outside of the namespace, which goes with it.
+    pub(super) async fn create_other(&mut self, kind: &'static str, object: &Value) -> Outcome {
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        self.others.push((kind, name.to_owned()));
+        self.create(object).await
+    }
+
+    /// Options of a connection to this namespace.
+    pub(super) fn options(&self) -> KubernetesOptions {
+        self.environment
+            .options(self.runtime.scope())
+            .kubeconfig(&self.environment.kubeconfig_admin)
+            .namespace(&self.name)
+    }
+
+    /// A container that runs a script, and ends two seconds after a stop.
+    pub(super) fn script(&self, script: &str) -> ContainerSpec {
+        busybox(&self.environment.registry)
+            .stop_grace(Duration::from_secs(2))
+            .command(["sh", "-c", script])
+    }
+
+    /// The pods of the namespace, as the server has them.
+    pub(super) async fn pods(&self) -> Result<Vec<Value>, BoxError> {
+        let mut list = self.raw.get(&format!("/api/v1/namespaces/{}/pods", self.name)).await?;
+        Ok(std::mem::take(list["items"].as_array_mut().ok_or("not a list")?))
+    }
+
+    /// Asserts that nothing of the scope is left, and closes the connection.
+    pub(super) async fn finish(self) -> Outcome {
+        let selector = format!("{LABEL_SCOPE}={}", self.runtime.scope());
+        until("empty namespace", async || Ok(self.raw.listing(&selector).await?.is_empty()))
+            .await?;
+        Ok(self.runtime.close().await?)
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let namespace = ("namespace", self.name.clone());
+        for (kind, name) in self.others.drain(..).chain([namespace]) {
+            let delete = ["delete", kind, &name, "--wait=false", "--ignore-not-found"];
+            if let Err(error) = self.cluster.kubectl(&delete) {
+                eprintln!("{kind} {name} was not deleted: {error:#}");
+            }
+        }
     }
 }
