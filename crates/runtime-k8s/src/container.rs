@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use runtime_core::{
     AttachOptions, ByteStream, Capability, Container, ContainerId, ContainerInfo, ContainerStats,
@@ -17,6 +18,10 @@ use crate::shared::Shared;
 use crate::state::{self, State};
 use crate::wire::Pod;
 use crate::{BACKEND, attach, copy, create, exec, hold, info, logs, start, stats, stop, verdict};
+
+/// How long a removal waits for a node to report a process that it may have started. A process that is
+/// reported later is ended by the node without a grace.
+const PROCESS_REPORTED_WITHIN: Duration = Duration::from_secs(3);
 
 /// A container of a cluster.
 #[derive(Clone)]
@@ -198,11 +203,15 @@ impl KubernetesContainer {
         // Where no process has run there is nothing to wait for.
         let never_ran = entry.as_ref().is_some_and(|entry| stop::never_ran(&entry.now().pod));
         let grace = if never_ran { 0 } else { 1 };
+        let is_starting =
+            entry.as_ref().is_some_and(|entry| matches!(entry.now().state, State::Pending(_)));
         if create::remove(&self.shared, &self.pod, grace).await? == Deleted::Going {
             // A node reports the end of the processes seconds before it gives the pod up, and one
             // that is away reports nothing. In either case the server is told to forget the pod.
             let patience = self.shared.options.deadlines.remove / 2;
-            let _ = tokio::time::timeout(patience, self.until_dead()).await;
+            if !is_starting || self.is_reported(patience.min(PROCESS_REPORTED_WITHIN)).await {
+                let _ = tokio::time::timeout(patience, self.until_dead()).await;
+            }
             match self.shared.client.delete_pod(&self.pod_name, self.uid(), 0).await {
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
                 _ => {}
@@ -210,6 +219,17 @@ impl KubernetesContainer {
         }
         pods.take_gone(self.uid());
         Ok(())
+    }
+
+    /// Returns whether the node reports a process of a pod that it was starting, or the pod's end.
+    ///
+    /// A node that pulls an image reports nothing until it has the image. It starts no process of a
+    /// pod that is gone by then.
+    async fn is_reported(&self, patience: Duration) -> bool {
+        let reported = |seen: &Seen| {
+            seen.gone || matches!(seen.state, State::Running) || state::is_dead(&seen.pod)
+        };
+        tokio::time::timeout(patience, self.until(reported)).await.is_ok()
     }
 
     /// Waits until the pod is gone, or no process of it is left.

@@ -89,8 +89,9 @@ impl Shared {
         let wanted = match &seen.state {
             State::Pending(_) if pod.spec.node_name.is_none() => Change::Both,
             // Its node may start the process at this moment: without the code a deadline would lose
-            // how that ended.
-            State::Pending(_) if may_change_image && keeps_code => Change::Both,
+            // how that ended. A node that waits for its next attempt does not, and would report the
+            // image only with that attempt, ten seconds later.
+            State::Pending(_) if may_change_image && (keeps_code || never_ran(pod)) => Change::Both,
             _ if may_change_image => Change::Image,
             _ => Change::Deadline,
         };
@@ -211,7 +212,29 @@ pub(crate) async fn run(
     }
     let grace = options.grace.map_or(created, |grace| shared.capabilities.round_grace(grace));
     let deadline = grace.saturating_add(shared.options.deadlines.stop_margin);
-    shared.within(Operation::Stop, deadline, until_stopped(container, grace)).await
+    match shared.within(Operation::Stop, deadline, until_stopped(container, grace)).await {
+        Err(error) if error.kind() == ErrorKind::Timeout => Err(not_stopped_yet(container, error)),
+        done => done,
+    }
+}
+
+/// Returns the error of a stop whose deadline has passed while a node starts the container.
+///
+/// A kubelet that pulls an image looks at the pod again only after it has started the process, and
+/// then ends it. Only a removal makes it start nothing.
+fn not_stopped_yet(container: &KubernetesContainer, error: Error) -> Error {
+    let Some(entry) = container.shared.pods.entry(container.uid()) else { return error };
+    let seen = entry.now();
+    match seen.state {
+        State::Pending(_) if seen.is_stopping() && seen.pod.spec.node_name.is_some() => {
+            let words = entry.waits_for(&seen);
+            error.with_message(format!(
+                "the node has not taken the stop so far: {words}; the stop goes on, and `remove` \
+                 ends the container at once"
+            ))
+        }
+        _ => error,
+    }
 }
 
 async fn until_stopped(container: &KubernetesContainer, grace: Duration) -> Result<StopOutcome> {

@@ -13,6 +13,7 @@ mod faults {
     mod sessions;
     mod settings;
     mod starts;
+    mod stops;
     mod support;
     mod webhook;
 }
