@@ -11,9 +11,10 @@ use std::sync::Arc;
 
 use futures_util::{SinkExt as _, StreamExt as _, stream};
 use http::header::{
-    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    UPGRADE,
 };
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Bytes, Frame, Incoming};
@@ -22,7 +23,7 @@ use hyper_util::rt::TokioIo;
 use kube::client::Body;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use runtime_conformance::BoxError;
-use serde_json::json;
+use serde_json::{Value, json};
 use spdy_client::remote_command::{self, Failure, Outcome, Session, Streams};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
@@ -47,13 +48,15 @@ type Answer = UnsyncBoxBody<Bytes, BoxError>;
 
 const PROTOCOL: &str = "v5.channel.k8s.io";
 
-/// Serves on loopback until the runtime ends, with the rights of a kubeconfig.
+/// Serves on loopback until the runtime ends, with the rights of a kubeconfig. Each pod that is created
+/// gets `sidecars` before its own container, as from an admission webhook.
 ///
 /// # Errors
 /// When the kubeconfig cannot be used.
 pub(crate) async fn serve(
     kubeconfig: &Path,
     watches: Option<watch::Receiver<Watches>>,
+    sidecars: Vec<Value>,
 ) -> Result<SocketAddr, BoxError> {
     let file = Kubeconfig::read_from(kubeconfig)?;
     let mut config =
@@ -61,15 +64,18 @@ pub(crate) async fn serve(
     config.read_timeout = None;
     config.default_retry = false;
     let client = kube::Client::try_from(config)?;
+    let sidecars = Arc::new(sidecars);
     let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;
     tokio::spawn(async move {
         while let Ok((tcp, _)) = listener.accept().await {
             let (client, watches) = (client.clone(), watches.clone());
+            let sidecars = Arc::clone(&sidecars);
             let service = service_fn(move |request| {
                 let (client, watches) = (client.clone(), watches.clone());
+                let sidecars = Arc::clone(&sidecars);
                 async move {
-                    let answered = answer(client, watches, request).await;
+                    let answered = answer(client, watches, &sidecars, request).await;
                     answered.map_err(|error| std::io::Error::other(error.to_string()))
                 }
             });
@@ -88,11 +94,17 @@ pub(crate) async fn serve(
 async fn answer(
     client: kube::Client,
     watches: Option<watch::Receiver<Watches>>,
+    sidecars: &[Value],
     mut request: Request<Incoming>,
 ) -> Result<Response<Answer>, BoxError> {
     let Some(key) = request.headers_mut().remove(SEC_WEBSOCKET_KEY) else {
-        let (head, body) = request.into_parts();
-        let body = Body::from(body.collect().await?.to_bytes().to_vec());
+        let (mut head, body) = request.into_parts();
+        let mut body = body.collect().await?.to_bytes().to_vec();
+        if head.method == Method::POST && head.uri.path().ends_with("/pods") {
+            body = with_sidecars(&body, sidecars)?;
+            head.headers.remove(CONTENT_LENGTH);
+        }
+        let body = Body::from(body);
         let is_watch = head.uri.query().is_some_and(|query| query.contains("watch="));
         let answer = client.send(Request::from_parts(head, body)).await?;
         return Ok(match watches {
@@ -124,6 +136,14 @@ async fn answer(
         .header(SEC_WEBSOCKET_PROTOCOL, PROTOCOL)
         .header(SEC_WEBSOCKET_ACCEPT, derive_accept_key(key.as_bytes()))
         .body(whole(Body::empty()))?)
+}
+
+/// A pod to create, with more containers before its own.
+fn with_sidecars(body: &[u8], sidecars: &[Value]) -> Result<Vec<u8>, BoxError> {
+    let mut pod: Value = serde_json::from_slice(body)?;
+    let containers = pod["spec"]["containers"].as_array_mut().ok_or("a pod without containers")?;
+    containers.splice(0..0, sidecars.iter().cloned());
+    Ok(pod.to_string().into_bytes())
 }
 
 /// A body as it is.

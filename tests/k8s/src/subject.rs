@@ -248,7 +248,7 @@ impl Subject for KubernetesSubject {
 
 /// A kubeconfig that leads to a relay of this process.
 async fn relayed(environment: &Environment) -> Result<tempfile::TempPath, BoxError> {
-    let address = crate::relay::serve(&environment.kubeconfig, None).await?;
+    let address = crate::relay::serve(&environment.kubeconfig, None, Vec::new()).await?;
     kubeconfig_of(&address.to_string())
 }
 
@@ -269,8 +269,24 @@ impl Environment {
         &self,
     ) -> Result<(tempfile::TempPath, watch::Sender<Watches>), BoxError> {
         let (sender, watches) = watch::channel(Watches::Pass);
-        let address = crate::relay::serve(&self.kubeconfig, Some(watches)).await?;
+        let address = crate::relay::serve(&self.kubeconfig, Some(watches), Vec::new()).await?;
         Ok((kubeconfig_of(&address.to_string())?, sender))
+    }
+
+    /// A kubeconfig that leads to the cluster with the least of rights, through a relay of this
+    /// process that adds these containers to each pod, and with scheduling gates if `gates` is set.
+    ///
+    /// # Errors
+    /// When the relay cannot be started.
+    pub async fn with_sidecars(
+        &self,
+        sidecars: Vec<serde_json::Value>,
+        gates: bool,
+    ) -> Result<tempfile::TempPath, BoxError> {
+        let gated = if gates { Some(gated(self).await?) } else { None };
+        let kubeconfig = gated.as_deref().unwrap_or(&self.kubeconfig);
+        let address = crate::relay::serve(kubeconfig, None, sidecars).await?;
+        kubeconfig_of(&address.to_string())
     }
 }
 

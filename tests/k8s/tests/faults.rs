@@ -12,6 +12,7 @@ mod faults {
     mod rights;
     mod sessions;
     mod settings;
+    mod sidecars;
     mod starts;
     mod stops;
     mod support;
