@@ -1,7 +1,6 @@
 //! Quotas, limit ranges and admission webhooks, with the words of a real server.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
 use runtime_core::{
@@ -13,7 +12,7 @@ use serde_json::{Value, json};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber, span};
 
-use super::support::{Namespace, Outcome};
+use super::support::{Namespace, Outcome, is_unschedulable};
 use super::webhook::{Review, Webhook};
 
 fn quota(hard: &Value) -> Value {
@@ -76,6 +75,7 @@ async fn quota_that_requires_limits_names_the_field() -> Outcome {
     is_refused(refused, ResourceExhausted, None, "exceeded quota");
     assert_eq!(namespace.pods().await?.len(), 1, "a refused create leaves nothing");
     first.remove().await?;
+    namespace.until_quota_is_free().await?;
     let (exit, log) = run(&namespace, &sized).await?;
     assert_eq!((exit.code, &*log), (Some(3), "out\n"), "{exit:?}");
     namespace.finish().await
@@ -98,6 +98,7 @@ async fn quota_for_one_pod_is_enough() -> Outcome {
     held.start().await?;
     assert_eq!(held.wait().await?.code, Some(3));
     held.remove().await?;
+    namespace.until_quota_is_free().await?;
 
     let folder = tempfile::tempdir_in(&namespace.environment.shared)?;
     std::fs::write(folder.path().join("file"), "content\n")?;
@@ -174,10 +175,8 @@ async fn webhook_refuses_create_and_stop_with_its_policy() -> Outcome {
     let [running, unscheduled, short] =
         [spec.clone(), spec.clone().cpu_count(1000.0), namespace.script("echo out; exit 3")];
     let running = runtime.create_container(&running).await?;
-    let unscheduled = runtime.create_container(&unscheduled).await?;
     running.start().await?;
-    let start = tokio::time::timeout(Duration::from_secs(1), unscheduled.start()).await;
-    assert!(start.is_err(), "it fits no node: {start:?}");
+    let unscheduled = namespace.starting(&unscheduled, is_unschedulable).await?;
     for container in [&running, &unscheduled] {
         let error = container.stop(StopOptions::default()).await.expect_err("it is refused");
         assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error:?}");

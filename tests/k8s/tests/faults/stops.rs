@@ -10,13 +10,13 @@ use runtime_core::{
 };
 use runtime_k8s::KubernetesRuntime;
 use serde_json::Value;
-use test_support::until;
+use test_support::PATIENCE;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::support::{Namespace, Outcome};
+use super::support::{Namespace, Outcome, is_unschedulable};
 
 /// What a stop or a removal takes at most that waits for nothing.
 const AT_ONCE: Duration = Duration::from_secs(10);
@@ -53,24 +53,6 @@ impl SlowRegistry {
         });
         Ok(Self { address, release, connections, _tasks: tasks })
     }
-}
-
-/// Starts a container in the background, until `seen` is so of its pod.
-async fn starting(
-    namespace: &Namespace,
-    spec: &ContainerSpec,
-    seen: impl Fn(&Value) -> bool,
-) -> Result<Arc<dyn Container>, BoxError> {
-    let container = namespace.runtime.create_container(spec).await?;
-    let handle = Arc::clone(&container);
-    tokio::spawn(async move { handle.start().await.map(drop) });
-    let id = container.id().to_string();
-    until("state of the pod", async || {
-        let pods = namespace.pods().await?;
-        Ok(pods.iter().any(|pod| pod["metadata"]["uid"] == id && seen(pod)))
-    })
-    .await?;
-    Ok(container)
 }
 
 fn waits(pod: &Value, reasons: &[&str]) -> bool {
@@ -116,8 +98,8 @@ async fn stop_during_pull_holds_and_removed_container_never_runs() -> Outcome {
     let is_starting = |pod: &Value| waits(pod, &["ContainerCreating"]);
     let (removed, stopped) = (spec("removed"), spec("stopped"));
     let (removed, stopped) = tokio::try_join!(
-        starting(&namespace, &removed, is_starting),
-        starting(&namespace, &stopped, is_starting),
+        namespace.starting(&removed, is_starting),
+        namespace.starting(&stopped, is_starting),
     )?;
     slow.connections.wait_for(|count| *count > 0).await?;
 
@@ -131,7 +113,7 @@ async fn stop_during_pull_holds_and_removed_container_never_runs() -> Outcome {
     assert!(words.contains("the stop goes on, and `remove` ends"), "{error:?}");
     is_removed(removed).await?;
     slow.release.send_replace(true);
-    let exit = timeout(AT_ONCE, stopped.wait()).await??;
+    let exit = timeout(PATIENCE, stopped.wait()).await??;
     assert_eq!(exit.reason, ExitReason::StoppedByUs, "{exit:?}");
     assert!(exit.code.is_some(), "the node had the process before the stop: {exit:?}");
     assert!(!folder.path().join("removed").exists(), "a removed container has run");
@@ -161,10 +143,9 @@ async fn stop_and_removal_before_the_process_are_immediate() -> Outcome {
     ));
     let huge = spec.clone().cpu_count(1000.0);
     let pulls = |pod: &Value| waits(pod, &["ErrImagePull", "ImagePullBackOff"]);
-    let unscheduled = |pod: &Value| pod["status"]["conditions"][0]["reason"] == "Unschedulable";
     let (missing, huge) = tokio::try_join!(
-        starting(&namespace, &missing, pulls),
-        starting(&namespace, &huge, unscheduled),
+        namespace.starting(&missing, pulls),
+        namespace.starting(&huge, is_unschedulable),
     )?;
     let created = namespace.runtime.create_container(&spec).await?;
     assert_eq!(created.stop(StopOptions::default()).await?, StopOutcome::NotStarted);

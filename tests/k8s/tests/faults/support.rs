@@ -1,11 +1,12 @@
 //! What the tests share.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_tests::{Environment, Raw};
 use runtime_conformance::BoxError;
-use runtime_core::{ContainerSpec, LABEL_SCOPE, Runtime, async_trait};
+use runtime_core::{Container, ContainerSpec, LABEL_SCOPE, Runtime, async_trait};
 use runtime_k8s::{KubernetesOptions, KubernetesRuntime};
 use serde_json::{Value, json};
 use test_engines::Cluster;
@@ -226,6 +227,43 @@ impl Namespace {
             .command(["sh", "-c", script])
     }
 
+    /// Starts a container in the background, until `seen` is so of its pod.
+    pub(super) async fn starting(
+        &self,
+        spec: &ContainerSpec,
+        seen: impl Fn(&Value) -> bool,
+    ) -> Result<Arc<dyn Container>, BoxError> {
+        let container = self.runtime.create_container(spec).await?;
+        let handle = Arc::clone(&container);
+        tokio::spawn(async move { handle.start().await.map(drop) });
+        let id = container.id().as_str();
+        until("state of the pod", async || {
+            let pods = self.pods().await?;
+            Ok(pods.iter().any(|pod| {
+                pod["metadata"]["uid"] == id
+                    && !pod["metadata"]["annotations"]["container-runtime/started-at"].is_null()
+                    && seen(pod)
+            }))
+        })
+        .await?;
+        Ok(container)
+    }
+
+    /// Waits until the quotas of the namespace count nothing: a pod that is gone is counted for a
+    /// moment longer.
+    pub(super) async fn until_quota_is_free(&self) -> Outcome {
+        until("free quota", async || {
+            let path = format!("/api/v1/namespaces/{}/resourcequotas", self.name);
+            let quotas = self.raw.get(&path).await?;
+            let mut quotas = quotas["items"].as_array().into_iter().flatten();
+            Ok(quotas.all(|quota| {
+                let used = quota["status"]["used"].as_object();
+                used.is_some_and(|used| used.values().all(|used| used == "0"))
+            }))
+        })
+        .await
+    }
+
     /// The pods of the namespace, as the server has them.
     pub(super) async fn pods(&self) -> Result<Vec<Value>, BoxError> {
         let mut list = self.raw.get(&format!("/api/v1/namespaces/{}/pods", self.name)).await?;
@@ -239,6 +277,12 @@ impl Namespace {
             .await?;
         Ok(self.runtime.close().await?)
     }
+}
+
+/// Whether the scheduler finds no node for a pod that was started.
+pub(super) fn is_unschedulable(pod: &Value) -> bool {
+    let message = pod["status"]["conditions"][0]["message"].as_str().unwrap_or_default();
+    message.contains("Insufficient cpu")
 }
 
 impl Drop for Namespace {
