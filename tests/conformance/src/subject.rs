@@ -112,16 +112,23 @@ pub struct Images {
     /// arguments; `CMD ["default-argument"]`, `ENV FROM_IMAGE=yes`, `WORKDIR /srv`,
     /// `USER alice`, `LABEL image.label=...`.
     pub entry: String,
+    /// Busybox with `USER 1234:5678`, neither of which has a name.
+    pub grouped: String,
     /// Made on busybox, with several layers of some MiB each.
     pub layers: String,
 }
 
 impl Images {
-    /// The images `test/busybox:1`, `test/entry:1` and `test/layers:1` of `registry`.
+    /// The images `test/busybox:1`, `test/entry:1`, `test/grouped:1` and `test/layers:1` of `registry`.
     #[must_use]
     pub fn of_registry(registry: &str) -> Self {
         let image = |name| format!("{registry}/test/{name}:1");
-        Self { busybox: image("busybox"), entry: image("entry"), layers: image("layers") }
+        Self {
+            busybox: image("busybox"),
+            entry: image("entry"),
+            grouped: image("grouped"),
+            layers: image("layers"),
+        }
     }
 }
 

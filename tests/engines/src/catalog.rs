@@ -17,6 +17,8 @@ pub const BUSYBOX: &str = "test/busybox:1";
 /// Every default that an image can have, visible from inside: without arguments it prints
 /// `entry default-argument`, and it runs as alice in /srv with `FROM_IMAGE=yes`.
 pub const ENTRY: &str = "test/entry:1";
+/// Busybox with `USER 1234:5678`, neither of which has a name.
+pub const GROUPED: &str = "test/grouped:1";
 /// Busybox with four more layers of 4 MiB each that do not compress.
 pub const LAYERS: &str = "test/layers:1";
 /// The process of an empty sandbox: it waits for ever, collects children and ends on TERM.
@@ -28,6 +30,13 @@ pub(crate) fn all(busybox: &Path) -> Result<Vec<(&'static str, Image)>> {
     Ok(vec![
         (BUSYBOX, Image::new(vec![base.clone()], &json!({"Cmd": ["sh"], "Env": [ENV_PATH]}))?),
         (ENTRY, entry(&base)?),
+        (
+            GROUPED,
+            Image::new(
+                vec![base.clone()],
+                &json!({"Cmd": ["sh"], "Env": [ENV_PATH], "User": "1234:5678"}),
+            )?,
+        ),
         (LAYERS, layers(&base)?),
         (PAUSE, pause(&base)?),
     ])

@@ -45,7 +45,7 @@ mod rootfs;
 mod running;
 mod site;
 
-pub use catalog::{BUSYBOX, ENTRY, LAYERS, PAUSE};
+pub use catalog::{BUSYBOX, ENTRY, GROUPED, LAYERS, PAUSE};
 pub use engine::Engine;
 pub use footprint::Footprint;
 pub use kubernetes::{Cluster, Component, HOLLOW, NAMESPACE, NODE, translator};

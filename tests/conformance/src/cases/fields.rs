@@ -18,6 +18,7 @@ cases! { "fields":
     user_by_name [UserName, Wait, Logs];
     group_by_name [User, GroupName, Wait, Logs];
     user_that_the_image_has_not [UserName];
+    user_and_group_of_the_image [User, Wait, Logs];
     groups [User, SupplementaryGroups, Wait, Logs];
     groups_by_name [User, SupplementaryGroups, GroupName, Wait, Logs];
     working_dir [WorkingDir, Wait, Logs];
@@ -122,6 +123,13 @@ async fn user_that_the_image_has_not(t: Context) -> Outcome {
         Ok(container) => container.start().await.map(drop),
     };
     refused(tried, ErrorKind::InvalidArgument)?;
+    Ok(())
+}
+
+async fn user_and_group_of_the_image(t: Context) -> Outcome {
+    let spec = ContainerSpec::new(t.image(t.subject().images().grouped));
+    assert_eq!(id_of(&t, spec.clone()).await?, "1234 5678\n");
+    assert_eq!(id_of(&t, spec.user("4321:8765")).await?, "4321 8765\n");
     Ok(())
 }
 
