@@ -19,9 +19,12 @@ use super::support::{Namespace, Outcome, scope};
 /// What each operation may take at most: nothing hangs without a right.
 const LIMIT: Duration = Duration::from_secs(30);
 
+/// An operation that fails without a right, and the right.
+type Failure = (&'static str, &'static str);
+
 /// Rights that are taken away together, because none hides the lack of another, and the operations
-/// that fail then, each with the right that it needs.
-const GROUPS: &[(&[&str], &[(&str, &str)])] = &[
+/// that fail then.
+const GROUPS: &[(&[&str], &[Failure])] = &[
     (&["create pods"], &[("create", "create pods")]),
     (&["get pods"], &[]),
     (&["list pods"], &[("list", "list pods"), ("start", "list pods")]),
