@@ -15,8 +15,8 @@ use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 pub(super) use test_support::{Outcome, Waiter, scope};
 
-/// There is one cluster, and a fault in it is one for everybody. Tests that change a namespace or nodes of
-/// their own, and no part of the cluster, share it.
+/// There is one cluster, and a fault in it is one for everybody. Tests that change a namespace or
+/// nodes of their own, and no part of the cluster, share it.
 static CLUSTER: RwLock<()> = RwLock::const_new(());
 
 /// Who else may use the cluster meanwhile.
