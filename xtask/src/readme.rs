@@ -39,6 +39,8 @@ const ORDER: &[&str] = &[
     "docker-26",
     "docker-28",
     "podman",
+    "podman-54",
+    "podman-58",
     "containerd",
     "containerd-17",
     "containerd-21",

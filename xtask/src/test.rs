@@ -211,7 +211,11 @@ impl Step {
                 let is_it = |binary: &&Binary| binary.package == ENGINES && binary.name == *name;
                 let binary = binaries.iter().find(is_it);
                 let binary = binary.with_context(|| format!("{ENGINES} has no {name}"))?;
-                output.run(guard, &mut binary.command()).map(|()| Tested::programs(1))
+                let mut command = binary.command();
+                if engines.matrix {
+                    command.env("RUNTIME_TEST_MATRIX", "1");
+                }
+                output.run(guard, &mut command).map(|()| Tested::programs(1))
             }
             Self::Part(Part::K8s) => Ok(engines.part(Part::K8s, Programs::ButFaults, output)),
             Self::Part(part) => Ok(engines.part(*part, Programs::All, output)),

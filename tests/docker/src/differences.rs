@@ -7,7 +7,7 @@ use runtime_core::{CopyOutOptions, ErrorKind, Mount};
 /// The differences of an engine, by its name in the environment.
 pub(crate) fn of(engine: &str) -> Vec<Difference> {
     match engine {
-        "podman" => PODMAN.to_vec(),
+        "podman" | "podman-54" | "podman-58" => PODMAN.to_vec(),
         _ => Vec::new(),
     }
 }

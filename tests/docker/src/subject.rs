@@ -18,7 +18,7 @@ use crate::{Raw, differences};
 pub struct Environment {
     /// The engine, in the form of `DOCKER_HOST`.
     pub host: String,
-    /// Its name: `docker`, `podman`, `docker-26`.
+    /// Its name: `docker`, `podman-54`, `docker-26`.
     pub engine: String,
     /// The registry and its login.
     pub registry: Registry,
@@ -118,7 +118,7 @@ impl Subject for DockerSubject {
 
     fn parallelism(&self) -> usize {
         // Podman does one thing after another under the locks of its database.
-        if self.environment.engine == "podman" { 3 } else { 6 }
+        if self.environment.engine.starts_with("podman") { 3 } else { 6 }
     }
 
     fn differences(&self) -> Vec<Difference> {

@@ -14,6 +14,7 @@ use crate::engine::Engine;
 use crate::instance::{Place, Plan, State};
 use crate::keeper::{self, Root};
 use crate::process::{Process, output};
+use crate::rootfs::Content;
 use crate::site::Site;
 use crate::{PAUSE, packages, registry, rootfs};
 
@@ -33,7 +34,7 @@ pub(crate) fn install(who: &str, suite: Option<&str>) -> Result<()> {
     packages::ensure(who, &["iproute2", "iptables"])?;
     match suite {
         None => packages::ensure(who, &["containerd", "runc", "containernetworking-plugins"]),
-        Some(suite) => rootfs::ensure(who, suite).map(drop),
+        Some(suite) => rootfs::ensure(who, suite, Content::Docker).map(drop),
     }
 }
 
@@ -84,7 +85,7 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
     Ok(Plan {
         root: Some(match suite {
             None => Root::Host { empty: HOST_FOLDERS.iter().map(Into::into).collect() },
-            Some(suite) => Root::System(rootfs::path(suite)?),
+            Some(suite) => Root::System(rootfs::path(suite, Content::Docker)?),
         }),
         make_bridge: false,
         command: vec![

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::instance::{Place, Plan, State};
 use crate::keeper::Root;
 use crate::process::Process;
+use crate::rootfs::Content;
 use crate::{http, packages, rootfs};
 
 /// In the namespace's own /run.
@@ -21,7 +22,7 @@ pub(crate) fn install(who: &str, suite: Option<&str>) -> Result<()> {
     packages::ensure(who, &["iproute2"])?;
     match suite {
         None => packages::ensure(who, &["docker.io"]),
-        Some(suite) => rootfs::ensure(who, suite).map(drop),
+        Some(suite) => rootfs::ensure(who, suite, Content::Docker).map(drop),
     }
 }
 
@@ -50,7 +51,7 @@ pub(crate) fn plan(place: &Place<'_>, suite: Option<&str>) -> Result<Plan> {
     Ok(Plan {
         root: Some(match suite {
             None => Root::Host { empty: Vec::new() },
-            Some(suite) => Root::System(rootfs::path(suite)?),
+            Some(suite) => Root::System(rootfs::path(suite, Content::Docker)?),
         }),
         make_bridge: true,
         command: vec![

@@ -22,6 +22,10 @@ pub enum Engine {
     DockerFaults,
     /// Podman's Docker API, as Debian 12 has it (4.3).
     Podman,
+    /// Podman as Debian 13 has it (5.4).
+    Podman54,
+    /// Podman as Debian unstable has it (5.8).
+    Podman58,
     /// Docker Engine as Debian 13 has it (26.1).
     Docker26,
     /// Docker Engine as Debian unstable has it (28.5).
@@ -49,18 +53,20 @@ const SID: Suite = "sid";
 enum Kind {
     Registry,
     Docker(Option<Suite>),
-    Podman,
+    Podman(Option<Suite>),
     Containerd(Option<Suite>),
     Kubernetes,
 }
 
 impl Engine {
     /// All of them, in the order in which they come up.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Registry,
         Self::Docker,
         Self::DockerFaults,
         Self::Podman,
+        Self::Podman54,
+        Self::Podman58,
         Self::Docker26,
         Self::Docker28,
         Self::Containerd,
@@ -78,6 +84,8 @@ impl Engine {
             Self::Docker => "docker",
             Self::DockerFaults => "docker-faults",
             Self::Podman => "podman",
+            Self::Podman54 => "podman-54",
+            Self::Podman58 => "podman-58",
             Self::Docker26 => "docker-26",
             Self::Docker28 => "docker-28",
             Self::Containerd => "containerd",
@@ -94,7 +102,9 @@ impl Engine {
             Self::Docker | Self::DockerFaults => Kind::Docker(None),
             Self::Docker26 => Kind::Docker(Some(TRIXIE)),
             Self::Docker28 => Kind::Docker(Some(SID)),
-            Self::Podman => Kind::Podman,
+            Self::Podman => Kind::Podman(None),
+            Self::Podman54 => Kind::Podman(Some(TRIXIE)),
+            Self::Podman58 => Kind::Podman(Some(SID)),
             Self::Containerd | Self::ContainerdFaults => Kind::Containerd(None),
             Self::Containerd17 => Kind::Containerd(Some(TRIXIE)),
             Self::Containerd21 => Kind::Containerd(Some(SID)),
@@ -105,7 +115,7 @@ impl Engine {
     /// Whether it speaks Docker's API.
     #[must_use]
     pub fn is_docker(self) -> bool {
-        matches!(self.kind(), Kind::Docker(_) | Kind::Podman)
+        matches!(self.kind(), Kind::Docker(_) | Kind::Podman(_))
     }
 
     /// Whether it speaks the CRI.
@@ -127,6 +137,8 @@ impl Engine {
             Self::ContainerdFaults => 7,
             Self::Containerd17 => 8,
             Self::Containerd21 => 9,
+            Self::Podman54 => 10,
+            Self::Podman58 => 11,
             Self::Kubernetes => 15,
         }
     }
@@ -144,7 +156,7 @@ impl Engine {
         match self.kind() {
             Kind::Registry => registry::install(),
             Kind::Docker(suite) => docker::install(self.name(), suite),
-            Kind::Podman => podman::install(),
+            Kind::Podman(suite) => podman::install(self.name(), suite),
             Kind::Containerd(suite) => containerd::install(self.name(), suite),
             Kind::Kubernetes => kubernetes::install(),
         }
@@ -153,7 +165,7 @@ impl Engine {
     /// Folders outside the site that it cannot do without.
     pub(crate) fn host_folders(self) -> &'static [&'static str] {
         match self.kind() {
-            Kind::Podman => podman::HOST_FOLDERS,
+            Kind::Podman(None) => podman::HOST_FOLDERS,
             Kind::Containerd(None) => containerd::HOST_FOLDERS,
             Kind::Kubernetes => kubernetes::HOST_FOLDERS,
             _ => &[],
@@ -165,7 +177,7 @@ impl Engine {
         match self.kind() {
             Kind::Registry => registry::plan(place),
             Kind::Docker(suite) => docker::plan(place, suite),
-            Kind::Podman => podman::plan(place),
+            Kind::Podman(suite) => podman::plan(place, suite),
             Kind::Containerd(suite) => containerd::plan(place, suite),
             Kind::Kubernetes => kubernetes::plan(place),
         }
@@ -176,7 +188,7 @@ impl Engine {
         match self.kind() {
             Kind::Registry => registry::probe(state),
             // Podman answers the same questions.
-            Kind::Docker(_) | Kind::Podman => docker::probe(state),
+            Kind::Docker(_) | Kind::Podman(_) => docker::probe(state),
             Kind::Containerd(_) => containerd::probe(state),
             Kind::Kubernetes => kubernetes::probe(state),
         }
@@ -188,7 +200,7 @@ impl Engine {
             Kind::Registry => registry::fill(place, state),
             Kind::Containerd(_) => containerd::load_pause(place, state),
             Kind::Kubernetes => kubernetes::finish(place, state),
-            Kind::Docker(_) | Kind::Podman => Ok(()),
+            Kind::Docker(_) | Kind::Podman(_) => Ok(()),
         }
     }
 
@@ -204,7 +216,7 @@ impl Engine {
     /// engine did elsewhere. The daemon is dead, its containers are not.
     pub(crate) fn kill_strays(self, site: &Site) -> Result<()> {
         match self.kind() {
-            Kind::Podman => podman::kill_strays(site),
+            Kind::Podman(_) => podman::kill_strays(site, self),
             Kind::Containerd(_) => containerd::kill_strays(site, self),
             Kind::Kubernetes => kubernetes::clear(site),
             Kind::Registry | Kind::Docker(_) => Ok(()),

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::cgroup;
 use crate::process::run;
 use crate::site::Site;
+use crate::{cgroup, netavark};
 
 /// Processes, mounts, links, packet filter rules and control groups of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +37,9 @@ impl Footprint {
                 all.insert(format!("rule {table} {rule}"));
             }
         }
+        for rule in netavark::rules().lines() {
+            all.insert(format!("rule netavark {}", rule.trim()));
+        }
         for hierarchy in cgroup::hierarchies()? {
             groups(&hierarchy.mount, &mut all);
         }
@@ -60,6 +63,13 @@ impl Footprint {
     #[must_use]
     pub fn added_since(&self, before: &Self) -> Vec<String> {
         self.0.difference(&before.0).cloned().collect()
+    }
+
+    /// The rules in a table of the packet filter: `filter`, `nat`, `netavark`.
+    #[must_use]
+    pub fn rules_of(&self, table: &str) -> Vec<String> {
+        let begin = format!("rule {table} ");
+        self.0.iter().filter(|line| line.starts_with(&begin)).cloned().collect()
     }
 
     /// What bears the name of a site: nothing, once everything in it is down.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::{self, Group};
 use crate::engine::Engine;
 use crate::site::Site;
-use crate::{firewall, instance, net};
+use crate::{firewall, instance, net, netavark};
 
 /// What was found before the first instance came up, and what was chosen for all of them.
 #[derive(Debug, Serialize, Deserialize)]
@@ -23,6 +23,9 @@ pub(crate) struct Host {
     folders: Vec<PathBuf>,
     /// Chains of the packet filter that were there before.
     chains: Vec<String>,
+    /// Whether netavark's table was there before.
+    #[serde(default)]
+    netavark: bool,
 }
 
 /// Read and written as the kernel's own text.
@@ -49,6 +52,7 @@ pub(crate) fn prepare(site: &Site, folders: &[&str]) -> Result<Host> {
                 .collect(),
             folders: Vec::new(),
             chains: firewall::chains(),
+            netavark: netavark::exists(),
         },
     };
     for folder in folders.iter().map(Path::new) {
@@ -83,6 +87,9 @@ pub(crate) fn release(site: &Site) -> Result<()> {
             }
         }
         firewall::clean(&host.chains);
+        if !host.netavark {
+            netavark::remove_unused();
+        }
         for folder in &host.folders {
             // Somebody else may have put something there since.
             let _ = fs::remove_dir(folder);

@@ -14,7 +14,7 @@ use crate::keeper::{self, Root};
 use crate::net::{self, Subnet};
 use crate::process::{self, Process};
 use crate::site::Site;
-use crate::{firewall, host, poll};
+use crate::{firewall, host, netavark, poll};
 
 /// The file that says that an instance is up, and how.
 const STATE: &str = "state.json";
@@ -229,7 +229,9 @@ fn clear(site: &Site, engine: Engine) -> Result<()> {
     group.remove(limit)?;
     net::remove_bridge(&bridge(site, engine))?;
     if let Some(host) = host::read(site) {
-        firewall::remove_ports_of(Subnet::new(host.octet, engine.slot()));
+        let subnet = Subnet::new(host.octet, engine.slot());
+        firewall::remove_ports_of(subnet);
+        netavark::remove_network(subnet, &bridge(site, engine));
     }
     if dir.exists() {
         // The log stays for whoever wants to know why it was stopped.

@@ -36,6 +36,7 @@ mod keeper;
 mod kubernetes;
 mod mirror;
 mod net;
+mod netavark;
 mod packages;
 mod podman;
 mod poll;

@@ -28,7 +28,12 @@ impl Subnet {
 
     /// The host's own address in it, with the size of the network.
     pub(crate) fn gateway(self) -> String {
-        format!("10.{}.{}.1/{BITS}", self.octet, self.slot * 16)
+        format!("{}/{BITS}", self.host())
+    }
+
+    /// The address of the host in it.
+    pub(crate) fn host(self) -> String {
+        format!("10.{}.{}.1", self.octet, self.slot * 16)
     }
 
     /// The hardware address of its bridge, locally administered.

@@ -1,4 +1,6 @@
-//! Podman's service for Docker's API.
+//! Podman's service for Docker's API, from the machine's own packages or from another release's.
+//!
+//! Podman 4 is given CNI plugins here, as the other engines are. Podman 5 has netavark alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,32 +15,51 @@ use crate::cgroup::Group;
 use crate::engine::Engine;
 use crate::instance::{Place, Plan};
 use crate::keeper::Root;
-use crate::packages;
 use crate::process::Process;
+use crate::rootfs::{self, Content};
 use crate::site::Site;
+use crate::{netavark, packages};
 
 /// The CNI library keeps its results here and cannot be told otherwise.
 pub(crate) const HOST_FOLDERS: &[&str] = &["/var/lib/cni"];
 
+/// Podman 5 waits for some seconds at each start to announce the end of version 1, unless this is
+/// set.
+const NO_CGROUPS_V1_WARNING: &str = "PODMAN_IGNORE_CGROUPSV1_WARNING";
+
+/// The settings of the two ways to make networks.
+const CNI: &str = "network_backend = \"cni\"\ncni_plugin_dirs = [\"/usr/lib/cni\"]\n";
+const NETAVARK: &str = "network_backend = \"netavark\"\nfirewall_driver = \"nftables\"\n";
+
 /// Podman puts its containers here whatever the service's own group is.
 const PARENT: &str = "libpod_parent";
 
-pub(crate) fn install() -> Result<()> {
-    packages::ensure(
-        "podman",
-        &["podman", "runc", "containernetworking-plugins", "iptables", "iproute2"],
-    )
+pub(crate) fn install(who: &str, suite: Option<&str>) -> Result<()> {
+    match suite {
+        None => packages::ensure(
+            who,
+            &["podman", "runc", "containernetworking-plugins", "iptables", "iproute2"],
+        ),
+        Some(suite) => {
+            packages::ensure(who, &[netavark::PACKAGE, "iproute2"])?;
+            rootfs::ensure(who, suite, Content::Podman).map(drop)
+        }
+    }
 }
 
-pub(crate) fn plan(place: &Place<'_>) -> Result<Plan> {
+pub(crate) fn plan(place: &Place<'_>, suite: Option<&str>) -> Result<Plan> {
     let socket = place.dir.join("podman.sock");
     let networks = place.dir.join("networks");
     let config = place.dir.join("containers.conf");
     let registries = place.dir.join("registries.conf");
     let storage = place.dir.join("storage.conf");
     fs::create_dir_all(&networks)?;
-    fs::write(networks.join("podman.conflist"), network(place)?)?;
-    fs::write(&config, containers_conf(&networks))?;
+    let (file, network, backend) = match suite {
+        None => ("podman.conflist", cni_network(place)?, CNI),
+        Some(_) => ("podman.json", netavark::network(&place.bridge, place.subnet)?, NETAVARK),
+    };
+    fs::write(networks.join(file), network)?;
+    fs::write(&config, containers_conf(&networks, backend))?;
     // Podman speaks TLS to every registry that it is not told of, on loopback too. The port is
     // not known here: the registry may come up later.
     fs::write(
@@ -55,7 +76,10 @@ pub(crate) fn plan(place: &Place<'_>) -> Result<Plan> {
     )?;
     let text = |path: &Path| path.to_string_lossy().into_owned();
     Ok(Plan {
-        root: Some(Root::Host { empty: HOST_FOLDERS.iter().map(Into::into).collect() }),
+        root: Some(match suite {
+            None => Root::Host { empty: HOST_FOLDERS.iter().map(Into::into).collect() },
+            Some(suite) => Root::System(rootfs::path(suite, Content::Podman)?),
+        }),
         make_bridge: false,
         command: vec![
             "/usr/bin/podman".to_owned(),
@@ -80,14 +104,16 @@ pub(crate) fn plan(place: &Place<'_>) -> Result<Plan> {
             ("CONTAINERS_STORAGE_CONF", &storage),
         ]
         .map(|(name, path)| (name.to_owned(), text(path)))
-        .to_vec(),
+        .into_iter()
+        .chain([(NO_CGROUPS_V1_WARNING.to_owned(), "1".to_owned())])
+        .collect(),
         socket: Some(socket),
         values: BTreeMap::new(),
     })
 }
 
 /// Podman's default network, with our bridge and addresses.
-fn network(place: &Place<'_>) -> Result<Vec<u8>> {
+fn cni_network(place: &Place<'_>) -> Result<Vec<u8>> {
     Ok(serde_json::to_vec_pretty(&json!({
         "cniVersion": "0.4.0",
         "name": "podman",
@@ -110,7 +136,7 @@ fn network(place: &Place<'_>) -> Result<Vec<u8>> {
     }))?)
 }
 
-fn containers_conf(networks: &Path) -> String {
+fn containers_conf(networks: &Path, backend: &str) -> String {
     // crun refuses hybrid control groups. There is no systemd and no journal to rely on. The
     // built-in limits are above the hard limits of a process without CAP_SYS_RESOURCE, which
     // may not raise them: give containers the limits that the service has itself. It lowers
@@ -129,16 +155,15 @@ fn containers_conf(networks: &Path) -> String {
     format!(
         "[engine]\nruntime = \"runc\"\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n\n\
          [containers]\nlog_driver = \"k8s-file\"\ndefault_ulimits = [\n{limits}]\n\n\
-         [network]\nnetwork_backend = \"cni\"\n\
-         cni_plugin_dirs = [\"/usr/lib/cni\"]\nnetwork_config_dir = {networks:?}\n"
+         [network]\n{backend}network_config_dir = {networks:?}\n"
     )
 }
 
 /// Its monitors and containers move themselves to groups that all Podmans share. The monitors
 /// are known by our storage in their arguments, the containers by the monitors and the storage.
-pub(crate) fn kill_strays(site: &Site) -> Result<()> {
+pub(crate) fn kill_strays(site: &Site, engine: Engine) -> Result<()> {
     let limit = Duration::from_secs(20);
-    let data = site.dir(Engine::Podman.name()).join("data");
+    let data = site.dir(engine.name()).join("data");
     let mut containers: BTreeSet<String> = fs::read_dir(data.join("overlay-containers"))
         .into_iter()
         .flatten()
@@ -174,7 +199,7 @@ fn helpers(data: &Path) -> Result<Vec<(Process, Vec<String>)>> {
         let arguments: Vec<String> =
             String::from_utf8_lossy(&command).split('\0').map(str::to_owned).collect();
         let program = arguments[0].rsplit('/').next().unwrap_or_default();
-        if ["conmon", "podman", "runc"].contains(&program)
+        if ["conmon", "podman", "runc", "netavark"].contains(&program)
             && arguments.iter().any(|word| word.starts_with(&data))
         {
             found.push((process, arguments));

@@ -14,8 +14,32 @@ use crate::{mirror, packages};
 /// The environment variable that moves the unpacked systems to another folder.
 pub const CACHE_VARIABLE: &str = "RUNTIME_TEST_ENGINES_CACHE";
 
-/// What every system has: the engines of all versions come from the same few systems.
-const INCLUDE: &str = "docker.io,containerd,runc,iptables,containernetworking-plugins";
+/// The packages of a system beside the base of Debian.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// Docker and containerd.
+    Docker,
+    /// Podman: apart from the others, because its package replaces some of their configuration.
+    Podman,
+}
+
+impl Content {
+    fn packages(self) -> &'static str {
+        match self {
+            Self::Docker => "docker.io,containerd,runc,iptables,containernetworking-plugins",
+            // Without names of their own, debootstrap takes the first of several alternatives.
+            Self::Podman => "podman,conmon,runc,crun,netavark,nftables,iproute2",
+        }
+    }
+
+    /// The directory in the cache.
+    fn directory(self, suite: &str) -> String {
+        match self {
+            Self::Docker => suite.to_owned(),
+            Self::Podman => format!("{suite}-podman"),
+        }
+    }
+}
 
 /// Where things are kept that take long to get and do not depend on the checkout.
 pub(crate) fn cache() -> Result<PathBuf> {
@@ -32,18 +56,18 @@ pub(crate) fn cache() -> Result<PathBuf> {
     Ok(base.join("runtime-test-engines"))
 }
 
-/// The folder of the system of this release.
-pub(crate) fn path(suite: &str) -> Result<PathBuf> {
-    Ok(cache()?.join(suite))
+/// The directory of the system of this release.
+pub(crate) fn path(suite: &str, content: Content) -> Result<PathBuf> {
+    Ok(cache()?.join(content.directory(suite)))
 }
 
 /// Makes sure that the system is there.
-pub(crate) fn ensure(who: &str, suite: &str) -> Result<PathBuf> {
-    let root = path(suite)?;
+pub(crate) fn ensure(who: &str, suite: &str, content: Content) -> Result<PathBuf> {
+    let root = path(suite, content)?;
     if root.exists() {
         return Ok(root);
     }
-    let _lock = Lock::take(&cache()?.join(format!(".{suite}.lock")), who)?;
+    let _lock = Lock::take(&cache()?.join(format!(".{}.lock", content.directory(suite))), who)?;
     if root.exists() {
         return Ok(root);
     }
@@ -60,7 +84,7 @@ pub(crate) fn ensure(who: &str, suite: &str) -> Result<PathBuf> {
         Command::new("unshare")
             .args(["--mount", "--propagation", "slave", "debootstrap"])
             .arg("--variant=minbase")
-            .arg(format!("--include={INCLUDE}"))
+            .arg(format!("--include={}", content.packages()))
             .arg(suite)
             .arg(&draft)
             .arg(&mirror)
