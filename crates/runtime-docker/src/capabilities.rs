@@ -41,9 +41,8 @@ pub(crate) fn capabilities(engine: &Engine) -> Capabilities {
     can.stop_grace_override = true;
     can.stop_immediately = true;
     can.kill = true;
-    // Docker says so, and the log of the kernel where Docker has missed it. Podman 4.3 was seen to
-    // report a kill by the memory limit as any other.
-    can.oom_reason = docker && can.memory_limit;
+    // The log of the kernel has the kills that Docker has missed.
+    can.oom_reason = engine.reports_out_of_memory() && can.memory_limit;
     can.wait = true;
     // Newer ones throw away what ended while they were down, and Docker then says 255.
     can.exit_while_away =
@@ -55,7 +54,7 @@ pub(crate) fn capabilities(engine: &Engine) -> Capabilities {
     can.logs_at_exit = !(docker && loses_last_words(engine.release()));
     can.logs_follow = true;
     can.stats_cpu = limits;
-    // Podman 4.3 does not say what of it is page cache.
+    // Podman, 5.8 included, does not say what of it is page cache.
     can.stats_memory = limits && docker;
     can.stats_network = limits;
     can.stats_block_io = limits;
@@ -78,8 +77,7 @@ pub(crate) fn capabilities(engine: &Engine) -> Capabilities {
     can.reap = true;
 
     can.limits.stop_grace_unit = Some(Duration::from_secs(1));
-    // Podman's Docker API leaves the fraction out.
-    can.limits.log_time_unit = (!docker).then_some(Duration::from_secs(1));
+    can.limits.log_time_unit = (!engine.has_exact_log_times()).then_some(Duration::from_secs(1));
     can.limits.minimum_memory = can.memory_limit.then_some(if docker {
         // "Minimum memory limit allowed is 6MB": of all engines from 20.10 on.
         6 << 20

@@ -174,6 +174,24 @@ impl Engine {
     pub(crate) fn is_podman(&self) -> bool {
         self.flavour == Flavour::Podman
     }
+
+    /// Whether it sets the size of an exec's terminal before the process starts (`ConsoleSize`). Podman
+    /// 5.8 speaks the version of the API that has it, and ignores it.
+    pub(crate) fn takes_size_at_start(&self) -> bool {
+        !self.is_podman() && self.api >= ApiVersion::new(1, 42)
+    }
+
+    /// Whether it returns the times of a log to the nanosecond. Podman before 5.8 leaves the fraction
+    /// of the second out (containers/podman#27691).
+    pub(crate) fn has_exact_log_times(&self) -> bool {
+        !self.is_podman() || self.release() >= [5, 8, 0]
+    }
+
+    /// Whether it reports a kill by the memory limit. Podman before 5.0 does not
+    /// (containers/podman#13102).
+    pub(crate) fn reports_out_of_memory(&self) -> bool {
+        !self.is_podman() || self.release() >= [5, 0, 0]
+    }
 }
 
 impl fmt::Display for Engine {

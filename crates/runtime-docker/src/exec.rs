@@ -21,14 +21,10 @@ use serde_json::json;
 use crate::BACKEND;
 use crate::container::DockerContainer;
 use crate::demux::Framing;
-use crate::engine::ApiVersion;
 use crate::error::refusal;
 use crate::http::Call;
 use crate::session::{self, About, End, Output, Streams};
 use crate::shared::{Shared, within};
-
-/// The first version of the API that makes a terminal with its size.
-const SIZE_AT_START: ApiVersion = ApiVersion::new(1, 42);
 
 /// Engines look for a sequence of keys in what goes to a terminal, swallow it and detach, and
 /// cannot be told not to. This one is as unlikely as their parser allows.
@@ -75,7 +71,7 @@ impl DockerContainer {
             process: Arc::default(),
         };
         let mut body = json!({ "Detach": false, "Tty": terminal.is_some() });
-        let at_start = terminal.filter(|_| shared.engine.api >= SIZE_AT_START);
+        let at_start = terminal.filter(|_| shared.engine.takes_size_at_start());
         if let Some(size) = at_start {
             body["ConsoleSize"] = json!([size.rows, size.columns]);
         }
@@ -146,7 +142,7 @@ impl DockerContainer {
         if let Some(folder) = &options.working_dir {
             body["WorkingDir"] = json!(folder);
         }
-        if let Some(size) = terminal.filter(|_| shared.engine.api >= SIZE_AT_START) {
+        if let Some(size) = terminal.filter(|_| shared.engine.takes_size_at_start()) {
             body["ConsoleSize"] = json!([size.rows, size.columns]);
         }
         let call = Call::post(Operation::Exec, format!("/containers/{}/exec", self.full_id()));

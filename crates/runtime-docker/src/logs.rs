@@ -24,6 +24,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use crate::BACKEND;
 use crate::container::DockerContainer;
 use crate::demux::{Cut, Demux, Framing};
+use crate::engine::Engine;
 use crate::error::cut_off;
 use crate::http::{Call, closed};
 use crate::life::Life;
@@ -192,19 +193,15 @@ impl LogSource for EngineLog {
         self.shared.exits.wait(&self.id).await.map(drop)
     }
 
-    /// Docker gives the pieces of a line the time of the first, so that no line is cut by a time.
-    /// Podman gives each its own; there, from the start on is the only sure way. It gives whole
-    /// seconds, but compares exactly: a time that is none of its own is best left to it.
     fn open_since(&self, time: SystemTime) -> Option<SystemTime> {
-        let whole = time.duration_since(UNIX_EPOCH).is_ok_and(|since| since.subsec_nanos() == 0);
-        (!self.shared.engine.is_podman() || !whole).then_some(time)
+        open_since(&self.shared.engine, time)
     }
 
     fn resolution(&self) -> Duration {
-        if self.shared.engine.is_podman() {
-            Duration::from_secs(1)
-        } else {
+        if self.shared.engine.has_exact_log_times() {
             Duration::from_nanos(1)
+        } else {
+            Duration::from_secs(1)
         }
     }
 
@@ -223,6 +220,18 @@ impl LogSource for EngineLog {
         ));
         Some(error.during(Operation::Logs).on(BACKEND).about(&self.id))
     }
+}
+
+/// The time to request a log from, if its records from `time` on are wanted. `None`: from the start.
+///
+/// Docker gives the pieces of a line the time of the first, so that no line is cut by a time. Podman
+/// gives each its own, and leaves out the piece of exactly the requested time: there, from the start
+/// on is the only sure way. A Podman that returns whole seconds compares exactly, so that only it can
+/// decide on a time that is not its own.
+fn open_since(engine: &Engine, time: SystemTime) -> Option<SystemTime> {
+    let whole = time.duration_since(UNIX_EPOCH).is_ok_and(|since| since.subsec_nanos() == 0);
+    let decides = !engine.has_exact_log_times() && !whole;
+    (!engine.is_podman() || decides).then_some(time)
 }
 
 /// A log driver that only writes.
@@ -314,5 +323,23 @@ impl Stream for Chunks {
         let this = self.get_mut();
         let chunk = ready!(this.poll_chunk(cx));
         Poll::Ready(chunk.map_err(|error| this.pieces.fail(error)).transpose())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recorded;
+
+    #[test]
+    fn podman_is_asked_from_the_start_for_a_time_that_may_be_its_own() {
+        let whole = UNIX_EPOCH + Duration::from_secs(1_796_023_976);
+        let exact = whole + Duration::from_nanos(375_835_605);
+        let (docker, old) = (recorded::docker(), recorded::podman());
+        let new = recorded::podman_release("5.8.6");
+        let of = |engine| [whole, exact].map(|time| open_since(engine, time));
+        assert_eq!(of(&docker), [Some(whole), Some(exact)]);
+        assert_eq!(of(&old), [None, Some(exact)]);
+        assert_eq!(of(&new), [None, None]);
     }
 }

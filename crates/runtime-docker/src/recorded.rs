@@ -46,6 +46,36 @@ pub(crate) fn podman() -> Engine {
     engine(PODMAN_4)
 }
 
+/// The recorded Podman, as another release.
+pub(crate) fn podman_release(release: &str) -> Engine {
+    let mut version: Value = answer(PODMAN_4, "version");
+    version["Version"] = release.into();
+    if release >= "5.8" {
+        version["ApiVersion"] = "1.44".into();
+    }
+    version["Components"][0]["Version"] = release.into();
+    Engine::from_answers(serde_json::from_value(version).unwrap(), answer(PODMAN_4, "info"))
+        .unwrap()
+}
+
+#[test]
+fn newer_podman_returns_exact_log_times_and_reports_out_of_memory() {
+    let of = |release| {
+        let can = capabilities(&podman_release(release));
+        (can.oom_reason, can.limits.log_time_unit)
+    };
+    let second = Some(Duration::from_secs(1));
+    assert_eq!(of("4.9.5"), (false, second));
+    assert_eq!(of("5.4.2"), (true, second));
+    assert_eq!(of("5.8.6"), (true, None));
+}
+
+#[test]
+fn podman_ignores_the_size_of_a_terminal_at_the_start() {
+    let size_at_start = [docker(), engine(DOCKER_28), podman(), podman_release("5.8.6")];
+    assert_eq!(size_at_start.map(|e| e.takes_size_at_start()), [false, true, false, false]);
+}
+
 #[test]
 fn engines_are_told_apart() {
     let shown = ALL.map(|recorded| engine(recorded).to_string());
