@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::{LogRecord, LogStream};
+use crate::{LogRecord, LogStream, UnfinishedLine};
 
 /// How many lines may wait behind an unfinished one. Each takes memory even when it is empty.
 const WAITING_LINES_MAX: usize = 8192;
@@ -28,29 +28,33 @@ pub struct Chunk {
 
 /// Joins chunks into records.
 ///
-/// Records come out in the order in which their lines began. A line that is finished while an
-/// earlier one of the other stream is not waits for it; so that this costs neither memory nor
-/// patience without bound, an unfinished line is given out in pieces when more than `max_line`
-/// bytes or 8192 lines wait behind it, or when it is itself longer than `max_line`.
+/// The records of each stream are its lines, in order; lines longer than `max_line` are cut into
+/// pieces of `max_line` bytes. All pieces of a line carry the time of its first chunk. How a stream
+/// is cut therefore depends on that stream alone, and a log that is read again is cut the same way.
 ///
-/// All pieces of a line carry the time of its first chunk, so that a log that is read again from
-/// that time is cut the same way. The one exception is a line that was given out because others
-/// waited: what comes after that carries the time of its own first chunk.
+/// Across streams, records are returned in the order in which their lines began. A line that is
+/// finished while an earlier line of another stream is not waits for that line, until more than
+/// `max_line` bytes or 8192 lines wait, or until the caller of [`let_pass`](Self::let_pass) decides
+/// that they have waited long enough. From then on the lines of other streams overtake the
+/// unfinished line, and their records name it in [`LogRecord::unfinished`].
 #[derive(Debug, Clone)]
 pub struct LineJoiner {
     max_line: usize,
-    /// Lines in the order in which they began.
+    /// Lines in the order in which they began, which is that of their numbers.
     lines: VecDeque<Line>,
-    /// The number of the front line, counted from the first one ever.
-    front: u64,
+    /// The number of the next line.
+    next: u64,
     /// The number of the unfinished line of each stream.
     unfinished: [Option<u64>; 4],
+    /// For each stream, the time of its last record and the number of its records of that time.
+    returned: [Option<(SystemTime, u64)>; 4],
     /// Bytes in `lines` behind the front one.
     waiting: usize,
 }
 
 #[derive(Debug, Clone)]
 struct Line {
+    number: u64,
     time: SystemTime,
     stream: LogStream,
     /// Pieces of exactly `max_line` bytes, already cut off.
@@ -69,9 +73,20 @@ enum Rest {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LineState {
     Unfinished,
-    /// Nothing more belongs to this record, but the line goes on in a later one.
-    GivenUp,
+    /// Unfinished, and lines of other streams no longer wait for it.
+    Overtaken,
     Finished,
+}
+
+impl Line {
+    fn len(&self) -> usize {
+        self.rest.len() + self.cut.iter().map(Bytes::len).sum::<usize>()
+    }
+
+    /// Whether a record can be made of it now.
+    fn is_ready(&self) -> bool {
+        !self.cut.is_empty() || self.state == LineState::Finished
+    }
 }
 
 impl Rest {
@@ -115,8 +130,9 @@ impl LineJoiner {
         Self {
             max_line: max_line.max(1),
             lines: VecDeque::new(),
-            front: 0,
+            next: 0,
             unfinished: [None; 4],
+            returned: [None; 4],
             waiting: 0,
         }
     }
@@ -124,25 +140,27 @@ impl LineJoiner {
     /// Takes the next chunk. Then call [`pop`](Self::pop) until it has no more.
     pub fn push(&mut self, chunk: Chunk) {
         let slot = chunk.stream as usize;
-        let (number, size) = match self.unfinished[slot] {
+        let size = chunk.bytes.len();
+        let number = match self.unfinished[slot] {
             Some(number) => {
-                let size = chunk.bytes.len();
                 self.line(number).rest.push(&chunk.bytes);
-                (number, size)
+                number
             }
             None => {
-                let size = chunk.bytes.len();
+                let number = self.next;
+                self.next += 1;
                 self.lines.push_back(Line {
+                    number,
                     time: chunk.time,
                     stream: chunk.stream,
                     cut: VecDeque::new(),
                     rest: Rest::One(chunk.bytes),
                     state: LineState::Unfinished,
                 });
-                (self.front + self.lines.len() as u64 - 1, size)
+                number
             }
         };
-        if number != self.front {
+        if self.lines.front().is_some_and(|front| front.number != number) {
             self.waiting += size;
         }
         let max_line = self.max_line;
@@ -158,36 +176,76 @@ impl LineJoiner {
             self.unfinished[slot] = Some(number);
         }
         if self.waiting > max_line || self.lines.len() > WAITING_LINES_MAX {
-            self.give_up_front();
+            self.let_pass();
         }
     }
 
     /// The next record that is ready.
     pub fn pop(&mut self) -> Option<LogRecord> {
-        let line = self.lines.front_mut()?;
+        let mut at = 0;
+        let mut unfinished = None;
+        loop {
+            let line = self.lines.get(at)?;
+            if line.is_ready() {
+                break;
+            }
+            if line.state == LineState::Unfinished {
+                return None;
+            }
+            unfinished = unfinished.or_else(|| Some(self.unfinished_line(line)));
+            at += 1;
+        }
+        let line = &mut self.lines[at];
         let (time, stream) = (line.time, line.stream);
-        if let Some(bytes) = line.cut.pop_front() {
-            return Some(LogRecord { time, stream, bytes, continues: true });
+        let (bytes, continues) = match line.cut.pop_front() {
+            Some(bytes) => (bytes, true),
+            None => (line.rest.take(), false),
+        };
+        if at > 0 {
+            self.waiting -= bytes.len();
         }
-        if line.state == LineState::Unfinished {
-            return None;
+        if !continues {
+            self.lines.remove(at);
+            if at == 0
+                && let Some(front) = self.lines.front()
+            {
+                self.waiting -= front.len();
+            }
         }
-        let continues = line.state == LineState::GivenUp;
-        let bytes = line.rest.take();
-        self.lines.pop_front();
-        self.front += 1;
-        if let Some(next) = self.lines.front() {
-            self.waiting -= next.rest.len() + next.cut.iter().map(Bytes::len).sum::<usize>();
+        let record = LogRecord { time, stream, bytes, continues, unfinished };
+        self.count(&record);
+        Some(record)
+    }
+
+    /// Counts a record that the caller made without the joiner, of a line in one chunk.
+    pub fn count(&mut self, record: &LogRecord) {
+        match &mut self.returned[record.stream as usize] {
+            Some((time, records)) if *time == record.time => *records += 1,
+            returned => *returned = Some((record.time, 1)),
         }
-        Some(LogRecord { time, stream, bytes, continues })
+    }
+
+    /// Whether records wait for the end of a line of another stream.
+    #[must_use]
+    pub fn holds_back(&self) -> bool {
+        let mut lines = self.lines.iter();
+        lines.any(|line| line.state == LineState::Unfinished) && lines.any(Line::is_ready)
+    }
+
+    /// Lets the lines that wait for the end of a line overtake it, as long as it is unfinished. Then
+    /// call [`pop`](Self::pop) until it has no more.
+    pub fn let_pass(&mut self) {
+        let last = self.lines.len().saturating_sub(1);
+        let mut lines = self.lines.iter_mut().take(last);
+        if let Some(line) = lines.find(|line| line.state == LineState::Unfinished) {
+            line.state = LineState::Overtaken;
+        }
     }
 
     /// Says that the log has ended: what is unfinished is given out as it is.
     pub fn finish(&mut self) {
         for line in &mut self.lines {
-            if line.state == LineState::Unfinished {
-                line.state = LineState::Finished;
-            }
+            line.state = LineState::Finished;
         }
         self.unfinished = [None; 4];
     }
@@ -199,18 +257,21 @@ impl LineJoiner {
     }
 
     fn line(&mut self, number: u64) -> &mut Line {
-        // The number came from `front` and the length, so it fits and is in range.
-        let index = usize::try_from(number - self.front).unwrap_or(usize::MAX);
-        &mut self.lines[index]
+        let last = self.lines.len().saturating_sub(1);
+        let at = match self.lines.back() {
+            Some(line) if line.number == number => last,
+            // Every number that the joiner keeps is that of a line that it has.
+            _ => self.lines.binary_search_by_key(&number, |line| line.number).unwrap_or(last),
+        };
+        &mut self.lines[at]
     }
 
-    fn give_up_front(&mut self) {
-        if let Some(line) = self.lines.front_mut()
-            && line.state == LineState::Unfinished
-        {
-            line.state = LineState::GivenUp;
-            self.unfinished[line.stream as usize] = None;
-        }
+    fn unfinished_line(&self, line: &Line) -> UnfinishedLine {
+        let records = match self.returned[line.stream as usize] {
+            Some((time, records)) if time == line.time => records,
+            _ => 0,
+        };
+        UnfinishedLine { stream: line.stream, time: line.time, records }
     }
 }
 
@@ -253,6 +314,8 @@ mod tests {
 
     use LogStream::{Stderr, Stdout};
 
+    const ONE: Duration = Duration::from_nanos(1);
+
     #[test]
     fn pieces_of_two_streams_become_whole_lines_in_the_order_they_began() {
         let records = join(
@@ -293,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unfinished_line_does_not_hold_the_others_for_ever() {
+    fn unfinished_line_is_overtaken_when_too_much_waits() {
         let mut joiner = LineJoiner::new(8);
         joiner.push(chunk(1, Stdout, b"prompt"));
         let mut records = Vec::new();
@@ -301,11 +364,35 @@ mod tests {
             joiner.push(chunk(at, Stderr, b"abc\n"));
             records.extend(std::iter::from_fn(|| joiner.pop()));
         }
-        joiner.push(chunk(10, Stdout, b"> \n"));
+        assert_eq!(records.len(), 8);
+        let line = UnfinishedLine { stream: Stdout, time: records[0].time - ONE, records: 0 };
+        assert!(records.iter().all(|record| record.unfinished == Some(line)));
+        joiner.push(chunk(10, Stdout, b">\n"));
         records.extend(std::iter::from_fn(|| joiner.pop()));
-        assert_eq!(short(&records)[0], (1, Stdout, &b"prompt"[..], true));
-        assert_eq!(short(&records).last(), Some(&(10, Stdout, &b"> \n"[..], false)));
-        assert_eq!(records.len(), 10);
+        assert_eq!(short(&records).last(), Some(&(1, Stdout, &b"prompt>\n"[..], false)));
+        joiner.push(chunk(11, Stderr, b"abc\n"));
+        assert_eq!(joiner.pop().unwrap().unfinished, None);
+    }
+
+    #[test]
+    fn overtaken_line_holds_back_nothing() {
+        let mut joiner = LineJoiner::new(100);
+        joiner.push(chunk(1, Stderr, b"\r50%"));
+        assert!(!joiner.holds_back());
+        joiner.push(chunk(2, Stdout, b"line\n"));
+        assert!(joiner.holds_back() && joiner.pop().is_none());
+        joiner.let_pass();
+        assert!(joiner.pop().is_some() && joiner.pop().is_none());
+        joiner.push(chunk(3, Stdout, b"line\n"));
+        assert!(joiner.pop().is_some());
+        // A second unfinished line does.
+        joiner.push(chunk(4, Stdout, b"prompt"));
+        joiner.push(chunk(5, Stderr, b"\r99%\n"));
+        assert_eq!(joiner.pop().unwrap().bytes, "\r50%\r99%\n");
+        joiner.push(chunk(6, Stderr, b"more\n"));
+        assert!(joiner.holds_back() && joiner.pop().is_none());
+        joiner.let_pass();
+        assert_eq!(joiner.pop().unwrap().bytes, "more\n");
     }
 
     #[test]
@@ -320,7 +407,7 @@ mod tests {
             count += std::iter::from_fn(|| joiner.pop()).count();
         }
         assert!(most <= WAITING_LINES_MAX + 1, "{most} lines wait");
-        assert_eq!(count, 100_001);
+        assert_eq!(count, 100_000);
     }
 
     prop_compose! {
@@ -351,6 +438,28 @@ mod tests {
                 prop_assert_eq!(given, got);
             }
             prop_assert!(records.iter().all(|r| r.bytes.len() <= max));
+        }
+
+        #[test]
+        fn streams_are_cut_each_by_itself(chunks in chunks(), max in 1_usize..20, passes in any::<u64>()) {
+            let mut joiner = LineJoiner::new(max);
+            let mut records = Vec::new();
+            for (at, chunk) in chunks.iter().enumerate() {
+                joiner.push(chunk.clone());
+                if passes >> (at % 64) & 1 == 1 {
+                    joiner.let_pass();
+                }
+                records.extend(std::iter::from_fn(|| joiner.pop()));
+            }
+            joiner.finish();
+            records.extend(std::iter::from_fn(|| joiner.pop()));
+            for stream in [Stdout, Stderr] {
+                let alone = join(max, chunks.iter().filter(|c| c.stream == stream).cloned());
+                let records: Vec<_> =
+                    records.iter().filter(|r| r.stream == stream).cloned().collect();
+                prop_assert_eq!(short(&records), short(&alone));
+            }
+            prop_assert_eq!(joiner.waiting, 0);
         }
 
         #[test]

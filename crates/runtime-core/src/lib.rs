@@ -66,7 +66,7 @@ pub use ident::{
 pub use image::{Image, ImageRef, PullEvent, PullPolicy, PullSummary, RegistryAuth};
 pub use info::{ContainerInfo, ContainerStatus, ImageInfo, Listed, TcpPortBinding};
 pub use join::{Chunk, LineJoiner};
-pub use logs::{LogCursor, LogReader, LogRecord, LogStream, RawLog, RawLogs};
+pub use logs::{LogCursor, LogReader, LogRecord, LogStream, RawLog, RawLogs, UnfinishedLine};
 pub use options::{
     CopyInOptions, CopyOutOptions, EventsOptions, Follow, LabelFilter, ListOptions, LogOptions,
     PullOptions, ReapOptions, ReapReport, StartOutcome, StatsOptions, StopOptions, StopOutcome,

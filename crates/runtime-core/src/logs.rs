@@ -8,7 +8,8 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures_core::Stream;
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeStruct;
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::Result;
 
@@ -54,30 +55,101 @@ pub struct LogRecord {
     /// True when the line was longer than [`LogOptions::max_line`](crate::LogOptions) and goes
     /// on in the next record of the same stream.
     pub continues: bool,
+    /// A line of another stream that began before this one and is not finished: its record is
+    /// returned later, although the order across streams is otherwise that in which lines began. A
+    /// [`LogCursor`] needs it.
+    #[serde(default)]
+    pub unfinished: Option<UnfinishedLine>,
+}
+
+/// A line that began before others that were returned already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct UnfinishedLine {
+    /// The stream of the line.
+    pub stream: LogStream,
+    /// The time of its records.
+    pub time: SystemTime,
+    /// The number of records of its stream with that time that were returned.
+    pub records: u64,
 }
 
 /// A place in a log, good for going on from there in another process or after a crash.
 ///
 /// It is the time of the last record that was given, and how many records of exactly that time
-/// have been given, because an engine may stamp several lines alike.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// have been given, because an engine may stamp several lines alike. While a line of another stream
+/// is overtaken, the place in that stream is stored beside it.
+///
+/// # Stored form
+/// With serde, `unfinished` is left out of formats for people (such as JSON) while there is none, so
+/// that versions without the field read the cursor; values of those versions are read as cursors
+/// without an unfinished line. Other formats always store it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
 pub struct LogCursor {
     /// The time of the last record.
     pub time: SystemTime,
-    /// How many records with that time were given.
+    /// How many records with that time were given. While a line is overtaken, those of the stream
+    /// of that line are not counted.
     pub records: u64,
+    /// The line that was overtaken by the last record, if it was not finished since.
+    #[serde(default)]
+    pub unfinished: Option<UnfinishedLine>,
 }
 
 impl LogCursor {
+    /// The place after the first `records` records of a time.
+    #[must_use]
+    pub const fn new(time: SystemTime, records: u64) -> Self {
+        Self { time, records, unfinished: None }
+    }
+
     /// The place after `record`, when `before` was the place before it.
     #[must_use]
     pub fn advance(before: Option<Self>, record: &LogRecord) -> Self {
-        match before {
-            Some(cursor) if cursor.time == record.time => {
-                Self { time: cursor.time, records: cursor.records + 1 }
-            }
-            _ => Self { time: record.time, records: 1 },
+        let Some(before) = before else {
+            return Self { unfinished: record.unfinished, ..Self::new(record.time, 1) };
+        };
+        if let Some(line) = before.unfinished
+            && line.stream == record.stream
+        {
+            return before.advance_overtaken(line, record);
         }
+        let mut cursor = match before.time == record.time {
+            true => Self { records: before.records + 1, ..before },
+            false => Self::new(record.time, 1),
+        };
+        if let (None, Some(line)) = (before.unfinished, record.unfinished)
+            && line.time == before.time
+            && line.time == record.time
+        {
+            cursor.records = cursor.records.saturating_sub(line.records);
+        }
+        cursor.unfinished = record.unfinished;
+        cursor
+    }
+
+    /// The place after a record of the line that was overtaken.
+    fn advance_overtaken(self, line: UnfinishedLine, record: &LogRecord) -> Self {
+        let line = UnfinishedLine { records: line.records + 1, ..line };
+        if record.continues {
+            return Self { unfinished: Some(line), ..self };
+        }
+        // In the order in which lines began, the last record is still the one before this line's.
+        let counted = if line.time == self.time { line.records } else { 0 };
+        Self { records: self.records + counted, unfinished: None, ..self }
+    }
+}
+
+impl Serialize for LogCursor {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let stores_line = self.unfinished.is_some() || !serializer.is_human_readable();
+        let mut fields = serializer.serialize_struct("LogCursor", 2 + usize::from(stores_line))?;
+        fields.serialize_field("time", &self.time)?;
+        fields.serialize_field("records", &self.records)?;
+        match stores_line {
+            true => fields.serialize_field("unfinished", &self.unfinished)?,
+            false => fields.skip_field("unfinished")?,
+        }
+        fields.end()
     }
 }
 
@@ -183,5 +255,23 @@ impl fmt::Debug for LogReader {
             .field("open", &self.records.is_some())
             .field("cursor", &self.cursor)
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stored_cursor_is_read_across_versions() {
+        let old = r#"{"time":{"secs_since_epoch":5,"nanos_since_epoch":7},"records":2}"#;
+        let cursor: LogCursor = serde_json::from_str(old).unwrap();
+        let time = SystemTime::UNIX_EPOCH + std::time::Duration::new(5, 7);
+        assert_eq!(cursor, LogCursor::new(time, 2));
+        assert_eq!(serde_json::to_string(&cursor).unwrap(), old);
+        let line = UnfinishedLine { stream: LogStream::Stderr, time, records: 3 };
+        let cursor = LogCursor { unfinished: Some(line), ..cursor };
+        let stored = serde_json::to_string(&cursor).unwrap();
+        assert_eq!(serde_json::from_str::<LogCursor>(&stored).unwrap(), cursor, "{stored}");
     }
 }

@@ -40,6 +40,9 @@ const DRAIN: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(100);
 const LOOK_ANYWAY: Duration = Duration::from_secs(2);
 
+/// How long lines wait for the end of a line of another stream.
+const HOLD_MAX: Duration = Duration::from_millis(500);
+
 /// See [`Container::logs`](runtime_core::Container::logs).
 pub(crate) async fn open(container: &CriContainer, options: LogOptions) -> Result<LogReader> {
     options.check()?;
@@ -83,6 +86,8 @@ pub(crate) async fn open(container: &CriContainer, options: LogOptions) -> Resul
         fetching: None,
         is_at_end: false,
         ended,
+        follow,
+        hold: None,
     };
     Ok(LogReader::new(records, after))
 }
@@ -110,6 +115,9 @@ struct Records {
     fetching: Option<BoxFuture<'static, (Source, Result<Fetched>)>>,
     is_at_end: bool,
     ended: bool,
+    follow: bool,
+    /// Runs while lines wait for the end of a line of another stream.
+    hold: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 /// What a source gives.
@@ -122,14 +130,30 @@ enum Fetched {
     },
 }
 
+impl Records {
+    /// Lets lines that have waited for long overtake an unfinished one. Ready when there may be
+    /// records because of that.
+    fn poll_hold(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.follow || self.filter.needs_order() || !self.lines.holds_back() {
+            self.hold = None;
+            return Poll::Pending;
+        }
+        let hold = self.hold.get_or_insert_with(|| Box::pin(tokio::time::sleep(HOLD_MAX)));
+        ready!(hold.as_mut().poll(cx));
+        self.hold = None;
+        self.lines.let_pass();
+        Poll::Ready(())
+    }
+}
+
 impl Stream for Records {
     type Item = Result<LogRecord>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         loop {
-            while let Some(record) = this.lines.next() {
-                if this.filter.lets_pass(&record) {
+            while let Some(mut record) = this.lines.next() {
+                if this.filter.lets_pass(&mut record) {
                     return Poll::Ready(Some(Ok(record)));
                 }
             }
@@ -144,7 +168,10 @@ impl Stream for Records {
                     this.fetching.insert(Box::pin(source.fetch(rest)))
                 }
             };
-            let (mut source, fetched) = ready!(fetching.as_mut().poll(cx));
+            let Poll::Ready((mut source, fetched)) = fetching.as_mut().poll(cx) else {
+                ready!(this.poll_hold(cx));
+                continue;
+            };
             this.fetching = None;
             if std::mem::take(&mut source.was_cut) {
                 this.lines.begin_again();
@@ -161,6 +188,8 @@ impl Stream for Records {
                     // A line that a running container has not finished is no record yet.
                     if this.ended {
                         this.lines.finish();
+                    } else {
+                        this.lines.let_pass();
                     }
                 }
                 Err(error) => {

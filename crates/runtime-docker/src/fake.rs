@@ -553,7 +553,7 @@ async fn a_log_of_which_a_part_was_thrown_away_is_lost() {
     let runtime = fake.connect().await.unwrap();
     let container = runtime.create_container(&spec()).await.unwrap();
     let time = std::time::UNIX_EPOCH + Duration::from_secs(1_795_451_900);
-    let after = runtime_core::LogCursor { time, records: 1 };
+    let after = runtime_core::LogCursor::new(time, 1);
     let mut log = container.logs(LogOptions::default().after(after)).await.unwrap();
     let error = log.next().await.unwrap().map(drop);
     let error = assert_failed(error, ErrorKind::Lost, "1795451900.000000000");

@@ -5,6 +5,7 @@
 //! before that, and passes over what it has had. The lines that were unfinished at the cut go on:
 //! their beginnings are kept.
 
+mod cursor;
 mod place;
 mod reader;
 mod seek;
@@ -19,6 +20,8 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use futures_util::Stream;
 use runtime_core::{Chunk, ContainerStatus, Error, LogOptions, LogReader, Result};
+
+pub use self::cursor::{CursorSearch, Given};
 
 /// How far apart the times of two chunks may be that stand in a log in the wrong order. The
 /// streams of a container are stamped before they take their turn at the log.

@@ -93,7 +93,10 @@ impl Lines {
                 && self.unfinished == Unfinished::default()
             {
                 let Chunk { time, stream, bytes, .. } = chunk;
-                return Some(LogRecord { time, stream, bytes, continues: false });
+                let unfinished = None;
+                let record = LogRecord { time, stream, bytes, continues: false, unfinished };
+                self.joiner.count(&record);
+                return Some(record);
             }
             self.push(chunk);
         }
@@ -136,6 +139,16 @@ impl Lines {
         }
         self.joiner.push(chunk);
         self.joining = true;
+    }
+
+    /// Whether records wait for the end of a line of another stream.
+    pub(super) fn holds_back(&self) -> bool {
+        self.joining && self.joiner.holds_back()
+    }
+
+    /// Lets the lines that wait for an unfinished line overtake it.
+    pub(super) fn let_pass(&mut self) {
+        self.joiner.let_pass();
     }
 
     /// The log has ended: what is there of its last lines is given.

@@ -5,6 +5,7 @@ use std::io;
 use std::time::SystemTime;
 
 use runtime_core::{LogCursor, LogOptions, LogRecord, Result};
+use runtime_support::follow::{CursorSearch, Given};
 
 use super::lines::{Lines, Terminal};
 use super::next::thrown_away;
@@ -28,10 +29,17 @@ pub(super) struct Filter {
     exclusive: bool,
     /// How many of those are passed over first.
     skip: u64,
+    /// A place in the log, which is there: what was given before it is passed over.
+    after: Option<CursorSearch>,
 }
 
 impl Filter {
-    pub(super) fn lets_pass(&mut self, record: &LogRecord) -> bool {
+    /// Whether records have to come in the order in which their lines began.
+    pub(super) fn needs_order(&self) -> bool {
+        self.after.is_some_and(|after| after.needs_order())
+    }
+
+    pub(super) fn lets_pass(&mut self, record: &mut LogRecord) -> bool {
         if self
             .since
             .is_some_and(|since| record.time < since || (self.exclusive && record.time == since))
@@ -42,7 +50,9 @@ impl Filter {
             self.skip -= 1;
             return false;
         }
-        true
+        let Some(after) = &mut self.after else { return true };
+        // A later record that stands before the place was returned.
+        after.look(record) == Given::No
     }
 }
 
@@ -104,10 +114,10 @@ fn place(
         Some(last) => Some((last.inode, open(last)?.metadata()?.len())),
         None => None,
     };
-    let mut filter = Filter { since: options.since, exclusive: false, skip: 0 };
+    let mut filter = Filter { since: options.since, exclusive: false, skip: 0, after: None };
     let mut first = 0;
     let mut offset = 0;
-    if let Some(time) = options.since.or(options.after.map(|after| after.time)) {
+    if let Some(time) = options.since.or(options.after.map(CursorSearch::begin)) {
         let time = time.checked_sub(SKEW).unwrap_or(time);
         first = first_with(&files, time)?;
         if let Some(file) = files.get(first) {
@@ -131,10 +141,12 @@ fn place(
         filter,
         finished: false,
     };
-    if let Some(after) = options.after {
-        match scan(filter).position_after(after)? {
-            Some(position) => filter.skip = position,
-            None if after.records > 0 && some_were_removed && first == 0 => {
+    if let Some(after) = options.after.filter(|after| *after == LogCursor::new(after.time, 0)) {
+        filter.since = Some(after.time);
+    } else if let Some(after) = options.after {
+        match scan(filter).has(after)? {
+            true => filter.after = Some(CursorSearch::new(after)),
+            false if after.records > 0 && some_were_removed && first == 0 => {
                 let oldest = match files.front() {
                     Some(file) => open(file)?.first_time()?,
                     None => None,
@@ -143,9 +155,11 @@ fn place(
                 if oldest.is_none_or(|oldest| oldest > end) {
                     return Err(Unplanned::Lost);
                 }
-                filter = Filter { since: Some(after.time), exclusive: true, skip: 0 };
+                filter = Filter { since: Some(after.time), exclusive: true, skip: 0, after: None };
             }
-            None => filter = Filter { since: Some(after.time), exclusive: true, skip: 0 },
+            false => {
+                filter = Filter { since: Some(after.time), exclusive: true, skip: 0, after: None }
+            }
         }
     } else if let Some(tail) = options.tail {
         filter.skip = scan(filter).count()?.saturating_sub(tail);
@@ -218,8 +232,8 @@ struct Scan {
 impl Scan {
     fn next(&mut self) -> io::Result<Option<LogRecord>> {
         loop {
-            if let Some(record) = self.lines.next() {
-                if self.filter.lets_pass(&record) {
+            if let Some(mut record) = self.lines.next() {
+                if self.filter.lets_pass(&mut record) {
                     return Ok(Some(record));
                 }
                 continue;
@@ -239,10 +253,11 @@ impl Scan {
                     return Ok(None);
                 }
                 self.finished = true;
-                if !self.ended {
-                    return Ok(None);
+                if self.ended {
+                    self.lines.finish();
+                } else {
+                    self.lines.let_pass();
                 }
-                self.lines.finish();
                 continue;
             };
             match file.read(rest, self.end.filter(|_| last))? {
@@ -264,21 +279,19 @@ impl Scan {
         Ok(count)
     }
 
-    /// How many records there are up to and with the one that the cursor stands behind.
-    fn position_after(mut self, cursor: LogCursor) -> io::Result<Option<u64>> {
-        let (mut position, mut same) = (0, 0);
-        while let Some(record) = self.next()? {
-            position += 1;
-            if record.time == cursor.time {
-                same += 1;
-                if same == cursor.records {
-                    return Ok(Some(position));
-                }
-            } else if record.time > cursor.time + SKEW {
+    /// Whether the record that the cursor stands behind is in the log.
+    fn has(mut self, cursor: LogCursor) -> io::Result<bool> {
+        let mut after = CursorSearch::new(cursor);
+        while let Some(mut record) = self.next()? {
+            after.look(&mut record);
+            if after.is_found() {
+                return Ok(true);
+            }
+            if record.time > cursor.time + SKEW {
                 break;
             }
         }
-        Ok(None)
+        Ok(false)
     }
 }
 
@@ -311,7 +324,7 @@ mod tests {
 
     fn after(second: u64) -> LogOptions {
         let time = time_of(line(second).as_bytes()).unwrap();
-        LogOptions::default().after(LogCursor { time, records: 1 })
+        LogOptions::default().after(LogCursor::new(time, 1))
     }
 
     fn plan(place: &Place, options: &LogOptions) -> Result<Start> {
@@ -331,7 +344,7 @@ mod tests {
         // Nothing was removed: it begins with what comes after.
         let (_folder, place) = written(&[1, 2]);
         let before = after(59).after.map(|after| after.time - Duration::from_secs(3600));
-        let before = LogCursor { time: before.unwrap(), records: 1 };
+        let before = LogCursor::new(before.unwrap(), 1);
         plan(&place, &LogOptions::default().after(before)).unwrap();
     }
 

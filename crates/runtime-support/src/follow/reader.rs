@@ -14,6 +14,7 @@ use runtime_core::{
 };
 use tokio::time::{Sleep, sleep};
 
+use super::cursor::CursorSearch;
 use super::place::{Place, Seen, Skip};
 use super::seek::{Passed, Seek};
 use super::tail::Tail;
@@ -21,6 +22,9 @@ use super::{LogSource, OpenLog, SKEW, Turn};
 
 /// A log stands still for so long: then what is open gives no more.
 const QUIET: Duration = Duration::from_secs(1);
+
+/// How long lines wait for the end of a line of another stream.
+const HOLD_MAX: Duration = Duration::from_millis(500);
 
 /// A log of so many chunks is long.
 const LONG_LOG: u64 = 8192;
@@ -65,6 +69,8 @@ pub(super) struct Reader<S: LogSource> {
     ready: VecDeque<LogRecord>,
     ended: Ended,
     quiet: Option<Pin<Box<Sleep>>>,
+    /// Runs while lines wait for the end of a line of another stream.
+    hold: Option<Pin<Box<Sleep>>>,
     /// How many chunks had been taken when a log without follow was last cut off, and how often
     /// that was.
     resumed: (u64, u32),
@@ -117,7 +123,10 @@ impl<S: LogSource> Reader<S> {
         let mut ended = Ended::Unknown;
         let from = match (options.since, options.after) {
             (Some(since), _) => source.open_since(since),
-            (None, Some(after)) => after.time.checked_sub(SKEW).and_then(|t| source.open_since(t)),
+            (None, Some(after)) => {
+                let begin = CursorSearch::begin(after);
+                begin.checked_sub(SKEW).and_then(|time| source.open_since(time))
+            }
             (None, None) => None,
         };
         let seek = match (options.since, options.after) {
@@ -163,6 +172,7 @@ impl<S: LogSource> Reader<S> {
             ready: VecDeque::new(),
             ended,
             quiet: None,
+            hold: None,
             resumed: (0, 0),
         })
     }
@@ -382,6 +392,9 @@ impl<S: LogSource> Reader<S> {
     fn settle(&mut self, ended: bool) {
         if ended {
             self.joiner.finish();
+        } else if !self.follow {
+            // What waits for an unfinished line is there, and that line is no record yet.
+            self.joiner.let_pass();
         }
         let Some(mut tail) = self.tail.take() else {
             let mut last = VecDeque::new();
@@ -506,6 +519,21 @@ impl<S: LogSource> Reader<S> {
         }
     }
 
+    /// Lets lines that have waited for long overtake an unfinished one. Ready when there may be
+    /// records because of that.
+    fn poll_hold(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let waits = self.follow && self.tail.is_none() && !self.seek.needs_order();
+        if !waits || !self.joiner.holds_back() {
+            self.hold = None;
+            return Poll::Pending;
+        }
+        let hold = self.hold.get_or_insert_with(|| Box::pin(sleep(HOLD_MAX)));
+        ready!(hold.as_mut().poll(cx));
+        self.hold = None;
+        self.joiner.let_pass();
+        Poll::Ready(())
+    }
+
     /// The open log has nothing to give now. Ready when that changes what is to be done.
     fn poll_quiet(&mut self, until: Until, cx: &mut Context<'_>) -> Poll<()> {
         if until == Until::Follow {
@@ -544,6 +572,9 @@ impl<S: LogSource> Stream for Reader<S> {
         loop {
             if let Some(record) = this.pop() {
                 return Poll::Ready(Some(Ok(record)));
+            }
+            if this.poll_hold(cx).is_ready() {
+                continue;
             }
             match &mut this.session {
                 Session::Open(chunks, until) => {

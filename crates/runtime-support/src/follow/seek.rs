@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use runtime_core::{LogCursor, LogRecord};
 
 use super::SKEW;
+use super::cursor::{CursorSearch, Given};
 
 /// The most that is held back while the record of a cursor is looked for.
 const MOST_HELD: usize = 1 << 20;
@@ -22,10 +23,8 @@ pub(super) enum Seek {
 
 #[derive(Debug)]
 pub(super) struct After {
-    time: SystemTime,
-    /// How many records of that time are still to be passed over.
-    left: u64,
-    /// Whether one of them shows that nothing after them is gone.
+    place: CursorSearch,
+    /// Whether one record of the time of the place shows that nothing after it is gone.
     one_tells: bool,
     /// Whether one was seen.
     seen: bool,
@@ -57,13 +56,11 @@ impl Seek {
     /// another with another [`max_line`](runtime_core::LogOptions::max_line). With a coarse one
     /// they are lines that are thrown away each for itself.
     pub(super) fn after(cursor: LogCursor, unit: Duration) -> Self {
-        if cursor.records == 0 {
+        if cursor.records == 0 && cursor.unfinished.is_none() {
             return Self::Since(cursor.time);
         }
-        let LogCursor { time, records: left } = cursor;
         Self::After(After {
-            time,
-            left,
+            place: CursorSearch::new(cursor),
             one_tells: unit <= Duration::from_nanos(1),
             seen: false,
             held: VecDeque::new(),
@@ -72,31 +69,43 @@ impl Seek {
     }
 
     /// Whether the record is wanted.
-    pub(super) fn pass(&mut self, record: LogRecord) -> Passed {
+    pub(super) fn pass(&mut self, mut record: LogRecord) -> Passed {
         match self {
             Self::All => Passed::Wanted(record),
             Self::Since(since) if record.time >= *since => Passed::Wanted(record),
             Self::Since(_) => Passed::Over,
             Self::After(after) => {
-                if record.time == after.time {
-                    after.seen = true;
-                    after.left -= 1;
-                    if after.left == 0 {
-                        *self = Self::All;
+                after.seen |= record.time == after.place.time();
+                match after.place.look(&mut record) {
+                    // What is held stands before the place if that is found.
+                    Given::No => {
+                        if after.place.is_found() {
+                            after.held.clear();
+                        }
+                        return Passed::Wanted(record);
                     }
-                } else if record.time > after.time {
-                    let limit = after.time.checked_add(SKEW);
-                    let beyond = limit.is_some_and(|limit| record.time > limit);
-                    // A record costs something even when it is empty.
-                    after.bytes += record.bytes.len() + size_of::<LogRecord>();
-                    after.held.push_back(record);
-                    if beyond || after.bytes > MOST_HELD {
-                        return Passed::TooFar;
+                    Given::Yes if after.place.is_found() => after.held.clear(),
+                    Given::Yes => {}
+                    Given::Unclear => {
+                        let limit = after.place.time().checked_add(SKEW);
+                        let beyond = limit.is_some_and(|limit| record.time > limit);
+                        // A record costs something even when it is empty.
+                        after.bytes += record.bytes.len() + size_of::<LogRecord>();
+                        after.held.push_back(record);
+                        if beyond || after.bytes > MOST_HELD {
+                            return Passed::TooFar;
+                        }
                     }
                 }
                 Passed::Over
             }
         }
+    }
+
+    /// Whether a place is looked for at which no line was overtaken. Until it is found, the records
+    /// have to come in the order in which their lines began.
+    pub(super) fn needs_order(&self) -> bool {
+        matches!(self, Self::After(after) if after.place.needs_order())
     }
 
     /// Whether records are held back.
@@ -108,7 +117,7 @@ impl Seek {
     pub(super) fn gone(&self) -> Option<SystemTime> {
         match self {
             Self::After(after) if after.seen && after.one_tells => None,
-            Self::After(after) => (!after.held.is_empty()).then_some(after.time),
+            Self::After(after) => (!after.held.is_empty()).then_some(after.place.time()),
             _ => None,
         }
     }

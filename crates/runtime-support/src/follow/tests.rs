@@ -21,6 +21,8 @@ mod ending;
 enum Cut {
     Refused,
     Broken(usize),
+    /// It stands still after what is there.
+    Stalled,
     /// As an engine does that closes its connections in order.
     Ended(usize),
 }
@@ -139,6 +141,7 @@ impl LogSource for Fake {
                 chunks.truncate(at);
                 End::Broken
             }
+            Some(Cut::Stalled) => End::Never,
             Some(Cut::Ended(at)) if from.follow => {
                 chunks.truncate(at);
                 world.closed = Some(if at % 2 == 0 {
@@ -214,6 +217,34 @@ fn join(max_line: usize, log: &[Chunk]) -> Vec<LogRecord> {
     joiner.finish();
     records.extend(std::iter::from_fn(|| joiner.pop()));
     records
+}
+
+/// As [`join`], with lines that overtake unfinished ones after some of the chunks.
+fn join_and_pass(max_line: usize, log: &[Chunk], passes: u64) -> Vec<LogRecord> {
+    let mut joiner = LineJoiner::new(max_line);
+    let mut records = Vec::new();
+    for (at, chunk) in log.iter().enumerate() {
+        joiner.push(chunk.clone());
+        if passes >> (at % 64) & 1 == 1 {
+            joiner.let_pass();
+        }
+        records.extend(std::iter::from_fn(|| joiner.pop()));
+    }
+    joiner.finish();
+    records.extend(std::iter::from_fn(|| joiner.pop()));
+    records
+}
+
+type Record = (SystemTime, Bytes, bool);
+
+/// The records of each stream, which have an order. Records of different streams have none while
+/// a line is unfinished.
+fn by_stream(records: &[LogRecord]) -> [Vec<Record>; 4] {
+    let mut streams: [Vec<Record>; 4] = Default::default();
+    for LogRecord { time, stream, bytes, continues, .. } in records {
+        streams[*stream as usize].push((*time, bytes.clone(), *continues));
+    }
+    streams
 }
 
 async fn read(source: Fake, options: LogOptions) -> Result<Vec<LogRecord>> {
@@ -308,7 +339,7 @@ proptest! {
             world.stalls = stalls;
         });
         let records = run(read(source.clone(), follow().max_line(max))).unwrap();
-        prop_assert_eq!(records, join(max, &log));
+        prop_assert_eq!(by_stream(&records), by_stream(&join(max, &log)));
         prop_assert_eq!(source.0.lock().unwrap().open_now, 0);
     }
 
@@ -323,7 +354,7 @@ proptest! {
         });
         let records = run(read(source, follow().since(since))).unwrap();
         let wanted: Vec<_> = all.into_iter().filter(|record| record.time >= since).collect();
-        prop_assert_eq!(records, wanted);
+        prop_assert_eq!(by_stream(&records), by_stream(&wanted));
     }
 
     #[test]
@@ -337,8 +368,45 @@ proptest! {
                 world.stalls = stalls;
             });
             let records = run(read(source, follow().after(cursor.unwrap()))).unwrap();
-            prop_assert_eq!(&records[..], &all[number + 1..], "after {:?}", cursor);
+            let (records, wanted) = (by_stream(&records), by_stream(&all[number + 1..]));
+            prop_assert_eq!(records, wanted, "after {:?}", cursor);
         }
+    }
+
+    #[test]
+    fn cursor_resumes_at_every_record_of_overtaken_lines(
+        (shared, log, cuts, stalls) in case(), max in 1..12_usize, passes in any::<u64>(),
+        pick in any::<prop::sample::Index>(),
+    ) {
+        // Streams with records of one time can be overtaken in ways that a cursor does not tell apart.
+        let times = |stream| log.iter().filter(move |c| c.stream == stream).map(|c| c.time);
+        prop_assume!(!times(Stdout).any(|time| times(Stderr).any(|other| other == time)));
+        let all = join_and_pass(max, &log, passes);
+        prop_assume!(!all.is_empty());
+        let given = pick.index(all.len()) + 1;
+        let records = all[..given].iter();
+        let mut last = records.fold(None, |cursor, record| Some(LogCursor::advance(cursor, record)));
+        let cursor = last;
+        let source = |cuts| {
+            Fake::new(log.clone(), cuts).with(|world| {
+                world.shared_times = shared;
+                world.stalls = stalls;
+            })
+        };
+        let options = follow().max_line(max).after(cursor.unwrap());
+        let mut records = Vec::new();
+        run(async {
+            let mut reader = read_log(source(cuts), options).await.unwrap();
+            while let Some(record) = reader.next().await {
+                records.push(record.unwrap());
+                last = reader.cursor();
+            }
+        });
+        let (records, wanted) = (by_stream(&records), by_stream(&all[given..]));
+        prop_assert_eq!(records, wanted, "after {:?} of {:#?}", cursor, all);
+        // Nothing is left after the last one, however the records came.
+        let options = LogOptions::default().max_line(max).after(last.unwrap());
+        prop_assert_eq!(run(read(source(Vec::new()), options)).unwrap(), [], "after {:?}", last);
     }
 
     #[test]
@@ -360,12 +428,57 @@ proptest! {
             world.stalls = stalls;
         });
         let records = run(read(source, follow().tail(wanted))).unwrap();
-        prop_assert!(records.ends_with(&all[last..]), "{:?} {:?}", records, &all[last..]);
+        let (given, tail) = (by_stream(&records), by_stream(&all[last..]));
+        let mut pairs = given.iter().zip(&tail);
+        prop_assert!(pairs.all(|(given, tail)| given.ends_with(tail)), "{:?} {:?}", given, tail);
         prop_assert!(ended == (records.len() == all.len() - last) || !ended);
     }
 }
 
 use LogStream::{Stderr, Stdout};
+
+#[test]
+fn lines_behind_a_progress_bar_wait_for_a_bounded_time() {
+    let log = vec![chunk(1, Stdout, "one\n"), chunk(2, Stderr, "\r50%"), chunk(3, Stdout, "two\n")];
+    // The container runs on, and the followed log stands still.
+    let source = Fake::new(log.clone(), [Cut::Stalled, Cut::Ended(3)]);
+    run(async {
+        let mut reader = read_log(source.clone(), follow()).await.unwrap();
+        let start = tokio::time::Instant::now();
+        assert_eq!(reader.next().await.unwrap().unwrap().bytes, "one\n");
+        assert_eq!(reader.next().await.unwrap().unwrap().bytes, "two\n");
+        assert!(start.elapsed() <= Duration::from_secs(1), "{:?}", start.elapsed());
+        // The place of the bar is in the cursor.
+        let cursor = reader.cursor().unwrap();
+        source.0.lock().unwrap().script.clear();
+        let rest = read(source, LogOptions::default().after(cursor)).await.unwrap();
+        assert_eq!(by_stream(&rest), by_stream(&join(100, &log[1..2])));
+    });
+}
+
+#[test]
+fn cursor_after_an_overtaken_line_returns_only_what_follows() {
+    let mut log = vec![chunk(1, Stdout, "prompt")];
+    log.extend((2..30_012).map(|n| chunk(n, Stderr, "a line\n")));
+    // As Docker does, with the time of the first piece.
+    log.push(chunk(1, Stdout, " end\n"));
+    log.push(chunk(30_012, Stderr, "last\n"));
+    let source = Fake::new(log.clone(), []);
+    let options = LogOptions::default().max_line(1000);
+    run(async {
+        let mut reader = read_log(source.clone(), options.clone()).await.unwrap();
+        let mut given = 0;
+        while let Some(record) = reader.next().await {
+            given += 1;
+            if record.unwrap().stream == Stdout || given % 10_000 == 0 {
+                let after = options.clone().after(reader.cursor().unwrap());
+                let rest = read(source.clone(), after).await.unwrap();
+                assert_eq!(rest.len(), log.len() - 1 - given, "{:?}", reader.cursor());
+            }
+        }
+        assert_eq!(given, log.len() - 1);
+    });
+}
 
 #[test]
 fn a_follower_of_a_created_container_waits_for_its_start() {
@@ -447,7 +560,7 @@ fn what_was_rotated_away_within_a_line_is_not_put_together() {
 #[test]
 fn a_cursor_whose_record_is_gone_is_lost_or_begins_with_what_is_there() {
     let log = vec![chunk(5, Stdout, "5\n"), chunk(6, Stdout, "6\n")];
-    let gone = LogCursor { time: at(4), records: 2 };
+    let gone = LogCursor::new(at(4), 2);
     for cuts in [vec![], vec![Cut::Ended(2), Cut::Ended(2)]] {
         let source = |keeps_place| {
             Fake::new(log.clone(), cuts.clone()).with(|world| {
@@ -469,7 +582,7 @@ fn a_cursor_is_not_lost_where_nothing_is() {
     let log = [chunk(5, Stdout, "a long line\n"), chunk(6, Stdout, "6\n")];
     let after = |records, unit, log: &[Chunk]| {
         let source = Fake::new(log.to_vec(), []).with(|world| world.unit = unit);
-        let cursor = LogCursor { time: at(5), records };
+        let cursor = LogCursor::new(at(5), records);
         run(read(source, LogOptions::default().after(cursor)))
     };
     let (nano, second) = (Duration::from_nanos(1), Duration::from_secs(1));
@@ -500,7 +613,7 @@ fn a_cursor_counts_what_the_tail_left_out() {
                 assert_eq!(reader.cursor(), None);
                 for records in records {
                     reader.next().await.unwrap().unwrap();
-                    let cursor = LogCursor { time: at(2 * second), records: *records };
+                    let cursor = LogCursor::new(at(2 * second), *records);
                     assert_eq!(reader.cursor(), Some(cursor));
                 }
                 let after = LogOptions::default().after(reader.cursor().unwrap());
@@ -514,7 +627,7 @@ fn a_cursor_counts_what_the_tail_left_out() {
         let source = Fake::new(log.to_vec(), []);
         let mut reader = read_log(source, LogOptions::default().tail(1)).await.unwrap();
         reader.next().await.unwrap().unwrap();
-        assert_eq!(reader.cursor(), Some(LogCursor { time: at(2 * second), records: 1 }));
+        assert_eq!(reader.cursor(), Some(LogCursor::new(at(2 * second), 1)));
     });
 }
 

@@ -314,7 +314,7 @@ async fn cursor_counts_records_of_one_time(t: Context) -> Outcome {
     times.sort_by_key(|(_, at)| std::cmp::Reverse(at.len()));
     for (time, at) in times.into_iter().take(2) {
         for (given, index) in at.iter().enumerate().take(3) {
-            let cursor = LogCursor { time, records: given as u64 + 1 };
+            let cursor = LogCursor::new(time, given as u64 + 1);
             let rest = t.records(&*container, LogOptions::default().after(cursor)).await?;
             assert_eq!(rest.len(), all.len() - index - 1);
             assert_eq!(rest.first(), all.get(index + 1));
@@ -351,7 +351,7 @@ async fn terminal_line_of_one_mib(t: Context) -> Outcome {
 async fn wrong_options(t: Context) -> Outcome {
     let container = t.create(&t.idle()).await?;
     let now = SystemTime::now();
-    let cursor = LogCursor { time: now, records: 1 };
+    let cursor = LogCursor::new(now, 1);
     for (options, field) in [
         (LogOptions::default().after(cursor).since(now), "after"),
         (LogOptions::default().after(cursor).tail(3), "after"),

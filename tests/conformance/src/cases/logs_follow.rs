@@ -25,6 +25,7 @@ cases! { "follow":
     slow_reader_loses_nothing [Logs, LogsFollow] heavy long;
     dropped_in_mid_stream [Logs, LogsFollow];
     removed_while_following [Logs, LogsFollow];
+    progress_bar_does_not_hold_back_lines [Logs, LogsFollow, LogsStreamsApart];
 }
 
 fn following() -> LogOptions {
@@ -84,6 +85,28 @@ async fn while_running(t: Context) -> Outcome {
     assert!(quiet.is_err(), "{quiet:?}");
     container.stop(StopOptions::default()).await?;
     assert_eq!(text_of(&ends(reader).await?), "bye\n");
+    Ok(())
+}
+
+/// A line without an end delays the lines of the other stream for a bounded time, and a cursor taken
+/// meanwhile has its place.
+async fn progress_bar_does_not_hold_back_lines(t: Context) -> Outcome {
+    // Engines keep the first 16 KiB of an unfinished line to themselves.
+    let bar = "head -c 40000 /dev/zero | tr '\\0' '\\r' >&2";
+    let lines = "for i in 1 2 3 4; do echo line $i; sleep 0.5; done";
+    let script = format!("trap 'exit 0' TERM; {bar}; {lines}; sleep 3600 & wait");
+    let container = t.start(&t.script(&script)).await?;
+    let mut reader = container.logs(following()).await?;
+    for number in 1..=4 {
+        assert_eq!(next(&mut reader).await?.bytes, format!("line {number}\n"));
+    }
+    let Some(cursor) = reader.cursor() else { fail!("no cursor after four records") };
+    container.stop(StopOptions::default()).await?;
+    let resumed = t.records(&*container, LogOptions::default().after(cursor)).await?;
+    for rest in [ends(reader).await?, resumed] {
+        let text = text_of(&rest);
+        assert!(text.len() == 40_000 && text.bytes().all(|byte| byte == b'\r'), "{rest:?}");
+    }
     Ok(())
 }
 
