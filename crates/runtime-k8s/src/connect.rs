@@ -391,6 +391,7 @@ impl KubernetesOptions {
             &mut self.schedule_budget,
             &mut self.start_budget,
             &mut self.node_budget,
+            &mut self.session_pings,
         ] {
             *budget = runtime_core::bounded(*budget);
         }

@@ -10,6 +10,7 @@ use runtime_core::{
 };
 use runtime_support::{is_unclear, ports};
 use serde_json::{Value, json};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -72,7 +73,8 @@ pub(crate) async fn run(shared: &Arc<Shared>, spec: &ContainerSpec) -> Result<Po
         // The pod is seen to have them from now on.
         drop(ports);
         // If nobody listens, what is made drops here, and is undone by that.
-        let _ = sender.send(made.map(|pod| Made { shared: task, pod: Some(pod) }));
+        let executor = Handle::current();
+        let _ = sender.send(made.map(|pod| Made { shared: task, pod: Some(pod), executor }));
     });
     let made = receiver
         .await
@@ -84,6 +86,8 @@ pub(crate) async fn run(shared: &Arc<Shared>, spec: &ContainerSpec) -> Result<Po
 struct Made {
     shared: Arc<Shared>,
     pod: Option<Pod>,
+    /// The executor of the create, because it may be dropped outside of one.
+    executor: Handle,
 }
 
 impl Made {
@@ -94,11 +98,9 @@ impl Made {
 
 impl Drop for Made {
     fn drop(&mut self) {
-        if let Some(pod) = self.pod.take()
-            && let Ok(handle) = tokio::runtime::Handle::try_current()
-        {
+        if let Some(pod) = self.pod.take() {
             let undone = undo(Arc::clone(&self.shared), pod);
-            self.shared.half_made.spawn_on(undone, &handle);
+            self.shared.half_made.spawn_on(undone, &self.executor);
         }
     }
 }
@@ -381,6 +383,63 @@ mod tests {
         Arc::new(Shared::new(client, options, Server::default(), Capabilities::default()))
     }
 
+    fn made(shared: &Arc<Shared>) -> Made {
+        let executor = Handle::current();
+        Made { shared: Arc::clone(shared), pod: Some(Pod::default()), executor }
+    }
+
+    #[tokio::test]
+    async fn create_that_is_dropped_outside_of_the_executor_is_undone() {
+        let (deleted, mut deletions) = tokio::sync::mpsc::unbounded_channel();
+        let client = crate::client::tests::of(move |method, _| {
+            if method.as_str() == "DELETE" {
+                let _ = deleted.send(());
+            }
+            (200, "{}")
+        });
+        let options = KubernetesOptions::new(Scope::new("t").unwrap());
+        let shared =
+            Arc::new(Shared::new(client, options, Server::default(), Capabilities::default()));
+        let made = made(&shared);
+        std::thread::spawn(move || drop(made)).join().unwrap();
+        let deletion = tokio::time::timeout(Duration::from_secs(30), deletions.recv()).await;
+        assert_eq!(deletion.unwrap(), Some(()));
+    }
+
+    #[test]
+    fn endless_budgets_can_be_added_to_the_present() {
+        const MAX: Duration = Duration::MAX;
+        let options = KubernetesOptions::new(Scope::new("t").unwrap())
+            .pull_budget(MAX)
+            .schedule_budget(MAX)
+            .start_budget(MAX)
+            .node_budget(MAX)
+            .session_pings(MAX)
+            .bounded();
+        for time in [
+            options.pull_budget,
+            options.schedule_budget,
+            options.start_budget,
+            options.node_budget,
+            options.session_pings,
+        ] {
+            assert!(std::time::Instant::now().checked_add(time).is_some());
+        }
+    }
+
+    #[test]
+    fn create_can_be_dropped_after_the_executor() {
+        let executor = tokio::runtime::Runtime::new().unwrap();
+        let (made, shared) = executor.block_on(async {
+            let shared = silent();
+            (made(&shared), shared)
+        });
+        drop(executor);
+        drop(made);
+        // Nothing holds on to what can no longer be undone.
+        assert_eq!(Arc::strong_count(&shared), 1);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn undo_without_answers_ends() {
         let begun = Instant::now();
@@ -400,7 +459,7 @@ mod tests {
         assert!(begun.elapsed() <= ATTEMPT_LIMIT * 2, "{:?}", begun.elapsed());
 
         let shared = silent();
-        drop(Made { shared: Arc::clone(&shared), pod: Some(Pod::default()) });
+        drop(made(&shared));
         let begun = Instant::now();
         shared.close().await;
         assert!(begun.elapsed() <= ATTEMPT_LIMIT, "{:?}", begun.elapsed());

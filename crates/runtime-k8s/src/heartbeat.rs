@@ -22,7 +22,8 @@ const MISSED: u32 = 12;
 impl Heartbeat {
     /// Pings that often. The limit is a minute with the usual interval.
     pub(crate) fn every(interval: Duration) -> Self {
-        Self { interval, limit: interval.saturating_mul(MISSED) }
+        let limit = runtime_core::bounded(interval.saturating_mul(MISSED));
+        Self { interval, limit }
     }
 }
 

@@ -282,12 +282,13 @@ impl Scan {
     /// Whether the record that the cursor stands behind is in the log.
     fn has(mut self, cursor: LogCursor) -> io::Result<bool> {
         let mut after = CursorSearch::new(cursor);
+        let limit = cursor.time.checked_add(SKEW);
         while let Some(mut record) = self.next()? {
             after.look(&mut record);
             if after.is_found() {
                 return Ok(true);
             }
-            if record.time > cursor.time + SKEW {
+            if limit.is_some_and(|limit| record.time > limit) {
                 break;
             }
         }
