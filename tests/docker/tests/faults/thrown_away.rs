@@ -18,7 +18,8 @@ const SCRIPT: &str = "trap 'seq 5000' USR1; echo first; while :; do sleep 0.1; d
 async fn a_reader_is_told_that_its_place_was_thrown_away() -> Outcome {
     let own = Own::up(OWN).await?;
     let engine = Engine::of_own(&own, scope(), Deadlines::default()).await?;
-    let container = engine.runtime.container(&create(&engine).await?).await?;
+    let kept = json!({ "Type": "json-file", "Config": { "max-size": "1k", "max-file": "1" } });
+    let container = engine.runtime.container(&create(&engine, SCRIPT, kept).await?).await?;
     container.start().await?;
     let mut log = container.logs(LogOptions::default().follow(Follow::Yes)).await?;
     assert_eq!(log.next().await.ok_or("no line")??.bytes, "first\n");
@@ -45,7 +46,37 @@ async fn a_reader_is_told_that_its_place_was_thrown_away() -> Outcome {
     engine.finish().await
 }
 
-async fn create(engine: &Engine) -> Result<ContainerId, runtime_conformance::BoxError> {
+/// The engine's own follow loses lines, or returns them twice, when it rotates the log often.
+#[tokio::test]
+async fn follower_of_a_rotated_log_returns_each_line_once() -> Outcome {
+    const LINES: usize = 20_000;
+    let own = Own::up(OWN).await?;
+    let engine = Engine::of_own(&own, scope(), Deadlines::default()).await?;
+    for driver in ["json-file", "local"] {
+        // All of it is kept, in some tens of files.
+        let log = json!({ "Type": driver, "Config": {
+            "max-size": "50k", "max-file": "200", "compress": "false"
+        } });
+        let script = format!("seq {LINES}; sleep 1; seq {LINES}");
+        let container = engine.runtime.container(&create(&engine, &script, log).await?).await?;
+        container.start().await?;
+        let mut log = container.logs(LogOptions::default().follow(Follow::Yes)).await?;
+        let mut lines = 0;
+        while let Some(record) = log.next().await {
+            let line = format!("{}\n", lines % LINES + 1);
+            assert_eq!(record?.bytes, line, "{driver}: line {lines}");
+            lines += 1;
+        }
+        assert_eq!(lines, 2 * LINES, "{driver}");
+    }
+    engine.finish().await
+}
+
+async fn create(
+    engine: &Engine,
+    script: &str,
+    log: serde_json::Value,
+) -> Result<ContainerId, runtime_conformance::BoxError> {
     let image = engine.spec().image;
     let mut pull = engine.runtime.pull_image(&image, PullOptions::default()).await?;
     while let Some(event) = pull.next().await {
@@ -53,11 +84,9 @@ async fn create(engine: &Engine) -> Result<ContainerId, runtime_conformance::Box
     }
     let id = engine.raw.create(&json!({
         "Image": image.reference,
-        "Cmd": ["sh", "-c", SCRIPT],
+        "Cmd": ["sh", "-c", script],
         "Labels": { LABEL_MANAGED: "true", LABEL_SCOPE: engine.runtime.scope().to_string() },
-        "HostConfig": {
-            "LogConfig": { "Type": "json-file", "Config": { "max-size": "1k", "max-file": "1" } }
-        }
+        "HostConfig": { "LogConfig": log }
     }))?;
     Ok(ContainerId::new(id))
 }
