@@ -21,7 +21,18 @@ pub(crate) fn binary() -> &'static Path {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         // With the features of the whole workspace, as the tests themselves are built: for the
         // package alone, every dependency with other features would be built once more.
-        let mut build = Command::new(cargo)
+        let mut build = Command::new(cargo);
+        // The build of a dependency looks at such variables of whoever runs these tests (ring's does),
+        // and all that depends on it would be built once more.
+        for (name, _) in std::env::vars_os() {
+            let is_of_package = name.to_str().is_some_and(|name| {
+                name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
+            });
+            if is_of_package {
+                build.env_remove(name);
+            }
+        }
+        let mut build = build
             .args(["build", "--quiet", "--locked", "--workspace", "--all-features"])
             .args(["--bin", "runtime"])
             .arg("--message-format=json-render-diagnostics")
