@@ -9,6 +9,10 @@ use runtime_support::follow::with_carriage_return;
 /// How long the pieces are into which engines cut long lines: containerd and Docker, CRI-O.
 const PIECES: [usize; 2] = [16 << 10, 8 << 10];
 
+/// How much earlier the time of a piece may be than that of the piece before it. The pieces may be of
+/// both streams, which the engine of the node reads each for itself.
+const DISORDER_MAX: Duration = Duration::from_secs(2);
+
 /// How much of a line is needed to know whether it has a time behind its first piece.
 const ENOUGH: usize = PIECES[0] + 64;
 
@@ -108,7 +112,7 @@ fn join(rest: &Bytes, part: Bytes) -> Bytes {
 fn cut(line: &[u8], time: SystemTime) -> Option<(usize, SystemTime, usize)> {
     PIECES.iter().find_map(|&at| {
         let (next, head) = stamp(line.get(at..)?)?;
-        (next >= time).then_some((at, next, head))
+        (next + DISORDER_MAX >= time).then_some((at, next, head))
     })
 }
 
@@ -225,6 +229,13 @@ mod tests {
         assert_eq!((got[0].1.len(), got[0].2), (16 << 10, false));
         assert_eq!((got[1].1.len(), got[1].2), (16 << 10, false));
         assert_eq!((&got[2].1[..], got[2].2), (&b"rest\n"[..], true));
+        // The streams are two, and the second piece is of the other one.
+        let earlier = "2026-11-23T17:03:44.590000000Z ";
+        let got = pieces(format!("{T}{piece}{earlier}rest").as_bytes()).unwrap();
+        assert_eq!((got.len(), &got[1].1[..]), (2, &b"rest\n"[..]));
+        let other = "2026-11-23T16:59:00Z rest";
+        let got = pieces(format!("{T}{piece}{other}").as_bytes()).unwrap();
+        assert_eq!(got.len(), 1, "the container's own words");
         let whole = format!("{T}{piece}{piece}");
         assert_eq!(pieces(whole.as_bytes()).unwrap().len(), 1, "a new kubelet joins them");
     }
