@@ -78,7 +78,8 @@ async fn until_left(subject: &dyn Subject, scope: &Scope, count: usize) -> Resul
     let mut left = leftovers(subject, scope).await?;
     while left.len() != count {
         let now = Mutex::new(Vec::new());
-        let changed = until(PATIENCE, "a change", || async {
+        // An engine that has much to undo at once shows nothing of it for a while.
+        let changed = until(PATIENCE * 3, "a change", || async {
             *lock(&now) = leftovers(subject, scope).await?;
             Ok((*lock(&now) != left).then_some(()))
         })

@@ -199,9 +199,26 @@ fn plan(
     );
     planned.sort_by_key(|planned| {
         let case = planned.case();
-        (case.exclusive, case.kills_engine, !case.heavy)
+        (case.exclusive, case.kills_engine)
     });
-    Ok(planned)
+    Ok(spread_heavy(planned))
+}
+
+/// Spreads the heavy cases over the first half of the run: begun all at once they would only delay
+/// each other, and one that began last would be waited for.
+fn spread_heavy(planned: Vec<Planned>) -> Vec<Planned> {
+    let is_heavy = |planned: &Planned| planned.case().heavy && matches!(planned, Planned::Run(_));
+    let (heavy, others): (Vec<_>, Vec<_>) = planned.into_iter().partition(is_heavy);
+    let distance = others.len() / (2 * heavy.len().max(1));
+    let (mut heavy, mut spread) = (heavy.into_iter(), Vec::new());
+    for (at, other) in others.into_iter().enumerate() {
+        if at % distance.max(1) == 0 {
+            spread.extend(heavy.next());
+        }
+        spread.push(other);
+    }
+    spread.extend(heavy);
+    spread
 }
 
 struct Shared {
@@ -325,9 +342,13 @@ mod tests {
     }
 
     #[test]
-    fn heavy_cases_begin_and_exclusive_ones_end() {
-        let planned = plan(&[KILLS, ONE, HEAVY], &all_but(&[]), &[], true).unwrap();
-        assert_eq!(names(&planned), ["a::heavy", "a::one", "a::kills"]);
+    fn heavy_cases_are_spread_and_exclusive_ones_end() {
+        let cases = [KILLS, ONE, ONE, ONE, ONE, ONE, HEAVY, HEAVY];
+        let planned = plan(&cases, &all_but(&[]), &[], true).unwrap();
+        let (one, heavy) = ("a::one", "a::heavy");
+        assert_eq!(names(&planned), [heavy, one, heavy, one, one, one, one, "a::kills"]);
+        let planned = plan(&[HEAVY, HEAVY], &all_but(&[]), &[], true).unwrap();
+        assert_eq!(names(&planned), [heavy, heavy]);
     }
 
     #[test]
