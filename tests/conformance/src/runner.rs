@@ -343,12 +343,13 @@ mod tests {
 
     #[test]
     fn heavy_cases_are_spread_and_exclusive_ones_end() {
-        let cases = [KILLS, ONE, ONE, ONE, ONE, ONE, HEAVY, HEAVY];
-        let planned = plan(&cases, &all_but(&[]), &[], true).unwrap();
+        let planned = plan(&[KILLS, ONE, HEAVY], &all_but(&[]), &[], true).unwrap();
         let (one, heavy) = ("a::one", "a::heavy");
-        assert_eq!(names(&planned), [heavy, one, heavy, one, one, one, one, "a::kills"]);
-        let planned = plan(&[HEAVY, HEAVY], &all_but(&[]), &[], true).unwrap();
-        assert_eq!(names(&planned), [heavy, heavy]);
+        assert_eq!(names(&planned), [heavy, one, "a::kills"]);
+        let run = |cases: &[Case]| spread_heavy(cases.iter().copied().map(Planned::Run).collect());
+        let spread = run(&[ONE, ONE, ONE, ONE, HEAVY, ONE, ONE, ONE, HEAVY]);
+        assert_eq!(names(&spread), [heavy, one, heavy, one, one, one, one, one, one]);
+        assert_eq!(names(&run(&[HEAVY, HEAVY])), [heavy, heavy]);
     }
 
     #[test]
