@@ -185,7 +185,9 @@ impl Step {
     fn disturbs(&self, other: &Self) -> bool {
         match self {
             // It puts the host's settings back to what they were before its engines.
-            Self::Engines(LEAVES_NOTHING) => matches!(other, Self::Engines(_) | Self::Part(_)),
+            Self::Engines(LEAVES_NOTHING) => {
+                matches!(other, Self::Engines(_) | Self::Part(_) | Self::ClusterFaults)
+            }
             // A host is a node of one cluster at a time, and its kernel has one table of packet rules.
             Self::Engines(_) => {
                 matches!(
@@ -193,7 +195,7 @@ impl Step {
                     Self::Engines(_) | Self::ClusterFaults | Self::Part(Part::K8s | Part::Podman)
                 )
             }
-            // The faults need the same cluster after it, and Podman stops to answer beside a busy cluster
+            // The faults need the same cluster after it, and Podman stops answering beside a busy cluster
             // on two cores.
             Self::Part(Part::K8s) => {
                 matches!(other, Self::ClusterFaults | Self::Part(Part::Podman))
@@ -253,6 +255,8 @@ mod tests {
         assert!(k8s.conflicts(&podman) && podman.conflicts(&k8s));
         assert!(k8s.conflicts(&Step::ClusterFaults) && cluster.conflicts(&Step::ClusterFaults));
         assert!(!podman.conflicts(&Step::ClusterFaults));
+        // Else the faults would begin before their part, which waits for it.
+        assert!(nothing.conflicts(&k8s) && nothing.conflicts(&Step::ClusterFaults));
         assert!(k8s.conflicts(&cluster) && podman.conflicts(&cluster));
         assert!(docker.conflicts(&nothing) && cluster.conflicts(&nothing));
         assert!(!k8s.conflicts(&docker) && !podman.conflicts(&docker));

@@ -8,6 +8,7 @@
 mod cursor;
 mod place;
 mod reader;
+mod reopen;
 mod seek;
 mod tail;
 #[cfg(test)]

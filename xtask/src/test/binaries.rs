@@ -85,10 +85,12 @@ pub fn build(stop: &Stop, wanted: fn(&Target, &str) -> bool) -> Result<Build> {
             });
         }
     }
-    let complete = stop.wait(child)?;
-    // The tests of the command line build it as well. Here nothing else waits for that.
-    let mut command = cargo(&["build", "--workspace", "--all-features", "--bin", "runtime"]);
-    let complete = complete && stop.wait(command.spawn()?)?;
+    let mut complete = stop.wait(child)?;
+    // The tests of the command line would build it while their engine waits.
+    if complete && others.is_empty() {
+        let mut command = cargo(&["build", "--workspace", "--all-features", "--bin", "runtime"]);
+        complete = stop.wait(command.spawn()?)?;
+    }
     binaries.sort_by(|a, b| (&a.package, &a.name).cmp(&(&b.package, &b.name)));
     Ok(Build { binaries, complete })
 }
