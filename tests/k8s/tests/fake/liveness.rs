@@ -1,4 +1,4 @@
-//! A server that stops to answer, and one that is replaced by another.
+//! A server that stops answering, and one that is replaced by another.
 
 use std::sync::Arc;
 use std::time::Duration;
