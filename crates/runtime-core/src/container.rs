@@ -148,7 +148,8 @@ pub trait Container: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// `NotFound` naming the field `path` when there is no such folder, `InvalidArgument` when
-    /// `path` is not absolute or the stream is no tar.
+    /// `path` is not absolute or the stream is no tar, `Lost` when the container ended meanwhile and
+    /// the engine does not hold its files for a copy (Podman): copied again, they are there.
     async fn copy_in(&self, path: &str, content: ByteStream, options: CopyInOptions) -> Result<()>;
 
     /// Packs the file or folder `path` of the container, running or not (capability

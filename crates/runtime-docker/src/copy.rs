@@ -12,7 +12,9 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use http::Method;
-use runtime_core::{ByteStream, ContainerStatus, Error, ErrorKind, Operation, Result, ResultExt};
+use runtime_core::{
+    Backoff, ByteStream, ContainerStatus, Error, ErrorKind, Operation, Result, ResultExt,
+};
 use runtime_support::{TarEnd, check_path};
 use serde::Deserialize;
 use tokio::sync::mpsc;
@@ -23,6 +25,11 @@ use crate::container::DockerContainer;
 use crate::http::Call;
 use crate::shared::within;
 
+/// How often it is asked whether the files of an ended container are unmounted.
+const POLL: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
+/// How many archives of Podman may fail or be empty before one is taken as it is: one that the end
+/// of the container cut off, and one that failed beside the clean-up.
+const PODMAN_ARCHIVES: usize = 2;
 /// The bit of a folder in the modes of Go.
 const FOLDER: u32 = 1 << 31;
 /// The bit of a symbolic link in the modes of Go.
@@ -37,10 +44,8 @@ impl DockerContainer {
             let silence = self.shared().deadlines.pull_inactivity;
             return runtime_support::copy::unpack(self, path, content, silence).await;
         }
-        if self.shared().engine.is_podman() {
-            // Podman would make the folder.
-            self.check_folder(path).await?;
-        }
+        let is_podman = self.shared().engine.is_podman();
+        let before = if is_podman { Some(self.podman_folder(path).await?) } else { None };
         let (content, flow) = Content::new(content);
         let call = self.archive(COPY_IN, Method::PUT, path).stream("application/x-tar", content);
         let silence = self.shared().deadlines.pull_inactivity;
@@ -49,11 +54,18 @@ impl DockerContainer {
             () = flow.stands_still(silence) => Err(Error::new(ErrorKind::Timeout)
                 .with_message(format!("the engine has taken nothing for {silence:?}"))),
         };
-        let Err(error) = sent else { return Ok(()) };
-        if let Some(error) = flow.failure() {
+        if let Some(error) = sent.as_ref().err().and(flow.failure()) {
             return Err(error);
         }
-        if error.kind() == ErrorKind::Unavailable && !self.shared().engine.is_podman() {
+        if before == Some(ContainerStatus::Running) {
+            let now = self.shared().inspect(COPY_IN, self.full_id()).await?;
+            if now.status() != ContainerStatus::Running {
+                return Err(Error::new(ErrorKind::Lost)
+                    .with_message("the container ended while files were written into it"));
+            }
+        }
+        let Err(error) = sent else { return Ok(()) };
+        if error.kind() == ErrorKind::Unavailable && !is_podman {
             // An engine that refuses does not read the rest, and its answer can be lost with it.
             self.check_folder(path).await?;
         }
@@ -67,10 +79,12 @@ impl DockerContainer {
             let silence = self.shared().deadlines.pull_inactivity;
             return runtime_support::copy::pack(self, path, silence).await;
         }
-        let call = self.archive(Operation::CopyOut, Method::GET, path);
-        let answer = self.shared().open(Operation::CopyOut, call).await.map_err(refused)?;
-        let bytes = self.shared().http.stream(Operation::CopyOut, answer);
         let silence = self.shared().deadlines.pull_inactivity;
+        let bytes = if self.shared().engine.is_podman() {
+            self.podman_archive(path, silence).await?
+        } else {
+            self.open_archive(path).await?
+        };
         let id = self.full_id().clone();
         let whole = stream::unfold(Some((bytes, TarEnd::default())), move |state| async move {
             let (mut bytes, mut end) = state?;
@@ -120,6 +134,61 @@ impl DockerContainer {
         Err(Error::new(ErrorKind::InvalidState).with_field("path").with_message(format!(
             "{at} is a file system that is there only while the container runs"
         )))
+    }
+
+    async fn open_archive(&self, path: &str) -> Result<ByteStream> {
+        let call = self.archive(Operation::CopyOut, Method::GET, path);
+        let answer = self.shared().open(Operation::CopyOut, call).await.map_err(refused)?;
+        Ok(self.shared().http.stream(Operation::CopyOut, answer).boxed())
+    }
+
+    /// The archive of Podman, which does not hold a container that ends while it reads: its files
+    /// are then unmounted under it, and it fails or gives nothing. It is asked again after that.
+    async fn podman_archive(&self, path: &str, silence: Duration) -> Result<ByteStream> {
+        for _ in 0..PODMAN_ARCHIVES {
+            self.files_are_settled(Operation::CopyOut).await?;
+            let mut bytes = match self.open_archive(path).await {
+                Err(error) if error.kind() == ErrorKind::Internal => continue,
+                opened => opened?,
+            };
+            if let Ok(Some(Ok(first))) = timeout(silence, bytes.next()).await {
+                return Ok(stream::iter([Ok(first)]).chain(bytes).boxed());
+            }
+        }
+        self.open_archive(path).await
+    }
+
+    /// Checks, on Podman, that files can be unpacked into this folder, which it would make. Returns
+    /// the state of the container before that.
+    async fn podman_folder(&self, path: &str) -> Result<ContainerStatus> {
+        for _ in 0..PODMAN_ARCHIVES {
+            let before = self.files_are_settled(Operation::CopyIn).await?;
+            match self.check_folder(path).await {
+                Err(error) if error.kind() == ErrorKind::Internal => {}
+                checked => return checked.map(|()| before),
+            }
+        }
+        let before = self.files_are_settled(Operation::CopyIn).await?;
+        self.check_folder(path).await.map(|()| before)
+    }
+
+    /// Waits, on Podman, until the files of a container that has ended are no longer being
+    /// unmounted: until then its archive calls read and write below what is taken away. In
+    /// between it calls the container "stopped", and "exited" after that. A clean-up that does
+    /// not come to its end is not waited for longer than a query. Returns the state after that.
+    async fn files_are_settled(&self, operation: Operation) -> Result<ContainerStatus> {
+        let mut backoff = Backoff::new(POLL.0, POLL.1);
+        let settled = async {
+            loop {
+                let seen = self.shared().inspect(operation, self.full_id()).await?;
+                if !seen.is_being_cleaned_up() {
+                    return Ok(seen.status());
+                }
+                tokio::time::sleep(backoff.delay()).await;
+            }
+        };
+        let settled = timeout(self.shared().deadlines.query, settled).await;
+        settled.unwrap_or(Ok(ContainerStatus::Exited))
     }
 
     fn archive(&self, operation: Operation, method: Method, path: &str) -> Call {

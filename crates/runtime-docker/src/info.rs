@@ -29,6 +29,11 @@ impl Inspect {
         self.state.exit()
     }
 
+    /// Whether it has ended, but its files and networks are still held. Podman alone says so.
+    pub(crate) fn is_being_cleaned_up(&self) -> bool {
+        self.state.status == "stopped"
+    }
+
     /// Whether it ended as the limit on memory ends one, without the engine's word for it.
     pub(crate) fn is_unexplained_kill(&self) -> bool {
         self.host_config.memory > 0 && self.state.is_killed() && !self.state.oom_killed

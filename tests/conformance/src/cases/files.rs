@@ -5,8 +5,8 @@ use std::io::Read as _;
 
 use futures_util::stream;
 use runtime_core::{
-    ByteStream, Bytes, Capability, Container, CopyInOptions, CopyOutOptions, Error, ErrorKind,
-    ExecOptions,
+    ByteStream, Bytes, Capability, Container, ContainerStatus, CopyInOptions, CopyOutOptions,
+    Error, ErrorKind, ExecOptions,
 };
 
 use super::exec::drain;
@@ -19,6 +19,8 @@ cases! { "files":
     into_a_created_container [CopyIn, CopyStopped, Wait, Logs];
     into_a_running_container [CopyIn, Logs];
     out_of_an_exited_container [CopyOut, CopyStopped, Wait];
+    out_of_a_container_that_ends [CopyOut, CopyStopped, Wait];
+    into_a_container_that_ends [CopyIn, CopyOut, CopyStopped, Wait];
     out_of_a_running_container [CopyOut];
     a_folder_and_back [CopyIn, CopyOut];
     modes_and_owners_in [CopyIn, Wait, Logs];
@@ -139,6 +141,50 @@ async fn out_of_an_exited_container(t: Context) -> Outcome {
     let entries = copy_out(&*container, "/srv/out").await?;
     assert_eq!(entries.len(), 1);
     assert_eq!(entries["out"], file(b"made", 0o640, ROOT));
+    Ok(())
+}
+
+/// Reads or writes all the time, from before the end to after it.
+async fn out_of_a_container_that_ends(t: Context) -> Outcome {
+    for _ in 0..3 {
+        let script = "printf made > /srv/out; echo ready; sleep 0.3";
+        let container = t.ready(&t.script(script)).await?;
+        loop {
+            let is_last = container.info().await?.status == ContainerStatus::Exited;
+            assert_eq!(copy_out(&*container, "/srv/out").await?["out"].content, b"made");
+            if is_last {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn into_a_container_that_ends(t: Context) -> Outcome {
+    for _ in 0..3 {
+        let container = t.ready(&t.script("echo ready; sleep 0.3")).await?;
+        let mut names = Vec::new();
+        loop {
+            let is_last = container.info().await?.status == ContainerStatus::Exited;
+            let name = format!("in-{}", names.len());
+            let content = pack(&[(&name, file(name.as_bytes(), 0o644, ROOT))])?;
+            let content = streamed(content, 700);
+            match container.copy_in("/srv", content, CopyInOptions::default()).await {
+                Ok(()) => names.push(name),
+                // Podman does not say whether they are there.
+                Err(error) if error.kind() == ErrorKind::Lost && !is_last => continue,
+                Err(error) => return Err(error.into()),
+            }
+            if is_last {
+                break;
+            }
+        }
+        let seen = copy_out(&*container, "/srv").await?;
+        for name in names {
+            let content = seen.get(&format!("srv/{name}")).map(|entry| &*entry.content);
+            assert_eq!(content, Some(name.as_bytes()), "of {:?}", seen.keys());
+        }
+    }
     Ok(())
 }
 

@@ -175,11 +175,13 @@ async fn carriage_returns(t: Context) -> Outcome {
 }
 
 /// Ends with more output than pipes hold on their way to the engine.
-pub(crate) const LAST_WORDS: &str = "seq 1 20000; sleep 0.2; seq 1 20000; exit 7";
+pub(crate) const LAST_WORDS: &str = "half() { seq 1000000000000001 1000000000005000; }
+    half; sleep 0.2; half; exit 7";
 
 /// What [`LAST_WORDS`] writes.
 pub(crate) fn last_words() -> String {
-    let half: String = (1..=20_000).map(|number| format!("{number}\n")).collect();
+    let first: u64 = 1_000_000_000_000_001;
+    let half: String = (first..first + 5_000).map(|number| format!("{number}\n")).collect();
     half.repeat(2)
 }
 

@@ -115,7 +115,9 @@ async fn stop_during_pull_holds_and_removed_container_never_runs() -> Outcome {
     slow.release.send_replace(true);
     let exit = timeout(PATIENCE, stopped.wait()).await??;
     assert_eq!(exit.reason, ExitReason::StoppedByUs, "{exit:?}");
-    assert!(exit.code.is_some(), "the node had the process before the stop: {exit:?}");
+    // The node may start the process before it sees the stop, or see that first.
+    let has_run = folder.path().join("stopped").exists();
+    assert!(exit.code.is_some() || !has_run, "a process that has run has no code: {exit:?}");
     assert!(!folder.path().join("removed").exists(), "a removed container has run");
     is_removed(stopped).await?;
     hasty.close().await?;
