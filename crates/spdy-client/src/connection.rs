@@ -21,8 +21,8 @@ pub struct Config {
     pub receive_buffer: usize,
     /// How many bytes of one stream wait for the transport before a write waits (128 KiB).
     pub send_buffer: usize,
-    /// How often a ping is sent, so that whatever sits on the way takes no quiet connection for a
-    /// dead one. Absent by default.
+    /// Interval of the pings on a connection on which nothing arrives, so that no proxy closes it as
+    /// idle. Absent by default.
     pub keep_alive: Option<Duration>,
     /// How long the other side may send nothing, with [`keep_alive`](Self::keep_alive), before the
     /// connection ends with [`Error::Silent`]. Absent by default. It does not count while the other

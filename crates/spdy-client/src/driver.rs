@@ -140,7 +140,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             ticks
         });
         while ticks.poll_tick(context).is_ready() {
-            self.shared.lock().keep_alive()?;
+            self.shared.lock().keep_alive(period / 2)?;
         }
         Ok(())
     }

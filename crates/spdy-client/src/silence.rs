@@ -45,6 +45,11 @@ impl Silence {
         self.since = Instant::now();
     }
 
+    /// Returns whether nothing has arrived for this time.
+    pub(crate) fn is_quiet(&self, time: Duration) -> bool {
+        self.since.elapsed() >= time
+    }
+
     /// Data was sent, and `next_ping` will be sent after it.
     pub(crate) fn sent(&mut self, length: usize, next_ping: u32) {
         self.sent = self.sent.saturating_add(length);

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::oneshot;
@@ -229,9 +230,12 @@ impl State {
         Ok(())
     }
 
-    /// Sends a ping that nobody waits for, unless control frames are stuck already.
-    pub(crate) fn keep_alive(&mut self) -> Result<(), Error> {
-        if self.control_backlog > 0 {
+    /// Sends a ping that no caller waits for, unless control frames are stuck already, or something
+    /// has arrived within the time `recent`: then the connection is neither dead nor quiet, and a
+    /// ping that meets the end of the session makes the server's kernel reset the connection, with
+    /// output that is still on its way.
+    pub(crate) fn keep_alive(&mut self, recent: Duration) -> Result<(), Error> {
+        if self.control_backlog > 0 || !self.silence.is_quiet(recent) {
             return Ok(());
         }
         let id = self.next_ping_id();

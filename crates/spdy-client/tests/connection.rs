@@ -310,6 +310,17 @@ async fn a_quiet_connection_is_kept_alive() {
     assert_eq!(start.elapsed().as_secs(), 90);
 }
 
+#[tokio::test(start_paused = true)]
+async fn busy_connection_gets_no_pings() {
+    let (_connection, mut peer, _driver) = connect(kept_alive());
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        peer.control(PING, 0, &2_u32.to_be_bytes()).await;
+        assert_eq!(peer.next().await, Some(Seen::Ping(2)), "the answer, and no ping before it");
+    }
+    assert_eq!(peer.next().await, Some(Seen::Ping(1)), "it is quiet now");
+}
+
 fn kept_alive() -> Config {
     Config::default().keep_alive(Duration::from_secs(5)).silence_limit(Duration::from_secs(60))
 }
