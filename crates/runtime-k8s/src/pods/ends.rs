@@ -91,7 +91,13 @@ impl Inner {
             } else if is_ours {
                 Some(Exit::new(ExitReason::Removed).with_message(NOT_CONFIRMED))
             } else if let Some(node) = seen.pod.spec.node_name.as_deref() {
-                given_up(&seen, node, self.nodes.health(node).await)
+                match given_up(&seen, node, self.nodes.health(node).await) {
+                    Some(removed) if removed.reason == ExitReason::Removed => {
+                        let evicted = self.preemption(&seen.pod, removed.clone(), &[]).await;
+                        Some(evicted.unwrap_or(removed))
+                    }
+                    given_up => given_up,
+                }
             } else {
                 None
             };

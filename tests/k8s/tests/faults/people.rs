@@ -51,7 +51,7 @@ async fn a_pod_is_deleted_by_somebody_else() -> Outcome {
         .await?;
     let late = KubernetesRuntime::connect(options).await?;
     let mut late_waiters = Vec::new();
-    let end = Instant::now() + Duration::from_secs(60);
+    let end = Instant::now() + Duration::from_secs(180);
     loop {
         let listed = asking.list_containers(ListOptions::default()).await?;
         for listed in &listed {
@@ -69,11 +69,11 @@ async fn a_pod_is_deleted_by_somebody_else() -> Outcome {
         assert!(Instant::now() < end, "pods that were deleted are still there");
     }
     for waiter in waiters {
-        let exit = waiter.answer(60).await??;
+        let exit = waiter.answer(180).await??;
         assert_eq!((exit.reason, exit.code), (ExitReason::Removed, None), "{exit:?}");
     }
     for waiter in late_waiters {
-        match waiter.answer(60).await? {
+        match waiter.answer(180).await? {
             Ok(exit) => assert_eq!((exit.reason, exit.code), (ExitReason::Removed, None)),
             Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound, "{error:?}"),
         }
@@ -109,7 +109,7 @@ async fn a_node_gets_a_taint() -> Outcome {
     subject.work(move |cluster| Ok(cluster.kubectl(&["taint", "node", &node, TAINT])?)).await?;
     let mut exits = Vec::new();
     for waiter in waiters {
-        exits.push(waiter.answer(60).await);
+        exits.push(waiter.answer(180).await);
     }
     let node = subject.environment.node.clone();
     subject
@@ -142,7 +142,7 @@ async fn a_budget_refuses_eviction() -> Outcome {
     assert!(refusal.contains("disruption budget"), "{refusal}");
     evict(&subject, other.id()).await?.map_err(|refusal| format!("no budget: {refusal}"))?;
     let [kept_waiter, other_waiter] = waiters;
-    let exit = other_waiter.answer(60).await??;
+    let exit = other_waiter.answer(180).await??;
     // Newer servers say why a pod went.
     assert!(matches!(exit.reason, ExitReason::Removed | ExitReason::Evicted), "{exit:?}");
     assert!(!exit.success(), "{exit:?}");
