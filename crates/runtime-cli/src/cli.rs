@@ -1,10 +1,13 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueHint};
+use clap::error::ContextKind;
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 
+use crate::commands::FAILED;
 use crate::commands::create::SpecArguments;
 
 /// Runs containers the same way on Docker, containerd or CRI-O, and Kubernetes.
@@ -95,7 +98,10 @@ pub(crate) enum Command {
 
 /// Arguments of `run`.
 #[derive(Debug, Args)]
-#[command(override_usage = "runtime run [OPTIONS] IMAGE [COMMAND] [ARG...]")]
+#[command(
+    override_usage = "runtime run [OPTIONS] IMAGE [COMMAND] [ARG...]",
+    disable_help_flag = true
+)]
 pub(crate) struct Run {
     /// Lets it run, and prints its id
     #[arg(long, short)]
@@ -110,7 +116,10 @@ pub(crate) struct Run {
 
 /// Arguments of `create`.
 #[derive(Debug, Args)]
-#[command(override_usage = "runtime create [OPTIONS] IMAGE [COMMAND] [ARG...]")]
+#[command(
+    override_usage = "runtime create [OPTIONS] IMAGE [COMMAND] [ARG...]",
+    disable_help_flag = true
+)]
 pub(crate) struct Create {
     #[command(flatten)]
     pub(crate) spec: SpecArguments,
@@ -195,7 +204,7 @@ pub(crate) struct Exec {
     /// Gives it a terminal
     #[arg(long, short)]
     pub(crate) tty: bool,
-    /// A variable; without a value, the one of this command's environment
+    /// A variable; without a value, the one of this command's environment, and removed if unset there
     #[arg(long, short, value_name = "NAME[=VALUE]")]
     pub(crate) env: Vec<String>,
     /// Runs as this user, or user:group
@@ -360,11 +369,41 @@ pub(crate) struct Info {
     pub(crate) format: Option<String>,
 }
 
+/// Commands whose usage errors have the exit code of their other failures, as with Docker.
+const CODED: [&str; 3] = ["run", "create", "exec"];
+
+impl Cli {
+    /// Parses the command line.
+    ///
+    /// # Errors
+    /// A usage error, or a request for help or the version, with the exit code.
+    pub(crate) fn of(words: &[OsString]) -> Result<Self, (clap::Error, u8)> {
+        let mut error = match Self::try_parse_from(words) {
+            Ok(cli) => return Ok(cli),
+            Err(error) => error,
+        };
+        // clap suggests to pass an unknown option after `--`, where it would be the image.
+        error.remove(ContextKind::Suggested);
+        let code = match error.use_stderr() {
+            false => 0,
+            true if is_coded(words) => FAILED,
+            true => 2,
+        };
+        Err((error, code))
+    }
+}
+
+/// Reports whether this command line, which need not be valid, is one of [`CODED`].
+fn is_coded(words: &[OsString]) -> bool {
+    let parsed = Cli::command().ignore_errors(true).try_get_matches_from(words);
+    parsed.is_ok_and(|parsed| parsed.subcommand_name().is_some_and(|name| CODED.contains(&name)))
+}
+
 #[cfg(test)]
 mod tests {
     use clap::{CommandFactory, Parser, error::ErrorKind};
 
-    use super::{Cli, Command};
+    use super::{Cli, Command, FAILED};
 
     fn parse(line: &str) -> Result<Command, clap::Error> {
         let words = ["runtime"].into_iter().chain(line.split_whitespace());
@@ -387,6 +426,44 @@ mod tests {
             let error = parse(line).unwrap_err();
             assert!(error.to_string().contains("COMMAND"), "{line}: {error}");
         }
+    }
+
+    #[test]
+    fn usage_errors_have_the_exit_code_of_docker() {
+        for (line, code) in [
+            ("run", FAILED),
+            ("run --nme x image", FAILED),
+            ("-B docker --scope x run --network host image", FAILED),
+            ("run --cpus many image", FAILED),
+            ("create --nme x image", FAILED),
+            ("exec", FAILED),
+            ("exec c", FAILED),
+            ("exec --nme c sh", FAILED),
+            ("exec -h", 0),
+            ("run --help", 0),
+            ("create --help", 0),
+            ("--version", 0),
+            ("--nme run image", 2),
+            ("ps --nme", 2),
+            ("run-away", 2),
+        ] {
+            let words: Vec<_> =
+                ["runtime"].into_iter().chain(line.split_whitespace()).map(Into::into).collect();
+            let (error, found) = Cli::of(&words).unwrap_err();
+            assert_eq!(found, code, "{line}: {error}");
+            assert!(!error.to_string().contains("use '--"), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn h_is_the_host_name_where_docker_has_it() {
+        for line in ["run -h box image", "run -hbox image", "run --hostname box image"] {
+            let Ok(Command::Run(run)) = parse(line) else { panic!("{line}") };
+            assert_eq!(run.spec.spec().unwrap().hostname.as_deref(), Some("box"), "{line}");
+        }
+        let Ok(Command::Create(create)) = parse("create -h box image") else { panic!() };
+        assert_eq!(create.spec.spec().unwrap().hostname.as_deref(), Some("box"));
+        assert!(parse("run -h").is_err_and(|error| error.use_stderr()));
     }
 
     #[test]

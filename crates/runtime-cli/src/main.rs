@@ -18,12 +18,18 @@ mod warnings;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use crate::cli::Cli;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let words: Vec<_> = std::env::args_os().collect();
+    let cli = match Cli::of(&words) {
+        Ok(cli) => cli,
+        Err((error, code)) => {
+            // Nothing reads the output.
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
     warnings::show();
     let built = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = match built {

@@ -4,6 +4,7 @@
 use std::io::{self, Read, Write};
 
 use bytes::{Bytes, BytesMut};
+use rustix::fs::fstat;
 use tokio::sync::{mpsc, oneshot};
 
 /// The most that is read at once.
@@ -38,54 +39,146 @@ pub(crate) fn stdin() -> mpsc::Receiver<io::Result<Bytes>> {
     receiver
 }
 
-/// One of the outputs.
+/// Standard output or standard error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Target {
+    Stdout,
+    Stderr,
+}
+
+/// Writer of one of the outputs.
 #[derive(Debug)]
 pub(crate) struct Sink {
-    pieces: Option<mpsc::Sender<Bytes>>,
-    done: oneshot::Receiver<io::Result<()>>,
+    target: Target,
+    pieces: Option<mpsc::Sender<(Target, Bytes)>>,
+    /// Absent if the other output reports the end of the thread that both share.
+    done: Option<oneshot::Receiver<io::Result<()>>>,
 }
 
 impl Sink {
-    /// Standard output.
+    /// Opens standard output and standard error.
+    ///
+    /// If both are the same file, terminal or pipe (`2>&1`), one thread writes both, so that the
+    /// file has the pieces in the order of the calls of [`write`](Self::write). Otherwise each has
+    /// a thread, so that an output that is not read does not delay the other one.
+    pub(crate) fn outputs() -> (Self, Self) {
+        let is_same = match (fstat(io::stdout()), fstat(io::stderr())) {
+            (Ok(out), Ok(err)) => (out.st_dev, out.st_ino) == (err.st_dev, err.st_ino),
+            _ => false,
+        };
+        let stdout = Self::open(Target::Stdout);
+        let stderr = match is_same {
+            true => Self { target: Target::Stderr, pieces: stdout.pieces.clone(), done: None },
+            false => Self::open(Target::Stderr),
+        };
+        (stdout, stderr)
+    }
+
+    /// Opens standard output alone.
     pub(crate) fn stdout() -> Self {
-        Self::of(io::stdout())
+        Self::open(Target::Stdout)
     }
 
-    /// Standard error.
-    pub(crate) fn stderr() -> Self {
-        Self::of(io::stderr())
-    }
-
-    fn of(mut output: impl Write + Send + 'static) -> Self {
-        let (pieces, mut receiver) = mpsc::channel::<Bytes>(PIECES);
+    fn open(target: Target) -> Self {
+        let (pieces, mut receiver) = mpsc::channel(PIECES);
         let (sender, done) = oneshot::channel();
         std::thread::spawn(move || {
-            let mut write = || {
-                while let Some(piece) = receiver.blocking_recv() {
-                    output.write_all(&piece)?;
-                    // What comes together is flushed together.
-                    if receiver.is_empty() {
-                        output.flush()?;
-                    }
-                }
-                output.flush()
-            };
-            let _ = sender.send(write());
+            let _ = sender.send(write_all(&mut receiver, &mut io::stdout(), &mut io::stderr()));
         });
-        Self { pieces: Some(pieces), done }
+        Self { target, pieces: Some(pieces), done: Some(done) }
     }
 
-    /// Writes, waiting while there is no room. False when nobody reads any more.
+    /// Writes a piece, waiting while there is no room. Returns false if the reader is gone.
     pub(crate) async fn write(&self, bytes: Bytes) -> bool {
         match &self.pieces {
-            Some(pieces) => pieces.send(bytes).await.is_ok(),
+            Some(pieces) => pieces.send((self.target, bytes)).await.is_ok(),
             None => false,
         }
     }
 
-    /// Waits until all is written.
+    /// Waits until everything is written. An output that shares its thread waits for the end of the
+    /// other one as well.
     pub(crate) async fn finish(mut self) -> io::Result<()> {
         self.pieces = None;
-        self.done.await.unwrap_or_else(|_| Err(io::Error::other("the output's thread panicked")))
+        match self.done.take() {
+            Some(done) => {
+                done.await.unwrap_or_else(|_| Err(io::Error::other("the output's thread panicked")))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Finishes both outputs.
+pub(crate) async fn finish((stdout, stderr): (Sink, Sink)) -> io::Result<()> {
+    let (out, err) = tokio::join!(stdout.finish(), stderr.finish());
+    out.and(err)
+}
+
+/// Writes pieces in their order until the channel is closed. Pieces that are there at once are
+/// flushed together.
+fn write_all(
+    pieces: &mut mpsc::Receiver<(Target, Bytes)>,
+    stdout: &mut impl Write,
+    stderr: &mut impl Write,
+) -> io::Result<()> {
+    let mut unflushed = None;
+    while let Some((target, piece)) = pieces.blocking_recv() {
+        if unflushed.is_some_and(|before| before != target) {
+            stdout.flush()?;
+            stderr.flush()?;
+        }
+        match target {
+            Target::Stdout => stdout.write_all(&piece)?,
+            Target::Stderr => stderr.write_all(&piece)?,
+        }
+        unflushed = Some(target);
+        if pieces.is_empty() {
+            stdout.flush()?;
+            stderr.flush()?;
+            unflushed = None;
+        }
+    }
+    stdout.flush()?;
+    stderr.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// A buffered output that shares its file with another one.
+    struct Shared(Vec<u8>, Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            self.1.lock().unwrap().append(&mut self.0);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn outputs_of_one_file_keep_their_order() {
+        let file = Arc::new(Mutex::new(Vec::new()));
+        let (pieces, mut receiver) = mpsc::channel(8);
+        for (target, text) in [
+            (Target::Stdout, "1"),
+            (Target::Stderr, "2"),
+            (Target::Stdout, "3"),
+            (Target::Stdout, "4"),
+            (Target::Stderr, "5"),
+        ] {
+            pieces.try_send((target, Bytes::from(text))).unwrap();
+        }
+        drop(pieces);
+        let output = || Shared(Vec::new(), Arc::clone(&file));
+        write_all(&mut receiver, &mut output(), &mut output()).unwrap();
+        assert_eq!(*file.lock().unwrap(), b"12345");
     }
 }

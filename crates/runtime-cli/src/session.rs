@@ -78,11 +78,15 @@ pub(crate) async fn talk(
     let sizes = watch::Sender::new(USUAL_SIZE);
     let _resizes = on_terminal
         .then(|| AbortOnDrop(tokio::spawn(tell_sizes(Arc::clone(&control), sizes.subscribe()))));
+    let (out_sink, err_sink) = Sink::outputs();
     let outputs = async {
-        let out = copy(stdout, Sink::stdout());
+        let out = copy(stdout, out_sink);
         match stderr {
-            Some(stderr) => tokio::try_join!(out, copy(stderr, Sink::stderr())).map(drop),
-            None => out.await,
+            Some(stderr) => tokio::try_join!(out, copy(stderr, err_sink)).map(drop),
+            None => {
+                drop(err_sink);
+                out.await
+            }
         }
     };
     let mut outputs = std::pin::pin!(outputs);
@@ -106,6 +110,28 @@ pub(crate) async fn talk(
                     if on_signal(signal).await == Then::End {
                         return Ok(Ended::Signal(signal));
                     }
+                }
+            }
+        }
+    }
+}
+
+/// Waits for `work` beside the signals, as for the exit of a process that has closed its outputs.
+///
+/// # Errors
+/// The signal that `on_signal` ends the command for.
+pub(crate) async fn or_signal<T>(
+    work: impl Future<Output = T>,
+    signals: &mut Signals,
+    mut on_signal: impl AsyncFnMut(Signal) -> Then,
+) -> Result<T, Signal> {
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return Ok(done),
+            came = signals.next() => {
+                if let Came::Signal(signal) = came && on_signal(signal).await == Then::End {
+                    return Err(signal);
                 }
             }
         }

@@ -67,6 +67,8 @@ capabilities! {
     deferred_pull DeferredPull "the image is pulled when the container starts, by the node it lands on";
     pull_progress PullProgress "reports the bytes of every layer while it pulls";
     empty_arguments EmptyArguments "keeps the image's entrypoint and drops its arguments";
+    env_names EnvNames "takes every name of a variable, and not only those of Kubernetes";
+    env_unset EnvUnset "removes a variable that the image sets";
     memory_limit MemoryLimit "a hard limit on memory";
     shared_memory SharedMemory "a size for /dev/shm";
     cpu_count CpuCount "a hard limit on CPUs";
@@ -76,6 +78,7 @@ capabilities! {
     user User "a numeric user, with or without a group";
     user_name UserName "a user by the name that the image gives";
     group_name GroupName "a group by the name that the image gives";
+    image_group ImageGroup "gives a container without a user of its own the group that the image names beside its user";
     supplementary_groups SupplementaryGroups "more groups of the process";
     working_dir WorkingDir "the folder that the command runs in";
     hostname Hostname "the host name inside the container";

@@ -1,6 +1,6 @@
 //! Sessions: running a command in a container, and talking to its main process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -50,6 +50,9 @@ pub struct ExecOptions {
     pub mode: SessionMode,
     /// More environment (capability `exec_env`).
     pub env: BTreeMap<String, String>,
+    /// Names of variables of the container that the command does not get (capability `env_unset`).
+    #[serde(default)]
+    pub unset_env: BTreeSet<String>,
     /// Another user, as in [`ContainerSpec::user`](crate::ContainerSpec) (capability
     /// `exec_user`).
     pub user: Option<String>,
@@ -69,6 +72,7 @@ impl ExecOptions {
             command: command.into_iter().map(Into::into).collect(),
             mode: SessionMode::Output,
             env: BTreeMap::new(),
+            unset_env: BTreeSet::new(),
             user: None,
             working_dir: None,
             image_tools: false,
@@ -85,7 +89,18 @@ impl ExecOptions {
     /// Adds a variable.
     #[must_use]
     pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.env.insert(name.into(), value.into());
+        let name = name.into();
+        self.unset_env.remove(&name);
+        self.env.insert(name, value.into());
+        self
+    }
+
+    /// Removes a variable, of the container or added before.
+    #[must_use]
+    pub fn unset_env(mut self, name: impl Into<String>) -> Self {
+        let name = name.into();
+        self.env.remove(&name);
+        self.unset_env.insert(name);
         self
     }
 

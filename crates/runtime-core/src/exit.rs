@@ -152,8 +152,9 @@ impl fmt::Display for Exit {
 
 /// A Linux signal, 1 to 64.
 ///
-/// It is read from a number or a name, with or without `SIG`, in any case: `15`, `TERM`,
-/// `sigterm`.
+/// It is parsed from a number or a name, with or without `SIG`, in any case: `15`, `TERM`, `sigterm`.
+/// Names of real-time signals are `RTMIN`, `RTMIN+N`, `RTMAX-N` and `RTMAX`, where `RTMIN` is 34 and
+/// `RTMAX` is 64, as Docker counts them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "u8", into = "u8")]
 pub struct Signal(u8);
@@ -192,6 +193,31 @@ const NAMES: &[(&str, u8)] = &[
     ("PWR", 30),
     ("SYS", 31),
 ];
+
+/// Other names of the same signals.
+const ALIASES: &[(&str, u8)] = &[("IOT", 6), ("CLD", 17), ("POLL", 29), ("UNUSED", 31)];
+
+/// The first real-time signal that programs may use. The C library keeps the two before it.
+const RTMIN: u8 = 34;
+const RTMAX: u8 = 64;
+
+/// Parses the name of a real-time signal: `RTMIN`, `RTMIN+N`, `RTMAX` or `RTMAX-N`.
+fn real_time(name: &str) -> Option<u8> {
+    let (base, offset) = name.split_at_checked(5)?;
+    let offset_after = |sign: char| -> Option<u8> {
+        if offset.is_empty() {
+            return Some(0);
+        }
+        let digits = offset.strip_prefix(sign)?;
+        digits.chars().all(|digit| digit.is_ascii_digit()).then(|| digits.parse().ok())?
+    };
+    let number = match base {
+        "RTMIN" => RTMIN.checked_add(offset_after('+')?)?,
+        "RTMAX" => RTMAX.checked_sub(offset_after('-')?)?,
+        _ => return None,
+    };
+    (RTMIN..=RTMAX).contains(&number).then_some(number)
+}
 
 impl Signal {
     /// Hang-up.
@@ -254,8 +280,11 @@ impl FromStr for Signal {
         let name = upper.strip_prefix("SIG").unwrap_or(&upper);
         NAMES
             .iter()
+            .chain(ALIASES)
             .find(|(known, _)| *known == name)
-            .map(|(_, number)| Self(*number))
+            .map(|(_, number)| *number)
+            .or_else(|| real_time(name))
+            .map(Self)
             .ok_or_else(|| Error::invalid("signal", format!("{text:?} is no signal")))
     }
 }
@@ -307,7 +336,39 @@ mod tests {
         for text in ["15", "TERM", "term", "SIGTERM", "sigterm"] {
             assert_eq!(text.parse::<Signal>().unwrap(), Signal::TERM);
         }
-        for text in ["", "0", "65", "-1", "SIG", "TERMINATE", "300"] {
+        for (text, number) in [
+            ("SIGRTMIN", 34),
+            ("RTMIN+3", 37),
+            ("sigrtmin+3", 37),
+            ("SIGRTMIN+30", 64),
+            ("SIGRTMAX", 64),
+            ("SIGRTMAX-14", 50),
+            ("rtmax-30", 34),
+            ("SIGCLD", 17),
+            ("IOT", 6),
+            ("POLL", 29),
+        ] {
+            assert_eq!(text.parse::<Signal>().unwrap().number(), number, "{text}");
+        }
+        for text in [
+            "",
+            "0",
+            "65",
+            "-1",
+            "SIG",
+            "TERMINATE",
+            "300",
+            "RTMIN-1",
+            "RTMIN+31",
+            "RTMAX+1",
+            "RTMAX-31",
+            "RTMIN+",
+            "RTMIN++3",
+            "RTMIN+-3",
+            "RTMIN3",
+            "RT",
+            "RTMI\u{e4}",
+        ] {
             assert_eq!(text.parse::<Signal>().unwrap_err().field(), Some("signal"));
         }
         assert_eq!(Signal::new(40).unwrap().to_string(), "40");

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use self::rules::{
-    check_absolute, check_account, check_env, check_hostname, check_labels, check_signed,
-    check_words, check_words_size,
+    check_absolute, check_account, check_hostname, check_labels, check_signed, check_variable,
+    check_words, check_words_size, in_short, is_kubernetes_name,
 };
 use crate::options::DEFAULT_STOP_GRACE;
 use crate::{
@@ -40,6 +40,8 @@ pub struct PreparedSpec {
     pub arguments: Option<Vec<String>>,
     /// The environment, with what this library adds.
     pub env: BTreeMap<String, String>,
+    /// Variables of the image that the container does not get.
+    pub unset_env: BTreeSet<String>,
     /// The labels, with those that this library adds.
     pub labels: BTreeMap<String, String>,
     /// The mounts.
@@ -98,6 +100,7 @@ impl ContainerSpec {
             command,
             arguments,
             env,
+            unset_env,
             labels,
             mounts,
             interactive,
@@ -133,7 +136,7 @@ impl ContainerSpec {
         if command.is_none() && arguments.as_ref().is_some_and(Vec::is_empty) {
             can.want("arguments", Capability::EmptyArguments)?;
         }
-        check_env(env)?;
+        can.check_env(env, unset_env)?;
         check_words_size(command.as_deref(), arguments.as_deref(), env)?;
         check_labels(labels)?;
         can.check_mounts(mounts)?;
@@ -174,6 +177,7 @@ impl ContainerSpec {
             command: command.clone(),
             arguments: arguments.clone(),
             env,
+            unset_env: unset_env.clone(),
             labels,
             mounts: mounts.clone(),
             interactive: *interactive,
@@ -230,6 +234,25 @@ struct Check<'a> {
 impl Check<'_> {
     fn want(&self, field: &str, capability: Capability) -> Result<()> {
         self.capabilities.require(capability).map_err(|error| error.with_field(field))
+    }
+
+    fn check_env(&self, env: &BTreeMap<String, String>, unset: &BTreeSet<String>) -> Result<()> {
+        let set = env.iter().map(|(name, value)| ("env", name, value.as_str()));
+        let unset_names = unset.iter().map(|name| ("unset_env", name, ""));
+        for (list, name, value) in set.chain(unset_names) {
+            let field = format!("{list}[{:?}]", in_short(name));
+            check_variable(&field, name, value)?;
+            if !is_kubernetes_name(name) {
+                self.want(&field, Capability::EnvNames)?;
+            }
+            if list == "unset_env" {
+                self.want(&field, Capability::EnvUnset)?;
+                if env.contains_key(name) {
+                    return Err(Error::invalid(field, "is set by env as well"));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn check_mounts(&self, mounts: &[Mount]) -> Result<()> {
@@ -479,6 +502,8 @@ mod tests {
 
     #[test]
     fn each_wrong_field_is_named() {
+        let mut set_and_unset = spec().env("A", "1");
+        set_and_unset.unset_env.insert("A".to_owned());
         let wrong = [
             (ContainerSpec::new("A B"), "image"),
             (ContainerSpec::new("a".repeat(64)).pull_policy(PullPolicy::Always), "pull_policy"),
@@ -491,6 +516,10 @@ mod tests {
             (spec().env("A=B", "x"), "env[\"A=B\"]"),
             (spec().env("A", "\0"), "env[\"A\"]"),
             (spec().env(NVIDIA_VISIBLE_DEVICES, "all"), "env[\"NVIDIA_VISIBLE_DEVICES\"]"),
+            (spec().unset_env(""), "unset_env[\"\"]"),
+            (spec().unset_env("A=B"), "unset_env[\"A=B\"]"),
+            (spec().unset_env(NVIDIA_VISIBLE_DEVICES), "unset_env[\"NVIDIA_VISIBLE_DEVICES\"]"),
+            (set_and_unset, "unset_env[\"A\"]"),
             (spec().label("", "x"), "labels[\"\"]"),
             (spec().label("k", "\0"), "labels[\"k\"]"),
             (spec().label("container-runtime/scope", "x"), "labels[\"container-runtime/scope\"]"),
@@ -539,6 +568,11 @@ mod tests {
     #[test]
     fn each_missing_capability_names_field_and_capability() {
         let wanting = [
+            (spec().env("1A", "x"), "env[\"1A\"]", Capability::EnvNames),
+            (spec().env("A B", "x"), "env[\"A B\"]", Capability::EnvNames),
+            (spec().env("..A", "x"), "env[\"..A\"]", Capability::EnvNames),
+            (spec().env("\u{e4}", "x"), "env[\"\u{e4}\"]", Capability::EnvNames),
+            (spec().env("A", "x").unset_env("A"), "unset_env[\"A\"]", Capability::EnvUnset),
             (spec().memory(1 << 30), "memory", Capability::MemoryLimit),
             (spec().shared_memory(1), "shared_memory", Capability::SharedMemory),
             (spec().cpu_count(1.0), "cpu_count", Capability::CpuCount),

@@ -1,6 +1,6 @@
 //! What a caller asks for when creating a container.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -42,8 +42,14 @@ pub struct ContainerSpec {
     #[serde(default)]
     pub arguments: Option<Vec<String>>,
     /// Environment, on top of the image's. Nothing in it is expanded.
+    ///
+    /// Kubernetes takes names of letters, digits, `-`, `_` and `.` that do not begin with a digit;
+    /// others need the capability `env_names`.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// Names of variables of the image that the container does not get (capability `env_unset`).
+    #[serde(default)]
+    pub unset_env: BTreeSet<String>,
     /// Labels. Any text without NUL; keys are not empty and do not begin with
     /// [`LABEL_PREFIX`](crate::LABEL_PREFIX).
     #[serde(default)]
@@ -238,6 +244,7 @@ impl ContainerSpec {
             command: None,
             arguments: None,
             env: BTreeMap::new(),
+            unset_env: BTreeSet::new(),
             labels: BTreeMap::new(),
             mounts: Vec::new(),
             interactive: Interactive::No,
@@ -338,7 +345,18 @@ impl ContainerSpec {
     /// Adds a variable.
     #[must_use]
     pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.env.insert(name.into(), value.into());
+        let name = name.into();
+        self.unset_env.remove(&name);
+        self.env.insert(name, value.into());
+        self
+    }
+
+    /// Removes a variable, of the image or added before.
+    #[must_use]
+    pub fn unset_env(mut self, name: impl Into<String>) -> Self {
+        let name = name.into();
+        self.env.remove(&name);
+        self.unset_env.insert(name);
         self
     }
 

@@ -18,11 +18,12 @@ pub(crate) struct EnginePlace {
     pub(crate) sees_mounts: bool,
 }
 
-/// What the engine's version and its place give. What differs between engines is true for versions of
-/// containerd alone: no other engine was seen to do it.
+/// Returns the capabilities by the engine's version and its place. What differs between engines is true
+/// for versions of containerd, and for CRI-O if its 1.34 was seen to do it; any other engine is
+/// taken for one that cannot.
 pub(crate) fn of(engine: &Engine, place: &EnginePlace, logs: bool) -> Capabilities {
     let version = version_numbers(&engine.version);
-    let containerd = engine.name == "containerd";
+    let (containerd, crio) = (engine.name == "containerd", engine.is_crio());
     // Signals go to the process itself, which has to be seen from here.
     let EnginePlace { root, shares_pids, sees_mounts } = *place;
     let signals = root && shares_pids;
@@ -30,6 +31,7 @@ pub(crate) fn of(engine: &Engine, place: &EnginePlace, logs: bool) -> Capabiliti
 
     let mut can = Capabilities::default();
     can.pull_image = true;
+    can.env_names = true;
     can.memory_limit = true;
     // A file system is mounted for it.
     can.shared_memory = root && here;
@@ -40,6 +42,7 @@ pub(crate) fn of(engine: &Engine, place: &EnginePlace, logs: bool) -> Capabiliti
     can.gpus_by_id = containerd && version >= [1, 7, 0] && engine.cdi == Some(true);
     can.user = true;
     can.user_name = true;
+    can.image_group = true;
     can.supplementary_groups = true;
     can.working_dir = true;
     can.hostname = true;
@@ -51,17 +54,20 @@ pub(crate) fn of(engine: &Engine, place: &EnginePlace, logs: bool) -> Capabiliti
     can.terminal = true;
     can.stop_signal = signals;
     can.stop_grace_override = true;
-    can.stop_immediately = true;
+    // CRI-O sends the stop signal first, so the kill has to come from here.
+    can.stop_immediately = !crio || signals;
     can.kill = signals;
     // The engine says so, and the log of the kernel where the engine has missed it.
     can.oom_reason = true;
     can.wait = true;
-    // containerd throws away from 1.7 on what ended while it was down.
-    can.exit_while_away = containerd && version < [1, 7, 0];
+    // containerd throws away from 1.7 on what ended while it was down. For CRI-O, conmon writes it
+    // down.
+    can.exit_while_away = crio || (containerd && version < [1, 7, 0]);
     can.logs = logs;
     can.logs_streams_apart = logs;
     can.logs_exact_bytes = logs;
-    // `logs_carriage_returns` stays false: containerd takes one for a part of the line end.
+    // containerd takes one for a part of the line end, CRI-O does not.
+    can.logs_carriage_returns = logs && crio;
     can.logs_at_exit = logs && containerd && drains_at_exit(version);
     can.logs_follow = logs;
     can.stats_cpu = true;
@@ -88,8 +94,9 @@ pub(crate) fn of(engine: &Engine, place: &EnginePlace, logs: bool) -> Capabiliti
     can.reattach = true;
     can.reap = true;
     // runc itself needs about 2 MiB before the container's process is there, and does not start
-    // below that; this is the least that Docker takes for the same reason.
-    can.limits.minimum_memory = Some(6 << 20);
+    // below that; this is the least that Docker takes for the same reason. CRI-O has a least of its
+    // own.
+    can.limits.minimum_memory = Some(if crio { 12 << 20 } else { 6 << 20 });
     can.limits.stop_grace_unit = Some(Duration::from_secs(1));
     can
 }
@@ -180,7 +187,12 @@ mod tests {
         assert!(can("containerd").empty_arguments);
         let crio = can("cri-o");
         assert!(!crio.gpus_by_id && !crio.logs_at_exit);
-        assert!(!crio.exit_while_away && !crio.exec_signal && !crio.empty_arguments);
+        assert!(!crio.exec_signal && !crio.empty_arguments);
+        assert!(crio.exit_while_away && crio.logs_carriage_returns);
+        assert!(!crio.stop_immediately, "its stop signal comes first, and no kill from here");
+        assert_eq!(crio.limits.minimum_memory, Some(12 << 20));
+        let other = can("another");
+        assert!(!other.exit_while_away && !other.logs_carriage_returns);
     }
 
     #[test]

@@ -1,16 +1,18 @@
 //! Where the engine is, and what else a connection needs to know.
 
-use std::fmt;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::{fmt, io};
 
 use runtime_core::{Deadlines, Error, Result, Scope};
+use serde::Deserialize;
 
 /// How to connect to an engine.
 ///
-/// Where the engine is is decided as crictl does it: [`endpoint`](Self::endpoint), then the
-/// variable `CONTAINER_RUNTIME_ENDPOINT`, then the default sockets of containerd and CRI-O, of
-/// which the first that answers is taken.
+/// The engine is found as crictl finds it: [`endpoint`](Self::endpoint), then the variable
+/// `CONTAINER_RUNTIME_ENDPOINT`, then `runtime-endpoint` in the file `CRI_CONFIG_FILE` or
+/// `/etc/crictl.yaml`, then the default sockets of containerd and CRI-O, of which the first that
+/// answers is used.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct CriOptions {
@@ -163,17 +165,23 @@ impl CriOptions {
 
     /// The places where the engine may be, in the order in which they are tried.
     pub(crate) fn candidates(&self) -> Result<Vec<Endpoint>> {
-        self.resolve(std::env::var(ENDPOINT_VARIABLE).ok().as_deref())
+        let variable = std::env::var(ENDPOINT_VARIABLE).ok();
+        let file = std::env::var_os(FILE_VARIABLE).filter(|path| !path.is_empty());
+        let file = file.map_or_else(|| PathBuf::from(DEFAULT_FILE), PathBuf::from);
+        self.resolve(variable.as_deref(), &file)
     }
 
-    fn resolve(&self, variable: Option<&str>) -> Result<Vec<Endpoint>> {
+    fn resolve(&self, variable: Option<&str>, file: &Path) -> Result<Vec<Endpoint>> {
         if let Some(endpoint) = &self.endpoint {
             return Ok(vec![Endpoint::parse(endpoint, "endpoint")?]);
         }
-        match variable.filter(|endpoint| !endpoint.is_empty()) {
-            Some(endpoint) => Ok(vec![Endpoint::parse(endpoint, ENDPOINT_VARIABLE)?]),
-            None => Ok(DEFAULT_SOCKETS.map(|path| Endpoint { socket: path.into() }).into()),
+        if let Some(endpoint) = variable.filter(|endpoint| !endpoint.is_empty()) {
+            return Ok(vec![Endpoint::parse(endpoint, ENDPOINT_VARIABLE)?]);
         }
+        if let Some(endpoint) = endpoint_of_file(file)? {
+            return Ok(vec![Endpoint::parse(&endpoint, &file.display().to_string())?]);
+        }
+        Ok(DEFAULT_SOCKETS.map(|path| Endpoint { socket: path.into() }).into())
     }
 
     /// Checks what does not depend on the engine.
@@ -199,8 +207,30 @@ impl CriOptions {
     }
 }
 
-/// What crictl reads.
+/// The variable of crictl with the endpoint.
 const ENDPOINT_VARIABLE: &str = "CONTAINER_RUNTIME_ENDPOINT";
+/// The variable of crictl with the path of its configuration file, and the path without it.
+const FILE_VARIABLE: &str = "CRI_CONFIG_FILE";
+const DEFAULT_FILE: &str = "/etc/crictl.yaml";
+
+/// Returns the endpoint in a configuration file of crictl. A file that does not exist has none.
+fn endpoint_of_file(path: &Path) -> Result<Option<String>> {
+    #[derive(Default, Deserialize)]
+    struct Crictl {
+        #[serde(rename = "runtime-endpoint")]
+        runtime_endpoint: Option<String>,
+    }
+    let bad = |why: &str| Error::invalid(path.display().to_string(), why);
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(bad("cannot be read").with_source(error)),
+    };
+    let file: Option<Crictl> = serde_saphyr::from_str(&text).map_err(|error| {
+        bad("is not a configuration file of crictl").with_source(std::io::Error::other(error))
+    })?;
+    Ok(file.unwrap_or_default().runtime_endpoint.filter(|endpoint| !endpoint.is_empty()))
+}
 
 /// The sockets of containerd and CRI-O as they come.
 const DEFAULT_SOCKETS: [&str; 2] = ["/run/containerd/containerd.sock", "/run/crio/crio.sock"];
@@ -242,26 +272,69 @@ mod tests {
         CriOptions::new(Scope::new("t").unwrap())
     }
 
+    fn resolve(options: &CriOptions, variable: Option<&str>) -> Result<Vec<Endpoint>> {
+        options.resolve(variable, Path::new("/no/such/file"))
+    }
+
     #[test]
-    fn the_option_comes_before_the_variable_and_that_before_the_defaults() {
+    fn option_variable_file_and_default_sockets_are_used_in_this_order() {
         let named = |path: &str| vec![Endpoint { socket: path.into() }];
         for nothing in [None, Some("")] {
-            let defaults = options().resolve(nothing).unwrap();
+            let defaults = resolve(&options(), nothing).unwrap();
             let paths: Vec<_> = defaults.iter().map(|endpoint| &endpoint.socket).collect();
-            assert_eq!(paths, DEFAULT_SOCKETS.map(std::path::Path::new));
+            assert_eq!(paths, DEFAULT_SOCKETS.map(Path::new));
         }
-        assert_eq!(options().resolve(Some("unix:///a/b")).unwrap(), named("/a/b"));
-        assert_eq!(options().resolve(Some("/a/b")).unwrap(), named("/a/b"));
-        let both = options().endpoint("unix:///c").resolve(Some("/a/b")).unwrap();
+        assert_eq!(resolve(&options(), Some("unix:///a/b")).unwrap(), named("/a/b"));
+        assert_eq!(resolve(&options(), Some("/a/b")).unwrap(), named("/a/b"));
+        let both = resolve(&options().endpoint("unix:///c"), Some("/a/b")).unwrap();
         assert_eq!(both, named("/c"));
+
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("crictl.yaml");
+        std::fs::write(&file, "runtime-endpoint: unix:///f\ntimeout: 10\ndebug: false\n").unwrap();
+        assert_eq!(options().resolve(None, &file).unwrap(), named("/f"));
+        assert_eq!(options().resolve(Some("/a/b"), &file).unwrap(), named("/a/b"));
+        assert_eq!(options().endpoint("/c").resolve(None, &file).unwrap(), named("/c"));
+    }
+
+    #[test]
+    fn configuration_files_of_crictl() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("crictl.yaml");
+        let endpoint = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            endpoint_of_file(&file)
+        };
+        for (text, found) in [
+            ("", None),
+            ("# nothing\n", None),
+            ("timeout: 10\n", None),
+            ("runtime-endpoint: \"\"\nimage-endpoint: \"\"\n", None),
+            ("runtime-endpoint:\n", None),
+            ("runtime-endpoint: unix:///a\n", Some("unix:///a")),
+            ("runtime-endpoint: \"/a\"\n", Some("/a")),
+            ("{\"runtime-endpoint\": \"/a\", \"debug\": true}", Some("/a")),
+        ] {
+            assert_eq!(endpoint(text).unwrap().as_deref(), found, "{text}");
+        }
+        for text in ["runtime-endpoint: [", "- a\n", "runtime-endpoint: {a: b}\n"] {
+            let error = endpoint(text).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{text}");
+            assert_eq!(error.field(), file.to_str());
+        }
+        std::fs::write(&file, "runtime-endpoint: tcp://h\n").unwrap();
+        assert_eq!(options().resolve(None, &file).unwrap_err().field(), file.to_str());
+        std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        assert_eq!(endpoint_of_file(&file).unwrap_err().kind(), ErrorKind::InvalidArgument);
     }
 
     #[test]
     fn what_is_no_socket_names_where_it_was_said() {
         for bad in ["tcp://127.0.0.1:1", "unix://", "unix://a", "a", "npipe:////x", "/a\0"] {
-            let error = options().resolve(Some(bad)).unwrap_err();
+            let error = resolve(&options(), Some(bad)).unwrap_err();
             assert_eq!(error.field(), Some(ENDPOINT_VARIABLE), "{bad:?}");
-            let error = options().endpoint(bad).resolve(None).unwrap_err();
+            let error = resolve(&options().endpoint(bad), None).unwrap_err();
             assert_eq!(
                 (error.kind(), error.field()),
                 (ErrorKind::InvalidArgument, Some("endpoint"))

@@ -189,12 +189,26 @@ impl CriContainer {
     }
 
     async fn ask_to_stop(&self, grace: Duration) -> Result<()> {
+        if grace.is_zero() {
+            self.kill_before_stop().await;
+        }
         let request = cri::StopContainerRequest {
             container_id: self.id.to_string(),
             timeout: i64::try_from(grace.as_secs()).unwrap_or(i64::MAX),
         };
         let deadline = grace.saturating_add(self.shared.deadlines.stop_margin);
         self.shared.client.ask(Operation::Stop, deadline, request).await.map(drop)
+    }
+
+    /// Kills the process before a stop without grace on CRI-O, which sends the stop signal first.
+    async fn kill_before_stop(&self) {
+        if self.shared.engine.is_crio()
+            && self.shared.capabilities.kill
+            && let Err(error) = kill::send(self, Signal::KILL).await
+        {
+            // It has ended, or the engine's own kill follows.
+            tracing::debug!(%error, container = %self.id, "not killed before the stop");
+        }
     }
 
     async fn do_remove(&self) -> Result<()> {
@@ -241,6 +255,7 @@ impl CriContainer {
         let shared = &self.shared;
         let mut detail = self.details_now().await?;
         if detail.info.status == ContainerStatus::Running {
+            self.kill_before_stop().await;
             let request =
                 cri::StopContainerRequest { container_id: self.id.to_string(), timeout: 0 };
             let deadline = shared.deadlines.stop_margin;

@@ -76,7 +76,13 @@ fn pull_refusal(code: Code, message: &str, text: &str) -> Error {
         _ if says(&["invalid reference format", "failed to parse image reference"]) => {
             return Error::invalid("image", message);
         }
-        _ if says(&["401 unauthorized", "authorization failed", "authorization required"]) => {
+        _ if says(&[
+            "401 unauthorized",
+            "authorization failed",
+            "authorization required",
+            "authentication required",
+        ]) =>
+        {
             ErrorKind::Unauthenticated
         }
         _ if says(&["403 forbidden", "access denied", "denied:"]) => ErrorKind::PermissionDenied,
@@ -131,29 +137,33 @@ pub(crate) fn was_not_sent(error: &Error) -> bool {
 /// A field of the spec, and the words of the engine that blame it.
 type Blame = (&'static str, &'static [&'static str]);
 
-const BLAMED_AT_CREATE: &[Blame] = &[
-    ("user", &["no users found", "no such user"]),
-    ("groups", &["no groups found"]),
+/// What an engine checks before it makes a container.
+const BLAMED_BEFORE_RUNC: &[Blame] = &[
+    ("user", &["no users found", "no such user", "unable to find user"]),
+    ("groups", &["no groups found", "unable to find group"]),
     ("command", &["no command specified"]),
     ("gpus", &["CDI"]),
 ];
 
-const BLAMED_AT_START: &[Blame] = &[
-    ("command", &["exec:", "executable file not found"]),
+/// Refusals of runc. containerd runs it at the start, CRI-O at the create.
+const BLAMED_BY_RUNC: &[Blame] = &[
+    ("user", &["unable to find user", "no matching entries in passwd file"]),
+    ("groups", &["unable to find groups"]),
+    ("working_dir", &["chdir to cwd"]),
+    ("command", &["exec:", "executable file not found", "executable file `"]),
     ("mounts", &["error mounting", "mount source"]),
     ("memory", &["memory limit", "memory.limit_in_bytes", "memory.max", "OOM-killed"]),
-    ("working_dir", &["chdir to cwd"]),
     ("gpus", &["CDI"]),
 ];
 
-/// The refusal of a container's create, with the field of the spec that is to blame.
+/// Returns the refusal of a create, with the field of the spec that is to blame.
 pub(crate) fn at_create(error: Error) -> Error {
-    blame(error, BLAMED_AT_CREATE)
+    blame(blame(error, BLAMED_BEFORE_RUNC), BLAMED_BY_RUNC)
 }
 
-/// The refusal of a start, with the field of the spec that is to blame.
+/// Returns the refusal of a start, with the field of the spec that is to blame.
 pub(crate) fn at_start(error: Error) -> Error {
-    blame(error, BLAMED_AT_START)
+    blame(error, BLAMED_BY_RUNC)
 }
 
 /// Returns the error for a published port that another sandbox has.
@@ -178,14 +188,22 @@ pub(crate) fn is_port_conflict(error: &Error) -> bool {
 pub(crate) fn is_started_before(error: &Error) -> bool {
     says_without_code(
         error,
-        &["is in CONTAINER_RUNNING", "is in CONTAINER_EXITED", "already in starting state"],
+        &[
+            "is in CONTAINER_RUNNING",
+            "is in CONTAINER_EXITED",
+            "already in starting state",
+            // CRI-O, and runc below it.
+            "is not in created state",
+            "cannot start an already running container",
+        ],
     )
 }
 
 fn blame(error: Error, fields: &[Blame]) -> Error {
     let to_blame = fields.iter().find(|(_, words)| says_without_code(&error, words));
     let Some((field, _)) = to_blame else { return error };
-    Error::invalid(*field, error.message().unwrap_or_default()).with_source(error)
+    // Without the refusal as its source: that has the same message.
+    Error::invalid(*field, error.message().unwrap_or_default())
 }
 
 /// Whether the engine has used some of these words in an answer to which it gave no code.
@@ -323,6 +341,11 @@ mod tests {
         ),
         (
             Code::Unknown,
+            "unable to retrieve auth token: invalid username/password: authentication required",
+            K::Unauthenticated,
+        ),
+        (
+            Code::Unknown,
             "pull access denied, repository does not exist or may require authorization: server message: insufficient_scope: authorization failed",
             K::Unauthenticated,
         ),
@@ -417,6 +440,18 @@ mod tests {
             ("mount callback failed on /tmp/a: no groups found", Some("groups")),
             ("failed to generate spec: no command specified", Some("command")),
             ("CDI device injection failed: unresolvable CDI devices a/b=9", Some("gpus")),
+            // CRI-O, which runs runc at the create.
+            ("unable to find user nobody-there: no matching entries in passwd file", Some("user")),
+            (
+                "container create failed: runc create failed: unable to start container process: \
+                 exec: \"no-such\": executable file not found in $PATH",
+                Some("command"),
+            ),
+            (
+                "container create failed: chdir to cwd (\"/etc/passwd\") set in config.json failed: \
+                 not a directory",
+                Some("working_dir"),
+            ),
             ("something else", None),
         ];
         let check = |map: fn(Error) -> Error, call: &str, message: &str, field: Option<&str>| {
@@ -442,6 +477,9 @@ mod tests {
             ("container is in CONTAINER_RUNNING state", true),
             ("container is in CONTAINER_EXITED state", true),
             ("container is already in starting state", true),
+            ("container c0ffee is not in created state: running", true),
+            ("container c0ffee is not in created state: stopped", true),
+            ("cannot start an already running container", true),
             ("container is in removing state, can't be started", false),
         ] {
             let error = refusal("start_container", Code::Unknown, message);

@@ -103,8 +103,14 @@ async fn open(
             })
         }
     });
-    let started = until_started(&mut streams, find).await;
+    let mut started = until_started(&mut streams, find).await;
     drop(turn);
+    if started.is_ok()
+        && shared.engine.is_crio()
+        && let Some(error) = written_failure(&mut streams).await
+    {
+        started = Err(error);
+    }
     match started {
         Ok(process) => finder.send_replace(process.map(Arc::new)),
         Err(error) => return Err(not_opened(container, error).await),
@@ -117,6 +123,29 @@ async fn open(
         stderr.map(Output::boxed),
         Arc::new(control),
     ))
+}
+
+/// Exit code of runc for a process that it could not execute.
+const RUNC_FAILED: i32 = 255;
+
+/// Returns the start failure that CRI-O reports as a process: runc's message on standard error, or on
+/// the terminal, and its exit code. A process that has written or returned anything else has run.
+async fn written_failure(streams: &mut Streams) -> Option<Error> {
+    let has_failed = matches!(streams.end.seen(), Some(Ok(ExecExit { code: RUNC_FAILED })));
+    let output = match &mut streams.stderr {
+        Some(stderr) => stderr,
+        None => &mut streams.stdout,
+    };
+    if !has_failed || !output.peek().await {
+        return None;
+    }
+    failure_of_runc(&String::from_utf8_lossy(output.peeked()?))
+}
+
+/// Returns the start failure in a line of runc's log.
+fn failure_of_runc(text: &str) -> Option<Error> {
+    let is_of_runc = text.contains("level=error") || text.starts_with("exec failed");
+    session::exec_start_failure(text.trim()).filter(|_| is_of_runc)
 }
 
 /// A container that ends at this time makes the start fail in many words.
@@ -205,5 +234,24 @@ impl SessionControl for Control {
 
     async fn wait(&self) -> Result<ExecExit> {
         self.end.wait().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn line_of_runc_is_a_start_failure() {
+        let line = "time=\"2026-11-30T10:00:00Z\" level=error msg=\"exec failed: unable to start \
+                    container process: exec: \\\"no-such\\\": executable file not found in $PATH\"\n";
+        let error = failure_of_runc(line).unwrap();
+        assert_eq!((error.kind(), error.field()), (ErrorKind::InvalidArgument, Some("command")));
+        let plain =
+            "exec failed: unable to start container process: exec: \"/etc\": is a directory";
+        assert!(failure_of_runc(plain).is_some());
+        for text in ["", "error: exec failed", "sh: no-such: not found", "level=error msg=\"x\""] {
+            assert!(failure_of_runc(text).is_none(), "{text}");
+        }
     }
 }

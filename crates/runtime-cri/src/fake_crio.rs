@@ -28,7 +28,7 @@ pub(crate) struct FakeCrio {
 #[derive(Debug, Default)]
 pub(crate) struct State {
     pub(crate) sandboxes: BTreeMap<String, Sandbox>,
-    pub(crate) containers: BTreeMap<String, cri::CreateContainerRequest>,
+    pub(crate) containers: BTreeMap<String, FakeContainer>,
     /// The calls that came.
     pub(crate) calls: Vec<String>,
     /// The label selectors of the lists that came.
@@ -44,6 +44,49 @@ pub(crate) struct State {
     made: usize,
 }
 
+/// The time that Go writes for none.
+pub(crate) const GO_ZERO_TIME: i64 = -6_795_364_578_871_345_152;
+
+#[derive(Debug)]
+pub(crate) struct FakeContainer {
+    pub(crate) request: cri::CreateContainerRequest,
+    pub(crate) state: cri::ContainerState,
+    pub(crate) started_at: i64,
+    pub(crate) exit_code: i32,
+}
+
+impl FakeContainer {
+    fn status(&self, id: &str) -> cri::ContainerStatus {
+        let config = self.request.config.clone().unwrap_or_default();
+        cri::ContainerStatus {
+            id: id.to_owned(),
+            metadata: config.metadata,
+            labels: config.labels,
+            annotations: config.annotations,
+            state: self.state.into(),
+            created_at: 1_000,
+            started_at: self.started_at,
+            finished_at: if self.state == cri::ContainerState::ContainerExited { 3_000 } else { 0 },
+            exit_code: self.exit_code,
+            ..Default::default()
+        }
+    }
+
+    fn listed(&self, id: &str) -> cri::Container {
+        let status = self.status(id);
+        cri::Container {
+            id: status.id,
+            pod_sandbox_id: self.request.pod_sandbox_id.clone(),
+            metadata: status.metadata,
+            labels: status.labels,
+            annotations: status.annotations,
+            state: status.state,
+            created_at: status.created_at,
+            ..Default::default()
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Sandbox {
     pub(crate) config: cri::PodSandboxConfig,
@@ -52,6 +95,10 @@ pub(crate) struct Sandbox {
 
 /// A gRPC status code and its message.
 type Refused = (u8, String);
+
+/// Id of the image, which CRI-O writes without its algorithm.
+pub(crate) const IMAGE_ID: &str =
+    "85dd6e6b332cac64a234114db6f6a2a8b439064226a56133d3071455a7c1ea47";
 
 const NOT_FOUND: u8 = 5;
 const UNKNOWN: u8 = 2;
@@ -118,6 +165,16 @@ fn fits(wanted: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) ->
     wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
+/// Labels of a sandbox: CRI-O adds those of a kubelet, with the metadata of the request.
+fn with_pod_labels(config: &cri::PodSandboxConfig) -> BTreeMap<String, String> {
+    let metadata = config.metadata.clone().unwrap_or_default();
+    let mut labels = config.labels.clone();
+    labels.insert("io.kubernetes.pod.name".to_owned(), metadata.name);
+    labels.insert("io.kubernetes.pod.namespace".to_owned(), metadata.namespace);
+    labels.insert("io.kubernetes.pod.uid".to_owned(), metadata.uid);
+    labels
+}
+
 impl State {
     fn id(&mut self) -> String {
         self.made += 1;
@@ -141,7 +198,12 @@ impl State {
             .encode_to_vec(),
             "Status" => cri::StatusResponse::default().encode_to_vec(),
             "ImageStatus" => {
-                let image = cri::Image { id: "sha256:1".to_owned(), ..Default::default() };
+                let request: cri::ImageStatusRequest = read(body);
+                let name = request.image.unwrap_or_default().image;
+                if name.starts_with("sha256:") {
+                    return Err((UNKNOWN, format!("invalid reference {name}")));
+                }
+                let image = cri::Image { id: IMAGE_ID.to_owned(), ..Default::default() };
                 cri::ImageStatusResponse { image: Some(image), ..Default::default() }
                     .encode_to_vec()
             }
@@ -160,10 +222,10 @@ impl State {
                 let items = self
                     .sandboxes
                     .iter()
-                    .filter(|(_, sandbox)| fits(&wanted, &sandbox.config.labels))
+                    .filter(|(_, sandbox)| fits(&wanted, &with_pod_labels(&sandbox.config)))
                     .map(|(id, sandbox)| cri::PodSandbox {
                         id: id.clone(),
-                        labels: sandbox.config.labels.clone(),
+                        labels: with_pod_labels(&sandbox.config),
                         annotations: sandbox.config.annotations.clone(),
                         ..Default::default()
                     })
@@ -183,7 +245,7 @@ impl State {
                     return Err((UNKNOWN, "removed before it was stopped".to_owned()));
                 }
                 self.sandboxes.remove(&id);
-                self.containers.retain(|_, container| container.pod_sandbox_id != id);
+                self.containers.retain(|_, container| container.request.pod_sandbox_id != id);
                 Vec::new()
             }
             "CreateContainer" => {
@@ -192,26 +254,79 @@ impl State {
                     return Err((UNKNOWN, words.to_owned()));
                 }
                 let id = self.id();
-                self.containers.insert(id.clone(), request);
+                let made = FakeContainer {
+                    request,
+                    state: cri::ContainerState::ContainerCreated,
+                    started_at: GO_ZERO_TIME,
+                    exit_code: 0,
+                };
+                self.containers.insert(id.clone(), made);
                 cri::CreateContainerResponse { container_id: id }.encode_to_vec()
             }
             "ContainerStatus" => {
                 let request: cri::ContainerStatusRequest = read(body);
                 let missing = || (NOT_FOUND, "no container".to_owned());
                 let made = self.containers.get(&request.container_id).ok_or_else(missing)?;
-                let config = made.config.clone().unwrap_or_default();
-                let status = cri::ContainerStatus {
-                    id: request.container_id,
-                    metadata: config.metadata,
-                    labels: config.labels,
-                    annotations: config.annotations,
-                    ..Default::default()
-                };
-                cri::ContainerStatusResponse { status: Some(status), ..Default::default() }
-                    .encode_to_vec()
+                let status = Some(made.status(&request.container_id));
+                cri::ContainerStatusResponse { status, ..Default::default() }.encode_to_vec()
             }
-            "ListContainers" => cri::ListContainersResponse::default().encode_to_vec(),
+            "StartContainer" => {
+                let request: cri::StartContainerRequest = read(body);
+                let id = request.container_id;
+                let missing = || (NOT_FOUND, "no container".to_owned());
+                let made = self.containers.get_mut(&id).ok_or_else(missing)?;
+                match made.state {
+                    cri::ContainerState::ContainerCreated => {
+                        made.state = cri::ContainerState::ContainerRunning;
+                        made.started_at = 2_000;
+                        Vec::new()
+                    }
+                    cri::ContainerState::ContainerRunning => {
+                        let words = format!("container {id} is not in created state: running");
+                        return Err((UNKNOWN, words));
+                    }
+                    _ => {
+                        let words = format!("container {id} is not in created state: stopped");
+                        return Err((UNKNOWN, words));
+                    }
+                }
+            }
+            "ContainerStats" => {
+                let request: cri::ContainerStatsRequest = read(body);
+                let stats = self.stats().find(|stats| {
+                    let attributes = stats.attributes.as_ref();
+                    attributes.is_some_and(|attributes| attributes.id == request.container_id)
+                });
+                cri::ContainerStatsResponse { stats }.encode_to_vec()
+            }
+            "ListContainerStats" => {
+                cri::ListContainerStatsResponse { stats: self.stats().collect() }.encode_to_vec()
+            }
+            "ListContainers" => {
+                let all = self.containers.iter();
+                let containers = all.map(|(id, container)| container.listed(id)).collect();
+                cri::ListContainersResponse { containers }.encode_to_vec()
+            }
             _ => return Err((UNIMPLEMENTED, format!("unknown method {call}"))),
+        })
+    }
+
+    /// Figures of all that has not ended: CRI-O measures created containers as well.
+    fn stats(&self) -> impl Iterator<Item = cri::ContainerStats> {
+        let value = |value| Some(cri::UInt64Value { value });
+        let measured = self
+            .containers
+            .iter()
+            .filter(|(_, container)| container.state != cri::ContainerState::ContainerExited);
+        measured.map(move |(id, _)| cri::ContainerStats {
+            attributes: Some(cri::ContainerAttributes { id: id.clone(), ..Default::default() }),
+            cpu: Some(cri::CpuUsage {
+                timestamp: 2_000,
+                usage_core_nano_seconds: value(7),
+                ..Default::default()
+            }),
+            memory: Some(cri::MemoryUsage { working_set_bytes: value(9), ..Default::default() }),
+            ..Default::default()
         })
     }
 

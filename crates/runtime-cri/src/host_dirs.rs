@@ -1,8 +1,9 @@
-//! What lies on this host for a container: the directory of its logs, and its /dev/shm.
+//! Files of a container on this host: the directory of its logs, its /dev/shm and its /etc/hosts.
 
 use std::ffi::OsStr;
-use std::fs;
-use std::io;
+use std::fs::{self, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Component, Path};
 use std::time::Duration;
 
@@ -43,6 +44,29 @@ pub(crate) async fn prepare_host(shared: &Shared, plan: &Plan) -> Result<()> {
     .await
 }
 
+/// Writes the container's /etc/hosts, which needs the addresses of its sandbox.
+///
+/// The file has mode 0644, because the users of the container read it. The directories above it are
+/// closed to the users of this host.
+pub(crate) async fn write_hosts(shared: &Shared, plan: &Plan, addresses: &[String]) -> Result<()> {
+    let Some(hosts) = plan.notes.hosts.clone() else { return Ok(()) };
+    let text = plan.hosts(addresses);
+    let peer = shared.client.peer().clone();
+    let state_scope = shared.state_scope();
+    on_host(move || {
+        peer.among_its_mounts(|| {
+            if let Some(directory) = hosts.parent() {
+                private::create_in_scope(&state_scope, directory)?;
+            }
+            let mut file = private::file().write(true).create(true).truncate(true).open(&hosts)?;
+            file.write_all(text.as_bytes())?;
+            file.set_permissions(Permissions::from_mode(0o644))
+        })
+        .map_err(|error| failed("write", &hosts, error))
+    })
+    .await
+}
+
 /// Removes what lies outside of the engine. What is not there is no error.
 pub(crate) async fn clear_host(shared: &Shared, notes: &Notes) -> Result<()> {
     let peer = shared.client.peer().clone();
@@ -53,7 +77,20 @@ pub(crate) async fn clear_host(shared: &Shared, notes: &Notes) -> Result<()> {
     let shm = notes.shared_memory.clone().filter(|shm| {
         shm.ends_with("shm") && shm.parent().is_some_and(|nonce| is_of_scope(nonce, &scope))
     });
+    let hosts = notes.hosts.clone().filter(|hosts| {
+        hosts.ends_with("hosts") && hosts.parent().is_some_and(|nonce| is_of_scope(nonce, &scope))
+    });
     on_host(move || {
+        if let Some(hosts) = hosts {
+            peer.among_its_mounts(|| {
+                match fs::remove_file(&hosts) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+                prune(&hosts)
+            })
+            .map_err(|error| failed("remove", &hosts, error))?;
+        }
         if let Some(shm) = shm {
             peer.among_its_mounts(|| {
                 while is_mounted(&shm) {
@@ -117,9 +154,10 @@ fn remove_folder(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes the folders above, up to the scope's, that are empty now.
-fn prune(folder: &Path) -> io::Result<()> {
-    for above in folder.ancestors().skip(1).take(if folder.ends_with("shm") { 2 } else { 1 }) {
+/// Removes the directories above, up to the one of the scope, that are empty now.
+fn prune(path: &Path) -> io::Result<()> {
+    let is_in_nonce = path.ends_with("shm") || path.ends_with("hosts");
+    for above in path.ancestors().skip(1).take(if is_in_nonce { 2 } else { 1 }) {
         match fs::remove_dir(above) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => break,

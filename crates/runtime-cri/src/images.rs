@@ -18,8 +18,10 @@ use crate::shared::Shared;
 /// An image that the engine has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ImageOnEngine {
-    /// The digest of its configuration.
+    /// The digest of its configuration, with its algorithm.
     pub(crate) id: String,
+    /// The id as the engine gives and takes it: CRI-O leaves the algorithm out.
+    pub(crate) engine_id: String,
     /// Its name with its digest.
     pub(crate) resolved: Option<String>,
     /// Its defaults.
@@ -75,7 +77,12 @@ impl ImageOnEngine {
                 user: image.uid.map_or(image.username, |uid| uid.value.to_string()),
                 entrypoint: Vec::new(),
             });
-        Self { id: image.id, resolved, config }
+        let engine_id = image.id;
+        let id = match engine_id.contains(':') {
+            true => engine_id.clone(),
+            false => format!("sha256:{engine_id}"),
+        };
+        Self { id, engine_id, resolved, config }
     }
 }
 
@@ -85,7 +92,11 @@ pub(crate) async fn find(
     operation: Operation,
     reference: &ImageRef,
 ) -> Result<Option<ImageOnEngine>> {
-    let request = cri::ImageStatusRequest { image: Some(named(reference)), verbose: true };
+    let mut image = named(reference);
+    if let Some(hex) = image.image.strip_prefix("sha256:").filter(|_| shared.engine.is_crio()) {
+        image.image = hex.to_owned();
+    }
+    let request = cri::ImageStatusRequest { image: Some(image), verbose: true };
     let answer = shared.ask(operation, request).await.about(reference)?;
     let verbose = answer.info.get("info").map(String::as_str);
     Ok(answer.image.map(|image| ImageOnEngine::new(image, verbose, reference)))
@@ -210,6 +221,9 @@ fn auth_config(credential: Credential) -> cri::AuthConfig {
         Credential::IdentityToken(identity_token) => {
             cri::AuthConfig { identity_token, ..Default::default() }
         }
+        Credential::RegistryToken(registry_token) => {
+            cri::AuthConfig { registry_token, ..Default::default() }
+        }
         _ => cri::AuthConfig::default(),
     }
 }
@@ -252,6 +266,16 @@ mod tests {
         assert_eq!(find("z.io/a:1").resolved.as_deref(), Some("other.io/a@sha256:2"));
         assert_eq!(find("r.io/a:1").config.user, "alice");
         assert_eq!(find("r.io/a:1").config.entrypoint, ["/bin/entry"]);
+    }
+
+    #[test]
+    fn id_without_algorithm_is_a_digest_here_and_stays_for_the_engine() {
+        let wanted = ImageRef::parse("a").unwrap();
+        for (engine_id, id) in [("sha256:0a", "sha256:0a"), ("0a", "sha256:0a")] {
+            let image = cri::Image { id: engine_id.to_owned(), ..Default::default() };
+            let found = ImageOnEngine::new(image, None, &wanted);
+            assert_eq!((found.id.as_str(), found.engine_id.as_str()), (id, engine_id));
+        }
     }
 
     #[test]

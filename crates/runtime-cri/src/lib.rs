@@ -31,6 +31,9 @@
 //!   itself, not from the engine: they need root, and an engine that runs on the same host. So does
 //!   the kernel's log, which says that a container ran out of memory where the engine has missed
 //!   it (containerd 1.6 and 1.7 do on cgroup v1).
+//! - A container gets an `/etc/hosts` of this library, with its own host name, if the engine runs on
+//!   the same host and this process is root. Otherwise the engine's is used: containerd's is a copy
+//!   of the host's, in which the container's name is missing.
 //! - An exec has the user, the environment and the folder of the container: the CRI has no place
 //!   for others. A signal to its process goes to the one that is new in the container since the
 //!   exec. Execs of this library start one after another, also those of other processes; one of
@@ -62,6 +65,25 @@
 //! - containerd writes log lines without the carriage return that stood before their line end
 //!   (`logs_carriage_returns`). For a container with a terminal it is put back, because the terminal
 //!   writes one at every line end; for others it is lost.
+
+//! # CRI-O
+//!
+//! CRI-O 1.34 was run once by hand. The tests use a fake server with its answers, because no package
+//! of it can be installed where they run. It differs from containerd:
+//!
+//! - It returns the existing sandbox or container for a name that is taken. The nonce of the create
+//!   decides whether that is this one; otherwise the create fails with `AlreadyExists`.
+//! - It runs runc at the create, so a command, user or directory that is missing is an error of the
+//!   create (`InvalidArgument` with the field), not of the start.
+//! - It sends the stop signal even if the grace is zero. As root on the same host, this crate kills the
+//!   process first; otherwise `stop_immediately` is false.
+//! - Its least memory limit is 12 MiB.
+//! - It keeps carriage returns in logs (`logs_carriage_returns`), and exit codes of containers that end
+//!   while it is down (`exit_while_away`).
+//! - The second terminal of an exec writes `\r\n` for `\n`.
+//! - Published ports do not answer on 127.0.0.1, only on the other addresses of the host.
+//! - After a restart with 250 containers it answers only after more than 10 seconds:
+//!   [`Deadlines::connect`](runtime_core::Deadlines::connect) has to be longer than that.
 
 mod attach;
 mod capabilities;

@@ -68,6 +68,9 @@ pub(crate) struct Notes {
     /// Where the container's /dev/shm is mounted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) shared_memory: Option<PathBuf>,
+    /// The container's /etc/hosts on this host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) hosts: Option<PathBuf>,
     /// Labels that are too long for the engine.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) labels: BTreeMap<String, String>,

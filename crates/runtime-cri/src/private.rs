@@ -1,7 +1,8 @@
 //! Files and directories of this host that only this user can open.
 //!
 //! All that this crate creates on the host is in a directory of the scope, which has mode 0700,
-//! because it holds the output, the labels and the shared memory of containers. Files have 0600.
+//! because it holds the output, the labels and the shared memory of containers. Files have 0600,
+//! except for the `/etc/hosts` of a container.
 
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io;

@@ -140,8 +140,10 @@ async fn orphans(
         // Where the engine's mounts cannot be seen, there are none of ours.
         let mounts = peer.among_its_mounts(|| Ok(inside_of(&state))).unwrap_or_default();
         for (name, _) in mounts.into_iter().filter(is_orphan) {
-            let place = state.join(&name).join("shm");
-            found.entry(name).or_default().shared_memory = Some(place);
+            let of_nonce = state.join(&name);
+            let notes = found.entry(name).or_default();
+            notes.shared_memory = Some(of_nonce.join("shm"));
+            notes.hosts = Some(of_nonce.join("hosts"));
         }
         Ok(found)
     })

@@ -149,6 +149,7 @@ impl CriRuntime {
             log_dir: options.log_dir.clone(),
             state_dir: options.state_dir.clone(),
             logs,
+            hosts: place.root && place.sees_mounts,
             runtime_handler: options.runtime_handler.clone(),
             cgroup_parent: options.cgroup_parent.clone(),
             gpu_kind: options.gpu_kind.clone(),

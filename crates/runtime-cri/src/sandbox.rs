@@ -18,8 +18,8 @@ use crate::capabilities::has_groups_of_image;
 use crate::client::{Call, too_late};
 use crate::error::{at_create, is_port_conflict, port_conflict, was_not_sent};
 use crate::generated as cri;
-use crate::host_dirs::prepare_host;
 pub(crate) use crate::host_dirs::{clear_host, on_host};
+use crate::host_dirs::{prepare_host, write_hosts};
 use crate::images;
 use crate::notes::{Notes, port_label};
 use crate::shared::Shared;
@@ -172,7 +172,7 @@ async fn make(
     let reserved = reserve_ports(shared, plan, until).await?;
     prepare_host(shared, plan).await?;
     progress.sandbox_requested = true;
-    let sandbox = run_sandbox(shared, plan, until).await.inspect_err(|error| {
+    let (sandbox, addresses) = run_sandbox(shared, plan, until).await.inspect_err(|error| {
         if may_come(error) {
             progress.patience = UNDO_PATIENCE;
         }
@@ -183,10 +183,16 @@ async fn make(
     if answer.is_closed() {
         return Err(abandoned());
     }
+    write_hosts(shared, plan, &addresses).await?;
     create_in(shared, plan, sandbox, until).await
 }
 
-async fn run_sandbox(shared: &Shared, plan: &Plan, until: Instant) -> Result<String> {
+/// Returns the id of the new sandbox and its addresses.
+async fn run_sandbox(
+    shared: &Shared,
+    plan: &Plan,
+    until: Instant,
+) -> Result<(String, Vec<String>)> {
     let request = cri::RunPodSandboxRequest {
         config: Some(plan.sandbox()),
         runtime_handler: shared.settings.runtime_handler.clone().unwrap_or_default(),
@@ -195,7 +201,10 @@ async fn run_sandbox(shared: &Shared, plan: &Plan, until: Instant) -> Result<Str
     let request = cri::PodSandboxStatusRequest { pod_sandbox_id: id.clone(), verbose: false };
     let status = ask(shared, until, request).await?.status.unwrap_or_default();
     must_be_ours(&status.labels, plan)?;
-    Ok(id)
+    let network = status.network.unwrap_or_default();
+    let more = network.additional_ips.into_iter().map(|address| address.ip);
+    let addresses = [network.ip].into_iter().chain(more).filter(|address| !address.is_empty());
+    Ok((id, addresses.collect()))
 }
 
 async fn create_in(shared: &Shared, plan: &Plan, sandbox: String, until: Instant) -> Result<Made> {

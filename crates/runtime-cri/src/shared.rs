@@ -73,6 +73,13 @@ pub(crate) struct Engine {
     pub(crate) cdi: Option<bool>,
 }
 
+impl Engine {
+    /// Returns whether this is CRI-O.
+    pub(crate) fn is_crio(&self) -> bool {
+        self.name == "cri-o"
+    }
+}
+
 impl Shared {
     /// Asks a question, within the deadline of questions.
     pub(crate) async fn ask<C: Call>(

@@ -47,6 +47,8 @@ pub(crate) struct Settings {
     pub(crate) state_dir: PathBuf,
     /// Whether the engine writes where we read.
     pub(crate) logs: bool,
+    /// Whether containers get an /etc/hosts of this library.
+    pub(crate) hosts: bool,
     pub(crate) runtime_handler: Option<String>,
     pub(crate) cgroup_parent: Option<String>,
     pub(crate) gpu_kind: String,
@@ -88,6 +90,8 @@ impl Plan {
             command,
             arguments,
             env,
+            // No field of the CRI removes a variable (`env_unset`).
+            unset_env: _,
             labels,
             mounts,
             interactive,
@@ -119,6 +123,8 @@ impl Plan {
             stop_signal,
             logs: settings.logs.then(|| own(&settings.log_dir)),
             shared_memory: shared_memory.map(|_| own(&settings.state_dir).join("shm")),
+            hosts: (settings.hosts && !mounts.iter().any(|mount| covers(&mount.target, HOSTS)))
+                .then(|| own(&settings.state_dir).join("hosts")),
             ..Notes::default()
         };
         let (managed, labels): (BTreeMap<_, _>, BTreeMap<_, _>) =
@@ -202,6 +208,15 @@ impl Plan {
                 ..Default::default()
             });
         }
+        if let Some(file) = &notes.hosts {
+            // The engine's own has what that of the host has, and not the name of the container.
+            cri_mounts.push(cri::Mount {
+                container_path: HOSTS.to_owned(),
+                host_path: text(Some(file)),
+                selinux_relabel: true,
+                ..Default::default()
+            });
+        }
         let container = cri::ContainerConfig {
             metadata: Some(cri::ContainerMetadata { name: name.to_string(), attempt: 0 }),
             command: command.unwrap_or_default(),
@@ -257,7 +272,7 @@ impl Plan {
         self.notes.resolved.clone_from(&image.resolved);
         // By its id, so that it is this image even if the tag is moved meanwhile.
         self.container.image = Some(cri::ImageSpec {
-            image: image.id.clone(),
+            image: image.engine_id.clone(),
             user_specified_image: self.notes.image.clone(),
             ..Default::default()
         });
@@ -304,6 +319,22 @@ impl Plan {
         self.notes.ports = ports;
     }
 
+    /// Returns the content of the container's /etc/hosts, with the lines that Docker writes.
+    pub(crate) fn hosts(&self, addresses: &[String]) -> String {
+        let mut text = HOSTS_OF_ALL.to_owned();
+        let name = &self.sandbox.hostname;
+        // As Debian names a host without a network.
+        let fallback = ["127.0.1.1".to_owned()];
+        let addresses = if addresses.is_empty() { &fallback } else { addresses };
+        for address in addresses {
+            match name.split_once('.') {
+                Some((host, _)) => text.push_str(&format!("{address}\t{name} {host}\n")),
+                None => text.push_str(&format!("{address}\t{name}\n")),
+            }
+        }
+        text
+    }
+
     /// The sandbox to ask for.
     pub(crate) fn sandbox(&self) -> cri::PodSandboxConfig {
         cri::PodSandboxConfig { annotations: self.notes.annotations(), ..self.sandbox.clone() }
@@ -313,6 +344,24 @@ impl Plan {
     pub(crate) fn container(&self) -> cri::ContainerConfig {
         cri::ContainerConfig { annotations: self.notes.annotations(), ..self.container.clone() }
     }
+}
+
+/// The file in a container that resolves its own host name.
+const HOSTS: &str = "/etc/hosts";
+
+/// Lines of every /etc/hosts, as Docker writes them.
+const HOSTS_OF_ALL: &str = "127.0.0.1\tlocalhost
+::1\tlocalhost ip6-localhost ip6-loopback
+fe00::0\tip6-localnet
+ff00::0\tip6-mcastprefix
+ff02::1\tip6-allnodes
+ff02::2\tip6-allrouters
+";
+
+/// Returns whether a mount at `target` shows or hides the file at `path`.
+fn covers(target: &str, path: &str) -> bool {
+    let target = target.trim_end_matches('/');
+    path.strip_prefix(target).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// `user` or `user:group`, where the group is a number.
@@ -368,6 +417,7 @@ mod tests {
             log_dir: "/logs".into(),
             state_dir: "/state".into(),
             logs: true,
+            hosts: false,
             runtime_handler: None,
             cgroup_parent: None,
             gpu_kind: "nvidia.com/gpu".to_owned(),
@@ -380,7 +430,8 @@ mod tests {
     fn image(user: &str, entrypoint: &[&str]) -> ImageOnEngine {
         let entrypoint = entrypoint.iter().map(|word| (*word).to_owned()).collect();
         let config = ImageConfig { user: user.to_owned(), entrypoint };
-        ImageOnEngine { id: "sha256:1".to_owned(), resolved: None, config }
+        let id = "sha256:1".to_owned();
+        ImageOnEngine { engine_id: id.clone(), id, resolved: None, config }
     }
 
     /// The user, by number or name, and the group that the engine is asked for.

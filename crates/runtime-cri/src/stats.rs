@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 use futures_util::StreamExt;
 use futures_util::stream;
 use runtime_core::{
-    Capability, ContainerId, ContainerStats, Error, ErrorKind, Operation, Result, ResultExt,
-    StatsOptions, StatsStream,
+    Capability, ContainerId, ContainerStats, ContainerStatus, Error, ErrorKind, Operation, Result,
+    ResultExt, StatsOptions, StatsStream,
 };
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -19,7 +19,7 @@ use crate::generated as cri;
 use crate::notes::Notes;
 use crate::sandbox::on_host;
 use crate::shared::Shared;
-use crate::{info, kill};
+use crate::{census, info, kill};
 
 /// What has to be remembered between two measurements.
 #[derive(Debug, Default)]
@@ -71,8 +71,10 @@ pub(crate) async fn once(container: &CriContainer) -> Result<ContainerStats> {
             let ids = [container.id.clone()];
             let mut kernel = kernel(shared, &ids).await?;
             let kernel = kernel.remove(&container.id).unwrap_or_default();
-            if shared.capabilities.stats_network && kernel.network.is_none() {
-                // No process is seen, and so it may have ended, or not begun.
+            let is_unseen = shared.capabilities.stats_network && kernel.network.is_none();
+            if is_unseen || shared.engine.is_crio() {
+                // No process is seen, so it may have ended or not started. CRI-O measures the runc
+                // init of a created container.
                 container.must_run(&container.status(Operation::Stats).await?)?;
             }
             return Ok(measured(shared, &container.id, &container.notes, &stats, kernel));
@@ -143,7 +145,19 @@ pub(crate) async fn many(
     let answer = shared.ask(Operation::Stats, request).await?;
     let listed = answer.stats.iter().filter_map(|stats| stats.attributes.as_ref());
     shared.meter.keep(&listed.map(|attributes| attributes.id.as_str()).collect(), asked);
-    let wanted: BTreeSet<&str> = ids.iter().map(ContainerId::as_str).collect();
+    let mut wanted: BTreeSet<&str> = ids.iter().map(ContainerId::as_str).collect();
+    let table = match shared.engine.is_crio() {
+        // It measures created containers as well.
+        true => Some(census::list(shared, Operation::Stats).await?),
+        false => None,
+    };
+    if let Some(table) = &table {
+        let is_running = |id: &str| {
+            let seen = table.get(&ContainerId::new(id));
+            seen.is_some_and(|seen| seen.info.status == ContainerStatus::Running)
+        };
+        wanted.retain(|id| is_running(id));
+    }
     let found: HashMap<ContainerId, cri::ContainerStats> = answer
         .stats
         .into_iter()

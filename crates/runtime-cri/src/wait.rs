@@ -142,6 +142,10 @@ pub(crate) async fn exit(
 ) -> Result<Option<(cri::ContainerStatus, Exit)>> {
     let stopped = is_marked_stopped(&container).await;
     let Some(mut exit) = info::exit(&container, stopped) else { return Ok(None) };
+    if shared.engine.is_crio() && container.started_at <= 0 && exit.code.is_some() {
+        // Its removal has ended the runc init that waits for the start; the code is that of runc.
+        exit = Exit::new(ExitReason::Removed).with_ended_at(info::time(container.finished_at));
+    }
     let limited = Notes::read(&container.annotations).filter(|notes| notes.memory.is_some());
     let Some(notes) = limited.filter(|_| is_unexplained_kill(&exit)) else {
         return Ok(Some((container, exit)));

@@ -18,6 +18,8 @@ pub(crate) fn capabilities(engine: &Engine) -> Capabilities {
     can.pull_image = true;
     // Podman tells of whole layers only.
     can.pull_progress = docker;
+    can.env_names = true;
+    can.env_unset = docker;
     can.memory_limit = limits && info.memory_limit;
     can.shared_memory = true;
     can.cpu_count = limits && info.cpu_cfs_quota;
@@ -28,6 +30,7 @@ pub(crate) fn capabilities(engine: &Engine) -> Capabilities {
     can.user = true;
     can.user_name = true;
     can.group_name = true;
+    can.image_group = true;
     can.supplementary_groups = true;
     can.working_dir = true;
     can.hostname = true;

@@ -91,7 +91,7 @@ impl DockerOptions {
             return self.of_context(context, "the option context", environment);
         }
         if let Some(host) = environment.text("DOCKER_HOST") {
-            return self.of_variable(&host, environment);
+            return self.of_variable("DOCKER_HOST", &host, environment);
         }
         if let Some(context) = environment.text("DOCKER_CONTEXT") {
             return self.of_context(&context, "DOCKER_CONTEXT", environment);
@@ -103,17 +103,29 @@ impl DockerOptions {
         if let Some(context) = config.current_context.filter(|context| !context.is_empty()) {
             return self.of_context(&context, "the current docker context", environment);
         }
-        Self::default_socket()
+        self.default_endpoint(environment)
     }
 
-    fn default_socket() -> Result<Endpoint> {
-        Endpoint::parse(DEFAULT_HOST, None, "the default", "host")
+    fn default_endpoint(&self, environment: &Environment<'_>) -> Result<Endpoint> {
+        let is_set = |name: &&&str| environment.text(name).is_some();
+        match ["DOCKER_TLS_VERIFY", "DOCKER_TLS"].iter().find(is_set) {
+            Some(variable) => self.of_variable(variable, DEFAULT_TLS_HOST, environment),
+            None => Endpoint::parse(DEFAULT_HOST, None, "the default", "host"),
+        }
     }
 
-    /// What `DOCKER_HOST` says.
-    fn of_variable(&self, host: &str, environment: &Environment<'_>) -> Result<Endpoint> {
+    /// Returns the endpoint at the host that this variable gives.
+    fn of_variable(
+        &self,
+        variable: &str,
+        host: &str,
+        environment: &Environment<'_>,
+    ) -> Result<Endpoint> {
+        if host.trim().is_empty() {
+            return self.default_endpoint(environment);
+        }
         let tls = self.env_tls(environment)?;
-        let endpoint = Endpoint::parse(host, tls, "DOCKER_HOST", "DOCKER_HOST")?;
+        let endpoint = Endpoint::parse(host, tls, variable, variable)?;
         let plain = endpoint.tls.is_none() && matches!(endpoint.place, Place::Tcp { .. });
         // Docker's command line takes this for TLS. In plain text the engine would be told secrets.
         if plain && environment.text("DOCKER_TLS").is_some() {
@@ -152,8 +164,8 @@ impl DockerOptions {
     ) -> Result<Endpoint> {
         if name == "default" {
             return match environment.text("DOCKER_HOST") {
-                Some(host) => self.of_variable(&host, environment),
-                None => Self::default_socket(),
+                Some(host) => self.of_variable("DOCKER_HOST", &host, environment),
+                None => self.default_endpoint(environment),
             };
         }
         let source = format!("{source} {name:?}");
@@ -192,7 +204,11 @@ impl DockerOptions {
 const PROGRAMS: &[&str] = &["dockerd", "podman"];
 
 /// What Docker's command line takes when nothing says otherwise.
-const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
+const DEFAULT_HOST: &str = "unix://";
+/// Socket of `unix://` without a path.
+const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
+/// What it takes instead if a variable asks for TLS.
+const DEFAULT_TLS_HOST: &str = "tcp://localhost:2376";
 
 /// Where an engine is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -245,12 +261,20 @@ impl TlsFiles {
 impl Endpoint {
     fn parse(host: &str, tls: Option<TlsFiles>, source: &str, field: &str) -> Result<Self> {
         let bad = |why: &str| Error::invalid(field, format!("{host:?}: {why}"));
-        let Some((scheme, rest)) = host.split_once("://") else {
-            return Err(bad("has no scheme such as unix:// or tcp://"));
-        };
+        let host = host.trim();
+        if host.is_empty() {
+            return Err(bad("is empty"));
+        }
+        // As Docker's command line has it, an address alone is one of TCP, and a socket without a
+        // path is the default one.
+        let (scheme, rest) = host.split_once("://").unwrap_or(("tcp", host));
+        if rest == host && host.starts_with('/') {
+            return Err(bad("is a path; a socket is unix:// and its path"));
+        }
         let (tls, port) = match scheme {
-            "unix" if rest.is_empty() => return Err(bad("names no socket")),
+            "unix" if rest.contains("://") => return Err(bad("has two schemes")),
             "unix" => {
+                let rest = if rest.is_empty() { DEFAULT_SOCKET } else { rest };
                 return Ok(Self {
                     place: Place::Unix(rest.into()),
                     tls: None,
@@ -279,6 +303,10 @@ impl Endpoint {
         };
         let parsed: http::uri::Authority = match authority {
             "" => "localhost".parse(),
+            // An IPv6 address without a port.
+            address if address.parse::<std::net::Ipv6Addr>().is_ok() => {
+                format!("[{address}]").parse()
+            }
             authority if authority.starts_with(':') => format!("localhost{authority}").parse(),
             authority => authority.parse(),
         }
@@ -287,6 +315,7 @@ impl Endpoint {
             return Err(bad("carries a user, which is not offered"));
         }
         let port = match parsed.port() {
+            Some(port) if port.as_u16() == 0 => return Err(bad("the port is 0")),
             Some(port) => port.as_u16(),
             None if parsed.as_str() != parsed.host() => return Err(bad("the port is no number")),
             None => port,
@@ -415,221 +444,4 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn resolve(options: &DockerOptions, variables: &[(&str, &str)]) -> Result<Endpoint> {
-        let variable = |name: &str| {
-            variables.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value))
-        };
-        options.resolve(&Environment { variable: &variable })
-    }
-
-    fn options() -> DockerOptions {
-        DockerOptions::new(Scope::new("test").unwrap())
-    }
-
-    /// A configuration folder with the contexts `far` (TCP), `sealed` (TLS), and `blind` and `bare`,
-    /// which do not want to verify, the second without certificates.
-    fn config() -> tempfile::TempDir {
-        let dir = tempfile::tempdir().unwrap();
-        for (name, host, skip) in [
-            ("far", "tcp://far.example:1234", false),
-            ("sealed", "tcp://sealed.example", false),
-            ("blind", "tcp://blind.example", true),
-            ("bare", "tcp://bare.example", true),
-        ] {
-            let id = hex(&Sha256::digest(name.as_bytes()));
-            let meta = dir.path().join("contexts/meta").join(&id);
-            std::fs::create_dir_all(&meta).unwrap();
-            let json = format!(
-                r#"{{"Name":"{name}","Metadata":{{}},"Endpoints":{{"docker":{{"Host":"{host}","SkipTLSVerify":{skip}}}}}}}"#
-            );
-            std::fs::write(meta.join("meta.json"), json).unwrap();
-            if name == "sealed" || name == "blind" {
-                let tls = dir.path().join("contexts/tls").join(&id).join("docker");
-                std::fs::create_dir_all(&tls).unwrap();
-                std::fs::write(tls.join("ca.pem"), "").unwrap();
-            }
-        }
-        dir
-    }
-
-    #[test]
-    fn hosts_are_read_as_docker_reads_them() {
-        for (host, shown) in [
-            ("unix:///run/x.sock", "unix:///run/x.sock"),
-            ("tcp://h", "http://h:2375"),
-            ("tcp://h:99", "http://h:99"),
-            ("tcp://:99", "http://localhost:99"),
-            ("tcp://[::1]:99", "http://[::1]:99"),
-            ("tcp://h:99/docker/", "http://h:99/docker"),
-            ("http://h", "http://h:80"),
-            ("https://h", "https://h:443"),
-        ] {
-            let endpoint = resolve(&options().host(host), &[]).unwrap();
-            assert_eq!(endpoint.to_string(), format!("{shown} (from the option host)"));
-        }
-        let v6 = resolve(&options().host("tcp://[::1]:99"), &[]).unwrap();
-        assert_eq!(v6.place(), &Place::Tcp { host: "::1".into(), port: 99 });
-    }
-
-    #[test]
-    fn hosts_that_cannot_be_used_are_typed_errors() {
-        for (host, kind) in [
-            ("", ErrorKind::InvalidArgument),
-            ("/var/run/docker.sock", ErrorKind::InvalidArgument),
-            ("unix://", ErrorKind::InvalidArgument),
-            ("tcp://a b", ErrorKind::InvalidArgument),
-            ("tcp://h:port", ErrorKind::InvalidArgument),
-            ("tcp://h:70000", ErrorKind::InvalidArgument),
-            ("tcp://user@h", ErrorKind::InvalidArgument),
-            ("gopher://h", ErrorKind::InvalidArgument),
-            ("ssh://user@h", ErrorKind::Unsupported),
-            ("npipe:////./pipe/docker_engine", ErrorKind::Unsupported),
-        ] {
-            let error = resolve(&options().host(host), &[]).unwrap_err();
-            assert_eq!((error.kind(), error.field()), (kind, Some("host")), "{host}");
-            assert!(error.to_string().contains(host), "{error}");
-        }
-    }
-
-    #[test]
-    fn the_first_that_says_where_counts() {
-        let dir = config();
-        let folder = dir.path().to_str().unwrap();
-        std::fs::write(dir.path().join("config.json"), r#"{"currentContext":"far"}"#).unwrap();
-        let all = [
-            ("DOCKER_CONFIG", folder),
-            ("DOCKER_HOST", "unix:///env.sock"),
-            ("DOCKER_CONTEXT", "sealed"),
-        ];
-        let shown = |options: &DockerOptions, variables: &[(&str, &str)]| {
-            resolve(options, variables).unwrap().to_string()
-        };
-        assert_eq!(
-            shown(&options().host("unix:///a.sock"), &all),
-            "unix:///a.sock (from the option host)"
-        );
-        assert_eq!(
-            shown(&options().context("far"), &all),
-            "http://far.example:1234 (from the option context \"far\")"
-        );
-        assert_eq!(
-            shown(&options().context("default"), &all),
-            "unix:///env.sock (from DOCKER_HOST)"
-        );
-        assert_eq!(shown(&options(), &all), "unix:///env.sock (from DOCKER_HOST)");
-        assert_eq!(
-            shown(&options(), &[all[0], all[2]]),
-            "https://sealed.example:2376 (from DOCKER_CONTEXT \"sealed\")"
-        );
-        assert_eq!(
-            shown(&options(), &all[..1]),
-            "http://far.example:1234 (from the current docker context \"far\")"
-        );
-        assert_eq!(
-            shown(&options(), &[("HOME", "/nowhere")]),
-            "unix:///var/run/docker.sock (from the default)"
-        );
-        assert_eq!(shown(&options(), &[]), "unix:///var/run/docker.sock (from the default)");
-    }
-
-    #[test]
-    fn contexts_that_cannot_be_used_are_typed_errors() {
-        let dir = config();
-        let variables = [("DOCKER_CONFIG", dir.path().to_str().unwrap())];
-        for options in [
-            options().context("none"),
-            options().context("blind"),
-            options().context("bare"),
-            options().context("far").host("unix:///a"),
-        ] {
-            let error = resolve(&options, &variables).unwrap_err();
-            assert_eq!(
-                (error.kind(), error.field()),
-                (ErrorKind::InvalidArgument, Some("context"))
-            );
-        }
-        std::fs::write(dir.path().join("config.json"), "{").unwrap();
-        assert_eq!(resolve(&options(), &variables).unwrap_err().kind(), ErrorKind::InvalidArgument);
-    }
-
-    #[test]
-    fn empty_variables_count_as_unset() {
-        // The current directory has no configuration that could be taken by mistake.
-        let home = tempfile::tempdir().unwrap();
-        let dir = home.path().join(".docker");
-        std::fs::create_dir(&dir).unwrap();
-        std::fs::write(dir.join("config.json"), r#"{"currentContext":"none"}"#).unwrap();
-        let home = home.path().to_str().unwrap();
-        let current = ["DOCKER_CONFIG", "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CERT_PATH"];
-        let mut variables: Vec<_> = current.iter().map(|name| (*name, "")).collect();
-        variables.push(("HOME", home));
-        // That of the home directory was read.
-        assert!(resolve(&options(), &variables).unwrap_err().to_string().contains("none"));
-        variables.push(("DOCKER_TLS_VERIFY", "1"));
-        variables[1].1 = "tcp://h";
-        let tls = resolve(&options(), &variables).unwrap().tls().cloned();
-        assert_eq!(tls, Some(TlsFiles::all_of(&dir)));
-        variables[4].1 = "";
-        let error = resolve(&options(), &variables).unwrap_err();
-        assert_eq!(error.field(), Some("DOCKER_TLS_VERIFY"));
-        variables[1].1 = "";
-        let default = resolve(&options(), &variables).unwrap().to_string();
-        assert_eq!(default, "unix:///var/run/docker.sock (from the default)");
-        assert!(resolve(&options().context("far"), &variables).is_err());
-        let error = resolve(&options().host("tcp://h").cert_path(""), &[]).unwrap_err();
-        assert_eq!(error.field(), Some("cert_path"));
-    }
-
-    #[test]
-    fn configuration_is_never_read_from_current_directory() {
-        let environment = |variables: &'static [(&str, &str)]| {
-            let variable = |name: &str| {
-                let found = variables.iter().find(|(key, _)| *key == name);
-                found.map(|(_, value)| OsString::from(value))
-            };
-            Environment { variable: &variable }.config_dir()
-        };
-        assert_eq!(environment(&[]), None);
-        assert_eq!(environment(&[("HOME", "")]), None);
-        assert_eq!(environment(&[("DOCKER_CONFIG", ""), ("HOME", "")]), None);
-        assert_eq!(
-            environment(&[("DOCKER_CONFIG", ""), ("HOME", "/h")]),
-            Some("/h/.docker".into())
-        );
-        assert_eq!(environment(&[("DOCKER_CONFIG", "c"), ("HOME", "/h")]), Some("c".into()));
-    }
-
-    #[test]
-    fn certificates_come_from_where_docker_looks() {
-        let host = ("DOCKER_HOST", "tcp://h");
-        let verify = ("DOCKER_TLS_VERIFY", "1");
-        let all = |folder: &str| Some(TlsFiles::all_of(Path::new(folder)));
-        let tls = |options: &DockerOptions, variables: &[(&str, &str)]| {
-            resolve(options, variables).unwrap().tls().cloned()
-        };
-        assert_eq!(tls(&options(), &[host]), None);
-        assert_eq!(tls(&options(), &[host, ("DOCKER_CERT_PATH", "/c")]), None);
-        assert_eq!(tls(&options(), &[host, verify, ("DOCKER_CERT_PATH", "/c")]), all("/c"));
-        assert_eq!(tls(&options(), &[host, verify, ("HOME", "/h")]), all("/h/.docker"));
-        assert_eq!(tls(&options().host("tcp://h").cert_path("/o"), &[]), all("/o"));
-        // TLS that verifies nothing is not offered, and plain text is not what was asked for.
-        let blind = ("DOCKER_TLS", "1");
-        for options in [options(), options().context("default")] {
-            let error = resolve(&options, &[host, blind]).unwrap_err();
-            let named = (ErrorKind::InvalidArgument, Some("DOCKER_TLS"));
-            assert_eq!((error.kind(), error.field()), named);
-        }
-        assert_eq!(tls(&options(), &[host, blind, verify, ("HOME", "/h")]), all("/h/.docker"));
-        assert_eq!(tls(&options().cert_path("/o"), &[host, blind]), all("/o"));
-        assert_eq!(tls(&options(), &[("DOCKER_HOST", "unix:///s"), blind]), None);
-        assert_eq!(tls(&options(), &[host, ("DOCKER_TLS", "")]), None);
-        let dir = config();
-        let variables = [("DOCKER_CONFIG", dir.path().to_str().unwrap())];
-        let sealed = tls(&options().context("sealed"), &variables).unwrap();
-        assert!(sealed.ca.unwrap().ends_with("docker/ca.pem"));
-        assert_eq!(sealed.client, None);
-    }
-}
+mod tests;

@@ -132,9 +132,10 @@ impl DockerContainer {
             "Cmd": options.command,
             "DetachKeys": NO_DETACH_KEYS,
         });
-        if !options.env.is_empty() {
+        if !options.env.is_empty() || !options.unset_env.is_empty() {
             let env = options.env.iter().map(|(name, value)| format!("{name}={value}"));
-            body["Env"] = env.collect();
+            // A name alone removes the variable.
+            body["Env"] = env.chain(options.unset_env.iter().cloned()).collect();
         }
         if let Some(user) = &options.user {
             body["User"] = json!(user);

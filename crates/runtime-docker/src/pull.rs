@@ -137,7 +137,8 @@ fn header(login: &Credential) -> Result<Option<HeaderValue>> {
     #[serde(untagged)]
     enum Shown<'a> {
         Login { username: &'a str, password: &'a str, serveraddress: Option<&'a str> },
-        Token { identitytoken: &'a str },
+        IdentityToken { identitytoken: &'a str },
+        RegistryToken { registrytoken: &'a str },
     }
     let shown = match login {
         Credential::Login(auth) => Shown::Login {
@@ -145,7 +146,8 @@ fn header(login: &Credential) -> Result<Option<HeaderValue>> {
             password: auth.password(),
             serveraddress: auth.server_address.as_deref(),
         },
-        Credential::IdentityToken(token) => Shown::Token { identitytoken: token },
+        Credential::IdentityToken(token) => Shown::IdentityToken { identitytoken: token },
+        Credential::RegistryToken(token) => Shown::RegistryToken { registrytoken: token },
         _ => return Ok(None),
     };
     let json = serde_json::to_vec(&shown)

@@ -42,6 +42,7 @@ impl Create {
             command,
             arguments,
             env,
+            unset_env,
             labels,
             mounts,
             interactive,
@@ -89,11 +90,13 @@ impl Create {
         let mut labels: HashMap<String, String> = labels.into_iter().collect();
         labels.insert(LABEL_OWN.to_owned(), own);
         labels.insert(LABEL_IMAGE.to_owned(), image.to_string());
+        // A name alone removes the variable of the image.
+        let env = env.into_iter().map(|(name, value)| format!("{name}={value}")).chain(unset_env);
         let body = ContainerCreateBody {
             image: Some(engine_name(&image)),
             entrypoint: command,
             cmd: arguments,
-            env: Some(env.into_iter().map(|(name, value)| format!("{name}={value}")).collect()),
+            env: Some(env.collect()),
             labels: Some(labels),
             hostname,
             user,

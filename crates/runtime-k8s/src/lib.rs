@@ -76,7 +76,8 @@
 //!   engine's and not the process's.
 //! - An exec over a WebSocket that is given much more input than its process reads does not end with
 //!   the process: the API server waits for the node to take the input, as `kubectl exec -i` does.
-//! - Of an image with `USER uid:gid` the kubelet takes the user alone, and the process has the group 0.
+//! - Of an image with `USER uid:gid` the kubelet takes the user alone, and the process has the group 0
+//!   (`image_group`).
 //!   [`ContainerSpec::user`](runtime_core::ContainerSpec::user) with both is honoured.
 //! - From Kubernetes 1.35 on a node uses an image that it has only for a pod whose login has pulled it
 //!   before, or would. With the pull policy `never` the kubelet then reports that the image is not

@@ -92,6 +92,8 @@ pub(crate) fn plan(
         command,
         arguments,
         env,
+        // No field of a pod removes a variable (`env_unset`).
+        unset_env: _,
         labels,
         mounts,
         interactive,
@@ -308,13 +310,19 @@ fn host_label(hostname: &str) -> Result<String> {
     Ok(hostname.to_owned())
 }
 
+/// Returns the Kubernetes name of a signal: the enumeration of `lifecycle.stopSignal` has the
+/// real-time signals as `SIGRTMIN+1` to `SIGRTMIN+15` and `SIGRTMAX-14` to `SIGRTMAX-1`.
 fn signal_name(signal: Signal) -> Result<String> {
-    if signal.name().is_none() {
-        return Err(Error::unsupported(Capability::StopSignal)
+    match signal.number() {
+        _ if signal.name().is_some() => Ok(signal.to_string()),
+        34 => Ok("SIGRTMIN".to_owned()),
+        number @ 35..=49 => Ok(format!("SIGRTMIN+{}", number - 34)),
+        number @ 50..=63 => Ok(format!("SIGRTMAX-{}", 64 - number)),
+        64 => Ok("SIGRTMAX".to_owned()),
+        _ => Err(Error::unsupported(Capability::StopSignal)
             .with_field("stop_signal")
-            .with_message(format!("{signal} has no name that Kubernetes knows")));
+            .with_message(format!("signal {signal} has no name in Kubernetes"))),
     }
-    Ok(signal.to_string())
 }
 
 /// The type of a host path volume for a kind of source. The node has no check for a FIFO.

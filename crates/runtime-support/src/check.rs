@@ -19,6 +19,11 @@ pub fn check_exec(options: &ExecOptions) -> Result<()> {
             return Err(Error::invalid("env", format!("{name:?} is no variable")));
         }
     }
+    for name in &options.unset_env {
+        if name.is_empty() || name.contains('=') || nul(name) || options.env.contains_key(name) {
+            return Err(Error::invalid("unset_env", format!("{name:?} cannot be removed")));
+        }
+    }
     if options.user.as_ref().is_some_and(|user| user.is_empty() || nul(user)) {
         return Err(Error::invalid("user", "names nobody"));
     }
@@ -43,12 +48,20 @@ pub fn exec_command(options: &ExecOptions, can: &Capabilities) -> Result<Vec<Str
         (true, false) => Err(Error::unsupported(capability)),
         _ => Ok(false),
     };
-    let env = needs(!options.env.is_empty(), Capability::ExecEnv)?;
+    let set = needs(!options.env.is_empty(), Capability::ExecEnv)?;
+    let unset = needs(!options.unset_env.is_empty(), Capability::EnvUnset)?;
+    let env = set || unset;
     let dir = needs(options.working_dir.is_some(), Capability::ExecWorkingDir)?;
     let mut command = Vec::new();
     if env {
         command.push("env".to_owned());
-        command.extend(options.env.iter().map(|(name, value)| format!("{name}={value}")));
+        if unset {
+            let unset = options.unset_env.iter();
+            command.extend(unset.flat_map(|name| ["-u".to_owned(), name.clone()]));
+        }
+        if set {
+            command.extend(options.env.iter().map(|(name, value)| format!("{name}={value}")));
+        }
     }
     let dir = options.working_dir.as_ref().filter(|_| dir);
     // `env` takes a word with this sign for a variable, the command as well.
@@ -106,6 +119,21 @@ mod tests {
             exec_command(&sign, &none).unwrap(),
             ["env", "X=1", "sh", "-c", script, "sh", "a=b"]
         );
+        let unset = plain.clone().unset_env("X").image_tools(true);
+        assert_eq!(exec_command(&unset, &none).unwrap(), ["env", "-u", "X", "a", "b c"]);
+        let error = exec_command(&unset.clone().image_tools(false), &all).unwrap_err();
+        assert_eq!(error.capability(), Some(Capability::EnvUnset));
+        all.env_unset = true;
+        assert_eq!(exec_command(&unset, &all).unwrap(), ["a", "b c"]);
+        let both = ExecOptions::new(["a"]).env("X", "1");
+        for (both, field) in [(both.clone(), None), (both, Some("unset_env"))] {
+            let mut both = both;
+            both.unset_env.extend(field.map(|_| "X".to_owned()));
+            assert_eq!(
+                check_exec(&both).err().and_then(|e| e.field().map(str::to_owned)).as_deref(),
+                field
+            );
+        }
         let user = exec_command(&plain.user("1").image_tools(true), &none).unwrap_err();
         assert_eq!(user.capability(), Some(Capability::ExecUser));
     }

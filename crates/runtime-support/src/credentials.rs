@@ -1,12 +1,14 @@
 //! Logins of registries from Docker's configuration file and its credential helpers.
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use docker_credential::{CredentialRetrievalError as Failure, DockerCredential};
 use runtime_core::{ImageRef, RegistryAuth};
+
+use self::docker_config::{DockerConfig, Source};
+
+mod docker_config;
 
 /// What a registry is shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -16,6 +18,8 @@ pub enum Credential {
     Login(RegistryAuth),
     /// A token that the registry gave at a login.
     IdentityToken(String),
+    /// A bearer token, which the registry takes as it is.
+    RegistryToken(String),
 }
 
 impl std::fmt::Debug for Credential {
@@ -23,6 +27,7 @@ impl std::fmt::Debug for Credential {
         match self {
             Self::Login(auth) => f.debug_tuple("Login").field(auth).finish(),
             Self::IdentityToken(_) => f.debug_tuple("IdentityToken").field(&"***").finish(),
+            Self::RegistryToken(_) => f.debug_tuple("RegistryToken").field(&"***").finish(),
         }
     }
 }
@@ -30,8 +35,10 @@ impl std::fmt::Debug for Credential {
 /// Why there is no answer to whether there is a login. It never holds one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum CredentialError {
-    /// The configuration file is there and cannot be read or understood.
+    /// The configuration file is there and cannot be read or parsed.
     Config(PathBuf),
+    /// `DOCKER_AUTH_CONFIG` cannot be parsed.
+    Variable,
     /// The entry of this registry in the configuration file makes no sense.
     Entry(PathBuf),
     /// The credential helper could not be run, failed, or answered what makes no sense.
@@ -42,6 +49,7 @@ impl std::fmt::Display for CredentialError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Config(path) => write!(f, "{} cannot be read", path.display()),
+            Self::Variable => write!(f, "{VARIABLE} cannot be parsed"),
             Self::Entry(path) => {
                 write!(f, "the login of the registry in {} makes no sense", path.display())
             }
@@ -52,24 +60,26 @@ impl std::fmt::Display for CredentialError {
 
 impl std::error::Error for CredentialError {}
 
-/// Under this name Docker keeps the login of `docker.io`.
-const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
+/// Variable with logins that are used before those of the configuration file.
+const VARIABLE: &str = "DOCKER_AUTH_CONFIG";
 
-/// What the registry of an image is shown: the login that the caller gives, or else the one that is
-/// found where Docker's command line looks for it: in `config.json` of the folder `DOCKER_CONFIG`, or
-/// else of `~/.docker`, and in the credential helpers that it names. A helper is a program that may ask
-/// a key store or the network, so this can take a while.
+/// Returns the login for the registry of an image.
 ///
-/// `None` when there is no login of this registry, and also when there may be one that cannot be
-/// read: that is a warning, and one goes on without, as `docker pull` does. The registry may want no
-/// login, and says so itself if it does.
+/// A login that the caller gives is returned as it is. Otherwise the login is searched for in the
+/// places of Docker's command line: the variable `DOCKER_AUTH_CONFIG`, then `config.json` in the
+/// directory `DOCKER_CONFIG` or else `~/.docker`, and the credential helpers that this file names. A
+/// helper is a program that may use a key store or the network, so this can take a while.
+///
+/// Returns `None` if there is no login for this registry, and also, after a warning, if a login cannot
+/// be read, as `docker pull` does: the registry may require no login.
 pub async fn find_credential(image: &ImageRef, given: Option<RegistryAuth>) -> Option<Credential> {
     if let Some(auth) = given {
         return Some(Credential::Login(auth));
     }
-    let folder = docker_config_dir(&|name| std::env::var_os(name))?;
+    let variable = |name: &str| std::env::var_os(name);
+    let (variable, folder) = (variable(VARIABLE), docker_config_dir(&variable));
     let registry = image.registry().to_owned();
-    apart(move || look_up(&folder, &registry)).await.unwrap_or_else(|error| {
+    apart(move || look_up(variable, folder.as_deref(), &registry)).await.unwrap_or_else(|error| {
         tracing::warn!(%image, %error, "no login could be looked up");
         None
     })
@@ -103,33 +113,52 @@ async fn apart(
     told.await.unwrap_or_else(|_| Err(failed("the look-up panicked")))
 }
 
-fn look_up(folder: &Path, registry: &str) -> Result<Option<Credential>, CredentialError> {
-    let path = folder.join("config.json");
-    // Docker's command line writes the key without a scheme; older ones wrote it with one.
-    let keys = if registry == "docker.io" {
-        vec![DOCKER_HUB_KEY.to_owned(), "docker.io".to_owned()]
-    } else {
-        vec![registry.to_owned(), format!("https://{registry}"), format!("http://{registry}")]
-    };
-    for key in keys {
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
-                ) =>
-            {
-                return Ok(None);
-            }
-            Err(_) => return Err(CredentialError::Config(path)),
-        };
-        let answer = docker_credential::get_credential_from_reader(BufReader::new(file), &key);
-        if let Some(credential) = understand(answer, registry, &path)? {
-            return Ok(Some(credential));
+/// Returns the login of a registry from the variable with logins, or else from the configuration
+/// directory.
+fn look_up(
+    variable: Option<OsString>,
+    folder: Option<&Path>,
+    registry: &str,
+) -> Result<Option<Credential>, CredentialError> {
+    if let Some(text) = variable.filter(|text| !text.is_empty()) {
+        match DockerConfig::parse_variable(text.as_encoded_bytes())
+            .and_then(|config| config.source(registry).ok())
+        {
+            Some(Source::Config(credential)) => return Ok(Some(credential)),
+            Some(_) => {}
+            // The file is read all the same, as Docker's command line does.
+            None => tracing::warn!(error = %CredentialError::Variable, "logins are ignored"),
         }
     }
-    Ok(None)
+    let Some(folder) = folder else { return Ok(None) };
+    let path = folder.join("config.json");
+    let text = match std::fs::read(&path) {
+        Ok(text) => text,
+        Err(error)
+            if matches!(
+                error.kind(),
+                std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+            ) =>
+        {
+            return Ok(None);
+        }
+        Err(_) => return Err(CredentialError::Config(path)),
+    };
+    let Some(config) = DockerConfig::parse(&text) else {
+        return Err(CredentialError::Config(path));
+    };
+    match config.source(registry) {
+        Ok(Source::Nothing) => Ok(None),
+        Ok(Source::Config(credential)) => Ok(Some(credential)),
+        Ok(Source::Helper { name, key }) => understand(run_helper(&name, &key), registry, &path),
+        Err(_) => Err(CredentialError::Entry(path)),
+    }
+}
+
+/// Runs the credential helper of this name.
+fn run_helper(name: &str, key: &str) -> Result<DockerCredential, Failure> {
+    let config = serde_json::json!({"credHelpers": {key: name}}).to_string();
+    docker_credential::get_credential_from_reader(config.as_bytes(), key)
 }
 
 /// What the answer for one key of the configuration at `path` means.
@@ -179,6 +208,10 @@ mod tests {
         folder
     }
 
+    fn found(folder: &Path, registry: &str) -> Result<Option<Credential>, CredentialError> {
+        look_up(None, Some(folder), registry)
+    }
+
     fn login(user: &str, password: &str, registry: &str) -> Option<Credential> {
         Some(Credential::Login(RegistryAuth::new(user, password).server_address(registry)))
     }
@@ -200,26 +233,48 @@ mod tests {
             ("old.example", login("eve", "x", "old.example")),
             ("token.example", Some(Credential::IdentityToken("t0ken".to_owned()))),
         ] {
-            assert_eq!(look_up(folder.path(), registry), Ok(credential), "{registry}");
+            assert_eq!(found(folder.path(), registry), Ok(credential), "{registry}");
         }
     }
 
     #[test]
+    fn logins_of_the_variable_are_used_before_those_of_the_file() {
+        // "ada:hunter2", "bob:x".
+        let folder = folder(
+            r#"{"auths":{"r.example":{"auth":"YWRhOmh1bnRlcjI="},
+                         "s.example":{"auth":"YWRhOmh1bnRlcjI="}}}"#,
+        );
+        let variable = r#"{"auths":{"r.example":{"auth":"Ym9iOng="}}}"#;
+        let found = |variable: &str, folder: Option<&Path>, registry: &str| {
+            look_up(Some(variable.into()), folder, registry)
+        };
+        let folder = Some(folder.path());
+        assert_eq!(found(variable, folder, "r.example"), Ok(login("bob", "x", "r.example")));
+        assert_eq!(found(variable, None, "r.example"), Ok(login("bob", "x", "r.example")));
+        assert_eq!(found(variable, folder, "s.example"), Ok(login("ada", "hunter2", "s.example")));
+        for unusable in ["", "{", r#"{"auths":{"r.example":{"auth":"!"}}}"#] {
+            let login = login("ada", "hunter2", "r.example");
+            assert_eq!(found(unusable, folder, "r.example"), Ok(login), "{unusable}");
+        }
+        assert_eq!(found("{", None, "r.example"), Ok(None));
+    }
+
+    #[test]
     fn no_configuration_is_no_login_and_a_broken_one_is_an_error() {
-        assert_eq!(look_up(Path::new("/nowhere"), "r"), Ok(None));
-        assert_eq!(look_up(Path::new("/dev/null"), "r"), Ok(None));
-        assert_eq!(look_up(folder("{}").path(), "r"), Ok(None));
+        assert_eq!(found(Path::new("/nowhere"), "r"), Ok(None));
+        assert_eq!(found(Path::new("/dev/null"), "r"), Ok(None));
+        assert_eq!(found(folder("{}").path(), "r"), Ok(None));
         let broken = folder("{");
-        assert!(matches!(look_up(broken.path(), "r"), Err(CredentialError::Config(_))));
+        assert!(matches!(found(broken.path(), "r"), Err(CredentialError::Config(_))));
         let garbled = folder(r#"{"auths":{"r":{"auth":"!"}}}"#);
-        assert!(matches!(look_up(garbled.path(), "r"), Err(CredentialError::Entry(_))));
+        assert!(matches!(found(garbled.path(), "r"), Err(CredentialError::Entry(_))));
     }
 
     #[test]
     fn a_helper_that_cannot_be_run_is_an_error() {
         let folder = folder(r#"{"credHelpers":{"r":"no-such-helper"}}"#);
-        assert!(matches!(look_up(folder.path(), "r"), Err(CredentialError::Helper(_))));
-        assert_eq!(look_up(folder.path(), "other"), Ok(None));
+        assert!(matches!(found(folder.path(), "r"), Err(CredentialError::Helper(_))));
+        assert_eq!(found(folder.path(), "other"), Ok(None));
     }
 
     #[test]
@@ -263,5 +318,6 @@ mod tests {
         let login = Credential::Login(RegistryAuth::new("ada", "hunter2"));
         assert!(!format!("{login:?}").contains("hunter2"));
         assert!(!format!("{:?}", Credential::IdentityToken("t0ken".into())).contains("t0ken"));
+        assert!(!format!("{:?}", Credential::RegistryToken("t0ken".into())).contains("t0ken"));
     }
 }

@@ -28,7 +28,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 mod outcome;
 
-pub use outcome::{resize, settle, until_started};
+pub use outcome::{exec_start_failure, resize, settle, until_started};
 
 /// How many pieces wait for the reader of a stream. One is as large as what the connection keeps
 /// of a stream.
@@ -293,6 +293,12 @@ impl Output {
             self.held = self.pieces.recv().await;
         }
         self.held.is_some()
+    }
+
+    /// Returns the piece that [`peek`](Self::peek) has received.
+    #[must_use]
+    pub fn peeked(&self) -> Option<&Bytes> {
+        self.held.as_ref().and_then(|piece| piece.as_ref().ok())
     }
 
     /// As a stream of the interface.

@@ -2,6 +2,7 @@
 
 mod shell {
     pub(crate) mod finding;
+    pub(crate) mod habits;
     pub(crate) mod life;
     pub(crate) mod logins;
     pub(crate) mod looking;
@@ -10,6 +11,7 @@ mod shell {
 
 use cli_tests::cases;
 use shell::finding::*;
+use shell::habits::*;
 use shell::life::*;
 use shell::logins::*;
 use shell::looking::*;
@@ -31,6 +33,18 @@ cases! {
     a_container_is_told_to_end [];
     a_hang_up_that_is_ignored_ends_nothing [];
     a_signal_to_an_exec_is_passed_on_or_not_hidden [Exec];
+    h_is_the_host_name [Hostname];
+    usage_error_has_the_code_of_docker [];
+    two_outputs_in_one_file_keep_their_order [LogsStreamsApart];
+    signals_work_after_the_outputs_are_closed [Exec];
+    signals_end_an_attach_after_the_outputs_are_closed [Attach, InteractiveStdin, Kill];
+    start_of_an_ended_container_is_refused [];
+    variable_that_is_unset_here_is_removed [EnvUnset, Exec];
+    refused_exec_option_names_image_tools [Exec];
+    start_failure_is_printed_once [];
+    real_time_signals_have_names [Kill];
+    real_time_stop_signal_of_the_options [StopSignal];
+    help_is_long_where_h_is_the_host_name [];
     a_life [];
     a_kill [Kill];
     a_signal_by_name_and_a_wait [Kill];

@@ -60,11 +60,14 @@ pub(crate) fn of(missing: Capability, capabilities: &Capabilities) -> Option<Cas
         C::GpusByCount => {
             field!(gpus_by_count, GpusByCount, |_, spec| Ok(spec.gpus(Gpus::Count(1))))
         }
+        C::EnvNames => field!(env_names, EnvNames, |_, spec| Ok(spec.env("1A", "x"))),
+        C::EnvUnset => field!(env_unset, EnvUnset, |_, spec| Ok(spec.unset_env("PATH"))),
         C::User => field!(user, User, |_, spec| Ok(spec.user("1000"))),
         C::UserName => field!(user_name, UserName, |_, spec| Ok(spec.user("alice"))),
         C::GroupName if capabilities.user => {
             field!(group_name, GroupName, |_, spec| Ok(spec.user("1000:video")))
         }
+        C::ImageGroup => twin!(image_group, image_group, [User, Wait, Logs]),
         C::SupplementaryGroups => {
             field!(supplementary_groups, SupplementaryGroups, |_, spec| Ok(spec.group("44")))
         }
@@ -224,6 +227,15 @@ async fn logs_exact_bytes(t: Context) -> Outcome {
     let (container, _) = t.run(&t.spec().command(["printf", "a\\377\\000ä\\300\\n"])).await?;
     let records = t.records(&*container, LogOptions::default()).await?;
     assert_eq!(crate::context::text_of(&records), "a\u{fffd}\0ä\u{fffd}\n");
+    Ok(())
+}
+
+/// The process has the group 0, and the group of a user that the caller names.
+async fn image_group(t: Context) -> Outcome {
+    let script = ["sh", "-c", "echo $(id -u) $(id -g)"];
+    let spec = ContainerSpec::new(t.image(t.subject().images().grouped)).command(script);
+    assert_eq!(t.output(&spec).await?, "1234 0\n");
+    assert_eq!(t.output(&spec.user("1234:5678")).await?, "1234 5678\n");
     Ok(())
 }
 

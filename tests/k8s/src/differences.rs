@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use runtime_conformance::{Context, Difference, Failure, Outcome};
-use runtime_core::{Bytes, ContainerSpec, ExecOptions, SessionMode};
+use runtime_core::{Bytes, ExecOptions, SessionMode};
 
 /// The differences of a cluster whose nodes have containerd.
 pub(crate) fn all() -> Vec<Difference> {
@@ -23,11 +23,6 @@ pub(crate) fn all() -> Vec<Difference> {
             case: "fields::oom_score_adj",
             reason: "the kubelet scores by what share of the node's memory a pod has asked for",
             instead: |t| Box::pin(evictable_is_the_first_to_die(t)),
-        },
-        Difference {
-            case: "fields::user_and_group_of_the_image",
-            reason: "the kubelet takes only the user of an image's `USER uid:gid`",
-            instead: |t| Box::pin(group_of_the_image_is_lost(t)),
         },
     ]
 }
@@ -100,17 +95,6 @@ async fn the_least_weight_without_shares(t: Context) -> Outcome {
     assert!(weights[0] <= 2, "{weights:?}");
     assert!(weights[1..] == [512, 2048] || weights.is_sorted(), "{weights:?}");
     assert!(weights[0] < weights[1] && weights[1] < weights[2], "{weights:?}");
-    Ok(())
-}
-
-async fn group_of_the_image_is_lost(t: Context) -> Outcome {
-    let spec = ContainerSpec::new(t.image(t.subject().images().grouped)).command([
-        "sh",
-        "-c",
-        "echo $(id -u) $(id -g)",
-    ]);
-    assert_eq!(t.output(&spec).await?, "1234 0\n");
-    assert_eq!(t.output(&spec.user("1234:5678")).await?, "1234 5678\n");
     Ok(())
 }
 

@@ -1,16 +1,17 @@
 //! `create`, and the options that it has in common with `run`.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
+use clap::{ArgAction, Args};
 use runtime_core::{
-    Container, ContainerSpec, ErrorKind, Gpus, Image, Interactive, Mount, PullPolicy, Runtime,
-    Signal,
+    Capabilities, Container, ContainerSpec, ErrorKind, Gpus, Image, Interactive, Mount, PullPolicy,
+    Runtime, Signal,
 };
 
-use super::killed_by;
+use super::{FAILED, coded, killed_by};
 use crate::cli::Create;
 use crate::connect::soon;
 use crate::signals::Signals;
@@ -28,7 +29,7 @@ pub(crate) struct SpecArguments {
     /// Gives it a terminal
     #[arg(long, short)]
     pub(crate) tty: bool,
-    /// A variable; without a value, the one of this command's environment
+    /// A variable; without a value, the one of this command's environment, and removed if unset there
     #[arg(long, short, value_name = "NAME[=VALUE]")]
     env: Vec<String>,
     /// A file with a variable on each line
@@ -70,7 +71,7 @@ pub(crate) struct SpecArguments {
     #[arg(long, short, value_name = "FOLDER")]
     workdir: Option<String>,
     /// The host name inside
-    #[arg(long, short = 'H')]
+    #[arg(long, short = 'h', short_alias = 'H')]
     hostname: Option<String>,
     /// The executable, in place of the image's. An empty one clears the image's: the command is run
     /// as it stands
@@ -88,6 +89,9 @@ pub(crate) struct SpecArguments {
     /// Shows no progress of the pull
     #[arg(long, short)]
     quiet: bool,
+    /// Prints help
+    #[arg(long, action = ArgAction::Help)]
+    help: Option<bool>,
     /// The image, then the command and its arguments in place of the image's: all that stands after
     /// the image is theirs
     #[arg(
@@ -126,10 +130,18 @@ impl SpecArguments {
                 .with_context(|| format!("the file {}", file.display()))?;
             let lines = text.lines().map(str::trim_start);
             for line in lines.filter(|line| !line.is_empty() && !line.starts_with('#')) {
-                spec.env.extend(variable(line));
+                // A name alone that is not set here is left out, as Docker does it in a file.
+                if let (name, Some(value)) = variable(line) {
+                    spec = spec.env(name, value);
+                }
             }
         }
-        spec.env.extend(self.env.iter().filter_map(|text| variable(text)));
+        for text in &self.env {
+            spec = match variable(text) {
+                (name, Some(value)) => spec.env(name, value),
+                (name, None) => spec.unset_env(name),
+            };
+        }
         for label in &self.label {
             let (key, value) = label.split_once('=').unwrap_or((label, ""));
             spec.labels.insert(key.to_owned(), value.to_owned());
@@ -152,11 +164,24 @@ impl SpecArguments {
     }
 }
 
-/// A variable; one without a value is taken from our environment, where it is there.
-pub(crate) fn variable(text: &str) -> Option<(String, String)> {
+/// Parses a variable. A name alone has the value of this command's environment; without one there,
+/// the variable is to be removed.
+pub(crate) fn variable(text: &str) -> (String, Option<String>) {
     match text.split_once('=') {
-        Some((name, value)) => Some((name.to_owned(), value.to_owned())),
-        None => Some((text.to_owned(), std::env::var(text).ok()?)),
+        Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+        None => (text.to_owned(), std::env::var(text).ok()),
+    }
+}
+
+/// Drops names of variables to remove if the engine cannot remove any, with a note. Scripts pass
+/// on variables that may be unset, and an image seldom sets them.
+pub(crate) fn drop_unset(names: &mut BTreeSet<String>, can: &Capabilities) {
+    if !can.env_unset {
+        for name in std::mem::take(names) {
+            crate::style::note(format_args!(
+                "{name} is not set here; this engine cannot remove it if the image sets it"
+            ));
+        }
     }
 }
 
@@ -203,10 +228,14 @@ fn gpus(text: &str) -> Result<Gpus> {
 }
 
 /// Creates a container, with the progress of the pull where there is one.
-async fn make(runtime: &dyn Runtime, arguments: &SpecArguments) -> Result<Arc<dyn Container>> {
-    let mut spec = arguments.spec()?;
+async fn make(
+    runtime: &dyn Runtime,
+    mut spec: ContainerSpec,
+    quiet: bool,
+) -> Result<Arc<dyn Container>> {
+    drop_unset(&mut spec.unset_env, runtime.capabilities());
     let wanted = spec.pull_policy;
-    if arguments.quiet || !runtime.capabilities().pull_image || wanted == PullPolicy::Never {
+    if quiet || !runtime.capabilities().pull_image || wanted == PullPolicy::Never {
         return Ok(runtime.create_container(&spec).await?);
     }
     // The engine is asked for the image only when it lacks it: that costs no request.
@@ -235,6 +264,7 @@ pub(crate) async fn make_unless_told(
     arguments: &SpecArguments,
     signals: &mut Signals,
 ) -> Result<Made> {
+    let spec = arguments.spec().map_err(|error| coded(FAILED, error))?;
     tokio::select! {
         biased;
         // Dropping a create undoes it, which takes the engine a moment.
@@ -242,7 +272,7 @@ pub(crate) async fn make_unless_told(
             let _ = soon(runtime.close()).await;
             Ok(Made::Told(signal))
         }
-        made = make(runtime, arguments) => made.map(Made::Container),
+        made = make(runtime, spec, arguments.quiet) => made.map(Made::Container),
     }
 }
 

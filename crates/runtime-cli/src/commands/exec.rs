@@ -4,9 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use runtime_core::{ErrorKind, ExecOptions, Runtime, SessionMode, Signal};
+use runtime_core::{Capability, Error, ErrorKind, ExecOptions, Runtime, SessionMode, Signal};
 
-use super::{FAILED, coded, create::variable, ends, killed_by, not_run};
+use super::{
+    FAILED, coded,
+    create::{drop_unset, variable},
+    ends, killed_by, not_run,
+};
 use crate::cli::Exec;
 use crate::connect::soon;
 use crate::session::{self, Ended, Then};
@@ -25,21 +29,29 @@ pub(crate) async fn exec(runtime: Arc<dyn Runtime>, arguments: Exec) -> Result<u
     let (container, command) = arguments.words.split_first().context("no container is named")?;
     let mut options = ExecOptions::new(command).mode(mode);
     options.image_tools = arguments.image_tools;
-    options.env.extend(arguments.env.iter().filter_map(|text| variable(text)));
+    for text in &arguments.env {
+        options = match variable(text) {
+            (name, Some(value)) => options.env(name, value),
+            (name, None) => options.unset_env(name),
+        };
+    }
+    if !options.image_tools {
+        drop_unset(&mut options.unset_env, runtime.capabilities());
+    }
     options.user = arguments.user;
     options.working_dir = arguments.workdir;
     let container = find::container(&*runtime, container).await.map_err(failed)?;
     let session = tokio::select! {
         biased;
         signal = signals.end() => return Ok(killed_by(signal.number())),
-        session = container.exec(options) => session.map_err(not_run)?,
+        session = container.exec(options) => session.map_err(not_executed)?,
     };
     let control = session.control.clone();
     let raw =
         matches!(mode, SessionMode::Terminal(_)) && arguments.interactive && terminal::on_stdin();
     let raw = raw.then(Raw::enter).transpose().context("the terminal cannot be made raw")?;
     let mut presses = 0;
-    let talked = session::talk(session, arguments.interactive, &mut signals, async |signal| {
+    let mut on_signal = async |signal| {
         presses += u32::from(signal == Signal::INT || signal == Signal::TERM);
         let passed = soon(control.signal(signal)).await;
         let over = matches!(&passed, Ok(Err(error)) if error.kind() == ErrorKind::InvalidState);
@@ -57,13 +69,19 @@ pub(crate) async fn exec(runtime: Arc<dyn Runtime>, arguments: Exec) -> Result<u
             _ if ends(signal) => Then::End,
             _ => Then::GoOn,
         }
-    })
-    .await;
+    };
+    let talked = session::talk(session, arguments.interactive, &mut signals, &mut on_signal).await;
     drop(raw);
     let code = match talked.map_err(failed)? {
+        // A process can close its outputs and go on.
         Ended::Output => {
-            let exit = control.wait().await.map_err(not_run)?;
-            return Ok(u8::try_from(exit.code & 0xff).unwrap_or(FAILED));
+            match session::or_signal(control.wait(), &mut signals, &mut on_signal).await {
+                Ok(exit) => {
+                    let exit = exit.map_err(not_run)?;
+                    return Ok(u8::try_from(exit.code & 0xff).unwrap_or(FAILED));
+                }
+                Err(signal) => killed_by(signal.number()),
+            }
         }
         Ended::NoReader => killed_by(13),
         Ended::Signal(signal) => killed_by(signal.number()),
@@ -73,4 +91,12 @@ pub(crate) async fn exec(runtime: Arc<dyn Runtime>, arguments: Exec) -> Result<u
         let _ = soon(control.signal(Signal::KILL)).await;
     }
     Ok(code)
+}
+
+/// The failure of an exec, with the option that lets the image do what the engine cannot.
+fn not_executed(error: Error) -> anyhow::Error {
+    if matches!(error.capability(), Some(Capability::ExecEnv | Capability::ExecWorkingDir)) {
+        style::note("--image-tools lets the env and sh of the image set -e and -w");
+    }
+    not_run(error)
 }

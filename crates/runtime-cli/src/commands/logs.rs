@@ -11,7 +11,7 @@ use serde_json::json;
 use super::killed_by;
 use crate::cli::Logs;
 use crate::format::Format;
-use crate::pipes::Sink;
+use crate::pipes::{self, Sink};
 use crate::signals::Signals;
 use crate::{find, units};
 
@@ -38,7 +38,7 @@ pub(crate) async fn logs(runtime: Arc<dyn Runtime>, arguments: Logs) -> Result<u
         return print(container.raw_logs().await?, &mut signals).await;
     }
     let mut log = container.logs(options).await?;
-    let (stdout, stderr) = (Sink::stdout(), Sink::stderr());
+    let (stdout, stderr) = Sink::outputs();
     // Records that are there already go out together.
     let mut both = log.by_ref().ready_chunks(256);
     let code = 'read: loop {
@@ -77,20 +77,18 @@ pub(crate) async fn logs(runtime: Arc<dyn Runtime>, arguments: Logs) -> Result<u
             break 'read killed_by(13);
         }
         if let Some(error) = failure {
-            stdout.finish().await?;
-            stderr.finish().await?;
+            pipes::finish((stdout, stderr)).await?;
             return Err(error.into());
         }
     };
     drop(both);
-    stdout.finish().await?;
-    stderr.finish().await?;
+    pipes::finish((stdout, stderr)).await?;
     Ok(code)
 }
 
 /// The whole log as it is.
 async fn print(mut log: RawLogs, signals: &mut Signals) -> Result<u8> {
-    let (stdout, stderr) = (Sink::stdout(), Sink::stderr());
+    let (stdout, stderr) = Sink::outputs();
     let outcome = loop {
         let piece = tokio::select! {
             biased;
@@ -109,8 +107,7 @@ async fn print(mut log: RawLogs, signals: &mut Signals) -> Result<u8> {
         }
     };
     drop(log);
-    stdout.finish().await?;
-    stderr.finish().await?;
+    pipes::finish((stdout, stderr)).await?;
     outcome
 }
 

@@ -84,7 +84,7 @@ async fn carry_out(command: Command, runtime: std::sync::Arc<dyn Runtime>) -> Re
 }
 
 /// What `run` and `exec` exit with when they fail themselves, as Docker has it.
-const FAILED: u8 = 125;
+pub(crate) const FAILED: u8 = 125;
 
 /// An error with an exit code of its own.
 #[derive(Debug)]
@@ -131,7 +131,7 @@ const fn killed_by(signal: u8) -> u8 {
 }
 
 /// What engines say of a command that is there and cannot be run.
-const NOT_EXECUTABLE: [&str; 2] = ["ermission denied", "s a directory"];
+const NOT_EXECUTABLE: [&str; 3] = ["ermission denied", "peration not permitted", "s a directory"];
 
 /// The exit code of `run` and `exec` when the command could not be run: 126 when it is there and
 /// 127 when it is not, as shells have it.
@@ -235,6 +235,7 @@ mod tests {
             (Error::invalid("command", "exec: /etc: Permission denied"), 126),
             (Error::invalid("command", "exec: \"/etc\": is a directory: unknown"), 126),
             (Error::invalid("command", "open executable: Is a directory"), 126),
+            (Error::invalid("command", "crun: open executable: Operation not permitted"), 126),
             (Error::invalid("user", "no such user"), 125),
             (Error::new(ErrorKind::Lost), 125),
         ] {

@@ -15,7 +15,7 @@ use super::create::{self, Made};
 use super::{FAILED, code_of_exit, coded, ends, killed_by, not_run};
 use crate::cli::{Attach, Run, Start};
 use crate::connect::soon;
-use crate::pipes::Sink;
+use crate::pipes::{self, Sink};
 use crate::session::{self, Ended, Then};
 use crate::signals::{Came, Signals};
 use crate::terminal::{self, Raw};
@@ -118,7 +118,13 @@ pub(crate) async fn start(runtime: Arc<dyn Runtime>, arguments: Start) -> Result
         anyhow::bail!("one container at a time can be attached to");
     };
     let mut signals = Signals::listen()?;
-    let container = find::container(&*runtime, name).await?;
+    let listed = find::listed(&*runtime, name).await.map_err(|error| coded(FAILED, error))?;
+    let container = listed.container;
+    if listed.info.status == ContainerStatus::Exited {
+        let error =
+            anyhow::anyhow!("{name} has ended, and a container runs once; see `runtime logs`");
+        return Err(coded(FAILED, error));
+    }
     follow(&*runtime, &container, How::Find { stdin: arguments.interactive }, &mut signals).await
 }
 
@@ -137,18 +143,23 @@ pub(crate) async fn attach(runtime: Arc<dyn Runtime>, arguments: Attach) -> Resu
     let Attached { session, stdin, .. } = open(&*container, How::Find { stdin }).await?;
     let control = session.control.clone();
     let mut presses = 0;
-    let ended = session::talk(session, stdin, &mut signals, async |signal| {
+    let mut on_signal = async |signal| {
         if !arguments.sig_proxy || signal == Signal::HUP {
             return if ends(signal) { Then::End } else { Then::GoOn };
         }
         pass_on(&container, signal, &mut presses).await
-    })
-    .await?;
-    match ended {
-        Ended::Output => Ok(u8::try_from(control.wait().await?.code & 0xff).unwrap_or(FAILED)),
-        Ended::NoReader => Ok(killed_by(13)),
-        Ended::Signal(signal) => Ok(killed_by(signal.number())),
-    }
+    };
+    let signal = match session::talk(session, stdin, &mut signals, &mut on_signal).await? {
+        Ended::Output => {
+            match session::or_signal(control.wait(), &mut signals, &mut on_signal).await {
+                Ok(exit) => return Ok(u8::try_from(exit?.code & 0xff).unwrap_or(FAILED)),
+                Err(signal) => signal,
+            }
+        }
+        Ended::NoReader => return Ok(killed_by(13)),
+        Ended::Signal(signal) => signal,
+    };
+    Ok(killed_by(signal.number()))
 }
 
 /// How to attach.
@@ -243,7 +254,7 @@ async fn follow(
 ) -> Result<u8> {
     let failed = |error| coded(FAILED, error);
     let mut presses = 0;
-    let on_signal = async |signal| {
+    let mut on_signal = async |signal| {
         if signal == Signal::HUP {
             // Our terminal is gone, and with it whoever it was for.
             hang_up(&**container).await;
@@ -256,7 +267,7 @@ async fn follow(
     let ended = if can.attach && can.attach_created {
         let Attached { session, stdin, _raw } = open(&**container, how).await.map_err(failed)?;
         container.start().await.map_err(not_run)?;
-        session::talk(session, stdin, signals, on_signal).await.map_err(failed)?
+        session::talk(session, stdin, signals, &mut on_signal).await.map_err(failed)?
     } else {
         if let Some(signal) = start_or_signal(&**container, can.deferred_pull, signals).await? {
             return Ok(killed_by(signal.number()));
@@ -267,12 +278,12 @@ async fn follow(
         };
         match late {
             Late::Attached(Attached { session, stdin, _raw }) => {
-                session::talk(session, stdin, signals, on_signal).await.map_err(failed)?
+                session::talk(session, stdin, signals, &mut on_signal).await.map_err(failed)?
             }
             // The log misses nothing of what was said before an attach.
             Late::Ended => {
                 let _raw = how.raw().map_err(failed)?;
-                show_log(&**container, signals, on_signal).await.map_err(failed)?
+                show_log(&**container, signals, &mut on_signal).await.map_err(failed)?
             }
             Late::Signal(signal) => Ended::Signal(signal),
         }
@@ -283,18 +294,9 @@ async fn follow(
         Ended::Signal(signal) => return Ok(killed_by(signal.number())),
     }
     // A process can close its outputs and go on.
-    loop {
-        tokio::select! {
-            exit = container.wait() => return exit_code(&exit.map_err(|e| failed(e.into()))?),
-            came = signals.next() => {
-                if let Came::Signal(signal) = came
-                    && (signal == Signal::HUP
-                        || pass_on(container, signal, &mut presses).await == Then::End)
-                {
-                    return Ok(killed_by(signal.number()));
-                }
-            }
-        }
+    match session::or_signal(container.wait(), signals, &mut on_signal).await {
+        Ok(exit) => exit_code(&exit.map_err(|error| failed(error.into()))?),
+        Err(signal) => Ok(killed_by(signal.number())),
     }
 }
 
@@ -451,7 +453,7 @@ async fn show_log(
 ) -> Result<Ended> {
     let options = LogOptions::default().follow(Follow::Yes);
     let mut log = container.logs(options).await?;
-    let (stdout, stderr) = (Sink::stdout(), Sink::stderr());
+    let (stdout, stderr) = Sink::outputs();
     let ended = loop {
         tokio::select! {
             biased;
@@ -469,15 +471,10 @@ async fn show_log(
             }
         }
     };
-    for done in [stdout.finish().await, stderr.finish().await] {
-        match done {
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {
-                return Ok(Ended::NoReader);
-            }
-            done => done?,
-        }
+    match pipes::finish((stdout, stderr)).await {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(Ended::NoReader),
+        done => Ok(done.map(|()| ended)?),
     }
-    Ok(ended)
 }
 
 #[cfg(test)]

@@ -54,7 +54,7 @@ pub(super) fn check_words_size(
 }
 
 /// Returns the beginning of a name, for an error.
-fn in_short(name: &str) -> &str {
+pub(super) fn in_short(name: &str) -> &str {
     name.char_indices().nth(64).map_or(name, |(at, _)| &name[..at])
 }
 
@@ -91,19 +91,26 @@ pub(super) fn check_words(field: &str, words: Option<&[String]>) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn check_env(env: &BTreeMap<String, String>) -> Result<()> {
-    for (name, value) in env {
-        let field = format!("env[{:?}]", in_short(name));
-        if name.is_empty() || name.contains('=') {
-            return Err(Error::invalid(field, "a name is not empty and has no '='"));
-        }
-        check_no_nul(&field, name)?;
-        check_no_nul(&field, value)?;
-        if name == NVIDIA_VISIBLE_DEVICES {
-            return Err(Error::invalid(field, "is set by this library: ask for gpus instead"));
-        }
+pub(super) fn check_variable(field: &str, name: &str, value: &str) -> Result<()> {
+    if name.is_empty() || name.contains('=') {
+        return Err(Error::invalid(field, "a name is not empty and has no '='"));
+    }
+    check_no_nul(field, name)?;
+    check_no_nul(field, value)?;
+    if name == NVIDIA_VISIBLE_DEVICES {
+        return Err(Error::invalid(field, "is set by this library: ask for gpus instead"));
     }
     Ok(())
+}
+
+/// Reports whether every version of Kubernetes takes this name of a variable: up to 1.29 all of them
+/// require `[-._a-zA-Z][-._a-zA-Z0-9]*` (apimachinery, `IsEnvVarName`), later ones by default not.
+pub(super) fn is_kubernetes_name(name: &str) -> bool {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    !name.starts_with(|c: char| c.is_ascii_digit())
+        && name.chars().all(is_part)
+        && name != "."
+        && !name.starts_with("..")
 }
 
 pub(super) fn check_labels(labels: &BTreeMap<String, String>) -> Result<()> {

@@ -192,3 +192,96 @@ fn only_a_sandbox_without_an_answer_may_still_come() {
         assert_eq!(may_come(&error), may, "{error:?}");
     }
 }
+
+#[tokio::test]
+async fn container_removed_before_its_start_is_removed() {
+    let fake = FakeCrio::start();
+    let runtime = connect(&fake, "one").await;
+    let container = runtime.create_container(&spec()).await.unwrap();
+    {
+        let mut state = fake.state.lock().unwrap();
+        let made = state.containers.get_mut(container.id().as_str()).unwrap();
+        (made.state, made.exit_code) = (cri::ContainerState::ContainerExited, 2);
+    }
+    let info = container.info().await.unwrap();
+    let exit = info.exit.unwrap();
+    assert_eq!((exit.reason, exit.code), (runtime_core::ExitReason::Removed, None), "{exit:?}");
+    assert_eq!(info.started_at, None);
+    let exit = container.wait().await.unwrap();
+    assert_eq!(exit.reason, runtime_core::ExitReason::Removed, "{exit:?}");
+}
+
+#[tokio::test]
+async fn second_start_of_crio_is_already_started() {
+    use runtime_core::StartOutcome;
+    let fake = FakeCrio::start();
+    let runtime = connect(&fake, "one").await;
+    let container = runtime.create_container(&spec()).await.unwrap();
+    assert_eq!(container.start().await.unwrap(), StartOutcome::Started);
+    assert_eq!(container.start().await.unwrap(), StartOutcome::AlreadyStarted);
+    let id = container.id().as_str();
+    fake.state.lock().unwrap().containers.get_mut(id).unwrap().state =
+        cri::ContainerState::ContainerExited;
+    assert_eq!(container.start().await.unwrap(), StartOutcome::AlreadyStarted);
+}
+
+#[tokio::test]
+async fn failures_of_runc_at_the_create_name_the_field() {
+    let fake = FakeCrio::start();
+    let runtime = connect(&fake, "one").await;
+    for (words, field) in [
+        ("unable to find user nobody-there: no matching entries in passwd file", "user"),
+        (
+            "container create failed: runc create failed: unable to start container process: exec: \
+             \"no-such\": executable file not found in $PATH",
+            "command",
+        ),
+    ] {
+        fake.state.lock().unwrap().create_fails = Some(words);
+        let error = runtime.create_container(&spec()).await.unwrap_err();
+        let found = (error.kind(), error.field());
+        assert_eq!(found, (ErrorKind::InvalidArgument, Some(field)), "{error:?}");
+        assert!(fake.state.lock().unwrap().sandboxes.is_empty(), "{words}");
+    }
+}
+
+#[tokio::test]
+async fn image_ids_of_crio_have_no_algorithm() {
+    let fake = FakeCrio::start();
+    let runtime = connect(&fake, "one").await;
+    let id = format!("sha256:{}", crate::fake_crio::IMAGE_ID);
+    for name in ["r.io/a:1", &id, crate::fake_crio::IMAGE_ID] {
+        let spec = ContainerSpec::new(name).command(["x"]).pull_policy(PullPolicy::Never);
+        let container = runtime.create_container(&spec).await.unwrap();
+        assert_eq!(container.info().await.unwrap().image.id.as_deref(), Some(id.as_str()));
+        let state = fake.state.lock().unwrap();
+        let request = &state.containers[container.id().as_str()].request;
+        let image = request.config.as_ref().unwrap().image.as_ref().unwrap();
+        assert_eq!(image.image, crate::fake_crio::IMAGE_ID, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn created_container_of_crio_has_no_stats() {
+    let fake = FakeCrio::start();
+    let runtime = connect(&fake, "one").await;
+    let created = runtime.create_container(&spec()).await.unwrap();
+    let running = runtime.create_container(&spec()).await.unwrap();
+    running.start().await.unwrap();
+    let error = created.stats_once().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotStarted, "{error:?}");
+    assert_eq!(running.stats_once().await.unwrap().memory_bytes, Some(9));
+    let ids = [created.id().clone(), running.id().clone()];
+    let measured = runtime.stats(&ids).await.unwrap();
+    let measured: Vec<_> = measured.into_iter().map(|(id, _)| id).collect();
+    assert_eq!(measured, [running.id().clone()]);
+}
+
+#[tokio::test]
+async fn pod_labels_of_crio_are_not_taken_for_a_kubelet() {
+    let fake = FakeCrio::start();
+    let runtime = connect(&fake, "one").await;
+    runtime.create_container(&spec()).await.unwrap();
+    let health = runtime.health().await.unwrap();
+    assert!(!health.warnings.iter().any(|words| words.contains("kubelet")), "{health:?}");
+}

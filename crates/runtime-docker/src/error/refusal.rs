@@ -104,6 +104,7 @@ const RULES: &[Rule] = &[
     pulling(&["name unknown"], ErrorKind::ImageNotFound),
     pulling(&["manifest for", "not found"], ErrorKind::ImageNotFound),
     pulling(&["no matching manifest"], ErrorKind::ImageNotFound),
+    pulling(&["no image found in", "for architecture"], ErrorKind::ImageNotFound),
     // Without a login; with one the caller says ImageNotFound.
     pulling(&["pull access denied"], ErrorKind::Unauthenticated),
     pulling(&["requested access to the resource is denied"], ErrorKind::Unauthenticated),
@@ -157,7 +158,12 @@ const RULES: &[Rule] = &[
     invalid(&["invalid hostname"], "hostname"),
     invalid(&["cannot mkdir"], "working_dir"),
     invalid(&["workdir"], "working_dir"),
-    invalid(&["chdir to cwd"], "working_dir"),
+    invalid(&["chdir to"], "working_dir"),
+    invalid(&["chdir: no such file"], "working_dir"),
+    // crun. To what is missing Podman adds that a command was not found, whatever it was.
+    invalid(&["crun: mount `"], "mounts"),
+    invalid(&["crun: open executable"], "command"),
+    invalid(&["no command or entrypoint provided"], "command"),
     invalid(&["no command specified"], "command"),
     invalid(&["executable file not found"], "command"),
     invalid(&["command that was not found"], "command"),
@@ -176,7 +182,8 @@ mod tests {
 
     use super::*;
 
-    /// What Docker Engine 20.10, 26.1 and 28.5 (D) and Podman 4.3 (P) said.
+    /// Refusals of Docker Engine 20.10, 26.1 and 28.5 (D) and of Podman 4.3 (P). Those of crun and of
+    /// images for other platforms are from issues of the projects.
     const SAID: &[(O, u16, &str, K, Option<&str>)] = &[
         // D
         (O::Create, 404, "No such image: 127.0.0.1:5000/test/none:1", K::ImageNotFound, None),
@@ -357,6 +364,69 @@ mod tests {
             O::Create,
             404,
             "no such image: 127.0.0.1:5000/test/none:1: image not known",
+            K::ImageNotFound,
+            None,
+        ),
+        (
+            O::Start,
+            500,
+            "crun: executable file `no-such` not found in $PATH: No such file or directory: OCI runtime attempted to invoke a command that was not found",
+            K::InvalidArgument,
+            Some("command"),
+        ),
+        (
+            O::Start,
+            500,
+            "crun: open executable: Permission denied: OCI permission denied",
+            K::InvalidArgument,
+            Some("command"),
+        ),
+        (
+            O::Start,
+            500,
+            "crun: open executable: Operation not permitted: OCI permission denied",
+            K::InvalidArgument,
+            Some("command"),
+        ),
+        (
+            O::Start,
+            500,
+            "crun: chdir to `/etc/passwd`: Not a directory: OCI runtime error",
+            K::InvalidArgument,
+            Some("working_dir"),
+        ),
+        (
+            O::Start,
+            500,
+            "chdir: No such file or directory: OCI runtime command not found error",
+            K::InvalidArgument,
+            Some("working_dir"),
+        ),
+        (
+            O::Start,
+            500,
+            "crun: mount `/etc/hostname` to `etc`: Not a directory: OCI runtime error",
+            K::InvalidArgument,
+            Some("mounts"),
+        ),
+        (
+            O::Create,
+            500,
+            "container create: no command or entrypoint provided, and no CMD or ENTRYPOINT from image",
+            K::InvalidArgument,
+            Some("command"),
+        ),
+        (
+            O::Pull,
+            200,
+            "choosing an image from manifest list docker://r/test/arm:1: no image found in image index for architecture amd64, variant \"\", OS linux",
+            K::ImageNotFound,
+            None,
+        ),
+        (
+            O::Pull,
+            500,
+            "Error choosing image instance: no image found in manifest list for architecture amd64, variant v7, OS linux",
             K::ImageNotFound,
             None,
         ),

@@ -184,12 +184,26 @@ fn shares_become_a_request_that_gives_their_weight() {
 }
 
 #[test]
+fn real_time_stop_signals_have_names_of_kubernetes() {
+    for (number, name) in [
+        (34, "SIGRTMIN"),
+        (37, "SIGRTMIN+3"),
+        (49, "SIGRTMIN+15"),
+        (50, "SIGRTMAX-14"),
+        (63, "SIGRTMAX-1"),
+        (64, "SIGRTMAX"),
+    ] {
+        assert_eq!(super::signal_name(Signal::new(number).unwrap()).unwrap(), name);
+    }
+}
+
+#[test]
 fn what_kubernetes_cannot_take_is_refused_by_name() {
     let bare = ContainerSpec::new("busybox");
     for (spec, kind, field) in [
         (bare.clone().hostname("a.b"), ErrorKind::Unsupported, "hostname"),
         (bare.clone().hostname("Ab"), ErrorKind::Unsupported, "hostname"),
-        (bare.clone().stop_signal(Signal::new(40).unwrap()), ErrorKind::Unsupported, "stop_signal"),
+        (bare.clone().stop_signal(Signal::new(33).unwrap()), ErrorKind::Unsupported, "stop_signal"),
         (
             bare.clone().mount(Mount::new("/a", "/b:c")),
             ErrorKind::InvalidArgument,

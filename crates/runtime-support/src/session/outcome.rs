@@ -79,14 +79,17 @@ pub fn settle(outcome: std::result::Result<Outcome, remote_command::Error>) -> R
 }
 
 fn failed(message: &str) -> Error {
-    let says = |words: &str| message.contains(words);
-    // The words of the engine about the start, and of its OCI runtime about what it cannot execute.
-    if (says("failed to start exec") || says("exec failed"))
-        && (says("exec: \"") || says("executable file"))
-    {
-        return Error::invalid("command", message);
-    }
-    lost(message)
+    exec_start_failure(message).unwrap_or_else(|| lost(message))
+}
+
+/// Returns the error for a message about a process that could not be executed: of the engine about
+/// the start, and of its OCI runtime about the file. Other messages have none.
+#[must_use]
+pub fn exec_start_failure(message: &str) -> Option<Error> {
+    let has = |words: &str| message.contains(words);
+    let is_start = has("failed to start exec") || has("exec failed");
+    let is_of_file = has("exec: \"") || has("executable file");
+    (is_start && is_of_file).then(|| Error::invalid("command", message))
 }
 
 /// Sets the size of a session's terminal.

@@ -3,7 +3,9 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
-use runtime_core::{ContainerSpec, ErrorKind, Interactive, Mount, MountKind, StopOptions};
+use runtime_core::{
+    Capability, ContainerSpec, ErrorKind, Interactive, Mount, MountKind, StopOptions,
+};
 
 use super::resources::{QUOTA, cgroup, numbers};
 use crate::case::cases;
@@ -18,14 +20,18 @@ cases! { "fields":
     user_by_name [UserName, Wait, Logs];
     group_by_name [User, GroupName, Wait, Logs];
     user_that_the_image_has_not [UserName];
-    user_and_group_of_the_image [User, Wait, Logs];
+    user_and_group_of_the_image [User, ImageGroup, Wait, Logs];
     groups [User, SupplementaryGroups, Wait, Logs];
     groups_by_name [User, SupplementaryGroups, GroupName, Wait, Logs];
     working_dir [WorkingDir, Wait, Logs];
     env [Wait, Logs];
     env_is_not_added_to [Wait, Logs];
+    env_names [EnvNames, Wait, Logs];
+    env_unset [EnvUnset, Wait, Logs];
     arguments_are_not_expanded [Wait, Logs];
     hostname [Hostname, Wait, Logs];
+    own_name_resolves_to_own_address [Wait, Logs];
+    mount_of_the_hosts_file [Mounts, Wait, Logs];
     mounts [Mounts, Wait, Logs];
     mounts_read_only [Mounts, MountsReadOnly, Wait, Logs];
     mount_of_a_file [Mounts, Wait, Logs];
@@ -177,6 +183,40 @@ async fn env(t: Context) -> Outcome {
     Ok(())
 }
 
+async fn env_names(t: Context) -> Outcome {
+    let names =
+        ["1", "0AB", "two words", "..up", "a/b", "a$b", "tab\there", "ä", "日本", "%", "{}"];
+    let spec = t.spec().command(["cat", "/proc/self/environ"]);
+    let spec = names.iter().fold(spec, |spec, name| spec.env(*name, format!("is {name}")));
+    let text = t.output(&spec).await?;
+    let seen: Vec<&str> = text.split('\0').collect();
+    for name in names {
+        assert!(seen.contains(&format!("{name}=is {name}").as_str()), "{name} in {seen:?}");
+    }
+    Ok(())
+}
+
+async fn env_unset(t: Context) -> Outcome {
+    let entry = ContainerSpec::new(t.image(t.subject().images().entry));
+    let spec = entry.command(["/bin/cat", "/proc/self/environ"]);
+    let names = async |spec: &ContainerSpec| {
+        let text = t.output(spec).await?;
+        let names = text.split('\0').filter_map(|variable| variable.split_once('='));
+        Ok::<_, Failure>(names.map(|(name, _)| name.to_owned()).collect::<Vec<_>>())
+    };
+    let of_the_image = "FROM_IMAGE".to_owned();
+    assert!(names(&spec).await?.contains(&of_the_image));
+    let unset =
+        spec.env("MINE", "1").unset_env("FROM_IMAGE").unset_env("NO_SUCH").unset_env("PATH");
+    let seen = names(&unset).await?;
+    assert!(seen.contains(&"MINE".to_owned()), "{seen:?}");
+    for name in ["FROM_IMAGE", "NO_SUCH", "PATH"] {
+        assert!(!seen.contains(&name.to_owned()), "{name} in {seen:?}");
+    }
+    assert!(names(&unset.env("FROM_IMAGE", "x")).await?.contains(&of_the_image));
+    Ok(())
+}
+
 /// What an engine sets by itself is known; the library adds one variable.
 async fn env_is_not_added_to(t: Context) -> Outcome {
     let spec = t.spec().command(["cat", "/proc/self/environ"]).env("MINE", "1");
@@ -204,6 +244,36 @@ async fn arguments_are_not_expanded(t: Context) -> Outcome {
 
 async fn hostname(t: Context) -> Outcome {
     assert_eq!(t.output(&t.spec().command(["hostname"]).hostname("box-7")).await?, "box-7\n");
+    Ok(())
+}
+
+async fn own_name_resolves_to_own_address(t: Context) -> Outcome {
+    let script = "hostname -i; grep localhost /etc/hosts; ip -o addr show";
+    let mut specs = vec![t.script(script)];
+    if t.has(Capability::User) {
+        specs.push(t.script(script).user("1000"));
+    }
+    if t.has(Capability::Hostname) {
+        specs.push(t.script(script).hostname("box-8"));
+    }
+    for spec in specs {
+        let text = t.output(&spec).await?;
+        let address = text.lines().next().unwrap_or_default().trim();
+        assert!(address.parse::<std::net::IpAddr>().is_ok(), "{address:?} in {text:?}");
+        let interface = format!(" {address}/");
+        assert!(
+            text.lines().any(|line| line.contains(&interface)),
+            "{address} is not its own: {text}"
+        );
+    }
+    Ok(())
+}
+
+async fn mount_of_the_hosts_file(t: Context) -> Outcome {
+    let hosts = t.folder()?.join("hosts");
+    std::fs::write(&hosts, "127.0.0.1 of-the-caller\n")?;
+    let spec = t.spec().command(["cat", "/etc/hosts"]).mount(Mount::new(&hosts, "/etc/hosts"));
+    assert_eq!(t.output(&spec).await?, "127.0.0.1 of-the-caller\n");
     Ok(())
 }
 
