@@ -162,7 +162,9 @@ impl Serialize for LogCursor {
 /// engine is told to keep only so much of a log, it may have thrown away the record after which a
 /// reader goes on, and lines after that with it: then the reader ends with
 /// [`Lost`](crate::ErrorKind::Lost), and [`LogOptions::since`](crate::LogOptions::since) reads what
-/// is there still.
+/// is there still. A follower whose container is removed returns the lines that it could read, and
+/// ends with [`NotFound`](crate::ErrorKind::NotFound); if another program removes the container, the
+/// follower may have read the whole log before, and ends without an error.
 pub struct LogReader {
     records: Option<Pin<Box<dyn Stream<Item = Result<LogRecord>> + Send>>>,
     cursor: Option<LogCursor>,

@@ -20,6 +20,7 @@ use runtime_core::{
     Capability, ContainerStatus, Error, ErrorKind, ExitReason, Follow, LogOptions, LogReader,
     LogRecord, Operation, Result,
 };
+use runtime_support::follow::UntilRemoved;
 
 use self::lines::{Lines, Terminal};
 use self::next::{Reading, following, thrown_away};
@@ -89,7 +90,29 @@ pub(crate) async fn open(container: &CriContainer, options: LogOptions) -> Resul
         follow,
         hold: None,
     };
-    Ok(LogReader::new(records, after))
+    if !follow {
+        return Ok(LogReader::new(records, after));
+    }
+    let container = container.clone();
+    let was_removed = Box::pin(async move { was_removed(&container).await });
+    Ok(LogReader::new(UntilRemoved::new(records, was_removed), after))
+}
+
+/// Returns whether the container of a log that has ended was removed, or is being removed by this
+/// process.
+async fn was_removed(container: &CriContainer) -> bool {
+    match container.status(Operation::Logs).await {
+        Ok(status) if info::status(status.state()) == ContainerStatus::Exited => {
+            let exit = container.shared.exits.wait(&container.id).await;
+            exit.map_or_else(is_not_found, |exit| exit.reason == ExitReason::Removed)
+        }
+        Ok(_) => false,
+        Err(error) => is_not_found(error),
+    }
+}
+
+fn is_not_found(error: Error) -> bool {
+    error.kind() == ErrorKind::NotFound
 }
 
 /// Returns whether the engine has opened a log for the container: it has been started.

@@ -13,8 +13,8 @@ use bytes::Bytes;
 use futures_util::Stream;
 use hyper::body::{Body, Incoming};
 use runtime_core::{
-    Capability, Chunk, ContainerId, ContainerStatus, Error, ErrorKind, Follow, LogOptions,
-    LogReader, Operation, RawLogs, Result, ResultExt,
+    Capability, Chunk, ContainerId, ContainerStatus, Error, ErrorKind, ExitReason, Follow,
+    LogOptions, LogReader, Operation, RawLogs, Result, ResultExt,
 };
 use runtime_support::follow::{LogSource, OpenLog, Turn, read_log};
 use tokio::sync::Mutex;
@@ -191,6 +191,13 @@ impl LogSource for EngineLog {
 
     async fn ended(&self) -> Result<()> {
         self.shared.exits.wait(&self.id).await.map(drop)
+    }
+
+    async fn ended_by_removal(&self) -> bool {
+        match self.shared.exits.wait(&self.id).await {
+            Ok(exit) => exit.reason == ExitReason::Removed,
+            Err(error) => error.kind() == ErrorKind::NotFound,
+        }
     }
 
     fn open_since(&self, time: SystemTime) -> Option<SystemTime> {

@@ -8,6 +8,7 @@
 mod cursor;
 mod place;
 mod reader;
+mod removal;
 mod reopen;
 mod seek;
 mod tail;
@@ -16,13 +17,18 @@ mod tests;
 #[cfg(test)]
 mod turns;
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use futures_util::FutureExt;
 use futures_util::Stream;
-use runtime_core::{Chunk, ContainerStatus, Error, LogOptions, LogReader, Result};
+use runtime_core::{
+    Chunk, ContainerStatus, Error, ErrorKind, Follow, LogOptions, LogReader, Result,
+};
 
 pub use self::cursor::{CursorSearch, Given};
+pub use self::removal::UntilRemoved;
 
 /// How far apart the times of two chunks may be that stand in a log in the wrong order. The
 /// streams of a container are stamped before they take their turn at the log.
@@ -64,6 +70,11 @@ pub trait LogSource: Send + Sync + 'static {
     /// Completes when the container has ended, as cheaply as the backend can: one connection may
     /// serve any number of these. An error means that it cannot be known this way.
     async fn ended(&self) -> Result<()>;
+
+    /// Returns whether a removal has ended the container, of which it is known that it has ended.
+    async fn ended_by_removal(&self) -> bool {
+        false
+    }
 
     /// Whether [`OpenLog::follow`] is honoured. If not, each open ends at the end of the log as it
     /// is, and a reader that follows reads the log in turns.
@@ -166,7 +177,26 @@ pub struct OpenLog {
 pub async fn read_log<S: LogSource>(source: S, options: LogOptions) -> Result<LogReader> {
     options.check()?;
     let after = options.after;
-    let reader = reader::Reader::open(source, options).await?;
+    let follow = options.follow == Follow::Yes;
+    let source = Arc::new(source);
+    let reader = reader::Reader::open(Arc::clone(&source), options).await?;
     let left_out = reader.left_out();
-    Ok(LogReader::new(reader, after).after_those_left_out(left_out))
+    let reader = match follow {
+        true => {
+            let was_removed = async move { was_removed(&*source).await }.boxed();
+            LogReader::new(UntilRemoved::new(reader, was_removed), after)
+        }
+        false => LogReader::new(reader, after),
+    };
+    Ok(reader.after_those_left_out(left_out))
+}
+
+/// Returns whether the container of a log that has ended was removed, or is being removed by this
+/// process.
+async fn was_removed<S: LogSource>(source: &S) -> bool {
+    match source.status().await {
+        Ok(ContainerStatus::Exited) => source.ended_by_removal().await,
+        Ok(_) => false,
+        Err(error) => error.kind() == ErrorKind::NotFound,
+    }
 }

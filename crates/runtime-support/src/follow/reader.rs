@@ -96,8 +96,7 @@ enum Ended {
 }
 
 impl<S: LogSource> Reader<S> {
-    pub(super) async fn open(source: S, options: LogOptions) -> Result<Self> {
-        let source = Arc::new(source);
+    pub(super) async fn open(source: Arc<S>, options: LogOptions) -> Result<Self> {
         let mut follow = options.follow == Follow::Yes;
         let mut ended = Ended::Unknown;
         let from = match (options.since, options.after) {

@@ -229,16 +229,24 @@ async fn dropped_in_mid_stream(t: Context) -> Outcome {
     Ok(())
 }
 
-/// What was written is given, and then the reader ends or says that the container is gone.
+/// The lines are returned, and then the one error that every engine has for a removed container.
 async fn removed_while_following(t: Context) -> Outcome {
-    let container = t.start(&t.idle()).await?;
-    let mut reader = container.logs(following()).await?;
-    assert_eq!(next(&mut reader).await?.bytes, "ready\n");
-    container.remove().await?;
-    match tokio::time::timeout(PATIENCE * 2, reader.next()).await {
-        Ok(None) => Ok(()),
-        Ok(Some(Err(error))) if error.kind() == runtime_core::ErrorKind::NotFound => Ok(()),
-        Ok(other) => fail!("{other:?}"),
-        Err(_) => fail!("the follower of a removed container goes on"),
+    for is_running in [true, false] {
+        let container = match is_running {
+            true => t.start(&t.idle()).await?,
+            false => t.create(&t.idle()).await?,
+        };
+        let mut reader = container.logs(following()).await?;
+        if is_running {
+            assert_eq!(next(&mut reader).await?.bytes, "ready\n");
+        }
+        container.remove().await?;
+        match tokio::time::timeout(PATIENCE * 2, reader.next()).await {
+            Ok(Some(Err(error))) if error.kind() == runtime_core::ErrorKind::NotFound => {}
+            Ok(other) => fail!("running {is_running}: {other:?}"),
+            Err(_) => fail!("the follower of a removed container goes on"),
+        }
+        assert!(reader.next().await.is_none(), "an error is the last item");
     }
+    Ok(())
 }
