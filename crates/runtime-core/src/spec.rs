@@ -78,6 +78,11 @@ pub struct ContainerSpec {
     pub gpus: Gpus,
     /// The user of the main process: `user` or `user:group`, each a name or a number. Absent
     /// keeps the image's, or root.
+    ///
+    /// Without a group, the process has the groups that the image's `/etc/passwd` and `/etc/group`
+    /// give the user. With `user:group`, Docker and Podman give it this group alone; containerd,
+    /// also below Kubernetes, adds the groups of the user in the image's `/etc/group`. A program that
+    /// has to have certain groups names them in [`groups`](Self::groups).
     #[serde(default)]
     pub user: Option<String>,
     /// More groups of the main process, names or numbers.
