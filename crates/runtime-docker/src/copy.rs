@@ -100,11 +100,7 @@ impl DockerContainer {
                     None,
                 )),
                 Ok(None) => None,
-                Err(_) => Some((
-                    Err(Error::new(ErrorKind::Timeout)
-                        .with_message(format!("the engine has sent nothing for {silence:?}"))),
-                    None,
-                )),
+                Err(_) => Some((Err(has_sent_nothing(silence)), None)),
             }
         });
         let whole = read_ahead(whole.boxed(), silence).map(move |piece: Result<Bytes>| {
@@ -151,8 +147,10 @@ impl DockerContainer {
                 Err(error) if error.kind() == ErrorKind::Internal => continue,
                 opened => opened?,
             };
-            if let Ok(Some(Ok(first))) = timeout(silence, bytes.next()).await {
-                return Ok(stream::iter([Ok(first)]).chain(bytes).boxed());
+            match timeout(silence, bytes.next()).await {
+                Ok(None) => {}
+                Ok(Some(first)) => return Ok(stream::iter([first]).chain(bytes).boxed()),
+                Err(_) => return Err(has_sent_nothing(silence)),
             }
         }
         self.open_archive(path).await
@@ -289,6 +287,11 @@ fn read_ahead(mut bytes: ByteStream, silence: Duration) -> ByteStream {
 #[derive(Deserialize)]
 struct Stat {
     mode: u32,
+}
+
+fn has_sent_nothing(silence: Duration) -> Error {
+    Error::new(ErrorKind::Timeout)
+        .with_message(format!("the engine has sent nothing for {silence:?}"))
 }
 
 fn not_a_folder() -> Error {
