@@ -153,7 +153,13 @@ impl Serialize for LogCursor {
     }
 }
 
+/// After so many records without a pause a reader lets the other futures of its task run.
+const IN_A_ROW: u8 = 128;
+
 /// The records of a container's log, in order.
+///
+/// A reader that always has a record lets the other futures of its task run from time to time, as
+/// the streams of tokio do: who reads two logs in one task, with `join!` or `select!`, hears of both.
 ///
 /// It ends after the last record, or after the first error. Dropping it closes its connection.
 /// Without [`Follow::Yes`](crate::Follow) it ends where the log ends now; with it, when the
@@ -170,6 +176,8 @@ pub struct LogReader {
     cursor: Option<LogCursor>,
     /// Where the first record comes after, where that is no cursor that was asked for.
     left_out: Option<Arc<OnceLock<LogCursor>>>,
+    /// How many records were given since it last had none.
+    in_a_row: u8,
 }
 
 impl LogReader {
@@ -179,7 +187,7 @@ impl LogReader {
         records: impl Stream<Item = Result<LogRecord>> + Send + 'static,
         from: Option<LogCursor>,
     ) -> Self {
-        Self { records: Some(Box::pin(records)), cursor: from, left_out: None }
+        Self { records: Some(Box::pin(records)), cursor: from, left_out: None, in_a_row: 0 }
     }
 
     /// For a backend whose records begin after others that it leaves out, as those of a
@@ -210,8 +218,17 @@ impl Stream for LogReader {
     type Item = Result<LogRecord>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.in_a_row == IN_A_ROW {
+            self.in_a_row = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let Some(records) = self.records.as_mut() else { return Poll::Ready(None) };
-        let item = std::task::ready!(records.as_mut().poll_next(cx));
+        let Poll::Ready(item) = records.as_mut().poll_next(cx) else {
+            self.in_a_row = 0;
+            return Poll::Pending;
+        };
+        self.in_a_row += 1;
         match &item {
             Some(Ok(record)) => {
                 let left_out = self.left_out.take().and_then(|place| place.get().copied());
@@ -263,6 +280,42 @@ impl fmt::Debug for LogReader {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Has a record whenever it is asked.
+    struct Endless(u64);
+
+    impl Stream for Endless {
+        type Item = Result<LogRecord>;
+
+        fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+            self.0 += 1;
+            Poll::Ready(Some(Ok(LogRecord {
+                time: std::time::UNIX_EPOCH + std::time::Duration::from_nanos(self.0),
+                stream: LogStream::Stdout,
+                bytes: Bytes::new(),
+                continues: false,
+                unfinished: None,
+            })))
+        }
+    }
+
+    #[test]
+    fn reader_that_always_has_a_record_lets_others_run() {
+        let mut reader = Box::pin(LogReader::new(Endless(0), None));
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let (mut pauses, mut records) = (0, 0);
+        for _ in 0..1000 {
+            match reader.as_mut().poll_next(&mut cx) {
+                Poll::Ready(record) => {
+                    records += 1;
+                    let time = std::time::UNIX_EPOCH + std::time::Duration::from_nanos(records);
+                    assert_eq!(record.unwrap().unwrap().time, time, "no record is lost at a pause");
+                }
+                Poll::Pending => pauses += 1,
+            }
+        }
+        assert_eq!((pauses, records), (7, 993));
+    }
 
     #[test]
     fn stored_cursor_is_read_across_versions() {

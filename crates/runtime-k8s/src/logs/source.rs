@@ -19,6 +19,7 @@ use super::line;
 use crate::container::KubernetesContainer;
 use crate::info;
 use crate::lines::Lines;
+use crate::link::OpenBody;
 use crate::names::CONTAINER;
 use crate::state;
 
@@ -35,8 +36,8 @@ const FOLLOWS_ROTATION: u32 = 32;
 const FILE_LIFE: Duration = Duration::from_secs(10);
 
 /// How long a follower may be silent before it is asked whether that is the truth: short enough
-/// that no file is rotated away in the meantime.
-const SILENCE: Duration = Duration::from_secs(4);
+/// that no file is rotated away in the meantime, also when one of the questions has no answer.
+const SILENCE: Duration = Duration::from_secs(3);
 
 /// How long a follower is silent when it has read all of the file that it has open: shorter than
 /// what a reader waits for the rest of a container that has ended.
@@ -61,18 +62,21 @@ struct Progress {
 }
 
 impl Progress {
-    /// Whether nothing can have been lost between this and a log that was `opened` then and begins
-    /// with a chunk of the time `first`, or has none.
+    /// What can have been lost between this and a log that was `opened` then and begins with a chunk
+    /// of the time `first`, or has none.
     ///
     /// If what was read before is not there any more, the log was rotated in between. If that can
     /// have been twice, what stood in the file between is gone; and of the file before only who has
     /// read it to its end has everything.
-    fn goes_on(&self, first: Option<SystemTime>, opened: Instant) -> bool {
-        match (self.newest, first) {
-            (None, _) => true,
-            (Some(newest), Some(first)) => first <= newest || self.is_whole(opened),
-            (Some(_), None) => self.is_within(opened),
+    fn gap(&self, first: Option<SystemTime>, opened: Instant) -> Option<Gap> {
+        let newest = self.newest?;
+        if first.is_some_and(|first| first <= newest) {
+            return None;
         }
+        if !self.is_within(opened) {
+            return Some(Gap::File);
+        }
+        (first.is_some() && !self.drained).then_some(Gap::End)
     }
 
     /// Whether nothing can have been lost before a log that was `opened` then, wherever it begins.
@@ -86,16 +90,50 @@ impl Progress {
     }
 }
 
+/// What a rotation can have taken away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gap {
+    /// A whole file: the log was not seen for longer than a file lives.
+    File,
+    /// The end of the file that was read.
+    End,
+}
+
+impl Gap {
+    fn error(self) -> Error {
+        Error::new(ErrorKind::Lost).with_message(match self {
+            Self::File => {
+                "the log could not be read for so long that the node may have rotated it twice, and \
+                 a part of it may be lost"
+            }
+            Self::End => {
+                "the node has rotated the log while it could not be read, and a part of it may be \
+                 lost"
+            }
+        })
+    }
+}
+
+/// A followed log that is open from the beginning of its file, and since when.
+type Opened = (OpenBody, Instant);
+
 /// The log of a container.
-#[derive(Debug)]
 pub(super) struct PodLog {
     container: KubernetesContainer,
     progress: Arc<Mutex<Progress>>,
+    /// The file in which the log goes on, opened at once by who has found that.
+    next_file: Arc<Mutex<Option<Opened>>>,
+}
+
+impl std::fmt::Debug for PodLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PodLog").field("container", &self.container).finish_non_exhaustive()
+    }
 }
 
 impl PodLog {
     pub(super) fn new(container: KubernetesContainer) -> Self {
-        Self { container, progress: Arc::default() }
+        Self { container, progress: Arc::default(), next_file: Arc::default() }
     }
 
     fn stream(&self) -> LogStream {
@@ -107,6 +145,7 @@ impl PodLog {
 struct Open {
     container: KubernetesContainer,
     progress: Arc<Mutex<Progress>>,
+    next_file: Arc<Mutex<Option<Opened>>>,
     lines: Lines,
     reader: line::Reader,
     since: Option<SystemTime>,
@@ -132,36 +171,31 @@ impl LogSource for PodLog {
 
     async fn open(&self, from: OpenLog) -> Result<Self::Chunks> {
         let container = &self.container;
-        let shared = &container.shared;
-        let seen = shared.query(Operation::Logs, container.look()).await?;
-        if state::started_at(&seen.pod).is_none() {
-            // Nothing was ever written. A follower comes again when it was started.
-            return Ok(Box::pin(futures_util::stream::empty()));
-        }
-        let mut query =
-            vec![("container", CONTAINER.to_owned()), ("timestamps", "true".to_owned())];
-        if from.follow {
-            query.push(("follow", "true".to_owned()));
-        }
-        if let Some(tail) = from.tail {
-            query.push(("tailLines", tail.to_string()));
-        }
-        if let Some(since) = from.since.and_then(whole_seconds) {
-            query.push(("sinceTime", since));
-        }
-        let open = shared.client.open_log(&container.pod_name, &query);
-        let body = shared.query(Operation::Logs, open).await.map_err(mistaken)?;
+        let next_file = lock(&self.next_file).take().filter(|_| from.follow && from.tail.is_none());
+        let (body, opened) = match next_file {
+            Some(opened) => opened,
+            None => {
+                let shared = &container.shared;
+                let seen = shared.query(Operation::Logs, container.look()).await?;
+                if state::started_at(&seen.pod).is_none() {
+                    // Nothing was ever written. A follower comes again when it was started.
+                    return Ok(Box::pin(futures_util::stream::empty()));
+                }
+                open(container, from).await?
+            }
+        };
         let before = *lock(&self.progress);
         let open = Open {
             container: container.clone(),
             progress: Arc::clone(&self.progress),
+            next_file: Arc::clone(&self.next_file),
             lines: Lines::new(body),
             reader: line::Reader::new(self.stream()),
             since: from.since,
             follow: from.follow,
             before: Some(before),
             newest_before: before.newest,
-            opened: Instant::now(),
+            opened,
             // Without the beginning of the log its length is not known.
             bytes: if from.since.is_some() || from.tail.is_some() { SHORT } else { 0 },
             ending: Ending::default(),
@@ -224,8 +258,8 @@ impl LogSource for PodLog {
     }
 }
 
-fn lock(progress: &Mutex<Progress>) -> std::sync::MutexGuard<'_, Progress> {
-    progress.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Open {
@@ -251,7 +285,7 @@ impl Open {
                 None => {
                     self.ended = true;
                     if self.follow && self.has_more().await? {
-                        return Err(self.moved());
+                        return Err(self.moved().await);
                     }
                     let rest = self.lines.rest();
                     if rest.is_none() && !self.reader.is_in_line() {
@@ -339,7 +373,7 @@ impl Open {
                 Ok(line) => return line,
                 // The node goes on with the next file by itself.
                 Err(_) if !self.can_lose_sight() => self.is_current(asleep),
-                Err(_) if self.has_more().await? => return Err(self.moved()),
+                Err(_) if self.has_more().await? => return Err(self.moved().await),
                 Err(_) => {}
             }
         }
@@ -357,9 +391,14 @@ impl Open {
         }
     }
 
-    /// The follower reads a file in which nothing comes any more.
-    fn moved(&mut self) -> Error {
+    /// The follower reads a file in which nothing comes any more. The next one is opened before
+    /// anything else is asked, because a file does not live for long.
+    async fn moved(&mut self) -> Error {
         self.has_moved = true;
+        let from = OpenLog { since: None, tail: None, follow: true };
+        if let Ok(opened) = open(&self.container, from).await {
+            *lock(&self.next_file) = Some(opened);
+        }
         Error::new(ErrorKind::Unavailable).with_message("the node has rotated the log")
     }
 
@@ -411,13 +450,28 @@ impl Open {
     /// The first chunk of a log that was opened again, or that there is none: is what was read
     /// before still there, or known to be followed by this?
     fn check_continuity(&mut self, first: Option<SystemTime>) -> Result<()> {
-        if self.before.take().is_none_or(|before| before.goes_on(first, self.opened)) {
-            return Ok(());
+        match self.before.take().and_then(|before| before.gap(first, self.opened)) {
+            Some(gap) => Err(gap.error()),
+            None => Ok(()),
         }
-        Err(Error::new(ErrorKind::Lost).with_message(
-            "the node has rotated the log while it could not be read, and part of it may be lost",
-        ))
     }
+}
+
+async fn open(container: &KubernetesContainer, from: OpenLog) -> Result<Opened> {
+    let mut query = vec![("container", CONTAINER.to_owned()), ("timestamps", "true".to_owned())];
+    if from.follow {
+        query.push(("follow", "true".to_owned()));
+    }
+    if let Some(tail) = from.tail {
+        query.push(("tailLines", tail.to_string()));
+    }
+    if let Some(since) = from.since.and_then(whole_seconds) {
+        query.push(("sinceTime", since));
+    }
+    let shared = &container.shared;
+    let open = shared.client.open_log(&container.pod_name, &query);
+    let body = shared.query(Operation::Logs, open).await.map_err(mistaken)?;
+    Ok((body, Instant::now()))
 }
 
 /// The last line of a log, as far as the engine has it in one piece; of a long one the end.
@@ -500,26 +554,26 @@ mod tests {
             Progress { newest: Some(time(5)), at: Some(read), drained: true, target: None };
         let cut_off = Progress { drained: false, ..at_end };
         let (soon, late) = (read + Duration::from_secs(9), read + Duration::from_secs(10));
-        for (before, opened, first, goes_on) in [
+        for (before, opened, first, gap) in [
             // The same file.
-            (cut_off, late, Some(4), true),
-            (cut_off, late, Some(5), true),
+            (cut_off, late, Some(4), None),
+            (cut_off, late, Some(5), None),
             // The next file, and all of the one before was read.
-            (at_end, soon, Some(6), true),
+            (at_end, soon, Some(6), None),
             // Who was cut off may not have had the end of it.
-            (cut_off, soon, Some(6), false),
+            (cut_off, soon, Some(6), Some(Gap::End)),
             // There may have been another between.
-            (at_end, late, Some(6), false),
+            (at_end, late, Some(6), Some(Gap::File)),
             // A file that is empty still.
-            (at_end, soon, None, true),
-            (cut_off, soon, None, true),
-            (at_end, late, None, false),
+            (at_end, soon, None, None),
+            (cut_off, soon, None, None),
+            (at_end, late, None, Some(Gap::File)),
             // Nothing was read before.
-            (Progress::default(), late, Some(6), true),
-            (Progress::default(), late, None, true),
+            (Progress::default(), late, Some(6), None),
+            (Progress::default(), late, None, None),
         ] {
             let first = first.map(time);
-            assert_eq!(before.goes_on(first, opened), goes_on, "{before:?} {first:?}");
+            assert_eq!(before.gap(first, opened), gap, "{before:?} {first:?}");
         }
         assert!(at_end.is_whole(soon) && !at_end.is_whole(late) && !cut_off.is_whole(soon));
     }

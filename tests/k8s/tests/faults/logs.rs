@@ -1,5 +1,7 @@
 //! The node rotates logs while they are followed.
 
+use std::path::{Path, PathBuf};
+
 use futures_util::StreamExt as _;
 use runtime_conformance::BoxError;
 use runtime_core::{Container, Follow, LogOptions};
@@ -10,8 +12,9 @@ use super::support::{Outcome, Subject};
 const SETTING: &str = "containerLogMaxSize";
 const DEFAULT: &str = "10Mi";
 
-/// More than a small file, and so rotated at the kubelet's next look, within ten seconds.
-const WRITTEN: usize = 1_100_000;
+/// More than a small file, and so rotated at the kubelet's next look, within ten seconds. Few enough
+/// to be read before that on a machine that does much else.
+const WRITTEN: usize = 110_000;
 
 /// A container says nothing more when its log is rotated, for longer than a file lives: nothing is
 /// missing then, neither at its end nor before the line that it writes much later.
@@ -31,7 +34,7 @@ async fn set(subject: &Subject, size: &'static str) -> Outcome {
 
 async fn follow_all(subject: &Subject) -> Outcome {
     let script = |last: &str| {
-        subject.script(&format!("yes 0123456789 | head -c {WRITTEN}; sleep 40; printf '{last}'"))
+        subject.script(&format!("yes 0123456789 | head -c {WRITTEN}; sleep 30; printf '{last}'"))
     };
     let containers = [subject.start(&script("")).await?, subject.start(&script("last")).await?];
     let [silent, late] = &containers;
@@ -39,6 +42,8 @@ async fn follow_all(subject: &Subject) -> Outcome {
     assert_eq!(silent?, (WRITTEN, "0123456789\n".to_owned()));
     assert_eq!(late?, (WRITTEN + 4, "last".to_owned()));
     for container in containers {
+        let files = log_files(&subject.environment.node_logs, container.id().as_str())?;
+        assert!(files.len() > 1, "the log was not rotated: {files:?}");
         container.remove().await?;
     }
     Ok(())
@@ -54,4 +59,19 @@ async fn end_of(container: &dyn Container) -> Result<(usize, String), BoxError> 
         last = String::from_utf8_lossy(&bytes).into_owned();
     }
     Ok((length, last))
+}
+
+/// The log files that the node has of a container.
+fn log_files(node_logs: &Path, id: &str) -> Result<Vec<PathBuf>, BoxError> {
+    let entries = |directory: &Path| {
+        let entries = std::fs::read_dir(directory)?.map(|entry| Ok(entry?.path()));
+        entries.collect::<std::io::Result<Vec<_>>>()
+    };
+    let mut files = Vec::new();
+    for pod in entries(node_logs)?.iter().filter(|path| path.to_string_lossy().contains(id)) {
+        for container in entries(pod)? {
+            files.extend(entries(&container)?);
+        }
+    }
+    Ok(files)
 }
