@@ -129,6 +129,10 @@ pub trait Container: fmt::Debug + Send + Sync + 'static {
 
     /// Runs a command in the running container.
     ///
+    /// The process counts against the container's memory. Where that has no room for it, the kernel
+    /// kills it, as it is started or later, and its exit code is 137; the container goes on unless
+    /// the kernel chooses another of its processes.
+    ///
     /// # Errors
     /// `NotStarted` before the start, `InvalidState` after the end, `InvalidArgument` naming
     /// `command` when it cannot be executed.

@@ -105,11 +105,12 @@ async fn open(
     });
     let mut started = until_started(&mut streams, find).await;
     drop(turn);
-    if started.is_ok()
-        && shared.engine.is_crio()
-        && let Some(error) = written_failure(&mut streams).await
-    {
-        started = Err(error);
+    if started.is_ok() && shared.engine.is_crio() {
+        match written_failure(&mut streams).await {
+            Some(Ok(exit)) => streams = streams.ended(exit),
+            Some(Err(error)) => started = Err(error),
+            None => {}
+        }
     }
     match started {
         Ok(process) => finder.send_replace(process.map(Arc::new)),
@@ -128,9 +129,10 @@ async fn open(
 /// Exit code of runc for a process that it could not execute.
 const RUNC_FAILED: i32 = 255;
 
-/// Returns the start failure that CRI-O reports as a process: runc's message on standard error, or on
-/// the terminal, and its exit code. A process that has written or returned anything else has run.
-async fn written_failure(streams: &mut Streams) -> Option<Error> {
+/// Returns what the start failure means that CRI-O reports as a process: runc's message on standard
+/// error, or on the terminal, and its exit code. A process that has written or returned anything else
+/// has run.
+async fn written_failure(streams: &mut Streams) -> Option<Result<ExecExit>> {
     let has_failed = matches!(streams.end.seen(), Some(Ok(ExecExit { code: RUNC_FAILED })));
     let output = match &mut streams.stderr {
         Some(stderr) => stderr,
@@ -142,10 +144,15 @@ async fn written_failure(streams: &mut Streams) -> Option<Error> {
     failure_of_runc(&String::from_utf8_lossy(output.peeked()?))
 }
 
-/// Returns the start failure in a line of runc's log.
-fn failure_of_runc(text: &str) -> Option<Error> {
+/// Returns what a line of runc's log says of a start: that the process could not be executed, or
+/// that it was killed before.
+fn failure_of_runc(text: &str) -> Option<Result<ExecExit>> {
     let is_of_runc = text.contains("level=error") || text.starts_with("exec failed");
-    session::exec_start_failure(text.trim()).filter(|_| is_of_runc)
+    if !is_of_runc {
+        return None;
+    }
+    let killed = runtime_support::killed_at_start(text).map(Ok);
+    killed.or_else(|| session::exec_start_failure(text.trim()).map(Err))
 }
 
 /// A container that ends at this time makes the start fail in many words.
@@ -245,11 +252,14 @@ mod tests {
     fn line_of_runc_is_a_start_failure() {
         let line = "time=\"2026-11-30T10:00:00Z\" level=error msg=\"exec failed: unable to start \
                     container process: exec: \\\"no-such\\\": executable file not found in $PATH\"\n";
-        let error = failure_of_runc(line).unwrap();
+        let error = failure_of_runc(line).unwrap().unwrap_err();
         assert_eq!((error.kind(), error.field()), (ErrorKind::InvalidArgument, Some("command")));
         let plain =
             "exec failed: unable to start container process: exec: \"/etc\": is a directory";
         assert!(failure_of_runc(plain).is_some());
+        let killed = "exec failed: unable to start container process: read init-p: connection reset \
+                      by peer (possibly OOM-killed)";
+        assert_eq!(failure_of_runc(killed).unwrap().unwrap(), ExecExit { code: 137 });
         for text in ["", "error: exec failed", "sh: no-such: not found", "level=error msg=\"x\""] {
             assert!(failure_of_runc(text).is_none(), "{text}");
         }

@@ -13,8 +13,8 @@ use runtime_core::{
     Operation, Result, ResultExt, Session, SessionControl, SessionInput, SessionMode, Signal,
     TerminalSize,
 };
-use runtime_support::check_exec;
 use runtime_support::process::ProcessTree;
+use runtime_support::{check_exec, killed_at_start};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -94,7 +94,9 @@ impl DockerContainer {
             async move { abandoned.kill().await },
         )
         .await?;
-        exec.until_started(&mut streams).await?;
+        if let Some(exit) = exec.until_started(&mut streams).await? {
+            streams = streams.ended(exit);
+        }
         if let (Some(size), None) = (terminal, at_start) {
             match exec.resize(size).await {
                 // It was quicker.
@@ -199,11 +201,12 @@ impl Exec {
         seen.exit_code.filter(|_| ended)
     }
 
-    /// Waits until the process runs, or did.
+    /// Waits until the process runs, or did. Returns how it ended, if it was killed before it could
+    /// become the command.
     ///
     /// # Errors
     /// Why it could not be started.
-    async fn until_started(&self, streams: &mut Streams) -> Result<()> {
+    async fn until_started(&self, streams: &mut Streams) -> Result<Option<ExecExit>> {
         let mut backoff = Backoff::new(POLL_START.0, POLL_START.1);
         loop {
             let seen = match self.look().await {
@@ -216,13 +219,16 @@ impl Exec {
             };
             if let Some(code) = self.code(&seen) {
                 return match self.start_failure(&seen, code, streams).await {
-                    Some(words) => Err(self.not_started(&words).await),
-                    None => Ok(()),
+                    Some(words) => match killed_at_start(&words) {
+                        Some(exit) => Ok(Some(exit)),
+                        None => Err(self.not_started(&words).await),
+                    },
+                    None => Ok(None),
                 };
             }
             if seen.running && seen.pid > 0 {
                 self.take_hold(seen.pid);
-                return Ok(());
+                return Ok(None);
             }
             tokio::time::sleep(backoff.delay()).await;
         }

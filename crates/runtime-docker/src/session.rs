@@ -68,6 +68,23 @@ pub(crate) struct Streams {
     pub(crate) end: End,
 }
 
+impl Streams {
+    /// The session of a process that has ended so without a word of its own.
+    pub(crate) fn ended(mut self, exit: ExecExit) -> Self {
+        let (_, outcome) = watch::channel(Some(Ok(exit)));
+        if let Some(stdin) = &mut self.stdin {
+            stdin.outcome = outcome.clone();
+        }
+        for output in [Some(&mut self.stdout), self.stderr.as_mut()].into_iter().flatten() {
+            output.held = None;
+            output.pieces.close();
+            while output.pieces.try_recv().is_ok() {}
+        }
+        self.end.outcome = outcome;
+        self
+    }
+}
+
 /// Opens the streams of an upgraded connection.
 ///
 /// The connection of an engine that dies ends as any other. After the last byte, `ended` therefore

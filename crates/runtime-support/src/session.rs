@@ -139,6 +139,24 @@ pub struct Streams {
     pub end: End,
 }
 
+impl Streams {
+    /// The session of a process that has ended so without a word of its own.
+    #[must_use]
+    pub fn ended(mut self, exit: ExecExit) -> Self {
+        let (_, outcome) = watch::channel(Some(Ok(exit)));
+        if let Some(stdin) = &mut self.stdin {
+            stdin.outcome = outcome.clone();
+        }
+        for output in [Some(&mut self.stdout), self.stderr.as_mut()].into_iter().flatten() {
+            output.held = None;
+            output.pieces.close();
+            while output.pieces.try_recv().is_ok() {}
+        }
+        self.end.outcome = outcome;
+        self
+    }
+}
+
 /// Begins to read a session.
 ///
 /// `settle` makes the exit of the server's outcome, or of the failure to get one. `gone` completes

@@ -7,6 +7,7 @@ use spdy_client::remote_command::{self, Outcome};
 use tokio::time::Instant;
 
 use super::{End, Streams, Terminal, lost};
+use crate::killed_at_start;
 
 /// How often it is looked whether the process is there.
 const POLL: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(20));
@@ -70,7 +71,10 @@ pub fn settle(outcome: std::result::Result<Outcome, remote_command::Error>) -> R
     match outcome {
         Ok(Outcome::Success) => Ok(ExecExit { code: 0 }),
         Ok(Outcome::ExitCode(code)) => Ok(ExecExit { code }),
-        Ok(Outcome::Failure(failure)) => Err(failed(&failure.message)),
+        Ok(Outcome::Failure(failure)) => match killed_at_start(&failure.message) {
+            Some(exit) => Ok(exit),
+            None => Err(failed(&failure.message)),
+        },
         Ok(_) => Err(lost("the engine says in an unknown way how the process ended")),
         Err(error) => {
             Err(lost("the session was cut off before the exit code was known").with_source(error))

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 use runtime_core::{
-    ByteStream, Bytes, Container, ErrorKind, ExecOptions, Session, SessionInput, SessionMode,
-    Signal, TerminalSize,
+    ByteStream, Bytes, Container, ContainerStatus, ErrorKind, ExecOptions, Session, SessionInput,
+    SessionMode, Signal, TerminalSize,
 };
 
 use crate::case::cases;
@@ -35,6 +35,8 @@ cases! { "exec":
     command_not_found [Exec];
     in_created [Exec];
     in_exited [Exec, Wait];
+    out_of_memory [Exec, MemoryLimit];
+    in_a_container_without_memory [Exec, MemoryLimit];
     many_at_once [Exec];
     dropped_in_mid_session [Exec];
     dropped_session_ends_its_process [Exec, ExecSignal];
@@ -341,6 +343,30 @@ async fn in_created(t: Context) -> Outcome {
 async fn in_exited(t: Context) -> Outcome {
     let (container, _) = t.run(&t.script("exit 0")).await?;
     refused(container.exec(ExecOptions::new(["true"])).await, ErrorKind::InvalidState)?;
+    Ok(())
+}
+
+/// The process of an exec needs more memory than its container has. The kernel kills the largest.
+async fn out_of_memory(t: Context) -> Outcome {
+    let container = t.start(&t.idle().memory(16 << 20)).await?;
+    let done = run(&*container, ExecOptions::new(["tail", "/dev/zero"])).await?;
+    assert_eq!(done.code, 137);
+    assert_eq!(container.info().await?.status, ContainerStatus::Running);
+    Ok(())
+}
+
+/// Nothing is left of the container's memory, so that no process can be started in it: one meaning
+/// of that is "it was killed", whether the engine reports a code or words.
+async fn in_a_container_without_memory(t: Context) -> Outcome {
+    let script = "head -c 15300000 /dev/zero >/dev/shm/all; echo full; sleep 1000";
+    let spec = t.spec().command(["sh", "-c", script]).memory(16 << 20);
+    let container = t.start(&spec).await?;
+    t.until_logged(&*container, "full").await?;
+    for options in [ExecOptions::new(["true"]), ExecOptions::new(["echo", "out"])] {
+        let done = run(&*container, options).await?;
+        assert_eq!((done.code, done.stdout.as_str(), done.stderr.as_str()), (137, "", ""));
+    }
+    assert_eq!(container.info().await?.status, ContainerStatus::Running);
     Ok(())
 }
 
