@@ -185,3 +185,15 @@ pub struct Difference {
     /// Runs in place of the case and asserts what the engine does.
     pub instead: CaseFn,
 }
+
+impl Difference {
+    /// containerd's, with which Kubernetes has it as well.
+    #[must_use]
+    pub fn adds_groups_of_the_image() -> Self {
+        Self {
+            case: "fields::groups_of_user_and_group",
+            reason: "containerd adds the groups that the image's /etc/group gives the user",
+            instead: |t| Box::pin(crate::cases::fields::groups_of_the_image_as_well(t)),
+        }
+    }
+}

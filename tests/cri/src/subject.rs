@@ -4,7 +4,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use runtime_conformance::{BoxError, EngineControl, GpuProof, Images, Registry, Subject};
+use runtime_conformance::{
+    BoxError, Difference, EngineControl, GpuProof, Images, Registry, Subject,
+};
 use runtime_core::{LABEL_SCOPE, Result, Runtime, Scope, async_trait};
 use runtime_cri::{CriOptions, CriRuntime};
 use test_support::{Control, environment};
@@ -132,6 +134,10 @@ impl Subject for CriSubject {
 
     fn gpus(&self) -> Option<GpuProof> {
         self.gpus.clone()
+    }
+
+    fn differences(&self) -> Vec<Difference> {
+        vec![Difference::adds_groups_of_the_image()]
     }
 
     fn tells_every_oom(&self) -> bool {

@@ -9,6 +9,7 @@ use runtime_core::{Bytes, ExecOptions, SessionMode};
 /// The differences of a cluster whose nodes have containerd.
 pub(crate) fn all() -> Vec<Difference> {
     vec![
+        Difference::adds_groups_of_the_image(),
         Difference {
             case: "fields::env_is_not_added_to",
             reason: "every kubelet tells every container where the API server is",

@@ -21,6 +21,8 @@ cases! { "fields":
     group_by_name [User, GroupName, Wait, Logs];
     user_that_the_image_has_not [UserName];
     user_and_group_of_the_image [User, ImageGroup, Wait, Logs];
+    groups_of_the_image [User, Wait, Logs];
+    groups_of_user_and_group [User, Wait, Logs];
     groups [User, SupplementaryGroups, Wait, Logs];
     groups_by_name [User, SupplementaryGroups, GroupName, Wait, Logs];
     working_dir [WorkingDir, Wait, Logs];
@@ -136,6 +138,28 @@ async fn user_and_group_of_the_image(t: Context) -> Outcome {
     let spec = ContainerSpec::new(t.image(t.subject().images().grouped));
     assert_eq!(id_of(&t, spec.clone()).await?, "1234 5678\n");
     assert_eq!(id_of(&t, spec.user("4321:8765")).await?, "4321 8765\n");
+    Ok(())
+}
+
+/// The groups of the process, of a user whom the image has in `video` (44).
+async fn groups_of_alice(t: &Context, user: &str) -> Result<String, Failure> {
+    t.output(&t.spec().command(["id", "-G"]).user(user)).await
+}
+
+async fn groups_of_the_image(t: Context) -> Outcome {
+    let text = groups_of_alice(&t, "1000").await?;
+    assert!(text.split_whitespace().any(|group| group == "44"), "{text}");
+    Ok(())
+}
+
+async fn groups_of_user_and_group(t: Context) -> Outcome {
+    assert_eq!(groups_of_alice(&t, "1000:1000").await?, "1000\n");
+    Ok(())
+}
+
+/// In place of `groups_of_user_and_group`, for engines on which the image's groups come besides.
+pub(crate) async fn groups_of_the_image_as_well(t: Context) -> Outcome {
+    assert_eq!(groups_of_alice(&t, "1000:1000").await?, "1000 44\n");
     Ok(())
 }
 

@@ -6,7 +6,7 @@ mod cleanup;
 mod create;
 mod events;
 mod exec;
-mod fields;
+pub(crate) mod fields;
 mod files;
 mod leaks;
 mod lifecycle;
