@@ -8,7 +8,7 @@ use runtime_core::{
     Error, ErrorKind, ImageRef, Operation, PullEvent, PullPolicy, PullStream, PullSummary,
     RegistryAuth, Result, ResultExt,
 };
-use runtime_support::{Credential, find_credential};
+use runtime_support::{Credential, LoginsOf, find_credential};
 use serde::Deserialize;
 
 use crate::BACKEND;
@@ -188,7 +188,7 @@ async fn pull_patiently(
     if reference.is_id() {
         return Err(Error::invalid("policy", "an image id cannot be pulled").about(reference));
     }
-    let auth = find_credential(reference, auth).await;
+    let auth = find_credential(reference, auth, LoginsOf::Docker).await;
     let with_login = auth.is_some();
     let request = cri::PullImageRequest {
         image: Some(named(reference)),

@@ -1,8 +1,7 @@
 //! containerd, through the CRI, behind the `runtime-core` interface.
 //!
-//! It is written to version 1 of the CRI, which CRI-O documents that it speaks as well. It was run on
-//! containerd only: what is said of CRI-O here is from its documents, and what differs between engines
-//! is false in its capabilities.
+//! It is written to version 1 of the CRI. The tests run containerd; of CRI-O they have a fake server,
+//! see [below](#cri-o).
 //!
 //! The CRI is the interface that a kubelet has to the engine of its node. Here it is driven
 //! without a kubelet: each container gets a sandbox of its own, log files that this crate reads
@@ -65,7 +64,7 @@
 //! - containerd writes log lines without the carriage return that stood before their line end
 //!   (`logs_carriage_returns`). For a container with a terminal it is put back, because the terminal
 //!   writes one at every line end; for others it is lost.
-
+//!
 //! # CRI-O
 //!
 //! CRI-O 1.34 was run once by hand. The tests use a fake server with its answers, because no package

@@ -13,7 +13,7 @@ use runtime_core::{
     Error, ErrorKind, ImageRef, Operation, PullEvent, PullPolicy, PullStream, PullSummary,
     RegistryAuth, Result, ResultExt,
 };
-use runtime_support::{Credential, find_credential};
+use runtime_support::{Credential, LoginsOf, find_credential};
 use serde::{Deserialize, Serialize};
 
 use crate::BACKEND;
@@ -44,7 +44,9 @@ pub(crate) async fn open(
         }
     }
     let silence = shared.deadlines.pull_inactivity;
-    let login = found_in_time(image, silence, find_credential(image, auth.cloned())).await?;
+    let tool = if shared.engine.is_podman() { LoginsOf::Podman } else { LoginsOf::Docker };
+    let login = find_credential(image, auth.cloned(), tool);
+    let login = found_in_time(image, silence, login).await?;
     let mut call = Call::post(Operation::Pull, "/images/create")
         .query("fromImage", image.name())
         // Without a tag the engine would pull every tag there is.

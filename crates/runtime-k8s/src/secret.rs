@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use runtime_core::{Error, ErrorKind, ImageRef, RegistryAuth, Result};
-use runtime_support::{Credential, find_credential};
+use runtime_support::{Credential, LoginsOf, find_credential};
 use serde_json::{Value, json};
 
 use crate::spec::PullSecret;
@@ -13,7 +13,7 @@ pub(crate) async fn login(
     image: &ImageRef,
     given: Option<RegistryAuth>,
 ) -> Result<Option<RegistryAuth>> {
-    match find_credential(image, given).await {
+    match find_credential(image, given, LoginsOf::Docker).await {
         Some(Credential::Login(auth)) => Ok(Some(auth)),
         None => Ok(None),
         Some(_) => Err(Error::new(ErrorKind::Unauthenticated).with_message(format!(

@@ -1,4 +1,4 @@
-//! Logins of registries from Docker's configuration file and its credential helpers.
+//! Logins of registries from the configuration files of Docker and Podman and their credential helpers.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use docker_credential::{CredentialRetrievalError as Failure, DockerCredential};
 use runtime_core::{ImageRef, RegistryAuth};
 
-use self::docker_config::{DockerConfig, Source};
+use self::docker_config::{BadEntry, DockerConfig, Source};
 
 mod docker_config;
 
@@ -63,23 +63,48 @@ impl std::error::Error for CredentialError {}
 /// Variable with logins that are used before those of the configuration file.
 const VARIABLE: &str = "DOCKER_AUTH_CONFIG";
 
+/// The tool whose logins are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoginsOf {
+    /// The variable `DOCKER_AUTH_CONFIG`, then `config.json` in the directory `DOCKER_CONFIG` or else
+    /// `~/.docker`.
+    Docker,
+    /// The file `REGISTRY_AUTH_FILE` alone, or else, until one has a login:
+    /// `containers/auth.json` in the directory `XDG_RUNTIME_DIR` (without it:
+    /// `/run/containers/UID/auth.json`), `containers/auth.json` in `XDG_CONFIG_HOME` or else
+    /// `~/.config`, and Docker's `config.json`.
+    Podman,
+}
+
 /// Returns the login for the registry of an image.
 ///
 /// A login that the caller gives is returned as it is. Otherwise the login is searched for in the
-/// places of Docker's command line: the variable `DOCKER_AUTH_CONFIG`, then `config.json` in the
-/// directory `DOCKER_CONFIG` or else `~/.docker`, and the credential helpers that this file names. A
-/// helper is a program that may use a key store or the network, so this can take a while.
+/// places of a tool's command line, and with the credential helpers that are named there. A helper is
+/// a program that may use a key store or the network, so this can take a while.
 ///
 /// Returns `None` if there is no login for this registry, and also, after a warning, if a login cannot
 /// be read, as `docker pull` does: the registry may require no login.
-pub async fn find_credential(image: &ImageRef, given: Option<RegistryAuth>) -> Option<Credential> {
+pub async fn find_credential(
+    image: &ImageRef,
+    given: Option<RegistryAuth>,
+    tool: LoginsOf,
+) -> Option<Credential> {
     if let Some(auth) = given {
         return Some(Credential::Login(auth));
     }
     let variable = |name: &str| std::env::var_os(name);
-    let (variable, folder) = (variable(VARIABLE), docker_config_dir(&variable));
     let registry = image.registry().to_owned();
-    apart(move || look_up(variable, folder.as_deref(), &registry)).await.unwrap_or_else(|error| {
+    let found = match tool {
+        LoginsOf::Docker => {
+            let (variable, folder) = (variable(VARIABLE), docker_config_dir(&variable));
+            apart(move || look_up(variable, folder.as_deref(), &registry)).await
+        }
+        LoginsOf::Podman => {
+            let (files, repository) = (podman_files(&variable), image.name());
+            apart(move || look_up_for_podman(&files, &repository, &registry)).await
+        }
+    };
+    found.unwrap_or_else(|error| {
         tracing::warn!(%image, %error, "no login could be looked up");
         None
     })
@@ -93,6 +118,40 @@ pub async fn find_credential(image: &ImageRef, given: Option<RegistryAuth>) -> O
 pub fn docker_config_dir(variable: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let path = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     path("DOCKER_CONFIG").or_else(|| Some(path("HOME")?.join(".docker")))
+}
+
+/// Returns the files in which Podman looks for logins, in this order.
+fn podman_files(variable: &dyn Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+    let path = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(file) = path("REGISTRY_AUTH_FILE") {
+        return vec![file];
+    }
+    let runtime = path("XDG_RUNTIME_DIR").map(|dir| dir.join("containers/auth.json"));
+    #[cfg(unix)]
+    let runtime = runtime.or_else(|| {
+        let user = rustix::process::geteuid().as_raw();
+        Some(PathBuf::from(format!("/run/containers/{user}/auth.json")))
+    });
+    let config = path("XDG_CONFIG_HOME").or_else(|| Some(path("HOME")?.join(".config")));
+    let config = config.map(|dir| dir.join("containers/auth.json"));
+    let docker = docker_config_dir(variable).map(|dir| dir.join("config.json"));
+    [runtime, config, docker].into_iter().flatten().collect()
+}
+
+/// Returns the login of a repository from the first of the files that has one.
+fn look_up_for_podman(
+    files: &[PathBuf],
+    repository: &str,
+    registry: &str,
+) -> Result<Option<Credential>, CredentialError> {
+    for path in files {
+        let Some(config) = read(path)? else { continue };
+        let source = config.podman_source(repository, registry);
+        if let Some(credential) = credential(source, registry, path)? {
+            return Ok(Some(credential));
+        }
+    }
+    Ok(None)
 }
 
 /// Does a look-up in a thread of its own: the helper is a process that is waited for, and the file
@@ -132,7 +191,13 @@ fn look_up(
     }
     let Some(folder) = folder else { return Ok(None) };
     let path = folder.join("config.json");
-    let text = match std::fs::read(&path) {
+    let Some(config) = read(&path)? else { return Ok(None) };
+    credential(config.source(registry), registry, &path)
+}
+
+/// Reads a configuration file. `None` if there is no such file.
+fn read(path: &Path) -> Result<Option<DockerConfig>, CredentialError> {
+    let text = match std::fs::read(path) {
         Ok(text) => text,
         Err(error)
             if matches!(
@@ -142,16 +207,25 @@ fn look_up(
         {
             return Ok(None);
         }
-        Err(_) => return Err(CredentialError::Config(path)),
+        Err(_) => return Err(CredentialError::Config(path.to_owned())),
     };
-    let Some(config) = DockerConfig::parse(&text) else {
-        return Err(CredentialError::Config(path));
-    };
-    match config.source(registry) {
+    match DockerConfig::parse(&text) {
+        Some(config) => Ok(Some(config)),
+        None => Err(CredentialError::Config(path.to_owned())),
+    }
+}
+
+/// Gets the login from its source, which was found in the configuration at `path`.
+fn credential(
+    source: Result<Source, BadEntry>,
+    registry: &str,
+    path: &Path,
+) -> Result<Option<Credential>, CredentialError> {
+    match source {
         Ok(Source::Nothing) => Ok(None),
         Ok(Source::Config(credential)) => Ok(Some(credential)),
-        Ok(Source::Helper { name, key }) => understand(run_helper(&name, &key), registry, &path),
-        Err(_) => Err(CredentialError::Entry(path)),
+        Ok(Source::Helper { name, key }) => understand(run_helper(&name, &key), registry, path),
+        Err(BadEntry) => Err(CredentialError::Entry(path.to_owned())),
     }
 }
 
@@ -257,6 +331,61 @@ mod tests {
             assert_eq!(found(unusable, folder, "r.example"), Ok(login), "{unusable}");
         }
         assert_eq!(found("{", None, "r.example"), Ok(None));
+    }
+
+    #[test]
+    fn files_of_podman_are_where_podman_has_them() {
+        let files = |variables: &[(&str, &str)]| {
+            let variable = |name: &str| {
+                let found = variables.iter().find(|(known, _)| *known == name);
+                found.map(|(_, value)| OsString::from(value))
+            };
+            let files = podman_files(&variable);
+            files.iter().map(|path| path.display().to_string()).collect::<Vec<_>>()
+        };
+        let named = ("REGISTRY_AUTH_FILE", "/a/auth");
+        let empty = ("REGISTRY_AUTH_FILE", "");
+        let (home, run) = (("HOME", "/home/ada"), ("XDG_RUNTIME_DIR", "/run/user/7"));
+        assert_eq!(files(&[named, home, run]), ["/a/auth"]);
+        assert_eq!(
+            files(&[empty, home, run]),
+            [
+                "/run/user/7/containers/auth.json",
+                "/home/ada/.config/containers/auth.json",
+                "/home/ada/.docker/config.json"
+            ]
+        );
+        let own = format!("/run/containers/{}/auth.json", rustix::process::geteuid().as_raw());
+        let elsewhere = [("XDG_CONFIG_HOME", "/c"), ("DOCKER_CONFIG", "/d")];
+        assert_eq!(files(&elsewhere), [&own, "/c/containers/auth.json", "/d/config.json"]);
+        assert_eq!(files(&[]), [own]);
+    }
+
+    #[test]
+    fn first_file_of_podman_with_a_login_is_used() {
+        // "ada:hunter2", "bob:x".
+        let first = folder(
+            r#"{"auths":{"r.example/team":{"auth":"YWRhOmh1bnRlcjI="},"empty.example":{}}}"#,
+        );
+        let second = folder(
+            r#"{"auths":{"r.example":{"auth":"Ym9iOng="},"empty.example":{"auth":"Ym9iOng="}}}"#,
+        );
+        let files =
+            [Path::new("/nowhere/auth.json"), first.path(), second.path()].map(|path| match path {
+                path if path.is_dir() => path.join("config.json"),
+                path => path.to_owned(),
+            });
+        let found = |repository: &str| {
+            let registry = repository.split('/').next().unwrap();
+            look_up_for_podman(&files, repository, registry)
+        };
+        assert_eq!(found("r.example/team/app"), Ok(login("ada", "hunter2", "r.example")));
+        assert_eq!(found("r.example/teams"), Ok(login("bob", "x", "r.example")));
+        assert_eq!(found("empty.example/app"), Ok(login("bob", "x", "empty.example")));
+        assert_eq!(found("s.example/app"), Ok(None));
+        let broken = folder("{");
+        let broken = [broken.path().join("config.json"), files[2].clone()];
+        assert!(look_up_for_podman(&broken, "r.example/app", "r.example").is_err());
     }
 
     #[test]

@@ -26,7 +26,7 @@ mod version;
 
 pub use attach::main_exit;
 pub use check::{check_exec, check_path, exec_command};
-pub use credentials::{Credential, docker_config_dir, find_credential};
+pub use credentials::{Credential, LoginsOf, docker_config_dir, find_credential};
 pub use deadline::within;
 pub use error::{find_source, is_unclear};
 pub use exec_start::killed_at_start;

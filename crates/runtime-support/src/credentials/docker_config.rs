@@ -100,6 +100,30 @@ impl DockerConfig {
         Ok(entry.credential(registry)?.map_or(Source::Nothing, Source::Config))
     }
 
+    /// Returns the source of the login of a repository by the rules of Podman
+    /// (containers-auth.json(5)): the helper of its registry, or else the entry of the repository, of
+    /// the namespaces around it from the inside to the outside, and of its registry.
+    pub(super) fn podman_source(
+        &self,
+        repository: &str,
+        registry: &str,
+    ) -> Result<Source, BadEntry> {
+        let helpers = self.cred_helpers.as_ref();
+        let helper = helpers.and_then(|helpers| helpers.get(registry)?.clone());
+        if let Some(name) = helper.filter(|name| !name.is_empty()) {
+            return Ok(Source::Helper { name, key: registry.to_owned() });
+        }
+        let Some(auths) = &self.auths else { return Ok(Source::Nothing) };
+        let around = std::iter::successors(Some(repository), |key| Some(key.rsplit_once('/')?.0));
+        let own = around.into_iter().find_map(|key| auths.get(key));
+        let entry = own.or_else(|| {
+            let is_of_registry = |key: &str| podman_key(key) == podman_key(registry);
+            auths.iter().find(|(key, _)| is_of_registry(key)).map(|(_, entry)| entry)
+        });
+        let Some(Some(entry)) = entry else { return Ok(Source::Nothing) };
+        Ok(entry.credential(registry)?.map_or(Source::Nothing, Source::Config))
+    }
+
     fn helper(&self, keys: &[&str]) -> Option<(String, String)> {
         let helpers = self.cred_helpers.as_ref();
         let own = helpers.and_then(|helpers| {
@@ -150,6 +174,15 @@ fn keys(registry: &str) -> Vec<&str> {
 fn hostname(key: &str) -> &str {
     let rest = key.split_once("://").map_or(key, |(_, rest)| rest);
     rest.split_once('/').map_or(rest, |(host, _)| host)
+}
+
+/// Returns the registry that Podman reads from a key: of a URL the host; Docker Hub has several names.
+fn podman_key(key: &str) -> &str {
+    let registry = if key.contains("://") { hostname(key) } else { key };
+    match registry {
+        "docker.io" | "registry-1.docker.io" => "index.docker.io",
+        registry => registry,
+    }
 }
 
 /// Decodes `auth`, which is base64 of `NAME:PASSWORD`. Go's decoder ignores line ends, and Docker
@@ -296,5 +329,38 @@ mod tests {
     fn debug_output_has_no_secret() {
         let config = config(r#"{"auths":{"a.example":{"username":"ada","password":"hunter2"}}}"#);
         assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
+    }
+
+    #[test]
+    fn entries_of_podman_are_of_namespaces() {
+        // "ada:hunter2", "bob:x", "eve:x".
+        let config = config(
+            r#"{"auths":{
+                "docker.io":{"auth":"YWRhOmh1bnRlcjI="},
+                "r.example:5000/team/app":{"auth":"YWRhOmh1bnRlcjI="},
+                "r.example:5000/team":{"auth":"Ym9iOng="},
+                "https://old.example/v1/":{"auth":"ZXZlOng="}},
+                "credHelpers":{"h.example":"pass","off.example":""},
+                "credsStore":"not-of-podman"}"#,
+        );
+        let source = |repository: &str| {
+            let registry = repository.split('/').next().unwrap();
+            config.podman_source(repository, registry)
+        };
+        for (repository, user, password) in [
+            ("docker.io/library/busybox", "ada", "hunter2"),
+            ("r.example:5000/team/app", "ada", "hunter2"),
+            ("r.example:5000/team/app/part", "ada", "hunter2"),
+            ("r.example:5000/team/other", "bob", "x"),
+            ("old.example/app", "eve", "x"),
+        ] {
+            let registry = repository.split('/').next().unwrap();
+            assert_eq!(source(repository), login(user, password, registry), "{repository}");
+        }
+        for repository in ["r.example:5000/teams", "r.example/team/app", "off.example/app"] {
+            assert_eq!(source(repository), Ok(Source::Nothing), "{repository}");
+        }
+        let helper = Source::Helper { name: "pass".to_owned(), key: "h.example".to_owned() };
+        assert_eq!(source("h.example/app"), Ok(helper));
     }
 }
