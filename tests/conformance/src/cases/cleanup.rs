@@ -14,24 +14,8 @@ use crate::random::random;
 use crate::{Context, Outcome};
 
 cases! { "create":
-    two_hundred_at_once [] heavy long;
     dropped_at_any_point [] heavy long;
     dropped_while_it_pulls [];
-}
-
-async fn two_hundred_at_once(t: Context) -> Outcome {
-    let spec = t.spec();
-    let created =
-        futures_util::future::join_all((0..200).map(|_| t.runtime().create_container(&spec))).await;
-    let mut ids = BTreeSet::new();
-    for container in created {
-        ids.insert(container?.id().clone());
-    }
-    assert_eq!(ids.len(), 200);
-    let listed = t.runtime().list_containers(ListOptions::default()).await?;
-    let listed: BTreeSet<_> = listed.into_iter().map(|listed| listed.info.id).collect();
-    assert_eq!(listed, ids);
-    Ok(())
 }
 
 /// A hundred creates, each dropped after another time: those that had ended have a container,

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::fs::Metadata;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use bytes::{Buf, Bytes};
 use futures_util::StreamExt;
 use runtime_core::{ByteStream, Error, Operation};
-use tar::{Archive, Builder, Entry, EntryType};
+use tar::{Archive, Builder, Entry, EntryType, Header};
 use tokio::sync::mpsc;
 
 use super::{boxed, unreadable};
@@ -359,9 +360,12 @@ fn pack_tree<W: Write>(
 ) -> io::Result<()> {
     let mut open = vec![(source.to_owned(), name.to_owned())];
     while let Some((path, name)) = open.pop() {
-        let kind = std::fs::symlink_metadata(&path)?.file_type();
+        let metadata = std::fs::symlink_metadata(&path)?;
+        let kind = metadata.file_type();
         if kind.is_socket() {
             left_out.add(&path, "a socket");
+        } else if kind.is_fifo() || kind.is_char_device() || kind.is_block_device() {
+            append_special(builder, &name, &metadata)?;
         } else if kind.is_dir() {
             builder.append_dir(&name, &path)?;
             for entry in std::fs::read_dir(&path)? {
@@ -373,6 +377,26 @@ fn pack_tree<W: Write>(
         }
     }
     Ok(())
+}
+
+/// Packs a FIFO or a device. The tar crate would pack it under the path that it has here.
+fn append_special<W: Write>(
+    builder: &mut Builder<W>,
+    name: &Path,
+    metadata: &Metadata,
+) -> io::Result<()> {
+    let kind = metadata.file_type();
+    let mut header = Header::new_gnu();
+    header.set_metadata(metadata);
+    header.set_size(0);
+    header.set_entry_type(match () {
+        () if kind.is_fifo() => EntryType::Fifo,
+        () if kind.is_char_device() => EntryType::Char,
+        () => EntryType::Block,
+    });
+    header.set_device_major(rustix::fs::major(metadata.rdev()))?;
+    header.set_device_minor(rustix::fs::minor(metadata.rdev()))?;
+    builder.append_data(&mut header, name, io::empty())
 }
 
 /// Packs a file or a folder under another name.

@@ -402,6 +402,33 @@ async fn socket_in_directory_is_left_out_and_named() {
     assert!(error.contains("sock (a socket)"), "{error}");
 }
 
+#[tokio::test]
+async fn fifos_and_devices_are_packed_as_such() {
+    let folder = tempfile::tempdir().unwrap();
+    let (fifo, mode) = (folder.path().join("fifo"), rustix::fs::Mode::from_raw_mode(0o640));
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    for (source, name, kind, device) in [
+        (folder.path(), "tree", EntryType::Fifo, None),
+        (Path::new("/dev/null"), "null", EntryType::Char, Some((1, 3))),
+    ] {
+        let (mut pieces, left_out) = pack(source.to_owned(), PathBuf::from(name));
+        let mut packed = Vec::new();
+        while let Some(piece) = pieces.next().await {
+            packed.extend_from_slice(&piece.unwrap());
+        }
+        let mut archive = Archive::new(&packed[..]);
+        let last = archive.entries().unwrap().last().unwrap().unwrap();
+        assert!(last.path().unwrap().starts_with(name));
+        let header = last.header();
+        assert_eq!((header.entry_type(), header.size().unwrap()), (kind, 0));
+        if let Some((major, minor)) = device {
+            assert_eq!(header.device_major().unwrap(), Some(major));
+            assert_eq!(header.device_minor().unwrap(), Some(minor));
+        }
+        left_out.check().unwrap();
+    }
+}
+
 #[test]
 fn fifos_and_devices_are_left_out_and_named() {
     for (kind, what) in
