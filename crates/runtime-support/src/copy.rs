@@ -20,7 +20,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use crate::check::check_path;
-use crate::tar::TarEnd;
+use crate::tar::{TarEnd, TarOwners};
 
 /// What the scripts say with their exit code: the path is no folder.
 const NO_FOLDER: i32 = 65;
@@ -208,7 +208,7 @@ async fn send(
     mut said: watch::Receiver<Said>,
     silence: Duration,
 ) -> Result<Sent> {
-    let mut sent = Sent { bytes: 0, failure: None };
+    let (mut sent, mut owners) = (Sent { bytes: 0, failure: None }, TarOwners::default());
     match timeout(silence, said.wait_for(|said| said.ready)).await {
         Ok(Ok(_)) => {}
         Ok(Err(_)) => return Ok(sent),
@@ -221,7 +221,15 @@ async fn send(
             _ = said.wait_for(|said| said.tar.is_some_and(|code| code != 0)) => break,
             piece = content.next() => piece,
         };
-        let Some(piece) = piece.transpose()? else { break };
+        let (piece, is_last) = match piece.transpose()? {
+            Some(piece) => (owners.rewrite(piece), false),
+            None => (std::mem::take(&mut owners).rest(), true),
+        };
+        match piece.is_empty() {
+            true if is_last => break,
+            true => continue,
+            false => {}
+        }
         let length = piece.len() as u64;
         match timeout(silence, stdin.write(piece)).await {
             Ok(Ok(())) => sent.bytes += length,
@@ -230,6 +238,9 @@ async fn send(
                 return Ok(sent);
             }
             Err(_) => return Err(stands_still(silence)),
+        }
+        if is_last {
+            break;
         }
     }
     match timeout(silence, stdin.close()).await {

@@ -1,4 +1,6 @@
-//! Whether a tar stream is whole.
+//! Tar streams as they pass by: whether they are whole, and the owners that a simple tar cannot read.
+
+use bytes::Bytes;
 
 /// The unit of a tar stream.
 const BLOCK: usize = 512;
@@ -18,15 +20,28 @@ pub struct TarEnd {
     content: u64,
     /// The content of a pax header.
     pax: Option<Vec<u8>>,
-    /// The size of the next entry, of a pax header.
-    size: Option<u64>,
+    /// What a pax header says of the next entry.
+    next: PaxHeader,
     zero_blocks: u8,
     malformed: bool,
 }
 
+/// The part of a pax header that is read.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct PaxHeader {
+    size: Option<u64>,
+    uid: Option<u64>,
+    gid: Option<u64>,
+}
+
 impl TarEnd {
     /// Takes the next bytes.
-    pub fn push(&mut self, mut piece: &[u8]) {
+    pub fn push(&mut self, piece: &[u8]) {
+        self.walk(piece, |_| {});
+    }
+
+    /// Takes the next bytes, and hands them on, a header in one piece and with its owners.
+    fn walk(&mut self, mut piece: &[u8], mut pass: impl FnMut(&[u8])) {
         while !piece.is_empty() && !self.malformed && self.zero_blocks < 2 {
             if self.content > 0 {
                 let length = usize::try_from(self.content).unwrap_or(usize::MAX).min(piece.len());
@@ -34,12 +49,13 @@ impl TarEnd {
                 if let Some(pax) = &mut self.pax {
                     pax.extend_from_slice(content);
                 }
+                pass(content);
                 self.content -= length as u64;
                 piece = rest;
                 if self.content == 0
                     && let Some(pax) = self.pax.take()
                 {
-                    self.size = size_of_pax(&pax).or(self.size);
+                    self.next = PaxHeader::read(&pax).unwrap_or_default();
                 }
                 continue;
             }
@@ -48,13 +64,15 @@ impl TarEnd {
             self.header.extend_from_slice(header);
             piece = rest;
             if self.header.len() == BLOCK {
-                let header = std::mem::take(&mut self.header);
-                self.entry(&header);
+                let mut header = std::mem::take(&mut self.header);
+                self.entry(&mut header);
+                pass(&header);
             }
         }
+        pass(piece);
     }
 
-    fn entry(&mut self, header: &[u8]) {
+    fn entry(&mut self, header: &mut [u8]) {
         if header.iter().all(|byte| *byte == 0) {
             self.zero_blocks += 1;
             return;
@@ -65,14 +83,17 @@ impl TarEnd {
             return;
         };
         let size = match header[156] {
-            // Links, devices, folders and FIFOs have no content, whatever their size is.
-            b'1'..=b'6' => {
-                self.size = None;
-                0
-            }
             // What describes the next entry has a size of its own.
             b'x' | b'g' | b'L' | b'K' => size,
-            _ => self.size.take().unwrap_or(size),
+            kind => {
+                let next = std::mem::take(&mut self.next);
+                next.set_owners(header);
+                match kind {
+                    // Links, devices, folders and FIFOs have no content, whatever their size is.
+                    b'1'..=b'6' => 0,
+                    _ => next.size.unwrap_or(size),
+                }
+            }
         };
         if header[156] == b'x' {
             if size > PAX_MAX as u64 {
@@ -97,6 +118,70 @@ impl TarEnd {
     }
 }
 
+/// Puts the owners of pax headers into the headers of their entries as well.
+///
+/// An owner above [`OCTAL_MAX`] stands in a pax header alone, which the tar of busybox does not read:
+/// what it unpacks belongs to root. It reads the binary numbers of GNU's format, and so does every
+/// other tar.
+#[derive(Debug, Default)]
+pub(crate) struct TarOwners(TarEnd);
+
+impl TarOwners {
+    /// Takes the next bytes of a stream and returns those that take their place.
+    pub(crate) fn rewrite(&mut self, piece: Bytes) -> Bytes {
+        if piece.len() as u64 <= self.0.content && self.0.pax.is_none() {
+            self.0.push(&piece);
+            return piece;
+        }
+        let mut rewritten = Vec::with_capacity(piece.len() + BLOCK);
+        self.0.walk(&piece, |bytes| rewritten.extend_from_slice(bytes));
+        rewritten.into()
+    }
+
+    /// Returns what was held back of a stream that ends within a header.
+    pub(crate) fn rest(self) -> Bytes {
+        self.0.header.into()
+    }
+}
+
+/// The largest owner that a header has room for in octal digits.
+const OCTAL_MAX: u64 = 0o7_777_777;
+
+impl PaxHeader {
+    /// Reads records `LENGTH KEY=VALUE`, each with a line end.
+    fn read(mut pax: &[u8]) -> Option<Self> {
+        let mut header = Self::default();
+        while let Some(space) = pax.iter().position(|byte| *byte == b' ') {
+            let length: usize = str::from_utf8(&pax[..space]).ok()?.parse().ok()?;
+            let record = pax.get(space + 1..length)?;
+            let number = |key: &[u8]| {
+                let value = record.strip_prefix(key)?;
+                str::from_utf8(value).ok()?.trim_end().parse().ok()
+            };
+            header.size = number(b"size=").or(header.size);
+            header.uid = number(b"uid=").or(header.uid);
+            header.gid = number(b"gid=").or(header.gid);
+            pax = pax.get(length..)?;
+        }
+        Some(header)
+    }
+
+    /// Writes large owners in binary.
+    fn set_owners(self, header: &mut [u8]) {
+        let mut is_changed = false;
+        for (owner, field) in [(self.uid, 108), (self.gid, 116)] {
+            if let Some(owner) = owner.filter(|owner| (OCTAL_MAX + 1..1 << 56).contains(owner)) {
+                header[field..field + 8].copy_from_slice(&(owner | 1 << 63).to_be_bytes());
+                is_changed = true;
+            }
+        }
+        if is_changed {
+            let sum = format!("{:06o}\0 ", sum_of(header));
+            header[148..156].copy_from_slice(sum.as_bytes());
+        }
+    }
+}
+
 /// Reads a number of a header: octal, or binary if the first bit is set.
 fn number(field: &[u8]) -> Option<u64> {
     if field[0] & 0x80 != 0 {
@@ -112,27 +197,17 @@ fn number(field: &[u8]) -> Option<u64> {
     if text.is_empty() { Some(0) } else { u64::from_str_radix(text, 8).ok() }
 }
 
-fn has_checksum(header: &[u8]) -> bool {
-    let sum = header.iter().enumerate().map(|(at, byte)| match at {
+/// The sum of a header's bytes, with spaces in place of the sum.
+fn sum_of(header: &[u8]) -> u64 {
+    let bytes = header.iter().enumerate().map(|(at, byte)| match at {
         148..156 => u64::from(b' '),
         _ => u64::from(*byte),
     });
-    let sum: u64 = sum.sum();
-    number(&header[148..156]) == Some(sum)
+    bytes.sum()
 }
 
-/// Returns the size in a pax header: records `LENGTH KEY=VALUE`, each with a line end.
-fn size_of_pax(mut pax: &[u8]) -> Option<u64> {
-    let mut size = None;
-    while let Some(space) = pax.iter().position(|byte| *byte == b' ') {
-        let length: usize = str::from_utf8(&pax[..space]).ok()?.parse().ok()?;
-        let record = pax.get(space + 1..length)?;
-        if let Some(value) = record.strip_prefix(b"size=") {
-            size = str::from_utf8(value).ok()?.trim_end().parse().ok();
-        }
-        pax = pax.get(length..)?;
-    }
-    size
+fn has_checksum(header: &[u8]) -> bool {
+    number(&header[148..156]) == Some(sum_of(header))
 }
 
 #[cfg(test)]
@@ -189,6 +264,64 @@ mod tests {
         ] {
             for piece in [1, 100, BLOCK, 1 << 20] {
                 assert_eq!(is_whole(&tar, piece), whole, "{name} in pieces of {piece}");
+            }
+        }
+    }
+
+    fn rewritten(tar: &[u8], piece: usize) -> Vec<u8> {
+        let mut owners = TarOwners::default();
+        let mut all = Vec::new();
+        for piece in tar.chunks(piece) {
+            all.extend_from_slice(&owners.rewrite(Bytes::copy_from_slice(piece)));
+        }
+        all.extend_from_slice(&owners.rest());
+        all
+    }
+
+    #[test]
+    fn large_owners_of_a_pax_header_are_in_the_header_as_well() {
+        let end = vec![0; 2 * BLOCK];
+        let pax = |records: &str| entry(b'x', records.len() as u64, records.as_bytes());
+        let file = entry(b'0', 700, &[7; 700]);
+        let tar = [
+            &pax("15 uid=3000000\n18 gid=4294967294\n")[..],
+            &entry(b'5', 0, &[]),
+            &pax("15 uid=3000000\n")[..],
+            &file,
+            &pax("12 uid=1000\n")[..],
+            &file,
+            &file,
+            &end,
+        ]
+        .concat();
+        for piece in [1, 100, BLOCK, 1 << 20] {
+            let rewritten = rewritten(&tar, piece);
+            assert_eq!(rewritten.len(), tar.len());
+            let headers: Vec<_> =
+                rewritten.chunks(BLOCK).filter(|block| block.starts_with(b"f\0")).collect();
+            let owners = |header: &&[u8]| (number(&header[108..116]), number(&header[116..124]));
+            let owners: Vec<_> = headers
+                .iter()
+                .filter(|header| header[156] != b'x')
+                .inspect(|header| assert!(has_checksum(header)))
+                .map(owners)
+                .collect();
+            let (none, large) = (Some(0), Some(3_000_000));
+            let all = [(large, Some(4_294_967_294)), (large, none), (none, none), (none, none)];
+            assert_eq!(owners, all);
+            assert!(is_whole(&rewritten, piece), "in pieces of {piece}");
+            let contents = |tar: &[u8]| tar.iter().filter(|byte| **byte == 7).count();
+            assert_eq!(contents(&rewritten), contents(&tar));
+        }
+    }
+
+    #[test]
+    fn what_has_no_large_owners_passes_as_it_is() {
+        let end = vec![0; 2 * BLOCK];
+        let file = entry(b'0', 1500, &[7; 1500]);
+        for tar in [[&file[..], &end, b"what comes after"].concat(), b"no tar".repeat(300)] {
+            for piece in [1, 100, BLOCK, 1 << 20] {
+                assert_eq!(rewritten(&tar, piece), tar);
             }
         }
     }

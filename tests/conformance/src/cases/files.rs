@@ -119,6 +119,7 @@ async fn copy_out(
 }
 
 const ROOT: (u64, u64) = (0, 0);
+const LARGE: (u64, u64) = (3_000_000, 4_000_000);
 
 async fn into_a_created_container(t: Context) -> Outcome {
     let container = t.create(&t.spec().command(["cat", "/srv/in"])).await?;
@@ -221,29 +222,48 @@ async fn a_folder_and_back(t: Context) -> Outcome {
 
 async fn modes_and_owners_in(t: Context) -> Outcome {
     let script = "until [ -e /srv/last ]; do sleep 0.05; done
-                  stat -c '%n %a %u %g' /srv/private /srv/program /srv/owned; /srv/program; sleep 3600";
+                  stat -c '%n %a %u %g' /srv/private /srv/program /srv/owned /srv/large /srv/pax; /srv/program; sleep 3600";
     let container = t.start(&t.script(script)).await?;
     let entries = [
         ("private", file(b"x", 0o600, ROOT)),
         ("program", file(b"#!/bin/sh\necho runs\n", 0o755, ROOT)),
         ("owned", file(b"x", 0o4640, (1000, 44))),
+        // More than a header has room for in octal digits: in binary, as GNU's tar writes it,
+        ("large", file(b"x", 0o640, LARGE)),
     ];
     copy_in(&*container, "/srv", &entries).await?;
+    // and in a header of its own, as pax does.
+    let mut archive = tar::Builder::new(Vec::new());
+    let owners = b"15 uid=3000000\n15 gid=4000000\n";
+    let mut header = tar::Header::new_ustar();
+    header.set_entry_type(tar::EntryType::XHeader);
+    header.set_size(owners.len() as u64);
+    archive.append_data(&mut header, "PaxHeaders/pax", &owners[..])?;
+    let mut header = tar::Header::new_ustar();
+    header.set_mode(0o600);
+    header.set_size(0);
+    archive.append_data(&mut header, "pax", std::io::empty())?;
+    let content = streamed(archive.into_inner()?, 700);
+    container.copy_in("/srv", content, CopyInOptions::default()).await?;
     copy_in(&*container, "/srv", &[("last", file(b"", 0o644, ROOT))]).await?;
     t.until_logged(&*container, "runs").await?;
     assert_eq!(
         t.text(&*container).await?,
-        "/srv/private 600 0 0\n/srv/program 755 0 0\n/srv/owned 4640 1000 44\nruns\n"
+        "/srv/private 600 0 0\n/srv/program 755 0 0\n/srv/owned 4640 1000 44\n\
+         /srv/large 640 3000000 4000000\n/srv/pax 600 3000000 4000000\nruns\n"
     );
     Ok(())
 }
 
 async fn modes_and_owners_out(t: Context) -> Outcome {
     let script = "echo x > /srv/owned; chown 1000:44 /srv/owned; chmod 4640 /srv/owned
+                  echo y > /srv/large; chown 3000000:4000000 /srv/large
                   echo ready; sleep 3600";
     let container = t.ready(&t.script(script)).await?;
     let entries = copy_out(&*container, "/srv/owned").await?;
     assert_eq!(entries["owned"], file(b"x\n", 0o4640, (1000, 44)));
+    let entries = copy_out(&*container, "/srv/large").await?;
+    assert_eq!(entries["large"], file(b"y\n", 0o644, LARGE));
     Ok(())
 }
 
