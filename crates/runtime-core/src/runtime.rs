@@ -22,6 +22,10 @@ pub type EventStream = Pin<Box<dyn Stream<Item = Result<Event>> + Send>>;
 
 /// A connection to one engine, for one scope. Clones of the `Arc` around it share all it has;
 /// dropping the last one closes its connections and ends its tasks.
+///
+/// It may be used from several executors, and all that it gives may be dropped anywhere. When an
+/// executor ends, the streams and sessions that were opened on it end with it; connections and tasks of
+/// the runtime itself are begun again on the executor of the next call.
 #[async_trait]
 pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// The backend: `docker`, `cri`, `kubernetes`.

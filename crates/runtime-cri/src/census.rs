@@ -254,8 +254,21 @@ pub(crate) fn seen(container: &cri::Container) -> Seen {
     }
 }
 
+/// Ends the census when its task ends, also with the executor: whoever listens comes again then, and
+/// has it run on another executor.
+struct EndsWithTask(Weak<Shared>);
+
+impl Drop for EndsWithTask {
+    fn drop(&mut self) {
+        if let Some(shared) = self.0.upgrade() {
+            *shared.census.lock() = State::default();
+        }
+    }
+}
+
 /// Lists for as long as somebody listens.
 async fn run(shared: Weak<Shared>) {
+    let mut ends_with_task = EndsWithTask(shared.clone());
     let mut next = SHORTEST;
     let mut backoff = Backoff::default();
     let mut wakes = Wakes::default();
@@ -267,6 +280,7 @@ async fn run(shared: Weak<Shared>) {
             if state.listeners.is_empty() || strong.closed.is_cancelled() {
                 // Under the lock, so that nobody comes between the look and the end.
                 *state = State::default();
+                ends_with_task.0 = Weak::new();
                 return;
             }
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use runtime_core::{Backoff, Error, ErrorKind, Operation, Result};
+use runtime_support::OnExecutor;
 use tokio::net::UnixStream;
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status, Streaming};
@@ -22,11 +23,12 @@ use crate::shared::is_closed;
 /// The longest answer that is taken. containerd itself sends no more than 16 MiB.
 const LONGEST_ANSWER: usize = 64 << 20;
 
-/// One connection, opened when it is needed and again when it was lost.
+/// One connection, opened when it is needed and again when it was lost, also with the executor that
+/// it was opened on.
 #[derive(Debug)]
 pub(crate) struct Client {
     /// `None` once it is closed.
-    channel: Mutex<Option<Channel>>,
+    channel: Mutex<Option<OnExecutor<Channel>>>,
     endpoint: Arc<Endpoint>,
     requests: AtomicU64,
     peer: Peer,
@@ -117,10 +119,12 @@ impl Client {
         // of a pull or a stop that takes long (grpc-go's `keepalive.EnforcementPolicy`). Nor are they
         // needed: the kernel closes the socket of an engine that dies, and of one that stands still
         // the deadlines tell.
-        let channel = tonic::transport::Endpoint::from_static("http://localhost")
-            .connect_timeout(connect)
-            .connect_with_connector_lazy(connector);
-        let channel = Mutex::new(Some(channel));
+        let open = move || {
+            tonic::transport::Endpoint::from_static("http://localhost")
+                .connect_timeout(connect)
+                .connect_with_connector_lazy(connector.clone())
+        };
+        let channel = Mutex::new(Some(OnExecutor::new(open(), move || Some(open()))));
         Self { channel, endpoint, requests: AtomicU64::new(0), peer }
     }
 
@@ -151,8 +155,10 @@ impl Client {
     ) -> Result<C::Answer> {
         let mut backoff = Backoff::default();
         loop {
-            let channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let channel = channel.ok_or_else(is_closed)?;
+            let channel = {
+                let channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
+                channel.as_ref().ok_or_else(is_closed)?.get()
+            };
             self.requests.fetch_add(1, Ordering::Relaxed);
             match question.clone().send(channel).await {
                 Ok(answer) => return Ok(answer.into_inner()),

@@ -20,6 +20,7 @@ use crate::error::{at_start, is_started_before, was_not_sent};
 use crate::generated as cri;
 use crate::journal::Life;
 use crate::notes::Notes;
+use crate::rotate;
 use crate::sandbox::{self, on_host};
 use crate::shared::Shared;
 use crate::{attach, copy, exec, info, kill, logs, stats, wait};
@@ -98,6 +99,7 @@ impl CriContainer {
         let deadline = self.shared.deadlines.start;
         let started = self.shared.client.ask(Operation::Start, deadline, request).await;
         self.shared.census.hurry();
+        rotate::ensure(&self.shared);
         let Err(error) = started else { return Ok(StartOutcome::Started) };
         if is_started_before(&error) {
             return Ok(StartOutcome::AlreadyStarted);

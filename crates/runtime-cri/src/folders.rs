@@ -41,6 +41,22 @@ struct Instance {
     _task: DropGuard,
 }
 
+/// Gives the instance up when the task that reads it ends, also with the executor.
+struct EndsWithTask {
+    inner: Weak<Inner>,
+    fd: Arc<OwnedFd>,
+}
+
+impl Drop for EndsWithTask {
+    fn drop(&mut self) {
+        let Some(inner) = self.inner.upgrade() else { return };
+        let mut state = inner.lock();
+        if state.instance.as_ref().is_some_and(|instance| Arc::ptr_eq(&instance.fd, &self.fd)) {
+            state.instance = None;
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Folder {
     number: i32,
@@ -95,7 +111,9 @@ impl FolderWatch {
     fn try_subscribe(&self, path: &Path, wanted: Wanted) -> io::Result<Subscription> {
         let mut state = self.inner.lock();
         if state.instance.is_none() {
-            state.instance = Some(Instance::start(&self.inner)?);
+            let instance = Instance::start(&self.inner)?;
+            state.watch_again(&instance);
+            state.instance = Some(instance);
         }
         let State { instance: Some(instance), folders, by_number } = &mut *state else {
             return Err(io::Error::other("no instance"));
@@ -136,6 +154,20 @@ fn flags(writes: bool) -> WatchFlags {
     if writes { least | more } else { least }
 }
 
+impl State {
+    /// Watches the folders with a new instance. Something may have happened in each meanwhile.
+    fn watch_again(&mut self, instance: &Instance) {
+        self.by_number.clear();
+        for (path, folder) in &mut self.folders {
+            if let Ok(number) = inotify::add_watch(&instance.fd, path, flags(folder.writes > 0)) {
+                folder.number = number;
+                self.by_number.insert(number, folder.changed.clone());
+            }
+            folder.changed.send_replace(());
+        }
+    }
+}
+
 impl Inner {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -143,7 +175,7 @@ impl Inner {
 
     fn unsubscribe(&self, path: &Path, wanted: Wanted) {
         let mut state = self.lock();
-        let State { instance: Some(instance), folders, by_number } = &mut *state else { return };
+        let State { instance, folders, by_number } = &mut *state;
         let Some(folder) = folders.get_mut(path) else { return };
         match wanted {
             Wanted::Closes => folder.closes -= 1,
@@ -151,10 +183,15 @@ impl Inner {
         }
         if folder.closes + folder.writes == 0 {
             // The kernel has dropped it already where the folder is gone.
-            let _ = inotify::remove_watch(&instance.fd, folder.number);
+            if let Some(instance) = instance {
+                let _ = inotify::remove_watch(&instance.fd, folder.number);
+            }
             by_number.remove(&folder.number);
             folders.remove(path);
-        } else if folder.writes == 0 && wanted == Wanted::Writes {
+        } else if folder.writes == 0
+            && wanted == Wanted::Writes
+            && let Some(instance) = instance
+        {
             let _ = inotify::add_watch(&instance.fd, path, flags(false));
         }
     }
@@ -180,7 +217,12 @@ impl Instance {
         let fd = Arc::new(inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?);
         let events = readable(fd.clone())?;
         let stop = CancellationToken::new();
-        tokio::spawn(read(events, Arc::downgrade(inner), stop.clone()));
+        let ends_with_task = EndsWithTask { inner: Arc::downgrade(inner), fd: fd.clone() };
+        let reading = read(events, Arc::downgrade(inner), stop.clone());
+        tokio::spawn(async move {
+            let _ends_with_task = ends_with_task;
+            reading.await;
+        });
         Ok(Self { fd, _task: stop.drop_guard() })
     }
 }
@@ -234,6 +276,28 @@ mod tests {
 
     async fn soon<T>(work: impl Future<Output = T>) -> T {
         tokio::time::timeout(Duration::from_secs(10), work).await.unwrap()
+    }
+
+    #[test]
+    fn watch_goes_on_after_the_end_of_its_executor() {
+        let executor =
+            || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (first, second) = (executor(), executor());
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let watch = FolderWatch::default();
+        let subscribe = |at: usize| watch.subscribe(folders[at].path(), Wanted::Writes).unwrap();
+        let mut old = first.block_on(async { subscribe(0) });
+        drop(first);
+        second.block_on(async {
+            let mut new = subscribe(1);
+            for (subscription, folder) in [(&mut old, &folders[0]), (&mut new, &folders[1])] {
+                subscription.forget();
+                fs::write(folder.path().join("a"), "x").unwrap();
+                soon(subscription.changed()).await;
+            }
+            drop((old, new));
+            assert!(watch.inner.lock().folders.is_empty());
+        });
     }
 
     #[tokio::test]

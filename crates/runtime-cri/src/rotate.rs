@@ -4,11 +4,12 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use runtime_core::{ContainerId, ContainerStatus, Error, ErrorKind, Operation, Result};
 use rustix::fs::RenameFlags;
+use tokio::task::JoinHandle;
 
 use crate::census::{self, Seen};
 use crate::connect::LogRotation;
@@ -21,10 +22,28 @@ use crate::shared::Shared;
 /// How often the sizes are looked at: as often as the kubelet does.
 const PERIOD: Duration = Duration::from_secs(10);
 
-/// Looks at the sizes for as long as the runtime is there.
-pub(crate) fn spawn(shared: &Arc<Shared>, rotation: LogRotation) {
-    let LogRotation::Size { max_bytes, keep } = rotation else { return };
-    tokio::spawn(run(Arc::downgrade(shared), shared.closed.clone(), max_bytes, keep));
+/// The task that rotates.
+#[derive(Debug)]
+pub(crate) struct Rotator {
+    rotation: LogRotation,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Rotator {
+    pub(crate) const fn new(rotation: LogRotation) -> Self {
+        Self { rotation, task: Mutex::new(None) }
+    }
+}
+
+/// Has the sizes looked at for as long as the runtime is there. Does nothing if they are already, and
+/// begins again on the executor of the caller if the one has ended on which they were.
+pub(crate) fn ensure(shared: &Arc<Shared>) {
+    let LogRotation::Size { max_bytes, keep } = shared.rotator.rotation else { return };
+    let mut task = shared.rotator.task.lock().unwrap_or_else(PoisonError::into_inner);
+    if task.as_ref().is_none_or(JoinHandle::is_finished) {
+        let work = run(Arc::downgrade(shared), shared.closed.clone(), max_bytes, keep);
+        *task = Some(tokio::spawn(work));
+    }
 }
 
 async fn run(

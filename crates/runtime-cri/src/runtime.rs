@@ -21,7 +21,7 @@ use crate::BACKEND;
 use crate::capabilities::EnginePlace;
 use crate::census::{self, Census, Seen};
 use crate::client::Client;
-use crate::connect::{CriOptions, Endpoint};
+use crate::connect::{CriOptions, Endpoint, LogRotation};
 use crate::container::CriContainer;
 use crate::folders::FolderWatch;
 use crate::generated as cri;
@@ -29,12 +29,13 @@ use crate::host::ENGINES;
 use crate::info::has_labels;
 use crate::journal::Journal;
 use crate::node::POD_LOGS;
+use crate::rotate::{self, Rotator};
 use crate::sandbox::{self, on_host};
 use crate::shared::{Engine, Shared, Whose};
 use crate::spec::{Plan, Settings};
 use crate::stats::Meter;
 use crate::wait::Exits;
-use crate::{capabilities, events, images, kubelet, private, reap, rotate, stats};
+use crate::{capabilities, events, images, kubelet, private, reap, stats};
 
 /// How often all containers that are waited for are looked at, whatever the census said.
 const RESYNC: Duration = Duration::from_secs(30);
@@ -156,6 +157,8 @@ impl CriRuntime {
             host_ports: options.host_ports.clone(),
             events,
         };
+        let rotates = ours && capabilities.logs;
+        let rotation = if rotates { options.log_rotation } else { LogRotation::Off };
         let shared = Arc::new_cyclic(|shared| Shared {
             client,
             scope: options.scope.clone(),
@@ -165,6 +168,7 @@ impl CriRuntime {
             engine,
             capabilities,
             census: Census::default(),
+            rotator: Rotator::new(rotation),
             journal: Journal::new(&options.state_dir, &options.scope),
             exits: ExitHub::new(Exits::new(shared.clone()), RESYNC),
             meter: Meter::default(),
@@ -174,9 +178,7 @@ impl CriRuntime {
             closed: Default::default(),
             half_made: Default::default(),
         });
-        if ours && shared.capabilities.logs {
-            rotate::spawn(&shared, options.log_rotation);
-        }
+        rotate::ensure(&shared);
         Ok(shared)
     }
 

@@ -15,6 +15,7 @@ use crate::census::Census;
 use crate::client::{Call, Client};
 use crate::folders::FolderWatch;
 use crate::journal::Journal;
+use crate::rotate::Rotator;
 use crate::spec::Settings;
 use crate::stats::Meter;
 use crate::turns::Turns;
@@ -30,6 +31,7 @@ pub(crate) struct Shared {
     pub(crate) engine: Engine,
     pub(crate) capabilities: Capabilities,
     pub(crate) census: Census,
+    pub(crate) rotator: Rotator,
     pub(crate) journal: Journal,
     pub(crate) exits: ExitHub,
     pub(crate) meter: Meter,

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use kube::client::Body;
 use runtime_core::{Error, ErrorKind, Result};
+use runtime_support::OnExecutor;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -184,7 +185,7 @@ pub(crate) enum Deleted {
 }
 
 impl Client {
-    pub(crate) fn new(clients: Clients, namespace: &str) -> Self {
+    pub(crate) fn new(clients: OnExecutor<Clients>, namespace: &str) -> Self {
         Self {
             link: Arc::new(Link::new(clients)),
             namespace: namespace.into(),

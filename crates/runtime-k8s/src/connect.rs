@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use runtime_core::{Deadlines, Error, Result, Scope};
+use runtime_support::OnExecutor;
 
 use crate::dial;
 use crate::heartbeat;
@@ -419,7 +420,7 @@ impl KubernetesOptions {
     ///
     /// # Errors
     /// As [`KubernetesRuntime::connect`](crate::KubernetesRuntime::connect).
-    pub(crate) async fn clients(&self) -> Result<Clients> {
+    pub(crate) async fn clients(&self) -> Result<OnExecutor<Clients>> {
         let settings = Settings::load(
             self.kubeconfig.as_deref(),
             self.context.as_deref(),
@@ -428,8 +429,11 @@ impl KubernetesOptions {
         )
         .await?;
         let generation = Generation::default();
-        let all = dial::client(&settings, generation.clone())?;
-        let long = http2::client(&settings, generation.clone())?;
-        Ok(Clients { all, long, generation })
+        let open = move || {
+            let all = dial::client(&settings, generation.clone())?;
+            let long = http2::client(&settings, generation.clone())?;
+            Ok::<_, Error>(Clients { all, long, generation: generation.clone() })
+        };
+        Ok(OnExecutor::new(open()?, move || open().ok()))
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Poll;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame};
 use kube::client::Body;
 use runtime_core::{Error, ErrorKind, Result};
+use runtime_support::OnExecutor;
 use tokio::time::Instant;
 
 use crate::error;
@@ -32,14 +34,16 @@ pub(crate) struct Clients {
 
 impl Clients {
     /// A client of the caller's, whose connections are its own.
-    pub(crate) fn single(client: kube::Client) -> Self {
-        Self { all: client, long: None, generation: Generation::default() }
+    pub(crate) fn single(client: kube::Client) -> OnExecutor<Self> {
+        OnExecutor::only(Self { all: client, long: None, generation: Generation::default() })
     }
 }
 
 /// What is open, or nothing once it was closed.
 pub(crate) struct Link {
-    clients: Mutex<Option<Clients>>,
+    clients: Mutex<Option<OnExecutor<Clients>>>,
+    /// Set when long answers go the way of all others.
+    has_no_long: AtomicBool,
     bodies: Mutex<Vec<Weak<Slot>>>,
     losses: Arc<Losses>,
 }
@@ -73,10 +77,15 @@ pub(crate) struct OpenBody {
 }
 
 impl Link {
-    pub(crate) fn new(clients: Clients) -> Self {
-        let generation = clients.generation.clone();
+    pub(crate) fn new(clients: OnExecutor<Clients>) -> Self {
+        let generation = clients.get().generation;
         let losses = Arc::new(Losses { generation, ..Losses::default() });
-        Self { clients: Mutex::new(Some(clients)), bodies: Mutex::default(), losses }
+        Self {
+            clients: Mutex::new(Some(clients)),
+            has_no_long: AtomicBool::new(false),
+            bodies: Mutex::default(),
+            losses,
+        }
     }
 
     /// The clients.
@@ -84,14 +93,14 @@ impl Link {
     /// # Errors
     /// `InvalidState` once they were closed.
     pub(crate) fn clients(&self) -> Result<Clients> {
-        lock(&self.clients).clone().ok_or_else(closed)
+        let mut clients = lock(&self.clients).as_ref().ok_or_else(closed)?.get();
+        clients.long = clients.long.filter(|_| !self.has_no_long.load(Ordering::Relaxed));
+        Ok(clients)
     }
 
     /// Long answers go the way of all others from now on.
     pub(crate) fn forget_long(&self) {
-        if let Some(clients) = &mut *lock(&self.clients) {
-            clients.long = None;
-        }
+        self.has_no_long.store(true, Ordering::Relaxed);
     }
 
     /// Takes a body that is closed with the rest.

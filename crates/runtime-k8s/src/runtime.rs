@@ -11,7 +11,7 @@ use runtime_core::{
     Operation, PullOptions, PullStream, ReapOptions, ReapReport, Result, ResultExt as _, Runtime,
     Scope, async_trait,
 };
-use runtime_support::{newest_first, version_numbers};
+use runtime_support::{OnExecutor, newest_first, version_numbers};
 use tokio::time::MissedTickBehavior;
 use tracing::Span;
 use tracing::field::Empty;
@@ -71,7 +71,8 @@ impl KubernetesRuntime {
     /// do not count.
     ///
     /// The connections are the client's: they are neither pinged nor discarded when one of them is
-    /// lost, so that a server which has vanished is noticed later.
+    /// lost, so that a server which has vanished is noticed later, and they end with the executor on
+    /// which the client was made.
     ///
     /// # Errors
     /// As [`connect`](Self::connect).
@@ -86,9 +87,11 @@ impl KubernetesRuntime {
             .on(BACKEND)
     }
 
-    async fn open(clients: Clients, options: KubernetesOptions) -> Result<Self> {
-        let namespace =
-            options.namespace.clone().unwrap_or_else(|| clients.all.default_namespace().to_owned());
+    async fn open(clients: OnExecutor<Clients>, options: KubernetesOptions) -> Result<Self> {
+        let namespace = options
+            .namespace
+            .clone()
+            .unwrap_or_else(|| clients.get().all.default_namespace().to_owned());
         let client = Client::new(clients, &namespace)
             .with_read_limit(options.deadlines.query)
             .with_session_pings(options.session_pings);

@@ -15,6 +15,7 @@ mod labels;
 pub mod locality;
 #[cfg(unix)]
 mod mounts;
+mod on_executor;
 mod order;
 pub mod ports;
 pub mod process;
@@ -35,6 +36,7 @@ pub use half_made::HalfMade;
 pub use labels::{has_labels, is_old};
 #[cfg(unix)]
 pub use mounts::check_mount_kind;
+pub use on_executor::OnExecutor;
 pub use order::newest_first;
 pub use progress::report_pending_start;
 pub use tar::TarEnd;

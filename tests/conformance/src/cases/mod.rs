@@ -6,6 +6,7 @@ mod cleanup;
 mod create;
 mod events;
 mod exec;
+mod executors;
 pub(crate) mod fields;
 mod files;
 mod leaks;
@@ -38,6 +39,7 @@ pub(crate) fn all() -> Vec<Case> {
         list::CASES,
         stats::CASES,
         exec::CASES,
+        executors::CASES,
         backpressure::CASES,
         attach::CASES,
         pull::CASES,
