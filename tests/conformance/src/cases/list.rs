@@ -148,7 +148,7 @@ async fn after_remove(t: Context) -> Outcome {
 /// Of five hundred containers two hundred are created at once.
 async fn five_hundred(t: Context) -> Outcome {
     let create = |number: u32| {
-        let spec = t.spec().label("half", if number % 2 == 0 { "even" } else { "odd" });
+        let spec = t.spec().label("half", if number.is_multiple_of(2) { "even" } else { "odd" });
         let runtime = t.runtime();
         async move { Ok::<_, Failure>(runtime.create_container(&spec).await?.id().clone()) }
     };
