@@ -102,6 +102,7 @@ mod runner;
 mod selection;
 mod shared;
 mod subject;
+mod trace;
 mod twins;
 
 pub use case::{Body, Case, CaseFn};

@@ -78,6 +78,11 @@ pub trait Subject: Send + Sync + 'static {
         4
     }
 
+    /// What no log may have, besides what a case makes up: passwords and tokens.
+    fn secrets(&self) -> Vec<String> {
+        vec![self.registry().password]
+    }
+
     /// The differences of this engine that are known, documented and asserted.
     fn differences(&self) -> Vec<Difference> {
         Vec::new()

@@ -1,7 +1,7 @@
 //! A cluster under test.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,7 +65,9 @@ impl Environment {
         KubernetesOptions::new(scope.clone())
             .kubeconfig(&self.kubeconfig)
             .namespace(&self.namespace)
-            .pull_budget(Duration::from_secs(30))
+            // A node's first attempt may go without the login. The next ones are ten and thirty
+            // seconds later.
+            .pull_budget(Duration::from_secs(45))
             .schedule_budget(Duration::from_secs(60))
             .start_budget(Duration::from_secs(30))
     }
@@ -233,6 +235,12 @@ impl Subject for KubernetesSubject {
         self.control.as_ref().map(|control| control as &dyn EngineControl)
     }
 
+    fn secrets(&self) -> Vec<String> {
+        let Environment { kubeconfig, kubeconfig_stats, registry, .. } = &self.environment;
+        let tokens = [kubeconfig, kubeconfig_stats].into_iter().flat_map(|path| tokens(path));
+        tokens.chain([registry.password.clone()]).collect()
+    }
+
     fn differences(&self) -> Vec<Difference> {
         match self.way {
             Way::Translator(_) => crate::differences::translated(),
@@ -335,4 +343,12 @@ impl EngineControl for Control {
         };
         Ok(tokio::task::spawn_blocking(work).await??)
     }
+}
+
+/// The tokens in a kubeconfig.
+fn tokens(kubeconfig: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(kubeconfig).unwrap_or_default();
+    let config: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    let users = config["users"].as_array().into_iter().flatten();
+    users.filter_map(|user| user["user"]["token"].as_str().map(str::to_owned)).collect()
 }

@@ -26,6 +26,8 @@ cases! { "files":
     modes_and_owners_in [CopyIn, Wait, Logs];
     modes_and_owners_out [CopyOut];
     a_large_file [CopyIn, CopyOut] heavy long;
+    tmpfs_in_and_out [CopyIn, CopyOut, Logs];
+    fifos_in_and_out [CopyIn, CopyOut, Logs];
     missing_paths [CopyIn, CopyOut];
     wrong_paths [CopyIn, CopyOut];
     content_that_is_no_archive [CopyIn];
@@ -120,6 +122,11 @@ async fn copy_out(
 
 const ROOT: (u64, u64) = (0, 0);
 const LARGE: (u64, u64) = (3_000_000, 4_000_000);
+
+/// A tar stream of one file.
+pub(super) fn one_file(name: &str, content: &[u8]) -> Result<ByteStream, Failure> {
+    Ok(streamed(pack(&[(name, file(content, 0o600, ROOT))])?, 700))
+}
 
 async fn into_a_created_container(t: Context) -> Outcome {
     let container = t.create(&t.spec().command(["cat", "/srv/in"])).await?;
@@ -278,6 +285,38 @@ async fn a_large_file(t: Context) -> Outcome {
     assert_eq!(back["large"].content.len(), SIZE);
     assert!(back["large"].content == content, "the content has changed");
     Ok(())
+}
+
+/// What is not in the container's own file system, but in memory.
+async fn tmpfs_in_and_out(t: Context) -> Outcome {
+    let script = "echo out > /dev/shm/out; echo ready
+                  until [ -e /dev/shm/in ]; do sleep 0.05; done; cat /dev/shm/in; sleep 3600";
+    let container = t.ready(&t.script(script)).await?;
+    let entries = copy_out(&*container, "/dev/shm/out").await?;
+    assert_eq!(entries["out"].content, b"out\n");
+    copy_in(&*container, "/dev/shm", &[("in", file(b"from outside\n", 0o644, ROOT))]).await?;
+    t.until_logged(&*container, "from outside").await
+}
+
+/// A FIFO stays one.
+async fn fifos_in_and_out(t: Context) -> Outcome {
+    let script = "mkfifo /srv/fifo; echo ready
+                  until [ -p /srv/copied ]; do sleep 0.05; done; echo seen; sleep 3600";
+    let container = t.ready(&t.script(script)).await?;
+    let packed = container.copy_out("/srv/fifo", CopyOutOptions::default()).await?;
+    let packed = drain(packed).await?;
+    let mut archive = tar::Archive::new(&packed[..]);
+    let Some(entry) = archive.entries()?.next() else { fail!("the archive is empty") };
+    assert_eq!(entry?.header().entry_type(), tar::EntryType::Fifo);
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::Fifo);
+    header.set_mode(0o600);
+    header.set_size(0);
+    archive.append_data(&mut header, "copied", std::io::empty())?;
+    let content = streamed(archive.into_inner()?, 700);
+    container.copy_in("/srv", content, CopyInOptions::default()).await?;
+    t.until_logged(&*container, "seen").await
 }
 
 async fn missing_paths(t: Context) -> Outcome {

@@ -4,15 +4,18 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use futures_util::poll;
-use runtime_core::{Capability, ErrorKind, ListOptions, LogOptions, StopOptions};
+use futures_util::{StreamExt as _, poll};
+use runtime_core::{
+    Bytes, Capability, CopyInOptions, CopyOutOptions, ErrorKind, ExecOptions, ListOptions,
+    LogOptions, PullPolicy, SessionMode, StopOptions,
+};
 
 use crate::case::cases;
 use crate::expect::refused;
 use crate::failure::fail;
 use crate::poll::lock;
 use crate::random::random;
-use crate::{Context, Outcome};
+use crate::{Context, Outcome, trace};
 
 cases! { "runtime":
     health_says_who_is_there [];
@@ -21,6 +24,7 @@ cases! { "runtime":
     close_ends_what_is_under_way [Wait];
     close_undoes_what_is_half_made [] exclusive;
     drop_leaves_containers_alone [Reattach];
+    secrets_are_in_no_log [Exec] exclusive;
 }
 
 async fn health_says_who_is_there(t: Context) -> Outcome {
@@ -127,5 +131,53 @@ async fn drop_leaves_containers_alone(t: Context) -> Outcome {
     drop((container, runtime));
     let info = t.runtime().container(&id).await?.info().await?;
     assert_eq!(info.status, runtime_core::ContainerStatus::Running);
+    Ok(())
+}
+
+/// Logins, variables, files and what is written to a process are in nothing that is logged at any
+/// level, by this library and by those that it uses.
+async fn secrets_are_in_no_log(t: Context) -> Outcome {
+    let secret = format!("hunter2-{}", t.scope());
+    let recording = trace::record()?;
+    let used = use_secret(&t, &secret).await;
+    let text = recording.finish();
+    used?;
+    assert!(text.lines().count() > 10, "next to nothing was logged: {text}");
+    let secrets = t.subject().secrets();
+    for secret in secrets.iter().chain([&secret]) {
+        if let Some(line) = text.lines().find(|line| trace::shows(line, secret)) {
+            fail!("a secret is logged: {line}");
+        }
+    }
+    Ok(())
+}
+
+async fn use_secret(t: &Context, secret: &str) -> Outcome {
+    let runtime = t.connect().await?;
+    let spec = t.idle().env("DB_PASSWORD", secret).pull_policy(PullPolicy::Always);
+    let container = runtime.create_container(&spec).await?;
+    container.start().await?;
+    t.until_logged(&*container, "ready").await?;
+    container.info().await?;
+    let mut exec = ExecOptions::new(["cat"]).mode(SessionMode::Stdin);
+    if t.has(Capability::ExecEnv) {
+        exec = exec.env("DB_PASSWORD", secret);
+    }
+    let mut session = container.exec(exec).await?;
+    let Some(mut stdin) = session.stdin.take() else { fail!("there is no standard input") };
+    stdin.write(Bytes::from(secret.to_owned())).await?;
+    let Some(echo) = session.stdout.next().await else { fail!("cat says nothing") };
+    assert_eq!(echo?, secret.as_bytes());
+    drop((stdin, session));
+    if t.has(Capability::CopyIn) && t.has(Capability::CopyOut) {
+        let archive = super::files::one_file("secret", secret.as_bytes())?;
+        container.copy_in("/srv", archive, CopyInOptions::default()).await?;
+        let mut back = container.copy_out("/srv/secret", CopyOutOptions::default()).await?;
+        while let Some(piece) = back.next().await {
+            piece?;
+        }
+    }
+    container.remove().await?;
+    runtime.close().await?;
     Ok(())
 }
