@@ -36,7 +36,7 @@ cases! { "exec":
     in_created [Exec];
     in_exited [Exec, Wait];
     out_of_memory [Exec, MemoryLimit];
-    in_a_container_without_memory [Exec, MemoryLimit];
+    in_a_container_without_memory [Exec, MemoryLimit] exclusive;
     many_at_once [Exec];
     dropped_in_mid_session [Exec];
     dropped_session_ends_its_process [Exec, ExecSignal];
