@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::host::readable;
@@ -38,23 +39,9 @@ struct State {
 struct Instance {
     fd: Arc<OwnedFd>,
     /// Ends the task that reads it.
-    _task: DropGuard,
-}
-
-/// Gives the instance up when the task that reads it ends, also with the executor.
-struct EndsWithTask {
-    inner: Weak<Inner>,
-    fd: Arc<OwnedFd>,
-}
-
-impl Drop for EndsWithTask {
-    fn drop(&mut self) {
-        let Some(inner) = self.inner.upgrade() else { return };
-        let mut state = inner.lock();
-        if state.instance.as_ref().is_some_and(|instance| Arc::ptr_eq(&instance.fd, &self.fd)) {
-            state.instance = None;
-        }
-    }
+    _stop: DropGuard,
+    /// The task, which ends with its executor.
+    task: JoinHandle<()>,
 }
 
 #[derive(Debug)]
@@ -110,7 +97,7 @@ impl FolderWatch {
 
     fn try_subscribe(&self, path: &Path, wanted: Wanted) -> io::Result<Subscription> {
         let mut state = self.inner.lock();
-        if state.instance.is_none() {
+        if state.instance.as_ref().is_none_or(|instance| instance.task.is_finished()) {
             let instance = Instance::start(&self.inner)?;
             state.watch_again(&instance);
             state.instance = Some(instance);
@@ -175,7 +162,7 @@ impl Inner {
 
     fn unsubscribe(&self, path: &Path, wanted: Wanted) {
         let mut state = self.lock();
-        let State { instance, folders, by_number } = &mut *state;
+        let State { instance: Some(instance), folders, by_number } = &mut *state else { return };
         let Some(folder) = folders.get_mut(path) else { return };
         match wanted {
             Wanted::Closes => folder.closes -= 1,
@@ -183,15 +170,10 @@ impl Inner {
         }
         if folder.closes + folder.writes == 0 {
             // The kernel has dropped it already where the folder is gone.
-            if let Some(instance) = instance {
-                let _ = inotify::remove_watch(&instance.fd, folder.number);
-            }
+            let _ = inotify::remove_watch(&instance.fd, folder.number);
             by_number.remove(&folder.number);
             folders.remove(path);
-        } else if folder.writes == 0
-            && wanted == Wanted::Writes
-            && let Some(instance) = instance
-        {
+        } else if folder.writes == 0 && wanted == Wanted::Writes {
             let _ = inotify::add_watch(&instance.fd, path, flags(false));
         }
     }
@@ -217,13 +199,8 @@ impl Instance {
         let fd = Arc::new(inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?);
         let events = readable(fd.clone())?;
         let stop = CancellationToken::new();
-        let ends_with_task = EndsWithTask { inner: Arc::downgrade(inner), fd: fd.clone() };
-        let reading = read(events, Arc::downgrade(inner), stop.clone());
-        tokio::spawn(async move {
-            let _ends_with_task = ends_with_task;
-            reading.await;
-        });
-        Ok(Self { fd, _task: stop.drop_guard() })
+        let task = tokio::spawn(read(events, Arc::downgrade(inner), stop.clone()));
+        Ok(Self { fd, _stop: stop.drop_guard(), task })
     }
 }
 
