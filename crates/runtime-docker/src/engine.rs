@@ -97,6 +97,11 @@ impl Clock {
     pub(crate) fn at(self, time: SystemTime) -> SystemTime {
         (time + self.ahead).checked_sub(self.behind).unwrap_or(SystemTime::UNIX_EPOCH)
     }
+
+    /// Returns our time at a time of the engine.
+    pub(crate) fn here(self, time: SystemTime) -> SystemTime {
+        (time + self.behind).checked_sub(self.ahead).unwrap_or(SystemTime::UNIX_EPOCH)
+    }
 }
 
 /// How much earlier than now events are asked for, so that none is missed.

@@ -97,7 +97,7 @@ impl Message {
         self.attribute("name").unwrap_or_default()
     }
 
-    fn time(&self) -> SystemTime {
+    pub(crate) fn time(&self) -> SystemTime {
         from_nanos(self.time_nano).unwrap_or_else(SystemTime::now)
     }
 }

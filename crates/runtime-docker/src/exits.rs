@@ -49,9 +49,10 @@ impl ExitSource for DockerExits {
         let open = within(Operation::Wait, self.deadlines.query, self.http.call(call));
         let answer = open.await?;
         let bytes = self.http.stream(Operation::Wait, answer);
-        let wakes = events::messages(Operation::Wait, bytes).filter_map(|message| {
+        let clock = self.clock;
+        let wakes = events::messages(Operation::Wait, bytes).filter_map(move |message| {
             future::ready(match message {
-                Ok(message) => wake(&message).map(Ok),
+                Ok(message) => wake(&message, clock).map(Ok),
                 Err(error) => Some(Err(error)),
             })
         });
@@ -161,9 +162,11 @@ async fn look_at(
     Ok(Sight::Ended(lives.settle(id, exit).await))
 }
 
-fn wake(message: &Message) -> Option<Wake> {
-    let id =
-        message.container().filter(|_| matches!(message.action(), "die" | "destroy" | "remove"))?;
-    let seen = (message.action() == "die").then(|| message.exit()).flatten();
-    Some(Wake::Container(id, seen))
+fn wake(message: &Message, clock: Clock) -> Option<Wake> {
+    let id = message.container()?;
+    match message.action() {
+        "die" => Some(Wake::Container(id, message.exit())),
+        "destroy" | "remove" => Some(Wake::Removed(id, clock.here(message.time()))),
+        _ => None,
+    }
 }

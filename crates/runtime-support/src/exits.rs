@@ -6,7 +6,7 @@ mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
@@ -35,6 +35,9 @@ pub enum Wake {
     /// Something happened to this container. The exit is given where the wake carries it: it
     /// counts if the container is gone by the time it is inspected.
     Container(ContainerId, Option<Exit>),
+    /// This container was removed, at this time of the caller's clock. A waiter that began before
+    /// that has waited for a container that was there.
+    Removed(ContainerId, SystemTime),
     /// Something may have happened to any.
     All,
 }
@@ -100,7 +103,9 @@ struct State {
 
 struct Entry {
     waiters: usize,
-    /// Whether it was there when it was looked at.
+    /// When the first waiter began.
+    since: SystemTime,
+    /// Whether it was there when it was looked at, or after that.
     seen_alive: bool,
     look: Look,
     result: watch::Sender<Option<Result<Exit>>>,
@@ -216,6 +221,7 @@ impl Inner {
         let seen_alive = state.seen_before.remove(id);
         let entry = state.entries.entry(id.clone()).or_insert_with(|| Entry {
             waiters: 0,
+            since: SystemTime::now(),
             seen_alive,
             look: Look::Any,
             result: watch::Sender::new(None),
@@ -234,6 +240,33 @@ impl Inner {
         if let Some(entry) = self.lock().entries.remove(id) {
             entry.result.send_replace(Some(result));
         }
+    }
+
+    /// Takes what the stream of wakes has given.
+    fn take(&self, wake: Option<Result<Wake>>) -> Result<()> {
+        let wake = wake.unwrap_or_else(|| {
+            Err(Error::new(ErrorKind::Unavailable).with_message("the stream of events has ended"))
+        })?;
+        let mut state = self.lock();
+        match wake {
+            Wake::Container(id, seen) => {
+                if let Some(entry) = state.entries.get_mut(&id) {
+                    entry.want(Look::Inspect(seen));
+                }
+            }
+            Wake::Removed(id, at) => {
+                if let Some(entry) = state.entries.get_mut(&id) {
+                    entry.seen_alive |= entry.since <= at;
+                    entry.want(Look::Inspect(None));
+                }
+            }
+            Wake::All => {
+                for entry in state.entries.values_mut() {
+                    entry.want(Look::Any);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Notes that a container is there, or was when it was waited for.

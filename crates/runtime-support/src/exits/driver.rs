@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
 use runtime_core::{Backoff, ContainerId, Error, ErrorKind, Exit, Result};
 
-use super::{Inner, Look, Sight, Wake, WakeStream};
+use super::{Inner, Look, Sight, WakeStream};
 
 /// How many containers are inspected at once.
 const INSPECTIONS: usize = 8;
@@ -76,19 +76,24 @@ impl Driver {
 
     pub(super) async fn run(mut self) {
         loop {
-            let (step, changes) = self.next_step();
-            let failure = match step {
-                Step::End => {
-                    self.done = true;
-                    return;
+            let done = match self.take_ready_wakes() {
+                Ok(()) => {
+                    let (step, changes) = self.next_step();
+                    match step {
+                        Step::End => {
+                            self.done = true;
+                            return;
+                        }
+                        Step::Alone => self.wait_alone().await,
+                        Step::Open => self.open().await,
+                        Step::Look(ids) => self.look(&ids).await,
+                        Step::Inspect(ids) => self.inspect(ids).await,
+                        Step::Idle => self.idle(changes).await,
+                    }
                 }
-                Step::Alone => self.wait_alone().await,
-                Step::Open => self.open().await,
-                Step::Look(ids) => self.look(&ids).await,
-                Step::Inspect(ids) => self.inspect(ids).await,
-                Step::Idle => self.idle(changes).await,
+                Err(error) => Err(error),
             };
-            match failure {
+            match done {
                 Ok(()) => {}
                 Err(error) if is_final(&error) => self.fail_all(&error),
                 Err(error) => {
@@ -258,39 +263,22 @@ impl Driver {
         }
         tokio::select! {
             biased;
-            wake = wakes.next() => {
-                // Those that are there already are taken together, so that what ends together
-                // is inspected together.
-                let mut next = Some(wake);
-                while let Some(wake) = next {
-                    match wake {
-                        Some(Ok(Wake::Container(id, seen))) => {
-                            Self::wake(&self.inner, &id, seen);
-                        }
-                        Some(Ok(Wake::All)) => {
-                            for entry in self.inner.lock().entries.values_mut() {
-                                entry.want(Look::Any);
-                            }
-                        }
-                        Some(Err(error)) => return Err(error),
-                        None => {
-                            return Err(Error::new(ErrorKind::Unavailable)
-                                .with_message("the stream of events has ended"));
-                        }
-                    }
-                    next = wakes.next().now_or_never();
-                }
-            }
+            wake = wakes.next() => return self.inner.take(wake),
             () = self.inner.changed.notified() => {}
             () = self.resync.as_mut() => self.look_at_all(),
         }
         Ok(())
     }
 
-    fn wake(inner: &Inner, id: &ContainerId, seen: Option<Exit>) {
-        if let Some(entry) = inner.lock().entries.get_mut(id) {
-            entry.want(Look::Inspect(seen));
+    /// Takes the wakes that are there already, so that what ends together is inspected together, and
+    /// the removal of a container counts before a look at it.
+    fn take_ready_wakes(&mut self) -> Result<()> {
+        while let Some(wakes) = &mut self.wakes
+            && let Some(wake) = wakes.next().now_or_never()
+        {
+            self.inner.take(wake)?;
         }
+        Ok(())
     }
 
     fn want(&self, id: &ContainerId, look: Look) {

@@ -334,6 +334,34 @@ async fn who_waited_before_a_removal_learns_of_it_even_if_nobody_had_looked() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn waiter_begun_before_removal_by_others_returns_removed() {
+    let source = Source::default();
+    let hub = source.hub();
+    let other = source.add("other");
+    let waits_on = wait(&hub, &other);
+    settle().await;
+    let (removed, gone, ended) = (source.add("removed"), source.add("gone"), source.add("ended"));
+    let before = SystemTime::now() - Duration::from_millis(1);
+    // The task of the hub does not run until all of this has happened.
+    let waiters = [&removed, &gone, &ended].map(|id| {
+        let mut waiter = Box::pin(hub.wait(id));
+        assert!(waiter.as_mut().now_or_never().is_none());
+        source.remove(id);
+        waiter
+    });
+    source.tell(Wake::Removed(removed.clone(), SystemTime::now()));
+    source.tell(Wake::Removed(gone.clone(), before));
+    source.tell(Wake::Container(ended.clone(), Some(Exit::from_code(5))));
+    source.tell(Wake::Removed(ended.clone(), SystemTime::now()));
+    let [removed, gone, ended] = waiters;
+    assert_eq!(removed.await.unwrap().reason, ExitReason::Removed);
+    assert_eq!(gone.await.unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(ended.await.unwrap().code, Some(5));
+    waits_on.abort();
+    assert_idle(&source, &hub).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lost_connection_is_opened_again_and_nothing_is_missed() {
     let source = Source::default();
     let hub = source.hub();
