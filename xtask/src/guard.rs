@@ -67,7 +67,7 @@ impl Guard {
         let mut engines = self.started.into_inner().unwrap_or_else(PoisonError::into_inner);
         // The tests start these by themselves; one that fails cannot stop them.
         engines.extend(
-            [Engine::DockerFaults, Engine::ContainerdFaults]
+            [Engine::DockerFaults, Engine::DockerOwnPids, Engine::ContainerdFaults]
                 .into_iter()
                 .filter(|engine| !self.before.contains(engine)),
         );

@@ -5,6 +5,7 @@ mod faults {
     mod engine_stops;
     mod input;
     mod no_engine;
+    mod own_pids;
     mod requests;
     mod secrets;
     mod sessions;

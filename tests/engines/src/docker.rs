@@ -65,6 +65,13 @@ pub(crate) fn plan(place: &Place<'_>, suite: Option<&str>) -> Result<Plan> {
     })
 }
 
+/// Runs the engine in a PID namespace of its own, which ends with it.
+pub(crate) fn with_own_pids(mut plan: Plan) -> Plan {
+    let unshare = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
+    plan.command.splice(0..0, unshare.map(str::to_owned));
+    plan
+}
+
 /// Removes the pid files of a dead daemon and of the containerd that it took with it.
 ///
 /// Both live on for a while as zombies, which the next daemon takes for running: it refuses to

@@ -20,6 +20,8 @@ pub enum Engine {
     Docker,
     /// The same once more, for tests that kill it.
     DockerFaults,
+    /// The same in a PID namespace of its own, as in a virtual machine whose socket is forwarded.
+    DockerOwnPids,
     /// Podman's Docker API, as Debian 12 has it (4.3).
     Podman,
     /// Podman as Debian 13 has it (5.4).
@@ -60,10 +62,11 @@ enum Kind {
 
 impl Engine {
     /// All of them, in the order in which they come up.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Registry,
         Self::Docker,
         Self::DockerFaults,
+        Self::DockerOwnPids,
         Self::Podman,
         Self::Podman54,
         Self::Podman58,
@@ -83,6 +86,7 @@ impl Engine {
             Self::Registry => "registry",
             Self::Docker => "docker",
             Self::DockerFaults => "docker-faults",
+            Self::DockerOwnPids => "docker-own-pids",
             Self::Podman => "podman",
             Self::Podman54 => "podman-54",
             Self::Podman58 => "podman-58",
@@ -99,7 +103,7 @@ impl Engine {
     fn kind(self) -> Kind {
         match self {
             Self::Registry => Kind::Registry,
-            Self::Docker | Self::DockerFaults => Kind::Docker(None),
+            Self::Docker | Self::DockerFaults | Self::DockerOwnPids => Kind::Docker(None),
             Self::Docker26 => Kind::Docker(Some(TRIXIE)),
             Self::Docker28 => Kind::Docker(Some(SID)),
             Self::Podman => Kind::Podman(None),
@@ -139,6 +143,7 @@ impl Engine {
             Self::Containerd21 => 9,
             Self::Podman54 => 10,
             Self::Podman58 => 11,
+            Self::DockerOwnPids => 12,
             Self::Kubernetes => 15,
         }
     }
@@ -176,7 +181,10 @@ impl Engine {
     pub(crate) fn plan(self, place: &Place<'_>) -> Result<Plan> {
         match self.kind() {
             Kind::Registry => registry::plan(place),
-            Kind::Docker(suite) => docker::plan(place, suite),
+            Kind::Docker(suite) => {
+                let plan = docker::plan(place, suite)?;
+                Ok(if self == Self::DockerOwnPids { docker::with_own_pids(plan) } else { plan })
+            }
             Kind::Podman(suite) => podman::plan(place, suite),
             Kind::Containerd(suite) => containerd::plan(place, suite),
             Kind::Kubernetes => kubernetes::plan(place),
