@@ -1,6 +1,7 @@
 //! What more than one backend needs and what takes an async executor.
 
 mod attach;
+pub mod backend;
 mod check;
 pub mod copy;
 mod credentials;
