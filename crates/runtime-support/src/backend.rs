@@ -15,10 +15,10 @@ use std::sync::Arc;
 
 use runtime_core::{
     AttachOptions, ByteStream, Capabilities, ContainerId, ContainerInfo, ContainerStats, Deadlines,
-    Error, ErrorKind, EventStream, EventsOptions, ExecOptions, Exit, Health, ImageRef,
-    LabelFilter, LogOptions, LogReader, Operation, PreparedSpec, PullPolicy, PullStream, RawLogs,
-    ReapOptions, ReapReport, RegistryAuth, Result, Scope, Session, Signal, StartOutcome,
-    StatsOptions, StatsStream, StopOptions, StopOutcome,
+    Error, ErrorKind, EventStream, EventsOptions, ExecOptions, Exit, Health, ImageRef, LabelFilter,
+    LogOptions, LogReader, Operation, PreparedSpec, PullPolicy, PullStream, RawLogs, ReapOptions,
+    ReapReport, RegistryAuth, Result, Scope, Session, Signal, StartOutcome, StatsOptions,
+    StatsStream, StopOptions, StopOutcome,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;

@@ -27,8 +27,17 @@ impl<B: Backend> fmt::Debug for Handle<B> {
     }
 }
 
+impl<B: Backend> Clone for Handle<B> {
+    fn clone(&self) -> Self {
+        Self::new(&self.backend, self.container.clone())
+    }
+}
+
 impl<B: Backend> Handle<B> {
-    pub(super) fn new(backend: &Arc<B>, container: B::Container) -> Self {
+    /// Returns a handle for a container of a backend that is connected. A backend needs one where it
+    /// calls a helper that takes a [`Container`].
+    #[must_use]
+    pub fn new(backend: &Arc<B>, container: B::Container) -> Self {
         Self { backend: Arc::clone(backend), container }
     }
 
