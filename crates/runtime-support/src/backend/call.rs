@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use runtime_core::{Deadlines, Operation, Result, ResultExt as _};
 use tokio::time::Instant;
 use tracing::{Instrument as _, Span};
@@ -30,12 +31,15 @@ fn deadline(operation: Operation, deadlines: &Deadlines) -> Option<Duration> {
 
 /// Does `work` in `span`, within the deadline of the operation and until the runtime is closed, and
 /// adds the operation and the backend to its error.
+///
+/// `work` is boxed because each of these layers would hold it by value, twice: the future of a small
+/// operation would overflow the stack of a thread.
 pub(super) async fn call<B: Backend, T>(
     backend: &Arc<B>,
     operation: Operation,
     container: Option<&B::Container>,
     span: &Span,
-    work: impl Future<Output = Result<T>>,
+    work: BoxFuture<'_, Result<T>>,
 ) -> Result<T> {
     let context = backend.context();
     let begun = Instant::now();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures_util::FutureExt as _;
 use runtime_core::{
     Capabilities, Capability, Container, ContainerId, ContainerSpec, ContainerStats, Error,
     ErrorKind, EventStream, EventsOptions, Health, Image, ListOptions, Listed, Operation,
@@ -45,12 +46,13 @@ impl<B: Backend> Connected<B> {
     ///
     /// # Errors
     /// Those of `work`; `InvalidState` when the runtime is closed; `Timeout`.
-    pub async fn call<T>(
-        &self,
+    pub fn call<'a, T: Send + 'a>(
+        &'a self,
         operation: Operation,
-        work: impl Future<Output = Result<T>>,
-    ) -> Result<T> {
-        call(&self.backend, operation, None, &self.span(operation), work).await
+        work: impl Future<Output = Result<T>> + Send + 'a,
+    ) -> impl Future<Output = Result<T>> + Send + 'a {
+        let work = work.boxed();
+        async move { call(&self.backend, operation, None, &self.span(operation), work).await }
     }
 
     /// Returns the span of an operation. Where it is about one container, that is recorded once it is
@@ -112,7 +114,7 @@ impl<B: Backend> Runtime for Connected<B> {
             })
         };
         let span = self.span(Operation::Create);
-        let made = call(&self.backend, Operation::Create, None, &span, work).await;
+        let made = call(&self.backend, Operation::Create, None, &span, work.boxed()).await;
         let container = match (made, &spec.name) {
             (Ok(container), _) => container,
             (Err(error), Some(name)) => return Err(error.about(name)),
@@ -126,7 +128,8 @@ impl<B: Backend> Runtime for Connected<B> {
         let span = self.span(Operation::Reattach);
         span.record("container", display(id));
         let find = self.backend.find(id);
-        let found = call(&self.backend, Operation::Reattach, None, &span, find).await.about(id)?;
+        let found =
+            call(&self.backend, Operation::Reattach, None, &span, find.boxed()).await.about(id)?;
         Ok(self.handle(found))
     }
 

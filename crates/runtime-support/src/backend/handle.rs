@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures_util::FutureExt as _;
 use runtime_core::{
     AttachOptions, ByteStream, Capability, Container, ContainerId, ContainerInfo, ContainerStats,
     CopyInOptions, CopyOutOptions, ExecOptions, Exit, LogOptions, LogReader, Operation, RawLogs,
@@ -42,18 +43,22 @@ impl<B: Backend> Handle<B> {
     }
 
     /// Does an operation, and adds the container to its error.
-    async fn call<T>(
-        &self,
+    fn call<'a, T: Send + 'a>(
+        &'a self,
         operation: Operation,
-        work: impl Future<Output = Result<T>>,
-    ) -> Result<T> {
-        let span = tracing::debug_span!(
-            "container",
-            backend = B::NAME,
-            operation = operation.as_str(),
-            container = %self.id()
-        );
-        call(&self.backend, operation, Some(&self.container), &span, work).await.about(self.id())
+        work: impl Future<Output = Result<T>> + Send + 'a,
+    ) -> impl Future<Output = Result<T>> + Send + 'a {
+        let work = work.boxed();
+        async move {
+            let span = tracing::debug_span!(
+                "container",
+                backend = B::NAME,
+                operation = operation.as_str(),
+                container = %self.id()
+            );
+            let done = call(&self.backend, operation, Some(&self.container), &span, work).await;
+            done.about(self.id())
+        }
     }
 
     fn require(&self, capability: Capability) -> Result<()> {
