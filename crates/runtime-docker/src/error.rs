@@ -1,6 +1,8 @@
 //! What the engine's refusals and the connection's failures mean.
 
 mod refusal;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::error::Error as StdError;
 use std::io;
@@ -11,14 +13,17 @@ use runtime_core::{Error, ErrorKind, Operation};
 use runtime_support::find_source;
 use serde::Deserialize;
 
-use crate::connect::Endpoint;
+use crate::options::Endpoint;
 
 pub(crate) use refusal::{hides_the_image, met_the_end, refusal};
+
+/// The name of this backend in errors and spans.
+pub(crate) const BACKEND: &str = "docker";
 
 /// A connection that could not be opened, or that failed before the answer.
 pub(crate) fn from_transport(endpoint: &Endpoint, source: legacy::Error) -> Error {
     #[cfg(feature = "tls")]
-    if let Some(what) = find_source::<io::Error>(&source).and_then(crate::tls::refusal) {
+    if let Some(what) = find_source::<io::Error>(&source).and_then(tls::refusal) {
         return Error::new(ErrorKind::Unauthenticated)
             .with_message(format!("{what}: {endpoint}"))
             .with_source(source);

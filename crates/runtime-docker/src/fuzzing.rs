@@ -2,13 +2,13 @@
 
 use runtime_core::{Bytes, Chunk, ErrorKind, PullEvent};
 
-use crate::demux::{Cut, Demux, Framing};
-use crate::events::Message;
-use crate::frames::Frames;
-use crate::info::Summary;
-use crate::inspect::Inspect;
-use crate::pull::{Lines, Progress};
-use crate::stats::answer::Answer;
+use crate::model::demux::{Cut, Demux, Framing};
+use crate::model::events::Message;
+use crate::model::frames::Frames;
+use crate::model::info::Summary;
+use crate::model::inspect::Inspect;
+use crate::model::progress::{Lines, Progress};
+use crate::model::stats::Answer;
 
 /// The forms of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -21,48 +21,22 @@
 //! hides what is needed: whether a start or a stop changed anything, streams as they are, states
 //! that it does not know.
 
-mod attach;
-mod capabilities;
+mod backend;
+mod client;
 mod connect;
-mod connector;
-mod container;
-mod copy;
-mod create;
-mod demux;
-mod engine;
 mod error;
-mod events;
-mod exec;
-mod exits;
 #[cfg(test)]
 mod fake;
-mod frames;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
-mod http;
-mod info;
-mod inspect;
-mod json_lines;
-mod labels;
-mod life;
-mod list;
-mod logs;
-mod mounts;
-mod pull;
+mod model;
+mod ops;
+mod options;
 #[cfg(test)]
 mod recorded;
 mod runtime;
-mod session;
-mod shared;
-mod spec;
-mod stats;
-mod time;
-#[cfg(feature = "tls")]
-mod tls;
+mod state;
 
-pub use connect::DockerOptions;
+pub use options::DockerOptions;
 pub use runtime::DockerRuntime;
-
-/// What [`Runtime::backend`](runtime_core::Runtime::backend) says.
-const BACKEND: &str = "docker";

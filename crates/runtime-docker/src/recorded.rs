@@ -6,10 +6,10 @@ use runtime_core::{Capability, ContainerStatus, ExitReason, Signal, TcpPortBindi
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::capabilities::capabilities;
-use crate::engine::{Engine, Flavour};
-use crate::info::Summary;
-use crate::inspect::Inspect;
+use crate::model::capabilities::capabilities;
+use crate::model::engine::{Engine, Flavour};
+use crate::model::info::Summary;
+use crate::model::inspect::Inspect;
 
 const DOCKER_20: &str = include_str!("recorded/docker-20.10.json");
 const DOCKER_28: &str = include_str!("recorded/docker-28.5.json");

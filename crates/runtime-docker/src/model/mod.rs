@@ -1,0 +1,14 @@
+//! The engine's answers and requests in this library's terms. Nothing here sends a request.
+
+pub(crate) mod capabilities;
+pub(crate) mod demux;
+pub(crate) mod engine;
+pub(crate) mod events;
+pub(crate) mod frames;
+pub(crate) mod info;
+pub(crate) mod inspect;
+pub(crate) mod labels;
+pub(crate) mod progress;
+pub(crate) mod spec;
+pub(crate) mod stats;
+pub(crate) mod time;
