@@ -15,6 +15,7 @@ use runtime_core::{
     Backoff, ContainerId, ContainerInfo, ContainerStatus, ErrorKind, Operation, Result,
 };
 use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::client::too_late;
@@ -101,10 +102,15 @@ struct State {
     /// The last list. `None` until there is one, and again when nobody wanted any more.
     table: Option<HashMap<ContainerId, Seen>>,
     listeners: Vec<Listener>,
-    runs: bool,
+    /// The task that lists, which ends with its executor.
+    task: Option<JoinHandle<()>>,
 }
 
 impl State {
+    fn is_running(&self) -> bool {
+        self.task.as_ref().is_some_and(|task| !task.is_finished())
+    }
+
     fn tell(&mut self, changes: &[Change]) {
         for change in changes {
             self.listeners.retain(|listener| listener.changes.try_send(change.clone()).is_ok());
@@ -144,12 +150,11 @@ impl Census {
         let mut state = census.lock();
         let now = state.table.iter().flat_map(HashMap::values).cloned().collect();
         state.listeners.push(Listener { changes, details });
-        if state.runs {
+        if state.is_running() {
             census.sooner.notify_one();
         } else {
             // It begins with the shortest pause, after the list above.
-            state.runs = true;
-            tokio::spawn(run(Arc::downgrade(shared)));
+            state.task = Some(tokio::spawn(run(Arc::downgrade(shared))));
         }
         drop(state);
         Ok((now, receiver))
@@ -184,7 +189,7 @@ impl Census {
     /// Makes the next list come soon: something has happened. Where nobody listens there is none, and
     /// whoever comes to listen begins with one.
     pub(crate) fn hurry(&self) {
-        if self.lock().runs {
+        if self.lock().is_running() {
             self.sooner.notify_one();
         }
     }
@@ -254,21 +259,8 @@ pub(crate) fn seen(container: &cri::Container) -> Seen {
     }
 }
 
-/// Ends the census when its task ends, also with the executor: whoever listens comes again then, and
-/// has it run on another executor.
-struct EndsWithTask(Weak<Shared>);
-
-impl Drop for EndsWithTask {
-    fn drop(&mut self) {
-        if let Some(shared) = self.0.upgrade() {
-            *shared.census.lock() = State::default();
-        }
-    }
-}
-
 /// Lists for as long as somebody listens.
 async fn run(shared: Weak<Shared>) {
-    let mut ends_with_task = EndsWithTask(shared.clone());
     let mut next = SHORTEST;
     let mut backoff = Backoff::default();
     let mut wakes = Wakes::default();
@@ -280,7 +272,6 @@ async fn run(shared: Weak<Shared>) {
             if state.listeners.is_empty() || strong.closed.is_cancelled() {
                 // Under the lock, so that nobody comes between the look and the end.
                 *state = State::default();
-                ends_with_task.0 = Weak::new();
                 return;
             }
         }
