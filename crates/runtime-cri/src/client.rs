@@ -1,4 +1,7 @@
-//! All calls to the engine.
+//! gRPC client of an engine.
+
+pub(crate) mod engine;
+pub(crate) mod streaming;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,21 +10,21 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use runtime_core::{Backoff, Error, ErrorKind, Operation, Result};
 use runtime_support::OnExecutor;
+use runtime_support::backend::closed;
 use tokio::net::UnixStream;
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status, Streaming};
 
 use crate::BACKEND;
-use crate::connect::Endpoint;
 use crate::error::from_status;
 use crate::generated as cri;
 use crate::generated::image_service_client::ImageServiceClient;
 use crate::generated::runtime_service_client::RuntimeServiceClient;
-use crate::host::Peer;
-use crate::shared::is_closed;
+use crate::host::peer::Peer;
+use crate::options::Endpoint;
 
-/// The longest answer that is taken. containerd itself sends no more than 16 MiB.
-const LONGEST_ANSWER: usize = 64 << 20;
+/// Maximum size of a response. containerd sends at most 16 MiB.
+const RESPONSE_BYTES_MAX: usize = 64 << 20;
 
 /// One connection, opened when it is needed and again when it was lost, also with the executor that
 /// it was opened on.
@@ -34,40 +37,40 @@ pub(crate) struct Client {
     peer: Peer,
 }
 
-/// A question, and the call of the CRI that it is for.
-pub(crate) trait Call: Clone + Send + 'static {
-    /// What the engine answers.
-    type Answer: Send;
+/// A request message of a CRI method.
+pub(crate) trait Request: Clone + Send + 'static {
+    /// The message, or stream of messages, that the method returns.
+    type Response: Send;
 
-    /// The name of the call.
-    const NAME: &'static str;
+    /// Name of the method.
+    const METHOD: &'static str;
 
-    /// Sends it.
+    /// Sends the request.
     fn send(
         self,
         channel: Channel,
-    ) -> impl Future<Output = Result<Response<Self::Answer>, Status>> + Send;
+    ) -> impl Future<Output = Result<Response<Self::Response>, Status>> + Send;
 }
 
-macro_rules! calls {
-    ($($client:ident: $method:ident($question:ident) -> $answer:ty;)*) => {
-        $(impl Call for cri::$question {
-            type Answer = $answer;
-            const NAME: &'static str = stringify!($method);
+macro_rules! methods {
+    ($($client:ident: $method:ident($request:ident) -> $response:ty;)*) => {
+        $(impl Request for cri::$request {
+            type Response = $response;
+            const METHOD: &'static str = stringify!($method);
 
             async fn send(
                 self,
                 channel: Channel,
-            ) -> Result<Response<Self::Answer>, Status> {
-                let client = $client::new(channel).max_decoding_message_size(LONGEST_ANSWER);
+            ) -> Result<Response<Self::Response>, Status> {
+                let client = $client::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX);
                 { client }.$method(self).await
             }
         })*
     };
 }
 
-// All that this crate asks an engine for.
-calls! {
+// The methods that this crate calls.
+methods! {
     RuntimeServiceClient: version(VersionRequest) -> cri::VersionResponse;
     RuntimeServiceClient: status(StatusRequest) -> cri::StatusResponse;
     RuntimeServiceClient: run_pod_sandbox(RunPodSandboxRequest) -> cri::RunPodSandboxResponse;
@@ -147,40 +150,40 @@ impl Client {
         self.channel.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    /// Asks, and waits for the answer without a deadline.
-    pub(crate) async fn ask_patiently<C: Call>(
+    /// Sends a request and waits for the response without a deadline.
+    pub(crate) async fn call_without_deadline<R: Request>(
         &self,
         operation: Operation,
-        question: C,
-    ) -> Result<C::Answer> {
+        request: R,
+    ) -> Result<R::Response> {
         let mut backoff = Backoff::default();
         loop {
             let channel = {
                 let channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
-                channel.as_ref().ok_or_else(is_closed)?.get()
+                channel.as_ref().ok_or_else(|| closed().on(BACKEND))?.get()
             };
             self.requests.fetch_add(1, Ordering::Relaxed);
-            match question.clone().send(channel).await {
-                Ok(answer) => return Ok(answer.into_inner()),
+            match request.clone().send(channel).await {
+                Ok(response) => return Ok(response.into_inner()),
                 // containerd answers a little before it is ready. It has done nothing then.
                 Err(status) if is_not_ready(&status) => tokio::time::sleep(backoff.delay()).await,
                 Err(status) => {
-                    let error = from_status(C::NAME, &self.endpoint, status);
+                    let error = from_status(R::METHOD, &self.endpoint, status);
                     return Err(error.during(operation).on(BACKEND));
                 }
             }
         }
     }
 
-    /// Asks, and waits for the answer, but no longer than `deadline`.
-    pub(crate) async fn ask<C: Call>(
+    /// Sends a request and waits for the response, for at most `deadline`.
+    pub(crate) async fn call<R: Request>(
         &self,
         operation: Operation,
         deadline: Duration,
-        question: C,
-    ) -> Result<C::Answer> {
-        match tokio::time::timeout(deadline, self.ask_patiently(operation, question)).await {
-            Ok(answer) => answer,
+        request: R,
+    ) -> Result<R::Response> {
+        match tokio::time::timeout(deadline, self.call_without_deadline(operation, request)).await {
+            Ok(response) => response,
             Err(_) => Err(too_late(operation, deadline)),
         }
     }
@@ -208,9 +211,9 @@ mod tests {
     async fn an_engine_at_work_is_left_in_peace() {
         let fake = Fake::start(Says::Nothing);
         let client = Client::new(fake.endpoint(), Duration::from_secs(10));
-        let question = cri::StopContainerRequest::default();
+        let request = cri::StopContainerRequest::default();
         let hour = Duration::from_secs(3600);
-        let error = client.ask(Operation::Stop, hour, question).await.unwrap_err();
+        let error = client.call(Operation::Stop, hour, request).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Timeout);
         let frames = fake.frames();
         assert!(frames.contains(&HEADERS) && !frames.contains(&PING), "{frames:?}");

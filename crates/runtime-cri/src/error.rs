@@ -8,7 +8,7 @@ use runtime_support::find_source;
 use spdy_client::remote_command;
 use tonic::{Code, Status};
 
-use crate::connect::Endpoint;
+use crate::options::Endpoint;
 
 /// A call that failed.
 pub(crate) fn from_status(call: &str, endpoint: &Endpoint, status: Status) -> Error {

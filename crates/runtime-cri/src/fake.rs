@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::connect::Endpoint;
+use crate::options::Endpoint;
 
 /// What it says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,8 +15,8 @@ use prost::Message;
 use tempfile::TempDir;
 use tokio::net::UnixListener;
 
-use crate::connect::Endpoint;
 use crate::generated as cri;
+use crate::options::Endpoint;
 
 /// The engine.
 pub(crate) struct FakeCrio {

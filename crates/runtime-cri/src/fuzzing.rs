@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use runtime_core::{LineJoiner, LogRecord};
 
-use crate::cgroup;
-use crate::notes::{ANNOTATION, Notes};
-use crate::parser::Parser;
+use crate::host::cgroup;
+use crate::model::annotations::{ANNOTATION, Annotations};
+use crate::model::log_format::Parser;
 
 /// What a log file gives.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,8 +75,8 @@ pub fn cgroup_of(of_process: &str, mounts: &str) -> Option<String> {
 /// Reads the notes on a container. Gives how they are written, where they can be read.
 #[must_use]
 pub fn notes(text: &str) -> Option<String> {
-    let notes = Notes::read(&BTreeMap::from([(ANNOTATION.to_owned(), text.to_owned())]))?;
+    let notes = Annotations::read(&BTreeMap::from([(ANNOTATION.to_owned(), text.to_owned())]))?;
     notes.stop_grace();
-    notes.log_place();
-    notes.annotations().remove(ANNOTATION)
+    notes.log_directory();
+    notes.to_map().remove(ANNOTATION)
 }

@@ -84,54 +84,29 @@
 //! - After a restart with 250 containers it answers only after more than 10 seconds:
 //!   [`Deadlines::connect`](runtime_core::Deadlines::connect) has to be longer than that.
 
-mod attach;
-mod capabilities;
-mod census;
-mod cgroup;
+mod backend;
 mod client;
 mod connect;
-mod container;
-mod copy;
 mod error;
-mod events;
-mod exec;
 #[cfg(test)]
 mod fake;
 #[cfg(test)]
 mod fake_crio;
-mod folders;
 mod generated;
 mod host;
-mod host_dirs;
-mod images;
-mod info;
-mod inside;
-mod journal;
-mod kill;
-mod kubelet;
-mod logfiles;
-mod logs;
+mod model;
 mod node;
-mod notes;
-mod parser;
-mod private;
-mod reap;
-mod rotate;
+mod ops;
+mod options;
 mod runtime;
-mod sandbox;
-mod shared;
-mod spec;
-mod stats;
-mod streaming;
-mod turns;
-mod wait;
+mod state;
 
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
 
-pub use connect::{CriOptions, LogRotation};
 pub use node::{NodeContainer, NodeEngine, PodContainer};
+pub use options::{CriOptions, LogRotation};
 pub use runtime::CriRuntime;
 
 /// What [`Runtime::backend`](runtime_core::Runtime::backend) says.

@@ -6,38 +6,40 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use runtime_core::{
-    Capabilities, Container as _, ContainerId, ContainerStats, ContainerStatus, LogOptions,
-    LogReader, Operation, Result, ResultExt, Signal, StopOptions, StopOutcome,
+    Capabilities, Capability, Container as _, ContainerId, ContainerStats, ContainerStatus,
+    LogOptions, LogReader, Operation, Result, ResultExt, Runtime as _, Signal, StopOptions,
+    StopOutcome,
 };
+use runtime_support::backend::{Connected, Handle};
 
 use crate::BACKEND;
-use crate::connect::CriOptions;
-use crate::container::CriContainer;
-use crate::notes::Notes;
-use crate::runtime::CriRuntime;
-use crate::shared::{Shared, Whose};
-use crate::{info, stats};
-
-/// Where a kubelet has the logs of its pods.
-pub(crate) const POD_LOGS: &str = "/var/log/pods";
+use crate::connect;
+use crate::model::annotations::Annotations;
+use crate::model::container::CriContainer;
+use crate::model::info;
+use crate::model::log_directory::KUBELET_LOG_ROOT;
+use crate::ops::stats;
+use crate::options::CriOptions;
+use crate::state::connection::Ownership;
+use crate::state::{CriBackend, inspect};
 
 /// The engine of a node, for the containers that its kubelet has made.
 ///
 /// Clones share the connection.
 #[derive(Clone)]
 pub struct NodeEngine {
-    shared: Arc<Shared>,
+    inner: Connected<CriBackend>,
 }
 
 impl fmt::Debug for NodeEngine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let connection = &self.inner.inner().connection;
         f.debug_struct("NodeEngine")
-            .field("endpoint", &format_args!("{}", self.shared.client.endpoint()))
-            .field("engine", &format_args!("{}", self.shared.engine))
+            .field("endpoint", &format_args!("{}", connection.client.endpoint()))
+            .field("engine", &format_args!("{}", connection.engine))
             .finish_non_exhaustive()
     }
 }
@@ -74,13 +76,13 @@ impl PodContainer {
         }
     }
 
-    fn notes(&self) -> Notes {
-        Notes {
+    fn annotations(&self) -> Annotations {
+        Annotations {
             terminal: self.terminal,
             stop_grace: self.stop_grace.as_secs(),
             memory: self.memory,
             cpu_count: self.cpu_count,
-            ..Notes::default()
+            ..Annotations::default()
         }
     }
 }
@@ -91,19 +93,19 @@ impl NodeEngine {
     /// here; the scope, the other folder and the rotation of logs do not count.
     ///
     /// # Errors
-    /// As [`CriRuntime::connect`].
+    /// As [`CriRuntime::connect`](crate::CriRuntime::connect).
     pub async fn connect(options: CriOptions, namespace: &str, container: &str) -> Result<Self> {
-        let whose =
-            Whose::Kubelets { namespace: namespace.to_owned(), container: container.to_owned() };
-        let shared = CriRuntime::open(options, whose).await;
-        Ok(Self { shared: shared.during(Operation::Connect).on(BACKEND)? })
+        let ownership =
+            Ownership::Kubelet { namespace: namespace.to_owned(), container: container.to_owned() };
+        let backend = connect::open(options, ownership).await;
+        Ok(Self { inner: Connected::new(backend.during(Operation::Connect).on(BACKEND)?) })
     }
 
     /// What can be done with the containers of a kubelet. `logs` is false where the kubelet's
     /// folder of logs is not seen from here.
     #[must_use]
     pub fn capabilities(&self) -> &Capabilities {
-        &self.shared.capabilities
+        self.inner.capabilities()
     }
 
     /// A container. The engine is asked for it on behalf of `operation`.
@@ -115,24 +117,25 @@ impl NodeEngine {
         operation: Operation,
         of: &PodContainer,
     ) -> Result<NodeContainer> {
-        let status = Box::pin(crate::wait::status(&self.shared, operation, &of.id)).await?;
-        let mut notes = of.notes();
-        if let Ok(log) = Path::new(&status.log_path).strip_prefix(POD_LOGS)
+        let backend = self.inner.inner();
+        let connection = &backend.connection;
+        let status = Box::pin(inspect::status(connection, operation, &of.id)).await?;
+        let mut annotations = of.annotations();
+        if let Ok(log) = Path::new(&status.log_path).strip_prefix(KUBELET_LOG_ROOT)
             && let Some(folder) = log.parent()
             && let Some(file) = log.file_name().and_then(|file| file.to_str())
         {
-            notes.logs = Some(self.shared.settings.log_dir.join(folder));
-            notes.kubelets_log = Some(file.to_owned());
+            annotations.logs = Some(connection.settings.log_dir.join(folder));
+            annotations.kubelets_log = Some(file.to_owned());
         }
         let is_running = info::status(status.state()) == ContainerStatus::Running;
-        let inner = CriContainer {
-            shared: Arc::clone(&self.shared),
+        let container = CriContainer {
             id: of.id.clone(),
             name: of.name.as_str().into(),
             sandbox: "".into(),
-            notes: Arc::new(notes),
+            annotations: annotations.into(),
         };
-        Ok(NodeContainer { inner, is_running })
+        Ok(NodeContainer { inner: Handle::new(backend, container), is_running })
     }
 
     /// Measures many containers in one call. What does not run is left out.
@@ -144,27 +147,30 @@ impl NodeEngine {
         containers: &[PodContainer],
     ) -> Result<Vec<(ContainerId, ContainerStats)>> {
         let ids: Vec<_> = containers.iter().map(|container| container.id.clone()).collect();
-        let known: HashMap<_, _> =
-            containers.iter().map(|container| (container.id.clone(), container.notes())).collect();
+        let known: HashMap<_, _> = containers
+            .iter()
+            .map(|container| (container.id.clone(), container.annotations()))
+            .collect();
         // A call to the engine is large, and the futures of the caller lie around it.
-        let many = Box::pin(stats::many(&self.shared, &ids, &known));
-        let many = self.shared.unless_closed(many).await;
-        many.during(Operation::Stats).on(BACKEND)
+        let many = Box::pin(async {
+            self.inner.capabilities().require(Capability::BulkStats)?;
+            stats::many(self.inner.inner(), &ids, &known).await
+        });
+        self.inner.call(Operation::Stats, many).await
     }
 
     /// Ends all that is under way, and refuses what comes.
     pub fn close(&self) {
-        self.shared.closed.cancel();
-        self.shared.census.hurry();
-        self.shared.client.close();
-        self.shared.watch.close();
+        let backend = self.inner.inner();
+        backend.connection.context.closed.cancel();
+        backend.disconnect();
     }
 }
 
 /// A container of a kubelet: what can be done with it beside its kubelet.
 #[derive(Debug, Clone)]
 pub struct NodeContainer {
-    inner: CriContainer,
+    inner: Handle<CriBackend>,
     is_running: bool,
 }
 

@@ -1,0 +1,327 @@
+//! Directories of log files, watched through one inotify instance: a user has few of those.
+
+use std::collections::HashMap;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::peer::readable;
+
+/// All watched directories.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct DirectoryWatcher {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    state: Mutex<State>,
+    /// Told when a file that was written to is closed, in any of the directories.
+    closed: Arc<Notify>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    instance: Option<Instance>,
+    directories: HashMap<PathBuf, Directory>,
+    by_number: HashMap<i32, watch::Sender<()>>,
+}
+
+#[derive(Debug)]
+struct Instance {
+    fd: Arc<OwnedFd>,
+    /// Ends the task that reads it.
+    _stop: DropGuard,
+    /// The task, which ends with its executor.
+    task: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Directory {
+    number: i32,
+    changed: watch::Sender<()>,
+    /// Who wants to know when a file is closed.
+    close_watches: usize,
+    /// Who wants to know of every write.
+    write_watches: usize,
+}
+
+/// What somebody wants to know of a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WatchMode {
+    /// That a file which was written to is closed.
+    Close,
+    /// Every write, and files that come and go.
+    Write,
+}
+
+/// A watched directory. Dropping it ends the watch.
+#[derive(Debug)]
+pub(crate) struct DirectoryWatch {
+    watcher: DirectoryWatcher,
+    path: PathBuf,
+    mode: WatchMode,
+    changed: watch::Receiver<()>,
+}
+
+impl DirectoryWatcher {
+    /// Watches a directory. `None` where that is not possible: then one has to look.
+    pub(crate) fn watch(&self, path: &Path, mode: WatchMode) -> Option<DirectoryWatch> {
+        match self.try_watch(path, mode) {
+            Ok(subscription) => Some(subscription),
+            Err(error) => {
+                tracing::debug!(%error, path = %path.display(), "a directory cannot be watched");
+                None
+            }
+        }
+    }
+
+    /// Ends all watches.
+    pub(crate) fn close(&self) {
+        *self.inner.lock() = State::default();
+    }
+
+    /// Completes when a file that was written to is closed, in any of the directories.
+    pub(crate) fn any_closed(&self) -> impl Future<Output = ()> + Send + 'static {
+        let closed = self.inner.closed.clone();
+        async move { closed.notified().await }
+    }
+
+    fn try_watch(&self, path: &Path, mode: WatchMode) -> io::Result<DirectoryWatch> {
+        let mut state = self.inner.lock();
+        if state.instance.as_ref().is_none_or(|instance| instance.task.is_finished()) {
+            let instance = Instance::start(&self.inner)?;
+            state.watch_again(&instance);
+            state.instance = Some(instance);
+        }
+        let State { instance: Some(instance), directories, by_number } = &mut *state else {
+            return Err(io::Error::other("no instance"));
+        };
+        let (closes, writes) = directories
+            .get(path)
+            .map_or((0, 0), |directory| (directory.close_watches, directory.write_watches));
+        let flags = flags(writes > 0 || mode == WatchMode::Write);
+        let number = inotify::add_watch(&instance.fd, path, flags)?;
+        let directory = directories.entry(path.to_owned()).or_insert_with(|| Directory {
+            number,
+            changed: watch::Sender::new(()),
+            close_watches: closes,
+            write_watches: writes,
+        });
+        // A directory that was removed and made again has another number.
+        directory.number = number;
+        match mode {
+            WatchMode::Close => directory.close_watches += 1,
+            WatchMode::Write => directory.write_watches += 1,
+        }
+        by_number.insert(number, directory.changed.clone());
+        Ok(DirectoryWatch {
+            watcher: self.clone(),
+            path: path.to_owned(),
+            mode,
+            changed: directory.changed.subscribe(),
+        })
+    }
+}
+
+fn flags(writes: bool) -> WatchFlags {
+    let more = WatchFlags::MODIFY
+        | WatchFlags::CREATE
+        | WatchFlags::DELETE
+        | WatchFlags::MOVED_FROM
+        | WatchFlags::MOVED_TO;
+    let least = WatchFlags::CLOSE_WRITE | WatchFlags::DELETE_SELF | WatchFlags::ONLYDIR;
+    if writes { least | more } else { least }
+}
+
+impl State {
+    /// Watches the directories with a new instance. Something may have happened in each meanwhile.
+    fn watch_again(&mut self, instance: &Instance) {
+        self.by_number.clear();
+        for (path, directory) in &mut self.directories {
+            if let Ok(number) =
+                inotify::add_watch(&instance.fd, path, flags(directory.write_watches > 0))
+            {
+                directory.number = number;
+                self.by_number.insert(number, directory.changed.clone());
+            }
+            directory.changed.send_replace(());
+        }
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unwatch(&self, path: &Path, mode: WatchMode) {
+        let mut state = self.lock();
+        let State { instance: Some(instance), directories, by_number } = &mut *state else {
+            return;
+        };
+        let Some(directory) = directories.get_mut(path) else { return };
+        match mode {
+            WatchMode::Close => directory.close_watches -= 1,
+            WatchMode::Write => directory.write_watches -= 1,
+        }
+        if directory.close_watches + directory.write_watches == 0 {
+            // The kernel has dropped it already where the directory is gone.
+            let _ = inotify::remove_watch(&instance.fd, directory.number);
+            by_number.remove(&directory.number);
+            directories.remove(path);
+        } else if directory.write_watches == 0 && mode == WatchMode::Write {
+            let _ = inotify::add_watch(&instance.fd, path, flags(false));
+        }
+    }
+
+    fn notify(&self, number: i32, events: ReadFlags) {
+        if events.intersects(ReadFlags::CLOSE_WRITE | ReadFlags::DELETE_SELF) {
+            self.closed.notify_one();
+        }
+        let state = self.lock();
+        if events.contains(ReadFlags::QUEUE_OVERFLOW) {
+            self.closed.notify_one();
+            for directory in state.directories.values() {
+                directory.changed.send_replace(());
+            }
+        } else if let Some(changed) = state.by_number.get(&number) {
+            changed.send_replace(());
+        }
+    }
+}
+
+impl Instance {
+    fn start(inner: &Arc<Inner>) -> io::Result<Self> {
+        let fd = Arc::new(inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?);
+        let events = readable(fd.clone())?;
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(read(events, Arc::downgrade(inner), stop.clone()));
+        Ok(Self { fd, _stop: stop.drop_guard(), task })
+    }
+}
+
+async fn read(events: AsyncFd<Arc<OwnedFd>>, inner: Weak<Inner>, stop: CancellationToken) {
+    let mut buffer = [MaybeUninit::<u8>::uninit(); 4096];
+    loop {
+        let ready = tokio::select! {
+            ready = events.readable() => ready,
+            () = stop.cancelled() => return,
+        };
+        let (Ok(mut ready), Some(inner)) = (ready, inner.upgrade()) else { return };
+        let mut reader = inotify::Reader::new(events.get_ref(), &mut buffer);
+        loop {
+            match reader.next() {
+                Ok(event) => inner.notify(event.wd(), event.events()),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => break,
+            }
+        }
+        ready.clear_ready();
+    }
+}
+
+impl DirectoryWatch {
+    /// Completes when something has happened in the directory since the last call.
+    pub(crate) async fn changed(&mut self) {
+        // The sender lives as long as the subscription.
+        let _ = self.changed.changed().await;
+    }
+
+    /// What has happened up to now is known.
+    pub(crate) fn mark_seen(&mut self) {
+        self.changed.mark_unchanged();
+    }
+}
+
+impl Drop for DirectoryWatch {
+    fn drop(&mut self) {
+        self.watcher.inner.unwatch(&self.path, self.mode);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::io::Write;
+    use std::time::Duration;
+
+    use super::*;
+
+    async fn soon<T>(work: impl Future<Output = T>) -> T {
+        tokio::time::timeout(Duration::from_secs(10), work).await.unwrap()
+    }
+
+    #[test]
+    fn watch_goes_on_after_the_end_of_its_executor() {
+        let executor =
+            || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (first, second) = (executor(), executor());
+        let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let watcher = DirectoryWatcher::default();
+        let watch_at = |at: usize| watcher.watch(directories[at].path(), WatchMode::Write).unwrap();
+        let mut old = first.block_on(async { watch_at(0) });
+        drop(first);
+        second.block_on(async {
+            let mut new = watch_at(1);
+            for (subscription, directory) in
+                [(&mut old, &directories[0]), (&mut new, &directories[1])]
+            {
+                subscription.mark_seen();
+                fs::write(directory.path().join("a"), "x").unwrap();
+                soon(subscription.changed()).await;
+            }
+            drop((old, new));
+            assert!(watcher.inner.lock().directories.is_empty());
+        });
+    }
+
+    #[tokio::test]
+    async fn writes_and_closes_are_told_to_those_who_want_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let watcher = DirectoryWatcher::default();
+        let mut closes = watcher.watch(directory.path(), WatchMode::Close).unwrap();
+        let mut writes = watcher.watch(directory.path(), WatchMode::Write).unwrap();
+        let mut file = File::create(directory.path().join("a")).unwrap();
+        soon(writes.changed()).await;
+        writes.mark_seen();
+        file.write_all(b"x").unwrap();
+        soon(writes.changed()).await;
+        drop(writes);
+        closes.mark_seen();
+        let closed = watcher.any_closed();
+        file.write_all(b"y").unwrap();
+        drop(file);
+        soon(closes.changed()).await;
+        soon(closed).await;
+        drop(closes);
+        let state = watcher.inner.lock();
+        assert!(state.directories.is_empty() && state.by_number.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_is_not_there_cannot_be_watched() {
+        let directory = tempfile::tempdir().unwrap();
+        let watcher = DirectoryWatcher::default();
+        assert!(watcher.watch(&directory.path().join("none"), WatchMode::Close).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_goes_away_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let inside = directory.path().join("in");
+        fs::create_dir(&inside).unwrap();
+        let watcher = DirectoryWatcher::default();
+        let mut subscription = watcher.watch(&inside, WatchMode::Close).unwrap();
+        fs::remove_dir(&inside).unwrap();
+        soon(subscription.changed()).await;
+    }
+}

@@ -1,0 +1,18 @@
+//! Operations, one file for each.
+
+pub(crate) mod attach;
+pub(crate) mod copy;
+pub(crate) mod create;
+pub(crate) mod events;
+pub(crate) mod exec;
+pub(crate) mod health;
+pub(crate) mod kill;
+pub(crate) mod list;
+pub(crate) mod logs;
+pub(crate) mod pull;
+pub(crate) mod reap;
+pub(crate) mod remove;
+mod sandbox;
+pub(crate) mod start;
+pub(crate) mod stats;
+pub(crate) mod stop;

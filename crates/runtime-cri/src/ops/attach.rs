@@ -1,0 +1,124 @@
+//! See [`Container::attach`](runtime_core::Container::attach).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use runtime_core::{
+    AttachOptions, Capability, ContainerStatus, Error, ErrorKind, ExecExit, Operation, Result,
+    ResultExt, Session, SessionControl, SessionInput, SessionMode, Signal, TerminalSize,
+};
+use runtime_support::main_exit;
+use runtime_support::session::{self, About, End, Output, Streams, Terminal};
+use spdy_client::remote_command;
+
+use crate::BACKEND;
+use crate::client::streaming;
+use crate::generated as cri;
+use crate::model::container::CriContainer;
+use crate::model::info;
+use crate::ops::kill;
+use crate::state::CriBackend;
+use crate::state::inspect;
+
+/// How long after the end of its session a process may take to end. The engine gives both at
+/// nearly the same time.
+const EXIT: Duration = Duration::from_secs(10);
+
+/// See [`Container::attach`](runtime_core::Container::attach).
+pub(crate) async fn attach(
+    backend: &Arc<CriBackend>,
+    container: &CriContainer,
+    options: AttachOptions,
+) -> Result<Session> {
+    let connection = &backend.connection;
+    let status = inspect::status(connection, Operation::Attach, &container.id).await?;
+    let invalid = |why: &str| Err(Error::new(ErrorKind::InvalidState).with_message(why));
+    let status = info::status(status.state());
+    if status == ContainerStatus::Exited {
+        return invalid("the container has ended");
+    }
+    let (open, tty) = (container.annotations.stdin, container.annotations.terminal);
+    let (stdin, size) = match options.mode {
+        SessionMode::Stdin if tty => return invalid("the container was made for a terminal"),
+        SessionMode::Stdin if !open => return invalid("the container has no standard input"),
+        SessionMode::Terminal(_) if !tty => return invalid("the container has no terminal"),
+        SessionMode::Stdin => (true, None),
+        SessionMode::Terminal(size) => (open, Some(size)),
+        _ => (false, None),
+    };
+    if status == ContainerStatus::Created {
+        // The engine attaches to what runs, and only from then on.
+        return Err(Error::unsupported(Capability::AttachCreated));
+    }
+    let request = cri::AttachRequest {
+        container_id: container.id.to_string(),
+        stdin,
+        tty,
+        stdout: true,
+        stderr: !tty,
+    };
+    let asked = remote_command::Streams::outputs().stdin(stdin).stderr(!tty).tty(tty);
+    let address = connection.call(Operation::Attach, request).await?.url;
+    let session = streaming::connect(&address, asked).await?;
+    let about = About {
+        backend: BACKEND,
+        operation: Operation::Attach,
+        container: container.id.to_string(),
+        closed: connection.context.closed.clone(),
+    };
+    let (ended, id) = (Arc::clone(backend), container.id.clone());
+    // The server's outcome says nothing of the process.
+    let settle = |_| async move { main_exit(ended.exits.wait(&id), EXIT).await };
+    let nothing = std::future::ready(());
+    let streams = session::open(session, about, settle, std::future::pending(), nothing);
+    if let (Some(size), Some(terminal)) = (size, &streams.terminal) {
+        // When it is not taken any more, the outcome says why.
+        let _ = terminal.resize(size).await;
+    }
+    let Streams { stdin, stdout, stderr, terminal, end, .. } = streams;
+    let control = Arc::new(Control {
+        backend: Arc::clone(backend),
+        container: container.clone(),
+        terminal,
+        end,
+    });
+    Ok(Session::new(
+        stdin.map(|stdin| Box::new(stdin) as Box<dyn SessionInput>),
+        stdout.boxed(),
+        stderr.map(Output::boxed),
+        control,
+    ))
+}
+
+struct Control {
+    backend: Arc<CriBackend>,
+    container: CriContainer,
+    /// Only where there is a terminal.
+    terminal: Option<Arc<dyn Terminal>>,
+    end: End,
+}
+
+#[async_trait]
+impl SessionControl for Control {
+    async fn resize(&self, size: TerminalSize) -> Result<()> {
+        session::resize(self.terminal.as_deref(), &self.end, size)
+            .await
+            .during(Operation::Attach)
+            .on(BACKEND)
+            .about(&self.container.id)
+    }
+
+    async fn signal(&self, signal: Signal) -> Result<()> {
+        let sent = async {
+            let connection = &self.backend.connection;
+            connection.context.capabilities.require(Capability::Kill)?;
+            kill::send(connection, &self.container, signal).await
+        };
+        sent.await.during(Operation::Attach).on(BACKEND).about(&self.container.id)
+    }
+
+    async fn wait(&self) -> Result<ExecExit> {
+        self.end.wait().await
+    }
+}

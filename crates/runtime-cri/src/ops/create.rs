@@ -1,0 +1,259 @@
+//! See [`Runtime::create_container`](runtime_core::Runtime::create_container): a sandbox, its container, and the files
+//! of both on this host.
+
+mod mounts;
+mod ports;
+#[cfg(test)]
+mod tests;
+mod undo;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use runtime_core::{
+    ContainerId, Error, ErrorKind, LABEL_NONCE, Nonce, Operation, PreparedSpec, Result,
+};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use self::mounts::check_mount_sources;
+use self::ports::{check_ports, reserve_ports};
+use self::undo::{UNDO_PATIENCE, may_come, try_undo, undo};
+use crate::client::{Request, too_late};
+use crate::error::{at_create, is_port_conflict};
+use crate::generated as cri;
+use crate::model::capabilities::has_groups_of_image;
+use crate::model::container::CriContainer;
+use crate::model::spec::Plan;
+use crate::ops::pull;
+use crate::state::CriBackend;
+use crate::state::connection::Connection;
+
+/// See [`Backend::create`](runtime_support::backend::Backend::create).
+pub(crate) async fn create(backend: &Arc<CriBackend>, spec: PreparedSpec) -> Result<CriContainer> {
+    let connection = &backend.connection;
+    let plan = Plan::new(spec, &connection.context.scope, &connection.settings);
+    let created = create_planned(connection, plan).await?;
+    backend.poller.poll_now();
+    Ok(created)
+}
+
+/// Makes all of it or nothing, also when the future is dropped.
+async fn create_planned(connection: &Arc<Connection>, plan: Plan) -> Result<CriContainer> {
+    check_mount_sources(connection, &plan).await?;
+    let (answer, caller) = oneshot::channel();
+    let work = make_or_undo(Arc::clone(connection), plan, answer);
+    connection.context.half_made.spawn(work);
+    let made = caller.await.unwrap_or_else(|_| Err(Error::internal("the create broke off")))?;
+    Ok(made.keep())
+}
+
+/// Where the answer of a create goes.
+type Answer = oneshot::Sender<Result<Unclaimed>>;
+
+/// A container that nobody has a handle of yet. Dropped, it is undone.
+struct Unclaimed {
+    connection: Arc<Connection>,
+    made: CriContainer,
+    nonce: Nonce,
+    kept: bool,
+    handle: Handle,
+}
+
+impl Unclaimed {
+    fn keep(mut self) -> CriContainer {
+        self.kept = true;
+        self.made.clone()
+    }
+}
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        let (connection, made, nonce) =
+            (self.connection.clone(), self.made.clone(), self.nonce.clone());
+        let undone = async move {
+            undo(&connection, &nonce, Some(&*made.sandbox), &made.annotations, Duration::ZERO)
+                .await;
+        };
+        self.connection.context.half_made.spawn_on(undone, &self.handle);
+    }
+}
+
+async fn make_or_undo(connection: Arc<Connection>, mut plan: Plan, mut answer: Answer) {
+    let mut tries = 0;
+    loop {
+        let mut progress = Progress::default();
+        let error = match make(&connection, &mut plan, &mut answer, &mut progress).await {
+            Ok(made) => {
+                let (nonce, handle) = (plan.nonce, Handle::current());
+                // When nobody waits any more it comes back, and being dropped it is undone.
+                drop(answer.send(Ok(Unclaimed { connection, made, nonce, kept: false, handle })));
+                return;
+            }
+            Err(error) => error,
+        };
+        tries += 1;
+        if !progress.sandbox_requested {
+            // Nothing was made but on this host.
+            clear_after(&connection, &plan).await;
+        } else if matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Unavailable) {
+            // The engine may be gone, or still at it: what comes of that cannot be waited for.
+            let look = try_undo(&connection, &plan.nonce, None);
+            let looked = tokio::time::timeout(UNDO_FIRST_LOOK, look).await;
+            drop(answer.send(Err(error)));
+            let removed = matches!(looked, Ok(Ok(true)));
+            let patience = if removed { Duration::ZERO } else { progress.patience };
+            return undo(&connection, &plan.nonce, None, &plan.annotations, patience).await;
+        } else {
+            // The caller may end as soon as it has the error, and nothing would undo it then.
+            undo(&connection, &plan.nonce, None, &plan.annotations, progress.patience).await;
+            let again = is_port_conflict(&error) && tries < PORT_TRIES && !answer.is_closed();
+            if again {
+                tracing::debug!(%error, "a published port is taken: creating with others");
+                continue;
+            }
+        }
+        drop(answer.send(Err(error)));
+        return;
+    }
+}
+
+/// How far a create has come.
+#[derive(Debug, Default)]
+struct Progress {
+    sandbox_requested: bool,
+    /// How long a sandbox may still come of it.
+    patience: Duration,
+}
+
+/// How often a create is tried whose published ports turn out to be taken.
+const PORT_TRIES: usize = 4;
+
+/// How long the caller of a failed create waits for the first look at what it has left, when the
+/// engine may not answer.
+const UNDO_FIRST_LOOK: Duration = Duration::from_secs(2);
+
+async fn clear_after(connection: &Connection, plan: &Plan) {
+    if let Err(error) = connection.container_dirs().clear(&plan.annotations).await {
+        tracing::warn!(%error, nonce = %plan.nonce, "something of a create was left on the host");
+    }
+}
+
+/// The error for a create whose caller has gone. Nobody gets to see it.
+fn abandoned() -> Error {
+    Error::internal("nobody waits for it any more")
+}
+
+async fn make(
+    connection: &Connection,
+    plan: &mut Plan,
+    answer: &mut Answer,
+    progress: &mut Progress,
+) -> Result<CriContainer> {
+    let bring = pull::bring(
+        connection,
+        Operation::Create,
+        &plan.image,
+        plan.auth.clone(),
+        plan.pull_policy,
+    );
+    let image = tokio::select! {
+        image = bring => image?,
+        () = answer.closed() => return Err(abandoned()),
+    };
+    plan.set_image(&image, has_groups_of_image(&connection.engine))?;
+    let until = Instant::now() + connection.context.deadlines.create;
+    if answer.is_closed() || connection.context.closed.is_cancelled() {
+        return Err(abandoned());
+    }
+    let reserved = reserve_ports(connection, plan, until).await?;
+    connection.container_dirs().prepare(&plan.annotations, plan.shared_memory).await?;
+    progress.sandbox_requested = true;
+    let (sandbox, addresses) = run_sandbox(connection, plan, until).await.inspect_err(|error| {
+        if may_come(error) {
+            progress.patience = UNDO_PATIENCE;
+        }
+    })?;
+    check_ports(connection, plan, until).await?;
+    // From here on the ports lead to the container.
+    drop(reserved);
+    if answer.is_closed() {
+        return Err(abandoned());
+    }
+    if let Some(hosts) = plan.annotations.hosts.clone() {
+        connection.container_dirs().write_hosts(hosts, plan.hosts(&addresses)).await?;
+    }
+    create_in(connection, plan, sandbox, until).await
+}
+
+/// Returns the id of the new sandbox and its addresses.
+async fn run_sandbox(
+    connection: &Connection,
+    plan: &Plan,
+    until: Instant,
+) -> Result<(String, Vec<String>)> {
+    let request = cri::RunPodSandboxRequest {
+        config: Some(plan.sandbox()),
+        runtime_handler: connection.settings.runtime_handler.clone().unwrap_or_default(),
+    };
+    let id = call(connection, until, request).await?.pod_sandbox_id;
+    let request = cri::PodSandboxStatusRequest { pod_sandbox_id: id.clone(), verbose: false };
+    let status = call(connection, until, request).await?.status.unwrap_or_default();
+    must_be_ours(&status.labels, plan)?;
+    let network = status.network.unwrap_or_default();
+    let more = network.additional_ips.into_iter().map(|address| address.ip);
+    let addresses = [network.ip].into_iter().chain(more).filter(|address| !address.is_empty());
+    Ok((id, addresses.collect()))
+}
+
+async fn create_in(
+    connection: &Connection,
+    plan: &Plan,
+    sandbox: String,
+    until: Instant,
+) -> Result<CriContainer> {
+    let request = cri::CreateContainerRequest {
+        pod_sandbox_id: sandbox.clone(),
+        config: Some(plan.container()),
+        sandbox_config: Some(plan.sandbox()),
+    };
+    let container = call(connection, until, request).await.map_err(at_create)?.container_id;
+    let request = cri::ContainerStatusRequest { container_id: container.clone(), verbose: false };
+    let status = call(connection, until, request).await?.status.unwrap_or_default();
+    must_be_ours(&status.labels, plan)?;
+    Ok(CriContainer {
+        id: ContainerId::new(container),
+        name: plan.name.as_str().into(),
+        sandbox: sandbox.into(),
+        annotations: Arc::new(plan.annotations.clone()),
+    })
+}
+
+/// Checks that what the engine has returned carries the nonce of this create: CRI-O returns the
+/// existing sandbox or container for a name that is taken.
+fn must_be_ours(labels: &BTreeMap<String, String>, plan: &Plan) -> Result<()> {
+    if labels.get(LABEL_NONCE).is_some_and(|nonce| nonce == plan.nonce.as_str()) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::AlreadyExists)
+        .with_message(format!("the name {} is taken on this engine", plan.name)))
+}
+
+/// One call of a create. It is not given up when the runtime is closed: what it makes has to be
+/// known to be undone.
+async fn call<R: Request>(
+    connection: &Connection,
+    until: Instant,
+    request: R,
+) -> Result<R::Response> {
+    let left = until.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(too_late(Operation::Create, connection.context.deadlines.create));
+    }
+    connection.client.call(Operation::Create, left, request).await
+}

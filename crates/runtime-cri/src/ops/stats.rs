@@ -1,0 +1,258 @@
+//! See [`Container::stats`](runtime_core::Container::stats) and
+//! [`Runtime::stats`](runtime_core::Runtime::stats).
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures_util::StreamExt;
+use futures_util::stream;
+use runtime_core::{
+    ContainerId, ContainerStats, ContainerStatus, Error, ErrorKind, Operation, Result,
+    StatsOptions, StatsStream,
+};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::BACKEND;
+use crate::generated as cri;
+use crate::host::blocking::run_blocking;
+use crate::host::cgroup::{Cgroup, KernelCounters};
+use crate::model::annotations::Annotations;
+use crate::model::container::CriContainer;
+use crate::model::info::{self, require_running};
+use crate::state::CriBackend;
+use crate::state::inspect::{self, status_and_pid};
+use crate::state::samples::CpuSample;
+
+/// See [`Container::stats_once`](runtime_core::Container::stats_once).
+pub(crate) async fn once(backend: &CriBackend, container: &CriContainer) -> Result<ContainerStats> {
+    let connection = &backend.connection;
+    let request = cri::ContainerStatsRequest { container_id: container.id.to_string() };
+    let answer = connection.call(Operation::Stats, request).await;
+    match answer {
+        Ok(cri::ContainerStatsResponse { stats: Some(stats) }) if was_measured(&stats) => {
+            let ids = [container.id.clone()];
+            let mut kernel = kernel(backend, &ids).await?;
+            let kernel = kernel.remove(&container.id).unwrap_or_default();
+            let is_unseen =
+                connection.context.capabilities.stats_network && kernel.network.is_none();
+            if is_unseen || connection.engine.is_crio() {
+                // No process is seen, so it may have ended or not started. CRI-O measures the runc
+                // init of a created container.
+                require_running(
+                    &inspect::status(connection, Operation::Stats, &container.id).await?,
+                )?;
+            }
+            return Ok(measured(backend, &container.id, &container.annotations, &stats, kernel));
+        }
+        // The engine has no words of its own for containers that do not run.
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::Internal => {}
+        Err(error) => {
+            if error.kind() == ErrorKind::NotFound {
+                backend.samples.forget(&container.id);
+            }
+            return Err(error);
+        }
+    }
+    require_running(&inspect::status(connection, Operation::Stats, &container.id).await?)?;
+    Err(Error::new(ErrorKind::Unavailable).with_message("the engine gives no figures now"))
+}
+
+/// Whether these are figures of something that runs. An engine can also measure a cgroup that has no
+/// process yet.
+fn was_measured(stats: &cri::ContainerStats) -> bool {
+    let cpu = stats.cpu.as_ref();
+    let zero = |value: Option<&cri::UInt64Value>| value.is_some_and(|value| value.value == 0);
+    let memory = stats.memory.as_ref().and_then(|memory| memory.working_set_bytes.as_ref());
+    cpu.is_some_and(|cpu| !(zero(cpu.usage_core_nano_seconds.as_ref()) && zero(memory)))
+}
+
+/// See [`Container::stats`](runtime_core::Container::stats).
+pub(crate) async fn stream(
+    backend: &Arc<CriBackend>,
+    container: &CriContainer,
+    options: StatsOptions,
+) -> Result<StatsStream> {
+    let first = once(backend, container).await?;
+    let period = runtime_core::bounded(options.interval);
+    let mut ticks = tokio::time::interval_at(Instant::now() + period, period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let state = Some((Arc::clone(backend), container.clone(), ticks));
+    let more = stream::unfold(state, |state| async {
+        let (backend, container, mut ticks) = state?;
+        ticks.tick().await;
+        match once(&backend, &container).await {
+            Ok(stats) => Some((Ok(stats), Some((backend, container, ticks)))),
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidState)
+                    && !backend.connection.context.closed.is_cancelled() =>
+            {
+                None
+            }
+            Err(error) => {
+                let error = error.during(Operation::Stats).on(BACKEND).about(&container.id);
+                Some((Err(error), None))
+            }
+        }
+    });
+    Ok(stream::iter([Ok(first)]).chain(more).boxed())
+}
+
+/// See [`Runtime::stats`](runtime_core::Runtime::stats). What is known of a container is read from
+/// its annotations, where `known` does not have it.
+pub(crate) async fn many(
+    backend: &CriBackend,
+    ids: &[ContainerId],
+    known: &HashMap<ContainerId, Annotations>,
+) -> Result<Vec<(ContainerId, ContainerStats)>> {
+    let connection = &backend.connection;
+    let filter =
+        cri::ContainerStatsFilter { label_selector: connection.selector(), ..Default::default() };
+    let request = cri::ListContainerStatsRequest { filter: Some(filter) };
+    let asked = SystemTime::now();
+    let answer = connection.call(Operation::Stats, request).await?;
+    let listed = answer.stats.iter().filter_map(|stats| stats.attributes.as_ref());
+    backend.samples.keep(&listed.map(|attributes| attributes.id.as_str()).collect(), asked);
+    let mut wanted: BTreeSet<&str> = ids.iter().map(ContainerId::as_str).collect();
+    let table = match connection.engine.is_crio() {
+        // It measures created containers as well.
+        true => Some(connection.list(Operation::Stats).await?),
+        false => None,
+    };
+    if let Some(table) = &table {
+        let is_running = |id: &str| {
+            let seen = table.get(&ContainerId::new(id));
+            seen.is_some_and(|seen| seen.info.status == ContainerStatus::Running)
+        };
+        wanted.retain(|id| is_running(id));
+    }
+    let found: HashMap<ContainerId, cri::ContainerStats> = answer
+        .stats
+        .into_iter()
+        // What does not run has no figures.
+        .filter(was_measured)
+        .filter_map(|stats| {
+            let id = stats.attributes.as_ref()?.id.as_str();
+            let id = wanted.contains(id).then(|| ContainerId::new(id))?;
+            Some((id, stats))
+        })
+        .collect();
+    let running: Vec<ContainerId> =
+        ids.iter().filter(|id| found.contains_key(*id)).cloned().collect();
+    let mut kernel = kernel(backend, &running).await?;
+    let measured = running.into_iter().filter_map(|id| {
+        let stats = found.get(&id)?;
+        let annotations = stats.attributes.as_ref().map(|attributes| &attributes.annotations);
+        let annotations =
+            known.get(&id).cloned().or_else(|| annotations.and_then(Annotations::read));
+        let annotations = annotations.unwrap_or_default();
+        let stats =
+            measured(backend, &id, &annotations, stats, kernel.remove(&id).unwrap_or_default());
+        Some((id, stats))
+    });
+    Ok(measured.collect())
+}
+
+/// What the engine said and what the kernel said, together.
+fn measured(
+    backend: &CriBackend,
+    id: &ContainerId,
+    annotations: &Annotations,
+    stats: &cri::ContainerStats,
+    kernel: KernelCounters,
+) -> ContainerStats {
+    let value = |value: Option<&cri::UInt64Value>| value.map(|value| value.value);
+    let cpu = stats.cpu.as_ref();
+    let time = cpu.and_then(|cpu| info::time(cpu.timestamp)).unwrap_or_else(SystemTime::now);
+    let mut out = ContainerStats::new(time);
+    if let Some(used) = cpu.and_then(|cpu| value(cpu.usage_core_nano_seconds.as_ref())) {
+        let used = Duration::from_nanos(used);
+        let limit = annotations.cpu_count.or_else(|| backend.samples.cgroups.host_cpus());
+        let cpus_used = backend.samples.cpus_used(id, CpuSample { time, used });
+        out.cpu_percent = cpus_used.zip(limit).map(|(used, limit)| used / limit * 100.0);
+        out.cpu_time = Some(used);
+    }
+    let memory = stats.memory.as_ref();
+    out.memory_bytes = memory.and_then(|memory| value(memory.working_set_bytes.as_ref()));
+    let limit = annotations.memory.or_else(|| backend.samples.cgroups.host_memory());
+    #[expect(clippy::cast_precision_loss, reason = "a percentage need not be exact")]
+    let percent = |(used, limit): (u64, u64)| used as f64 / limit as f64 * 100.0;
+    out.memory_percent = out.memory_bytes.zip(limit).map(percent);
+    (out.network_rx_bytes, out.network_tx_bytes) = kernel.network.unzip();
+    (out.block_read_bytes, out.block_write_bytes) = kernel.block.unzip();
+    out
+}
+
+/// What the engine does not tell and the kernel does: the traffic of networks and disks.
+///
+/// It is read from the cgroups of the containers, whose places are learnt from one container: the
+/// others lie beside it.
+async fn kernel(
+    backend: &CriBackend,
+    ids: &[ContainerId],
+) -> Result<HashMap<ContainerId, KernelCounters>> {
+    let connection = &backend.connection;
+    if !connection.context.capabilities.stats_block_io {
+        return Ok(HashMap::new());
+    }
+    let cgroups = backend.samples.cgroups.clone();
+    let mut places = HashMap::new();
+    for id in ids {
+        let place = match cgroups.place(id) {
+            Some(place) => place,
+            None => {
+                let looked = status_and_pid(connection, Operation::Stats, id).await;
+                let pid = match looked {
+                    Ok((_, pid)) => pid,
+                    Err(error) if error.kind() == ErrorKind::NotFound => None,
+                    Err(error) => return Err(error),
+                };
+                let Some(pid) = pid else { continue };
+                let Some(place) = cgroups.learn(id, pid) else { continue };
+                place
+            }
+        };
+        places.insert(id.clone(), place);
+    }
+    run_blocking(move || {
+        let read = |(id, place): (ContainerId, Cgroup)| {
+            let kernel = place.read();
+            (id, kernel)
+        };
+        Ok(places.into_iter().map(read).collect())
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_used_is_no_measurement() {
+        let stats = |cpu: Option<u64>, memory: Option<u64>| {
+            let value = |value: Option<u64>| value.map(|value| cri::UInt64Value { value });
+            cri::ContainerStats {
+                cpu: Some(cri::CpuUsage {
+                    usage_core_nano_seconds: value(cpu),
+                    ..Default::default()
+                }),
+                memory: Some(cri::MemoryUsage {
+                    working_set_bytes: value(memory),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }
+        };
+        for (cpu, memory, measured) in [
+            (Some(1), Some(0), true),
+            (Some(0), Some(1), true),
+            (Some(0), None, true),
+            (Some(0), Some(0), false),
+        ] {
+            assert_eq!(was_measured(&stats(cpu, memory)), measured, "{cpu:?} {memory:?}");
+        }
+        assert!(!was_measured(&cri::ContainerStats::default()));
+    }
+}
