@@ -1,12 +1,21 @@
 //! The requests to the API server.
 //!
 //! kube brings the connection, TLS and the caller's identity. The requests themselves are put
-//! together here, because the answers are read into types of our own, see `wire.rs`.
+//! together here, because the answers are read into types of our own, see `model/api.rs`.
 
 mod answer;
+pub(crate) mod authorization;
+pub(crate) mod belongings;
+pub(crate) mod environment;
+pub(crate) mod kubeconfig;
+pub(crate) mod lines;
+pub(crate) mod open;
+pub(crate) mod proxy;
 mod refusal;
-mod session;
+pub(crate) mod session;
+pub(crate) mod transport;
 mod warnings;
+pub(crate) mod watch;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -24,14 +33,16 @@ use serde_json::Value;
 
 use self::refusal::{Attempts, Throttled};
 use self::session::Carrier;
+use self::session::keepalive::Heartbeat;
 use self::warnings::Warnings;
-use crate::alive::Heard;
+use crate::client::transport::connections::{Clients, Link, OpenBody};
+use crate::client::transport::http2;
+use crate::client::transport::liveness::Heard;
+use crate::client::watch::Watch;
 use crate::error;
-use crate::heartbeat::{self, Heartbeat};
-use crate::http2;
-use crate::link::{Clients, Link, OpenBody};
-use crate::watch::{self, Watch};
-use crate::wire::{self, ClusterEvent, List, Meta, Node, Pod, ServerVersion};
+use crate::json;
+use crate::model::api::{self, ClusterEvent, List, Meta, Node, Pod, ServerVersion};
+use crate::options::SESSION_PING_INTERVAL;
 
 /// Where a server says who it is.
 const VERSION: &str = "/version";
@@ -193,7 +204,7 @@ impl Client {
             knows_version: Arc::default(),
             carrier: Arc::default(),
             read_limit: answer::READ_LIMIT,
-            heartbeat: Heartbeat::every(heartbeat::INTERVAL),
+            heartbeat: Heartbeat::every(SESSION_PING_INTERVAL),
             warnings: Arc::default(),
             throttled: Throttled::default(),
         }
@@ -282,7 +293,7 @@ impl Client {
 
     /// Sends a request and reads the JSON of the answer.
     pub(crate) async fn json<T: DeserializeOwned>(&self, call: Call) -> Result<T> {
-        read(&self.bytes(call).await?)
+        json::read(&self.bytes(call).await?)
     }
 
     /// Who is there.
@@ -350,7 +361,8 @@ impl Client {
                 if let Some(next) = &next {
                     call = call.query("continue", next);
                 }
-                let page = self.bytes(call).await.and_then(|page| readable(wire::read_list(&page)));
+                let page =
+                    self.bytes(call).await.and_then(|page| json::readable(api::read_list(&page)));
                 let page: List<T> = match page {
                     // The rest of a list is kept for some minutes only.
                     Err(error) if error.kind() == ErrorKind::Lost && !first => continue 'again,
@@ -401,7 +413,7 @@ impl Client {
     /// `Pod` does not have.
     pub(crate) async fn create_pod(&self, pod: &impl Serialize) -> Result<(Pod, Bytes)> {
         let answer = self.bytes(Call::new(Method::POST, self.pods()).json(pod)?).await?;
-        Ok((read(&answer)?, answer))
+        Ok((json::read(&answer)?, answer))
     }
 
     /// Changes a pod if it is as the `test`s of the patch say, all of it or nothing.
@@ -464,7 +476,7 @@ impl Client {
         let call = Call::get(self.path("/api/v1", "events"))
             .query("fieldSelector", &format!("involvedObject.name={}", pod.name))
             .query("limit", PAGE);
-        let events: List<ClusterEvent> = readable(wire::read_list(&self.bytes(call).await?))?;
+        let events: List<ClusterEvent> = json::readable(api::read_list(&self.bytes(call).await?))?;
         let mut events = events.items;
         events.retain(|event| event.is_about(pod));
         // Stable: events without a time stay where they are.
@@ -497,21 +509,6 @@ impl Client {
 fn is_loss(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Service(_) | kube::Error::HyperError(_))
         && !http2::is_not_spoken(error)
-}
-
-/// Reads JSON that the server sent.
-pub(crate) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    readable(serde_json::from_slice(bytes))
-}
-
-/// Returns what was read of JSON that the server sent.
-pub(crate) fn readable<T>(read: serde_json::Result<T>) -> Result<T> {
-    read.map_err(|source| {
-        Error::new(ErrorKind::Unavailable)
-            .with_message("the answer is not one of an API server")
-            .with_retryable(false)
-            .with_source(source)
-    })
 }
 
 #[cfg(test)]

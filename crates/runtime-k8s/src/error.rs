@@ -1,25 +1,28 @@
 //! The API server's and the client's failures as ours.
 
 mod admission;
+mod policy;
+mod status;
 #[cfg(test)]
 mod tests;
+
+use std::fmt;
 
 use http::StatusCode;
 use hyper_util::client::legacy;
 use runtime_core::{Error, ErrorKind};
 use runtime_support::find_source;
 
-use crate::kubeconfig;
-use crate::proxy::Refused;
-use crate::wire::{Cause, Status};
-
 pub(crate) use self::admission::is_missing_right;
+pub(crate) use self::policy::is_policy;
+use self::status::Cause;
+pub(crate) use self::status::Status;
 
 /// A failure of the client itself: the server was not reached, or its answer made no sense.
 pub(crate) fn from_client(error: kube::Error) -> Error {
     use kube::Error as K;
     if let K::Service(source) = &error {
-        if let Some(error) = kubeconfig::failure(&**source) {
+        if let Some(error) = credentials_failure(&**source) {
             return error.clone();
         }
         if let Some(refused) = refused(&**source) {
@@ -55,7 +58,30 @@ pub(crate) fn from_client(error: kube::Error) -> Error {
     new.with_source(error)
 }
 
-fn refused<'a>(source: &'a (dyn std::error::Error + 'static)) -> Option<&'a Refused> {
+/// Returns the error of a failed request if it is one of the credentials.
+fn credentials_failure<'a>(source: &'a (dyn std::error::Error + 'static)) -> Option<&'a Error> {
+    source.downcast_ref::<Error>().filter(|error| {
+        matches!(error.kind(), ErrorKind::Unauthenticated | ErrorKind::InvalidArgument)
+    })
+}
+
+/// A proxy does not open the way to a server.
+#[derive(Debug)]
+pub(crate) struct ProxyRefused {
+    pub(crate) proxy: String,
+    pub(crate) status: Option<StatusCode>,
+    pub(crate) cause: String,
+}
+
+impl fmt::Display for ProxyRefused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "failed to connect through the proxy {}: {}", self.proxy, self.cause)
+    }
+}
+
+impl std::error::Error for ProxyRefused {}
+
+fn refused<'a>(source: &'a (dyn std::error::Error + 'static)) -> Option<&'a ProxyRefused> {
     let mut next = Some(source);
     while let Some(error) = next {
         if let Some(refused) = error.downcast_ref() {
@@ -67,7 +93,7 @@ fn refused<'a>(source: &'a (dyn std::error::Error + 'static)) -> Option<&'a Refu
 }
 
 /// Returns the error of a proxy that does not open the way to the server.
-fn of_proxy(refused: &Refused) -> Error {
+fn of_proxy(refused: &ProxyRefused) -> Error {
     let kind = match refused.status {
         Some(StatusCode::PROXY_AUTHENTICATION_REQUIRED) => ErrorKind::Unauthenticated,
         Some(StatusCode::FORBIDDEN) => ErrorKind::PermissionDenied,

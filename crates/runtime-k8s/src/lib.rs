@@ -97,56 +97,22 @@
 //! with its name, and so is a missing right. Warnings of the API server are events of `tracing` at the
 //! level warn, once each.
 
-mod admitted;
-mod alive;
-mod attach;
-mod capabilities;
+mod backend;
 mod client;
 mod connect;
-mod container;
-mod copy;
-mod create;
-mod dial;
-#[cfg(feature = "cri")]
-mod engine;
 mod error;
-mod exec;
-mod gather;
-mod heartbeat;
-mod hold;
-mod http2;
-mod info;
-mod kubeconfig;
-mod lines;
-mod link;
-mod logs;
-mod mounts;
-mod names;
-mod node;
-mod pdb;
-mod pods;
-mod pool;
-mod proxy;
-mod reap;
-mod runtime;
-mod secret;
-mod seen;
-mod shared;
-mod spec;
-mod start;
+mod json;
+mod model;
+mod ops;
+mod options;
+mod quantity;
 mod state;
-mod stats;
-mod stop;
-mod verdict;
-mod watch;
-mod websocket;
-mod wire;
 
-pub use connect::{
+pub use connect::KubernetesRuntime;
+pub use options::{
     CpuShares, KubernetesOptions, MountSources, StatsSource, StopMethod, Toleration,
     VoluntaryEviction,
 };
-pub use runtime::KubernetesRuntime;
 
 /// The name of the backend.
 pub(crate) const BACKEND: &str = "kubernetes";

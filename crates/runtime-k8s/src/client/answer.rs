@@ -14,8 +14,8 @@ use runtime_core::{Error, ErrorKind, Result};
 use tokio::time::Instant;
 
 use super::{Call, Client, Length};
+use crate::client::transport::connections::Link;
 use crate::error;
-use crate::link::Link;
 
 /// The limit of a request that only reads, unless the client has another.
 pub(super) const READ_LIMIT: Duration = Duration::from_secs(30);

@@ -1,5 +1,8 @@
 //! Sessions with a pod: which protocol carries them, and how they are opened.
 
+pub(crate) mod keepalive;
+mod websocket;
+
 use http::{HeaderMap, Response, StatusCode};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
@@ -11,8 +14,7 @@ use spdy_client::remote_command::{self, Options, Streams};
 
 use super::answer::SESSION_LIMIT;
 use super::{Call, Client};
-use crate::heartbeat::Heartbeat;
-use crate::websocket;
+use keepalive::Heartbeat;
 
 /// What sessions are carried by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

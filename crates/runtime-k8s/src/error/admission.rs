@@ -6,8 +6,8 @@
 
 use runtime_core::{Error, ErrorKind};
 
-use crate::info::quantity;
-use crate::wire::Status;
+use super::Status;
+use crate::quantity::quantity;
 
 /// Returns the error for a refusal of the admission chain or of the authorizer, if the status is
 /// one.

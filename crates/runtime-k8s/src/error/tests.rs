@@ -1,4 +1,4 @@
-use crate::wire::StatusDetails;
+use super::status::StatusDetails;
 
 use super::*;
 

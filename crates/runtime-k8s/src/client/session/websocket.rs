@@ -1,0 +1,468 @@
+//! Remote commands over a WebSocket, in version 5 of their protocol.
+//!
+//! Every message begins with a byte that names its stream; 255 ends the stream that the byte after
+//! it names. The older versions lack that, so that a process which reads its input to the end never
+//! gets there: they are not spoken. The protocol is that of Kubernetes' `remotecommand` package
+//! (KEP-4006); API servers have it from 1.30 on.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _, stream};
+use http::header::{
+    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use http::{HeaderMap, Request};
+use kube::client::Body;
+use runtime_core::{Error, Result, TerminalSize};
+use runtime_support::session::{Chunks, Terminal, Transport};
+use spdy_client::remote_command::{self, Outcome, Streams};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, DuplexStream};
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::client::generate_key;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::{Message, Role};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::client::session::keepalive::{Heartbeat, Pulse};
+
+/// The only version that is asked for.
+const PROTOCOL: &str = "v5.channel.k8s.io";
+
+const STDIN: u8 = 0;
+const STDOUT: u8 = 1;
+const STDERR: u8 = 2;
+const OUTCOME: u8 = 3;
+const RESIZE: u8 = 4;
+const CLOSE: u8 = 255;
+
+/// How many pieces wait for the reader of a stream.
+const PIECES: usize = 2;
+
+/// How much input waits to be sent, and is sent at once.
+const ROOM: usize = 32 << 10;
+
+/// The request that asks for such a connection, and its key.
+pub(crate) fn request(uri: &str) -> Result<(Request<Body>, String)> {
+    let key = generate_key();
+    let request = Request::get(uri)
+        .header(CONNECTION, "Upgrade")
+        .header(UPGRADE, "websocket")
+        .header(SEC_WEBSOCKET_VERSION, "13")
+        .header(SEC_WEBSOCKET_KEY, &key)
+        .header(SEC_WEBSOCKET_PROTOCOL, PROTOCOL)
+        .body(Body::empty())
+        .map_err(|source| Error::internal("the request is malformed").with_source(source))?;
+    Ok((request, key))
+}
+
+/// Checks that a server which upgrades does so to what was asked for.
+pub(crate) fn check(headers: &HeaderMap, key: &str) -> Result<()> {
+    let is = |name, wanted: &str| {
+        let value = headers.get(name).and_then(|value| value.to_str().ok());
+        value.is_some_and(|value| value.eq_ignore_ascii_case(wanted))
+    };
+    let accepted = headers
+        .get(SEC_WEBSOCKET_ACCEPT)
+        .is_some_and(|value| value.as_bytes() == derive_accept_key(key.as_bytes()).as_bytes());
+    if is(UPGRADE, "websocket") && is(SEC_WEBSOCKET_PROTOCOL, PROTOCOL) && accepted {
+        Ok(())
+    } else {
+        Err(Error::internal("the server speaks another protocol than it was asked for"))
+    }
+}
+
+/// The streams of a session over `io`, which a server has upgraded.
+///
+/// The connection is closed when the session has ended, or every part of it was dropped.
+pub(crate) async fn transport<T>(io: T, streams: Streams, heartbeat: Heartbeat) -> Transport
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let socket = WebSocketStream::from_raw_socket(io, Role::Client, None).await;
+    let (sink, messages) = socket.split();
+    let sink = Arc::new(Mutex::new(sink));
+    let unwanted = CancellationToken::new();
+    let wanted = Arc::new(unwanted.clone().drop_guard());
+    let pulse = Arc::new(Pulse::default());
+
+    let (tell, told) = oneshot::channel();
+    let held = Arc::clone(&wanted);
+    let mut transport = Transport::new(
+        async move {
+            let outcome = told.await.unwrap_or(Err(remote_command::Error::NoOutcome(None)));
+            drop(held);
+            outcome
+        }
+        .boxed(),
+    );
+    let mut outputs = [None, None];
+    for (number, asked) in [streams.stdout, streams.stderr].into_iter().enumerate() {
+        if asked {
+            let (sender, chunks) = chunks(Arc::clone(&wanted));
+            outputs[number] = Some(sender);
+            let slot = match number {
+                0 => &mut transport.stdout,
+                _ => &mut transport.stderr,
+            };
+            *slot = Some(chunks);
+        }
+    }
+    if streams.stdin {
+        let (ours, theirs) = tokio::io::duplex(ROOM);
+        transport.stdin = Some(Box::new(Input { pipe: ours, _wanted: Arc::clone(&wanted) }));
+        tokio::spawn(send_input(theirs, Arc::clone(&sink), Arc::clone(&pulse), unwanted.clone()));
+    }
+    if streams.tty {
+        let sink = Arc::clone(&sink);
+        let _wanted = Arc::clone(&wanted);
+        transport.terminal = Some(Arc::new(Resize { sink, _wanted }));
+    }
+    tokio::spawn(send_pings(sink, heartbeat.interval, Arc::clone(&pulse), unwanted.clone()));
+    tokio::spawn(async move {
+        let reader = Reader { messages, outputs, outcome: None, heartbeat, pulse };
+        let read = reader.read().map(|outcome| {
+            // Nobody may wait for it.
+            let _ = tell.send(outcome);
+        });
+        unwanted.run_until_cancelled(read).await;
+        // What waits to be sent goes nowhere now.
+        unwanted.cancel();
+    });
+    transport
+}
+
+type Sink<T> = Arc<Mutex<SplitSink<WebSocketStream<T>, Message>>>;
+
+fn chunks(wanted: Arc<DropGuard>) -> (mpsc::Sender<io::Result<Bytes>>, Chunks) {
+    let (sender, receiver) = mpsc::channel(PIECES);
+    let chunks = stream::unfold((receiver, wanted), |(mut receiver, wanted)| async move {
+        receiver.recv().await.map(|piece| (piece, (receiver, wanted)))
+    });
+    (sender, chunks.boxed())
+}
+
+/// Reads what comes to its end.
+struct Reader<T> {
+    messages: SplitStream<WebSocketStream<T>>,
+    /// Standard output and standard error, until they have ended.
+    outputs: [Option<mpsc::Sender<io::Result<Bytes>>>; 2],
+    outcome: Option<std::result::Result<Outcome, remote_command::Error>>,
+    heartbeat: Heartbeat,
+    pulse: Arc<Pulse>,
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Reader<T> {
+    async fn read(mut self) -> std::result::Result<Outcome, remote_command::Error> {
+        let failure = loop {
+            match self.next().await {
+                Ok(Some(Message::Binary(message))) => self.take(message).await,
+                Ok(Some(Message::Pong(payload))) => self.pulse.pong(&payload),
+                Ok(Some(Message::Close(_)) | None) => break None,
+                Ok(Some(_)) => {}
+                Err(error) => break Some(error),
+            }
+            // The outcome is the last that is said, and servers may be slow to hang up.
+            if let Some(outcome) = self.outcome.take() {
+                return outcome;
+            }
+        };
+        // Outputs that have not ended were cut.
+        let cut = || match &failure {
+            Some(error) => io::Error::from(error.clone()),
+            None => io::ErrorKind::UnexpectedEof.into(),
+        };
+        for output in self.outputs.iter().flatten() {
+            let _ = output.send(Err(cut())).await;
+        }
+        Err(remote_command::Error::NoOutcome(failure))
+    }
+
+    /// Returns the next message. A server that is silent for too long is lost.
+    async fn next(&mut self) -> std::result::Result<Option<Message>, spdy_client::Error> {
+        loop {
+            let limit = tokio::time::sleep(self.heartbeat.limit);
+            tokio::select! {
+                biased;
+                message = self.messages.next() => {
+                    return message.transpose().map_err(|error| io::Error::other(error).into());
+                }
+                () = limit => {
+                    if !self.pulse.may_be_busy() {
+                        return Err(spdy_client::Error::Silent);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn take(&mut self, mut message: Bytes) {
+        if message.is_empty() {
+            return;
+        }
+        let rest = message.split_off(1);
+        match message[0] {
+            number @ (STDOUT | STDERR) if !rest.is_empty() => {
+                if let Some(output) = &self.outputs[usize::from(number - STDOUT)] {
+                    // One that nobody reads is thrown away.
+                    let _ = output.send(Ok(rest)).await;
+                }
+            }
+            OUTCOME => self.outcome = Some(Outcome::parse(&rest)),
+            CLOSE => {
+                if let Some(number @ (STDOUT | STDERR)) = rest.first().copied() {
+                    self.outputs[usize::from(number - STDOUT)] = None;
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Sends the input, and its end.
+async fn send_input<T: AsyncRead + AsyncWrite + Unpin>(
+    mut pipe: DuplexStream,
+    sink: Sink<T>,
+    pulse: Arc<Pulse>,
+    unwanted: CancellationToken,
+) {
+    let send = async {
+        loop {
+            let mut message = BytesMut::with_capacity(1 + ROOM);
+            message.extend_from_slice(&[STDIN]);
+            let end = match pipe.read_buf(&mut message).await {
+                Ok(0) => true,
+                Ok(_) => false,
+                Err(_) => return,
+            };
+            let message = if end { Bytes::from_static(&[CLOSE, STDIN]) } else { message.freeze() };
+            let mut sink = sink.lock().await;
+            pulse.input(message.len());
+            // The reader learns of a connection that is lost.
+            if sink.send(Message::Binary(message)).await.is_err() || end {
+                return;
+            }
+        }
+    };
+    unwanted.run_until_cancelled(send).await;
+}
+
+/// Sends a ping after each interval.
+async fn send_pings<T: AsyncRead + AsyncWrite + Unpin>(
+    sink: Sink<T>,
+    interval: Duration,
+    pulse: Arc<Pulse>,
+    unwanted: CancellationToken,
+) {
+    let send = async {
+        loop {
+            tokio::time::sleep(interval).await;
+            let mut sink = sink.lock().await;
+            let ping = Bytes::copy_from_slice(&pulse.ping());
+            // The reader learns of a connection that is lost.
+            if sink.send(Message::Ping(ping)).await.is_err() {
+                return;
+            }
+        }
+    };
+    unwanted.run_until_cancelled(send).await;
+}
+
+/// The input, as its writer has it.
+struct Input {
+    pipe: DuplexStream,
+    _wanted: Arc<DropGuard>,
+}
+
+impl AsyncWrite for Input {
+    fn poll_write(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        buf: &[u8],
+    ) -> std::task::Poll<io::Result<usize>> {
+        std::pin::Pin::new(&mut self.pipe).poll_write(cx, buf)
+    }
+
+    fn poll_flush(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        std::pin::Pin::new(&mut self.pipe).poll_flush(cx)
+    }
+
+    fn poll_shutdown(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        std::pin::Pin::new(&mut self.pipe).poll_shutdown(cx)
+    }
+}
+
+struct Resize<T> {
+    sink: Sink<T>,
+    _wanted: Arc<DropGuard>,
+}
+
+#[async_trait]
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Terminal for Resize<T> {
+    async fn resize(&self, size: TerminalSize) -> io::Result<()> {
+        let json = serde_json::json!({"Width": size.columns, "Height": size.rows}).to_string();
+        let mut message = vec![RESIZE];
+        message.extend_from_slice(json.as_bytes());
+        let sent = self.sink.lock().await.send(Message::Binary(message.into())).await;
+        sent.map_err(io::Error::other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::TryStreamExt as _;
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    type Server = WebSocketStream<DuplexStream>;
+
+    async fn pair(streams: Streams) -> (Transport, Server) {
+        let (ours, theirs) = tokio::io::duplex(1 << 20);
+        let server = WebSocketStream::from_raw_socket(theirs, Role::Server, None).await;
+        let heartbeat = Heartbeat::every(Duration::from_secs(5));
+        (transport(ours, streams, heartbeat).await, server)
+    }
+
+    async fn say(server: &mut Server, message: &[u8]) {
+        server.send(Message::Binary(Bytes::copy_from_slice(message))).await.unwrap();
+    }
+
+    async fn hear(server: &mut Server) -> Option<Bytes> {
+        match server.next().await? {
+            Ok(Message::Binary(message)) => Some(message),
+            _ => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn streams_are_told_apart_and_end() {
+        let (transport, mut server) = pair(Streams::outputs().stdin(true)).await;
+        let mut stdin = transport.stdin.unwrap();
+        stdin.write_all(b"in").await.unwrap();
+        assert_eq!(hear(&mut server).await.unwrap(), &b"\0in"[..]);
+        stdin.shutdown().await.unwrap();
+        assert_eq!(hear(&mut server).await.unwrap(), &[CLOSE, STDIN][..]);
+        for message in [&b"\x01out"[..], b"\x02err", b"\x01", b"\x01put", b"\xff\x01", b"\xff\x02"]
+        {
+            say(&mut server, message).await;
+        }
+        let status = br#"{"status":"Failure","reason":"NonZeroExitCode","details":{"causes":[{"reason":"ExitCode","message":"3"}]}}"#;
+        say(&mut server, &[b"\x03", &status[..]].concat()).await;
+        let join = |chunks: Chunks| chunks.try_collect::<Vec<_>>();
+        assert_eq!(join(transport.stdout.unwrap()).await.unwrap().concat(), b"output");
+        assert_eq!(join(transport.stderr.unwrap()).await.unwrap().concat(), b"err");
+        assert_eq!(transport.outcome.await.unwrap(), Outcome::ExitCode(3));
+        drop(stdin);
+        assert!(hear(&mut server).await.is_none(), "the connection is closed");
+    }
+
+    #[tokio::test]
+    async fn without_an_outcome_it_was_cut() {
+        let (transport, mut server) = pair(Streams::outputs()).await;
+        say(&mut server, b"\x01half").await;
+        drop(server);
+        let mut stdout = transport.stdout.unwrap();
+        assert_eq!(stdout.try_next().await.unwrap().unwrap(), "half");
+        stdout.try_next().await.unwrap_err();
+        let cut = transport.outcome.await.unwrap_err();
+        assert!(matches!(cut, remote_command::Error::NoOutcome(_)), "{cut:?}");
+    }
+
+    #[tokio::test]
+    async fn dropping_all_of_it_closes_the_connection() {
+        let (transport, mut server) = pair(Streams::terminal()).await;
+        let terminal = transport.terminal.clone().unwrap();
+        drop(transport);
+        terminal.resize(TerminalSize { rows: 24, columns: 80 }).await.unwrap();
+        let resize = hear(&mut server).await.unwrap();
+        // Dropping the input has ended it.
+        let (resize, end) = match resize[0] {
+            RESIZE => (resize, hear(&mut server).await.unwrap()),
+            _ => (hear(&mut server).await.unwrap(), resize),
+        };
+        assert_eq!(end, &[CLOSE, STDIN][..]);
+        assert_eq!(resize[0], RESIZE);
+        let size: serde_json::Value = serde_json::from_slice(&resize[1..]).unwrap();
+        assert_eq!(size, serde_json::json!({"Width": 80, "Height": 24}));
+        drop(terminal);
+        assert!(hear(&mut server).await.is_none());
+    }
+
+    /// Answers pings, and returns how many there were in that time.
+    async fn answer(server: &mut Server, time: Duration) -> usize {
+        let mut pings = 0;
+        let read = async {
+            while let Some(Ok(message)) = server.next().await {
+                // The pong is sent by the next read.
+                pings += usize::from(message.is_ping());
+            }
+        };
+        let _ = tokio::time::timeout(time, read).await;
+        pings
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn quiet_session_is_pinged_and_goes_on() {
+        let (transport, mut server) = pair(Streams::outputs()).await;
+        assert_eq!(answer(&mut server, Duration::from_secs(303)).await, 60);
+        let status = br#"{"status":"Success"}"#;
+        say(&mut server, &[b"\x03", &status[..]].concat()).await;
+        assert_eq!(transport.outcome.await.unwrap(), Outcome::Success);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn session_without_answers_to_its_pings_is_lost() {
+        let (transport, mut server) = pair(Streams::outputs().stdin(true)).await;
+        let mut stdin = transport.stdin.unwrap();
+        stdin.write_all(b"little").await.unwrap();
+        assert!(answer(&mut server, Duration::from_secs(120)).await > 20);
+        let silent = tokio::time::Instant::now();
+        let mut stdout = transport.stdout.unwrap();
+        let cut = stdout.try_next().await.unwrap_err();
+        assert_eq!(cut.kind(), io::ErrorKind::TimedOut);
+        let lost = transport.outcome.await.unwrap_err();
+        assert!(matches!(lost, remote_command::Error::NoOutcome(Some(_))), "{lost:?}");
+        assert!(silent.elapsed() < Duration::from_secs(70), "{:?}", silent.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn session_whose_process_may_not_read_is_not_lost() {
+        let (transport, mut server) = pair(Streams::outputs().stdin(true)).await;
+        let mut stdin = transport.stdin.unwrap();
+        stdin.write_all(&[b'x'; 16 << 10]).await.unwrap();
+        let mut stdout = transport.stdout.unwrap();
+        let hour = Duration::from_secs(3600);
+        assert!(tokio::time::timeout(hour, stdout.try_next()).await.is_err());
+        // It has read. Now silence counts again.
+        answer(&mut server, Duration::from_secs(30)).await;
+        tokio::time::timeout(hour, stdout.try_next()).await.unwrap().unwrap_err();
+    }
+
+    #[test]
+    fn another_protocol_is_refused() {
+        let (request, key) = request("/x").unwrap();
+        assert_eq!(request.headers()[SEC_WEBSOCKET_PROTOCOL], PROTOCOL);
+        let mut answer = HeaderMap::new();
+        answer.insert(UPGRADE, "WebSocket".parse().unwrap());
+        answer.insert(SEC_WEBSOCKET_PROTOCOL, PROTOCOL.parse().unwrap());
+        check(&answer, &key).unwrap_err();
+        let accept = derive_accept_key(key.as_bytes());
+        answer.insert(SEC_WEBSOCKET_ACCEPT, accept.parse().unwrap());
+        check(&answer, &key).unwrap();
+        answer.insert(SEC_WEBSOCKET_PROTOCOL, "v4.channel.k8s.io".parse().unwrap());
+        check(&answer, &key).unwrap_err();
+    }
+}

@@ -1,0 +1,138 @@
+//! A stream that lets what comes in small pieces gather before it is read.
+//!
+//! A node sends each line of a log as a piece of its own, and the API server passes it on as one. A
+//! reader that is faster than both is woken for each of them, and where it shares their processors it
+//! is in their way. With the pauses it reads some tens of lines at a time, and a server that has
+//! filled the window of its reader ([`crate::client::transport::http2`]) sends hundreds.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep};
+
+/// How long pieces gather.
+const PAUSE: Duration = Duration::from_millis(4);
+
+/// Pieces that come no further apart than this are of one stream.
+const APART: Duration = Duration::from_millis(4);
+
+/// After how many of them in a row there is a pause: answers that are short, and lines that are few,
+/// come without.
+const MANY: u32 = 32;
+
+/// A connection that is read in larger pieces than it comes in.
+#[derive(Debug)]
+pub(crate) struct Gathered<T> {
+    inner: T,
+    pause: Option<Pin<Box<Sleep>>>,
+    /// When something was last read, and how often in a row soon after the time before.
+    last: Instant,
+    row: u32,
+}
+
+impl<T> Gathered<T> {
+    pub(crate) fn new(inner: T) -> Self {
+        Self { inner, pause: None, last: Instant::now(), row: 0 }
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Gathered<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if let Some(pause) = &mut self.pause {
+            ready!(pause.as_mut().poll(cx));
+            self.pause = None;
+        }
+        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
+        // What fills the buffer was waiting, and so is more of it.
+        if buf.remaining() > 0 {
+            let now = Instant::now();
+            let soon = now.duration_since(self.last) < APART;
+            self.row = if soon { self.row + 1 } else { 0 };
+            self.last = now;
+            if self.row >= MANY {
+                self.row = 0;
+                self.pause = Some(Box::pin(sleep(PAUSE)));
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Gathered<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    /// How many reads it takes for so many pieces of which the next follows after `apart`.
+    async fn reads(pieces: usize, apart: impl AsyncFn()) -> usize {
+        let (mut theirs, ours) = tokio::io::duplex(1 << 16);
+        let mut ours = Gathered::new(ours);
+        let send = async move {
+            for _ in 0..pieces {
+                theirs.write_all(b"line").await.unwrap();
+                apart().await;
+            }
+        };
+        let read = async move {
+            let (mut reads, mut bytes, mut buffer) = (0, 0, vec![0; 4096]);
+            loop {
+                match ours.read(&mut buffer).await.unwrap() {
+                    0 => break,
+                    read => (reads, bytes) = (reads + 1, bytes + read),
+                }
+            }
+            assert_eq!(bytes, pieces * 4);
+            reads
+        };
+        tokio::join!(send, read).1
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_fast_gathers_and_what_comes_slowly_is_read_at_once() {
+        // Each piece is read before the next is sent, but for the pauses.
+        let fast = reads(10_000, tokio::task::yield_now).await;
+        assert!(fast < 200, "{fast} reads");
+        assert_eq!(reads(100, || sleep(APART)).await, 100);
+        let begun = Instant::now();
+        reads(30, tokio::task::yield_now).await;
+        assert_eq!(begun.elapsed(), Duration::ZERO, "what is short does not pause");
+    }
+}

@@ -1,0 +1,386 @@
+//! Long answers over HTTP/2, a connection for each while it is read.
+//!
+//! kube speaks HTTP/1.1, in which an API server writes an answer and reads on from the node in
+//! turns. In HTTP/2 it does both at once, which is what kubectl has.
+//!
+//! Connections are kept for the next answer and never shared: a server allows few answers at a time
+//! on one, and a reader that is slow would hold up all others.
+//!
+//! The watch of the pods is a long answer, too. Its connection is new and is not kept afterwards, and
+//! the answers to its pings show that what it has said so far is all that there is.
+
+use std::ops::RangeInclusive;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::{Request, Response, Uri};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use kube::client::{Body, ClientBuilder, ConfigExt as _};
+use runtime_core::Result;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tower::ServiceBuilder;
+use tower_service::Service;
+
+use crate::client::kubeconfig::{Authorized, Settings};
+use crate::client::proxy::Connector;
+use crate::client::transport::coalesce::Gathered;
+use crate::client::transport::dial;
+use crate::client::transport::liveness::{Heard, Listening};
+use crate::client::transport::pool::{Generation, IDLE_LIMIT};
+use crate::error;
+
+/// How much of an answer may be on its way while its reader is busy: as much as keeps a link of
+/// this speed in use, in bytes a second, within these limits.
+///
+/// More would do harm. A node writes a log line by line, and an API server that may pass on all it
+/// gets does so line by line too; made to wait for its reader, it passes on what has come
+/// meanwhile in one piece, and has time for the node.
+const LINK: f64 = (64 << 20) as f64;
+const WINDOWS: RangeInclusive<f64> = (64 << 10) as f64..=(1 << 20) as f64;
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between the limits")]
+fn window(round_trip: Duration) -> u32 {
+    (round_trip.as_secs_f64() * LINK).clamp(*WINDOWS.start(), *WINDOWS.end()) as u32
+}
+
+/// Its name where the protocol is agreed on.
+const HTTP2: &[u8] = b"h2";
+
+/// How many connections are kept for later.
+const MOST_IDLE: usize = 8;
+
+/// How often a connection without traffic is pinged, and how long the answer may take.
+#[derive(Debug, Clone, Copy)]
+struct Pings {
+    interval: Duration,
+    timeout: Duration,
+}
+
+/// A follower of a quiet container keeps its connection in the tables of balancers, which forget it
+/// after some tens of seconds, and is reopened when its server has vanished.
+const LOG_PINGS: Pings =
+    Pings { interval: Duration::from_secs(5), timeout: Duration::from_secs(15) };
+
+/// State that the watch has brought is returned only while its connection is known to be alive, so
+/// the interval is a fraction of the time that `pods/current.rs` allows.
+const WATCH_PINGS: Pings =
+    Pings { interval: Duration::from_secs(2), timeout: Duration::from_secs(8) };
+
+/// Extension of the request that opens a watch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OpensWatch;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The server, or what stands before it, speaks no HTTP/2.
+#[derive(Debug)]
+struct NotSpoken;
+
+impl std::fmt::Display for NotSpoken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the server speaks no HTTP/2")
+    }
+}
+
+impl std::error::Error for NotSpoken {}
+
+/// Whether a request failed for want of HTTP/2 alone.
+pub(crate) fn is_not_spoken(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Service(source) if source.is::<NotSpoken>())
+}
+
+/// Returns a client that speaks HTTP/2 alone. `None` if the server has no TLS, in which the protocol
+/// is agreed on.
+pub(crate) fn client(settings: &Settings, generation: Generation) -> Result<Option<kube::Client>> {
+    client_with(settings, generation, LOG_PINGS, WATCH_PINGS)
+}
+
+fn client_with(
+    settings: &Settings,
+    generation: Generation,
+    log_pings: Pings,
+    watch_pings: Pings,
+) -> Result<Option<kube::Client>> {
+    let (Some(server_name), Some(tls)) = (settings.server_name()?, &settings.tls) else {
+        return Ok(None);
+    };
+    let mut tls = ClientConfig::clone(tls);
+    tls.alpn_protocols = vec![HTTP2.to_vec(), b"http/1.1".to_vec()];
+    let tls = TlsConnector::from(Arc::new(tls));
+    let config = &settings.config;
+    let connections = Connections {
+        connector: dial::connector(settings).without_delay(),
+        tls,
+        server_name,
+        limit: config.connect_timeout,
+        log_pings,
+        watch_pings,
+        generation,
+        idle: Arc::default(),
+        shortest: Arc::default(),
+    };
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .layer(config.extra_headers_layer().map_err(error::from_client)?)
+        .service(Authorized::new(connections, settings.credentials.clone()));
+    Ok(Some(ClientBuilder::new(service, &config.default_namespace).build()))
+}
+
+type Sender = SendRequest<Body>;
+
+/// The window of the connection of an answer with this window, which it never fills.
+///
+/// h2 ends a connection on which too many small pieces wait for their reader: each may cost 256 bytes
+/// beside its own, and half of this window is what all may cost. A log of empty lines is one of pieces
+/// of one byte.
+fn room(window: u32) -> u32 {
+    window.saturating_mul(2 * 256).min((1 << 31) - 1)
+}
+
+/// The connections without an answer under way.
+#[derive(Debug, Default)]
+struct Idle {
+    generation: u64,
+    connections: Vec<IdleConnection>,
+}
+
+#[derive(Debug)]
+struct IdleConnection {
+    sender: Sender,
+    heard: Heard,
+    since: Instant,
+}
+
+impl Idle {
+    /// Drops the connections that are closed, too old or of an earlier generation.
+    fn clean(&mut self, generation: u64) {
+        if self.generation != generation {
+            self.generation = generation;
+            self.connections.clear();
+        }
+        self.connections
+            .retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < IDLE_LIMIT);
+    }
+
+    fn take(&mut self, generation: u64) -> Option<(Sender, Heard)> {
+        self.clean(generation);
+        self.connections.pop().map(|idle| (idle.sender, idle.heard))
+    }
+
+    /// Keeps a connection whose request was sent in `generation`.
+    fn keep(&mut self, sender: Sender, heard: Heard, generation: u64, current: u64) {
+        self.clean(current);
+        if generation == current && self.connections.len() < MOST_IDLE {
+            self.connections.push(IdleConnection { sender, heard, since: Instant::now() });
+        }
+    }
+}
+
+fn lock(idle: &Mutex<Idle>) -> MutexGuard<'_, Idle> {
+    idle.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Sends each request on a connection of its own.
+#[derive(Clone)]
+struct Connections {
+    connector: Connector,
+    tls: TlsConnector,
+    server_name: ServerName<'static>,
+    /// How long a connection may take to open.
+    limit: Option<Duration>,
+    log_pings: Pings,
+    watch_pings: Pings,
+    generation: Generation,
+    idle: Arc<Mutex<Idle>>,
+    shortest: Arc<RoundTrip>,
+}
+
+/// The shortest time to the server and back that was seen, in nanoseconds: the one that the fewest
+/// other things have lengthened.
+#[derive(Debug)]
+struct RoundTrip(AtomicU64);
+
+impl RoundTrip {
+    fn seen(&self, took: Duration) -> Duration {
+        let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        Duration::from_nanos(self.0.fetch_min(took, Ordering::Relaxed).min(took))
+    }
+}
+
+impl Default for RoundTrip {
+    fn default() -> Self {
+        Self(AtomicU64::new(u64::MAX))
+    }
+}
+
+/// Whether a connection ends where it begins, however long a busy machine takes to open it.
+fn is_local(tcp: &TcpStream) -> bool {
+    matches!((tcp.local_addr(), tcp.peer_addr()), (Ok(ours), Ok(theirs)) if ours.ip() == theirs.ip())
+}
+
+impl Service<Request<Body>> for Connections {
+    type Response = Response<Answer>;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, std::result::Result<Self::Response, BoxError>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<std::result::Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        Box::pin(self.clone().send(request))
+    }
+}
+
+impl Connections {
+    async fn send(
+        self,
+        mut request: Request<Body>,
+    ) -> std::result::Result<Response<Answer>, BoxError> {
+        if request.extensions().get::<OpensWatch>().is_some() {
+            let (mut sender, heard) = self.open(request.uri().clone(), self.watch_pings).await?;
+            let mut answer = sender.send_request(request).await?;
+            answer.extensions_mut().insert(heard);
+            return Ok(answer.map(|body| Answer { body, sender: Some(sender), home: None }));
+        }
+        let generation = self.generation.current();
+        loop {
+            let kept = lock(&self.idle).take(generation);
+            let is_kept = kept.is_some();
+            let (mut sender, heard) = match kept {
+                Some(kept) => kept,
+                None => self.open(request.uri().clone(), self.log_pings).await?,
+            };
+            match sender.try_send_request(request).await {
+                Ok(mut answer) => {
+                    answer.extensions_mut().insert(heard.clone());
+                    let home = Home {
+                        idle: Arc::downgrade(&self.idle),
+                        sent_in: generation,
+                        generation: self.generation,
+                        heard,
+                    };
+                    let (sender, home) = (Some(sender), Some(home));
+                    return Ok(answer.map(|body| Answer { body, sender, home }));
+                }
+                // The server has closed it while nobody used it, and never saw the request.
+                Err(mut failed) => match failed.take_message() {
+                    Some(unsent) if is_kept => request = unsent,
+                    _ => return Err(failed.into_error().into()),
+                },
+            }
+        }
+    }
+
+    /// Opens a connection within the time that there is for that, TLS and HTTP/2 included.
+    async fn open(&self, uri: Uri, pings: Pings) -> std::result::Result<(Sender, Heard), BoxError> {
+        match self.limit {
+            Some(limit) => tokio::time::timeout(limit, self.connect(uri, pings)).await?,
+            None => self.connect(uri, pings).await,
+        }
+    }
+
+    async fn connect(
+        &self,
+        uri: Uri,
+        pings: Pings,
+    ) -> std::result::Result<(Sender, Heard), BoxError> {
+        let begun = Instant::now();
+        let tcp = self.connector.clone().open(uri).await?;
+        let is_local = tcp.direct().is_some_and(is_local);
+        let took = if is_local { Duration::ZERO } else { begun.elapsed() };
+        let window = window(self.shortest.seen(took));
+        let tcp = Listening::new(tcp);
+        let heard = tcp.heard();
+        let stream = self.tls.connect(self.server_name.clone(), Gathered::new(tcp)).await?;
+        if stream.get_ref().1.alpn_protocol() != Some(HTTP2) {
+            return Err(NotSpoken.into());
+        }
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(window)
+            .initial_connection_window_size(room(window))
+            .keep_alive_interval(pings.interval)
+            .keep_alive_timeout(pings.timeout)
+            .handshake(TokioIo::new(stream))
+            .await?;
+        // It ends with its sender and its last answer.
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection has ended");
+            }
+        });
+        Ok((sender, heard))
+    }
+}
+
+/// Where a connection goes when its answer has been read.
+struct Home {
+    idle: Weak<Mutex<Idle>>,
+    /// The generation in which its request was sent, and what tells the current one.
+    sent_in: u64,
+    generation: Generation,
+    heard: Heard,
+}
+
+impl Home {
+    fn take(self, sender: Sender) {
+        if let Some(idle) = self.idle.upgrade() {
+            let current = self.generation.current();
+            lock(&idle).keep(sender, self.heard, self.sent_in, current);
+        }
+    }
+}
+
+/// The body of an answer. Read to its end it gives its connection back, dropped before it ends it.
+struct Answer {
+    body: Incoming,
+    sender: Option<Sender>,
+    home: Option<Home>,
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<std::result::Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
+        match &frame {
+            Some(Ok(_)) => {}
+            Some(Err(_)) => self.sender = None,
+            None => {
+                if let (Some(sender), Some(home)) = (self.sender.take(), self.home.take()) {
+                    home.take(sender);
+                }
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        // Not before the connection was given back.
+        self.sender.is_none() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,236 @@
+//! Budgets of what may never run, and when they are spent.
+//!
+//! They count from times that are recorded in the cluster: the start, which the pod carries as an
+//! annotation, the binding to a node, the first failure, the silence of the node. These are the same
+//! for every process, so that a budget does not begin anew with each of them. A process whose clock
+//! is behind those of the others counts from what it has seen itself.
+
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+use super::lifecycle::{self, State, Trouble};
+use super::observed::Seen;
+use crate::model::api::Pod;
+use crate::model::labels::{STARTED_AT, STOPPED_IMAGE};
+use crate::options::KubernetesOptions;
+
+/// How long a node may say nothing before the cluster's events are asked what it does. Longer after
+/// each time.
+pub(crate) const FIRST_LOOK: Duration = Duration::from_secs(2);
+
+/// A time that does not come.
+const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// How long a start may take before it is reported what keeps it.
+const REPORT_TROUBLE: Duration = Duration::from_secs(3);
+
+/// The same where nothing is known to be wrong: nodes are busy, and images are large.
+const REPORT_PROGRESS: Duration = Duration::from_secs(10);
+
+/// When it is to be reported why a container does not run yet.
+pub(crate) fn report_due(seen: &Seen) -> Option<Instant> {
+    let is_pending = matches!(seen.state, State::Pending(_));
+    if !is_pending || seen.is_stopping() || seen.is_going() {
+        return None;
+    }
+    let delay = if seen.trouble.is_some() { REPORT_TROUBLE } else { REPORT_PROGRESS };
+    Some(spent(requested_at(&seen.pod), seen.pending_since, delay))
+}
+
+/// When a pod has to be looked at more closely, if it does not change until then.
+pub(crate) fn due(seen: &Seen, options: &KubernetesOptions) -> Option<Instant> {
+    let pod = &*seen.pod;
+    let trouble = match &seen.state {
+        State::Running => {
+            let silent = pod.status.conditions.get(lifecycle::silence(pod)?)?;
+            let recorded = silent.last_transition_time.map(|time| time.0);
+            return Some(spent(recorded, seen.silent_since, options.node_budget));
+        }
+        State::Pending(trouble) => trouble,
+        _ => return None,
+    };
+    // How that ends is not decided here.
+    if pod.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    let failing = seen.trouble.as_ref().map(|(_, since)| *since);
+    match trouble {
+        Trouble::Final { .. } => Some(failing.unwrap_or_else(Instant::now)),
+        Trouble::Pull(_) => Some(spent(placed_at(pod), failing, options.pull_budget)),
+        Trouble::Start(_) => Some(spent(placed_at(pod), failing, options.start_budget)),
+        Trouble::Unschedulable(_) => {
+            Some(spent(requested_at(pod), failing, options.schedule_budget))
+        }
+        // A stop is on its way by itself.
+        Trouble::None if image(pod) == STOPPED_IMAGE => None,
+        Trouble::None if pod.spec.node_name.is_none() => {
+            Some(spent(requested_at(pod), seen.pending_since, options.schedule_budget))
+        }
+        Trouble::None => Some(spent(placed_at(pod), seen.pending_since, FIRST_LOOK)),
+    }
+}
+
+/// The end of a budget that has begun at the recorded time, or when this process has seen it begin:
+/// whichever was earlier.
+pub(crate) fn spent(
+    recorded: Option<SystemTime>,
+    seen: Option<Instant>,
+    budget: Duration,
+) -> Instant {
+    let now = Instant::now();
+    let after = |time: Instant, delay: Duration| {
+        time.checked_add(delay.min(NEVER)).unwrap_or_else(|| now + NEVER)
+    };
+    let by_record = recorded.map(|since| {
+        let passed = SystemTime::now().duration_since(since).unwrap_or_default();
+        after(now, budget.saturating_sub(passed))
+    });
+    let by_sight = seen.map(|since| after(since, budget));
+    let end = by_record.into_iter().chain(by_sight).min();
+    end.unwrap_or_else(|| after(now, budget))
+}
+
+/// The time of the start, by the caller's clock.
+pub(crate) fn requested_at(pod: &Pod) -> Option<SystemTime> {
+    pod.annotated_time(STARTED_AT)
+}
+
+/// The time from which a node has had the pod to start.
+pub(crate) fn placed_at(pod: &Pod) -> Option<SystemTime> {
+    let placed = pod.condition("PodScheduled").filter(|scheduled| scheduled.status == "True");
+    let placed = placed.and_then(|scheduled| scheduled.last_transition_time).map(|time| time.0);
+    placed.max(requested_at(pod))
+}
+
+fn image(pod: &Pod) -> &str {
+    pod.container().map(|container| container.image.as_str()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use serde_json::{Value, json};
+
+    use crate::model::labels::{RELEASED, STOPPED_AT};
+
+    fn options() -> KubernetesOptions {
+        KubernetesOptions::new(runtime_core::Scope::new("t").unwrap())
+            .schedule_budget(Duration::from_secs(100))
+            .pull_budget(Duration::from_secs(60))
+            .node_budget(Duration::from_secs(50))
+    }
+
+    fn ago(seconds: u64) -> SystemTime {
+        SystemTime::now() - Duration::from_secs(seconds)
+    }
+
+    fn text(time: SystemTime) -> String {
+        let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        let seconds = i64::try_from(since.as_secs()).unwrap();
+        k8s_openapi::jiff::Timestamp::from_second(seconds).unwrap().to_string()
+    }
+
+    /// A pod that was started so many seconds ago.
+    fn started_ago(seconds: u64, node: Option<&str>, status: &Value) -> Seen {
+        let since = ago(seconds).duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "p", "uid": "u", "labels": {crate::model::labels::RELEASED: "n"},
+                "annotations": {STARTED_AT: since.as_millis().to_string()}},
+            "spec": {"nodeName": node, "containers": [{"name": "main", "image": "busybox"}]},
+            "status": status,
+        }))
+        .unwrap();
+        Seen::first(pod)
+    }
+
+    fn left(seen: &Seen) -> Option<u64> {
+        let due = due(seen, &options())?;
+        Some(due.saturating_duration_since(Instant::now()).as_secs_f64().round() as u64)
+    }
+
+    #[tokio::test]
+    async fn budget_counts_from_the_start_for_every_process() {
+        let unschedulable = json!({"phase": "Pending", "conditions": [
+            {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1"}]});
+        // Other people's gates, and a scheduler that nobody runs.
+        let gated = json!({"phase": "Pending", "conditions": [
+            {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}]});
+        for status in [&unschedulable, &gated, &json!({"phase": "Pending"})] {
+            assert_eq!(left(&started_ago(30, None, status)), Some(70), "{status}");
+            assert_eq!(left(&started_ago(500, None, status)), Some(0), "{status}");
+        }
+        let placed = |seconds| {
+            json!({"type": "PodScheduled", "status": "True",
+            "lastTransitionTime": text(ago(seconds))})
+        };
+        let pull = |condition: Value| {
+            json!({"phase": "Pending", "conditions": [condition], "containerStatuses": [
+            {"name": "main", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no"}}}]})
+        };
+        // The search for a node is not taken from the budget of the pull.
+        for (since_placed, want) in [(20, 40), (50, 10), (400, 0)] {
+            let seen = started_ago(500, Some("n"), &pull(placed(since_placed)));
+            let left = left(&seen).unwrap();
+            assert!(left.abs_diff(want) <= 1, "{left} {want}");
+        }
+        let silent = json!({"phase": "Running", "conditions": [
+            {"type": "Ready", "status": "False", "lastTransitionTime": text(ago(20))},
+            {"type": "ContainersReady", "status": "True"}],
+            "containerStatuses": [{"name": "main", "state": {"running": {}}}]});
+        let left = left(&started_ago(500, Some("n"), &silent)).unwrap();
+        assert!(left.abs_diff(30) <= 1, "{left}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn budget_counts_from_what_was_seen_when_clocks_disagree() {
+        let mut seen = started_ago(0, None, &json!({"phase": "Pending"}));
+        let later = SystemTime::now() + Duration::from_secs(3600);
+        let millis = later.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
+        let mut pod = (*seen.pod).clone();
+        pod.metadata.annotations.insert(STARTED_AT.into(), millis.to_string());
+        seen = Seen::first(pod);
+        tokio::time::advance(Duration::from_secs(40)).await;
+        assert_eq!(left(&seen), Some(60));
+    }
+
+    #[tokio::test]
+    async fn pod_that_is_being_deleted_has_no_budget() {
+        let mut pod = (*started_ago(500, None, &json!({"phase": "Pending"})).pod).clone();
+        pod.metadata.deletion_timestamp =
+            Some(serde_json::from_value(json!("2026-11-23T16:01:00Z")).unwrap());
+        assert_eq!(left(&Seen::first(pod)), None);
+    }
+
+    fn started(status: &Value, annotations: &Value) -> Seen {
+        let pod = serde_json::from_value(json!({
+            "metadata": {"name": "p", "uid": "u", "labels": {RELEASED: "n"}, "annotations": annotations},
+            "spec": {"containers": [{"name": "main", "image": "busybox"}]},
+            "status": status,
+        }));
+        Seen::first(pod.unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pending_start_is_reported_after_seconds_and_ended_ones_are_not() {
+        let now = Instant::now();
+        let unschedulable = json!({"phase": "Pending", "conditions": [
+            {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1"}]});
+        let pending = json!({"phase": "Pending"});
+        let running = json!({"phase": "Running", "containerStatuses": [
+            {"name": "main", "state": {"running": {}}}]});
+        let stopped = json!({STOPPED_AT: "1000"});
+        for (status, annotations, want) in [
+            (&unschedulable, &json!({}), Some(REPORT_TROUBLE)),
+            (&pending, &json!({}), Some(REPORT_PROGRESS)),
+            (&pending, &stopped, None),
+            (&running, &json!({}), None),
+        ] {
+            let due = report_due(&started(status, annotations));
+            assert_eq!(due.map(|due| due - now), want, "{status}");
+        }
+        let seen = started(&unschedulable, &json!({}));
+        assert_eq!(seen.waits_for(), "no node takes it: 0/1");
+    }
+}

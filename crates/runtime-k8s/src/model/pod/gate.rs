@@ -1,0 +1,189 @@
+//! Held until start.
+//!
+//! A pod carries its real image from its creation, so that the cluster's admission judges it then.
+//! One of two holds keeps it from the scheduler until its start:
+//!
+//! - a scheduling gate of ours, on servers that have gates;
+//! - elsewhere a required affinity to a label that no pod has. The start puts that label on the pod
+//!   itself: a pod may satisfy its own affinity.
+//!
+//! The pod has one hold, never both. Servers older than 1.27 drop a gate in silence, and so may an
+//! admission webhook on any server: the pod that the server returns shows if the hold was kept, see
+//! [`missing`]. Both kinds of start put the label on the pod, so that every connection can read from
+//! the pod alone if it is held, whichever hold the connection would use itself.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use runtime_core::LABEL_NONCE;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::model::api::Pod;
+use crate::model::labels::{GATE, RELEASED, STARTED_AT};
+
+/// The way in which a pod is kept from the scheduler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hold {
+    /// A scheduling gate.
+    Gate,
+    /// An affinity to the label [`RELEASED`].
+    Affinity,
+}
+
+/// Returns the position of our gate among the pod's gates. A webhook may have added others.
+fn gate(pod: &Pod) -> Option<usize> {
+    pod.spec.scheduling_gates.iter().position(|gate| gate.name == GATE)
+}
+
+/// Returns whether a pod still waits for its start.
+pub(crate) fn is_held(pod: &Pod) -> bool {
+    gate(pod).is_some() || !pod.metadata.labels.contains_key(RELEASED)
+}
+
+/// Returns whether the pod that a server returned lacks the hold that it was sent with.
+pub(crate) fn missing(hold: Hold, pod: &Pod, raw: &[u8]) -> bool {
+    match hold {
+        Hold::Gate => gate(pod).is_none(),
+        Hold::Affinity => !waits_for_label(raw),
+    }
+}
+
+/// Returns whether a pod has the affinity to the label that only a start gives.
+///
+/// The pods that are kept in memory do not have that field, because only a create needs it.
+fn waits_for_label(raw: &[u8]) -> bool {
+    #[derive(Deserialize, Default)]
+    #[serde(default, rename_all = "camelCase")]
+    struct Kept {
+        spec: Option<KeptSpec>,
+    }
+    #[derive(Deserialize, Default)]
+    #[serde(default)]
+    struct KeptSpec {
+        affinity: Option<KeptAffinity>,
+    }
+    #[derive(Deserialize, Default)]
+    #[serde(default, rename_all = "camelCase")]
+    struct KeptAffinity {
+        pod_affinity: Option<KeptTerms>,
+    }
+    #[derive(Deserialize, Default)]
+    #[serde(default, rename_all = "camelCase")]
+    struct KeptTerms {
+        required_during_scheduling_ignored_during_execution: Option<Vec<Value>>,
+    }
+    let kept: Kept = serde_json::from_slice(raw).unwrap_or_default();
+    let terms = kept.spec.and_then(|spec| spec.affinity?.pod_affinity);
+    let terms = terms.and_then(|t| t.required_during_scheduling_ignored_during_execution);
+    terms.is_some_and(|terms| {
+        terms.iter().any(|term| term["labelSelector"]["matchLabels"].get(RELEASED).is_some())
+    })
+}
+
+/// Returns the patch that starts a held pod, and that applies to no pod twice.
+pub(crate) fn start(pod: &Pod) -> Vec<Value> {
+    let mut patch = vec![json!({"op": "test", "path": "/metadata/uid", "value": pod.metadata.uid})];
+    match gate(pod) {
+        Some(at) => {
+            let gate = format!("/spec/schedulingGates/{at}");
+            patch.extend([
+                json!({"op": "test", "path": format!("{gate}/name"), "value": GATE}),
+                json!({"op": "remove", "path": gate}),
+            ]);
+        }
+        // An absent member is null to a test: RFC 6902 leaves that open, and the servers' own
+        // library has it so.
+        None => patch.push(json!({"op": "test", "path": released(), "value": null})),
+    }
+    patch.extend([
+        json!({"op": "add", "path": released(), "value": nonce(pod)}),
+        annotate(STARTED_AT, &millis_now()),
+    ]);
+    patch
+}
+
+/// Returns the path of the label that a start gives.
+fn released() -> String {
+    format!("/metadata/labels/{}", RELEASED.replace('/', "~1"))
+}
+
+fn nonce(pod: &Pod) -> &str {
+    pod.metadata.labels.get(LABEL_NONCE).map(String::as_str).unwrap_or_default()
+}
+
+/// Returns the operation of a patch that adds an annotation.
+pub(crate) fn annotate(key: &str, value: &str) -> Value {
+    let key = key.replace('~', "~0").replace('/', "~1");
+    json!({"op": "add", "path": format!("/metadata/annotations/{key}"), "value": value})
+}
+
+/// Returns the time as the annotations have it.
+pub(crate) fn millis_now() -> String {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(value: Value) -> Pod {
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn with(labels: Value, gates: Value) -> Pod {
+        pod(json!({
+            "metadata": {"uid": "u", "labels": labels},
+            "spec": {"schedulingGates": gates, "containers": [{"name": "main", "image": "busybox"}]},
+        }))
+    }
+
+    #[test]
+    fn pod_is_held_by_gate_or_missing_label_whatever_its_image() {
+        let ours = json!([{"name": GATE}]);
+        let others = json!([{"name": "kueue.x-k8s.io/admission"}]);
+        let released = json!({RELEASED: "n"});
+        assert!(is_held(&with(json!({}), ours.clone())));
+        assert!(is_held(&with(json!({}), Value::Null)));
+        assert!(is_held(&with(released.clone(), ours)));
+        assert!(!is_held(&with(released.clone(), Value::Null)));
+        assert!(!is_held(&with(released, others)));
+    }
+
+    #[test]
+    fn start_removes_our_gate_alone_and_applies_once() {
+        let gates = json!([{"name": "kueue.x-k8s.io/admission"}, {"name": GATE}]);
+        let patch = start(&with(json!({LABEL_NONCE: "n"}), gates));
+        assert_eq!(patch[0], json!({"op": "test", "path": "/metadata/uid", "value": "u"}));
+        assert_eq!(
+            patch[1..3],
+            [
+                json!({"op": "test", "path": "/spec/schedulingGates/1/name", "value": GATE}),
+                json!({"op": "remove", "path": "/spec/schedulingGates/1"}),
+            ]
+        );
+        let label = "/metadata/labels/container-runtime~1released";
+        assert_eq!(patch[3], json!({"op": "add", "path": label, "value": "n"}));
+        assert_eq!(patch[4]["path"], "/metadata/annotations/container-runtime~1started-at");
+
+        let patch = start(&with(json!({LABEL_NONCE: "n"}), Value::Null));
+        assert_eq!(patch[1], json!({"op": "test", "path": label, "value": null}));
+        assert_eq!(patch[2], json!({"op": "add", "path": label, "value": "n"}));
+    }
+
+    #[test]
+    fn hold_that_server_dropped_is_missing() {
+        let gated = json!({"spec": {"schedulingGates": [{"name": GATE}]}});
+        let term = json!({"labelSelector": {"matchLabels": {RELEASED: "n"}}, "topologyKey": "t"});
+        let required = "requiredDuringSchedulingIgnoredDuringExecution";
+        let bound = json!({"spec": {"affinity": {"podAffinity": {required: [term]}}}});
+        let bare = json!({"spec": {"affinity": {"nodeAffinity": {}}}});
+        for (value, gate, affinity) in
+            [(&gated, false, true), (&bound, true, false), (&bare, true, true)]
+        {
+            let raw = value.to_string();
+            let pod = pod(value.clone());
+            assert_eq!(missing(Hold::Gate, &pod, raw.as_bytes()), gate, "{value}");
+            assert_eq!(missing(Hold::Affinity, &pod, raw.as_bytes()), affinity, "{value}");
+        }
+    }
+}

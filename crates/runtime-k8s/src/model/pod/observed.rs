@@ -1,0 +1,347 @@
+//! What was seen of one pod so far.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use runtime_core::{ContainerId, Event, EventKind, Exit, ExitReason};
+use tokio::time::Instant;
+
+use crate::model::api::Pod;
+use crate::model::labels::{NAME, STOPPED_AT};
+use crate::model::pod::lifecycle::{self, Deletion, State, Trouble};
+
+/// A pod, and what can no longer be read of it but was seen before.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen {
+    /// The pod as it was last seen.
+    pub(crate) pod: Arc<Pod>,
+    /// Where the container is in its life. Once it has ended it has ended that way.
+    pub(crate) state: State,
+    /// Whether the server does not have the pod any more.
+    pub(crate) gone: bool,
+    /// What has kept it from running, and since when that was seen.
+    pub(crate) trouble: Option<(Trouble, Instant)>,
+    /// Since when it has been unclear how it ends: it is settling, or it is being deleted.
+    pub(crate) unclear_since: Option<Instant>,
+    /// When it was first seen with what it waits for now.
+    pub(crate) pending_since: Option<Instant>,
+    /// Since when the cluster has not heard from the node that it runs on.
+    pub(crate) silent_since: Option<Instant>,
+    /// Whether it was being deleted before it had ended: then its end is not its own, whatever the
+    /// pod says later.
+    deletion: Deletion,
+}
+
+impl Seen {
+    /// A pod that is seen for the first time.
+    pub(crate) fn first(pod: Pod) -> Self {
+        let state = lifecycle::assess(&pod, Deletion::Unknown);
+        let now = Instant::now();
+        let mut seen = Self {
+            pod: Arc::new(pod),
+            state,
+            gone: false,
+            trouble: None,
+            unclear_since: None,
+            pending_since: None,
+            silent_since: None,
+            deletion: Deletion::Unknown,
+        };
+        seen.note(now);
+        seen
+    }
+
+    /// The pod again.
+    pub(crate) fn next(&self, pod: Pod) -> Self {
+        let mut seen = self.clone();
+        if !matches!(self.state, State::Ended(_)) {
+            seen.state = lifecycle::assess(&pod, self.deletion);
+        }
+        seen.pod = Arc::new(pod);
+        seen.note(Instant::now());
+        seen
+    }
+
+    /// The pod is not there any more. `exit` overrides what can be read of the last that was seen.
+    pub(crate) fn last(&self, exit: Option<Exit>) -> Self {
+        let mut seen = self.clone();
+        if !matches!(self.state, State::Ended(_)) {
+            seen.state =
+                State::Ended(exit.unwrap_or_else(|| lifecycle::removed(&self.pod, self.deletion)));
+        }
+        seen.gone = true;
+        seen
+    }
+
+    /// The container has ended this way, whatever the pod says from now on.
+    pub(crate) fn ended(&self, exit: Exit) -> Self {
+        Self { state: State::Ended(exit), ..self.clone() }
+    }
+
+    fn note(&mut self, now: Instant) {
+        if lifecycle::is_deleted_first(&self.pod) && !matches!(self.state, State::Ended(_)) {
+            self.deletion = Deletion::First;
+        }
+        let unclear = match self.state {
+            State::Ended(_) => false,
+            State::Settling => true,
+            _ => self.pod.metadata.deletion_timestamp.is_some(),
+        };
+        self.unclear_since = unclear.then(|| self.unclear_since.unwrap_or(now));
+        let silent = self.state == State::Running && lifecycle::silence(&self.pod).is_some();
+        self.silent_since = silent.then(|| self.silent_since.unwrap_or(now));
+        let State::Pending(trouble) = &mut self.state else {
+            self.trouble = None;
+            self.pending_since = None;
+            return;
+        };
+        self.pending_since.get_or_insert(now);
+        if *trouble == Trouble::None {
+            // Between two attempts a node may have nothing to say; the trouble is not over.
+            return;
+        }
+        match &self.trouble {
+            Some((before, since)) if before.is_like(trouble) => {
+                let since = *since;
+                keep_words(before, trouble);
+                self.trouble = Some((trouble.clone(), since));
+            }
+            _ => self.trouble = Some((trouble.clone(), now)),
+        }
+    }
+
+    /// Whether it was stopped before it ran.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.pod.annotation(STOPPED_AT).is_some()
+    }
+
+    /// Whether the pod is being deleted.
+    pub(crate) fn is_going(&self) -> bool {
+        self.pod.metadata.deletion_timestamp.is_some()
+    }
+
+    /// Whether nothing stands in the pod about why its node has not started it.
+    pub(crate) fn is_silent_about_start(&self) -> bool {
+        self.pod.spec.node_name.is_some() && self.trouble.is_none()
+    }
+
+    /// What a container that was started waits for, in the words of the cluster.
+    pub(crate) fn waits_for(&self) -> String {
+        let trouble = match &self.state {
+            State::Pending(Trouble::None) => self.trouble.as_ref().map(|(trouble, _)| trouble),
+            State::Pending(trouble) => Some(trouble),
+            _ => None,
+        };
+        let pod = &*self.pod;
+        match (trouble, &pod.spec.node_name) {
+            (Some(Trouble::Unschedulable(words)), None) => format!("no node takes it: {words}"),
+            (Some(trouble), Some(_)) if !matches!(trouble, Trouble::Unschedulable(_)) => {
+                trouble.message().unwrap_or_default().to_owned()
+            }
+            (_, Some(node)) => format!("node {node} is starting it"),
+            (_, None) if !pod.spec.scheduling_gates.is_empty() => {
+                let gates: Vec<&str> =
+                    pod.spec.scheduling_gates.iter().map(|gate| gate.name.as_str()).collect();
+                format!("no node takes it: it is held by the scheduling gate {}", gates.join(", "))
+            }
+            (_, None) => "no node takes it: no scheduler has placed it so far".to_owned(),
+        }
+    }
+
+    /// How long the end may be unclear before it is taken for lost.
+    pub(crate) fn patience(&self) -> Duration {
+        match self.state {
+            State::Settling => SETTLING,
+            _ => {
+                let grace = self.pod.metadata.deletion_grace_period_seconds.unwrap_or(0);
+                Duration::from_secs(grace) + DELETION_MARGIN
+            }
+        }
+    }
+
+    /// The exit, once it is known.
+    pub(crate) const fn exit(&self) -> Option<&Exit> {
+        match &self.state {
+            State::Ended(exit) => Some(exit),
+            _ => None,
+        }
+    }
+
+    /// Whether its process was started.
+    pub(crate) fn was_started(&self) -> bool {
+        self.state == State::Running || lifecycle::started_at(&self.pod).is_some()
+    }
+
+    /// What has happened since `before`.
+    pub(crate) fn events_since(&self, before: Option<&Self>) -> Vec<Event> {
+        let pod = &*self.pod;
+        let mut events = Vec::new();
+        let mut happened = |at: Option<SystemTime>, kind| {
+            let name = pod.annotation(NAME).unwrap_or(&pod.metadata.name);
+            let id = ContainerId::new(&pod.metadata.uid);
+            events.push(Event::new(at.unwrap_or_else(SystemTime::now), id, name, kind));
+        };
+        if before.is_none() {
+            happened(pod.metadata.creation_timestamp.map(|time| time.0), EventKind::Created);
+        }
+        if self.was_started() && !before.is_some_and(Self::was_started) {
+            happened(lifecycle::started_at(pod), EventKind::Started);
+        }
+        if lifecycle::had_oom(pod) && !before.is_some_and(|before| lifecycle::had_oom(&before.pod))
+        {
+            happened(self.exit().and_then(|exit| exit.ended_at), EventKind::Oom);
+        }
+        // What was removed before its start has not ended: it had not begun.
+        let was_held = before.is_some_and(|before| before.state == State::Held);
+        if let Some(exit) = self.exit()
+            && before.is_none_or(|before| before.exit().is_none())
+            && !(was_held && exit.reason == ExitReason::Removed)
+        {
+            happened(exit.ended_at, EventKind::Exited(exit.clone()));
+        }
+        if self.gone && !before.is_some_and(|before| before.gone) {
+            happened(None, EventKind::Removed);
+        }
+        events
+    }
+}
+
+/// A final phase without a container's exit is filled in by the kubelet's next report.
+const SETTLING: Duration = Duration::from_secs(10);
+
+/// What a node may take, beyond the grace, to end a container and say so.
+const DELETION_MARGIN: Duration = Duration::from_secs(30);
+
+/// Between two attempts the node says only that it waits. What the registry said is worth more.
+fn keep_words(before: &Trouble, now: &mut Trouble) {
+    if let (Trouble::Pull(before), Trouble::Pull(now)) = (before, now)
+        && (now.is_empty() || now.starts_with("Back-off pulling image"))
+        && now.len() <= before.len()
+    {
+        now.clone_from(before);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn pod(version: u64, state: Value) -> Pod {
+        let phase = if state.get("terminated").is_some() { "Succeeded" } else { "Running" };
+        serde_json::from_value(json!({
+            "metadata": {"name": "p", "uid": "u", "resourceVersion": version.to_string(),
+                "creationTimestamp": "2026-11-23T16:00:00Z",
+                "labels": {crate::model::labels::RELEASED: "n"}},
+            "spec": {"nodeName": "n", "containers": [{"name": "main", "image": "busybox"}]},
+            "status": {"phase": phase, "containerStatuses": [{"name": "main", "state": state}]},
+        }))
+        .unwrap()
+    }
+
+    fn running() -> Value {
+        json!({"running": {"startedAt": "2026-11-23T16:00:01Z"}})
+    }
+
+    fn ended(reason: &str, code: i32) -> Value {
+        json!({"terminated": {"exitCode": code, "reason": reason,
+            "startedAt": "2026-11-23T16:00:01Z", "finishedAt": "2026-11-23T16:00:02Z"}})
+    }
+
+    fn waiting(reason: &str, message: &str) -> Value {
+        json!({"waiting": {"reason": reason, "message": message}})
+    }
+
+    fn kinds(seen: &Seen, before: Option<&Seen>) -> Vec<&'static str> {
+        seen.events_since(before)
+            .iter()
+            .map(|event| match event.kind {
+                EventKind::Created => "created",
+                EventKind::Started => "started",
+                EventKind::Oom => "oom",
+                EventKind::Exited(_) => "exited",
+                EventKind::Removed => "removed",
+                _ => "other",
+            })
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn each_thing_happens_once_and_in_order() {
+        let created = Seen::first(pod(1, waiting("ContainerCreating", "")));
+        assert_eq!(kinds(&created, None), ["created"]);
+        let up = created.next(pod(2, running()));
+        assert_eq!(kinds(&up, Some(&created)), ["started"]);
+        assert_eq!(kinds(&up.next(pod(3, running())), Some(&up)), [""; 0]);
+        let done = up.next(pod(4, ended("OOMKilled", 137)));
+        assert_eq!(kinds(&done, Some(&up)), ["oom", "exited"]);
+        assert_eq!(kinds(&done.last(None), Some(&done)), ["removed"]);
+        assert_eq!(kinds(&up.last(None), Some(&up)), ["exited", "removed"]);
+        let all = Seen::first(pod(4, ended("Completed", 0)));
+        assert_eq!(kinds(&all, None), ["created", "started", "exited"]);
+    }
+
+    #[tokio::test]
+    async fn what_was_removed_before_its_start_had_no_end() {
+        let mut held = pod(1, json!({}));
+        held.metadata.labels.clear();
+        let held = Seen::first(held);
+        assert_eq!(held.state, State::Held);
+        assert_eq!(kinds(&held.last(None), Some(&held)), ["removed"]);
+    }
+
+    #[tokio::test]
+    async fn the_first_exit_is_the_exit() {
+        let done = Seen::first(pod(1, ended("Error", 3)));
+        let changed = done.next(pod(2, ended("ContainerStatusUnknown", 137)));
+        assert_eq!(changed.exit(), done.exit());
+        assert_eq!(changed.last(Some(Exit::new(ExitReason::NodeLost))).exit(), done.exit());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_registrys_words_are_kept_and_the_clock_runs_on() {
+        let first = Seen::first(pod(1, waiting("ErrImagePull", "rpc error: 401 Unauthorized")));
+        tokio::time::advance(Duration::from_secs(5)).await;
+        let quiet = first.next(pod(2, waiting("ContainerCreating", "")));
+        let second =
+            quiet.next(pod(3, waiting("ImagePullBackOff", "Back-off pulling image \"x\"")));
+        let (trouble, since) = second.trouble.clone().unwrap();
+        assert_eq!(trouble, Trouble::Pull("rpc error: 401 Unauthorized".into()));
+        assert_eq!(since.elapsed(), Duration::from_secs(5));
+        let other = second.next(pod(4, waiting("CreateContainerError", "no")));
+        assert_eq!(other.trouble.unwrap().1.elapsed(), Duration::ZERO);
+        assert!(second.next(pod(5, running())).trouble.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_silence_of_a_node_is_counted_until_it_is_heard_again() {
+        let with = |version: u64, ready: &str| {
+            let mut pod = pod(version, running());
+            pod.status.conditions = serde_json::from_value(json!([
+                {"type": "Ready", "status": ready},
+                {"type": "ContainersReady", "status": "True"},
+            ]))
+            .unwrap();
+            pod
+        };
+        let well = Seen::first(with(1, "True"));
+        assert!(well.silent_since.is_none());
+        let silent = well.next(with(2, "False"));
+        tokio::time::advance(Duration::from_secs(7)).await;
+        let still = silent.next(with(3, "False"));
+        assert_eq!(still.silent_since.unwrap().elapsed(), Duration::from_secs(7));
+        assert!(still.next(with(4, "True")).silent_since.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_pod_that_is_being_deleted_is_unclear_until_it_has_ended() {
+        let mut going = pod(1, running());
+        going.metadata.deletion_timestamp =
+            Some(serde_json::from_value(json!("2026-11-23T16:01:00Z")).unwrap());
+        going.metadata.deletion_grace_period_seconds = Some(5);
+        let seen = Seen::first(going);
+        assert!(seen.unclear_since.is_some());
+        assert_eq!(seen.patience(), Duration::from_secs(35));
+        assert!(seen.next(pod(2, ended("Error", 143))).unclear_since.is_none());
+    }
+}

@@ -1,0 +1,67 @@
+//! What the sources of statistics have of containers and nodes.
+
+pub(crate) mod cadvisor;
+pub(crate) mod summary;
+
+use std::time::{Duration, SystemTime};
+
+/// What was measured of one container.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Measured {
+    pub(crate) time: Option<SystemTime>,
+    /// CPU time since the start.
+    pub(crate) cpu: Option<Duration>,
+    /// CPUs in use, where the source counts that itself.
+    pub(crate) cores: Option<f64>,
+    pub(crate) memory: Option<u64>,
+    pub(crate) received: Option<u64>,
+    pub(crate) sent: Option<u64>,
+    pub(crate) block_read: Option<u64>,
+    pub(crate) block_written: Option<u64>,
+}
+
+impl Measured {
+    /// Whether nothing had run yet: a kubelet also measures a cgroup that has no process so far. One
+    /// that runs has taken some time of a CPU, though its memory can be counted as zero: of what is
+    /// charged to it, what may be dropped is taken off.
+    pub(crate) fn is_before_the_start(&self) -> bool {
+        self.cpu == Some(Duration::ZERO) && self.memory == Some(0)
+    }
+}
+
+/// What a node has.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Machine {
+    pub(crate) cores: Option<f64>,
+    pub(crate) memory: Option<u64>,
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a percentage needs no more")]
+pub(crate) fn percent(used: Option<u64>, most: Option<u64>) -> Option<f64> {
+    let most = most.filter(|most| *most > 0)?;
+    Some(used? as f64 / most as f64 * 100.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_cgroup_is_no_measurement() {
+        let measured = |cpu, memory| {
+            let cpu = Some(Duration::from_nanos(cpu));
+            Measured { cpu, memory: Some(memory), ..Measured::default() }.is_before_the_start()
+        };
+        assert!(measured(0, 0));
+        assert!(!measured(1, 0));
+        assert!(!measured(0, 4096));
+    }
+
+    #[test]
+    fn percentages_need_both() {
+        assert_eq!(percent(Some(1), Some(4)), Some(25.0));
+        assert_eq!(percent(Some(1), Some(0)), None);
+        assert_eq!(percent(None, Some(4)), None);
+        assert_eq!(percent(Some(1), None), None);
+    }
+}

@@ -1,0 +1,211 @@
+//! The kubelet's summary, and the metrics API.
+
+use std::time::{Duration, SystemTime};
+
+use runtime_core::Result;
+use serde::Deserialize;
+
+use super::Measured;
+use crate::json::read as read_json;
+use crate::model::api::Time;
+use crate::model::labels::CONTAINER;
+use crate::quantity::quantity;
+
+/// What the summary has of one pod.
+#[derive(Debug)]
+pub(crate) struct PodMeasured {
+    pub(crate) name: String,
+    pub(crate) uid: String,
+    pub(crate) measured: Measured,
+}
+
+#[derive(Debug, Deserialize)]
+struct Summary {
+    #[serde(default)]
+    pods: Vec<PodStats>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PodStats {
+    pod_ref: PodRef,
+    #[serde(default)]
+    containers: Vec<ContainerStats>,
+    network: Option<Network>,
+}
+
+#[derive(Debug, Deserialize)]
+struct PodRef {
+    name: String,
+    uid: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct ContainerStats {
+    name: String,
+    cpu: Option<Cpu>,
+    memory: Option<Memory>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Cpu {
+    time: Time,
+    usage_nano_cores: Option<u64>,
+    usage_core_nano_seconds: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Memory {
+    time: Time,
+    working_set_bytes: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Network {
+    /// All of them; the fields beside them are those of the first.
+    #[serde(default)]
+    interfaces: Vec<Interface>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Interface {
+    name: String,
+    rx_bytes: Option<u64>,
+    tx_bytes: Option<u64>,
+}
+
+/// Reads `/stats/summary`.
+pub(crate) fn read(json: &[u8]) -> Result<Vec<PodMeasured>> {
+    let summary: Summary = read_json(json)?;
+    Ok(summary.pods.into_iter().filter_map(pod).collect())
+}
+
+fn pod(pod: PodStats) -> Option<PodMeasured> {
+    let main = pod.containers.into_iter().find(|container| container.name == CONTAINER)?;
+    let mut measured = Measured::default();
+    if let Some(cpu) = main.cpu {
+        measured.time = Some(cpu.time.0);
+        measured.cpu = cpu.usage_core_nano_seconds.map(Duration::from_nanos);
+        measured.cores = cpu.usage_nano_cores.map(nanos);
+    }
+    if let Some(memory) = main.memory {
+        measured.time = measured.time.or(Some(memory.time.0));
+        measured.memory = memory.working_set_bytes;
+    }
+    let outside: Vec<Interface> = pod
+        .network
+        .map(|network| network.interfaces)
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|interface| interface.name != "lo")
+        .collect();
+    if !outside.is_empty() {
+        measured.received = Some(outside.iter().filter_map(|i| i.rx_bytes).sum());
+        measured.sent = Some(outside.iter().filter_map(|i| i.tx_bytes).sum());
+    }
+    Some(PodMeasured { name: pod.pod_ref.name, uid: pod.pod_ref.uid, measured })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a double counts nanoseconds of CPU well enough")]
+fn nanos(cores: u64) -> f64 {
+    cores as f64 / 1e9
+}
+
+#[derive(Debug, Deserialize)]
+struct MetricsList {
+    #[serde(default)]
+    items: Vec<PodMetrics>,
+}
+
+#[derive(Debug, Deserialize)]
+struct PodMetrics {
+    metadata: MetricsMeta,
+    timestamp: Option<Time>,
+    #[serde(default)]
+    containers: Vec<ContainerMetrics>,
+}
+
+#[derive(Debug, Deserialize)]
+struct MetricsMeta {
+    name: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct ContainerMetrics {
+    name: String,
+    usage: Usage,
+}
+
+#[derive(Debug, Deserialize)]
+struct Usage {
+    cpu: Option<String>,
+    memory: Option<String>,
+}
+
+/// Reads the metrics of pods, by their names.
+pub(crate) fn read_metrics(json: &[u8]) -> Result<Vec<(String, Measured)>> {
+    let list: MetricsList = read_json(json)?;
+    Ok(list
+        .items
+        .into_iter()
+        .filter_map(|pod| {
+            let main = pod.containers.into_iter().find(|c| c.name == CONTAINER)?;
+            let measured = Measured {
+                time: Some(pod.timestamp.map_or_else(SystemTime::now, |time| time.0)),
+                cores: main.usage.cpu.as_deref().and_then(quantity),
+                memory: main
+                    .usage
+                    .memory
+                    .as_deref()
+                    .and_then(quantity)
+                    .and_then(crate::quantity::whole),
+                ..Measured::default()
+            };
+            Some((pod.metadata.name, measured))
+        })
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary() {
+        let json = br#"{"node": {"nodeName": "n"}, "pods": [
+            {"podRef": {"name": "p", "namespace": "x", "uid": "u"}, "startTime": "2026-11-23T16:00:00Z",
+             "containers": [{"name": "main", "startTime": "2026-11-23T16:00:00Z",
+                "cpu": {"time": "2026-11-23T16:00:05Z", "usageNanoCores": 250000000, "usageCoreNanoSeconds": 1500000000},
+                "memory": {"time": "2026-11-23T16:00:05Z", "workingSetBytes": 4096, "rssBytes": 1}}],
+             "network": {"time": "2026-11-23T16:00:05Z", "name": "eth0", "rxBytes": 5, "txBytes": 7,
+                "interfaces": [{"name": "eth0", "rxBytes": 5, "txBytes": 7}, {"name": "lo", "rxBytes": 99, "txBytes": 99},
+                    {"name": "eth1", "rxBytes": 1, "txBytes": 1}]}},
+            {"podRef": {"name": "new", "namespace": "x", "uid": "v"}, "containers": []}]}"#;
+        let pods = read(json).unwrap();
+        assert_eq!(pods.len(), 1);
+        let PodMeasured { name, uid, measured } = &pods[0];
+        assert_eq!((name.as_str(), uid.as_str()), ("p", "u"));
+        assert_eq!(measured.cpu, Some(Duration::from_millis(1500)));
+        assert_eq!(measured.cores, Some(0.25));
+        assert_eq!(measured.memory, Some(4096));
+        assert_eq!((measured.received, measured.sent), (Some(6), Some(8)));
+    }
+
+    #[test]
+    fn the_metrics_api() {
+        let json = br#"{"items": [{"metadata": {"name": "p"}, "timestamp": "2026-11-23T16:00:05Z", "window": "30s",
+            "containers": [{"name": "main", "usage": {"cpu": "250m", "memory": "4Ki"}}]}]}"#;
+        let pods = read_metrics(json).unwrap();
+        assert_eq!(pods[0].0, "p");
+        assert_eq!((pods[0].1.cores, pods[0].1.memory), (Some(0.25), Some(4096)));
+    }
+
+    #[test]
+    fn what_is_no_summary_is_an_error() {
+        assert!(read(b"<html>").is_err());
+        assert!(read_metrics(b"3").is_err());
+    }
+}

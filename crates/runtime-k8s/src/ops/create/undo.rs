@@ -1,0 +1,78 @@
+//! Undoing a create that failed, or that nobody waits for any more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use runtime_core::{Backoff, ErrorKind, LABEL_NONCE, Operation, Result};
+use tokio::time::Instant;
+
+use crate::model::api::Pod;
+use crate::ops::remove::delete;
+use crate::state::KubernetesBackend;
+
+/// How long an undo is tried before what is left is left to a reap: longer than a server works on a
+/// request.
+pub(super) const UNDO_PATIENCE: Duration = Duration::from_secs(90);
+
+/// How long one attempt of an undo may take, and a create whose runtime is being closed. A server that
+/// does not answer is asked again, or is left to a reap.
+pub(super) const ATTEMPT_LIMIT: Duration = Duration::from_secs(10);
+
+/// Undoes a create whose caller waits for its error, and gets it even if the undo takes more than one
+/// attempt.
+pub(super) async fn undo_soon(backend: &Arc<KubernetesBackend>, pod: Pod) {
+    let undone = backend.context.half_made.spawn(undo(Arc::clone(backend), pod));
+    let _ = tokio::time::timeout(ATTEMPT_LIMIT, undone).await;
+}
+
+/// Runs one attempt of an undo.
+async fn attempt<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    runtime_support::within(Operation::Create, ATTEMPT_LIMIT, work).await
+}
+
+/// Undoes a create whose answer was lost. The server may still be at it, so that a pod which is not
+/// there is looked for again.
+pub(in crate::ops) async fn undo_by_name(
+    backend: Arc<KubernetesBackend>,
+    name: String,
+    nonce: String,
+) {
+    let (mut backoff, until) = (Backoff::default(), Instant::now() + UNDO_PATIENCE);
+    loop {
+        let looked = match attempt(backend.client.pod(&name)).await {
+            Ok(pod) if pod.metadata.labels.get(LABEL_NONCE) == Some(&nonce) => {
+                return undo(backend, pod).await;
+            }
+            // Another has the name.
+            Ok(_) => return,
+            Err(error) => error,
+        };
+        if !backend.context.half_made.another(backoff.delay(), until).await {
+            if looked.kind() != ErrorKind::NotFound {
+                tracing::warn!(pod = name, "a create whose answer was lost could not be undone");
+            }
+            return;
+        }
+    }
+}
+
+/// Undoes a create.
+pub(in crate::ops) async fn undo(backend: Arc<KubernetesBackend>, pod: Pod) {
+    let (mut backoff, until) = (Backoff::default(), Instant::now() + UNDO_PATIENCE);
+    loop {
+        // Nothing of it was started, unless its hold was dropped: then its node ends what runs.
+        match attempt(delete(&backend, &pod, 0)).await {
+            Ok(_) => return,
+            Err(error) if error.kind() == ErrorKind::NotFound => return,
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                tracing::warn!(pod = pod.metadata.name, %error, "a create could not be undone");
+                return;
+            }
+            Err(error) => tracing::debug!(%error, "a create is being undone"),
+        }
+        if !backend.context.half_made.another(backoff.delay(), until).await {
+            tracing::warn!(pod = pod.metadata.name, "a create could not be undone");
+            return;
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! The API server and its version.
+
+use runtime_core::{Health, Result};
+
+use crate::BACKEND;
+use crate::state::KubernetesBackend;
+
+/// Requests the version of the API server.
+pub(crate) async fn run(backend: &KubernetesBackend) -> Result<Health> {
+    let version = backend.client.version().await?;
+    let capabilities = backend.context.capabilities.clone();
+    let mut health = Health::new(BACKEND, "Kubernetes", version.git_version, capabilities);
+    health.api_version = Some("v1".to_owned());
+    health.warnings.clone_from(&backend.server.warnings);
+    Ok(health)
+}

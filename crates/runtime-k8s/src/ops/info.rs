@@ -1,0 +1,15 @@
+//! The state of a container.
+
+use runtime_core::{ContainerInfo, Result};
+
+use crate::model::container::KubernetesContainer;
+use crate::model::info;
+use crate::state::KubernetesBackend;
+
+/// Returns the info of a container.
+pub(crate) async fn run(
+    backend: &KubernetesBackend,
+    container: &KubernetesContainer,
+) -> Result<ContainerInfo> {
+    Ok(info::info(&backend.look(container).await?))
+}

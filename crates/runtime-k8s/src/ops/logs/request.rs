@@ -1,0 +1,140 @@
+//! The requests for a log.
+
+use std::collections::VecDeque;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use k8s_openapi::jiff::Timestamp;
+use runtime_core::{Chunk, Error, ErrorKind, LogStream, Operation, Result};
+use runtime_support::follow::OpenLog;
+use tokio::time::Instant;
+
+use crate::client::lines::Lines;
+use crate::client::transport::connections::OpenBody;
+use crate::model::container::KubernetesContainer;
+use crate::model::labels::CONTAINER;
+use crate::model::log_line as line;
+use crate::state::KubernetesBackend;
+
+/// How much of the end of a log is looked at.
+const END: usize = 64 << 10;
+
+/// A followed log that is open from the beginning of its file, and since when.
+pub(super) type Opened = (OpenBody, Instant);
+
+/// Opens a log.
+pub(super) async fn open(
+    backend: &KubernetesBackend,
+    container: &KubernetesContainer,
+    from: OpenLog,
+) -> Result<Opened> {
+    let mut query = vec![("container", CONTAINER.to_owned()), ("timestamps", "true".to_owned())];
+    if from.follow {
+        query.push(("follow", "true".to_owned()));
+    }
+    if let Some(tail) = from.tail {
+        query.push(("tailLines", tail.to_string()));
+    }
+    if let Some(since) = from.since.and_then(whole_seconds) {
+        query.push(("sinceTime", since));
+    }
+    let open = backend.client.open_log(container.pod_name(), &query);
+    let body = backend.query(Operation::Logs, open).await.map_err(mistaken)?;
+    Ok((body, Instant::now()))
+}
+
+/// The last line of a log, as far as the engine has it in one piece; of a long one the end.
+pub(super) async fn last_line(
+    backend: &KubernetesBackend,
+    container: &KubernetesContainer,
+) -> Result<Option<Bytes>> {
+    let chunks = last_chunks(backend, container).await?;
+    Ok((!chunks.is_empty()).then(|| chunks.into_iter().flat_map(|chunk| chunk.bytes).collect()))
+}
+
+/// The last chunks of a log, all of one line.
+pub(super) async fn last_chunks(
+    backend: &KubernetesBackend,
+    container: &KubernetesContainer,
+) -> Result<VecDeque<Chunk>> {
+    let query = [
+        ("container", CONTAINER.to_owned()),
+        ("timestamps", "true".to_owned()),
+        ("tailLines", "1".to_owned()),
+    ];
+    let body = backend.client.open_log(container.pod_name(), &query).await?;
+    let (mut lines, mut reader) = (Lines::new(body), line::Reader::new(LogStream::Unknown));
+    let mut chunks = VecDeque::new();
+    loop {
+        let (part, is_all) = match lines.next_within(line::MOST).await? {
+            Some(part) => {
+                let is_all = part.ends_with(b"\n");
+                (part, is_all)
+            }
+            None => match lines.rest() {
+                None if !reader.is_in_line() => return Ok(chunks),
+                rest => (rest.unwrap_or_default(), true),
+            },
+        };
+        reader.read(part, is_all, |chunk| keep(&mut chunks, chunk))?;
+        if is_all {
+            return Ok(chunks);
+        }
+    }
+}
+
+/// Keeps the last chunks, as many as make up the end of a log.
+fn keep(chunks: &mut VecDeque<Chunk>, chunk: Chunk) {
+    chunks.push_back(chunk);
+    let mut length: usize = chunks.iter().map(|chunk| chunk.bytes.len()).sum();
+    while let Some(first) = chunks.front()
+        && length - first.bytes.len() >= END
+    {
+        length -= first.bytes.len();
+        chunks.pop_front();
+    }
+}
+
+/// Between a look at the pod and the question for its log the container can have come or gone. A
+/// kubelet that has just begun knows none of its pods, and says so without naming one.
+pub(super) fn mistaken(error: Error) -> Error {
+    let words = error.message().unwrap_or_default().to_owned();
+    let passes = match error.kind() {
+        ErrorKind::InvalidArgument => true,
+        ErrorKind::NotFound => words.contains("could not find the requested resource"),
+        _ => false,
+    };
+    if !passes {
+        return error;
+    }
+    Error::new(ErrorKind::Unavailable).with_message(words).with_source(error)
+}
+
+/// The second that a time is in: the kubelet cuts times to that.
+fn whole_seconds(time: SystemTime) -> Option<String> {
+    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
+    let time = Timestamp::from_second(i64::try_from(seconds).ok()?).ok()?;
+    Some(time.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_long_line_the_end_is_kept() {
+        let chunk = |length| Chunk {
+            time: SystemTime::UNIX_EPOCH,
+            stream: LogStream::Unknown,
+            bytes: vec![b'x'; length].into(),
+            ends_line: false,
+        };
+        let mut chunks = VecDeque::new();
+        for _ in 0..100 {
+            keep(&mut chunks, chunk(16 << 10));
+        }
+        assert_eq!(chunks.len(), END / (16 << 10));
+        keep(&mut chunks, chunk(2 * END));
+        assert_eq!(chunks.len(), 1);
+    }
+}

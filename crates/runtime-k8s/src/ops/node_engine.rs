@@ -1,0 +1,239 @@
+//! The engine of the one node that a connection is bound to.
+//!
+//! Pods are made, watched and removed through the API server as always. What the API server would
+//! only pass on to the node goes to the node's engine itself: the log files, with the streams
+//! apart; the figures; signals; and a stop, with whatever grace. The kubelet sees that the
+//! container has ended and tells everyone.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use runtime_core::{
+    ContainerId, ContainerStats, Error, ErrorKind, Follow, LogOptions, LogReader, Operation,
+    Result, Signal, StopOptions, StopOutcome,
+};
+use runtime_cri::{NodeContainer, NodeEngine, PodContainer};
+use runtime_support::{find_source, is_unclear};
+use serde_json::{Value, json};
+
+use crate::client::{Patched, Refused};
+use crate::model::container::KubernetesContainer;
+use crate::model::info;
+use crate::model::labels::STOPPED_AT;
+use crate::model::pod::gate::{annotate, millis_now};
+use crate::model::pod::lifecycle::{self, State};
+use crate::model::pod::observed::Seen;
+use crate::ops::logs::closing::{context, until_closed};
+use crate::state::KubernetesBackend;
+
+/// The engine, where its log files can be read.
+pub(crate) fn with_logs(backend: &KubernetesBackend) -> Option<&NodeEngine> {
+    backend.engine.as_ref().filter(|engine| engine.capabilities().logs)
+}
+
+/// The container as its pod describes it; nothing before the engine has made one.
+fn described(seen: &Seen) -> Option<PodContainer> {
+    let pod = &*seen.pod;
+    let id = pod.container_status()?.container_id.as_deref()?;
+    let (_, id) = id.split_once("://")?;
+    let of = info::info(seen);
+    let mut container = PodContainer::new(ContainerId::new(id), of.name);
+    container.terminal = pod.container().is_some_and(|container| container.tty);
+    container.stop_grace =
+        Duration::from_secs(pod.spec.termination_grace_period_seconds.unwrap_or(30));
+    container.memory = of.memory;
+    container.cpu_count = of.cpu_count;
+    Some(container)
+}
+
+/// The container on the engine.
+async fn on(engine: &NodeEngine, operation: Operation, seen: &Seen) -> Result<NodeContainer> {
+    let described = described(seen)
+        .ok_or_else(|| Error::internal("the cluster gives no id of the container"))?;
+    engine.container(operation, &described).await
+}
+
+/// The container on the engine, if it runs as far as the cluster knows.
+async fn running(
+    backend: &KubernetesBackend,
+    container: &KubernetesContainer,
+    engine: &NodeEngine,
+    operation: Operation,
+) -> Result<NodeContainer> {
+    let seen = backend.look(container).await?;
+    match &seen.state {
+        State::Held | State::Pending(_) => Err(Error::new(ErrorKind::NotStarted)),
+        State::Ended(_) | State::Settling => Err(Error::new(ErrorKind::InvalidState)),
+        State::Running => on(engine, operation, &seen).await,
+    }
+}
+
+/// See [`Container::logs`](runtime_core::Container::logs).
+pub(crate) async fn logs(
+    backend: &Arc<KubernetesBackend>,
+    container: &KubernetesContainer,
+    engine: &NodeEngine,
+    options: LogOptions,
+) -> Result<LogReader> {
+    let seen = backend.query(Operation::Logs, backend.look(container)).await?;
+    if lifecycle::started_at(&seen.pod).is_some() {
+        return backend.query(Operation::Logs, open(engine, &seen, options)).await;
+    }
+    let after = options.after;
+    if options.follow != Follow::Yes || seen.exit().is_some() {
+        return Ok(LogReader::new(futures_util::stream::empty(), after));
+    }
+    let (task, this, engine) = (Arc::clone(backend), container.clone(), engine.clone());
+    let records = futures_util::stream::once(async move {
+        let was_started = |seen: &Seen| lifecycle::started_at(&seen.pod).is_some();
+        let is_over = |seen: &Seen| was_started(seen) || seen.exit().is_some();
+        let seen = task.until(&this, is_over).await?;
+        if was_started(&seen) {
+            open(&engine, &seen, options).await
+        } else {
+            Ok(LogReader::new(futures_util::stream::empty(), after))
+        }
+    })
+    .try_flatten();
+    let reader = LogReader::new(records.boxed(), after);
+    let closed = backend.closed(Operation::Logs);
+    Ok(LogReader::new(until_closed(reader, closed, context(container)), after))
+}
+
+async fn open(engine: &NodeEngine, seen: &Seen, options: LogOptions) -> Result<LogReader> {
+    on(engine, Operation::Logs, seen).await?.logs(options).await
+}
+
+/// See [`Container::stats_once`](runtime_core::Container::stats_once).
+pub(crate) async fn stats_once(
+    backend: &KubernetesBackend,
+    container: &KubernetesContainer,
+    engine: &NodeEngine,
+) -> Result<ContainerStats> {
+    running(backend, container, engine, Operation::Stats).await?.stats_once().await
+}
+
+/// See [`Runtime::stats`](runtime_core::Runtime::stats).
+pub(crate) async fn stats_of_many(
+    engine: &NodeEngine,
+    running: &[Seen],
+) -> Result<Vec<(ContainerId, ContainerStats)>> {
+    let mut uids = HashMap::new();
+    let mut containers = Vec::with_capacity(running.len());
+    for seen in running {
+        if let Some(container) = described(seen) {
+            uids.insert(container.id.clone(), ContainerId::new(&seen.pod.metadata.uid));
+            containers.push(container);
+        }
+    }
+    let measured = engine.stats(&containers).await?;
+    Ok(measured.into_iter().filter_map(|(id, stats)| Some((uids.remove(&id)?, stats))).collect())
+}
+
+/// Sends a signal to the main process.
+pub(crate) async fn kill(
+    backend: &KubernetesBackend,
+    container: &KubernetesContainer,
+    engine: &NodeEngine,
+    signal: Signal,
+) -> Result<()> {
+    running(backend, container, engine, Operation::Kill).await?.kill(signal).await
+}
+
+/// Stops a container that runs as far as the cluster knows. `None` when the cluster has to be asked
+/// again.
+pub(crate) async fn stop(
+    backend: &KubernetesBackend,
+    container: &KubernetesContainer,
+    engine: &NodeEngine,
+    seen: &Seen,
+    grace: Duration,
+    refused: &mut Refused,
+) -> Result<Option<StopOutcome>> {
+    let inside = on(engine, Operation::Stop, seen).await?;
+    if !inside.was_running() {
+        // The kubelet has not told yet.
+        return backend.until_ended(container).await.map(StopOutcome::AlreadyExited).map(Some);
+    }
+    let now = millis_now();
+    let patch = [
+        json!({"op": "test", "path": "/metadata/uid", "value": container.uid()}),
+        json!({"op": "test", "path": "/status/phase", "value": seen.pod.status.phase}),
+        annotate(STOPPED_AT, &now),
+    ];
+    match backend.client.patch_pod(container.pod_name(), &patch).await? {
+        Patched::Done(pod) => backend.pods.take(*pod),
+        Patched::Other(error) => {
+            let pod = backend.client.pod(container.pod_name()).await?;
+            if pod.metadata.uid != container.uid() {
+                return Err(Error::new(ErrorKind::NotFound));
+            }
+            refused.again(&pod, error)?;
+            backend.pods.take(pod);
+            return Ok(None);
+        }
+    }
+    if let Err(error) = inside.stop(StopOptions::default().grace(grace)).await {
+        // The mark of another stop before this one stays.
+        if had_no_effect(&error) && seen.pod.annotation(STOPPED_AT).is_none() {
+            unmark(backend, container, &now).await;
+        }
+        return Err(error);
+    }
+    backend.until_ended(container).await.map(StopOutcome::Stopped).map(Some)
+}
+
+/// Whether the container cannot have felt a stop that failed.
+fn had_no_effect(error: &Error) -> bool {
+    let io = find_source::<io::Error>(error).map(io::Error::kind);
+    !is_unclear(error)
+        || matches!(io, Some(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused))
+}
+
+/// Takes the mark of a stop back, so that an end that comes later is not called ours.
+async fn unmark(backend: &KubernetesBackend, container: &KubernetesContainer, marked: &str) {
+    match backend.client.patch_pod(container.pod_name(), &unmarking(container.uid(), marked)).await
+    {
+        Ok(Patched::Done(pod)) => backend.pods.take(*pod),
+        // It is another stop's by now, or the pod is gone.
+        Ok(Patched::Other(_)) => {}
+        Err(error) => tracing::warn!(%error, "the mark of a stop that failed stays"),
+    }
+}
+
+fn unmarking(uid: &str, marked: &str) -> [Value; 3] {
+    let path = format!("/metadata/annotations/{}", STOPPED_AT.replace('/', "~1"));
+    [
+        json!({"op": "test", "path": "/metadata/uid", "value": uid}),
+        json!({"op": "test", "path": path, "value": marked}),
+        json!({"op": "remove", "path": path}),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_that_failed_takes_back_its_own_mark_alone() {
+        let path = "/metadata/annotations/container-runtime~1stopped-at";
+        let patch = unmarking("u", "1000");
+        assert_eq!(patch[0], json!({"op": "test", "path": "/metadata/uid", "value": "u"}));
+        assert_eq!(patch[1], json!({"op": "test", "path": path, "value": "1000"}));
+        assert_eq!(patch[2], json!({"op": "remove", "path": path}));
+    }
+
+    #[test]
+    fn an_engine_that_may_have_stopped_it_keeps_the_mark() {
+        let away = |kind: io::ErrorKind| {
+            Error::new(ErrorKind::Unavailable).with_source(io::Error::from(kind))
+        };
+        assert!(had_no_effect(&Error::new(ErrorKind::PermissionDenied)));
+        assert!(had_no_effect(&away(io::ErrorKind::ConnectionRefused)));
+        assert!(!had_no_effect(&away(io::ErrorKind::ConnectionReset)));
+        assert!(!had_no_effect(&Error::new(ErrorKind::Timeout)));
+    }
+}

@@ -1,0 +1,79 @@
+//! Removing what a scope left behind.
+//!
+//! A Secret or a budget is owned by its pod and has a name that follows from the pod's nonce. It is
+//! removed with its pod, and the cluster deletes one whose pod is gone. So none is ever listed: the
+//! right to list Secrets is the right to read every Secret of the namespace.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures_util::StreamExt as _;
+use runtime_core::{
+    Container as _, ErrorKind, LABEL_CREATED_AT, Operation, ReapOptions, ReapReport, Result,
+};
+use runtime_support::backend::Handle;
+
+use crate::model::api::{Meta, Pod};
+use crate::model::container::KubernetesContainer;
+use crate::model::labels;
+use crate::state::KubernetesBackend;
+
+/// How many pods are removed at once.
+const AT_ONCE: usize = 16;
+
+/// Removes the containers of the scope that are old enough, and what belongs to none any more.
+pub(crate) async fn run(
+    backend: &Arc<KubernetesBackend>,
+    options: ReapOptions,
+) -> Result<ReapReport> {
+    let scope = &backend.options.scope;
+    let selector = labels::selector(scope, &options.labels);
+    let (pods, _) = backend.query(Operation::Reap, backend.client.list_pods(&selector)).await?;
+    let mut report = ReapReport::default();
+    let old = pods.into_iter().filter(|pod| is_old(&pod.metadata, options.older_than));
+    let mut removals = futures_util::stream::iter(old)
+        .map(|pod| async move {
+            let container = KubernetesContainer::new(Arc::new(pod));
+            let container = Handle::new(backend, container);
+            (container.remove().await, container)
+        })
+        .buffer_unordered(AT_ONCE);
+    while let Some((removed, container)) = removals.next().await {
+        let id = container.id().clone();
+        match removed {
+            Ok(()) => report.removed.push(id),
+            // Somebody else was quicker.
+            Err(error) if error.kind() == ErrorKind::NotFound => report.removed.push(id),
+            Err(error) => report.failed.push((id, error.to_string())),
+        }
+    }
+    drop(removals);
+    if options.labels.is_empty() {
+        let selector = labels::probe_selector(scope);
+        let (probes, _) =
+            backend.query(Operation::Reap, backend.client.list_pods(&selector)).await?;
+        for probe in probes.iter().filter(|pod| is_old(&pod.metadata, options.older_than)) {
+            let removal = remove_probe(backend, probe);
+            backend
+                .with_deadline(Operation::Reap, backend.context.deadlines.remove, removal)
+                .await?;
+            report.others.push(format!("Pod {}", probe.metadata.name));
+        }
+    }
+    Ok(report)
+}
+
+/// Removes a probe that was left behind. Nothing of it runs, so there is nothing to wait for.
+async fn remove_probe(backend: &KubernetesBackend, probe: &Pod) -> Result<()> {
+    match backend.client.delete_pod(&probe.metadata.name, &probe.metadata.uid, 0).await {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Whether something was made so long ago.
+fn is_old(meta: &Meta, age: Duration) -> bool {
+    let label = meta.labels.get(LABEL_CREATED_AT).map(String::as_str);
+    let engines = meta.creation_timestamp.map(|time| time.0);
+    runtime_support::is_old(label, engines, age, SystemTime::now())
+}

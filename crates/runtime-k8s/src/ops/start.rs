@@ -1,0 +1,214 @@
+//! From the request of a start to the process.
+//!
+//! The request is a change of the pod, and what follows is the cluster's: a node is found, pulls the
+//! image and makes the container. `Started` is returned when the process runs. At the deadline the
+//! request stands: another start goes on waiting, and the budgets of the options end what never
+//! runs, see `state/failure_policy.rs`.
+
+use std::sync::Arc;
+
+use runtime_core::{Error, ErrorKind, Exit, ExitReason, Result, StartOutcome};
+
+use crate::client::{Patched, Refused};
+use crate::model::container::KubernetesContainer;
+use crate::model::pod::gate;
+use crate::model::pod::lifecycle::State;
+use crate::model::pod::observed::Seen;
+use crate::state::KubernetesBackend;
+
+/// Starts a container, and waits for its process.
+pub(crate) async fn run(
+    backend: &KubernetesBackend,
+    container: &KubernetesContainer,
+) -> Result<StartOutcome> {
+    let outcome = release(backend, container).await?;
+    until_started(backend, container, outcome).await
+}
+
+/// Lets the pod go, which a scheduler may place from then on.
+async fn release(
+    backend: &KubernetesBackend,
+    container: &KubernetesContainer,
+) -> Result<StartOutcome> {
+    let mut pod = Arc::clone(&container.pod);
+    let mut refused = Refused::default();
+    loop {
+        let patch = gate::start(&pod);
+        match backend.client.patch_pod(container.pod_name(), &patch).await? {
+            Patched::Done(pod) => {
+                backend.pods.take(*pod);
+                return Ok(StartOutcome::Started);
+            }
+            // It was started before.
+            Patched::Other(error) => {
+                pod = backend.fresh(container).await?;
+                if !gate::is_held(&pod) {
+                    return Ok(StartOutcome::AlreadyStarted);
+                }
+                refused.again(&pod, error)?;
+            }
+        }
+    }
+}
+
+/// Waits until the process of a container runs or has run.
+///
+/// # Errors
+/// The reason why it never will, once that is known.
+async fn until_started(
+    backend: &KubernetesBackend,
+    container: &KubernetesContainer,
+    outcome: StartOutcome,
+) -> Result<StartOutcome> {
+    if outcome == StartOutcome::AlreadyStarted && backend.look(container).await?.exit().is_some() {
+        return Ok(outcome);
+    }
+    let is_over = |seen: &Seen| matches!(seen.state, State::Running | State::Ended(_));
+    let seen = backend.until(container, is_over).await?;
+    match seen.exit() {
+        Some(exit) if exit.code.is_none() && !seen.was_started() => Err(failed(exit)),
+        _ => Ok(outcome),
+    }
+}
+
+/// The error of a start whose deadline has passed.
+pub(crate) fn not_started_yet(
+    backend: &KubernetesBackend,
+    container: &KubernetesContainer,
+    error: Error,
+) -> Error {
+    let entry = backend.pods.entry(container.uid());
+    let words = entry.map(|entry| (entry.waits_for(&entry.now()), entry.now()));
+    match words {
+        Some((words, seen)) if matches!(seen.state, State::Pending(_)) => error.with_message(
+            format!("the process has not started so far: {words}; the start goes on"),
+        ),
+        _ => error,
+    }
+}
+
+/// The error of a start that ended without a process.
+fn failed(exit: &Exit) -> Error {
+    let words = exit.message.clone().unwrap_or_default();
+    let error = match exit.reason {
+        ExitReason::StartFailed => start_failed(words),
+        ExitReason::ImagePullFailed => pull_failed(words),
+        ExitReason::Removed => Error::new(ErrorKind::NotFound),
+        _ => Error::new(ErrorKind::InvalidState)
+            .with_message(format!("the container has ended before its process ran: {exit}")),
+    };
+    // What has ended is not started again.
+    error.with_retryable(false)
+}
+
+fn start_failed(words: String) -> Error {
+    if words.starts_with("no node takes it") {
+        return Error::new(ErrorKind::ResourceExhausted).with_message(words);
+    }
+    let field = if crate::model::api::refuses_source(&words) || words.contains("mounting") {
+        "mounts"
+    } else if words.contains("exec:") || words.contains("executable file not found") {
+        "command"
+    } else if words.contains("chdir to cwd") || words.contains("cwd") {
+        "working_dir"
+    } else {
+        return Error::new(ErrorKind::InvalidArgument).with_message(words);
+    };
+    Error::invalid(field, words)
+}
+
+/// The words of a node about an image that it could not get, which are those of its engine.
+fn pull_failed(words: String) -> Error {
+    let text = words.to_lowercase();
+    let says = |any: &[&str]| any.iter().any(|part| text.contains(part));
+    let kind = if says(&["couldn't parse image", "invalid reference format", "invalidimagename"]) {
+        return Error::invalid("image", words);
+    } else if says(&[
+        "401 unauthorized",
+        "unauthorized",
+        "authorization failed",
+        "authentication required",
+        "authorization required",
+        "no basic auth credentials",
+        "pull access denied",
+    ]) {
+        ErrorKind::Unauthenticated
+    } else if says(&["403 forbidden", "denied"]) {
+        ErrorKind::PermissionDenied
+    } else if says(&[
+        "not found",
+        "notfound",
+        "manifest unknown",
+        "name unknown",
+        "no match for platform",
+        "no matching manifest",
+        "pull policy of never",
+    ]) {
+        ErrorKind::ImageNotFound
+    } else if says(&["no space left", "quota", "too many requests", "toomanyrequests"]) {
+        ErrorKind::ResourceExhausted
+    } else {
+        ErrorKind::Unavailable
+    };
+    Error::new(kind).with_message(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failed_start_has_the_kind_of_its_reason() {
+        use ErrorKind as K;
+        use ExitReason as R;
+        for (reason, words, want) in [
+            (R::StartFailed, "no node takes it: 0/1 nodes", (K::ResourceExhausted, None)),
+            (
+                R::StartFailed,
+                "exec: \"x\": executable file not found",
+                (K::InvalidArgument, Some("command")),
+            ),
+            (
+                R::StartFailed,
+                "hostPath type check failed: /x",
+                (K::InvalidArgument, Some("mounts")),
+            ),
+            (R::StartFailed, "configmap \"x\" not found", (K::InvalidArgument, None)),
+            (
+                R::ImagePullFailed,
+                "rpc error: code = NotFound desc = failed to pull and unpack image \"r/a:b\": r/a:b: not found",
+                (K::ImageNotFound, None),
+            ),
+            (
+                R::ImagePullFailed,
+                "Container image \"r/a:b\" is not present with pull policy of Never",
+                (K::ImageNotFound, None),
+            ),
+            (
+                R::ImagePullFailed,
+                "failed to authorize: failed to fetch anonymous token: unexpected status: 401 Unauthorized",
+                (K::Unauthenticated, None),
+            ),
+            (R::ImagePullFailed, "unexpected status: 403 Forbidden", (K::PermissionDenied, None)),
+            (R::ImagePullFailed, "dial tcp: lookup r: no such host", (K::Unavailable, None)),
+            (
+                R::ImagePullFailed,
+                "Failed to apply default image tag \"a:B:c\": couldn't parse image reference",
+                (K::InvalidArgument, Some("image")),
+            ),
+            (R::Removed, "", (K::NotFound, None)),
+            (R::StoppedByUs, "stopped before its process was started", (K::InvalidState, None)),
+            (R::Evicted, "the node was low on memory", (K::InvalidState, None)),
+        ] {
+            let error = failed(&Exit::new(reason).with_message(words));
+            assert_eq!((error.kind(), error.field()), want, "{words}");
+            assert!(!error.is_retryable(), "{words}");
+            if !words.is_empty() {
+                assert!(
+                    error.message().is_some_and(|message| message.contains(words)),
+                    "{error:?}"
+                );
+            }
+        }
+    }
+}

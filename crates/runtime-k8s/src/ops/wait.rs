@@ -1,0 +1,14 @@
+//! Waiting for the end of a container.
+
+use runtime_core::{Exit, Result};
+
+use crate::model::container::KubernetesContainer;
+use crate::state::KubernetesBackend;
+
+/// Returns the exit of a container, also if the server is away in the meantime.
+pub(crate) async fn run(
+    backend: &KubernetesBackend,
+    container: &KubernetesContainer,
+) -> Result<Exit> {
+    backend.until_ended_whatever_comes(container).await
+}

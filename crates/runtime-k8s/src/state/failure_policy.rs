@@ -1,0 +1,338 @@
+//! Ending what would never run, and what was lost with its node.
+//!
+//! A node tries to pull an image for ever, and a scheduler to find a node. A pod whose node has
+//! fallen silent is called running for as long as nobody gives it up; some controllers never do
+//! (kubernetes#94183). When that has gone on for long enough, this library decides that it is over.
+//! So that it is over for everyone, and does not come to life an hour later, the decision is written
+//! to the pod, and the pod is changed so that it cannot run any more.
+//!
+//! The budgets count from times that are recorded in the cluster: the start, which the pod carries
+//! as an annotation, the binding to a node, the first failure, the silence of the node. They are
+//! the same for every process, so that a budget does not begin anew with each of them. A process
+//! whose clock is behind those of the others counts from what it has seen itself.
+
+use std::time::Duration;
+
+use runtime_core::{ErrorKind, Exit, ExitReason, LabelFilter, Result};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::backend::KubernetesBackend;
+use super::pods::Entry;
+use crate::client::Patched;
+use crate::error::is_policy;
+use crate::model::api::{ClusterEvent, Pod, refuses_source};
+use crate::model::info;
+use crate::model::labels::{STOPPED_IMAGE, VERDICT};
+use crate::model::pod::budget::{FIRST_LOOK, due, placed_at, spent};
+use crate::model::pod::gate::annotate;
+use crate::model::pod::lifecycle::{self, State, Trouble, node_lost};
+use crate::model::pod::observed::Seen;
+
+/// The longest pause between two looks at the events of one pod.
+const RAREST_LOOK: Duration = Duration::from_secs(60);
+
+impl KubernetesBackend {
+    /// Looks closer at a pod that is due, and ends it if it has to be. Gives the time of the next
+    /// look if there is one before the pod changes.
+    pub(crate) async fn judge(&self, entry: &Entry) -> Result<Option<Instant>> {
+        // Of any number of waiters one looks; the others find it done.
+        let mut judging = entry.judging.lock().await;
+        let seen = entry.now();
+        let options = &self.options;
+        let Some(due) = due(&seen, options) else { return Ok(None) };
+        let now = Instant::now();
+        if let Some(next) = judging.next.filter(|next| *next > now) {
+            return Ok(Some(next));
+        }
+        if due > now {
+            return Ok(Some(due));
+        }
+        let trouble = match &seen.state {
+            State::Running => {
+                let node = seen.pod.spec.node_name.as_deref().unwrap_or_default();
+                self.pronounce(&seen, &node_lost(node)).await?;
+                return Ok(None);
+            }
+            State::Pending(trouble) => trouble,
+            _ => return Ok(None),
+        };
+        let exit = match trouble {
+            Trouble::Final { reason, message } => Exit::new(*reason).with_message(message.clone()),
+            Trouble::Pull(message) => {
+                let events = self.events_of(&seen).await?;
+                if let Some(next) = fails_within(&events, &seen, options.pull_budget) {
+                    judging.next = Some(next);
+                    return Ok(Some(next));
+                }
+                Exit::new(ExitReason::ImagePullFailed)
+                    .with_message(words_of_registry(&events, message))
+            }
+            Trouble::Unschedulable(_) => {
+                Exit::new(ExitReason::StartFailed).with_message(seen.waits_for())
+            }
+            Trouble::Start(message) => {
+                let events = self.events_of(&seen).await?;
+                if let Some(next) = fails_within(&events, &seen, options.start_budget) {
+                    judging.next = Some(next);
+                    return Ok(Some(next));
+                }
+                Exit::new(ExitReason::StartFailed).with_message(message.clone())
+            }
+            Trouble::None if seen.pod.spec.node_name.is_none() => {
+                Exit::new(ExitReason::StartFailed).with_message(seen.waits_for())
+            }
+            Trouble::None => {
+                let events = self.events_of(&seen).await?;
+                let long = spent(placed_at(&seen.pod), seen.pending_since, options.start_budget);
+                match failure(&events, long <= now) {
+                    Some(words) => Exit::new(ExitReason::StartFailed).with_message(words),
+                    None => {
+                        if let Some(words) = progress(&events) {
+                            entry.progress(words);
+                        }
+                        let delay =
+                            FIRST_LOOK.saturating_mul(1 << judging.looks.min(10)).min(RAREST_LOOK);
+                        judging.looks += 1;
+                        let next = now + delay;
+                        judging.next = Some(next);
+                        return Ok(Some(next));
+                    }
+                }
+            }
+        };
+        self.pronounce(&seen, &exit).await?;
+        Ok(None)
+    }
+
+    /// Evaluates the budgets of a container that may be waiting to run, for callers that do not wait
+    /// on the watch. Returns whether that took a closer look.
+    pub(crate) async fn judge_if_due(&self, seen: &Seen) -> Result<bool> {
+        if due(seen, &self.options).is_none_or(|due| due > Instant::now()) {
+            return Ok(false);
+        }
+        let meta = &seen.pod.metadata;
+        let entry = self.entry(&meta.uid, &meta.name).await?;
+        self.judge(&entry).await?;
+        Ok(true)
+    }
+
+    /// Evaluates the budgets of all containers with these labels, for callers that wait for any of
+    /// them.
+    pub(crate) async fn judge_overdue(&self, labels: &LabelFilter) {
+        let now = Instant::now();
+        let is_overdue = |seen: &Seen| {
+            due(seen, &self.options).is_some_and(|due| due <= now)
+                && info::has_labels(&seen.pod, labels)
+        };
+        for entry in self.pods.those(is_overdue) {
+            if let Err(error) = self.judge(&entry).await {
+                tracing::debug!(%error, "a budget could not be evaluated");
+            }
+        }
+    }
+
+    /// Writes a verdict to the pod, which cannot run from then on.
+    pub(crate) async fn pronounce(&self, seen: &Seen, exit: &Exit) -> Result<()> {
+        let pod = &*seen.pod;
+        let (uid, name) = (&pod.metadata.uid, &pod.metadata.name);
+        let verdict =
+            serde_json::to_string(&exit.clone().with_ended_at(Some(std::time::SystemTime::now())))
+                .map_err(|source| {
+                    runtime_core::Error::internal("the verdict cannot be written")
+                        .with_source(source)
+                })?;
+        let mut patch = end(pod, &verdict);
+        let mut patched = self.client.patch_pod(name, &patch).await;
+        if let Ok(Patched::Other(error)) | Err(error) = &patched
+            && is_policy(error)
+        {
+            // A policy refuses images that are none. The deadline alone keeps the pod from running
+            // for longer than a moment, if a node should take it yet.
+            tracing::debug!(%error, "a pod is ended by its deadline alone");
+            let path = pod.image_path();
+            patch.retain(|change| change["op"] != "replace" || change["path"] != path.as_str());
+            patched = self.client.patch_pod(name, &patch).await;
+        }
+        let after = match patched {
+            Ok(Patched::Done(pod)) => *pod,
+            // It runs after all, or somebody else was faster.
+            Ok(Patched::Other(_)) => self.client.pod(name).await?,
+            // It is gone, as the watch will say.
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        if after.metadata.uid == *uid {
+            self.pods.take(after);
+        }
+        Ok(())
+    }
+
+    /// What the cluster recorded about a pod; nothing where that may not be read.
+    async fn events_of(&self, seen: &Seen) -> Result<Vec<ClusterEvent>> {
+        match self.client.events_of(&seen.pod.metadata).await {
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(Vec::new()),
+            events => events,
+        }
+    }
+}
+
+/// The change that writes a verdict to a pod in the state that it was seen in.
+fn end(pod: &Pod, verdict: &str) -> Vec<Value> {
+    let path = pod.image_path();
+    let image = pod.container().map(|container| container.image.as_str()).unwrap_or_default();
+    let mut patch = vec![
+        json!({"op": "test", "path": "/metadata/uid", "value": pod.metadata.uid}),
+        json!({"op": "test", "path": "/status/phase", "value": pod.status.phase}),
+        json!({"op": "test", "path": path, "value": image}),
+    ];
+    if let Some(at) = lifecycle::silence(pod) {
+        // A node that has been heard again meanwhile has its pod as it is.
+        let condition = format!("/status/conditions/{at}");
+        patch.extend([
+            json!({"op": "test", "path": format!("{condition}/type"), "value": "Ready"}),
+            json!({"op": "test", "path": format!("{condition}/status"), "value": "False"}),
+        ]);
+    }
+    patch.extend([
+        json!({"op": "replace", "path": path, "value": STOPPED_IMAGE}),
+        annotate(VERDICT, verdict),
+        // Its node gives back what it holds for it, also one that the scheduler finds only now.
+        json!({"op": "add", "path": "/spec/activeDeadlineSeconds", "value": 1}),
+    ]);
+    patch
+}
+
+/// The registry's words about a pull that failed. In the pauses between two attempts only the events
+/// have them.
+fn words_of_registry(events: &[ClusterEvent], message: &str) -> String {
+    if !(message.is_empty() || message.starts_with("Back-off pulling image")) {
+        return message.to_owned();
+    }
+    let words = events.iter().rev().find_map(|event| {
+        let words = event.message.as_deref()?;
+        let is_pull = words.starts_with("Failed to pull image");
+        (event.reason.as_deref() == Some("Failed") && is_pull).then(|| words.to_owned())
+    });
+    words.unwrap_or_else(|| message.to_owned())
+}
+
+/// The end of the budget of what fails, if it is to come. The failures may have begun long after
+/// the start: a large image is pulled for minutes before a connection breaks.
+fn fails_within(events: &[ClusterEvent], seen: &Seen, budget: Duration) -> Option<Instant> {
+    let failures = events.iter().filter(|event| event.reason.as_deref() == Some("Failed"));
+    let first = failures.filter_map(ClusterEvent::first).min()?;
+    let end = spent(Some(first), seen.trouble.as_ref().map(|(_, since)| *since), budget);
+    (end > Instant::now()).then_some(end)
+}
+
+/// What the events say has kept a container from being made. Some of it passes by itself, so it
+/// counts only when it has gone on for `long`, and nothing has gone well since.
+fn failure(events: &[ClusterEvent], long: bool) -> Option<String> {
+    let went_well = |event: &&ClusterEvent| {
+        matches!(event.reason.as_deref(), Some("Pulling" | "Pulled" | "Created" | "Started"))
+    };
+    let well = events.iter().filter(went_well).filter_map(ClusterEvent::last).max();
+    events.iter().rev().find_map(|event| {
+        let words = event.message.as_deref()?;
+        let counts = match event.reason.as_deref()? {
+            "FailedMount" => long || refuses_source(words),
+            "FailedCreatePodSandBox"
+            | "FailedCreatePodContainer"
+            | "FailedAttachVolume"
+            | "Failed" => long,
+            _ => false,
+        };
+        let has_passed = matches!((event.last(), well), (Some(last), Some(well)) if last <= well);
+        (counts && !has_passed).then(|| words.to_owned())
+    })
+}
+
+/// What the node does for a pod that it has said nothing of.
+fn progress(events: &[ClusterEvent]) -> Option<String> {
+    let told = |event: &&ClusterEvent| event.reason.as_deref() != Some("Scheduled");
+    events.iter().rev().find(told)?.message.clone().filter(|words| !words.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::time::SystemTime;
+
+    fn event(reason: &str, message: &str) -> ClusterEvent {
+        ClusterEvent {
+            reason: Some(reason.into()),
+            message: Some(message.into()),
+            ..ClusterEvent::default()
+        }
+    }
+
+    #[test]
+    fn a_verdict_ends_a_pod_that_has_no_node_yet() {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"uid": "u"},
+            "spec": {"containers": [
+                {"name": "istio-proxy", "image": "proxy"}, {"name": "main", "image": "busybox"},
+            ]},
+            "status": {"phase": "Pending"},
+        }))
+        .unwrap();
+        let patch = end(&pod, "{}");
+        let path = "/spec/containers/1/image";
+        assert_eq!(patch[2], json!({"op": "test", "path": path, "value": "busybox"}));
+        assert_eq!(patch[3], json!({"op": "replace", "path": path, "value": "!stopped"}));
+        assert_eq!(
+            patch[5],
+            json!({"op": "add", "path": "/spec/activeDeadlineSeconds", "value": 1})
+        );
+    }
+
+    #[test]
+    fn events_tell_what_the_pod_does_not() {
+        let check = event("FailedMount", "hostPath type check failed: /x is not a directory");
+        let missing = event("FailedMount", "MountVolume.SetUp failed: hostPath /x doesn't exist");
+        assert_eq!(failure(std::slice::from_ref(&missing), false), missing.message);
+        let pulled = event("Pulled", "Container image already present");
+        let sandbox = event("FailedCreatePodSandBox", "no free addresses");
+        assert_eq!(failure(std::slice::from_ref(&pulled), true), None);
+        assert_eq!(failure(&[check.clone(), pulled.clone()], false), check.message);
+        assert_eq!(failure(std::slice::from_ref(&sandbox), false), None);
+        assert_eq!(failure(&[pulled, sandbox.clone()], true), sandbox.message);
+    }
+
+    fn at(event: ClusterEvent, second: u64) -> ClusterEvent {
+        let time = |second| {
+            Some(crate::model::api::Time(SystemTime::UNIX_EPOCH + Duration::from_secs(second)))
+        };
+        ClusterEvent { first_timestamp: time(second), last_timestamp: time(second), ..event }
+    }
+
+    #[test]
+    fn failure_that_has_passed_does_not_count() {
+        let mount = || event("FailedMount", "the volume is not there yet");
+        let pulling = || event("Pulling", "Pulling image \"large\"");
+        assert_eq!(failure(&[at(mount(), 1), at(pulling(), 5)], true), None);
+        assert_eq!(failure(&[at(pulling(), 5), at(mount(), 6)], true), mount().message);
+        assert_eq!(progress(&[at(mount(), 1), at(pulling(), 5)]), pulling().message);
+        assert_eq!(progress(&[event("Scheduled", "Successfully assigned x/y to z")]), None);
+    }
+
+    #[tokio::test]
+    async fn budget_of_failures_counts_from_the_first_of_them() {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "p", "uid": "u", "labels": {crate::model::labels::RELEASED: "n"}},
+            "spec": {"nodeName": "n", "containers": [{"name": "main", "image": "busybox"}]},
+            "status": {"phase": "Pending", "containerStatuses": [
+                {"name": "main", "state": {"waiting": {"reason": "ErrImagePull", "message": "no"}}}]},
+        }))
+        .unwrap();
+        let seen = Seen::first(pod);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        let budget = Duration::from_secs(60);
+        let failed = |ago| at(event("Failed", "Failed to pull image"), now - ago);
+        assert!(fails_within(&[failed(2)], &seen, budget).is_some());
+        assert!(fails_within(&[failed(90), failed(2)], &seen, budget).is_none());
+        assert!(fails_within(&[], &seen, budget).is_none());
+    }
+}

@@ -1,0 +1,175 @@
+//! The container as the cluster has it, now and until it is as wanted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use runtime_core::{Error, ErrorKind, Exit, Result};
+use runtime_support::backend::ContainerRef as _;
+use tokio::time::Instant;
+
+use super::backend::KubernetesBackend;
+use crate::BACKEND;
+use crate::model::api::Pod;
+use crate::model::container::KubernetesContainer;
+use crate::model::pod::budget;
+use crate::model::pod::lifecycle::{self, State};
+use crate::model::pod::observed::Seen;
+
+impl KubernetesBackend {
+    /// Returns what is known of it now, from the watch if that is known to be current. Otherwise the
+    /// server is asked.
+    pub(crate) async fn look(&self, container: &KubernetesContainer) -> Result<Seen> {
+        if self.pods.is_current()
+            && let Some(entry) = self.pods.entry(container.uid())
+        {
+            if self.pods.is_gone(container.uid()) {
+                return Err(Error::new(ErrorKind::NotFound));
+            }
+            return Ok(entry.now());
+        }
+        let pod = self.client.pod(container.pod_name()).await?;
+        if pod.metadata.uid != container.uid() {
+            return Err(Error::new(ErrorKind::NotFound));
+        }
+        Ok(self.pods.seen(pod))
+    }
+
+    /// Waits until the container is as wanted, and ends it where it never will be. There is no
+    /// deadline.
+    pub(crate) async fn until(
+        &self,
+        container: &KubernetesContainer,
+        wanted: impl Fn(&Seen) -> bool,
+    ) -> Result<Seen> {
+        let entry = self.entry(container.uid(), container.pod_name()).await?;
+        let mut seen = entry.subscribe();
+        let mut next_look: Option<Instant> = None;
+        let mut was_reported = false;
+        loop {
+            let now = seen.borrow_and_update().clone();
+            if wanted(&now) {
+                return Ok(now);
+            }
+            let due = budget::due(&now, &self.options);
+            let due = due.map(|due| next_look.map_or(due, |next| next.max(due)));
+            let report = budget::report_due(&now).filter(|_| !was_reported);
+            tokio::select! {
+                changed = seen.changed() => {
+                    next_look = None;
+                    was_reported = false;
+                    if changed.is_err() {
+                        // The watch was closed, or has begun anew without this pod.
+                        let last = seen.borrow().clone();
+                        if wanted(&last) {
+                            return Ok(last);
+                        }
+                        return Err(Error::new(ErrorKind::NotFound));
+                    }
+                }
+                () = sleep_until(report) => {
+                    if let Some(words) = entry.news(&now) {
+                        runtime_support::report_pending_start(BACKEND, container.name(), &words);
+                    }
+                    was_reported = true;
+                }
+                () = sleep_until(due) => match Box::pin(self.judge(&entry)).await {
+                    Ok(next) => {
+                        next_look = next.or(Some(Instant::now() + LOOK_AGAIN));
+                        // The node may do something else by now.
+                        was_reported = false;
+                    }
+                    // A server that is away is waited for, as everywhere here.
+                    Err(error) if error.is_retryable() => {
+                        next_look = Some(Instant::now() + LOOK_AGAIN);
+                    }
+                    Err(error) => return Err(error),
+                },
+                error = self.pods.failed() => return Err(error),
+            }
+        }
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn until_ended(&self, container: &KubernetesContainer) -> Result<Exit> {
+        let begun = Instant::now();
+        match self.until(container, |seen| seen.exit().is_some()).await {
+            Ok(seen) => {
+                seen.exit().cloned().ok_or_else(|| Error::internal("an end without an exit"))
+            }
+            // The wait had begun, and the pod went before the watch could show it.
+            Err(error)
+                if error.kind() == ErrorKind::NotFound
+                    && self.pods.has_gone_since(container.uid(), begun) =>
+            {
+                Ok(lifecycle::removed(&container.pod, lifecycle::Deletion::Unknown))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Waits for its end, also while the server is away.
+    pub(crate) async fn until_ended_whatever_comes(
+        &self,
+        container: &KubernetesContainer,
+    ) -> Result<Exit> {
+        loop {
+            match self.until_ended(container).await {
+                Err(error) if error.is_retryable() => tokio::time::sleep(LOOK_AGAIN).await,
+                done => return done,
+            }
+        }
+    }
+
+    /// The pod as the server has it now.
+    pub(crate) async fn fresh(&self, container: &KubernetesContainer) -> Result<Arc<Pod>> {
+        let pod = self.client.pod(container.pod_name()).await?;
+        if pod.metadata.uid != container.uid() || pod.metadata.deletion_timestamp.is_some() {
+            return Err(Error::new(ErrorKind::NotFound));
+        }
+        self.pods.take(pod.clone());
+        Ok(Arc::new(pod))
+    }
+
+    /// Refuses what needs a running container.
+    pub(crate) async fn must_run(&self, container: &KubernetesContainer) -> Result<()> {
+        let mut seen = self.look(container).await?;
+        if Box::pin(self.judge_if_due(&seen)).await? {
+            seen = self.look(container).await?;
+        }
+        match seen.state {
+            _ if seen.gone => Err(Error::new(ErrorKind::NotFound)),
+            State::Held | State::Pending(_) => Err(Error::new(ErrorKind::NotStarted)),
+            State::Running => Ok(()),
+            State::Settling | State::Ended(_) => {
+                Err(Error::new(ErrorKind::InvalidState).with_message("the container has ended"))
+            }
+        }
+    }
+
+    /// The error of a session that was not opened. A container that ends at this time makes that
+    /// fail in many words.
+    pub(crate) async fn not_opened(&self, container: &KubernetesContainer, error: Error) -> Error {
+        if error.kind() == ErrorKind::InvalidArgument && error.field() == Some("command") {
+            return error;
+        }
+        // What the server says now, and not what the watch has brought so far.
+        if let Err(gone) = self.fresh(container).await
+            && gone.kind() == ErrorKind::NotFound
+        {
+            return gone.with_source(error);
+        }
+        match self.must_run(container).await {
+            Err(state) if state.kind() == ErrorKind::InvalidState => state.with_source(error),
+            _ => error,
+        }
+    }
+}
+
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

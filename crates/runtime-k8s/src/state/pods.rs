@@ -1,0 +1,450 @@
+//! The one watch of a runtime: all pods of its scope, as the server changes them.
+//!
+//! Info, wait, list and events of any number of containers are answered from here. The watch
+//! begins with the first question that needs it, and ends with the runtime. It goes on over lost
+//! connections and restarted servers from the version it has seen, and lists anew when the server
+//! has forgotten that version.
+
+mod current;
+mod ends;
+mod poll;
+#[cfg(test)]
+mod recordings;
+mod removals;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use runtime_core::{Backoff, Error, ErrorKind, Event, LabelFilter, Result, Scope};
+use runtime_support::backend::closed;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+
+use crate::client::Client;
+use crate::model::api::{Pod, WatchLine};
+use crate::model::labels;
+use crate::model::pod::observed::Seen;
+use crate::state::nodes::Nodes;
+
+use current::Currency;
+use removals::Removals;
+pub(crate) use store::Entry;
+use store::{Listener, MOST_WAITING_EVENTS, Store};
+
+/// How long a server may refuse the caller before that is the answer. A token may have expired and
+/// be on its way to be renewed; a server that has just started knows no roles yet.
+const PATIENCE_WITH_REFUSALS: Duration = Duration::from_secs(75);
+
+/// How long a right may be missing that was there before, as while a role is being replaced.
+const PATIENCE_WITHOUT_RIGHT: Duration = Duration::from_secs(10);
+
+/// Watches that end at once begin no more often than this.
+const SHORTEST_WATCH: Duration = Duration::from_millis(250);
+
+/// After this a version may well be forgotten.
+const LONG_WATCH: Duration = Duration::from_secs(60);
+
+/// How often it is checked that the watch has not fallen behind, and that ends are not unclear.
+const CHECK: Duration = Duration::from_secs(1);
+
+/// The watch and all it has seen.
+#[derive(Debug)]
+pub(crate) struct Pods {
+    inner: Arc<Inner>,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    client: Client,
+    selector: String,
+    nodes: Nodes,
+    store: Mutex<Store>,
+    condition: watch::Sender<Condition>,
+    currency: Currency,
+    removals: Removals,
+}
+
+#[derive(Debug, Clone)]
+enum Condition {
+    /// Nothing was asked yet.
+    Idle,
+    /// The first list is under way, or the connection is lost and being made anew.
+    Away(Option<Error>),
+    /// What is seen is what the server has, but for what is under way.
+    Live,
+    /// The server refuses. Whoever asks next starts it again.
+    Failed(Error),
+}
+
+impl Drop for Pods {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Pods {
+    pub(crate) fn new(client: Client, scope: &Scope) -> Self {
+        let selector = labels::selector(scope, &LabelFilter::new());
+        let inner = Inner {
+            nodes: Nodes::new(client.clone()),
+            client,
+            selector,
+            store: Mutex::default(),
+            condition: watch::Sender::new(Condition::Idle),
+            currency: Currency::default(),
+            removals: Removals::default(),
+        };
+        Self { inner: Arc::new(inner), task: Mutex::default() }
+    }
+
+    /// Ends the watch.
+    pub(crate) fn close(&self) {
+        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(task) = task.take() {
+            task.abort();
+        }
+        drop(task);
+        let mut store = self.inner.store();
+        store.listeners.clear();
+        store.entries.clear();
+        drop(store);
+        self.inner.removals.clear();
+        self.inner.condition.send_replace(Condition::Idle);
+    }
+
+    fn start(&self) {
+        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        if task.as_ref().is_none_or(JoinHandle::is_finished) {
+            self.inner.condition.send_replace(Condition::Away(None));
+            *task = Some(tokio::spawn(Arc::clone(&self.inner).run()));
+        }
+    }
+
+    /// Starts the watch unless it runs, and waits until it is live.
+    pub(crate) async fn live(&self) -> Result<()> {
+        self.start();
+        let mut condition = self.inner.condition.subscribe();
+        loop {
+            match &*condition.borrow_and_update() {
+                Condition::Live => return Ok(()),
+                Condition::Failed(error) => return Err(error.clone()),
+                Condition::Idle | Condition::Away(_) => {}
+            }
+            if condition.changed().await.is_err() {
+                return Err(closed());
+            }
+        }
+    }
+
+    /// Why the watch is not live, where that is known.
+    pub(crate) fn why_away(&self) -> Option<Error> {
+        match &*self.inner.condition.borrow() {
+            Condition::Away(error) => error.clone(),
+            Condition::Failed(error) => Some(error.clone()),
+            Condition::Idle | Condition::Live => None,
+        }
+    }
+
+    /// Completes when the watch has given up, and says why.
+    pub(crate) async fn failed(&self) -> Error {
+        let mut condition = self.inner.condition.subscribe();
+        let failed = condition
+            .wait_for(|now| matches!(now, Condition::Failed(_) | Condition::Idle))
+            .await
+            .map(|now| now.clone());
+        match failed {
+            Ok(Condition::Failed(error)) => error,
+            _ => closed(),
+        }
+    }
+
+    /// Whether what is seen is what the server has, or had a few seconds ago.
+    pub(crate) fn is_current(&self) -> bool {
+        matches!(*self.inner.condition.borrow(), Condition::Live)
+            && self.inner.currency.is_current()
+    }
+
+    /// A pod of the scope.
+    pub(crate) fn entry(&self, uid: &str) -> Option<Arc<Entry>> {
+        self.inner.store().entries.get(uid).cloned()
+    }
+
+    /// Whether a pod is known to have gone, and was there at `time` as far as that is known.
+    pub(crate) fn has_gone_since(&self, uid: &str, time: Instant) -> bool {
+        self.inner.store().removed.get(uid).is_some_and(|gone| *gone >= time)
+    }
+
+    /// All pods of the scope.
+    pub(crate) fn all(&self) -> Vec<Seen> {
+        let seen: Vec<Seen> =
+            self.inner.store().entries.values().map(|entry| entry.now()).collect();
+        seen.into_iter().filter(|seen| !self.is_gone(&seen.pod.metadata.uid)).collect()
+    }
+
+    /// Whether the server does not have a pod any more whose removal is still being explained.
+    pub(crate) fn is_gone(&self, uid: &str) -> bool {
+        self.inner.removals.is_gone(uid)
+    }
+
+    /// The pods of the scope of which this holds.
+    pub(crate) fn those(&self, hold: impl Fn(&Seen) -> bool) -> Vec<Arc<Entry>> {
+        let store = self.inner.store();
+        store.entries.values().filter(|entry| entry.is(&hold)).cloned().collect()
+    }
+
+    /// Takes what the server answered to a request of ours. The watch has to bring it, too.
+    pub(crate) fn take(&self, pod: Pod) {
+        if matches!(*self.inner.condition.borrow(), Condition::Idle) {
+            return;
+        }
+        self.inner.currency.expect(pod.version());
+        // A removal is news when it is explained.
+        if !self.inner.removals.contains(&pod.metadata.uid) {
+            self.inner.store().see(pod);
+        }
+    }
+
+    /// Takes what the server answered to a request of ours, and returns what is known of that pod.
+    pub(crate) fn seen(&self, pod: Pod) -> Seen {
+        self.take(pod.clone());
+        // What was seen before tells more than one pod.
+        let entry = self.entry(&pod.metadata.uid);
+        entry.map_or_else(|| Seen::first(pod), |entry| entry.now())
+    }
+
+    /// Takes that a pod is gone, because the server said so to us.
+    pub(crate) fn take_gone(&self, uid: &str) {
+        if !matches!(*self.inner.condition.borrow(), Condition::Idle) {
+            self.inner.removals.forget(uid);
+            self.inner.store().gone(uid, None, None);
+        }
+    }
+
+    /// What happens from now on to the containers with these labels.
+    pub(crate) fn listen(&self, labels: LabelFilter) -> mpsc::Receiver<Result<Event>> {
+        let (sender, receiver) = mpsc::channel(MOST_WAITING_EVENTS);
+        self.inner.store().listeners.push(Listener { labels, sender });
+        receiver
+    }
+}
+
+impl Inner {
+    fn store(&self) -> MutexGuard<'_, Store> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn run(self: Arc<Self>) {
+        let error = tokio::select! {
+            error = self.watch() => error,
+            never = self.report_removals() => match never {},
+            never = self.clear_up_again_and_again() => match never {},
+        };
+        self.removals.clear();
+        // Whoever asks is told.
+        tracing::debug!(%error, "the watch of the pods has ended");
+        let mut store = self.store();
+        for listener in store.listeners.drain(..) {
+            let _ = listener.sender.try_send(Err(error.clone()));
+        }
+        store.unclear.clear();
+        drop(store);
+        self.condition.send_replace(Condition::Failed(error));
+    }
+
+    /// Watches until the server refuses for good.
+    async fn watch(&self) -> Error {
+        let mut patience = Patience::default();
+        let mut forgotten = Backoff::default();
+        loop {
+            let sent = Instant::now();
+            let version = match self.client.list_pods(&self.selector).await {
+                Ok((pods, version)) => {
+                    self.currency.listed(sent, &version);
+                    self.removals.clear();
+                    self.store().reset(pods, version.parse().ok());
+                    version
+                }
+                Err(error) => match patience.with(error) {
+                    Ok((error, delay)) => {
+                        self.away(error);
+                        tokio::time::sleep(delay).await;
+                        continue;
+                    }
+                    Err(error) => return error,
+                },
+            };
+            patience.has_been_live = true;
+            self.condition.send_replace(Condition::Live);
+            let begun = Instant::now();
+            if let Err(error) = self.go_on(version, &mut patience).await {
+                return error;
+            }
+            // A server that has forgotten the version of its own list is not asked without end.
+            if begun.elapsed() >= LONG_WATCH {
+                forgotten.reset();
+            }
+            tokio::time::sleep(forgotten.delay()).await;
+        }
+    }
+
+    /// Watches from a version on, until a new list is needed.
+    async fn go_on(&self, mut version: String, patience: &mut Patience) -> Result<()> {
+        let mut opened = Instant::now();
+        loop {
+            let failed = match self.client.watch_pods(&self.selector, &version).await {
+                Ok(watch) => {
+                    opened = Instant::now();
+                    patience.good();
+                    self.currency.opened(watch.heard());
+                    self.condition.send_replace(Condition::Live);
+                    let failed = self.read(watch, &mut version).await;
+                    self.currency.closed();
+                    failed
+                }
+                Err(error) => Some(error),
+            };
+            let Some(error) = failed else {
+                // A watch that just ended is opened again at once, unless it ends again and again.
+                tokio::time::sleep(SHORTEST_WATCH.saturating_sub(opened.elapsed())).await;
+                continue;
+            };
+            if error.kind() == ErrorKind::Lost {
+                tracing::debug!(%error, "the server has forgotten the version of the watch");
+                return Ok(());
+            }
+            let error = match error {
+                error if poll::may_not_watch(&error) => {
+                    match self.poll(&mut version, &error).await {
+                        Ok(()) => continue,
+                        Err(error) => error,
+                    }
+                }
+                error => error,
+            };
+            let (error, delay) = patience.with(error)?;
+            self.away(error);
+            tokio::time::sleep(delay).await;
+        }
+    }
+
+    fn away(&self, error: Error) {
+        tracing::debug!(%error, "the watch of the pods is away");
+        self.condition.send_replace(Condition::Away(Some(error)));
+    }
+
+    /// Reads an open watch to its end, and returns why it ended if that was a failure. Nothing is
+    /// requested meanwhile: what a request would delay is everything that the watch brings.
+    async fn read(
+        &self,
+        mut watch: crate::client::watch::Watch,
+        version: &mut String,
+    ) -> Option<Error> {
+        let mut check = interval(CHECK);
+        loop {
+            let line = tokio::select! {
+                line = watch.next() => line,
+                _ = check.tick() => {
+                    if self.currency.is_behind() {
+                        tracing::debug!("the watch lacks what the server has answered elsewhere");
+                        return None;
+                    }
+                    continue;
+                }
+            };
+            let (pod, is_gone) = match line {
+                Ok(Some(WatchLine::Seen(pod))) => (pod, false),
+                Ok(Some(WatchLine::Deleted(pod))) => (pod, true),
+                Ok(Some(WatchLine::Bookmark(at))) => {
+                    self.currency.line(&at);
+                    *version = at;
+                    continue;
+                }
+                Ok(Some(WatchLine::Failed(status))) => {
+                    return Some(crate::error::from_status(&status));
+                }
+                // The server ends watches as it likes; one that ends them at once is ill.
+                Ok(None) => return None,
+                Err(error) => return Some(error),
+            };
+            version.clone_from(&pod.metadata.resource_version);
+            self.currency.line(version);
+            self.take(pod, is_gone);
+        }
+    }
+
+    /// Takes a pod from the watch. A removal by somebody else is news when it is explained, and others
+    /// do not wait for that.
+    fn take(&self, pod: Box<Pod>, is_gone: bool) {
+        let pod = match self.removed_with(&pod, is_gone) {
+            Some(exit) => match self.removals.add(pod, exit, is_gone) {
+                Ok(()) => return,
+                Err(pod) => pod,
+            },
+            None => pod,
+        };
+        let uid = pod.metadata.uid.clone();
+        self.removals.forget(&uid);
+        if is_gone {
+            self.store().gone(&uid, Some(*pod), None);
+        } else {
+            self.store().see(*pod);
+        }
+    }
+
+    async fn clear_up_again_and_again(&self) -> Infallible {
+        let mut check = interval(CHECK);
+        loop {
+            check.tick().await;
+            if !self.store().unclear.is_empty() {
+                self.clear_up().await;
+            }
+        }
+    }
+}
+
+fn interval(period: Duration) -> Interval {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+/// How often to come again, and when to give up.
+#[derive(Debug, Default)]
+struct Patience {
+    backoff: Backoff,
+    refused_since: Option<Instant>,
+    has_been_live: bool,
+}
+
+impl Patience {
+    fn good(&mut self) {
+        self.backoff.reset();
+        self.refused_since = None;
+    }
+
+    /// The error and the delay after it, or the error alone if it is the last.
+    fn with(&mut self, error: Error) -> Result<(Error, Duration)> {
+        match error.kind() {
+            ErrorKind::Unauthenticated | ErrorKind::PermissionDenied => {
+                let since = *self.refused_since.get_or_insert_with(Instant::now);
+                // A token can be on its way to be renewed; a right that is missing mostly stays so.
+                let patience = match error.kind() {
+                    ErrorKind::PermissionDenied => PATIENCE_WITHOUT_RIGHT,
+                    _ => PATIENCE_WITH_REFUSALS,
+                };
+                if !self.has_been_live || since.elapsed() >= patience {
+                    return Err(error);
+                }
+            }
+            ErrorKind::InvalidArgument | ErrorKind::Unsupported => return Err(error),
+            _ => self.refused_since = None,
+        }
+        Ok((error, self.backoff.delay()))
+    }
+}

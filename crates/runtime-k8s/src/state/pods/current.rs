@@ -1,0 +1,177 @@
+//! Whether what the watch has brought is what the server has.
+//!
+//! A watch says nothing while nothing happens, and nothing either when its server is frozen or a
+//! balancer has forgotten the connection. So what it has brought counts as current only for a short
+//! time after a sign of life, and it is reopened if an answer to another request shows that it has
+//! fallen behind.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::client::transport::liveness::Heard;
+
+/// How old the last sign of life may be: the age of the state that is returned at most.
+pub(super) const FRESH: Duration = Duration::from_secs(5);
+
+/// How long a watch may lack a version that another answer has had.
+const LAG: Duration = Duration::from_secs(4);
+
+/// The signs of life of a watch.
+#[derive(Debug, Default)]
+pub(super) struct Currency {
+    signs: Mutex<Signs>,
+}
+
+#[derive(Debug, Default)]
+struct Signs {
+    /// When the server last answered with the state of the pods.
+    last: Option<Instant>,
+    /// The connection of the open watch, if that is pinged.
+    heard: Option<Heard>,
+    /// The version that the watch has come to.
+    version: u64,
+    missing: Option<Missing>,
+}
+
+/// Versions that the watch lacks.
+#[derive(Debug, Clone, Copy)]
+struct Missing {
+    first: u64,
+    newest: u64,
+    /// When the first one was missed.
+    since: Instant,
+    /// Whether the watch was reopened for it. A server that does not send it again never will.
+    is_retried: bool,
+}
+
+impl Missing {
+    fn new(version: u64) -> Self {
+        let since = Instant::now();
+        Self { first: version, newest: version, since, is_retried: false }
+    }
+}
+
+impl Currency {
+    /// The server has answered with the state of the pods as it was after `sent`.
+    pub(super) fn listed(&self, sent: Instant, version: &str) {
+        let mut signs = self.signs();
+        *signs = Signs { last: Some(sent), ..Signs::default() };
+        signs.reached(version);
+    }
+
+    /// A watch is open.
+    pub(super) fn opened(&self, heard: Option<Heard>) {
+        let mut signs = self.signs();
+        signs.last = Some(Instant::now());
+        signs.heard = heard;
+    }
+
+    /// A line of the watch has arrived, which has come to `version`.
+    pub(super) fn line(&self, version: &str) {
+        let mut signs = self.signs();
+        signs.last = Some(Instant::now());
+        signs.reached(version);
+    }
+
+    /// The watch has ended.
+    pub(super) fn closed(&self) {
+        let mut signs = self.signs();
+        // What was missing is missed anew by the next watch.
+        signs.missing = signs
+            .missing
+            .filter(|missing| !missing.is_retried)
+            .map(|missing| Missing { since: Instant::now(), is_retried: true, ..missing });
+        if let Some(heard) = signs.heard.take() {
+            signs.last = signs.last.max(Some(heard.last()));
+        }
+    }
+
+    /// An answer to another request has had a pod of this version.
+    pub(super) fn expect(&self, version: Option<u64>) {
+        let mut signs = self.signs();
+        let Some(version) = version.filter(|version| *version > signs.version) else { return };
+        let missing = signs.missing.get_or_insert_with(|| Missing::new(version));
+        missing.newest = missing.newest.max(version);
+    }
+
+    /// Whether there was a sign of life a short time ago.
+    pub(super) fn is_current(&self) -> bool {
+        let signs = self.signs();
+        let last = signs.last.max(signs.heard.as_ref().map(Heard::last));
+        last.is_some_and(|last| last.elapsed() < FRESH)
+    }
+
+    /// Whether the watch has lacked a version for too long.
+    pub(super) fn is_behind(&self) -> bool {
+        self.signs().missing.is_some_and(|missing| missing.since.elapsed() >= LAG)
+    }
+
+    fn signs(&self) -> MutexGuard<'_, Signs> {
+        self.signs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Signs {
+    fn reached(&mut self, version: &str) {
+        let Ok(version) = version.parse() else { return };
+        self.version = self.version.max(version);
+        if let Some(missing) = self.missing
+            && missing.first <= self.version
+        {
+            self.missing = (missing.newest > self.version).then(|| Missing::new(missing.newest));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn state_without_a_sign_of_life_is_not_current() {
+        let currency = Currency::default();
+        assert!(!currency.is_current());
+        currency.listed(Instant::now(), "1");
+        assert!(currency.is_current());
+        tokio::time::advance(FRESH).await;
+        assert!(!currency.is_current());
+        currency.opened(None);
+        tokio::time::advance(FRESH / 2).await;
+        assert!(currency.is_current());
+        currency.line("2");
+        tokio::time::advance(FRESH * 3 / 4).await;
+        assert!(currency.is_current());
+        tokio::time::advance(FRESH / 2).await;
+        assert!(!currency.is_current());
+        currency.opened(Some(Heard::now()));
+        currency.closed();
+        assert!(currency.is_current());
+        tokio::time::advance(FRESH).await;
+        assert!(!currency.is_current());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn watch_that_lacks_a_version_for_long_is_behind() {
+        let currency = Currency::default();
+        currency.listed(Instant::now(), "5");
+        currency.expect(Some(5));
+        currency.expect(None);
+        tokio::time::advance(LAG).await;
+        assert!(!currency.is_behind());
+        currency.expect(Some(7));
+        tokio::time::advance(LAG / 2).await;
+        currency.expect(Some(9));
+        currency.line("7");
+        tokio::time::advance(LAG * 3 / 4).await;
+        assert!(!currency.is_behind(), "the time of 9 is counted from when 7 arrived");
+        tokio::time::advance(LAG / 2).await;
+        assert!(currency.is_behind());
+        currency.closed();
+        assert!(!currency.is_behind(), "the next watch has its time");
+        currency.line("10");
+        tokio::time::advance(LAG * 2).await;
+        assert!(!currency.is_behind());
+    }
+}

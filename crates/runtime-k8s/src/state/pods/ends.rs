@@ -1,0 +1,200 @@
+//! How a container ended whose pod alone does not say it: its events and its node may.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use runtime_core::{Exit, ExitReason};
+
+use super::Inner;
+use crate::model::api::{ClusterEvent, Pod};
+use crate::model::pod::lifecycle::State;
+use crate::model::pod::lifecycle::node_lost;
+use crate::model::pod::observed::Seen;
+use crate::state::nodes::Health;
+
+/// How long to wait for the events that explain an end.
+const EXPLANATION: Duration = Duration::from_secs(3);
+
+/// The pauses after which such an event is looked for once more: a scheduler removes a pod first,
+/// and says why a moment later.
+pub(super) const LATER: [u64; 3] = [50, 150, 400];
+
+impl Inner {
+    /// How a pod ended that vanished before it did, where its events or its node can explain that.
+    pub(super) async fn explain(&self, last: &Pod) -> Option<Exit> {
+        let exit = self.newly_removed(last, |seen| seen.last(None))?;
+        if let Some(exit) = self.preemption(last, exit, &[]).await {
+            return Some(exit);
+        }
+        let node = last.spec.node_name.as_deref()?;
+        (self.nodes.health(node).await == Health::Lost).then(|| node_lost(node))
+    }
+
+    /// The exit of a pod that with this news is gone, or about to be removed, and not by this runtime.
+    pub(super) fn removed_with(&self, pod: &Pod, is_gone: bool) -> Option<Exit> {
+        if is_gone {
+            return self.newly_removed(pod, |seen| seen.last(None));
+        }
+        pod.metadata.deletion_timestamp?;
+        self.newly_removed(pod, |seen| seen)
+    }
+
+    /// The exit of a pod that with this news was removed, and not by this runtime.
+    fn newly_removed(&self, news: &Pod, last: impl FnOnce(Seen) -> Seen) -> Option<Exit> {
+        let entry = self.store().entries.get(news.metadata.uid.as_str()).cloned()?;
+        let before = entry.now();
+        if entry.removing.load(Ordering::Relaxed) || before.exit().is_some() {
+            return None;
+        }
+        let after = last(before.next(news.clone()));
+        after.exit().filter(|exit| exit.reason == ExitReason::Removed).cloned()
+    }
+
+    /// The exit of a pod that the cluster has removed in favour of another, or from a node with a
+    /// taint. Older versions say so in an event alone, newer ones in the pod too. The event is looked
+    /// for at once, and again after each of the pauses, in milliseconds.
+    pub(super) async fn preemption(&self, pod: &Pod, exit: Exit, pauses: &[u64]) -> Option<Exit> {
+        let look = async {
+            let mut pauses = pauses.iter();
+            loop {
+                let events = self.client.events_of(&pod.metadata).await.ok()?;
+                if let Some(words) = eviction(&events) {
+                    return Some(words);
+                }
+                tokio::time::sleep(Duration::from_millis(*pauses.next()?)).await;
+            }
+        };
+        let words = tokio::time::timeout(EXPLANATION, look).await.ok()??;
+        Some(exit.with_reason(ExitReason::Evicted).with_message(words))
+    }
+
+    /// Decides on the pods that have been unclear for too long.
+    pub(super) async fn clear_up(&self) {
+        let due: Vec<(Arc<str>, Seen, bool)> = {
+            let store = self.store();
+            let overdue = |seen: &Seen| {
+                seen.unclear_since.is_some_and(|since| since.elapsed() >= seen.patience())
+            };
+            let look = |uid: &Arc<str>| {
+                let entry = store.entries.get(uid)?;
+                Some((Arc::clone(uid), entry.now(), entry.removing.load(Ordering::Relaxed)))
+            };
+            store.unclear.iter().filter_map(look).filter(|(_, seen, _)| overdue(seen)).collect()
+        };
+        for (uid, seen, is_ours) in due {
+            let exit = if seen.pod.metadata.deletion_timestamp.is_none() {
+                Some(
+                    Exit::new(ExitReason::Unknown)
+                        .with_message("the cluster says that it ended, and not how"),
+                )
+            } else if is_ours {
+                Some(Exit::new(ExitReason::Removed).with_message(NOT_CONFIRMED))
+            } else if let Some(node) = seen.pod.spec.node_name.as_deref() {
+                match given_up(&seen, node, self.nodes.health(node).await) {
+                    Some(removed) if removed.reason == ExitReason::Removed => {
+                        let evicted = self.preemption(&seen.pod, removed.clone(), &[]).await;
+                        Some(evicted.unwrap_or(removed))
+                    }
+                    given_up => given_up,
+                }
+            } else {
+                None
+            };
+            if let Some(exit) = exit {
+                self.store().ended(&uid, exit);
+            }
+        }
+    }
+}
+
+/// Why the cluster has taken a pod away, by its events.
+fn eviction(events: &[ClusterEvent]) -> Option<String> {
+    events.iter().rev().find_map(|event| {
+        let words = event.message.clone().unwrap_or_default();
+        match event.reason.as_deref() {
+            Some("Preempted") => Some(words),
+            Some("TaintManagerEviction") if words.starts_with("Marking for deletion") => {
+                Some(format!("its node has a taint with effect NoExecute: {words}"))
+            }
+            _ => None,
+        }
+    })
+}
+
+/// What is said of a container that is removed without a word of its node.
+const NOT_CONFIRMED: &str = "its node has not said that it ended";
+
+/// How a pod ends that somebody else removes and whose node has not ended it in time. A node that
+/// reports may take as long as it likes: it is busy, or an image is still being pulled.
+fn given_up(seen: &Seen, node: &str, health: Health) -> Option<Exit> {
+    match health {
+        Health::Well => None,
+        Health::Lost => Some(node_lost(node)),
+        // What watches the nodes says it in the pod, but only of one that was ready.
+        Health::Unknown if seen.silent_since.is_some() => Some(node_lost(node)),
+        Health::Unknown if seen.state == State::Running => None,
+        Health::Unknown => Some(Exit::new(ExitReason::Removed).with_message(NOT_CONFIRMED)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn eviction_is_told_by_an_event_of_its_controller() {
+        let event = |reason: &str, message: &str| ClusterEvent {
+            reason: Some(reason.into()),
+            message: Some(message.into()),
+            ..ClusterEvent::default()
+        };
+        let killing = event("Killing", "Stopping container main");
+        let preempted = event("Preempted", "Preempted by a/b on node c");
+        let taint = event("TaintManagerEviction", "Marking for deletion Pod a/b");
+        let cancelled = event("TaintManagerEviction", "Cancelling deletion of Pod a/b");
+        assert_eq!(eviction(&[killing.clone(), cancelled]), None);
+        assert_eq!(eviction(&[preempted.clone(), killing.clone()]), preempted.message);
+        let words = eviction(&[taint, killing]).unwrap();
+        assert!(words.contains("NoExecute") && words.contains("a/b"), "{words}");
+    }
+
+    fn removed(state: Value, ready: &str) -> Seen {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "p", "uid": "u", "resourceVersion": "3",
+                "deletionTimestamp": "2026-11-23T16:00:00Z", "deletionGracePeriodSeconds": 1},
+            "spec": {"nodeName": "n", "containers": [{"name": "main", "image": "busybox"}]},
+            "status": {"phase": "Running", "containerStatuses": [{"name": "main", "state": state}],
+                "conditions": [{"type": "ContainersReady", "status": "True"},
+                    {"type": "Ready", "status": ready}]},
+        }))
+        .unwrap();
+        Seen::first(pod)
+    }
+
+    #[test]
+    fn a_node_is_lost_when_that_is_known_and_not_when_it_is_slow() {
+        use Health::{Lost, Unknown, Well};
+        let started = json!({"running": {"startedAt": "2026-11-23T16:00:01Z"}});
+        let slow = removed(started.clone(), "True");
+        let silent = removed(started, "False");
+        let pulling = removed(json!({"waiting": {"reason": "ContainerCreating"}}), "True");
+        let reason = |seen, health| given_up(seen, "n", health).map(|exit| exit.reason);
+        let removal = Some(ExitReason::Removed);
+        let lost = Some(ExitReason::NodeLost);
+        for (seen, health, expected) in [
+            (&slow, Well, None),
+            (&slow, Unknown, None),
+            (&slow, Lost, lost),
+            (&silent, Well, None),
+            (&silent, Unknown, lost),
+            (&silent, Lost, lost),
+            (&pulling, Well, None),
+            (&pulling, Unknown, removal),
+            (&pulling, Lost, lost),
+        ] {
+            assert_eq!(reason(seen, health), expected, "{:?} {health:?}", seen.state);
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Removals by somebody else, which are explained before they are reported.
+//!
+//! An explanation takes requests to the server. They are sent beside the reader of the watch, few at
+//! a time and within a limit, so that a namespace that is emptied delays nothing else.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use runtime_core::Exit;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::Inner;
+use super::ends::LATER;
+use crate::model::api::Pod;
+
+/// How many removals are explained at once.
+const AT_ONCE: usize = 8;
+
+/// How long a removal may wait for its explanation.
+const LIMIT: Duration = Duration::from_secs(3);
+
+/// How many removals may wait. Further ones are reported at once, without an explanation.
+const MOST_WAITING: usize = 1024;
+
+/// The removals that are not reported yet.
+#[derive(Debug, Default)]
+pub(super) struct Removals {
+    waiting: Mutex<HashMap<Arc<str>, Removal>>,
+    queue: Mutex<Option<mpsc::UnboundedSender<Arc<str>>>>,
+}
+
+#[derive(Debug)]
+struct Removal {
+    /// The pod as the watch last had it.
+    pod: Box<Pod>,
+    /// The exit without an explanation.
+    exit: Exit,
+    /// Whether the pod is gone, and not only going.
+    is_gone: bool,
+    until: Instant,
+}
+
+impl Removals {
+    /// Takes a pod that somebody else removes. Returns the pod if it cannot wait.
+    pub(super) fn add(&self, pod: Box<Pod>, exit: Exit, is_gone: bool) -> Result<(), Box<Pod>> {
+        let mut waiting = lock(&self.waiting);
+        if let Some(removal) = waiting.get_mut(pod.metadata.uid.as_str()) {
+            removal.pod = pod;
+            removal.is_gone |= is_gone;
+            return Ok(());
+        }
+        if waiting.len() >= MOST_WAITING {
+            return Err(pod);
+        }
+        let uid: Arc<str> = pod.metadata.uid.as_str().into();
+        let queued =
+            lock(&self.queue).as_ref().is_some_and(|queue| queue.send(Arc::clone(&uid)).is_ok());
+        if !queued {
+            return Err(pod);
+        }
+        let until = Instant::now() + LIMIT;
+        waiting.insert(uid, Removal { pod, exit, is_gone, until });
+        Ok(())
+    }
+
+    /// Whether a removal waits.
+    pub(super) fn contains(&self, uid: &str) -> bool {
+        lock(&self.waiting).contains_key(uid)
+    }
+
+    /// Whether a removal waits of a pod that is gone.
+    pub(super) fn is_gone(&self, uid: &str) -> bool {
+        self.get(uid, |removal| removal.is_gone).unwrap_or(false)
+    }
+
+    /// Takes a removal back, because it was reported in another way.
+    pub(super) fn forget(&self, uid: &str) {
+        lock(&self.waiting).remove(uid);
+    }
+
+    /// Takes all removals back.
+    pub(super) fn clear(&self) {
+        lock(&self.waiting).clear();
+    }
+
+    fn get<T>(&self, uid: &str, read: impl FnOnce(&Removal) -> T) -> Option<T> {
+        lock(&self.waiting).get(uid).map(read)
+    }
+}
+
+impl Inner {
+    /// Explains and reports removals for as long as it is polled.
+    pub(super) async fn report_removals(&self) -> Infallible {
+        let (sender, mut queue) = mpsc::unbounded_channel();
+        *lock(&self.removals.queue) = Some(sender);
+        let mut under_way = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                Some(uid) = queue.recv(), if under_way.len() < AT_ONCE => {
+                    under_way.push(self.report_removal(uid));
+                }
+                Some(()) = under_way.next(), if !under_way.is_empty() => {}
+            }
+        }
+    }
+
+    async fn report_removal(&self, uid: Arc<str>) {
+        let Some(until) = self.removals.get(&uid, |removal| removal.until) else { return };
+        let explained = tokio::time::timeout_at(until, self.explanation(&uid)).await;
+        let Some(removal) = lock(&self.removals.waiting).remove(&uid) else { return };
+        let exit = explained.ok().flatten();
+        let mut store = self.store();
+        if removal.is_gone {
+            store.gone(&uid, Some(*removal.pod), exit);
+            return;
+        }
+        if let Some(exit) = exit {
+            store.ended(&uid, exit);
+        }
+        store.see(*removal.pod);
+    }
+
+    async fn explanation(&self, uid: &str) -> Option<Exit> {
+        let of = |removal: &Removal| (removal.pod.clone(), removal.exit.clone(), removal.is_gone);
+        let (pod, exit, is_gone) = self.removals.get(uid, of)?;
+        if !is_gone {
+            if let Some(exit) = self.preemption(&pod, exit, &LATER).await {
+                return Some(exit);
+            }
+            if !self.removals.get(uid, |removal| removal.is_gone)? {
+                return None;
+            }
+        }
+        let last = self.removals.get(uid, |removal| removal.pod.clone())?;
+        self.explain(&last).await
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,311 @@
+//! What the watch has seen of the pods.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use runtime_core::{Event, Exit, LabelFilter, Result};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::model::api::Pod;
+use crate::model::info;
+use crate::model::pod::observed::Seen;
+
+/// How long a pod that was removed is remembered, in case older news of it is still under way.
+const REMEMBERED: Duration = Duration::from_secs(300);
+
+/// How many events may wait for one that does not read them.
+pub(super) const MOST_WAITING_EVENTS: usize = 100_000;
+
+#[derive(Debug, Default)]
+pub(super) struct Store {
+    pub(super) entries: HashMap<Arc<str>, Arc<Entry>>,
+    /// Pods that are known to be gone, and since when.
+    pub(super) removed: HashMap<Arc<str>, Instant>,
+    /// Pods of which it is unclear how they end.
+    pub(super) unclear: HashSet<Arc<str>>,
+    pub(super) listeners: Vec<Listener>,
+}
+
+/// One who wants to know what happens to the containers with these labels.
+#[derive(Debug)]
+pub(super) struct Listener {
+    pub(super) labels: LabelFilter,
+    pub(super) sender: mpsc::Sender<Result<Event>>,
+}
+
+/// One pod.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    seen: watch::Sender<Seen>,
+    /// Held by the one who looks closer at what keeps the pod from running.
+    pub(crate) judging: tokio::sync::Mutex<Judging>,
+    /// Whether this runtime is removing it.
+    pub(super) removing: AtomicBool,
+    waiting: Mutex<Waiting>,
+}
+
+/// What is known and was reported of a container that waits to run.
+#[derive(Debug, Default)]
+struct Waiting {
+    /// What its node does, by the cluster's events.
+    progress: Option<String>,
+    /// What was reported last.
+    reported: Option<String>,
+}
+
+/// How often was looked closer, and when next.
+#[derive(Debug, Default)]
+pub(crate) struct Judging {
+    pub(crate) looks: u32,
+    pub(crate) next: Option<Instant>,
+}
+
+impl Entry {
+    fn new(seen: Seen) -> Self {
+        Self {
+            seen: watch::Sender::new(seen),
+            judging: tokio::sync::Mutex::default(),
+            removing: AtomicBool::new(false),
+            waiting: Mutex::default(),
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes what the node does for it, by the cluster's events.
+    pub(crate) fn progress(&self, words: String) {
+        self.waiting().progress = Some(words);
+    }
+
+    /// Returns what the container waits for.
+    pub(crate) fn waits_for(&self, seen: &Seen) -> String {
+        let progress = || self.waiting().progress.clone();
+        let words = if seen.is_silent_about_start() { progress() } else { None };
+        words.unwrap_or_else(|| seen.waits_for())
+    }
+
+    /// Returns what the container waits for, unless that was reported before.
+    pub(crate) fn news(&self, seen: &Seen) -> Option<String> {
+        let words = self.waits_for(seen);
+        let mut waiting = self.waiting();
+        if waiting.reported.as_ref() == Some(&words) {
+            return None;
+        }
+        waiting.reported = Some(words.clone());
+        Some(words)
+    }
+
+    /// What is seen of it, now and from now on.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Seen> {
+        self.seen.subscribe()
+    }
+
+    /// What is seen of it now.
+    pub(crate) fn now(&self) -> Seen {
+        self.seen.borrow().clone()
+    }
+
+    /// Whether this holds of it now.
+    pub(super) fn is(&self, hold: impl Fn(&Seen) -> bool) -> bool {
+        hold(&self.seen.borrow())
+    }
+
+    /// Says that this runtime is removing it: its end needs no further explanation.
+    pub(crate) fn removing(&self) {
+        self.removing.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Store {
+    /// Takes a pod as the server has, or had, it.
+    pub(super) fn see(&mut self, pod: Pod) {
+        let uid: Arc<str> = pod.metadata.uid.as_str().into();
+        if uid.is_empty() || self.removed.contains_key(&uid) {
+            return;
+        }
+        let (before, after) = match self.entries.get(&uid) {
+            Some(entry) => {
+                let before = entry.now();
+                // Answers to requests of ours and lines of the watch may overtake each other.
+                if pod.version() <= before.pod.version() && pod.version().is_some() {
+                    return;
+                }
+                let after = before.next(pod);
+                entry.seen.send_replace(after.clone());
+                (Some(before), after)
+            }
+            None => {
+                let after = Seen::first(pod);
+                self.entries.insert(Arc::clone(&uid), Arc::new(Entry::new(after.clone())));
+                (None, after)
+            }
+        };
+        self.mark(uid, &after);
+        self.tell(&after, before.as_ref());
+    }
+
+    /// Takes that a pod is gone.
+    pub(super) fn gone(&mut self, uid: &str, last: Option<Pod>, exit: Option<Exit>) {
+        self.unclear.remove(uid);
+        let now = Instant::now();
+        let known = self.removed.contains_key(uid);
+        self.removed.entry(uid.into()).or_insert(now);
+        if self.removed.len() > 1024 {
+            self.removed.retain(|_, since| since.elapsed() < REMEMBERED);
+        }
+        let (before, entry) = match self.entries.remove(uid) {
+            Some(entry) => (Some(entry.now()), Some(entry)),
+            None if known => return,
+            None => (None, None),
+        };
+        let latest = match (&before, last) {
+            (Some(before), Some(last)) => before.next(last),
+            (Some(before), None) => before.clone(),
+            (None, Some(last)) => Seen::first(last),
+            (None, None) => return,
+        };
+        let after = latest.last(exit);
+        if let Some(entry) = entry {
+            entry.seen.send_replace(after.clone());
+        }
+        self.tell(&after, before.as_ref());
+    }
+
+    /// Takes how a container ended.
+    pub(super) fn ended(&mut self, uid: &str, exit: Exit) {
+        self.unclear.remove(uid);
+        let Some(entry) = self.entries.get(uid).cloned() else { return };
+        let before = entry.now();
+        if before.exit().is_none() {
+            let after = before.ended(exit);
+            entry.seen.send_replace(after.clone());
+            self.tell(&after, Some(&before));
+        }
+    }
+
+    /// Takes a whole list. What is not in it is gone, unless it is newer than the list.
+    pub(super) fn reset(&mut self, pods: Vec<Pod>, version: Option<u64>) {
+        let listed: HashSet<String> = pods.iter().map(|pod| pod.metadata.uid.clone()).collect();
+        let lost: Vec<Arc<str>> = self
+            .entries
+            .iter()
+            .filter(|(uid, entry)| {
+                !listed.contains(&***uid) && entry.seen.borrow().pod.version() <= version
+            })
+            .map(|(uid, _)| Arc::clone(uid))
+            .collect();
+        for uid in lost {
+            self.gone(&uid, None, None);
+        }
+        for pod in pods {
+            self.see(pod);
+        }
+    }
+
+    fn mark(&mut self, uid: Arc<str>, seen: &Seen) {
+        if seen.unclear_since.is_some() {
+            self.unclear.insert(uid);
+        } else {
+            self.unclear.remove(&uid);
+        }
+    }
+
+    fn tell(&mut self, after: &Seen, before: Option<&Seen>) {
+        if self.listeners.is_empty() {
+            return;
+        }
+        let events = after.events_since(before);
+        // One that cannot take any more has its stream ended: a gap in it would be a lie.
+        self.listeners.retain(|Listener { labels, sender }| {
+            if sender.is_closed() {
+                return false;
+            }
+            !info::has_labels(&after.pod, labels)
+                || events.iter().all(|event| sender.try_send(Ok(event.clone())).is_ok())
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use runtime_core::{EventKind, ExitReason};
+    use serde_json::json;
+
+    fn running(uid: &str, version: u64) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": uid, "uid": uid, "resourceVersion": version.to_string()},
+            "spec": {"nodeName": "n", "containers": [{"name": "main", "image": "busybox"}]},
+            "status": {"phase": "Running", "containerStatuses": [{"name": "main", "state": {"running": {}}}]},
+        }))
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn reason_of_a_pending_start_is_news_once() {
+        let pod = |version: u64, node: Option<&str>, words: &str| -> Pod {
+            serde_json::from_value(json!({
+                "metadata": {"name": "p", "uid": "u", "resourceVersion": version.to_string(),
+                    "labels": {crate::model::labels::RELEASED: "n"}},
+                "spec": {"nodeName": node, "containers": [{"name": "main", "image": "busybox"}]},
+                "status": {"phase": "Pending", "containerStatuses": [
+                    {"name": "main", "state": {"waiting": {"reason": "ErrImagePull", "message": words}}}]},
+            }))
+            .unwrap()
+        };
+        let seen = Seen::first(pod(1, Some("n"), "no such image"));
+        let entry = Entry::new(seen.clone());
+        assert_eq!(entry.news(&seen).as_deref(), Some("no such image"));
+        assert_eq!(entry.news(&seen), None);
+        let other = seen.next(pod(2, Some("n"), "no such registry"));
+        assert_eq!(entry.news(&other).as_deref(), Some("no such registry"));
+        // The events say what a node does that says nothing in the pod.
+        let quiet: Pod = serde_json::from_value(json!({
+            "metadata": {"uid": "u", "labels": {crate::model::labels::RELEASED: "n"}},
+            "spec": {"nodeName": "n"}, "status": {"phase": "Pending"}}))
+        .unwrap();
+        let quiet = Seen::first(quiet);
+        assert_eq!(entry.news(&quiet).as_deref(), Some("node n is starting it"));
+        entry.progress("Pulling image \"large\"".to_owned());
+        assert_eq!(entry.news(&quiet).as_deref(), Some("Pulling image \"large\""));
+        assert_eq!(entry.waits_for(&other), "no such registry");
+    }
+
+    #[tokio::test]
+    async fn a_new_list_removes_what_went_in_the_gap_and_keeps_what_is_newer() {
+        let mut store = Store::default();
+        for (uid, version) in [("stays", 3), ("went", 4), ("newer", 12)] {
+            store.see(running(uid, version));
+        }
+        let went = Arc::clone(&store.entries["went"]);
+        let (sender, mut events) = mpsc::channel(10);
+        store.listeners.push(Listener { labels: LabelFilter::new(), sender });
+
+        store.reset(vec![running("stays", 3), running("came", 9)], Some(10));
+        let mut known: Vec<&str> = store.entries.keys().map(|uid| &**uid).collect();
+        known.sort_unstable();
+        assert_eq!(known, ["came", "newer", "stays"]);
+        assert!(went.now().gone);
+        assert_eq!(went.now().exit(), Some(&Exit::new(ExitReason::Removed)));
+        let mut told = Vec::new();
+        while let Ok(event) = events.try_recv() {
+            let event = event.unwrap();
+            told.push((event.container.to_string(), event.kind));
+        }
+        let of_went: Vec<_> = told.iter().filter(|(id, _)| id == "went").collect();
+        assert!(
+            matches!(&of_went[..], [(_, EventKind::Exited(_)), (_, EventKind::Removed)]),
+            "{told:?}"
+        );
+        assert!(told.iter().all(|(id, _)| id == "went" || id == "came"), "{told:?}");
+
+        // News that were under way bring nothing back.
+        store.see(running("went", 5));
+        assert!(!store.entries.contains_key("went"));
+    }
+}
