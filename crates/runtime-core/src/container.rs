@@ -1,4 +1,4 @@
-//! A container of a connected engine.
+//! The [`Container`] trait: a handle for one container.
 
 use std::fmt;
 
@@ -10,109 +10,114 @@ use crate::{
     StartOutcome, StatsOptions, StatsStream, StopOptions, StopOutcome,
 };
 
-/// A handle for one container. Dropping it lets go and changes nothing at the engine.
+/// A handle for one container. Dropping the handle does not affect the container.
 ///
-/// Unless said otherwise, every method of a container that the engine does not have any more is
-/// [`NotFound`](crate::ErrorKind::NotFound), one that the engine cannot do is
-/// [`Unsupported`](crate::ErrorKind::Unsupported), an engine that is away is
-/// [`Unavailable`](crate::ErrorKind::Unavailable), and an answer that does not come in time is
-/// [`Timeout`](crate::ErrorKind::Timeout).
+/// Unless documented otherwise, every method fails with [`NotFound`](crate::ErrorKind::NotFound) if
+/// the engine no longer has the container, with [`Unsupported`](crate::ErrorKind::Unsupported) if
+/// the engine lacks the operation, with [`Unavailable`](crate::ErrorKind::Unavailable) if the
+/// engine is unreachable, and with [`Timeout`](crate::ErrorKind::Timeout) if the response does not
+/// arrive before the deadline.
 #[async_trait]
 pub trait Container: fmt::Debug + Send + Sync + 'static {
-    /// The engine's id. It stays good after a restart of the caller, see
+    /// Returns the engine's id. The id remains valid after a restart of the caller, see
     /// [`Runtime::container`](crate::Runtime::container).
     fn id(&self) -> &ContainerId;
 
-    /// The name.
+    /// Returns the name.
     fn name(&self) -> &str;
 
     /// Starts the main process.
     ///
-    /// When this returns an outcome the process runs, or has run. A container runs once: starting one
-    /// that was started before, whether it runs or has ended, is the outcome
-    /// [`AlreadyStarted`](StartOutcome::AlreadyStarted).
+    /// When this method returns an outcome, the process is running or has already ended. A
+    /// container runs once: starting a container a second time, while it runs or after it has
+    /// ended, returns [`AlreadyStarted`](StartOutcome::AlreadyStarted).
     ///
-    /// With the capability `deferred_pull` a start includes the pull, and the search for a node. One
-    /// that takes longer than a few seconds reports why, see [`PENDING_START`](crate::PENDING_START);
-    /// [`ContainerInfo::message`] has the same words. After a `Timeout` the start goes on: another
-    /// start waits for it again and then returns `AlreadyStarted`.
+    /// With the capability `deferred_pull`, the start includes the pull and the scheduling to a
+    /// node. A start that takes longer than a few seconds reports the reason, see
+    /// [`PENDING_START`](crate::PENDING_START); [`ContainerInfo::message`] has the same text. After
+    /// a `Timeout` the start continues: the next call waits for the same start and returns
+    /// `AlreadyStarted`.
     ///
     /// # Errors
-    /// `Timeout` with the reason so far when the process does not run at the deadline. With
+    /// `Timeout` with the latest reason if the process does not run before the deadline. With
     /// `deferred_pull` also the errors of a pull, see
-    /// [`Runtime::pull_image`](crate::Runtime::pull_image); the container is then Exited with reason
-    /// [`ImagePullFailed`](crate::ExitReason::ImagePullFailed).
+    /// [`Runtime::pull_image`](crate::Runtime::pull_image); the container is then Exited with
+    /// reason [`ImagePullFailed`](crate::ExitReason::ImagePullFailed).
     ///
-    /// `InvalidArgument` when the command cannot be executed, when a mount source is not there,
-    /// or when anything else of the spec fails only now. The container is then Exited with
-    /// reason [`StartFailed`](crate::ExitReason::StartFailed) where the engine keeps it. So it is
-    /// where the engine is out of something, as a port: `ResourceExhausted`, and not retryable
-    /// once the container counts as ended.
+    /// `InvalidArgument` if the command cannot be executed, if a mount source is missing, or if
+    /// another field of the spec fails only at the start. `ResourceExhausted` if the engine has run
+    /// out of a resource such as a port. If the engine keeps the container after such a failure,
+    /// the container is Exited with reason [`StartFailed`](crate::ExitReason::StartFailed), and the
+    /// error is not retryable.
     async fn start(&self) -> Result<StartOutcome>;
 
-    /// What the engine knows of it now.
+    /// Returns the current state, as reported by the engine.
     ///
     /// # Errors
-    /// `NotFound` and what holds for all methods.
+    /// `NotFound` and the errors common to all methods.
     async fn info(&self) -> Result<ContainerInfo>;
 
-    /// Waits until it has ended and says how. It can be called before the start, while it runs
-    /// and after the end, any number of times and from any number of tasks: all get the same
-    /// answer, and together they cost the engine one stream.
+    /// Waits until the container has ended and returns its exit.
     ///
-    /// A lost connection or a restarted engine is waited out. A container that goes away before
-    /// its exit was known ends with reason [`Removed`](crate::ExitReason::Removed) and no code.
-    /// There is no deadline: drop the future to stop waiting.
+    /// The method may be called before the start, while the container runs and after its end, any
+    /// number of times and from any number of tasks. All calls return the same exit and share one
+    /// stream of the engine.
+    ///
+    /// Lost connections and restarts of the engine are retried. If the container is removed before
+    /// its exit was observed, the exit has reason [`Removed`](crate::ExitReason::Removed) and no
+    /// code. There is no deadline: drop the future to stop waiting.
     ///
     /// # Errors
-    /// `NotFound` when it was gone before the call. `PermissionDenied`, `Unauthenticated` and
-    /// other failures that no patience mends.
+    /// `NotFound` if the container was removed before the call. `PermissionDenied`,
+    /// `Unauthenticated` and other failures that a retry cannot resolve.
     async fn wait(&self) -> Result<Exit>;
 
-    /// Opens its log. The log of a container that was not started is empty; a follower of one
-    /// waits for its start.
+    /// Opens the log. The log of a container that was not started is empty; a follower waits for
+    /// the start.
     ///
     /// # Errors
-    /// Failures of the open come here, later ones as the last item of the reader.
+    /// A failure to open the log is returned here; a later failure is the last item of the reader.
     async fn logs(&self, options: LogOptions) -> Result<LogReader>;
 
-    /// Reads its log as it is now, from the beginning to the end, without the times of the lines.
-    /// It is for who wants the text alone, and fast: an engine need not write the times, which
-    /// takes more of it than the text does. [`logs`](Self::logs) is for the rest.
+    /// Reads the whole current log without timestamps.
     ///
-    /// There is no place to go on from: a connection that is lost ends it with an error, and the
-    /// caller begins again. Of a container that runs, the line that it is just writing may be
-    /// missing. Where the engine's way to give a log without times is not sure, or it has none, the
-    /// log is read with them.
+    /// This is faster than [`logs`](Self::logs), because writing the timestamps costs an engine
+    /// more than reading the text.
+    ///
+    /// There is no cursor: a lost connection ends the stream with an error, and the caller has to
+    /// read from the beginning. While the container runs, the line that is being written may be
+    /// missing. If the engine cannot return a log without timestamps, or cannot do so reliably, the
+    /// log is read with them and the timestamps are dropped.
     ///
     /// # Errors
-    /// As of [`logs`](Self::logs). `Lost` when the engine has ended the log before its end.
+    /// The errors of [`logs`](Self::logs). `Lost` if the engine ended the stream before the end of
+    /// the log.
     async fn raw_logs(&self) -> Result<RawLogs> {
         Ok(self.logs(LogOptions::default()).await?.into_raw())
     }
 
-    /// Measures what it uses, once. CPU percent is there when this handle or its runtime has
-    /// measured before.
+    /// Takes one sample of the container's resource use. The CPU percentage is present if this
+    /// handle or its runtime has an earlier sample.
     ///
     /// # Errors
     /// `NotStarted` before the start, `InvalidState` after the end.
     async fn stats_once(&self) -> Result<ContainerStats>;
 
-    /// Measures again and again until it ends.
+    /// Streams samples until the container ends.
     ///
     /// # Errors
-    /// As [`stats_once`](Self::stats_once) at the open; later ones as the last item.
+    /// The errors of [`stats_once`](Self::stats_once) on open; a later failure is the last item.
     async fn stats(&self, options: StatsOptions) -> Result<StatsStream>;
 
-    /// Stops it: sends the stop signal, waits for the grace, then kills. Its info, its exit and
-    /// its logs stay readable: stopping is not removing.
+    /// Stops the container: sends the stop signal, waits for the grace period, then kills the main
+    /// process. The container is not removed; its info, exit and logs remain readable.
     ///
-    /// Stopping what is not running is an outcome. Of several stops at once each gets the same
-    /// exit, and the shortest grace counts.
+    /// Stopping a container that is not running is an outcome, not an error. Concurrent stops all
+    /// return the same exit, and the shortest grace period applies.
     ///
     /// # Errors
-    /// `Timeout` when the engine has not answered after the grace and
-    /// [`stop_margin`](crate::Deadlines); the stop itself may still go on.
+    /// `Timeout` if the engine has not responded after the grace period plus
+    /// [`stop_margin`](crate::Deadlines); the stop may still complete later.
     async fn stop(&self, options: StopOptions) -> Result<StopOutcome>;
 
     /// Sends a signal to the main process.
@@ -121,72 +126,76 @@ pub trait Container: fmt::Debug + Send + Sync + 'static {
     /// `NotStarted` before the start, `InvalidState` after the end.
     async fn kill(&self, signal: Signal) -> Result<()>;
 
-    /// Removes it and all that was made for it. A running one is killed without grace.
+    /// Removes the container and everything that was created for it. A running container is killed
+    /// without a grace period.
     ///
     /// # Errors
-    /// `NotFound` when it is gone already.
+    /// `NotFound` if the container is already removed.
     async fn remove(&self) -> Result<()>;
 
     /// Runs a command in the running container.
     ///
-    /// The process counts against the container's memory. Where that has no room for it, the kernel
-    /// kills it, as it is started or later, and its exit code is 137; the container goes on unless
-    /// the kernel chooses another of its processes.
+    /// The process counts against the container's memory limit. If the limit has no room for the
+    /// process, the kernel kills it, at its start or later, and the exit code is 137. The container
+    /// keeps running unless the kernel kills another of its processes.
     ///
     /// # Errors
     /// `NotStarted` before the start, `InvalidState` after the end, `InvalidArgument` naming
-    /// `command` when it cannot be executed.
+    /// `command` if the command cannot be executed.
     async fn exec(&self, options: ExecOptions) -> Result<Session>;
 
-    /// Attaches to the main process. The container may be Created (capability `attach_created`):
-    /// then the session has all of its output from the start on.
+    /// Attaches to the main process. With the capability `attach_created` the container may be
+    /// Created: the session then receives all output from the start.
     ///
     /// # Errors
-    /// `InvalidState` when the container was not made for this mode, or has ended.
+    /// `InvalidState` if the container was not created for this mode, or has ended.
     async fn attach(&self, options: AttachOptions) -> Result<Session>;
 
-    /// Unpacks a tar stream into the folder `path` of the container, running or not (capability
-    /// `copy_stopped`). An error of `content` is an error of the copy; what was unpacked before it
-    /// stays. Where the engine has no call for it, the container's own `tar` does it, as the user
-    /// that the container runs as.
+    /// Unpacks a tar stream into the directory `path` of the container, which has to run unless the
+    /// engine has the capability `copy_stopped`.
+    ///
+    /// An error of `content` is returned as the error of the copy; entries that were already
+    /// unpacked stay. If the engine has no request for copies, the container's own `tar` unpacks
+    /// the stream as the user of the container.
     ///
     /// # Errors
-    /// `NotFound` naming the field `path` when there is no such folder, `InvalidArgument` when
-    /// `path` is not absolute or the stream is no tar, `Lost` when the container ended meanwhile and
-    /// the engine does not hold its files for a copy (Podman): copied again, they are there.
+    /// `NotFound` naming the field `path` if the directory does not exist, `InvalidArgument` if
+    /// `path` is not absolute or the stream is not a tar archive, `Lost` if the container ended
+    /// during the copy and the engine (Podman) did not keep the files of that copy; a second copy
+    /// then succeeds.
     async fn copy_in(&self, path: &str, content: ByteStream, options: CopyInOptions) -> Result<()>;
 
-    /// Packs the file or folder `path` of the container, running or not (capability
-    /// `copy_stopped`), into a tar stream. The names in it begin with the last part of `path`.
+    /// Packs the file or directory `path` of the container into a tar stream. The container has to
+    /// run unless the engine has the capability `copy_stopped`. The names in the archive begin with
+    /// the last component of `path`.
     ///
-    /// Docker locks the container while it packs: `info`, `kill` and `exec` wait for as long as the
-    /// stream is open and not read. So it is read ahead, by some megabytes at most, and a stream of
-    /// which nothing is taken for
-    /// [`Deadlines::pull_inactivity`](crate::Deadlines::pull_inactivity) after that ends with
-    /// `Timeout`.
+    /// Docker locks the container while it packs: `info`, `kill` and `exec` wait as long as the
+    /// stream is open and not read. Therefore a few megabytes are read ahead, and a stream that is
+    /// not read for [`Deadlines::pull_inactivity`](crate::Deadlines::pull_inactivity) after that
+    /// ends with `Timeout`.
     ///
     /// # Errors
-    /// `NotFound` naming the field `path` when there is no such file, `InvalidArgument` when
-    /// `path` is not absolute. Later ones as the last item.
+    /// `NotFound` naming the field `path` if the path does not exist, `InvalidArgument` if `path`
+    /// is not absolute. A later failure is the last item of the stream.
     async fn copy_out(&self, path: &str, options: CopyOutOptions) -> Result<ByteStream>;
 }
 
-/// What can be said in terms of [`Container`] alone.
+/// Convenience methods for every [`Container`].
 #[async_trait]
 pub trait ContainerExt: Container {
-    /// Starts it and waits for its end.
+    /// Starts the container and waits for its exit.
     ///
     /// # Errors
-    /// Those of [`start`](Container::start) and [`wait`](Container::wait).
+    /// The errors of [`start`](Container::start) and [`wait`](Container::wait).
     async fn run(&self) -> Result<Exit> {
         self.start().await?;
         self.wait().await
     }
 
-    /// Removes it; one that is gone already is no error.
+    /// Removes the container. A container that is already removed is not an error.
     ///
     /// # Errors
-    /// Those of [`remove`](Container::remove) but `NotFound`.
+    /// The errors of [`remove`](Container::remove) except `NotFound`.
     async fn ensure_removed(&self) -> Result<()> {
         match self.remove().await {
             Err(error) if error.kind() == crate::ErrorKind::NotFound => Ok(()),

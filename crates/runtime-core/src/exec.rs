@@ -1,4 +1,4 @@
-//! Sessions: running a command in a container, and talking to its main process.
+//! Sessions: a command in a container, or the streams of its main process.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -12,60 +12,60 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Result, Signal};
 
-/// Bytes as they come. It ends after the first error.
+/// A stream of bytes. The stream ends after the first error.
 pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
 
-/// The size of a terminal in characters.
+/// Size of a terminal in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TerminalSize {
-    /// Lines.
+    /// Number of lines.
     pub rows: u16,
-    /// Characters in a line.
+    /// Number of characters per line.
     pub columns: u16,
 }
 
-/// How a session is connected.
+/// Streams that a session connects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum SessionMode {
-    /// Output only: the process reads end of file from its standard input.
+    /// Output only: the process reads end of file from stdin.
     #[default]
     Output,
-    /// Standard input as well.
+    /// Output and stdin.
     Stdin,
-    /// A terminal of this first size: input and one output that carries both streams. Engines that
-    /// cannot make a terminal with its size set it right after the start of the process, which
-    /// then gets the signal of a resize.
+    /// A terminal of this initial size: one input, and one output that carries stdout and stderr.
+    /// Engines that cannot create a terminal with a size set the size right after the start of the
+    /// process, which then receives SIGWINCH.
     Terminal(TerminalSize),
 }
 
-/// What to run in a container, and how.
+/// Options for [`Container::exec`](crate::Container::exec).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ExecOptions {
-    /// The command and its arguments. It is not given to a shell.
+    /// The command and its arguments. No shell is involved.
     pub command: Vec<String>,
-    /// How the session is connected.
+    /// Streams that the session connects.
     pub mode: SessionMode,
-    /// More environment (capability `exec_env`).
+    /// Additional environment variables (capability `exec_env`).
     pub env: BTreeMap<String, String>,
-    /// Names of variables of the container that the command does not get (capability `env_unset`).
+    /// Variables of the container that the command does not get (capability `env_unset`).
     #[serde(default)]
     pub unset_env: BTreeSet<String>,
-    /// Another user, as in [`ContainerSpec::user`](crate::ContainerSpec) (capability
-    /// `exec_user`).
+    /// The user, as in [`ContainerSpec::user`](crate::ContainerSpec) (capability `exec_user`).
+    /// `None` means the user of the container.
     pub user: Option<String>,
-    /// Another folder (capability `exec_working_dir`).
+    /// The working directory (capability `exec_working_dir`). `None` means that of the container.
     pub working_dir: Option<String>,
-    /// Whether the image's own `env` and `sh` may set the environment and the folder where the
-    /// engine cannot. See [`image_tools`](Self::image_tools).
+    /// Allows the image's own `env` and `sh` to set the environment and the working directory if
+    /// the engine cannot. See [`image_tools`](Self::image_tools).
     #[serde(default)]
     pub image_tools: bool,
 }
 
 impl ExecOptions {
-    /// Runs `command` with its output only.
+    /// Creates options for `command` with output only.
     #[must_use]
     pub fn new<I: IntoIterator<Item = S>, S: Into<String>>(command: I) -> Self {
         Self {
@@ -79,14 +79,14 @@ impl ExecOptions {
         }
     }
 
-    /// Connects the session this way.
+    /// Sets the streams that the session connects.
     #[must_use]
     pub const fn mode(mut self, mode: SessionMode) -> Self {
         self.mode = mode;
         self
     }
 
-    /// Adds a variable.
+    /// Adds an environment variable.
     #[must_use]
     pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         let name = name.into();
@@ -95,7 +95,7 @@ impl ExecOptions {
         self
     }
 
-    /// Removes a variable, of the container or added before.
+    /// Removes a variable that the container has or that was added before.
     #[must_use]
     pub fn unset_env(mut self, name: impl Into<String>) -> Self {
         let name = name.into();
@@ -104,26 +104,28 @@ impl ExecOptions {
         self
     }
 
-    /// Runs as this user.
+    /// Sets the user.
     #[must_use]
     pub fn user(mut self, user: impl Into<String>) -> Self {
         self.user = Some(user.into());
         self
     }
 
-    /// Runs in this folder.
+    /// Sets the working directory.
     #[must_use]
     pub fn working_dir(mut self, dir: impl Into<String>) -> Self {
         self.working_dir = Some(dir.into());
         self
     }
 
-    /// Lets the image's own `env` and `sh` set the environment and the folder, where the engine has
-    /// no way to. Otherwise that is `Unsupported`. An engine that can does it itself all the same.
+    /// Allows the image's own `env` and `sh` to set the environment and the working directory if
+    /// the engine cannot. Without this option such a request fails with `Unsupported`. Engines that
+    /// can set them do so directly, with or without this option.
     ///
-    /// What fails is then told by them and not by the engine: a command that is not there ends with
-    /// 127, one that cannot be run with 126, and a folder that is not there with 125. An image
-    /// without them cannot run anything this way. Another user takes rights that they do not have.
+    /// Failures are then reported by these tools and not by the engine: exit code 127 if the
+    /// command is missing, 126 if the command cannot be executed, 125 if the directory is missing.
+    /// An image without these tools cannot run commands this way. The user cannot be changed this
+    /// way, because the tools run without the required rights.
     #[must_use]
     pub const fn image_tools(mut self, may: bool) -> Self {
         self.image_tools = may;
@@ -131,17 +133,17 @@ impl ExecOptions {
     }
 }
 
-/// How to attach to the main process. The mode must be one that the container was made for, see
-/// [`Interactive`](crate::Interactive).
+/// Options for [`Container::attach`](crate::Container::attach).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct AttachOptions {
-    /// How the session is connected.
+    /// Streams that the session connects. The container must have been created for this mode, see
+    /// [`Interactive`](crate::Interactive).
     pub mode: SessionMode,
 }
 
 impl AttachOptions {
-    /// Connects the session this way.
+    /// Sets the streams that the session connects.
     #[must_use]
     pub const fn mode(mut self, mode: SessionMode) -> Self {
         self.mode = mode;
@@ -149,36 +151,38 @@ impl AttachOptions {
     }
 }
 
-/// How a session's process ended.
+/// Exit of a session's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecExit {
-    /// Its exit code, exact: a session that was cut off has none and is
+    /// The exact exit code. A session that was cut off has no exit code and fails with
     /// [`ErrorKind::Lost`](crate::ErrorKind::Lost).
     pub code: i32,
 }
 
-/// An open session. It belongs to one caller; its parts may be used from different tasks.
+/// An open session. A session has one owner; its parts may be used from different tasks.
 ///
-/// The output streams have bounded room: a process that writes to a stream that nobody reads
-/// waits, as it would at a pipe. Drop a stream to throw its bytes away. In a session that was cut a
-/// stream ends with [`Lost`](crate::ErrorKind::Lost), after the bytes that came. Dropping the whole
-/// session closes the connection and, with the capability `exec_signal`, ends the process; that of a
-/// session that was cut may go on until its container ends. With the capability `exec_descendants`,
-/// the processes that it has started end with it; without it, they go on.
+/// The output streams apply backpressure: a process that writes to a full stream blocks, as on a
+/// pipe. Drop a stream to discard its bytes. If the session is cut off, its streams end with
+/// [`Lost`](crate::ErrorKind::Lost) after the bytes that were received.
+///
+/// Dropping the whole session closes the connection and, with the capability `exec_signal`, ends
+/// the process; the process of a session that was cut off may run until its container ends. With
+/// the capability `exec_descendants`, the descendants of the process end with it; otherwise they
+/// keep running.
 #[non_exhaustive]
 pub struct Session {
-    /// Standard input; `None` when the mode has none. Dropping it closes the input.
+    /// Standard input, or `None` if the mode has none. Dropping it closes the input.
     pub stdin: Option<Box<dyn SessionInput>>,
     /// Standard output, or all output of a terminal.
     pub stdout: ByteStream,
-    /// Standard error; `None` on a terminal.
+    /// Standard error, or `None` on a terminal.
     pub stderr: Option<ByteStream>,
-    /// The rest: size, signals, exit.
+    /// Terminal size, signals and exit.
     pub control: Arc<dyn SessionControl>,
 }
 
 impl Session {
-    /// Puts a session together.
+    /// Creates a session from its parts.
     #[must_use]
     pub fn new(
         stdin: Option<Box<dyn SessionInput>>,
@@ -199,45 +203,44 @@ impl fmt::Debug for Session {
     }
 }
 
-/// The standard input of a session.
+/// Standard input of a session.
 #[async_trait]
 pub trait SessionInput: Send {
-    /// Writes all of `bytes`, waiting while the other side has no room.
+    /// Writes all of `bytes`. Waits while the peer has no buffer space.
     ///
     /// # Errors
-    /// `Lost` when the session was cut, `InvalidState` after [`close`](Self::close).
+    /// `Lost` if the session was cut off, `InvalidState` after [`close`](Self::close).
     async fn write(&mut self, bytes: Bytes) -> Result<()>;
 
-    /// Ends the input: the process reads end of file. Closing twice is no error.
+    /// Closes the input: the process reads end of file. Closing twice is a no-op.
     ///
     /// # Errors
-    /// `Unsupported` without the capability `exec_stdin_eof`; `Lost` when the session was cut.
+    /// `Unsupported` without the capability `exec_stdin_eof`; `Lost` if the session was cut off.
     async fn close(&mut self) -> Result<()>;
 }
 
-/// The controls of a session.
+/// Terminal size, signals and exit of a session.
 #[async_trait]
 pub trait SessionControl: Send + Sync {
-    /// Tells the terminal its new size.
+    /// Sets the size of the terminal.
     ///
     /// # Errors
-    /// `InvalidState` when the session has no terminal or its process has ended.
+    /// `InvalidState` if the session has no terminal or its process has ended.
     async fn resize(&self, size: TerminalSize) -> Result<()>;
 
-    /// Sends a signal to the process. If the process ends of it, within ten seconds, the processes
-    /// that it has started are killed (capability `exec_descendants`).
+    /// Sends a signal to the process. If the signal ends the process within ten seconds, the
+    /// descendants of the process are killed (capability `exec_descendants`).
     ///
     /// # Errors
-    /// `Unsupported` without the capability `exec_signal`; `InvalidState` when the process has
-    /// ended.
+    /// `Unsupported` without the capability `exec_signal`; `InvalidState` if the process has ended.
     async fn signal(&self, signal: Signal) -> Result<()>;
 
-    /// Waits for the end of the process. Any number of calls get the same answer.
+    /// Waits for the end of the process and returns its exit. All calls return the same result.
     ///
-    /// The end, that of a session that was cut as well, comes after the last output: a stream with
-    /// more output than it has room for has to be read, or dropped, for it to be seen.
+    /// The result is available after the last output, even if the session was cut off: a stream
+    /// with more output than its buffer holds has to be read or dropped first.
     ///
     /// # Errors
-    /// `Lost` when the session was cut before the exit code was known.
+    /// `Lost` if the session was cut off before the exit code was received.
     async fn wait(&self) -> Result<ExecExit>;
 }

@@ -1,4 +1,4 @@
-//! `Arc` and `Box` of a runtime or a container are one themselves.
+//! Implementations of [`Runtime`] and [`Container`] for `Arc` and `Box`.
 
 #![deny(clippy::missing_trait_methods)]
 

@@ -1,27 +1,43 @@
-//! One interface that runs a container the same way on Docker, on containerd through the CRI, and on
-//! Kubernetes.
+//! Traits and types for running a container the same way on Docker, on containerd through the CRI,
+//! and on Kubernetes.
 //!
-//! This crate holds what every backend shares and every caller sees: the [`Runtime`] and
-//! [`Container`] traits, the types they speak in, the [`Error`], the [`Capabilities`], and
-//! the check that every [`ContainerSpec`] goes through before an engine hears of it. It
-//! depends on no backend, no HTTP stack and no async executor.
+//! This crate contains everything that backends share and callers see: the [`Runtime`] and
+//! [`Container`] traits with their types, [`Error`], [`Capabilities`], and the validation of a
+//! [`ContainerSpec`] before any request is sent. The crate depends on no backend, no HTTP stack and
+//! no async executor.
 //!
-//! The words of the field are used as they are: an *engine* is the daemon that runs
-//! containers, a *backend* is the crate that speaks to one kind of engine, a *scope* is the
-//! set of containers that belong to one user of this library on one engine.
+//! - An *engine* is the daemon that runs containers: Docker, containerd, a Kubernetes cluster.
+//! - A *backend* is a crate that implements [`Runtime`] for one kind of engine.
+//! - A *scope* is the set of containers that belong to one user of this library on one engine.
 //!
-//! # Rules that hold for every operation
+//! # Example
 //!
-//! - **Nothing differs in silence.** What an engine cannot do is false in its
-//!   [`Capabilities`], and asking for it is [`ErrorKind::Unsupported`].
-//! - **Every operation has a deadline**, see [`Deadlines`]. When it passes, the operation
-//!   fails with [`ErrorKind::Timeout`].
-//! - **Every future may be dropped** at any await without leaking a container, a
-//!   connection or a task.
-//! - **Handles are shared**: [`Container`] handles are `Send + Sync` and may be used from
-//!   many tasks at once.
-//! - **Absent is `None`**: a value that an engine does not give is never a zero, an empty
-//!   string or a date in the year 1.
+//! Every backend returns a type that implements [`Runtime`]. The rest of a program does not depend
+//! on the backend:
+//!
+//! ```
+//! use runtime_core::{ContainerExt, ContainerSpec, Exit, Result, Runtime};
+//!
+//! async fn hello(runtime: &dyn Runtime) -> Result<Exit> {
+//!     let spec = ContainerSpec::new("busybox:1.36").command(["echo", "hello"]).memory(64 << 20);
+//!     let container = runtime.create_container(&spec).await?;
+//!     let exit = container.run().await;
+//!     container.ensure_removed().await?;
+//!     exit
+//! }
+//! ```
+//!
+//! # Rules for all operations
+//!
+//! - **No silent differences.** A feature that the engine lacks is `false` in its [`Capabilities`],
+//!   and a request for it fails with [`ErrorKind::Unsupported`].
+//! - **Deadlines.** Every operation has a deadline, see [`Deadlines`]. After the deadline the
+//!   operation fails with [`ErrorKind::Timeout`].
+//! - **Cancellation.** Every future may be dropped at any await point; no container, connection or
+//!   task is leaked.
+//! - **Sharing.** [`Container`] handles are `Send + Sync` and may be used from many tasks at once.
+//! - **Absent values are `None`.** A value that the engine does not report is never a zero, an
+//!   empty string or a zero time.
 
 mod backoff;
 mod capabilities;

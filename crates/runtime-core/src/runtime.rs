@@ -1,4 +1,4 @@
-//! A connected engine.
+//! The [`Runtime`] trait: a connection to an engine.
 
 use std::fmt;
 use std::pin::Pin;
@@ -13,110 +13,118 @@ use crate::{
     ReapOptions, ReapReport, Result, Scope,
 };
 
-/// How a pull goes. It ends after [`PullEvent::Done`] or after the first error; a stream that ends
-/// without either does not happen. Dropping it cancels the pull where the engine allows.
+/// Progress of a pull. The stream ends after [`PullEvent::Done`] or after the first error, never
+/// without either. Dropping the stream cancels the pull if the engine supports that.
 pub type PullStream = Pin<Box<dyn Stream<Item = Result<PullEvent>> + Send>>;
 
-/// What happens to containers. It has no end of its own, and ends after the first error.
+/// Events of containers. The stream ends only after the first error.
 pub type EventStream = Pin<Box<dyn Stream<Item = Result<Event>> + Send>>;
 
-/// A connection to one engine, for one scope. Clones of the `Arc` around it share all it has;
-/// dropping the last one closes its connections and ends its tasks.
+/// A connection to one engine, for one scope.
 ///
-/// It may be used from several executors, and all that it gives may be dropped anywhere. When an
-/// executor ends, the streams and sessions that were opened on it end with it; connections and tasks of
-/// the runtime itself are begun again on the executor of the next call.
+/// Clones of the surrounding `Arc` share all connections and tasks; dropping the last clone closes
+/// the connections and ends the tasks.
+///
+/// A runtime may be used from several executors, and everything that it returns may be dropped on
+/// any thread. When an executor shuts down, the streams and sessions that were opened on it end;
+/// the connections and tasks of the runtime itself are started again on the executor of the next
+/// call.
 #[async_trait]
 pub trait Runtime: fmt::Debug + Send + Sync + 'static {
-    /// The backend: `docker`, `cri`, `kubernetes`.
+    /// Returns the name of the backend: `docker`, `cri` or `kubernetes`.
     fn backend(&self) -> &'static str;
 
-    /// Whose containers it makes and sees.
+    /// Returns the scope of this connection. Only containers of this scope are created and visible.
     fn scope(&self) -> &Scope;
 
-    /// What the engine can do, as it said when it was connected.
+    /// Returns the capabilities of the engine, as determined when the connection was opened.
     fn capabilities(&self) -> &Capabilities;
 
-    /// Asks the engine whether it is there, and who it is.
+    /// Checks that the engine is reachable and returns its identity, version and capabilities.
     ///
     /// # Errors
-    /// `Unavailable` when it is not there, or is no engine.
+    /// `Unavailable` if the engine is unreachable, or if the peer is not an engine.
     async fn health(&self) -> Result<Health>;
 
-    /// Pulls an image. Two pulls of one image at once both succeed.
+    /// Pulls an image. Concurrent pulls of the same image all succeed.
     ///
     /// # Errors
-    /// `InvalidArgument` naming `image`; `ImageNotFound` when the registry does not have it, or
-    /// the engine does not and the policy is `never`; `Unauthenticated` or `PermissionDenied` when
-    /// the registry refuses the login; `Unavailable` when the registry cannot be reached.
-    /// Registries answer alike for images that are not there and images that one may not see:
-    /// such an answer is `ImageNotFound` with a login and `Unauthenticated` without.
+    /// `InvalidArgument` naming `image`; `ImageNotFound` if the registry does not have the image,
+    /// or if the engine does not have it and the policy is `never`; `Unauthenticated` or
+    /// `PermissionDenied` if the registry refuses the credentials; `Unavailable` if the registry is
+    /// unreachable. Registries return the same response for a missing image and for an image that
+    /// the user may not read: that response is `ImageNotFound` with credentials and
+    /// `Unauthenticated` without.
     async fn pull_image(&self, image: &Image, options: PullOptions) -> Result<PullStream>;
 
-    /// Creates a container and does not start it. It makes a complete container or nothing, also
-    /// when the future is dropped.
+    /// Creates a container without starting it. The result is a complete container or nothing, even
+    /// if the future is dropped.
     ///
-    /// The image is pulled by the spec's [`PullPolicy`](crate::PullPolicy) where the engine has
-    /// `pull_image`; with `deferred_pull` that happens at the start, and its failure is an error of
-    /// [`start`](Container::start) and the exit that [`wait`](Container::wait) returns.
+    /// The image is pulled according to the spec's [`PullPolicy`](crate::PullPolicy) if the engine
+    /// has the capability `pull_image`. With `deferred_pull` the pull is part of the start: a
+    /// failed pull is then an error of [`start`](Container::start) and the exit returned by
+    /// [`wait`](Container::wait).
     ///
     /// # Errors
-    /// `InvalidArgument` or `Unsupported` naming the field, before the engine is asked for
-    /// anything; `AlreadyExists` when the name is taken; those of
-    /// [`pull_image`](Self::pull_image).
+    /// `InvalidArgument` or `Unsupported` naming the field, before any request is sent;
+    /// `AlreadyExists` if the name is taken; all errors of [`pull_image`](Self::pull_image).
     async fn create_container(&self, spec: &ContainerSpec) -> Result<Arc<dyn Container>>;
 
-    /// A handle for a container of this scope that was made before, by this process or another.
+    /// Returns a handle for an existing container of this scope, created by this or another
+    /// process.
     ///
     /// # Errors
-    /// `NotFound` when the scope has no such container.
+    /// `NotFound` if the scope has no container with this id.
     async fn container(&self, id: &ContainerId) -> Result<Arc<dyn Container>>;
 
-    /// The containers of this scope, in whatever state, in one call to the engine. The newest come
-    /// first, as far as the engine tells their times apart.
+    /// Lists the containers of this scope in every state, with one request to the engine. Newer
+    /// containers are first, at the resolution of the engine's creation times.
     ///
     /// # Errors
-    /// What holds for all methods.
+    /// Only the errors common to all methods.
     async fn list_containers(&self, options: ListOptions) -> Result<Vec<Listed>>;
 
-    /// What these containers use now, measured together. Those that are gone or do not run are
-    /// left out.
+    /// Returns one sample for each of `containers`, measured together. Containers that do not exist
+    /// or do not run are left out.
     ///
     /// # Errors
     /// `Unsupported` without the capability `bulk_stats`.
     async fn stats(&self, containers: &[ContainerId])
     -> Result<Vec<(ContainerId, ContainerStats)>>;
 
-    /// What happens to the containers of this scope from now on, resumed after a lost connection.
+    /// Streams the events of this scope from now on, or from [`EventsOptions::since`]. After a lost
+    /// connection the stream resumes.
     ///
     /// # Errors
-    /// Failures of the open come here, later ones as the last item.
+    /// A failure to open the stream is returned here; a later failure is the last item of the
+    /// stream.
     async fn events(&self, options: EventsOptions) -> Result<EventStream>;
 
-    /// Removes what this scope left behind: containers in whatever state, and what belongs to
-    /// them. The report says what could not be removed.
+    /// Removes the containers of this scope in every state, with the resources that belong to them.
+    /// The report lists the containers that could not be removed.
     ///
     /// # Errors
-    /// When it could not be found out what there is.
+    /// Returned only if the containers of the scope could not be listed.
     async fn reap(&self, options: ReapOptions) -> Result<ReapReport>;
 
-    /// Closes the connections and ends the tasks of this runtime. Calls on it or its containers
-    /// afterwards are `InvalidState`; those under way end with that. Closing twice is no error.
-    /// Nothing changes at the engine, but that a create which nobody waits for any more is undone
-    /// first: that is waited for, for as long as a removal may take.
+    /// Closes the connections and ends the tasks of this runtime. Closing twice is a no-op.
+    ///
+    /// Later calls on the runtime or its containers fail with `InvalidState`; calls in progress end
+    /// with the same error. Containers are not affected, except that cancelled creates are undone
+    /// first: `close` waits for this cleanup, at most for the deadline of a removal.
     ///
     /// # Errors
-    /// None today; a backend that has something to flush may fail to.
+    /// None from the current backends. A backend that flushes state may return an error.
     async fn close(&self) -> Result<()>;
 }
 
-/// What can be said in terms of [`Runtime`] alone.
+/// Convenience methods for every [`Runtime`].
 #[async_trait]
 pub trait RuntimeExt: Runtime {
-    /// Pulls an image to the end and throws the progress away.
+    /// Pulls an image to completion and discards the progress.
     ///
     /// # Errors
-    /// Those of [`pull_image`](Runtime::pull_image), at the open or later.
+    /// All errors of [`pull_image`](Runtime::pull_image), from opening the stream or later.
     async fn pull(&self, image: &Image, options: PullOptions) -> Result<PullSummary> {
         let mut events = self.pull_image(image, options).await?;
         while let Some(event) = std::future::poll_fn(|cx| events.as_mut().poll_next(cx)).await {
