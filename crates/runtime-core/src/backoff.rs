@@ -1,9 +1,9 @@
-//! Waiting longer after each failure.
+//! Exponential backoff.
 
 use std::time::Duration;
 
-/// Delays that double from `first` up to `most`, spread by up to a quarter so that many
-/// clients of one engine do not come back at the same moment.
+/// Delays that double from `first` up to `most`, minus a random part of up to a quarter, so that
+/// the clients of one engine do not retry at the same moment.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     first: Duration,
@@ -12,30 +12,30 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Delays from `first` to `most`.
+    /// Creates a backoff with delays from `first` to `most`.
     #[must_use]
     pub const fn new(first: Duration, most: Duration) -> Self {
         Self { first, most, next: first }
     }
 
-    /// The next delay, between three quarters of the nominal one and the whole of it.
+    /// Returns the next delay, between three quarters of the nominal delay and the nominal delay.
     pub fn delay(&mut self) -> Duration {
         let nominal = self.next;
         self.next = nominal.saturating_mul(2).min(self.most);
         let mut byte = [0_u8; 1];
-        // Without randomness the delay is the nominal one, which is still a correct delay.
+        // Without random bytes, the nominal delay is used.
         let spread = if getrandom::fill(&mut byte).is_ok() { u32::from(byte[0]) } else { 0 };
         nominal - nominal / 4 * spread / 255
     }
 
-    /// Starts again from the first delay: call it after a success.
+    /// Resets to the first delay. Call this after a success.
     pub const fn reset(&mut self) {
         self.next = self.first;
     }
 }
 
 impl Default for Backoff {
-    /// From 50 ms to 5 s.
+    /// Returns a backoff from 50 ms to 5 s.
     fn default() -> Self {
         Self::new(Duration::from_millis(50), Duration::from_secs(5))
     }

@@ -1,4 +1,4 @@
-//! What happens to containers.
+//! Events of containers.
 
 use std::time::SystemTime;
 
@@ -6,22 +6,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ContainerId, Exit};
 
-/// One thing that happened to one container of the caller's scope.
+/// One event of one container of the caller's scope.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Event {
-    /// When, by the engine's clock.
+    /// Time of the event, by the engine's clock.
     pub time: SystemTime,
-    /// To which container.
+    /// Id of the container.
     pub container: ContainerId,
-    /// Its name.
+    /// Name of the container.
     pub name: String,
-    /// What.
+    /// Kind of the event.
     pub kind: EventKind,
 }
 
 impl Event {
-    /// An event.
+    /// Creates an event.
     #[must_use]
     pub fn new(
         time: SystemTime,
@@ -33,22 +33,22 @@ impl Event {
     }
 }
 
-/// What happened. For one container they come in this order, each at most once, but `Oom`,
-/// which comes as often as the engine says it. Where the engine does not and the container ended
-/// [`OutOfMemory`](crate::ExitReason::OutOfMemory) by the word of the kernel, it comes once, with
-/// the end.
+/// Kind of an [`Event`]. The events of one container arrive in this order, each at most once,
+/// except `Oom`, which is repeated for each OOM report of the engine. If the engine reports none
+/// and the kernel log shows that the container ended
+/// [`OutOfMemory`](crate::ExitReason::OutOfMemory), `Oom` is sent once, together with the exit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum EventKind {
-    /// It was created.
+    /// The container was created.
     Created,
-    /// Its main process was started.
+    /// The main process was started.
     Started,
-    /// A process in it was killed for want of memory.
+    /// A process in the container was killed because of memory shortage.
     Oom,
-    /// It ended, and how.
+    /// The container ended with this exit.
     Exited(Exit),
-    /// It was removed.
+    /// The container was removed.
     Removed,
 }

@@ -1,4 +1,4 @@
-//! How a container ended.
+//! Exits and signals.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// Why a container is no longer running. A closed list: an engine's own words go into
+/// Reason for the end of a container. The list is closed; an engine's own text is in
 /// [`Exit::message`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -16,41 +16,43 @@ use crate::{Error, Result};
 pub enum ExitReason {
     /// The main process ended by itself.
     Exited,
-    /// A signal ended the main process, and it was neither the memory limit nor our stop.
+    /// A signal ended the main process, and neither the memory limit nor a stop through this
+    /// library was the cause.
     ///
-    /// The engines report such an end as exit code 128 + signal and nothing else, so a process
-    /// that returns such a code by itself, as shells do for their children, is reported the
-    /// same way.
+    /// Engines report such an end only as exit code 128 + signal. A process that returns such a
+    /// code itself, as shells do for their children, is therefore reported the same way.
     Signaled,
-    /// A limit on memory ended it: its own, or one around it. Never guessed from 137.
+    /// A memory limit ended the container: its own limit, or one of a parent control group. This
+    /// reason is never inferred from exit code 137.
     ///
-    /// The engine says so, or the kernel: engines can miss it, as containerd does on cgroup v1, and
-    /// the kernel writes into its log which control group it has killed a process of. The log is
-    /// asked of a container with a limit that ended by SIGKILL, where the engine is Docker, containerd
-    /// or CRI-O at a Unix socket of this host, and this process may read it (`CAP_SYSLOG`, or
-    /// `kernel.dmesg_restrict` is off). It is finite, and has ten kills in five seconds at most. Where
-    /// neither says so the reason is `Signaled`.
+    /// It requires a report of the engine or of the kernel. Engines can miss an OOM kill, as
+    /// containerd does on cgroup v1, but the kernel log names the control group of every killed
+    /// process. The kernel log is read for a container with a limit that ended by SIGKILL, if the
+    /// engine is Docker, containerd or CRI-O on a Unix socket of this host, and if this process may
+    /// read the log (`CAP_SYSLOG`, or `kernel.dmesg_restrict` is off). The log has a limited size,
+    /// and contains at most ten kills per five seconds. Without a report the reason is `Signaled`.
     ///
-    /// The process that was killed for want of memory need not have been the main one, nor is it
-    /// known whether the main one ended because of it: engines say so of a container that was killed
-    /// after any process in it had been, and the kernel's log is read the same way.
+    /// The OOM-killed process need not be the main process, and need not be the cause of the main
+    /// process's end: an engine reports OOM for a container that was killed after any of its
+    /// processes had been OOM-killed, and the kernel log is read the same way.
     OutOfMemory,
-    /// A [`stop`](crate::Container::stop) through this library ended it, gracefully or not.
+    /// A [`stop`](crate::Container::stop) through this library ended the container, gracefully or
+    /// not.
     StoppedByUs,
-    /// The engine ended it because its time was over.
+    /// The engine ended the container because its deadline had passed.
     DeadlineExceeded,
-    /// The cluster ended it to make room, or the node ran short of something.
+    /// The cluster ended the container to make room, or because a resource of the node ran short.
     Evicted,
-    /// The node that ran it is gone, and the exit with it.
+    /// The node that ran the container is gone, together with the exit.
     NodeLost,
-    /// It never ran, because its image could not be pulled.
+    /// The container never ran because its image could not be pulled.
     ImagePullFailed,
-    /// It never ran, because its process could not be started: command not found, not
-    /// executable, a mount or a device that is not there.
+    /// The container never ran because its process could not be started: command not found, not
+    /// executable, or a missing mount or device.
     StartFailed,
-    /// Somebody removed it before its exit was known.
+    /// The container was removed before its exit was observed.
     Removed,
-    /// The engine itself does not know.
+    /// The engine cannot determine how the container ended.
     Unknown,
 }
 
@@ -72,32 +74,32 @@ impl fmt::Display for ExitReason {
     }
 }
 
-/// The end of a container. There is one for each container, and every waiter gets the same.
+/// The end of a container. A container has one exit, and every waiter gets the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Exit {
-    /// The exit code of the main process. `None` where no process ended, or where its code is
-    /// not known: a vanished container has none, and never 0.
+    /// Exit code of the main process. `None` if no process ended or if its code is unknown; the
+    /// code of a vanished container is never 0.
     pub code: Option<i32>,
-    /// Why it ended.
+    /// Reason for the end.
     pub reason: ExitReason,
-    /// The signal that ended the main process, where a signal did.
+    /// The signal that ended the main process, if any.
     pub signal: Option<Signal>,
-    /// When it ended, by the engine's clock.
+    /// End time, by the engine's clock.
     pub ended_at: Option<SystemTime>,
-    /// The engine's words about it.
+    /// The engine's message about the end.
     pub message: Option<String>,
 }
 
 impl Exit {
-    /// An end without a code.
+    /// Creates an exit without a code.
     #[must_use]
     pub const fn new(reason: ExitReason) -> Self {
         Self { code: None, reason, signal: None, ended_at: None, message: None }
     }
 
-    /// An end with the exit code that the engine reports: [`ExitReason::Signaled`] with its
-    /// signal for 129 to 192, [`ExitReason::Exited`] otherwise. A backend that knows more
+    /// Creates an exit from the code that the engine reports: [`ExitReason::Signaled`] with its
+    /// signal for 129 to 192, [`ExitReason::Exited`] otherwise. A backend with more information
     /// (out of memory, stopped by us) sets the reason afterwards.
     #[must_use]
     pub fn from_code(code: i32) -> Self {
@@ -120,14 +122,15 @@ impl Exit {
         self
     }
 
-    /// Sets the engine's words. Empty ones are none.
+    /// Sets the engine's message. An empty message is stored as `None`.
     #[must_use]
     pub fn with_message(mut self, message: impl Into<String>) -> Self {
         self.message = Some(message.into()).filter(|message| !message.is_empty());
         self
     }
 
-    /// Whether the main process ended with code 0. False for every end without a code.
+    /// Returns `true` if the main process ended with code 0. An exit without a code is never a
+    /// success.
     #[must_use]
     pub fn success(&self) -> bool {
         self.code == Some(0)
@@ -152,15 +155,15 @@ impl fmt::Display for Exit {
 
 /// A Linux signal, 1 to 64.
 ///
-/// It is parsed from a number or a name, with or without `SIG`, in any case: `15`, `TERM`, `sigterm`.
-/// Names of real-time signals are `RTMIN`, `RTMIN+N`, `RTMAX-N` and `RTMAX`, where `RTMIN` is 34 and
-/// `RTMAX` is 64, as Docker counts them.
+/// A signal is parsed from a number or a name, with or without `SIG`, in any case: `15`, `TERM`,
+/// `sigterm`. Names of real-time signals are `RTMIN`, `RTMIN+N`, `RTMAX-N` and `RTMAX`, with
+/// `RTMIN` = 34 and `RTMAX` = 64, as in Docker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "u8", into = "u8")]
 pub struct Signal(u8);
 
-/// The numbers are those of Linux on x86 and ARM, from `signal(7)`.
-const NAMES: &[(&str, u8)] = &[
+/// Signal names and numbers of Linux on x86 and ARM, from `signal(7)`.
+const SIGNAL_NAMES: &[(&str, u8)] = &[
     ("HUP", 1),
     ("INT", 2),
     ("QUIT", 3),
@@ -194,15 +197,15 @@ const NAMES: &[(&str, u8)] = &[
     ("SYS", 31),
 ];
 
-/// Other names of the same signals.
-const ALIASES: &[(&str, u8)] = &[("IOT", 6), ("CLD", 17), ("POLL", 29), ("UNUSED", 31)];
+/// Alternative names of the same signals.
+const SIGNAL_ALIASES: &[(&str, u8)] = &[("IOT", 6), ("CLD", 17), ("POLL", 29), ("UNUSED", 31)];
 
-/// The first real-time signal that programs may use. The C library keeps the two before it.
+/// First real-time signal available to programs. The C library reserves 32 and 33.
 const RTMIN: u8 = 34;
 const RTMAX: u8 = 64;
 
 /// Parses the name of a real-time signal: `RTMIN`, `RTMIN+N`, `RTMAX` or `RTMAX-N`.
-fn real_time(name: &str) -> Option<u8> {
+fn parse_real_time(name: &str) -> Option<u8> {
     let (base, offset) = name.split_at_checked(5)?;
     let offset_after = |sign: char| -> Option<u8> {
         if offset.is_empty() {
@@ -228,17 +231,17 @@ impl Signal {
     pub const QUIT: Self = Self(3);
     /// Kill: cannot be caught.
     pub const KILL: Self = Self(9);
-    /// The first signal for the program's own use.
+    /// First user-defined signal.
     pub const USR1: Self = Self(10);
-    /// The second signal for the program's own use.
+    /// Second user-defined signal.
     pub const USR2: Self = Self(12);
-    /// Terminate: what a stop sends unless the image or the spec says otherwise.
+    /// Terminate: the signal of a stop, unless the image or the spec sets another.
     pub const TERM: Self = Self(15);
 
-    /// A signal by its number.
+    /// Creates a signal from its number.
     ///
     /// # Errors
-    /// `InvalidArgument` naming the field `signal` when the number is not 1 to 64.
+    /// `InvalidArgument` naming the field `signal` if the number is not 1 to 64.
     pub fn new(number: u8) -> Result<Self> {
         if (1..=64).contains(&number) {
             Ok(Self(number))
@@ -247,16 +250,16 @@ impl Signal {
         }
     }
 
-    /// The number.
+    /// Returns the number.
     #[must_use]
     pub const fn number(self) -> u8 {
         self.0
     }
 
-    /// The name without `SIG`; `None` for the real-time signals from 32 on.
+    /// Returns the name without `SIG`, or `None` for the signals from 32 on.
     #[must_use]
     pub fn name(self) -> Option<&'static str> {
-        NAMES.iter().find(|(_, number)| *number == self.0).map(|(name, _)| *name)
+        SIGNAL_NAMES.iter().find(|(_, number)| *number == self.0).map(|(name, _)| *name)
     }
 }
 
@@ -278,14 +281,14 @@ impl FromStr for Signal {
         }
         let upper = text.to_ascii_uppercase();
         let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-        NAMES
+        SIGNAL_NAMES
             .iter()
-            .chain(ALIASES)
+            .chain(SIGNAL_ALIASES)
             .find(|(known, _)| *known == name)
             .map(|(_, number)| *number)
-            .or_else(|| real_time(name))
+            .or_else(|| parse_real_time(name))
             .map(Self)
-            .ok_or_else(|| Error::invalid("signal", format!("{text:?} is no signal")))
+            .ok_or_else(|| Error::invalid("signal", format!("{text:?} is not a signal")))
     }
 }
 
@@ -308,7 +311,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_become_reasons() {
+    fn from_code_sets_reason_and_signal() {
         for (code, reason, signal) in [
             (0, ExitReason::Exited, None),
             (1, ExitReason::Exited, None),
@@ -325,14 +328,14 @@ mod tests {
     }
 
     #[test]
-    fn an_end_without_a_code_is_no_success() {
+    fn exit_without_code_is_not_success() {
         assert!(Exit::from_code(0).success());
         assert!(!Exit::new(ExitReason::Removed).success());
         assert!(!Exit::new(ExitReason::Exited).success());
     }
 
     #[test]
-    fn signals_by_name_and_number() {
+    fn signal_parses_from_name_and_number() {
         for text in ["15", "TERM", "term", "SIGTERM", "sigterm"] {
             assert_eq!(text.parse::<Signal>().unwrap(), Signal::TERM);
         }

@@ -1,29 +1,30 @@
-//! Who is there.
+//! Identity of the connected engine.
 
 use serde::{Deserialize, Serialize};
 
 use crate::Capabilities;
 
-/// What [`Runtime::health`](crate::Runtime::health) found.
+/// Result of [`Runtime::health`](crate::Runtime::health).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Health {
-    /// The backend: `docker`, `cri`, `kubernetes`.
+    /// Name of the backend: `docker`, `cri` or `kubernetes`.
     pub backend: String,
-    /// What the engine calls itself: `Docker Engine`, `Podman Engine`, `containerd`.
+    /// Name of the engine, as reported by the engine: `Docker Engine`, `Podman Engine`,
+    /// `containerd`.
     pub engine: String,
-    /// The engine's version.
+    /// Version of the engine.
     pub version: String,
-    /// The version of the API that is spoken with it.
+    /// Version of the API that is used.
     pub api_version: Option<String>,
-    /// What it can do.
+    /// Capabilities of the engine.
     pub capabilities: Capabilities,
-    /// What the user should know, a sentence each.
+    /// Warnings for the user, one sentence each.
     pub warnings: Vec<String>,
 }
 
 impl Health {
-    /// A healthy engine without warnings.
+    /// Creates the result for a healthy engine, without an API version and warnings.
     #[must_use]
     pub fn new(
         backend: impl Into<String>,

@@ -1,4 +1,4 @@
-//! Names: of containers, of scopes, of labels.
+//! Container names, container ids, scopes and label keys.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,32 +7,32 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, ErrorKind, Result};
 
-/// All labels of this library begin with it; a caller's labels must not.
+/// Prefix of all labels of this library. Labels of a caller must not use it.
 pub const LABEL_PREFIX: &str = "container-runtime/";
-/// On everything that this library makes: `true`.
+/// Label of every created resource; the value is `true`.
 pub const LABEL_MANAGED: &str = "container-runtime/managed";
-/// On everything that this library makes: the [`Scope`] it belongs to.
+/// Label of every created resource; the value is its [`Scope`].
 pub const LABEL_SCOPE: &str = "container-runtime/scope";
-/// On everything that this library makes: the [`Nonce`] of the create that made it.
+/// Label of every created resource; the value is the [`Nonce`] of the create call.
 pub const LABEL_NONCE: &str = "container-runtime/nonce";
-/// On everything that this library makes: when it was made, by the caller's clock, in
+/// Label of every created resource; the value is the creation time by the caller's clock, in
 /// milliseconds since the Unix epoch.
 pub const LABEL_CREATED_AT: &str = "container-runtime/created-at";
 
-/// Whose containers these are. Callers of one engine with different scopes do not see each
-/// other's containers.
+/// The set of containers that belong to one user of this library. Callers with different scopes on
+/// one engine do not see each other's containers.
 ///
-/// A scope is 1 to 63 characters of `a-z`, `0-9` and `-`, and begins and ends with a letter or
-/// a digit: what a Kubernetes label value and a DNS label both allow.
+/// A scope consists of 1 to 63 characters of `a-z`, `0-9` and `-`, and begins and ends with a
+/// letter or a digit, because it has to be valid as a Kubernetes label value and as a DNS label.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Scope(Arc<str>);
 
 impl Scope {
-    /// Checks and makes a scope.
+    /// Creates a scope.
     ///
     /// # Errors
-    /// `InvalidArgument` naming the field `scope` when the characters or the length are wrong.
+    /// `InvalidArgument` naming the field `scope` if the characters or the length are invalid.
     pub fn new(scope: impl AsRef<str>) -> Result<Self> {
         let scope = scope.as_ref();
         let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
@@ -52,45 +52,45 @@ impl Scope {
         Ok(Self(scope.into()))
     }
 
-    /// The scope as text.
+    /// Returns the scope as a string.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// The engine's own name for one container: 64 hex digits on Docker, the UID on Kubernetes. It
-/// is what [`Runtime::container`](crate::Runtime::container) takes after a restart.
+/// The engine's identifier of a container: 64 hex digits on Docker, the UID on Kubernetes. Pass it
+/// to [`Runtime::container`](crate::Runtime::container) to get a handle after a restart.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ContainerId(Arc<str>);
 
 impl ContainerId {
-    /// Takes an id as an engine gave it. Nothing is checked: the engine knows its own.
+    /// Creates an id from the engine's string. The string is not validated.
     #[must_use]
     pub fn new(id: impl AsRef<str>) -> Self {
         Self(id.as_ref().into())
     }
 
-    /// The id as text.
+    /// Returns the id as a string.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// The name of a container: 2 to 128 characters of letters, digits, `_`, `.` and `-`, and the
-/// first is a letter or a digit. That is Docker's rule for names (`[a-zA-Z0-9][a-zA-Z0-9_.-]+`)
-/// with a longest length. Names are unique on one engine, whatever the scope.
+/// The name of a container: 2 to 128 letters, digits, `_`, `.` and `-`, beginning with a letter or
+/// a digit. This is Docker's rule for names (`[a-zA-Z0-9][a-zA-Z0-9_.-]+`) with a maximum length.
+/// Names are unique on an engine across scopes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ContainerName(Arc<str>);
 
 impl ContainerName {
-    /// Checks and makes a name.
+    /// Creates a name.
     ///
     /// # Errors
-    /// `InvalidArgument` naming the field `name`.
+    /// `InvalidArgument` naming the field `name` if the characters or the length are invalid.
     pub fn new(name: impl AsRef<str>) -> Result<Self> {
         let name = name.as_ref();
         let good = (2..=128).contains(&name.len())
@@ -107,35 +107,37 @@ impl ContainerName {
         Ok(Self(name.into()))
     }
 
-    /// A name that nobody has: `run-` and the nonce.
+    /// Creates a unique name: `run-` and the nonce.
     #[must_use]
     pub fn from_nonce(nonce: &Nonce) -> Self {
         Self(format!("run-{}", nonce.as_str()).into())
     }
 
-    /// The name as text.
+    /// Returns the name as a string.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// 128 random bits of one create call, as 32 hex digits. It stands on all that the call makes,
-/// so that a create whose answer was lost can be found and undone.
+/// 128 random bits that identify one create call, as 32 hex digits. Every resource that the call
+/// creates carries the nonce, so that a create with a lost response can be found and undone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Nonce(Arc<str>);
 
 impl Nonce {
-    /// Draws a nonce from the operating system.
+    /// Generates a nonce with the random number generator of the operating system.
     ///
     /// # Errors
-    /// `Internal` when the operating system gives no random bytes.
+    /// `Internal` if the operating system returns no random bytes.
     pub fn random() -> Result<Self> {
         use fmt::Write as _;
         let mut bytes = [0_u8; 16];
         getrandom::fill(&mut bytes).map_err(|source| {
-            Error::new(ErrorKind::Internal).with_message("no random bytes").with_source(source)
+            Error::new(ErrorKind::Internal)
+                .with_message("failed to generate random bytes")
+                .with_source(source)
         })?;
         let mut text = String::with_capacity(32);
         for byte in bytes {
@@ -144,7 +146,7 @@ impl Nonce {
         Ok(Self(text.into()))
     }
 
-    /// The nonce as text.
+    /// Returns the nonce as a string.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -200,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn scopes() {
+    fn scope_with_invalid_characters_returns_invalid_argument() {
         for good in ["a", "ci-7", &"x".repeat(63)] {
             assert_eq!(Scope::new(good).unwrap().as_str(), good);
         }
@@ -211,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn names() {
+    fn name_with_invalid_characters_returns_invalid_argument() {
         for good in ["ab", "A.b-c_9", &"x".repeat(128)] {
             assert_eq!(ContainerName::new(good).unwrap().as_str(), good);
         }
@@ -221,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn nonces_differ_and_make_good_names() {
+    fn nonce_is_unique_and_yields_valid_name() {
         let (one, two) = (Nonce::random().unwrap(), Nonce::random().unwrap());
         assert_ne!(one, two);
         assert_eq!(one.as_str().len(), 32);

@@ -1,4 +1,4 @@
-//! Images: their names, who may pull them, and how a pull goes.
+//! Image references, registry credentials and pulls.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,46 +7,50 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// An image and, where its registry wants one, a login.
+/// An image, with credentials if its registry requires them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Image {
-    /// The image as the caller names it, see [`ImageRef`].
+    /// The reference in any form accepted by [`ImageRef`].
     pub reference: String,
-    /// The login. Without one, the backend looks where Docker's command line does: in
-    /// `config.json` of `DOCKER_CONFIG` or `~/.docker`, and in the credential helpers that it
-    /// names. It is never serialised.
+    /// Credentials of the registry. If absent, the backend reads them as Docker's command line
+    /// does: from `config.json` in `DOCKER_CONFIG` or `~/.docker`, and from the credential helpers
+    /// that this file names. This field is never serialised.
     #[serde(skip)]
     pub auth: Option<RegistryAuth>,
 }
 
 impl Image {
-    /// An image without a login of its own.
+    /// Creates an image without credentials.
     #[must_use]
     pub fn new(reference: impl Into<String>) -> Self {
         Self { reference: reference.into(), auth: None }
     }
 
-    /// Gives the login.
+    /// Sets the credentials.
     #[must_use]
     pub fn auth(mut self, auth: RegistryAuth) -> Self {
         self.auth = Some(auth);
         self
     }
 
-    /// The reference in full, for a backend.
+    /// Parses the reference and checks that the credentials belong to its registry. For backends.
     ///
     /// # Errors
-    /// `InvalidArgument` naming `image` when it is none; naming `image.auth.server_address` when the
-    /// login is for another registry, which is not shown a password that is not meant for it.
+    /// `InvalidArgument` naming `image` if the reference is invalid, or naming
+    /// `image.auth.server_address` if the credentials belong to another registry, because a
+    /// password must not be sent to a registry for which it was not issued.
     pub fn resolve(&self) -> Result<ImageRef> {
         let reference = ImageRef::parse(&self.reference)?;
         if let Some(address) = self.auth.as_ref().and_then(|auth| auth.server_address.as_deref())
-            && !reference.is_of(address)
+            && !reference.belongs_to(address)
         {
             return Err(Error::invalid(
                 "image.auth.server_address",
-                format!("the login is for {address}, and the image of {}", reference.registry()),
+                format!(
+                    "the credentials are for {address}, and the image is in {}",
+                    reference.registry()
+                ),
             ));
         }
         Ok(reference)
@@ -59,32 +63,32 @@ impl<T: Into<String>> From<T> for Image {
     }
 }
 
-/// A login at a registry. `Debug` shows neither the password nor the token.
+/// Credentials of a registry. `Debug` prints neither the password nor the token.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RegistryAuth {
-    /// The registry, as `host` or `host:port`. `None` means the registry of the image.
+    /// Address of the registry, as `host` or `host:port`. `None` means the registry of the image.
     pub server_address: Option<String>,
-    /// The user's name.
+    /// User name.
     pub username: String,
     password: String,
 }
 
 impl RegistryAuth {
-    /// A login with a name and a password.
+    /// Creates credentials from a user name and a password.
     #[must_use]
     pub fn new(username: impl Into<String>, password: impl Into<String>) -> Self {
         Self { server_address: None, username: username.into(), password: password.into() }
     }
 
-    /// Says which registry the login is for.
+    /// Sets the registry to which the credentials belong.
     #[must_use]
     pub fn server_address(mut self, address: impl Into<String>) -> Self {
         self.server_address = Some(address.into());
         self
     }
 
-    /// The password, for a backend that hands it to its engine.
+    /// Returns the password. For backends, which pass it to their engine.
     #[must_use]
     pub fn password(&self) -> &str {
         &self.password
@@ -101,16 +105,16 @@ impl fmt::Debug for RegistryAuth {
     }
 }
 
-/// When to pull an image.
+/// Policy that decides if an image is pulled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PullPolicy {
-    /// Pull even when the image is there.
+    /// Pull even if the image is present.
     Always,
-    /// Pull when the image is not there. An image that is there is not brought up to date.
+    /// Pull if the image is missing. A present image is not updated.
     #[default]
     Missing,
-    /// Do not pull: an image that is not there is `ImageNotFound`.
+    /// Do not pull: a missing image is `ImageNotFound`.
     Never,
 }
 
@@ -140,64 +144,63 @@ impl FromStr for PullPolicy {
     }
 }
 
-/// What happens during a pull. The stream ends after [`PullEvent::Done`].
+/// Progress of a pull. The stream ends after [`PullEvent::Done`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum PullEvent {
-    /// The image was there and the policy asked for no more: `Done` comes next.
+    /// The image was present and the policy did not require a pull. `Done` follows.
     AlreadyPresent,
-    /// The bytes of one layer on their way. `current` never falls for a layer and, at its end,
-    /// is `total`.
+    /// Progress of one layer. `current` never decreases for a layer and finally equals `total`.
     Layer {
         /// The engine's id of the layer.
         id: String,
-        /// Bytes that have come.
+        /// Bytes received so far.
         current: u64,
-        /// Bytes in all, once the engine knows.
+        /// Size in bytes. `None` until the engine reports it.
         total: Option<u64>,
     },
-    /// One layer is in place.
+    /// A layer is complete.
     LayerDone {
         /// The engine's id of the layer.
         id: String,
     },
-    /// What the engine says, for people.
+    /// A human-readable message of the engine.
     Message {
-        /// The words.
+        /// Text of the message.
         text: String,
     },
-    /// The image is there.
+    /// The image is present.
     Done(PullSummary),
 }
 
-/// How a pull ended.
+/// Result of a pull.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PullSummary {
-    /// The image as asked for, normalised.
+    /// The requested reference, normalised.
     pub requested: String,
-    /// The image with its digest, where the engine knows one.
+    /// The reference with its digest, if the engine reports one.
     pub resolved: Option<String>,
-    /// The engine's id of the image.
+    /// The engine's image id.
     pub id: Option<String>,
 }
 
 impl PullSummary {
-    /// The summary of a pull of `requested`.
+    /// Creates the summary of a pull of `requested`.
     #[must_use]
     pub fn new(requested: impl Into<String>) -> Self {
         Self { requested: requested.into(), resolved: None, id: None }
     }
 }
 
-/// The name of an image in full: `docker.io/library/busybox:latest` for `busybox`.
+/// A normalised image reference: `docker.io/library/busybox:latest` for `busybox`.
 ///
 /// The rules are those of the `distribution` reference grammar, as Docker, containerd and
-/// Kubernetes apply it: a first part with a dot, a colon or the word `localhost` is a registry,
-/// otherwise the registry is `docker.io`; a single name there lies under `library/`; without tag
-/// and digest the tag is `latest`. An id of 64 hex digits, with or without `sha256:`, names an
-/// image that the engine already has.
+/// Kubernetes apply it. A first component with a dot or a colon, or equal to `localhost`, is a
+/// registry; otherwise the registry is `docker.io`. A single-component name on `docker.io` is in
+/// `library/`. Without a tag and a digest, the tag is `latest`. An id of 64 hex digits, with or
+/// without `sha256:`, refers to an image that the engine already has.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ImageRef {
     registry: String,
@@ -209,10 +212,10 @@ pub struct ImageRef {
 const DOCKER_HUB: &str = "docker.io";
 
 impl ImageRef {
-    /// Reads a reference.
+    /// Parses a reference.
     ///
     /// # Errors
-    /// `InvalidArgument` naming the field `image`, with what is wrong in it.
+    /// `InvalidArgument` naming the field `image`, with the reason in the message.
     pub fn parse(text: &str) -> Result<Self> {
         let bad = |why: &str| Error::invalid("image", format!("{text:?}: {why}"));
         if text.is_empty() {
@@ -233,7 +236,7 @@ impl ImageRef {
         if digest.is_some_and(|digest| !is_digest(digest)) {
             return Err(bad("the digest is not sha256: and 64, or sha512: and 128, hex digits"));
         }
-        // A colon after the last slash begins the tag; before it, it is part of a registry.
+        // A colon after the last slash begins the tag; an earlier colon is part of the registry.
         let (name, tag) = match rest.rfind(':') {
             Some(colon) if !rest[colon..].contains('/') => {
                 (&rest[..colon], Some(&rest[colon + 1..]))
@@ -284,9 +287,10 @@ impl ImageRef {
         })
     }
 
-    /// Whether it is of the registry at this address, which may be as Docker's configuration has it:
-    /// with a scheme and a path. An image id is of every registry: it is not pulled.
-    fn is_of(&self, address: &str) -> bool {
+    /// Returns `true` if the image belongs to the registry at `address`, which may contain a scheme
+    /// and a path, as in Docker's configuration. An image id belongs to every registry, because it
+    /// is not pulled.
+    fn belongs_to(&self, address: &str) -> bool {
         const HUB: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
         let bare = ["https://", "http://"].iter().find_map(|scheme| address.strip_prefix(scheme));
         let host = bare.unwrap_or(address).split('/').next().unwrap_or_default();
@@ -296,37 +300,38 @@ impl ImageRef {
             || (is_hub(host) && is_hub(&self.registry))
     }
 
-    /// The registry, with its port where it has one. Empty for an image id.
+    /// Returns the registry, with its port if it has one. Empty for an image id.
     #[must_use]
     pub fn registry(&self) -> &str {
         &self.registry
     }
 
-    /// The repository in the registry. Empty for an image id.
+    /// Returns the repository in the registry. Empty for an image id.
     #[must_use]
     pub fn repository(&self) -> &str {
         &self.repository
     }
 
-    /// The tag.
+    /// Returns the tag.
     #[must_use]
     pub fn tag(&self) -> Option<&str> {
         self.tag.as_deref()
     }
 
-    /// The digest, or the id with `sha256:` for an image id.
+    /// Returns the digest, or the id with `sha256:` for an image id.
     #[must_use]
     pub fn digest(&self) -> Option<&str> {
         self.digest.as_deref()
     }
 
-    /// Whether it is the id of an image that the engine has: such an image cannot be pulled.
+    /// Returns `true` if the reference is the id of an image on the engine. Such an image cannot be
+    /// pulled.
     #[must_use]
     pub fn is_id(&self) -> bool {
         self.repository.is_empty()
     }
 
-    /// The name without tag and digest: `docker.io/library/busybox`.
+    /// Returns the name without tag and digest: `docker.io/library/busybox`.
     #[must_use]
     pub fn name(&self) -> String {
         format!("{}/{}", self.registry, self.repository)
@@ -411,8 +416,8 @@ fn is_registry(registry: &str) -> bool {
     host_is_good && port_is_good
 }
 
-/// Lower case letters and digits, with single `.`, one or two `_`, or any number of `-`
-/// between them.
+/// Returns `true` for lower-case letters and digits, separated by a single `.`, one or two `_`, or
+/// any number of `-`.
 fn is_path_part(part: &str) -> bool {
     let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let bytes = part.as_bytes();
@@ -431,7 +436,7 @@ mod tests {
     use crate::ErrorKind;
 
     #[test]
-    fn references_are_filled_in() {
+    fn parse_short_reference_returns_full_reference() {
         let sha = "a".repeat(64);
         for (given, full) in [
             ("busybox", "docker.io/library/busybox:latest".to_owned()),
@@ -456,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_references_name_the_field() {
+    fn parse_invalid_reference_returns_invalid_argument() {
         for bad in [
             "",
             " ",
@@ -497,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_is_never_shown() {
+    fn debug_of_auth_hides_password() {
         let auth = RegistryAuth::new("ada", "hunter2").server_address("r.io");
         let image = Image::new("r.io/a").auth(auth);
         assert!(!format!("{image:?}").contains("hunter2"));
@@ -505,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn a_login_is_for_one_registry() {
+    fn resolve_with_auth_of_other_registry_returns_invalid_argument() {
         let image = |reference: &str, address: &str| {
             let auth = RegistryAuth::new("ada", "hunter2").server_address(address);
             Image::new(reference).auth(auth).resolve()
@@ -530,7 +535,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn parsing_never_panics_and_its_result_stays(text in "\\PC{0,80}") {
+        fn parse_never_panics_and_is_idempotent(text in "\\PC{0,80}") {
             if let Ok(reference) = ImageRef::parse(&text) {
                 let full = reference.to_string();
                 proptest::prop_assert_eq!(ImageRef::parse(&full).unwrap(), reference);
@@ -538,7 +543,7 @@ mod tests {
         }
 
         #[test]
-        fn well_formed_names_are_taken(
+        fn parse_well_formed_reference_succeeds(
             text in "([a-z0-9]{1,8}\\.[a-z]{2,3}(:[1-9][0-9]{0,3})?/)?[a-z0-9]{1,9}([_-][a-z0-9]{1,5}){0,2}(/[a-z0-9]{1,5}){0,2}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,20})?"
         ) {
             proptest::prop_assert!(ImageRef::parse(&text).is_ok(), "{}", text);

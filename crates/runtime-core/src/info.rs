@@ -1,4 +1,4 @@
-//! What an engine knows about a container.
+//! State of a container.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,15 +9,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Container, ContainerId, Exit};
 
-/// Where in its one life a container is.
+/// Lifecycle state of a container. A container runs once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ContainerStatus {
-    /// It is made and has not been started: nothing runs.
+    /// Created and not started: no process runs.
     Created,
-    /// Its main process runs. A paused one counts as running.
+    /// The main process runs. A paused container counts as running.
     Running,
-    /// Its main process has ended, or could not be started.
+    /// The main process has ended or could not be started.
     Exited,
 }
 
@@ -31,71 +31,72 @@ impl fmt::Display for ContainerStatus {
     }
 }
 
-/// A port of the container and the port of the host that leads to it.
+/// A published port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct TcpPortBinding {
-    /// The port on the host.
+    /// Port on the host.
     pub host_port: u16,
-    /// The port in the container.
+    /// Port in the container.
     pub container_port: u16,
 }
 
-/// The image of a container under its three names.
+/// Names of a container's image.
 ///
-/// Once it runs, an engine knows at least one of `resolved` and `id`. Kubernetes gives one of them
-/// alone: the digest if the node has ever pulled the image, else the id.
+/// While the container runs or after it has run, at least one of `resolved` and `id` is present.
+/// Kubernetes reports only one of them: the digest if the node has ever pulled the image, else the
+/// id.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ImageInfo {
-    /// As the caller asked for it, normalised.
+    /// The reference that the caller requested, normalised.
     pub requested: Option<String>,
-    /// As the engine resolved it, usually with a digest.
+    /// The reference that the engine resolved, usually with a digest.
     pub resolved: Option<String>,
-    /// The engine's id of it.
+    /// The engine's image id.
     pub id: Option<String>,
 }
 
-/// What an engine knows about a container. A field that the engine does not give is `None`.
+/// State of a container. A field that the engine does not report is `None`.
 ///
-/// From [`Container::info`] it is as complete as the engine can make it. In a
-/// [listing](crate::Runtime::list_containers) it holds what the engine's one list answer holds,
-/// which can be less: Docker's has no start and end times, no exit and no limits, so that `memory`
-/// and `cpu_count` are `None` there also where there is a limit.
+/// [`Container::info`] returns all fields that the engine can report. A
+/// [listing](crate::Runtime::list_containers) contains only the fields of the engine's list
+/// response: Docker's has no start and end times, no exit and no limits, so `memory` and
+/// `cpu_count` are `None` there even if the container has limits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ContainerInfo {
-    /// The engine's id.
+    /// The engine's container id.
     pub id: ContainerId,
-    /// The name.
+    /// Name of the container.
     pub name: String,
-    /// The image.
+    /// Image of the container.
     pub image: ImageInfo,
-    /// The caller's labels. Those that this library adds are left out.
+    /// The caller's labels, without the labels that this library adds.
     pub labels: BTreeMap<String, String>,
-    /// Where in its life it is.
+    /// Lifecycle state.
     pub status: ContainerStatus,
-    /// When it was created, by the engine's clock.
+    /// Creation time, by the engine's clock.
     pub created_at: Option<SystemTime>,
-    /// When its main process was started.
+    /// Start time of the main process.
     pub started_at: Option<SystemTime>,
-    /// When its main process ended.
+    /// End time of the main process.
     pub ended_at: Option<SystemTime>,
-    /// How it ended. `None` until it has.
+    /// Exit of the container. `None` until the container has ended.
     pub exit: Option<Exit>,
-    /// The engine's words about its state.
+    /// The engine's message about the state.
     pub message: Option<String>,
-    /// The limit on memory in bytes.
+    /// Memory limit in bytes.
     pub memory: Option<u64>,
-    /// The limit on CPUs.
+    /// CPU limit in CPUs.
     pub cpu_count: Option<f64>,
-    /// The ports, with the host's ports while it runs.
+    /// Published ports. The host ports are present while the container runs.
     pub tcp_ports: Vec<TcpPortBinding>,
-    /// The node it is on, where the engine has nodes.
+    /// Node of the container, if the engine has nodes.
     pub node: Option<String>,
 }
 
 impl ContainerInfo {
-    /// What is known of every container; the rest is absent.
+    /// Creates an info in which all optional fields are absent.
     #[must_use]
     pub fn new(id: ContainerId, name: impl Into<String>, status: ContainerStatus) -> Self {
         Self {
@@ -117,18 +118,18 @@ impl ContainerInfo {
     }
 }
 
-/// One container of a listing: the handle, and what the list said of it.
+/// An entry of a listing.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Listed {
-    /// The handle.
+    /// Handle for the container.
     pub container: Arc<dyn Container>,
-    /// What the engine's list said.
+    /// State of the container, as reported by the list response.
     pub info: ContainerInfo,
 }
 
 impl Listed {
-    /// A container of a listing.
+    /// Creates an entry of a listing.
     #[must_use]
     pub fn new(container: Arc<dyn Container>, info: ContainerInfo) -> Self {
         Self { container, info }

@@ -1,7 +1,7 @@
-//! Whole lines from the pieces that engines cut them into.
+//! Joins partial log lines.
 //!
-//! Docker cuts lines at 16 KiB, the CRI log format tags the pieces of a line `P` and the last
-//! `F`, and both interleave the pieces of the two streams.
+//! Docker splits lines at 16 KiB, and the CRI log format tags the pieces of a line `P` and the last
+//! piece `F`. Both interleave the pieces of the two streams.
 
 use std::collections::VecDeque;
 use std::time::SystemTime;
@@ -10,46 +10,46 @@ use bytes::{Bytes, BytesMut};
 
 use crate::{LogRecord, LogStream, UnfinishedLine};
 
-/// How many lines may wait behind an unfinished one. Each takes memory even when it is empty.
+/// Maximum number of lines that wait for an unfinished line. Even an empty line takes memory.
 const WAITING_LINES_MAX: usize = 8192;
 
-/// A piece of a log as an engine gives it.
+/// A piece of a log, as returned by an engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chunk {
-    /// When the engine received it.
+    /// Time at which the engine received the chunk.
     pub time: SystemTime,
-    /// Where it was written.
+    /// Stream of the chunk.
     pub stream: LogStream,
-    /// The bytes, with the line end where the line ends.
+    /// The bytes, including the line end if the chunk ends a line.
     pub bytes: Bytes,
-    /// Whether the line ends with it.
+    /// `true` if the line ends with this chunk.
     pub ends_line: bool,
 }
 
 /// Joins chunks into records.
 ///
-/// The records of each stream are its lines, in order; lines longer than `max_line` are cut into
-/// pieces of `max_line` bytes. All pieces of a line carry the time of its first chunk. How a stream
-/// is cut therefore depends on that stream alone, and a log that is read again is cut the same way.
+/// The records of each stream are its lines, in order; lines longer than `max_line` are split into
+/// pieces of `max_line` bytes. All pieces of a line carry the time of its first chunk. The split of
+/// a stream therefore depends on that stream alone, and a second read of the log splits it the same
+/// way.
 ///
-/// Across streams, records are returned in the order in which their lines began. A line that is
-/// finished while an earlier line of another stream is not waits for that line, until more than
-/// `max_line` bytes or 8192 lines wait, or until the caller of [`let_pass`](Self::let_pass) decides
-/// that they have waited long enough. From then on the lines of other streams overtake the
-/// unfinished line, and their records name it in [`LogRecord::unfinished`].
+/// Across streams, records are returned in the order in which their lines began. A finished line
+/// waits for an earlier unfinished line of another stream until more than `max_line` bytes or 8192
+/// lines wait, or until the caller calls [`let_pass`](Self::let_pass). After that, lines of other
+/// streams overtake the unfinished line, and their records name it in [`LogRecord::unfinished`].
 #[derive(Debug, Clone)]
 pub struct LineJoiner {
     max_line: usize,
-    /// Lines in the order in which they began, which is that of their numbers.
+    /// Lines in the order in which they began, which is the order of their numbers.
     lines: VecDeque<Line>,
-    /// The number of the next line.
-    next: u64,
-    /// The number of the unfinished line of each stream.
+    /// Number of the next line.
+    next_number: u64,
+    /// Number of the unfinished line of each stream.
     unfinished: [Option<u64>; 4],
-    /// For each stream, the time of its last record and the number of its records of that time.
+    /// Time of the last record of each stream, and the number of its records with that time.
     returned: [Option<(SystemTime, u64)>; 4],
-    /// Bytes in `lines` behind the front one.
-    waiting: usize,
+    /// Number of bytes in `lines` after the first line.
+    waiting_bytes: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -57,17 +57,17 @@ struct Line {
     number: u64,
     time: SystemTime,
     stream: LogStream,
-    /// Pieces of exactly `max_line` bytes, already cut off.
-    cut: VecDeque<Bytes>,
-    rest: Rest,
+    /// Pieces of exactly `max_line` bytes, already split off.
+    pieces: VecDeque<Bytes>,
+    bytes: LineBytes,
     state: LineState,
 }
 
-/// A line that came in one chunk is passed on without a copy.
+/// Bytes of a line. A line that consists of one chunk is returned without a copy.
 #[derive(Debug, Clone)]
-enum Rest {
-    One(Bytes),
-    Many(BytesMut),
+enum LineBytes {
+    Single(Bytes),
+    Joined(BytesMut),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,94 +80,94 @@ enum LineState {
 
 impl Line {
     fn len(&self) -> usize {
-        self.rest.len() + self.cut.iter().map(Bytes::len).sum::<usize>()
+        self.bytes.len() + self.pieces.iter().map(Bytes::len).sum::<usize>()
     }
 
-    /// Whether a record can be made of it now.
+    /// Returns `true` if a record of this line can be returned.
     fn is_ready(&self) -> bool {
-        !self.cut.is_empty() || self.state == LineState::Finished
+        !self.pieces.is_empty() || self.state == LineState::Finished
     }
 }
 
-impl Rest {
+impl LineBytes {
     fn len(&self) -> usize {
         match self {
-            Self::One(bytes) => bytes.len(),
-            Self::Many(bytes) => bytes.len(),
+            Self::Single(bytes) => bytes.len(),
+            Self::Joined(bytes) => bytes.len(),
         }
     }
 
     fn push(&mut self, more: &Bytes) {
-        if let Self::One(bytes) = self {
+        if let Self::Single(bytes) = self {
             let mut joined = BytesMut::with_capacity(bytes.len() + more.len());
             joined.extend_from_slice(bytes);
-            *self = Self::Many(joined);
+            *self = Self::Joined(joined);
         }
-        if let Self::Many(bytes) = self {
+        if let Self::Joined(bytes) = self {
             bytes.extend_from_slice(more);
         }
     }
 
     fn split_to(&mut self, at: usize) -> Bytes {
         match self {
-            Self::One(bytes) => bytes.split_to(at),
-            Self::Many(bytes) => bytes.split_to(at).freeze(),
+            Self::Single(bytes) => bytes.split_to(at),
+            Self::Joined(bytes) => bytes.split_to(at).freeze(),
         }
     }
 
     fn take(&mut self) -> Bytes {
         match self {
-            Self::One(bytes) => std::mem::take(bytes),
-            Self::Many(bytes) => std::mem::take(bytes).freeze(),
+            Self::Single(bytes) => std::mem::take(bytes),
+            Self::Joined(bytes) => std::mem::take(bytes).freeze(),
         }
     }
 }
 
 impl LineJoiner {
-    /// A joiner that gives out lines whole up to `max_line` bytes, at least 1.
+    /// Creates a joiner for lines of up to `max_line` bytes, at least 1.
     #[must_use]
     pub fn new(max_line: usize) -> Self {
         Self {
             max_line: max_line.max(1),
             lines: VecDeque::new(),
-            next: 0,
+            next_number: 0,
             unfinished: [None; 4],
             returned: [None; 4],
-            waiting: 0,
+            waiting_bytes: 0,
         }
     }
 
-    /// Takes the next chunk. Then call [`pop`](Self::pop) until it has no more.
+    /// Adds the next chunk. Call [`pop`](Self::pop) afterwards until it returns `None`.
     pub fn push(&mut self, chunk: Chunk) {
         let slot = chunk.stream as usize;
         let size = chunk.bytes.len();
         let number = match self.unfinished[slot] {
             Some(number) => {
-                self.line(number).rest.push(&chunk.bytes);
+                self.line(number).bytes.push(&chunk.bytes);
                 number
             }
             None => {
-                let number = self.next;
-                self.next += 1;
+                let number = self.next_number;
+                self.next_number += 1;
                 self.lines.push_back(Line {
                     number,
                     time: chunk.time,
                     stream: chunk.stream,
-                    cut: VecDeque::new(),
-                    rest: Rest::One(chunk.bytes),
+                    pieces: VecDeque::new(),
+                    bytes: LineBytes::Single(chunk.bytes),
                     state: LineState::Unfinished,
                 });
                 number
             }
         };
         if self.lines.front().is_some_and(|front| front.number != number) {
-            self.waiting += size;
+            self.waiting_bytes += size;
         }
         let max_line = self.max_line;
         let line = self.line(number);
-        while line.rest.len() > max_line {
-            let piece = line.rest.split_to(max_line);
-            line.cut.push_back(piece);
+        while line.bytes.len() > max_line {
+            let piece = line.bytes.split_to(max_line);
+            line.pieces.push_back(piece);
         }
         if chunk.ends_line {
             line.state = LineState::Finished;
@@ -175,12 +175,12 @@ impl LineJoiner {
         } else {
             self.unfinished[slot] = Some(number);
         }
-        if self.waiting > max_line || self.lines.len() > WAITING_LINES_MAX {
+        if self.waiting_bytes > max_line || self.lines.len() > WAITING_LINES_MAX {
             self.let_pass();
         }
     }
 
-    /// The next record that is ready.
+    /// Returns the next complete record.
     pub fn pop(&mut self) -> Option<LogRecord> {
         let mut at = 0;
         let mut unfinished = None;
@@ -197,19 +197,19 @@ impl LineJoiner {
         }
         let line = &mut self.lines[at];
         let (time, stream) = (line.time, line.stream);
-        let (bytes, continues) = match line.cut.pop_front() {
+        let (bytes, continues) = match line.pieces.pop_front() {
             Some(bytes) => (bytes, true),
-            None => (line.rest.take(), false),
+            None => (line.bytes.take(), false),
         };
         if at > 0 {
-            self.waiting -= bytes.len();
+            self.waiting_bytes -= bytes.len();
         }
         if !continues {
             self.lines.remove(at);
             if at == 0
                 && let Some(front) = self.lines.front()
             {
-                self.waiting -= front.len();
+                self.waiting_bytes -= front.len();
             }
         }
         let record = LogRecord { time, stream, bytes, continues, unfinished };
@@ -217,7 +217,7 @@ impl LineJoiner {
         Some(record)
     }
 
-    /// Counts a record that the caller made without the joiner, of a line in one chunk.
+    /// Counts a record of a single-chunk line that the caller returned without the joiner.
     pub fn count(&mut self, record: &LogRecord) {
         match &mut self.returned[record.stream as usize] {
             Some((time, records)) if *time == record.time => *records += 1,
@@ -225,15 +225,15 @@ impl LineJoiner {
         }
     }
 
-    /// Whether records wait for the end of a line of another stream.
+    /// Returns `true` if records wait for an unfinished line of another stream.
     #[must_use]
     pub fn holds_back(&self) -> bool {
         let mut lines = self.lines.iter();
         lines.any(|line| line.state == LineState::Unfinished) && lines.any(Line::is_ready)
     }
 
-    /// Lets the lines that wait for the end of a line overtake it, as long as it is unfinished. Then
-    /// call [`pop`](Self::pop) until it has no more.
+    /// Lets waiting lines overtake the unfinished lines. Call [`pop`](Self::pop) afterwards until
+    /// it returns `None`.
     pub fn let_pass(&mut self) {
         let last = self.lines.len().saturating_sub(1);
         let mut lines = self.lines.iter_mut().take(last);
@@ -242,7 +242,7 @@ impl LineJoiner {
         }
     }
 
-    /// Says that the log has ended: what is unfinished is given out as it is.
+    /// Marks the end of the log: unfinished lines are returned as they are.
     pub fn finish(&mut self) {
         for line in &mut self.lines {
             line.state = LineState::Finished;
@@ -250,7 +250,7 @@ impl LineJoiner {
         self.unfinished = [None; 4];
     }
 
-    /// Whether a line has begun and not ended.
+    /// Returns `true` if a line has begun and not ended.
     #[must_use]
     pub fn is_in_line(&self) -> bool {
         self.unfinished.iter().any(Option::is_some)
@@ -260,7 +260,7 @@ impl LineJoiner {
         let last = self.lines.len().saturating_sub(1);
         let at = match self.lines.back() {
             Some(line) if line.number == number => last,
-            // Every number that the joiner keeps is that of a line that it has.
+            // Every number that the joiner stores belongs to a line in `lines`.
             _ => self.lines.binary_search_by_key(&number, |line| line.number).unwrap_or(last),
         };
         &mut self.lines[at]
@@ -317,7 +317,7 @@ mod tests {
     const ONE: Duration = Duration::from_nanos(1);
 
     #[test]
-    fn pieces_of_two_streams_become_whole_lines_in_the_order_they_began() {
+    fn interleaved_pieces_are_joined_in_line_start_order() {
         let records = join(
             100,
             [
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_over_the_cap_comes_in_marked_pieces_of_one_time() {
+    fn line_over_max_is_split_into_continued_pieces_with_one_time() {
         let records = join(4, [chunk(1, Stdout, b"abcdef"), chunk(2, Stdout, b"ghij\n")]);
         assert_eq!(
             short(&records),
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn unfinished_line_is_overtaken_when_too_much_waits() {
+    fn unfinished_line_is_overtaken_when_waiting_bytes_exceed_max() {
         let mut joiner = LineJoiner::new(8);
         joiner.push(chunk(1, Stdout, b"prompt"));
         let mut records = Vec::new();
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn overtaken_line_holds_back_nothing() {
+    fn overtaken_line_does_not_hold_back_records() {
         let mut joiner = LineJoiner::new(100);
         joiner.push(chunk(1, Stderr, b"\r50%"));
         assert!(!joiner.holds_back());
@@ -385,7 +385,7 @@ mod tests {
         assert!(joiner.pop().is_some() && joiner.pop().is_none());
         joiner.push(chunk(3, Stdout, b"line\n"));
         assert!(joiner.pop().is_some());
-        // A second unfinished line does.
+        // A second unfinished line is overtaken only after another call.
         joiner.push(chunk(4, Stdout, b"prompt"));
         joiner.push(chunk(5, Stderr, b"\r99%\n"));
         assert_eq!(joiner.pop().unwrap().bytes, "\r50%\r99%\n");
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_lines_behind_an_unfinished_line_are_bounded() {
+    fn waiting_empty_lines_are_bounded() {
         let mut joiner = LineJoiner::new(1 << 20);
         joiner.push(chunk(1, Stdout, b"prompt"));
         let mut most = 0;
@@ -428,7 +428,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_byte_is_lost_and_pieces_keep_to_the_cap(chunks in chunks(), max in 1_usize..20) {
+        fn join_keeps_all_bytes_within_max_line(chunks in chunks(), max in 1_usize..20) {
             let records = join(max, chunks.clone());
             for stream in [Stdout, Stderr] {
                 let given: Vec<u8> = chunks.iter().filter(|c| c.stream == stream)
@@ -441,7 +441,7 @@ mod tests {
         }
 
         #[test]
-        fn streams_are_cut_each_by_itself(chunks in chunks(), max in 1_usize..20, passes in any::<u64>()) {
+        fn streams_are_split_independently(chunks in chunks(), max in 1_usize..20, passes in any::<u64>()) {
             let mut joiner = LineJoiner::new(max);
             let mut records = Vec::new();
             for (at, chunk) in chunks.iter().enumerate() {
@@ -459,11 +459,11 @@ mod tests {
                     records.iter().filter(|r| r.stream == stream).cloned().collect();
                 prop_assert_eq!(short(&records), short(&alone));
             }
-            prop_assert_eq!(joiner.waiting, 0);
+            prop_assert_eq!(joiner.waiting_bytes, 0);
         }
 
         #[test]
-        fn with_room_records_are_whole_lines_in_order_of_time(chunks in chunks()) {
+        fn join_with_large_max_returns_whole_lines_in_time_order(chunks in chunks()) {
             let records = join(1 << 20, chunks.clone());
             prop_assert!(records.iter().all(|r| !r.continues));
             prop_assert!(records.is_sorted_by_key(|r| r.time));

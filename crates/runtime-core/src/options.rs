@@ -1,4 +1,4 @@
-//! The options of the operations, and what they come to.
+//! Options and results of the operations.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -20,39 +20,40 @@ macro_rules! setters {
     };
 }
 
-/// How to pull.
+/// Options for [`Runtime::pull_image`](crate::Runtime::pull_image).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PullOptions {
-    /// When to pull.
+    /// Pull policy.
     pub policy: PullPolicy,
 }
 
 setters!(PullOptions {
-    /// Pulls by this policy.
+    /// Sets the pull policy.
     policy: PullPolicy = policy;
 });
 
-/// Labels that a container must have, all of them.
+/// Labels that a container must have: with this value, or with any value for `None`. All entries
+/// must match.
 pub type LabelFilter = BTreeMap<String, Option<String>>;
 
-/// Which containers to list.
+/// Options for [`Runtime::list_containers`](crate::Runtime::list_containers).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ListOptions {
-    /// Labels that they must have: with this value, or with any for `None`.
+    /// Labels that a listed container must have.
     pub labels: LabelFilter,
 }
 
 impl ListOptions {
-    /// Only containers with this label and value.
+    /// Requires this label with this value.
     #[must_use]
     pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.labels.insert(key.into(), Some(value.into()));
         self
     }
 
-    /// Only containers with this label, whatever its value.
+    /// Requires this label with any value.
     #[must_use]
     pub fn has_label(mut self, key: impl Into<String>) -> Self {
         self.labels.insert(key.into(), None);
@@ -60,35 +61,39 @@ impl ListOptions {
     }
 }
 
-/// Whether a log reader goes on when it has reached the end.
+/// Behaviour of a log reader at the end of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Follow {
-    /// It ends where the log ends now.
+    /// The reader ends at the current end of the log.
     #[default]
     No,
-    /// It goes on until the container has ended and its last byte was given.
+    /// The reader continues until the container has ended and its last byte was returned.
     Yes,
 }
 
-/// What to read of a log.
+/// Options for [`Container::logs`](crate::Container::logs).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct LogOptions {
-    /// Only records of this time or later, to the nanosecond.
+    /// Returns only records with this time or later, at nanosecond resolution.
     pub since: Option<SystemTime>,
-    /// Only what comes after this place. It may not be combined with `since` or `tail`. The reader
-    /// ends with [`Lost`](crate::ErrorKind::Lost) when the log goes on after the place and the engine
-    /// has thrown away the record before it, so that there may have been others. A cursor counts
-    /// records: `max_line` has to be what it was.
+    /// Returns only records after this cursor. Cannot be combined with `since` or `tail`, and
+    /// requires the `max_line` of the reader that returned the cursor, because a cursor counts
+    /// records.
+    ///
+    /// The reader ends with [`Lost`](crate::ErrorKind::Lost) if the engine has discarded the record
+    /// before the cursor while the log continues after it, because further records may have been
+    /// discarded.
     pub after: Option<LogCursor>,
-    /// Only the last so many of the records that are there when the reader is opened.
+    /// Returns only this number of the last records, counted when the reader is opened.
     pub tail: Option<u64>,
-    /// Whether to go on at the end.
+    /// Behaviour at the end of the log.
     pub follow: Follow,
-    /// The longest line, in bytes, that is given in one piece. 1 MiB. Longer ones come in pieces
-    /// marked [`continues`](crate::LogRecord). A reader holds at most a few times as much.
+    /// Maximum size of a record in bytes. The default is 1 MiB. Longer lines are returned in pieces
+    /// marked [`continues`](crate::LogRecord). A reader buffers at most a small multiple of this
+    /// size.
     pub max_line: usize,
 }
 
@@ -99,24 +104,24 @@ impl Default for LogOptions {
 }
 
 setters!(LogOptions {
-    /// Only records of this time or later.
+    /// Returns only records with this time or later.
     since: SystemTime = Some(since);
-    /// Only what comes after this place.
+    /// Returns only records after this cursor.
     after: LogCursor = Some(after);
-    /// Only the last so many records.
+    /// Returns only this number of the last records.
     tail: u64 = Some(tail);
-    /// Whether to go on at the end.
+    /// Sets the behaviour at the end of the log.
     follow: Follow = follow;
-    /// The longest line that is given in one piece, in bytes.
+    /// Sets the maximum size of a record in bytes.
     max_line: usize = max_line;
 });
 
 impl LogOptions {
-    /// Checks what does not depend on the engine.
+    /// Checks the options that do not depend on the engine.
     ///
     /// # Errors
-    /// `InvalidArgument` naming `after` when it is combined with `since` or `tail`, or naming
-    /// `max_line` when that is 0.
+    /// `InvalidArgument` naming `after` if it is combined with `since` or `tail`, or naming
+    /// `max_line` if it is 0.
     pub fn check(&self) -> crate::Result<()> {
         if self.after.is_some() && (self.since.is_some() || self.tail.is_some()) {
             return Err(crate::Error::invalid("after", "cannot be combined with since or tail"));
@@ -128,13 +133,13 @@ impl LogOptions {
     }
 }
 
-/// How often to sample.
+/// Options for [`Container::stats`](crate::Container::stats).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct StatsOptions {
-    /// The time between two samples. 1 s, and at least 10 ms. An engine that samples more rarely
-    /// gives its own.
+    /// Time between two samples. The default is 1 s, the minimum 10 ms. An engine with a longer
+    /// interval uses its own.
     pub interval: Duration,
 }
 
@@ -145,120 +150,121 @@ impl Default for StatsOptions {
 }
 
 setters!(StatsOptions {
-    /// The time between two samples.
+    /// Sets the time between two samples.
     interval: Duration = interval;
 });
 
 impl StatsOptions {
-    /// For a backend, before it asks the engine for anything.
+    /// Checks the options. For backends, before the first request.
     ///
     /// # Errors
-    /// `InvalidArgument` naming `interval` when it is below 10 ms.
+    /// `InvalidArgument` naming `interval` if it is less than 10 ms.
     pub fn check(&self) -> Result<()> {
-        const SHORTEST: Duration = Duration::from_millis(10);
-        if self.interval < SHORTEST {
-            return Err(Error::invalid("interval", format!("must be at least {SHORTEST:?}")));
+        const INTERVAL_MIN: Duration = Duration::from_millis(10);
+        if self.interval < INTERVAL_MIN {
+            return Err(Error::invalid("interval", format!("must be at least {INTERVAL_MIN:?}")));
         }
         Ok(())
     }
 }
 
-/// How to stop.
+/// Options for [`Container::stop`](crate::Container::stop).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct StopOptions {
-    /// How long the main process may take after the stop signal before it is killed. `None` means
-    /// the grace of the create (10 s where that gave none). It is rounded up to
-    /// [`stop_grace_unit`](crate::Limits). Zero kills at once. A grace other than the created one
-    /// needs the capability `stop_grace_override`.
+    /// Grace period: time between the stop signal and the kill. `None` means the grace period of
+    /// the spec (10 s if the spec has none). The value is rounded up to
+    /// [`stop_grace_unit`](crate::Limits). Zero kills at once. A grace period other than that of
+    /// the spec requires the capability `stop_grace_override`.
     pub grace: Option<Duration>,
 }
 
 setters!(StopOptions {
-    /// How long the main process may take.
+    /// Sets the grace period.
     grace: Duration = Some(grace);
 });
 
-/// What a start came to.
+/// Result of a start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StartOutcome {
-    /// Its process was started by this call.
+    /// This call started the main process.
     Started,
-    /// It was started before. It may have ended since: a container runs once.
+    /// The main process was started before, and may have ended since: a container runs once.
     AlreadyStarted,
 }
 
-/// What a stop came to.
+/// Result of a stop.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum StopOutcome {
-    /// It was running and has ended, and how.
+    /// The container was running and has ended with this exit.
     Stopped(Exit),
-    /// It had ended before.
+    /// The container had already ended with this exit.
     AlreadyExited(Exit),
-    /// It had not been started, and still is not.
+    /// The container had not been started. Its state is unchanged.
     NotStarted,
 }
 
-/// How to copy into a container. Numeric owners and modes of the tar stream are kept.
+/// Options for [`Container::copy_in`](crate::Container::copy_in). Numeric owners and modes of the
+/// tar stream are kept.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct CopyInOptions {}
 
-/// How to copy out of a container.
+/// Options for [`Container::copy_out`](crate::Container::copy_out).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct CopyOutOptions {}
 
-/// Which events to give.
+/// Options for [`Runtime::events`](crate::Runtime::events).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct EventsOptions {
-    /// Events from this time on, as far back as the engine remembers. `None` means from now on.
-    /// It takes the capability `events_since`.
+    /// Returns events with this time or later, as far back as the engine's history reaches
+    /// (capability `events_since`). `None` means new events only.
     pub since: Option<SystemTime>,
-    /// Labels that the container must have, as in [`ListOptions`].
+    /// Labels that the container of an event must have.
     pub labels: LabelFilter,
 }
 
 setters!(EventsOptions {
-    /// Events from this time on.
+    /// Returns events with this time or later.
     since: SystemTime = Some(since);
-    /// Labels that the container must have.
+    /// Sets the labels that the container of an event must have.
     labels: LabelFilter = labels;
 });
 
-/// What to reap.
+/// Options for [`Runtime::reap`](crate::Runtime::reap).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ReapOptions {
-    /// Only what was created at least so long ago, by the caller's clock, or by the engine's where
-    /// a container does not say it. Zero reaps all. What a create on the CRI makes on the host
-    /// before its sandbox stays until the deadline of a create is over.
+    /// Minimum age, by the creation time on the caller's clock, or on the engine's clock if a
+    /// container does not record the former. Zero reaps all. On the CRI, files that a create wrote
+    /// on the host before its sandbox existed are kept until the deadline of a create has passed.
     pub older_than: Duration,
-    /// Labels that the container must have, as in [`ListOptions`].
+    /// Labels that a reaped container must have.
     pub labels: LabelFilter,
 }
 
 setters!(ReapOptions {
-    /// Only what was created at least so long ago.
+    /// Sets the minimum age.
     older_than: Duration = older_than;
-    /// Labels that the container must have.
+    /// Sets the labels that a reaped container must have.
     labels: LabelFilter = labels;
 });
 
-/// What a reap removed.
+/// Result of a reap.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ReapReport {
-    /// The containers that are gone.
+    /// Containers that were removed.
     pub removed: Vec<ContainerId>,
-    /// Other things that are gone, in words: sandboxes without a container, Secrets.
+    /// Descriptions of other resources that were removed: sandboxes without a container, Secrets.
     pub others: Vec<String>,
-    /// What could not be removed, and why.
+    /// Containers that could not be removed, with the reason.
     pub failed: Vec<(ContainerId, String)>,
 }
 
-/// The default grace of a stop: 10 s, as Docker's `stop` has it.
+/// Default grace period of a stop: 10 s, as for `docker stop`.
 pub(crate) const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(10);

@@ -1,8 +1,8 @@
-//! Reports of operations that take long.
+//! Progress of long operations.
 
-/// The target of the `tracing` events by which a backend reports why a container that was started
-/// does not run yet: no node takes it, or its image is still being pulled.
+/// Target of the `tracing` events that report why a started container does not run yet: no node
+/// accepts it, or its image is still being pulled.
 ///
-/// The events have level info and the fields `backend`, `container` (its name) and `reason`. There is
-/// one for each reason, from a few seconds after the start on.
+/// The events have level info and the fields `backend`, `container` (its name) and `reason`. Each
+/// reason is reported once, beginning a few seconds after the start.
 pub const PENDING_START: &str = "runtime_core::pending_start";

@@ -1,4 +1,4 @@
-//! What a caller asks for when creating a container.
+//! Specification of a container.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,137 +9,141 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Image, PullPolicy, Signal};
 
-/// The variable by which the NVIDIA container toolkit chooses GPUs. It is refused in
-/// [`ContainerSpec::env`]; a container without GPUs gets it with the value `none`, because an
-/// image may set it to `all` and would then see every GPU of the host.
+/// Environment variable that selects GPUs for the NVIDIA container toolkit.
+///
+/// The variable is refused in [`ContainerSpec::env`]. For a container without GPUs it is set to
+/// `none`, because an image may set it to `all` and would then have access to every GPU of the
+/// host.
 pub const NVIDIA_VISIBLE_DEVICES: &str = "NVIDIA_VISIBLE_DEVICES";
 
-/// The OOM score adjustment of a container that asked for no resources, see
+/// OOM score adjustment of a container that requests no resources, see
 /// [`ContainerSpec::oom_score_adj`].
 pub const OOM_SCORE_ADJ_EVICTABLE: i32 = 1000;
 
-/// Everything about a container that is to be made. Only the image is required.
+/// Specification of a container to create. Only the image is required.
 ///
-/// Every field means the same on every engine. A field that an engine cannot honour is refused
-/// with [`Unsupported`](crate::ErrorKind::Unsupported), naming it, before anything is made.
+/// Every field has the same meaning on every engine. A field that an engine does not support is
+/// refused with [`Unsupported`](crate::ErrorKind::Unsupported), naming the field, before anything
+/// is created.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ContainerSpec {
-    /// The image.
+    /// Image of the container.
     pub image: Image,
-    /// When to pull the image. Only when it is missing, by default.
+    /// Pull policy. The default is [`PullPolicy::Missing`].
     #[serde(default)]
     pub pull_policy: PullPolicy,
-    /// The name, see [`ContainerName`](crate::ContainerName). One is made up where it is absent.
+    /// Name, see [`ContainerName`](crate::ContainerName). A unique name is generated if absent.
     #[serde(default)]
     pub name: Option<String>,
-    /// The executable and its first arguments, in place of the image's entrypoint. The image's own
-    /// arguments then do not count. Absent keeps the image's.
+    /// Executable and its first arguments, in place of the image's entrypoint. The image's own
+    /// arguments are then ignored. If absent, the image's entrypoint is used.
     #[serde(default)]
     pub command: Option<Vec<String>>,
-    /// The arguments, in place of the image's. Absent keeps the image's. None at all for the
-    /// entrypoint of the image takes the capability `empty_arguments`.
+    /// Arguments, in place of the image's. If absent, the image's arguments are used. An empty list
+    /// with the image's entrypoint requires the capability `empty_arguments`.
     #[serde(default)]
     pub arguments: Option<Vec<String>>,
-    /// Environment, on top of the image's. Nothing in it is expanded.
+    /// Environment variables, added to those of the image. Values are not expanded.
     ///
-    /// Kubernetes takes names of letters, digits, `-`, `_` and `.` that do not begin with a digit;
-    /// others need the capability `env_names`.
+    /// Kubernetes accepts names of letters, digits, `-`, `_` and `.` that do not begin with a
+    /// digit; other names require the capability `env_names`.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
-    /// Names of variables of the image that the container does not get (capability `env_unset`).
+    /// Variables of the image that are removed (capability `env_unset`).
     #[serde(default)]
     pub unset_env: BTreeSet<String>,
-    /// Labels. Any text without NUL; keys are not empty and do not begin with
+    /// Labels. Keys and values are any text without NUL; keys must not be empty or begin with
     /// [`LABEL_PREFIX`](crate::LABEL_PREFIX).
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
-    /// Host folders and files to show inside.
+    /// Directories and files of the host to mount.
     #[serde(default)]
     pub mounts: Vec<Mount>,
-    /// Whether the main process has a standard input or a terminal.
+    /// Stdin or a terminal for the main process.
     #[serde(default)]
     pub interactive: Interactive,
-    /// The hard limit on memory in bytes. Swap is not added to it.
+    /// Memory limit in bytes. No swap is granted in addition.
     #[serde(default)]
     pub memory: Option<u64>,
-    /// The size of /dev/shm in bytes. Absent means the engine's own, 64 MiB on most.
+    /// Size of /dev/shm in bytes. If absent, the engine's default, 64 MiB on most engines.
     #[serde(default)]
     pub shared_memory: Option<u64>,
-    /// The hard limit on CPUs: 0.5 is half of one. Not counted where `cpu_shares` is given.
+    /// CPU limit in CPUs: 0.5 is half a CPU. Ignored if `cpu_shares` is set.
     #[serde(default)]
     pub cpu_count: Option<f64>,
-    /// The weight of CPU against other containers, 2 to 262144; one without has 1024. It comes
-    /// before `cpu_count`.
+    /// CPU weight relative to other containers, 2 to 262144; the default weight is 1024. Takes
+    /// precedence over `cpu_count`.
     #[serde(default)]
     pub cpu_shares: Option<u64>,
-    /// GPUs.
+    /// GPUs of the container.
     #[serde(default)]
     pub gpus: Gpus,
-    /// The user of the main process: `user` or `user:group`, each a name or a number. Absent
-    /// keeps the image's, or root.
+    /// User of the main process: `user` or `user:group`, each a name or a number. If absent, the
+    /// image's user, or root.
     ///
     /// Without a group, the process has the groups that the image's `/etc/passwd` and `/etc/group`
-    /// give the user. With `user:group`, Docker and Podman give it this group alone; containerd,
-    /// also below Kubernetes, adds the groups of the user in the image's `/etc/group`. A program that
-    /// has to have certain groups names them in [`groups`](Self::groups).
+    /// assign to the user. With `user:group`, Docker and Podman assign only this group; containerd,
+    /// also under Kubernetes, adds the groups of the user in the image's `/etc/group`. A program
+    /// that requires certain groups lists them in [`groups`](Self::groups).
     #[serde(default)]
     pub user: Option<String>,
-    /// More groups of the main process, names or numbers.
+    /// Supplementary groups of the main process, as names or numbers.
     #[serde(default)]
     pub groups: Vec<String>,
-    /// The folder that the command runs in, an absolute path. Absent keeps the image's.
+    /// Working directory of the command, an absolute path. If absent, the image's.
     #[serde(default)]
     pub working_dir: Option<String>,
-    /// TCP ports of the container to publish, each on a free port of the host. The host ports are
-    /// in [`ContainerInfo::tcp_ports`](crate::ContainerInfo) while it runs.
+    /// TCP ports of the container to publish, each on a free port of the host. While the container
+    /// runs, the host ports are in [`ContainerInfo::tcp_ports`](crate::ContainerInfo).
     #[serde(default)]
     pub tcp_ports: Vec<u16>,
-    /// The host name inside, by RFC 1123: labels of letters, digits and `-`, 63 characters in all.
+    /// Host name of the container, as in RFC 1123: labels of letters, digits and `-`, at most 63
+    /// characters in total.
     #[serde(default)]
     pub hostname: Option<String>,
-    /// The grace of a stop that gives none. 10 s where absent.
+    /// Default grace period of a stop. 10 s if absent.
     #[serde(default)]
     pub stop_grace: Option<Duration>,
-    /// The stop signal, in place of the image's (SIGTERM where that names none).
+    /// Stop signal, in place of the image's. If both are absent, SIGTERM.
     #[serde(default)]
     pub stop_signal: Option<Signal>,
 }
 
-/// A host folder or file shown inside a container.
+/// A directory or file of the host that is mounted in a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Mount {
-    /// The absolute path on the host of the engine. It has to be there: nothing is made.
+    /// Absolute path on the engine's host. The path must exist; nothing is created.
     pub source: PathBuf,
-    /// The absolute path inside.
+    /// Absolute path in the container.
     pub target: String,
-    /// Whether it can be written to.
+    /// Access mode of the mount.
     #[serde(default)]
     pub access: MountAccess,
-    /// The kind of the source, if the caller requires one. A source of another kind is refused with
-    /// `InvalidArgument` if the files of the engine's host can be seen, and by the node of a cluster
-    /// when it starts the container; an engine at the other end of a TCP connection ignores it. On
-    /// Kubernetes a create with the kind of each source needs no further pod.
+    /// Required kind of the source. A source of another kind is refused with `InvalidArgument` if
+    /// the files of the engine's host can be inspected, and by the node of a cluster at the start
+    /// of the container; an engine at the other end of a TCP connection ignores this field. On
+    /// Kubernetes, a create that gives the kind of every source needs no additional pod.
     #[serde(default)]
     pub kind: Option<MountKind>,
 }
 
 impl Mount {
-    /// A mount that can be written to.
+    /// Creates a read-write mount.
     #[must_use]
     pub fn new(source: impl Into<PathBuf>, target: impl Into<String>) -> Self {
         let access = MountAccess::ReadWrite;
         Self { source: source.into(), target: target.into(), access, kind: None }
     }
 
-    /// A mount that cannot.
+    /// Creates a read-only mount.
     #[must_use]
     pub fn read_only(source: impl Into<PathBuf>, target: impl Into<String>) -> Self {
         Self { access: MountAccess::ReadOnly, ..Self::new(source, target) }
     }
 
-    /// Sets the kind of the source.
+    /// Sets the required kind of the source.
     #[must_use]
     pub fn kind(mut self, kind: MountKind) -> Self {
         self.kind = Some(kind);
@@ -162,13 +166,13 @@ pub enum MountKind {
     CharDevice,
     /// A block device.
     BlockDevice,
-    /// A named pipe. Kubernetes has no check for it: if nothing is there, the engine of the node
-    /// creates a directory.
+    /// A named pipe. Kubernetes has no check for this kind: if the source is missing, the node's
+    /// engine creates a directory.
     Fifo,
 }
 
 impl MountKind {
-    /// Returns the name of the kind in words.
+    /// Returns the name of the kind in lower case.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -188,27 +192,27 @@ impl fmt::Display for MountKind {
     }
 }
 
-/// Whether a mount can be written to.
+/// Access mode of a mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MountAccess {
-    /// It can.
+    /// The container can write to the mount.
     #[default]
     ReadWrite,
-    /// It cannot.
+    /// The container cannot write to the mount.
     ReadOnly,
 }
 
-/// Whether the main process has a standard input or a terminal.
+/// Stdin or a terminal for the main process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Interactive {
-    /// Neither: it reads end of file. As `docker run` without `-i` and `-t`.
+    /// Neither: the process reads end of file from stdin. Like `docker run` without `-i` and `-t`.
     #[default]
     No,
-    /// An open standard input. As `docker run -i`.
+    /// An open stdin. Like `docker run -i`.
     Stdin,
-    /// An open standard input on a terminal. As `docker run -it`.
+    /// An open stdin on a terminal. Like `docker run -it`.
     Terminal,
 }
 
@@ -217,17 +221,17 @@ pub enum Interactive {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Gpus {
-    /// None.
+    /// No GPUs.
     #[default]
     None,
-    /// These, by id or index (capability `gpus_by_id`).
+    /// The GPUs with these ids or indices (capability `gpus_by_id`).
     Ids(Vec<String>),
-    /// So many, whichever they are (capability `gpus_by_count`).
+    /// This number of GPUs, chosen by the engine (capability `gpus_by_count`).
     Count(u32),
 }
 
 impl Gpus {
-    /// Whether no GPU is asked for.
+    /// Returns `true` if no GPU is requested.
     #[must_use]
     pub fn is_none(&self) -> bool {
         match self {
@@ -239,7 +243,7 @@ impl Gpus {
 }
 
 impl ContainerSpec {
-    /// A container of this image, with everything else as the image has it.
+    /// Creates a spec for `image` with all other fields at their defaults.
     #[must_use]
     pub fn new(image: impl Into<Image>) -> Self {
         Self {
@@ -268,14 +272,14 @@ impl ContainerSpec {
         }
     }
 
-    /// The OOM score adjustment of the container, -1000 to 1000: how willingly the kernel kills
-    /// it when the host's memory runs short.
+    /// Returns the OOM score adjustment of the container, -1000 to 1000. The kernel prefers to kill
+    /// processes with a higher value when the host runs out of memory.
     ///
-    /// A container that asks for no memory, CPU or GPU is *evictable*: it gets 1000, the highest
-    /// there is, and dies first. Every other gets 0, the kernel's own default, by which it is
-    /// judged by its use of memory alone (`oom_score_adj` in `proc(5)`; 1000 is also what
-    /// Kubernetes gives pods of its class BestEffort). It is never below 0, because that takes
-    /// the capability `CAP_SYS_RESOURCE`, which an engine need not have.
+    /// A container that requests no memory, CPU or GPU is *evictable*: its value is 1000, the
+    /// maximum, and it is killed first. All other containers have 0, the kernel's default, and are
+    /// ranked by their memory use alone (`oom_score_adj` in `proc(5)`; Kubernetes also assigns 1000
+    /// to pods of class BestEffort). The value is never negative, because that requires
+    /// `CAP_SYS_RESOURCE`, which an engine may lack.
     #[must_use]
     pub fn oom_score_adj(&self) -> i32 {
         let asks = self.memory.is_some()
@@ -301,15 +305,15 @@ macro_rules! setters {
 }
 
 setters! {
-    /// Sets when to pull.
+    /// Sets the pull policy.
     pull_policy(policy: PullPolicy) |spec, policy| spec.pull_policy = policy;
-    /// Sets the hard limit on memory, in bytes.
+    /// Sets the memory limit in bytes.
     memory(bytes: u64) |spec, bytes| spec.memory = Some(bytes);
-    /// Sets the size of /dev/shm, in bytes.
+    /// Sets the size of /dev/shm in bytes.
     shared_memory(bytes: u64) |spec, bytes| spec.shared_memory = Some(bytes);
-    /// Sets the hard limit on CPUs.
+    /// Sets the CPU limit in CPUs.
     cpu_count(cpus: f64) |spec, cpus| spec.cpu_count = Some(cpus);
-    /// Sets the weight of CPU.
+    /// Sets the CPU weight.
     cpu_shares(shares: u64) |spec, shares| spec.cpu_shares = Some(shares);
     /// Sets the GPUs.
     gpus(gpus: Gpus) |spec, gpus| spec.gpus = gpus;
@@ -319,7 +323,7 @@ setters! {
     interactive(interactive: Interactive) |spec, interactive| spec.interactive = interactive;
     /// Publishes a TCP port of the container.
     tcp_port(port: u16) |spec, port| spec.tcp_ports.push(port);
-    /// Sets the grace of a stop.
+    /// Sets the default grace period of a stop.
     stop_grace(grace: Duration) |spec, grace| spec.stop_grace = Some(grace);
     /// Sets the stop signal.
     stop_signal(signal: Signal) |spec, signal| spec.stop_signal = Some(signal);
@@ -340,14 +344,14 @@ impl ContainerSpec {
         self
     }
 
-    /// Sets the arguments.
+    /// Sets the arguments, in place of the image's.
     #[must_use]
     pub fn arguments<I: IntoIterator<Item = S>, S: Into<String>>(mut self, arguments: I) -> Self {
         self.arguments = Some(arguments.into_iter().map(Into::into).collect());
         self
     }
 
-    /// Adds a variable.
+    /// Adds an environment variable.
     #[must_use]
     pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         let name = name.into();
@@ -356,7 +360,7 @@ impl ContainerSpec {
         self
     }
 
-    /// Removes a variable, of the image or added before.
+    /// Removes a variable that the image has or that was added before.
     #[must_use]
     pub fn unset_env(mut self, name: impl Into<String>) -> Self {
         let name = name.into();
@@ -379,14 +383,14 @@ impl ContainerSpec {
         self
     }
 
-    /// Adds a group of the process.
+    /// Adds a supplementary group.
     #[must_use]
     pub fn group(mut self, group: impl Into<String>) -> Self {
         self.groups.push(group.into());
         self
     }
 
-    /// Sets the folder that the command runs in.
+    /// Sets the working directory of the command.
     #[must_use]
     pub fn working_dir(mut self, dir: impl Into<String>) -> Self {
         self.working_dir = Some(dir.into());

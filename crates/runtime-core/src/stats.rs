@@ -1,4 +1,4 @@
-//! What a container uses.
+//! Resource use of containers.
 
 use std::pin::Pin;
 use std::time::{Duration, SystemTime};
@@ -8,29 +8,29 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 
-/// Samples of one container, until it ends. It ends after the first error.
+/// Samples of one container. The stream ends when the container ends, or after the first error.
 pub type StatsStream = Pin<Box<dyn Stream<Item = Result<ContainerStats>> + Send>>;
 
-/// What a container used at one moment. A value that the engine does not give is `None`.
+/// Resource use of a container at one moment. A value that the engine does not report is `None`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ContainerStats {
-    /// When it was measured, by the engine's clock.
+    /// Time of the measurement, by the engine's clock.
     pub time: SystemTime,
-    /// CPU use since the sample before, in percent of the container's CPU limit, or of all CPUs
-    /// of the host where it has none. `None` when there is no sample before.
+    /// CPU use since the previous sample, in percent of the container's CPU limit, or of all CPUs
+    /// of the host if the container has no limit. `None` if there is no previous sample.
     pub cpu_percent: Option<f64>,
-    /// CPU time since the start, user and system, of all CPUs together.
+    /// User and system CPU time since the start, summed over all CPUs.
     pub cpu_time: Option<Duration>,
-    /// Memory in bytes, without the page cache that the kernel can take back (the working set:
-    /// usage less `inactive_file`, as Docker's command line and the kubelet count it).
+    /// Memory in bytes without reclaimable page cache (the working set: usage minus
+    /// `inactive_file`, as computed by Docker's command line and the kubelet).
     pub memory_bytes: Option<u64>,
-    /// `memory_bytes` in percent of the container's limit, or of the host's memory where it has
-    /// none.
+    /// `memory_bytes` in percent of the container's limit, or of the host's memory if the container
+    /// has no limit.
     pub memory_percent: Option<f64>,
-    /// Bytes received over all network interfaces but loopback, since the start.
+    /// Bytes received since the start on all network interfaces except loopback.
     pub network_rx_bytes: Option<u64>,
-    /// Bytes sent over all network interfaces but loopback, since the start.
+    /// Bytes sent since the start on all network interfaces except loopback.
     pub network_tx_bytes: Option<u64>,
     /// Bytes read from block devices since the start.
     pub block_read_bytes: Option<u64>,
@@ -39,7 +39,7 @@ pub struct ContainerStats {
 }
 
 impl ContainerStats {
-    /// A sample that knows nothing but its time.
+    /// Creates a sample in which all values except the time are `None`.
     #[must_use]
     pub const fn new(time: SystemTime) -> Self {
         Self {
@@ -55,7 +55,7 @@ impl ContainerStats {
         }
     }
 
-    /// One value by its type.
+    /// Returns the value of one type, or `None` if the engine did not report it.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a double counts bytes exactly up to 8 PiB")]
     pub fn get(&self, stat: StatType) -> Option<f64> {
@@ -71,13 +71,13 @@ impl ContainerStats {
         }
     }
 
-    /// The values that are there, by their type.
+    /// Iterates over the reported values and their types.
     pub fn iter(&self) -> impl Iterator<Item = (StatType, f64)> + '_ {
         StatType::ALL.iter().filter_map(|&stat| self.get(stat).map(|value| (stat, value)))
     }
 }
 
-/// The name of one value of [`ContainerStats`].
+/// Name of one value of [`ContainerStats`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum StatType {
@@ -99,7 +99,7 @@ pub enum StatType {
 }
 
 impl StatType {
-    /// All of them.
+    /// All types, in declaration order.
     pub const ALL: &'static [Self] = &[
         Self::CpuUsagePercent,
         Self::MemoryUsageBytes,
