@@ -1,48 +1,47 @@
-//! How long the operations may take.
+//! Deadlines of the operations.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// The longest time that is waited for anything. Any longer time is this one.
-///
-/// A later point in time may not exist: adding [`Duration::MAX`] to the present panics.
-const LONGEST_WAIT: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
+/// Maximum duration of any wait, because adding [`Duration::MAX`] to the current time panics.
+const WAIT_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
 
-/// Returns a duration that can be added to any present: ten years if it is longer.
+/// Limits a duration to ten years, so that it can be added to the current time.
 #[must_use]
 pub fn bounded(duration: Duration) -> Duration {
-    duration.min(LONGEST_WAIT)
+    duration.min(WAIT_MAX)
 }
 
-/// The deadline of each kind of operation. When one passes, the operation fails with
-/// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) and what it had begun is undone.
+/// Deadlines of the operations. After its deadline an operation fails with
+/// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout), and its partial results are undone.
 ///
-/// [`wait`](crate::Container::wait), followed logs and events have none: they end when the
-/// container does, or when their caller drops them.
+/// [`wait`](crate::Container::wait), followed logs and events have no deadline: they end with the
+/// container, or when the caller drops them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct Deadlines {
-    /// Opening a connection and asking who is there. 10 s.
+    /// Opening a connection and identifying the engine. Default: 10 s.
     pub connect: Duration,
-    /// One question that the engine answers from what it knows: info, list, health, the open
-    /// of a stream. 30 s.
+    /// One request that the engine answers from its state: info, list, health, opening a stream.
+    /// Default: 30 s.
     pub query: Duration,
-    /// Creating a container whose image is there. 2 min.
+    /// Creating a container whose image is present. Default: 2 min.
     pub create: Duration,
-    /// Starting a container. 2 min.
+    /// Starting a container. Default: 2 min.
     pub start: Duration,
-    /// What a stop may take beyond its grace period. 30 s.
+    /// Duration of a stop beyond its grace period. Default: 30 s.
     pub stop_margin: Duration,
-    /// Removing a container. 1 min.
+    /// Removing a container. Default: 1 min.
     pub remove: Duration,
-    /// The longest silence during a pull or a copy, and on Docker while a log is read that is not
-    /// followed, or a login looked up. Not the time of the whole: a large image on a slow line is
-    /// no error. 2 min.
+    /// Inactivity during a pull or a copy; on Docker also while a log is read without following,
+    /// and while credentials are looked up. The total duration is not limited, because a large
+    /// image on a slow connection is not an error. Default: 2 min.
     pub pull_inactivity: Duration,
-    /// A whole pull, also that of a create, where the engine reports no progress, so that a silence
-    /// cannot be seen. That is the CRI. 2 h: a large image on a slow line is no error.
+    /// A whole pull, including the pull of a create, on engines that report no progress (CRI), so
+    /// that inactivity cannot be detected. Default: 2 h, because a large image on a slow connection
+    /// is not an error.
     pub pull_without_progress: Duration,
 }
 
@@ -62,7 +61,7 @@ impl Default for Deadlines {
 }
 
 impl Deadlines {
-    /// Returns these deadlines with each longer than ten years cut to that. Backends use no others.
+    /// Limits each deadline to ten years. Backends use only limited deadlines.
     #[must_use]
     pub fn bounded(self) -> Self {
         let Self {

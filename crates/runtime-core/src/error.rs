@@ -1,4 +1,4 @@
-//! The one error type of every operation on every backend.
+//! The error type of all operations on all backends.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -8,47 +8,47 @@ use serde::{Deserialize, Serialize};
 
 use crate::Capability;
 
-/// The result of every operation.
+/// Result of an operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What kind of failure an [`Error`] is. A caller decides by this, never by the text.
+/// Kind of an [`Error`]. Match on the kind, not on the text of an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// There is no such container, or no such path in it.
+    /// The container, or a path in the container, does not exist.
     NotFound,
-    /// The image is not on the engine (policy `never`), or the registry has no such image.
+    /// The image is not on the engine (policy `never`), or the registry does not have it.
     ImageNotFound,
     /// The name is taken.
     AlreadyExists,
     /// The container was created and has not been started.
     NotStarted,
-    /// The container is in a state that does not allow the operation.
+    /// The state of the container does not allow the operation.
     InvalidState,
-    /// The caller's input is wrong; [`Error::field`] names the field.
+    /// The caller's input is invalid; [`Error::field`] names the field.
     InvalidArgument,
-    /// The engine cannot do it; [`Error::capability`] names what it lacks.
+    /// The engine does not support the request; [`Error::capability`] names the missing capability.
     Unsupported,
-    /// The engine or the registry refuses the credentials, or wants some.
+    /// The engine or the registry rejects the credentials, or requires some.
     Unauthenticated,
-    /// The credentials are known and not enough.
+    /// The credentials are valid but do not grant the required permission.
     PermissionDenied,
-    /// The engine or the registry cannot be reached, or went away.
+    /// The engine or the registry is unreachable, or the connection was lost.
     Unavailable,
-    /// The deadline of the operation passed.
+    /// The deadline of the operation has passed.
     Timeout,
-    /// The engine is out of something: disk, memory, ports, quota.
+    /// The engine has run out of a resource: disk, memory, ports, quota.
     ResourceExhausted,
-    /// The answer can no longer be known: it went with the session, the container or the
-    /// node that had it.
+    /// The result can no longer be determined, because the session, the container or the node that
+    /// held it is gone.
     Lost,
-    /// Anything else, an answer that makes no sense included.
+    /// Any other failure, including a malformed response.
     Internal,
 }
 
 impl ErrorKind {
-    /// The kind in snake case, as it is serialised.
+    /// Returns the kind in snake case, as it is serialised.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -75,7 +75,7 @@ impl ErrorKind {
             Self::ImageNotFound => "image not found",
             Self::AlreadyExists => "already exists",
             Self::NotStarted => "not started",
-            Self::InvalidState => "not possible in this state",
+            Self::InvalidState => "invalid state",
             Self::InvalidArgument => "invalid argument",
             Self::Unsupported => "not supported",
             Self::Unauthenticated => "not authenticated",
@@ -83,7 +83,7 @@ impl ErrorKind {
             Self::Unavailable => "unavailable",
             Self::Timeout => "deadline exceeded",
             Self::ResourceExhausted => "resources exhausted",
-            Self::Lost => "answer lost",
+            Self::Lost => "result lost",
             Self::Internal => "internal error",
         }
     }
@@ -97,7 +97,7 @@ impl fmt::Display for ErrorKind {
 
 macro_rules! operations {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
-        /// The operation that failed.
+        /// Operation during which an [`Error`] occurred.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
         #[serde(rename_all = "snake_case")]
         #[non_exhaustive]
@@ -106,7 +106,7 @@ macro_rules! operations {
         }
 
         impl Operation {
-            /// The operation in lower case words.
+            /// Returns the operation in lower case.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* }
@@ -116,7 +116,7 @@ macro_rules! operations {
 }
 
 operations! {
-    /// Connecting to an engine.
+    /// Opening a connection to an engine.
     Connect = "connect",
     /// [`Runtime::health`](crate::Runtime::health).
     Health = "health",
@@ -166,10 +166,10 @@ impl fmt::Display for Operation {
     }
 }
 
-/// Why an operation failed.
+/// Failure of an operation.
 ///
-/// It is cheap to clone, because one failure may have to be told to many waiters. `Display`
-/// is one line without the source; walk [`source`](StdError::source) for the rest.
+/// Cloning is cheap, because one failure may be returned to many waiters. `Display` prints one line
+/// without the source; use [`source`](StdError::source) for the causes.
 #[derive(Clone)]
 pub struct Error {
     inner: Arc<Inner>,
@@ -189,7 +189,7 @@ struct Inner {
 }
 
 impl Error {
-    /// A failure of this kind, about which nothing more is known yet.
+    /// Creates an error with a kind and no further information.
     #[must_use]
     pub fn new(kind: ErrorKind) -> Self {
         Self {
@@ -207,20 +207,20 @@ impl Error {
         }
     }
 
-    /// The caller's input is wrong: `field` is the path of the field as the caller wrote it,
+    /// Creates an `InvalidArgument` error. `field` is the path of the field in the caller's input,
     /// for example `mounts[2].target`.
     #[must_use]
     pub fn invalid(field: impl Into<String>, message: impl Into<String>) -> Self {
         Self::new(ErrorKind::InvalidArgument).with_field(field).with_message(message)
     }
 
-    /// The engine lacks `capability`.
+    /// Creates an `Unsupported` error for a missing capability.
     #[must_use]
     pub fn unsupported(capability: Capability) -> Self {
         Self::new(ErrorKind::Unsupported).with_capability(capability)
     }
 
-    /// An internal error with a message.
+    /// Creates an `Internal` error with a message.
     #[must_use]
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Internal).with_message(message)
@@ -231,49 +231,49 @@ impl Error {
         self
     }
 
-    /// Says what happened, in words that add to the kind. Never a password.
+    /// Sets the message, which adds detail to the kind. The message must not contain a password.
     #[must_use]
     pub fn with_message(self, message: impl Into<String>) -> Self {
         self.edit(|inner| inner.message = Some(message.into()))
     }
 
-    /// Names the field of the caller's input.
+    /// Sets the field of the caller's input.
     #[must_use]
     pub fn with_field(self, field: impl Into<String>) -> Self {
         self.edit(|inner| inner.field = Some(field.into()))
     }
 
-    /// Names the capability that is missing.
+    /// Sets the missing capability.
     #[must_use]
     pub fn with_capability(self, capability: Capability) -> Self {
         self.edit(|inner| inner.capability = Some(capability))
     }
 
-    /// Keeps the error that caused this one.
+    /// Sets the underlying error.
     #[must_use]
     pub fn with_source(self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.edit(|inner| inner.source = Some(Arc::from(source.into())))
     }
 
-    /// Overrides what [`is_retryable`](Self::is_retryable) answers.
+    /// Overrides the result of [`is_retryable`](Self::is_retryable).
     #[must_use]
     pub fn with_retryable(self, retryable: bool) -> Self {
         self.edit(|inner| inner.retryable = Some(retryable))
     }
 
-    /// Says during which operation it happened, unless that is said already.
+    /// Sets the operation, unless it is already set.
     #[must_use]
     pub fn during(self, operation: Operation) -> Self {
         self.edit(|inner| inner.operation = inner.operation.or(Some(operation)))
     }
 
-    /// Says on which backend it happened, unless that is said already.
+    /// Sets the backend, unless it is already set.
     #[must_use]
     pub fn on(self, backend: &'static str) -> Self {
         self.edit(|inner| inner.backend = inner.backend.or(Some(backend)))
     }
 
-    /// Says which container or image it was about, unless that is said already.
+    /// Sets the subject, a container or an image, unless it is already set.
     #[must_use]
     pub fn about(self, subject: impl fmt::Display) -> Self {
         self.edit(|inner| {
@@ -281,51 +281,51 @@ impl Error {
         })
     }
 
-    /// The kind of failure.
+    /// Returns the kind of failure.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.inner.kind
     }
 
-    /// The operation that failed.
+    /// Returns the operation that failed.
     #[must_use]
     pub fn operation(&self) -> Option<Operation> {
         self.inner.operation
     }
 
-    /// The backend it failed on: `docker`, `cri`, `kubernetes`.
+    /// Returns the backend: `docker`, `cri` or `kubernetes`.
     #[must_use]
     pub fn backend(&self) -> Option<&'static str> {
         self.inner.backend
     }
 
-    /// The container or image that it was about.
+    /// Returns the container or the image that the operation was about.
     #[must_use]
     pub fn subject(&self) -> Option<&str> {
         self.inner.subject.as_deref()
     }
 
-    /// The field of the caller's input that is wrong or not supported.
+    /// Returns the invalid or unsupported field of the caller's input.
     #[must_use]
     pub fn field(&self) -> Option<&str> {
         self.inner.field.as_deref()
     }
 
-    /// The capability that the engine lacks.
+    /// Returns the capability that the engine lacks.
     #[must_use]
     pub fn capability(&self) -> Option<Capability> {
         self.inner.capability
     }
 
-    /// What happened, in words that add to the kind.
+    /// Returns the message, without the kind and the context.
     #[must_use]
     pub fn message(&self) -> Option<&str> {
         self.inner.message.as_deref()
     }
 
-    /// Whether the same call can succeed later without a change by the caller. True for
-    /// [`Unavailable`](ErrorKind::Unavailable), [`Timeout`](ErrorKind::Timeout) and
-    /// [`ResourceExhausted`](ErrorKind::ResourceExhausted) unless the backend knows better.
+    /// Returns `true` if the same call can succeed later without a change by the caller. Unless the
+    /// backend overrides it, this is `true` for [`Unavailable`](ErrorKind::Unavailable),
+    /// [`Timeout`](ErrorKind::Timeout) and [`ResourceExhausted`](ErrorKind::ResourceExhausted).
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         self.inner.retryable.unwrap_or(matches!(
@@ -401,22 +401,22 @@ impl StdError for Error {
     }
 }
 
-/// Adds what a caller up the stack knows to an error of a call below.
+/// Methods that add context to the error of a [`Result`].
 pub trait ResultExt<T> {
-    /// See [`Error::during`].
+    /// Sets the operation of an error, see [`Error::during`].
     ///
     /// # Errors
-    /// The error it was given, with the operation added.
+    /// The same error with the operation.
     fn during(self, operation: Operation) -> Result<T>;
-    /// See [`Error::on`].
+    /// Sets the backend of an error, see [`Error::on`].
     ///
     /// # Errors
-    /// The error it was given, with the backend added.
+    /// The same error with the backend.
     fn on(self, backend: &'static str) -> Result<T>;
-    /// See [`Error::about`].
+    /// Sets the subject of an error, see [`Error::about`].
     ///
     /// # Errors
-    /// The error it was given, with the subject added.
+    /// The same error with the subject.
     fn about(self, subject: impl fmt::Display) -> Result<T>;
 }
 
@@ -439,7 +439,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn display_is_one_line_and_leaves_the_source_to_the_chain() {
+    fn display_is_one_line_without_source() {
         let error = Error::invalid("memory", "must be at least 6291456 bytes")
             .on("docker")
             .during(Operation::Create)
@@ -454,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_context_stays() {
+    fn context_set_twice_keeps_first_value() {
         let error = Error::new(ErrorKind::Unavailable)
             .during(Operation::Start)
             .during(Operation::Wait)
@@ -467,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_print_as_they_serialise() {
+    fn kind_as_str_equals_serialised_form() {
         for kind in [ErrorKind::NotFound, ErrorKind::ImageNotFound, ErrorKind::Lost] {
             let json = serde_json::to_string(&kind).unwrap();
             assert_eq!(json, format!("\"{}\"", kind.as_str()));

@@ -1,4 +1,4 @@
-//! Log records, the place in a log, and the stream that gives them.
+//! Log records, cursors and readers.
 
 use std::fmt;
 use std::pin::Pin;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::Result;
 
-/// Where a record was written.
+/// Stream to which a record was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LogStream {
@@ -21,9 +21,9 @@ pub enum LogStream {
     Stdout,
     /// Standard error.
     Stderr,
-    /// The terminal, of a container that has one: it carries both.
+    /// The terminal of a container with a terminal, which carries stdout and stderr.
     Console,
-    /// The engine does not say (capability `logs_streams_apart` is false).
+    /// The engine does not report the stream (capability `logs_streams_apart` is `false`).
     Unknown,
 }
 
@@ -38,71 +38,71 @@ impl fmt::Display for LogStream {
     }
 }
 
-/// One line that a container wrote.
+/// One line of a container's log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogRecord {
-    /// When the engine received the first byte of the line, to the nanosecond.
+    /// Time at which the engine received the first byte of the line, at nanosecond resolution.
     pub time: SystemTime,
-    /// Where it was written.
+    /// Stream of the line.
     pub stream: LogStream,
-    /// The line with its line end, as it was written: bytes, not assumed to be UTF-8. The last
-    /// line of a log has no line end if none was written.
+    /// The bytes of the line including its line end, not necessarily UTF-8. The last line of a log
+    /// has no line end if none was written.
     ///
-    /// An engine without the capability `logs_exact_bytes` has put U+FFFD in place of each byte
-    /// that was not UTF-8 when it stored the line. One without `logs_carriage_returns` has left a
-    /// carriage return out that stood right before the line end.
+    /// An engine without the capability `logs_exact_bytes` replaces each byte that is not UTF-8
+    /// with U+FFFD when it stores the line. An engine without `logs_carriage_returns` drops a
+    /// carriage return directly before the line end.
     pub bytes: Bytes,
-    /// True when the line was longer than [`LogOptions::max_line`](crate::LogOptions) and goes
-    /// on in the next record of the same stream.
+    /// `true` if the line was longer than [`LogOptions::max_line`](crate::LogOptions) and continues
+    /// in the next record of the same stream.
     pub continues: bool,
-    /// A line of another stream that began before this one and is not finished: its record is
-    /// returned later, although the order across streams is otherwise that in which lines began. A
-    /// [`LogCursor`] needs it.
+    /// A line of another stream that began before this one and is not finished. Its record is
+    /// returned later, although records of different streams are otherwise ordered by the start of
+    /// their lines. Used by [`LogCursor`].
     #[serde(default)]
     pub unfinished: Option<UnfinishedLine>,
 }
 
-/// A line that began before others that were returned already.
+/// An unfinished line that was overtaken by later lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct UnfinishedLine {
-    /// The stream of the line.
+    /// Stream of the line.
     pub stream: LogStream,
-    /// The time of its records.
+    /// Time of the line's records.
     pub time: SystemTime,
-    /// The number of records of its stream with that time that were returned.
+    /// Number of records of its stream with that time that were returned.
     pub records: u64,
 }
 
-/// A place in a log, good for going on from there in another process or after a crash.
+/// A position in a log, from which another process can resume, for example after a crash.
 ///
-/// It is the time of the last record that was given, and how many records of exactly that time
-/// have been given, because an engine may stamp several lines alike. While a line of another stream
-/// is overtaken, the place in that stream is stored beside it.
+/// A cursor consists of the time of the last returned record and the number of returned records
+/// with exactly that time, because an engine may give several lines the same time. While a line of
+/// another stream is overtaken, the position in that stream is stored as well.
 ///
-/// # Stored form
-/// With serde, `unfinished` is left out of formats for people (such as JSON) while there is none, so
-/// that versions without the field read the cursor; values of those versions are read as cursors
-/// without an unfinished line. Other formats always store it.
+/// # Serialised form
+/// With serde, human-readable formats such as JSON omit `unfinished` while it is `None`, so that
+/// versions without this field can read the cursor; cursors of those versions are read as cursors
+/// without an unfinished line. Other formats always contain the field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
 pub struct LogCursor {
-    /// The time of the last record.
+    /// Time of the last record.
     pub time: SystemTime,
-    /// How many records with that time were given. While a line is overtaken, those of the stream
-    /// of that line are not counted.
+    /// Number of returned records with that time. While a line is overtaken, records of that line's
+    /// stream are not counted.
     pub records: u64,
-    /// The line that was overtaken by the last record, if it was not finished since.
+    /// The line that the last record overtook, unless it has been finished since.
     #[serde(default)]
     pub unfinished: Option<UnfinishedLine>,
 }
 
 impl LogCursor {
-    /// The place after the first `records` records of a time.
+    /// Creates the cursor after the first `records` records with `time`.
     #[must_use]
     pub const fn new(time: SystemTime, records: u64) -> Self {
         Self { time, records, unfinished: None }
     }
 
-    /// The place after `record`, when `before` was the place before it.
+    /// Returns the cursor after `record`, given the cursor `before` it.
     #[must_use]
     pub fn advance(before: Option<Self>, record: &LogRecord) -> Self {
         let Some(before) = before else {
@@ -127,13 +127,13 @@ impl LogCursor {
         cursor
     }
 
-    /// The place after a record of the line that was overtaken.
+    /// Returns the cursor after a record of the overtaken line.
     fn advance_overtaken(self, line: UnfinishedLine, record: &LogRecord) -> Self {
         let line = UnfinishedLine { records: line.records + 1, ..line };
         if record.continues {
             return Self { unfinished: Some(line), ..self };
         }
-        // In the order in which lines began, the last record is still the one before this line's.
+        // By the start of lines, the last record is still the one before this line's.
         let counted = if line.time == self.time { line.records } else { 0 };
         Self { records: self.records + counted, unfinished: None, ..self }
     }
@@ -153,64 +153,69 @@ impl Serialize for LogCursor {
     }
 }
 
-/// After so many records without a pause a reader lets the other futures of its task run.
-const IN_A_ROW: u8 = 128;
+/// Number of consecutive records after which a reader yields to the other futures of its task.
+const RECORDS_PER_POLL_MAX: u8 = 128;
 
 /// The records of a container's log, in order.
 ///
-/// A reader that always has a record lets the other futures of its task run from time to time, as
-/// the streams of tokio do: who reads two logs in one task, with `join!` or `select!`, hears of both.
+/// The reader ends after the last record, or after the first error. Dropping it closes its
+/// connection.
 ///
-/// It ends after the last record, or after the first error. Dropping it closes its connection.
-/// Without [`Follow::Yes`](crate::Follow) it ends where the log ends now; with it, when the
-/// container has ended and its last byte was given, and never before: lost connections, engine
-/// restarts and rotated files are gone over without a line lost or given twice. Where an
-/// engine is told to keep only so much of a log, it may have thrown away the record after which a
-/// reader goes on, and lines after that with it: then the reader ends with
-/// [`Lost`](crate::ErrorKind::Lost), and [`LogOptions::since`](crate::LogOptions::since) reads what
-/// is there still. A follower whose container is removed returns the lines that it could read, and
-/// ends with [`NotFound`](crate::ErrorKind::NotFound); if another program removes the container, the
-/// follower may have read the whole log before, and ends without an error.
+/// Without [`Follow::Yes`](crate::Follow) the reader ends at the current end of the log. With it,
+/// the reader ends after the container has ended and its last byte was returned, not earlier: after
+/// lost connections, engine restarts and log rotations it resumes without lost or repeated lines.
+///
+/// If the engine limits the size of a log, it may have discarded the record at which a reader
+/// resumes, and lines after it. The reader then ends with [`Lost`](crate::ErrorKind::Lost);
+/// [`LogOptions::since`](crate::LogOptions::since) reads the remaining lines. A follower whose
+/// container is removed returns the lines that it could read and ends with
+/// [`NotFound`](crate::ErrorKind::NotFound); if another program removed the container, and the
+/// follower had already read the whole log, it ends without an error.
+///
+/// Like the streams of tokio, a reader that is always ready yields from time to time, so that other
+/// futures of its task (for example with `join!` or `select!`) make progress.
 pub struct LogReader {
     records: Option<Pin<Box<dyn Stream<Item = Result<LogRecord>> + Send>>>,
     cursor: Option<LogCursor>,
-    /// Where the first record comes after, where that is no cursor that was asked for.
+    /// Cursor after the records that the backend left out, if the reader was not opened at a
+    /// cursor.
     left_out: Option<Arc<OnceLock<LogCursor>>>,
-    /// How many records were given since it last had none.
-    in_a_row: u8,
+    /// Number of consecutive records since the reader was last pending.
+    consecutive: u8,
 }
 
 impl LogReader {
-    /// Makes a reader of a backend's records. `from` is the cursor it was asked to go on from.
+    /// Creates a reader for a backend's records. `from` is the cursor after which the records
+    /// begin.
     #[must_use]
     pub fn new(
         records: impl Stream<Item = Result<LogRecord>> + Send + 'static,
         from: Option<LogCursor>,
     ) -> Self {
-        Self { records: Some(Box::pin(records)), cursor: from, left_out: None, in_a_row: 0 }
+        Self { records: Some(Box::pin(records)), cursor: from, left_out: None, consecutive: 0 }
     }
 
-    /// For a backend whose records begin after others that it leaves out, as those of a
-    /// [`tail`](crate::LogOptions::tail) do: the place after the last of those, which it says before
-    /// it gives the first record. A cursor counts them where they have the time of the first.
+    /// Sets the position for a backend that leaves out the first records, as for
+    /// [`tail`](crate::LogOptions::tail). The backend stores the cursor after the last omitted
+    /// record in `place` before it returns the first record. The reader's cursor includes omitted
+    /// records that have the time of the first record.
     #[must_use]
     pub fn after_those_left_out(mut self, place: Arc<OnceLock<LogCursor>>) -> Self {
         self.left_out = Some(place);
         self
     }
 
-    /// The place after the last record that was given: hand it to
-    /// [`LogOptions::after`](crate::LogOptions::after) to go on from there. `None` before the
-    /// first record.
+    /// Returns the cursor after the last returned record, or `None` before the first record. Pass
+    /// it to [`LogOptions::after`](crate::LogOptions::after) to resume.
     #[must_use]
     pub const fn cursor(&self) -> Option<LogCursor> {
         self.cursor
     }
 
-    /// The bytes of the records that are left, without their times.
+    /// Converts the reader into a stream of the remaining bytes without timestamps.
     #[must_use]
     pub fn into_raw(self) -> RawLogs {
-        Box::pin(Untimed(self))
+        Box::pin(RawReader(self))
     }
 }
 
@@ -218,46 +223,46 @@ impl Stream for LogReader {
     type Item = Result<LogRecord>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if self.in_a_row == IN_A_ROW {
-            self.in_a_row = 0;
+        if self.consecutive == RECORDS_PER_POLL_MAX {
+            self.consecutive = 0;
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         let Some(records) = self.records.as_mut() else { return Poll::Ready(None) };
         let Poll::Ready(item) = records.as_mut().poll_next(cx) else {
-            self.in_a_row = 0;
+            self.consecutive = 0;
             return Poll::Pending;
         };
-        self.in_a_row += 1;
+        self.consecutive += 1;
         match &item {
             Some(Ok(record)) => {
                 let left_out = self.left_out.take().and_then(|place| place.get().copied());
                 let before = self.cursor.or(left_out);
                 self.cursor = Some(LogCursor::advance(before, record));
             }
-            // Dropping the inner stream here is what closes its connection.
+            // Dropping the inner stream closes its connection.
             Some(Err(_)) | None => self.records = None,
         }
         Poll::Ready(item)
     }
 }
 
-/// Some bytes of a log, see [`Container::raw_logs`](crate::Container::raw_logs).
+/// A part of a log, see [`Container::raw_logs`](crate::Container::raw_logs).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RawLog {
-    /// Where they were written.
+    /// Stream to which the bytes were written.
     pub stream: LogStream,
-    /// The bytes as they were written, line ends included. They may begin and end within a line.
+    /// The bytes, including line ends. They may begin and end within a line.
     pub bytes: Bytes,
 }
 
-/// A log without its times. It ends after the last byte, or after the first error. Dropping it
-/// closes its connection.
+/// A log without timestamps. The stream ends after the last byte, or after the first error.
+/// Dropping it closes its connection.
 pub type RawLogs = Pin<Box<dyn Stream<Item = Result<RawLog>> + Send>>;
 
-struct Untimed(LogReader);
+struct RawReader(LogReader);
 
-impl Stream for Untimed {
+impl Stream for RawReader {
     type Item = Result<RawLog>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -281,10 +286,10 @@ impl fmt::Debug for LogReader {
 mod tests {
     use super::*;
 
-    /// Has a record whenever it is asked.
-    struct Endless(u64);
+    /// A stream that is always ready.
+    struct AlwaysReady(u64);
 
-    impl Stream for Endless {
+    impl Stream for AlwaysReady {
         type Item = Result<LogRecord>;
 
         fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -300,8 +305,8 @@ mod tests {
     }
 
     #[test]
-    fn reader_that_always_has_a_record_lets_others_run() {
-        let mut reader = Box::pin(LogReader::new(Endless(0), None));
+    fn reader_yields_when_always_ready() {
+        let mut reader = Box::pin(LogReader::new(AlwaysReady(0), None));
         let mut cx = Context::from_waker(std::task::Waker::noop());
         let (mut pauses, mut records) = (0, 0);
         for _ in 0..1000 {
@@ -318,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn stored_cursor_is_read_across_versions() {
+    fn cursor_without_unfinished_line_is_compatible_with_old_form() {
         let old = r#"{"time":{"secs_since_epoch":5,"nanos_since_epoch":7},"records":2}"#;
         let cursor: LogCursor = serde_json::from_str(old).unwrap();
         let time = SystemTime::UNIX_EPOCH + std::time::Duration::new(5, 7);

@@ -1,64 +1,64 @@
-//! What each kind of text and number in a spec may be, whatever the engine.
+//! Engine-independent rules for the strings and numbers of a spec.
 
 use std::collections::BTreeMap;
 
 use crate::{Error, LABEL_PREFIX, NVIDIA_VISIBLE_DEVICES, Result};
 
-/// The longest argument, or variable with its name, in bytes: Linux takes 128 KiB with the byte that
-/// ends it (`MAX_ARG_STRLEN`).
-const WORD_MAX: usize = (128 << 10) - 1;
+/// Maximum size in bytes of an argument, or of a variable with its name. Linux accepts 128 KiB
+/// including the final NUL (`MAX_ARG_STRLEN`).
+const ARGUMENT_SIZE_MAX: usize = (128 << 10) - 1;
 
-/// The size of the command, the arguments and the environment together. Linux takes a quarter of the
-/// limit on the stack, which is 2 MiB by default, but an object of Kubernetes has to fit into etcd's
-/// request of 1.5 MiB with all else that is in it.
-const WORDS_MAX: usize = 512 << 10;
+/// Maximum total size in bytes of the command, the arguments and the environment. Linux accepts a
+/// quarter of the stack limit, which is 2 MiB by default, but a Kubernetes object has to fit into
+/// etcd's request limit of 1.5 MiB with all its other fields.
+const PROCESS_SIZE_MAX: usize = 512 << 10;
 
-/// The size of all labels together, in bytes of JSON. Kubernetes takes 262,144 bytes of annotations,
-/// which hold the labels and more; containerd sends no list that is longer than 16 MiB, in which each
-/// container has its labels.
-const LABELS_MAX: usize = 64 << 10;
+/// Maximum total size of the labels in bytes of JSON. Kubernetes accepts 262,144 bytes of
+/// annotations, which contain the labels and more; containerd sends no list response over 16 MiB,
+/// which contains the labels of every container.
+const LABELS_SIZE_MAX: usize = 64 << 10;
 
-/// The longest path, without the byte that ends it (`PATH_MAX`).
+/// Maximum length of a path in bytes, without the final NUL (`PATH_MAX`).
 const PATH_LENGTH_MAX: usize = 4095;
 
-/// Checks the sizes of what the kernel gets to start a process.
-pub(super) fn check_words_size(
+/// Checks the size of the command, the arguments and the environment.
+pub(super) fn check_process_size(
     command: Option<&[String]>,
     arguments: Option<&[String]>,
     env: &BTreeMap<String, String>,
 ) -> Result<()> {
     let mut total = 0_usize;
     let mut add = |field: String, size: usize| {
-        if size > WORD_MAX {
-            let why = format!("{size} bytes are more than the maximum of {WORD_MAX}");
-            return Err(Error::invalid(field, why));
+        if size > ARGUMENT_SIZE_MAX {
+            let message = format!("{size} bytes exceed the maximum of {ARGUMENT_SIZE_MAX} bytes");
+            return Err(Error::invalid(field, message));
         }
-        // With the byte that ends it, and a pointer to it.
+        // Includes the final NUL and a pointer.
         total += size + 9;
-        if total > WORDS_MAX {
-            let why =
-                format!("command, arguments and env are more than {WORDS_MAX} bytes together");
-            return Err(Error::invalid(field, why));
+        if total > PROCESS_SIZE_MAX {
+            let message =
+                format!("command, arguments and env exceed {PROCESS_SIZE_MAX} bytes in total");
+            return Err(Error::invalid(field, message));
         }
         Ok(())
     };
     for (field, words) in [("command", command), ("arguments", arguments)] {
-        for (at, word) in words.unwrap_or_default().iter().enumerate() {
-            add(format!("{field}[{at}]"), word.len())?;
+        for (index, word) in words.unwrap_or_default().iter().enumerate() {
+            add(format!("{field}[{index}]"), word.len())?;
         }
     }
     for (name, value) in env {
-        add(format!("env[{:?}]", in_short(name)), name.len() + 1 + value.len())?;
+        add(format!("env[{:?}]", truncate_name(name)), name.len() + 1 + value.len())?;
     }
     Ok(())
 }
 
-/// Returns the beginning of a name, for an error.
-pub(super) fn in_short(name: &str) -> &str {
-    name.char_indices().nth(64).map_or(name, |(at, _)| &name[..at])
+/// Returns the first 64 characters of a name, for an error message.
+pub(super) fn truncate_name(name: &str) -> &str {
+    name.char_indices().nth(64).map_or(name, |(index, _)| &name[..index])
 }
 
-/// Returns the length of a text in JSON, with its quotes.
+/// Returns the length in bytes of a string in JSON, including its quotes.
 fn json_length(text: &str) -> usize {
     let each = |c: char| match c {
         '"' | '\\' | '\u{8}' | '\t' | '\n' | '\u{c}' | '\r' => 2,
@@ -68,12 +68,15 @@ fn json_length(text: &str) -> usize {
     2 + text.chars().map(each).sum::<usize>()
 }
 
-/// Every engine counts bytes in a signed 64 bit number.
-pub(super) fn check_signed(field: &str, bytes: u64) -> Result<()> {
+/// Checks that a size fits into `i64`, because every engine uses that type.
+pub(super) fn check_fits_i64(field: &str, bytes: u64) -> Result<()> {
     if i64::try_from(bytes).is_ok() {
         Ok(())
     } else {
-        Err(Error::invalid(field, format!("{bytes} is more than {} bytes", i64::MAX)))
+        Err(Error::invalid(
+            field,
+            format!("{bytes} bytes exceed the maximum of {} bytes", i64::MAX),
+        ))
     }
 }
 
@@ -84,27 +87,28 @@ pub(super) fn check_no_nul(field: &str, text: &str) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn check_words(field: &str, words: Option<&[String]>) -> Result<()> {
-    for (at, word) in words.unwrap_or_default().iter().enumerate() {
-        check_no_nul(&format!("{field}[{at}]"), word)?;
+pub(super) fn check_list(field: &str, words: Option<&[String]>) -> Result<()> {
+    for (index, word) in words.unwrap_or_default().iter().enumerate() {
+        check_no_nul(&format!("{field}[{index}]"), word)?;
     }
     Ok(())
 }
 
 pub(super) fn check_variable(field: &str, name: &str, value: &str) -> Result<()> {
     if name.is_empty() || name.contains('=') {
-        return Err(Error::invalid(field, "a name is not empty and has no '='"));
+        return Err(Error::invalid(field, "a name must not be empty or contain '='"));
     }
     check_no_nul(field, name)?;
     check_no_nul(field, value)?;
     if name == NVIDIA_VISIBLE_DEVICES {
-        return Err(Error::invalid(field, "is set by this library: ask for gpus instead"));
+        return Err(Error::invalid(field, "is set by this library; set gpus instead"));
     }
     Ok(())
 }
 
-/// Reports whether every version of Kubernetes takes this name of a variable: up to 1.29 all of them
-/// require `[-._a-zA-Z][-._a-zA-Z0-9]*` (apimachinery, `IsEnvVarName`), later ones by default not.
+/// Returns `true` if every version of Kubernetes accepts this variable name. Versions up to 1.29
+/// require `[-._a-zA-Z][-._a-zA-Z0-9]*` (apimachinery, `IsEnvVarName`); later ones do not by
+/// default.
 pub(super) fn is_kubernetes_name(name: &str) -> bool {
     let is_part = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
     !name.starts_with(|c: char| c.is_ascii_digit())
@@ -116,15 +120,15 @@ pub(super) fn is_kubernetes_name(name: &str) -> bool {
 pub(super) fn check_labels(labels: &BTreeMap<String, String>) -> Result<()> {
     let mut total = 0;
     for (key, value) in labels {
-        let field = format!("labels[{:?}]", in_short(key));
-        // With the colon and the comma.
+        let field = format!("labels[{:?}]", truncate_name(key));
+        // Includes the colon and the comma.
         total += json_length(key) + json_length(value) + 2;
-        if total > LABELS_MAX {
-            let why = format!("all labels are more than {LABELS_MAX} bytes together, as JSON");
-            return Err(Error::invalid(field, why));
+        if total > LABELS_SIZE_MAX {
+            let message = format!("the labels exceed {LABELS_SIZE_MAX} bytes of JSON in total");
+            return Err(Error::invalid(field, message));
         }
         if key.is_empty() {
-            return Err(Error::invalid(field, "a key is not empty"));
+            return Err(Error::invalid(field, "a key must not be empty"));
         }
         check_no_nul(&field, key)?;
         check_no_nul(&field, value)?;
@@ -138,36 +142,39 @@ pub(super) fn check_labels(labels: &BTreeMap<String, String>) -> Result<()> {
 pub(super) fn check_absolute(field: &str, path: &str) -> Result<()> {
     check_no_nul(field, path)?;
     if path.len() > PATH_LENGTH_MAX {
-        let why = format!("a path of {} bytes is longer than {PATH_LENGTH_MAX}", path.len());
-        return Err(Error::invalid(field, why));
+        let message = format!(
+            "a path of {} bytes exceeds the maximum of {PATH_LENGTH_MAX} bytes",
+            path.len()
+        );
+        return Err(Error::invalid(field, message));
     }
     if !path.starts_with('/') {
         return Err(Error::invalid(field, format!("{path:?} is not an absolute path")));
     }
     if path.split('/').any(|part| part == "..") {
-        return Err(Error::invalid(field, format!("{path:?} has '..' in it")));
+        return Err(Error::invalid(field, format!("{path:?} contains '..'")));
     }
     Ok(())
 }
 
-/// Whether `account` is a name and not a number.
+/// Returns `true` if `account` is a name, `false` if it is a number.
 pub(super) fn check_account(field: &str, account: &str) -> Result<bool> {
-    let number = account.bytes().all(|b| b.is_ascii_digit());
-    let bad = account.is_empty()
+    let is_number = account.bytes().all(|b| b.is_ascii_digit());
+    let is_invalid = account.is_empty()
         || account.contains([':', '\0', '/', '\n'])
-        || (number && account.parse::<u32>().is_ok_and(|id| i32::try_from(id).is_err()))
-        || (number && account.parse::<u32>().is_err());
-    if bad {
+        || (is_number && account.parse::<u32>().is_ok_and(|id| i32::try_from(id).is_err()))
+        || (is_number && account.parse::<u32>().is_err());
+    if is_invalid {
         return Err(Error::invalid(
             field,
             format!("{account:?} is neither a name nor a number up to {}", i32::MAX),
         ));
     }
-    Ok(!number)
+    Ok(!is_number)
 }
 
 pub(super) fn check_hostname(hostname: &str) -> Result<()> {
-    let good = !hostname.is_empty()
+    let is_valid = !hostname.is_empty()
         && hostname.len() <= 63
         && hostname.split('.').all(|label| {
             !label.is_empty()
@@ -175,7 +182,7 @@ pub(super) fn check_hostname(hostname: &str) -> Result<()> {
                 && !label.ends_with('-')
                 && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
         });
-    if good {
+    if is_valid {
         Ok(())
     } else {
         Err(Error::invalid(
