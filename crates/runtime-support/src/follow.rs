@@ -1,9 +1,9 @@
-//! Reads a log to its end and over lost connections, from a source that can only be opened again.
+//! Log readers that resume after a lost connection.
 //!
-//! An engine gives a log as [`Chunk`]s from some time on, and can be cut off at any of them. The
-//! reader here remembers the place of the last chunk that it took, opens the source again a little
-//! before that, and passes over what it has had. The lines that were unfinished at the cut go on:
-//! their beginnings are kept.
+//! An engine returns a log as [`Chunk`]s from a given time on, and any chunk may be the last before
+//! the connection is lost. The reader stores the position of the last chunk, opens the source again
+//! slightly before that position, and skips the chunks that it has already read. Lines that were
+//! unfinished at the loss are kept and completed.
 
 mod cursor;
 mod place;
@@ -30,12 +30,12 @@ use runtime_core::{
 pub use self::cursor::{CursorSearch, Given};
 pub use self::removal::UntilRemoved;
 
-/// How far apart the times of two chunks may be that stand in a log in the wrong order. The
-/// streams of a container are stamped before they take their turn at the log.
-const SKEW: Duration = Duration::from_secs(2);
+/// Maximum time by which chunks of a log may be out of order, because the streams of a container
+/// are timestamped before they are serialised into one log.
+const TIME_SKEW_MAX: Duration = Duration::from_secs(2);
 
-/// A chunk of a terminal's log as the terminal wrote it: with a carriage return before the line end,
-/// which containerd leaves out of its log files.
+/// Restores the carriage return before the line end of a chunk from a terminal. containerd omits it
+/// from its log files.
 #[must_use]
 pub fn with_carriage_return(chunk: Chunk) -> Chunk {
     match chunk.bytes.strip_suffix(b"\n") {
@@ -49,131 +49,134 @@ pub fn with_carriage_return(chunk: Chunk) -> Chunk {
     }
 }
 
-/// One container's log.
+/// The log of one container.
 ///
-/// Chunks stand in a log in the order in which the engine received them; those of one stream have
-/// times that do not decrease. Opened twice with the same [`OpenLog::since`], it gives the same
-/// chunks in the same order, but for what was rotated away meanwhile and what is new.
+/// Chunks are in the order in which the engine received them; the times within one stream do not
+/// decrease. Two opens with the same [`OpenLog::since`] return the same chunks in the same order,
+/// except for chunks that were rotated away or written in between.
 #[async_trait]
 pub trait LogSource: Send + Sync + 'static {
-    /// The chunks of one open. The stream ends at the end of the log as it is, or goes on with
-    /// [`OpenLog::follow`]; an end before that is an error, a retryable one if opening again can
-    /// mend it.
+    /// Chunks of one open. The stream ends at the current end of the log, or continues with
+    /// [`OpenLog::follow`]. A premature end is an error, which is retryable if a new open can
+    /// succeed.
     type Chunks: Stream<Item = Result<Chunk>> + Send + Unpin + 'static;
 
-    /// Opens the log. Its deadline is the source's own.
+    /// Opens the log. The source applies its own deadline.
     async fn open(&self, from: OpenLog) -> Result<Self::Chunks>;
 
-    /// Where the container is in its life.
+    /// Returns the state of the container.
     async fn status(&self) -> Result<ContainerStatus>;
 
-    /// Completes when the container has ended, as cheaply as the backend can: one connection may
-    /// serve any number of these. An error means that it cannot be known this way.
+    /// Completes when the container has ended. The implementation should be cheap: one connection
+    /// may serve any number of these futures. An error means that the end cannot be observed this
+    /// way.
     async fn ended(&self) -> Result<()>;
 
-    /// Returns whether a removal has ended the container, of which it is known that it has ended.
+    /// Returns `true` if a removal ended the container. Called only for a container that has ended.
     async fn ended_by_removal(&self) -> bool {
         false
     }
 
-    /// Whether [`OpenLog::follow`] is honoured. If not, each open ends at the end of the log as it
-    /// is, and a reader that follows reads the log in turns.
+    /// Returns `true` if [`OpenLog::follow`] is supported. Otherwise each open ends at the current
+    /// end of the log, and a follower polls the log in turns.
     fn follows(&self) -> bool {
         true
     }
 
-    /// Completes when a log that is read in turns may have more than the last turn gave, and after
-    /// some time at the latest.
+    /// Completes when a log that is polled may have new chunks since the last turn, and after a
+    /// bounded time in any case.
     async fn changed(&self, last: Turn) {
         tokio::time::sleep(last.pause()).await;
     }
 
-    /// From when on the log has to be opened so that each line with a first chunk of `time` or
-    /// later comes whole, and no other line comes without its head. `None` is from the start.
+    /// Returns the time from which the log has to be opened so that each line whose first chunk has
+    /// `time` or later is complete, and every other line includes its beginning. `None` means the
+    /// start of the log.
     fn open_since(&self, time: SystemTime) -> Option<SystemTime>;
 
-    /// How long an open log stands still before a follower of a container that has ended takes it for
-    /// read, and reads the rest anew. An engine ends it by itself, some sooner than others.
+    /// Returns the time after which a follower of an ended container treats an idle stream as
+    /// exhausted and reads the rest with a new open. Engines end the stream by themselves, with
+    /// different delays.
     fn drained(&self) -> Duration {
         Duration::from_secs(1)
     }
 
-    /// The unit of the times that the engine gives.
+    /// Returns the resolution of the engine's timestamps.
     fn resolution(&self) -> Duration {
         Duration::from_nanos(1)
     }
 
-    /// Whether [`OpenLog::tail`] is honoured. That takes an engine whose chunks of one line all
-    /// carry the time of the first.
+    /// Returns `true` if [`OpenLog::tail`] is supported. This requires that all chunks of a line
+    /// have the time of the first.
     fn has_tail(&self) -> bool {
         false
     }
 
-    /// Whether [`OpenLog::tail`] is honoured, but counts the lines of the log's file, several of which
-    /// can be one chunk. The last chunks are then not cut off by a time as well.
+    /// Returns `true` if [`OpenLog::tail`] is supported but counts lines of the log file, several
+    /// of which may form one chunk. The last chunks are then not limited by a time as well.
     fn has_line_tail(&self) -> bool {
         false
     }
 
-    /// Whether a log that is read without [`OpenLog::follow`] is opened again when a retryable error
-    /// has cut it off, as long as each open returns more of it. Otherwise the error ends the log.
+    /// Returns `true` if a log without [`OpenLog::follow`] is opened again after a retryable error,
+    /// as long as each open returns more chunks. Otherwise the error ends the log.
     fn resumes(&self) -> bool {
         false
     }
 
-    /// What a reader ends with when the log goes on after `after`, where it stood, and has no
-    /// longer what stood there: the engine has thrown it away, and lines after it may have gone
-    /// with it. `None` has the reader go on with what is there, for a source that finds out by
-    /// itself whether lines are lost.
+    /// Returns the error with which a reader ends if the log continues after `after`, the reader's
+    /// position, but the engine has discarded the chunk at that position and possibly later ones.
+    /// With `None` the reader continues with the remaining chunks, for a source that detects lost
+    /// lines itself.
     fn thrown_away(&self, after: SystemTime) -> Option<Error> {
         let _ = after;
         None
     }
 }
 
-/// What one turn of a log gave that is read in turns.
+/// Result of one turn of a log that is polled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Turn {
-    /// How many chunks were new.
+    /// Number of new chunks.
     pub new: u64,
-    /// How many turns in a row, with this one, had nothing new.
+    /// Number of consecutive turns without new chunks, including this one.
     pub dry: u32,
 }
 
-/// A turn with so many new chunks is followed by the next one at once: the engine may be about to
-/// throw away what was not read yet.
-const BUSY_TURN: u64 = 256;
+/// A turn with at least this number of new chunks is followed by the next without a pause, because
+/// the engine may be about to discard unread chunks.
+const BUSY_TURN_CHUNKS: u64 = 256;
 
 impl Turn {
-    /// Returns a pause before the next turn, of up to a second: the longer, the longer there was
-    /// nothing new.
+    /// Returns the pause before the next turn, at most 1 s. The pause grows with the number of
+    /// turns without new chunks.
     #[must_use]
     pub fn pause(self) -> Duration {
-        if self.new >= BUSY_TURN {
+        if self.new >= BUSY_TURN_CHUNKS {
             return Duration::ZERO;
         }
         Duration::from_millis(50 << self.dry.min(5)).min(Duration::from_secs(1))
     }
 }
 
-/// How to open a [`LogSource`].
+/// Options for opening a [`LogSource`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct OpenLog {
-    /// Only chunks of this time or later.
+    /// Returns only chunks with this time or later.
     pub since: Option<SystemTime>,
-    /// Only the last so many of the chunks that are there.
+    /// Returns only this number of the last existing chunks.
     pub tail: Option<u64>,
-    /// Whether to go on when the end is reached.
+    /// Continues at the end of the log.
     pub follow: bool,
 }
 
-/// Opens a log and gives its records.
+/// Opens a log and returns a reader of its records.
 ///
-/// A line that is unfinished when the end of the log is reached is given only if the container has
-/// ended: until then it is no record yet, and a cursor could not stand in its middle.
+/// An unfinished line at the end of the log is returned only if the container has ended. Before
+/// that, the line is not a record, because a cursor cannot point into a line.
 ///
 /// # Errors
-/// Those of [`LogOptions::check`] and of the first open.
+/// The errors of [`LogOptions::check`] and of the first open.
 pub async fn read_log<S: LogSource>(source: S, options: LogOptions) -> Result<LogReader> {
     options.check()?;
     let after = options.after;
@@ -191,7 +194,7 @@ pub async fn read_log<S: LogSource>(source: S, options: LogOptions) -> Result<Lo
     Ok(reader.after_those_left_out(left_out))
 }
 
-/// Returns whether the container of a log that has ended was removed, or is being removed by this
+/// Returns `true` if the container of an ended log was removed, or is being removed by this
 /// process.
 async fn was_removed<S: LogSource>(source: &S) -> bool {
     match source.status().await {

@@ -1,72 +1,72 @@
-//! The search for the place of a cursor in a log that is read again.
+//! Search for the position of a cursor in a log.
 
 use std::time::SystemTime;
 
 use runtime_core::{LogCursor, LogRecord, LogStream, UnfinishedLine};
 
-/// Decides which records of a log were returned before a [`LogCursor`] was taken.
+/// Decides which records of a log were returned before a [`LogCursor`] was created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CursorSearch {
     time: SystemTime,
-    /// How many records of that time are still to be passed over.
+    /// Number of records with that time that remain to be skipped.
     left: u64,
-    /// How many records of that time were passed over, by stream.
+    /// Number of records with that time that were skipped, by stream.
     counted: [u64; 4],
-    /// The line that was overtaken when the cursor was taken, and how many records of its time are
-    /// still to be passed over.
+    /// The line that was overtaken when the cursor was created, with the number of its records that
+    /// remain to be skipped.
     unfinished: Option<UnfinishedLine>,
-    /// The stream of a line that began before the place and is finished only after it in this
-    /// reading. It was returned as a whole.
+    /// Stream of a line that began before the position and, in this read, ends after it. The whole
+    /// line was already returned.
     rest: Option<LogStream>,
 }
 
-/// Whether a record was returned before the cursor was taken.
+/// Relation of a record to the cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Given {
-    /// It was.
+    /// The record was returned before the cursor was created.
     Yes,
-    /// It was not.
+    /// The record was not returned before.
     No,
-    /// It is later than the place, which was not found yet. It was returned if the place is found
-    /// behind it.
+    /// The record is later than the position, which has not been found yet. The record was returned
+    /// before if the position is found after it.
     Unclear,
 }
 
 impl CursorSearch {
-    /// A search for this place.
+    /// Creates a search for a cursor.
     #[must_use]
     pub const fn new(cursor: LogCursor) -> Self {
         let LogCursor { time, records, unfinished } = cursor;
         Self { time, left: records, counted: [0; 4], unfinished, rest: None }
     }
 
-    /// The time of the last record before the place.
+    /// Returns the time of the last record before the cursor.
     #[must_use]
     pub const fn time(&self) -> SystemTime {
         self.time
     }
 
-    /// The time from which on the log has to be read to find the place of this cursor.
+    /// Returns the time from which the log has to be read to find the cursor.
     #[must_use]
     pub fn begin(cursor: LogCursor) -> SystemTime {
         let line = cursor.unfinished.map(|line| line.time);
         line.map_or(cursor.time, |time| time.min(cursor.time))
     }
 
-    /// Whether the place was not found yet, and no line was overtaken there. Until it is found, the
-    /// records have to come in the order in which their lines began.
+    /// Returns `true` until the position is found, if no line was overtaken at the cursor. During
+    /// that time, records have to be in the order in which their lines began.
     #[must_use]
     pub const fn needs_order(&self) -> bool {
         self.left > 0 && self.unfinished.is_none()
     }
 
-    /// Whether the last record before the place was found.
+    /// Returns `true` if the last record before the cursor was found.
     #[must_use]
     pub const fn is_found(&self) -> bool {
         self.left == 0
     }
 
-    /// Looks at the next record of the log, in the order of a
+    /// Checks the next record of the log, in the order of a
     /// [`LineJoiner`](runtime_core::LineJoiner).
     pub fn look(&mut self, record: &mut LogRecord) -> Given {
         if let Some(line) = &mut self.unfinished
@@ -89,7 +89,7 @@ impl CursorSearch {
             return Given::Yes;
         }
         if self.left == 0 {
-            // The next cursor must not name a line that was returned.
+            // The next cursor must not name a line that was already returned.
             if record.unfinished.is_some_and(|line| Some(line.stream) == self.rest) {
                 record.unfinished = None;
             }
@@ -99,7 +99,7 @@ impl CursorSearch {
             && line.time == self.time
             && (record.time != self.time || self.left == 1)
         {
-            // It overtakes the line of the place, so it comes after the place.
+            // The record overtakes the line of the cursor, so it is after the cursor.
             line.records = self.counted[line.stream as usize] + self.left;
             self.unfinished = Some(UnfinishedLine { records: self.left, ..*line });
             self.left = 0;

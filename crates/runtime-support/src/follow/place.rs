@@ -1,17 +1,17 @@
-//! The place in a log that was reached, to the chunk.
+//! Position of a reader in a log, at the resolution of chunks.
 
 use std::time::SystemTime;
 
 use runtime_core::{Chunk, LogStream};
 
-use super::SKEW;
+use super::TIME_SKEW_MAX;
 
-/// What has been taken of a log.
+/// Position after the chunks that were read.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Place {
-    /// For each stream, the time of its last chunk and how many chunks of that time there were.
+pub(super) struct LogPosition {
+    /// Time of the last chunk of each stream, and the number of chunks with that time.
     runs: [Option<Run>; 4],
-    /// For each stream, the time of the first chunk of the line that is unfinished.
+    /// Time of the first chunk of each stream's unfinished line.
     heads: [Option<SystemTime>; 4],
     last: Option<LogStream>,
     newest: Option<SystemTime>,
@@ -21,18 +21,18 @@ pub(super) struct Place {
 struct Run {
     time: SystemTime,
     chunks: u64,
-    /// Whether chunks of the same time may stand before those that were counted.
+    /// `true` if chunks with the same time may precede the counted ones.
     cut: bool,
-    /// Whether the last chunk ends a line.
+    /// `true` if the last chunk ends a line.
     ends_line: bool,
-    /// The time of the chunk of the stream before them.
+    /// Time of the preceding chunk of the stream.
     before: Option<SystemTime>,
 }
 
-impl Place {
-    /// Takes the next chunk. `first_may_be_cut` says that the first chunks of the log were left
-    /// out by their number, and not by their time.
-    pub(super) fn take(&mut self, chunk: &Chunk, first_may_be_cut: bool) {
+impl LogPosition {
+    /// Advances the position by a chunk. `first_may_be_cut` is `true` if the open limited the
+    /// number of chunks instead of their time, so that chunks before the first may be missing.
+    pub(super) fn advance(&mut self, chunk: &Chunk, first_may_be_cut: bool) {
         let slot = chunk.stream as usize;
         match &mut self.runs[slot] {
             Some(run) if run.time == chunk.time => {
@@ -54,38 +54,39 @@ impl Place {
         self.newest = self.newest.max(Some(chunk.time));
     }
 
-    /// Whether the place can be found again.
+    /// Returns `true` if the position can be found again.
     pub(super) fn is_certain(&self) -> bool {
         self.last_run().is_none_or(|(_, run)| !run.cut)
     }
 
-    /// From when on the log has to be opened to go on here; `None` when nothing was taken.
+    /// Returns the time from which the log has to be opened to resume here, or `None` if no chunk
+    /// was read.
     ///
-    /// It reaches back over the [`SKEW`], and to the first chunks of unfinished lines, because an
+    /// The time includes [`TIME_SKEW_MAX`] and the first chunks of unfinished lines, because an
     /// engine may give the rest of a line the time of its beginning.
     pub(super) fn since(&self) -> Option<SystemTime> {
         let (_, run) = self.last_run()?;
         let newest = self.newest?;
-        let before = newest.checked_sub(SKEW).unwrap_or(SystemTime::UNIX_EPOCH);
+        let before = newest.checked_sub(TIME_SKEW_MAX).unwrap_or(SystemTime::UNIX_EPOCH);
         let run = run.before.into_iter().chain([run.time]);
         self.heads.iter().flatten().copied().chain([before]).chain(run).min()
     }
 
-    /// Passes over what was taken, in a log that is opened again. `by_number` says that only its
-    /// last chunks are asked for.
-    pub(super) fn skip(&self, by_number: bool) -> Skip {
+    /// Returns a filter for the chunks before the position, for a log that is opened again.
+    /// `by_number` is `true` if the open requests only the last chunks.
+    pub(super) fn filter(&self, by_number: bool) -> PositionFilter {
         match (self.last_run(), self.newest) {
-            (Some((stream, run)), Some(newest)) => Skip(Some(Until {
+            (Some((stream, run)), Some(newest)) => PositionFilter(Some(Target {
                 stream,
                 time: run.time,
                 chunks: run.chunks,
                 newest,
                 by_number,
                 before: false,
-                // One line, which is whole, is there or is not.
+                // A single complete line is either present or not.
                 has_before: run.before.is_some() && (run.chunks > 1 || !run.ends_line),
             })),
-            _ => Skip(None),
+            _ => PositionFilter(None),
         }
     }
 
@@ -95,71 +96,71 @@ impl Place {
     }
 }
 
-/// Passes over chunks until the last one that was taken.
+/// Filter for the chunks up to a position.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Skip(Option<Until>);
+pub(super) struct PositionFilter(Option<Target>);
 
 #[derive(Debug, Clone, Copy)]
-struct Until {
+struct Target {
     stream: LogStream,
     time: SystemTime,
     chunks: u64,
     newest: SystemTime,
     by_number: bool,
-    /// Whether a chunk of the stream was seen that is before those of that time.
+    /// `true` if an earlier chunk of the stream was seen.
     before: bool,
-    /// Whether there is one, which is missing only if the engine has thrown it away, and then
-    /// maybe the first chunks of that time with it.
+    /// `true` if an earlier chunk exists. If that chunk is missing, the engine has discarded it and
+    /// possibly the first chunks with the time of the position.
     has_before: bool,
 }
 
-/// Whether a chunk has been taken before.
+/// Relation of a chunk to the position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Seen {
-    Yes,
-    No,
-    /// It has not, and the last one that was taken, of this time, is no longer in the log.
-    Gone(SystemTime),
-    /// It cannot be told, because too few chunks were asked for.
+pub(super) enum ChunkRelation {
+    Read,
+    New,
+    /// The chunk is new, and the last chunk read, with this time, is no longer in the log.
+    PositionGone(SystemTime),
+    /// The relation cannot be determined because too few chunks were requested.
     Unclear,
 }
 
-impl Skip {
-    /// Whether a chunk has been taken before.
-    pub(super) fn look(&mut self, chunk: &Chunk) -> Seen {
-        let Some(until) = &mut self.0 else { return Seen::No };
-        if chunk.stream == until.stream && chunk.time == until.time {
-            if until.by_number && !until.before {
-                // There may be others of this time before it.
-                return Seen::Unclear;
+impl PositionFilter {
+    /// Checks if a chunk was already read.
+    pub(super) fn check(&mut self, chunk: &Chunk) -> ChunkRelation {
+        let Some(target) = &mut self.0 else { return ChunkRelation::New };
+        if chunk.stream == target.stream && chunk.time == target.time {
+            if target.by_number && !target.before {
+                // Other chunks with this time may precede the chunk.
+                return ChunkRelation::Unclear;
             }
-            if until.has_before && !until.before {
-                let time = until.time;
+            if target.has_before && !target.before {
+                let time = target.time;
                 self.0 = None;
-                return Seen::Gone(time);
+                return ChunkRelation::PositionGone(time);
             }
-            until.chunks -= 1;
-            if until.chunks == 0 {
+            target.chunks -= 1;
+            if target.chunks == 0 {
                 self.0 = None;
             }
-            return Seen::Yes;
+            return ChunkRelation::Read;
         }
-        until.before |= chunk.stream == until.stream;
-        if chunk.time <= until.newest {
-            return Seen::Yes;
+        target.before |= chunk.stream == target.stream;
+        if chunk.time <= target.newest {
+            return ChunkRelation::Read;
         }
-        // Newer than all that was taken.
-        if until.by_number {
-            return Seen::Unclear;
+        // The chunk is newer than all chunks read.
+        if target.by_number {
+            return ChunkRelation::Unclear;
         }
-        let time = until.time;
+        let time = target.time;
         self.0 = None;
-        Seen::Gone(time)
+        ChunkRelation::PositionGone(time)
     }
 
-    /// Whether the last chunk that was taken has come, where that is needed to be sure that
-    /// nothing is missing.
+    /// Returns `true` if no chunk can be missing: the position was found, or the open was not
+    /// limited by a number of chunks.
     pub(super) fn is_settled(&self) -> bool {
-        self.0.is_none_or(|until| !until.by_number)
+        self.0.is_none_or(|target| !target.by_number)
     }
 }

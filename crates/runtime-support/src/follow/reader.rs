@@ -1,4 +1,4 @@
-//! The reader itself.
+//! State machine of a log reader.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -15,82 +15,81 @@ use runtime_core::{
 use tokio::time::{Sleep, sleep};
 
 use super::cursor::CursorSearch;
-use super::place::{Place, Seen, Skip};
+use super::place::{ChunkRelation, LogPosition, PositionFilter};
 use super::reopen::{
-    End, Next, Until, ended_within, has_ended, read, reopen, reopen_now, the_rest,
+    EndWatch, OpenUntil, Transition, ended_within, has_ended, open_rest, read, reopen, reopen_now,
 };
-use super::seek::{Passed, Seek};
+use super::seek::{Seek, SeekResult};
 use super::tail::Tail;
-use super::{LogSource, OpenLog, SKEW, Turn};
+use super::{LogSource, OpenLog, TIME_SKEW_MAX, Turn};
 
-/// A log stands still for so long: then what is open gives no more.
-const QUIET: Duration = Duration::from_secs(1);
+/// Idle time after which the chunks of an open log are treated as complete.
+const IDLE_MAX: Duration = Duration::from_secs(1);
 
-/// How long lines wait for the end of a line of another stream.
+/// Maximum time that lines wait for an unfinished line of another stream.
 const HOLD_MAX: Duration = Duration::from_millis(500);
 
-/// A log of so many chunks is long.
-const LONG_LOG: u64 = 8192;
+/// Number of chunks from which a log counts as long.
+const LONG_LOG_CHUNKS: u64 = 8192;
 
-/// How many chunks of a long log are asked for to find the last one that was taken.
-const LOOK_BACK: u64 = 1024;
+/// Number of chunks of a long log that are requested to find the last chunk read.
+const LOOK_BACK_CHUNKS: u64 = 1024;
 
-/// How often a tail that was cut off is read again.
-const TAIL_RESUMES: u32 = 3;
+/// Maximum number of retries of a tail that was cut off.
+const TAIL_RETRIES_MAX: u32 = 3;
 
-/// The least and the most chunks that are asked for in a turn, to find the last one that was taken
-/// and all after it.
-const WINDOW: (u64, u64) = (64, 1 << 18);
+/// Minimum and maximum number of chunks that are requested in a turn to find the last chunk read
+/// and all later ones.
+const WINDOW_CHUNKS: (u64, u64) = (64, 1 << 18);
 
-/// How long the news of a container's end may lag behind the end of its log.
-const LAG: Duration = Duration::from_millis(50);
+/// Maximum delay transition the end of a log and the report of the container's end.
+const END_REPORT_LAG_MAX: Duration = Duration::from_millis(50);
 
 pub(super) struct Reader<S: LogSource> {
     source: Arc<S>,
     follow: bool,
     max_line: usize,
-    /// From when on the log was opened first. It is never opened for more than that.
+    /// Time from which the log was first opened. Later opens never use an earlier time.
     from: Option<SystemTime>,
     joiner: LineJoiner,
     seek: Seek,
     tail: Option<Tail>,
-    /// The place after the last record that the tail left out, once that is known.
+    /// Cursor after the last record that the tail omitted, set once the tail is complete.
     left_out: Arc<OnceLock<LogCursor>>,
-    place: Place,
-    skip: Skip,
-    /// How many chunks were taken.
+    position: LogPosition,
+    filter: PositionFilter,
+    /// Number of chunks read.
     taken: u64,
-    /// How many of them before this turn, of a log that is read in turns.
+    /// Value of `taken` before this turn, for a log that is polled.
     taken_before: u64,
-    /// What the last turn gave.
+    /// Result of the last turn.
     turn: Turn,
-    /// How many chunks are asked for in the next turn.
+    /// Number of chunks to request in the next turn.
     window: u64,
     backoff: Backoff,
-    session: Session<S>,
-    /// Records that come before those of the joiner.
+    state: ReaderState<S>,
+    /// Records to return before those of the joiner.
     ready: VecDeque<LogRecord>,
-    ended: Ended,
-    quiet: Option<Pin<Box<Sleep>>>,
-    /// Runs while lines wait for the end of a line of another stream.
+    ended: ContainerEnd,
+    idle: Option<Pin<Box<Sleep>>>,
+    /// Timer that runs while lines wait for an unfinished line of another stream.
     hold: Option<Pin<Box<Sleep>>>,
-    /// How many chunks had been taken when a log without follow was last cut off, and how often
-    /// that was.
-    resumed: (u64, u32),
+    /// Value of `taken` when a log without follow was last cut off, and the number of such cuts.
+    resume_attempts: (u64, u32),
 }
 
-enum Session<S: LogSource> {
-    Open(S::Chunks, Until),
-    Between(BoxFuture<'static, Next<S>>),
-    /// Nothing comes after what is ready but this.
-    Over(Option<Error>),
+enum ReaderState<S: LogSource> {
+    Open(S::Chunks, OpenUntil),
+    Pending(BoxFuture<'static, Transition<S>>),
+    /// The reader ends with this error, if any, after the records that are ready.
+    Done(Option<Error>),
 }
 
-/// What is known of the container's end.
-enum Ended {
+/// Information about the container's end.
+enum ContainerEnd {
     Unknown,
-    Watched(End),
-    /// It cannot be watched: it shows when the log ends.
+    Watched(EndWatch),
+    /// The end cannot be observed: it is determined from the end of the log.
     Unwatched,
     Yes,
 }
@@ -98,12 +97,12 @@ enum Ended {
 impl<S: LogSource> Reader<S> {
     pub(super) async fn open(source: Arc<S>, options: LogOptions) -> Result<Self> {
         let mut follow = options.follow == Follow::Yes;
-        let mut ended = Ended::Unknown;
+        let mut ended = ContainerEnd::Unknown;
         let from = match (options.since, options.after) {
             (Some(since), _) => source.open_since(since),
             (None, Some(after)) => {
                 let begin = CursorSearch::begin(after);
-                begin.checked_sub(SKEW).and_then(|time| source.open_since(time))
+                begin.checked_sub(TIME_SKEW_MAX).and_then(|time| source.open_since(time))
             }
             (None, None) => None,
         };
@@ -118,17 +117,17 @@ impl<S: LogSource> Reader<S> {
         });
         if tail.is_some() && follow && source.status().await? == ContainerStatus::Exited {
             follow = false;
-            ended = Ended::Yes;
+            ended = ContainerEnd::Yes;
         }
         let until = match (&tail, follow) {
-            (None, true) => Until::Follow,
-            _ if matches!(ended, Ended::Yes) => Until::End,
-            _ => Until::Now,
+            (None, true) => OpenUntil::Follow,
+            _ if matches!(ended, ContainerEnd::Yes) => OpenUntil::End,
+            _ => OpenUntil::Now,
         };
-        let tail_chunks = tail.as_ref().and_then(Tail::asked);
+        let tail_chunks = tail.as_ref().and_then(Tail::requested);
         let since = from.filter(|_| tail_chunks.is_none() || source.has_tail());
         let chunks = source
-            .open(OpenLog { since, tail: tail_chunks, follow: until == Until::Follow })
+            .open(OpenLog { since, tail: tail_chunks, follow: until == OpenUntil::Follow })
             .await?;
         Ok(Self {
             source,
@@ -139,47 +138,47 @@ impl<S: LogSource> Reader<S> {
             seek,
             tail,
             left_out: Arc::default(),
-            place: Place::default(),
-            skip: Skip::default(),
+            position: LogPosition::default(),
+            filter: PositionFilter::default(),
             taken: 0,
             taken_before: 0,
             turn: Turn::default(),
-            window: WINDOW.0,
+            window: WINDOW_CHUNKS.0,
             backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(1)),
-            session: Session::Open(chunks, until),
+            state: ReaderState::Open(chunks, until),
             ready: VecDeque::new(),
             ended,
-            quiet: None,
+            idle: None,
             hold: None,
-            resumed: (0, 0),
+            resume_attempts: (0, 0),
         })
     }
 
-    /// Where the place is told that is after the last record that was left out by the tail, before
-    /// the first record is given.
+    /// Returns the cell that holds the cursor after the last record omitted by the tail. The cell
+    /// is set before the first record is returned.
     pub(super) fn left_out(&self) -> Arc<OnceLock<LogCursor>> {
         Arc::clone(&self.left_out)
     }
 
-    fn take(&mut self, chunk: Chunk) {
-        self.quiet = None;
-        match self.skip.look(&chunk) {
-            Seen::Yes => return,
-            Seen::Unclear => return self.look_further_back(),
-            Seen::Gone(time) if self.is_lost(Some(time)) => return,
-            Seen::Gone(_) | Seen::No => {}
+    fn push_chunk(&mut self, chunk: Chunk) {
+        self.idle = None;
+        match self.filter.check(&chunk) {
+            ChunkRelation::Read => return,
+            ChunkRelation::Unclear => return self.look_further_back(),
+            ChunkRelation::PositionGone(time) if self.is_lost(Some(time)) => return,
+            ChunkRelation::PositionGone(_) | ChunkRelation::New => {}
         }
         self.backoff.reset();
         self.taken += 1;
-        let by_chunks = self.tail.as_ref().is_some_and(|tail| tail.asked().is_some());
-        self.place.take(&chunk, by_chunks);
+        let by_chunks = self.tail.as_ref().is_some_and(|tail| tail.requested().is_some());
+        self.position.advance(&chunk, by_chunks);
         if let Some(tail) = &mut self.tail {
-            tail.look(&chunk);
+            tail.observe(&chunk);
         }
         self.joiner.push(chunk);
     }
 
-    /// The next record that is wanted, of those that are there.
+    /// Returns the next wanted record among the available ones.
     fn pop(&mut self) -> Option<LogRecord> {
         loop {
             if let Some(record) = self.ready.pop_front() {
@@ -187,60 +186,63 @@ impl<S: LogSource> Reader<S> {
             }
             let record = self.joiner.pop()?;
             match self.seek.pass(record) {
-                Passed::Wanted(record) => match &mut self.tail {
+                SeekResult::Wanted(record) => match &mut self.tail {
                     None => return Some(record),
-                    Some(tail) => tail.take(record),
+                    Some(tail) => tail.push(record),
                 },
-                Passed::TooFar if self.give_up() => return None,
-                Passed::TooFar | Passed::Over => {}
+                SeekResult::BeyondPosition if self.give_up() => return None,
+                SeekResult::BeyondPosition | SeekResult::Skipped => {}
             }
         }
     }
 
-    /// Looks for the place of the cursor no further. True if that ends the log.
+    /// Ends the search for the cursor. Returns `true` if that ends the log with an error.
     fn give_up(&mut self) -> bool {
-        let lost = self.is_lost(self.seek.gone());
+        let lost = self.is_lost(self.seek.missing_position());
         if !lost {
             self.ready.append(&mut self.seek.give_up());
         }
         lost
     }
 
-    /// Ends the log if the place of this time, that is no longer in it, is one that has to be.
-    fn is_lost(&mut self, gone: Option<SystemTime>) -> bool {
-        let Some(error) = gone.and_then(|time| self.source.thrown_away(time)) else { return false };
-        // What is there may be the rest of a line, and what waits for it.
+    /// Ends the log with an error if the source does not tolerate that the position with time
+    /// `missing_position` is no longer in the log.
+    fn is_lost(&mut self, missing_position: Option<SystemTime>) -> bool {
+        let Some(error) = missing_position.and_then(|time| self.source.thrown_away(time)) else {
+            return false;
+        };
+        // The joiner may hold the rest of a line, and lines that wait for it.
         self.joiner = LineJoiner::new(self.max_line);
-        self.session = Session::Over(Some(error));
+        self.state = ReaderState::Done(Some(error));
         true
     }
 
-    /// The open log has ended by itself.
-    fn end_of_log(&mut self, until: Until) {
+    /// Handles a regular end of the open log.
+    fn end_of_log(&mut self, until: OpenUntil) {
         match until {
-            Until::End if !self.skip.is_settled() => self.look_further_back(),
-            Until::End => self.settle(true),
-            Until::Now if !self.follow && !self.joiner.is_in_line() => self.settle(false),
-            Until::Now if !self.follow => {
+            OpenUntil::End if !self.filter.is_settled() => self.look_further_back(),
+            OpenUntil::End => self.finish_open(true),
+            OpenUntil::Now if !self.follow && !self.joiner.is_in_line() => self.finish_open(false),
+            OpenUntil::Now if !self.follow => {
                 let source = Arc::clone(&self.source);
-                self.between(async move { read(has_ended(&*source).await) });
+                self.transition(async move { read(has_ended(&*source).await) });
             }
-            Until::Now => self.settle(false),
-            Until::Follow if !self.source.follows() => self.next_turn(),
-            // Docker ends a followed log when the container has ended, and can be ahead of the
-            // last chunks of it. What is missing is only there for who asks again.
-            Until::Follow => {
-                let known = matches!(self.ended, Ended::Yes);
+            OpenUntil::Now => self.finish_open(false),
+            OpenUntil::Follow if !self.source.follows() => self.next_turn(),
+            // Docker ends a followed log when the container ends, possibly before its last chunks.
+            // The missing chunks are returned only by a new open.
+            OpenUntil::Follow => {
+                let known = matches!(self.ended, ContainerEnd::Yes);
                 let mut end = self.end();
                 let (source, open) = (Arc::clone(&self.source), self.next_open());
                 let backoff = self.backoff.clone();
-                self.between(async move {
-                    if known || ended_within(&mut end, LAG).await {
-                        return the_rest(&*source, open, backoff).await;
+                self.transition(async move {
+                    if known || ended_within(&mut end, END_REPORT_LAG_MAX).await {
+                        return open_rest(&*source, open, backoff).await;
                     }
                     match has_ended(&*source).await {
-                        Ok(true) => the_rest(&*source, open, backoff).await,
-                        Err(error) if !error.is_retryable() => Next::Failed(error),
+                        Ok(true) => open_rest(&*source, open, backoff).await,
+                        Err(error) if !error.is_retryable() => Transition::Failed(error),
                         Ok(false) | Err(_) => reopen(&*source, open, backoff, end).await,
                     }
                 });
@@ -248,32 +250,32 @@ impl<S: LogSource> Reader<S> {
         }
     }
 
-    /// The end of the container, which is watched from now on. `None` when it is known or cannot be
-    /// watched.
-    fn end(&mut self) -> Option<End> {
+    /// Starts to observe the end of the container. Returns `None` if the end is known or cannot be
+    /// observed.
+    fn end(&mut self) -> Option<EndWatch> {
         self.watch_end();
         match &self.ended {
-            Ended::Watched(end) => Some(end.clone()),
+            ContainerEnd::Watched(end) => Some(end.clone()),
             _ => None,
         }
     }
 
-    /// A turn has reached the end of a log that is read in turns.
+    /// Handles the end of a turn, for a log that is polled.
     fn next_turn(&mut self) {
-        if !self.skip.is_settled() {
+        if !self.filter.is_settled() {
             return self.look_further_back();
         }
         let new = self.taken - self.taken_before;
         self.taken_before = self.taken;
         self.turn = Turn { new, dry: if new == 0 { self.turn.dry.saturating_add(1) } else { 0 } };
         if new > 0 {
-            self.window = new.saturating_mul(2).clamp(WINDOW.0, WINDOW.1);
+            self.window = new.saturating_mul(2).clamp(WINDOW_CHUNKS.0, WINDOW_CHUNKS.1);
         }
         self.watch_end();
         let ended = match &self.ended {
-            Ended::Watched(watched) => Some(watched.clone()),
-            Ended::Yes => Some(std::future::ready(Ok(())).boxed().shared()),
-            Ended::Unknown | Ended::Unwatched => None,
+            ContainerEnd::Watched(watched) => Some(watched.clone()),
+            ContainerEnd::Yes => Some(std::future::ready(Ok(())).boxed().shared()),
+            ContainerEnd::Unknown | ContainerEnd::Unwatched => None,
         };
         let ended = async move {
             let known = match ended {
@@ -286,92 +288,98 @@ impl<S: LogSource> Reader<S> {
         };
         let (source, open, turn) = (Arc::clone(&self.source), self.next_open(), self.turn);
         let backoff = self.backoff.clone();
-        self.between(async move {
+        self.transition(async move {
             let next = tokio::select! {
                 biased;
-                () = ended => return the_rest(&*source, open, backoff).await,
+                () = ended => return open_rest(&*source, open, backoff).await,
                 () = source.changed(turn) => reopen_now(&*source, open, backoff, None).await,
             };
             match next {
-                // One that is gone has ended.
-                Next::Failed(error) if error.kind() == ErrorKind::NotFound => {
-                    Next::Read { ended: true }
+                // A container that does not exist has ended.
+                Transition::Failed(error) if error.kind() == ErrorKind::NotFound => {
+                    Transition::Read { ended: true }
                 }
                 next => next,
             }
         });
     }
 
-    /// Has the end of the container watched from now on.
+    /// Starts to observe the end of the container.
     fn watch_end(&mut self) {
-        if let Ended::Unknown = self.ended {
+        if let ContainerEnd::Unknown = self.ended {
             let source = Arc::clone(&self.source);
             let watched = async move { source.ended().await }.boxed();
-            self.ended = Ended::Watched(watched.shared());
+            self.ended = ContainerEnd::Watched(watched.shared());
         }
     }
 
-    /// The open log was cut off.
+    /// Handles a cut of the open log.
     fn cut_off(&mut self, error: Error) {
-        if !error.is_retryable() || !(self.follow || self.resumes()) {
-            self.session = Session::Over(Some(error));
+        if !error.is_retryable() || !(self.follow || self.may_resume()) {
+            self.state = ReaderState::Done(Some(error));
             return;
         }
-        tracing::debug!(%error, "a log was cut off and is opened again");
-        // A follower takes its tail from what was read: what is missing comes to it in any case. Read
-        // anew, the tail would be that of a later moment, without what was written meanwhile.
+        tracing::debug!(%error, "log stream was cut off; opening it again");
+        // A follower takes its tail from the chunks read, because it receives the missing ones
+        // later anyway. A tail that is read again would end at a later time, and would omit the
+        // records written in transition.
         if self.follow
             && let Some(tail) = &mut self.tail
         {
-            tail.cut_off();
-            if self.tail_is_known() && self.place.since().is_some() {
-                return self.settle(false);
+            tail.mark_cut_off();
+            if self.tail_is_known() && self.position.since().is_some() {
+                return self.finish_open(false);
             }
         }
-        self.go_on();
+        self.resume();
     }
 
-    /// Whether a log without follow that was cut off is opened again: each open has to return more of
-    /// it. A tail is read from its beginning each time, so that only the number of opens ends that.
-    fn resumes(&mut self) -> bool {
-        let (taken, opens) = self.resumed;
-        self.resumed = (self.taken, opens + 1);
-        self.source.resumes() && self.taken > taken && (self.tail.is_none() || opens < TAIL_RESUMES)
+    /// Returns `true` if a log without follow is opened again after a cut, which requires that each
+    /// open returns more chunks. A tail is read from its start each time, so it is limited by the
+    /// number of opens.
+    fn may_resume(&mut self) -> bool {
+        let (taken, opens) = self.resume_attempts;
+        self.resume_attempts = (self.taken, opens + 1);
+        self.source.resumes()
+            && self.taken > taken
+            && (self.tail.is_none() || opens < TAIL_RETRIES_MAX)
     }
 
-    /// Opens the log where it was left.
-    fn go_on(&mut self) {
+    /// Opens the log at the current position.
+    fn resume(&mut self) {
         let source = Arc::clone(&self.source);
         let mut backoff = self.backoff.clone();
-        // The delay is taken here too, so that failure after failure makes them longer.
+        // Advance the delay of the reader as well, so that repeated failures increase it.
         let _ = self.backoff.delay();
         if let Some(tail) = &mut self.tail {
             tail.restart(false);
-            self.forget();
+            self.reset_position();
             return self.open_tail(Some(backoff.delay()));
         }
         let open = self.next_open();
         if self.follow {
             let end = self.end();
-            self.between(async move { reopen(&*source, open, backoff, end).await });
+            self.transition(async move { reopen(&*source, open, backoff, end).await });
             return;
         }
-        let until = if let Ended::Yes = self.ended { Until::End } else { Until::Now };
-        self.between(async move {
+        let until =
+            if let ContainerEnd::Yes = self.ended { OpenUntil::End } else { OpenUntil::Now };
+        self.transition(async move {
             sleep(backoff.delay()).await;
             match source.open(OpenLog { follow: false, ..open }).await {
-                Ok(chunks) => Next::Open(chunks, until),
-                Err(error) => Next::Failed(error),
+                Ok(chunks) => Transition::Open(chunks, until),
+                Err(error) => Transition::Failed(error),
             }
         });
     }
 
-    /// All that there is was read; `ended` says whether that is all there will be.
-    fn settle(&mut self, ended: bool) {
+    /// Handles the end of the available chunks. `ended` is `true` if no more follow.
+    fn finish_open(&mut self, ended: bool) {
         if ended {
             self.joiner.finish();
         } else if !self.follow {
-            // What waits for an unfinished line is there, and that line is no record yet.
+            // Lines that wait for an unfinished line are complete; the unfinished line is not a
+            // record yet.
             self.joiner.let_pass();
         }
         let Some(mut tail) = self.tail.take() else {
@@ -379,18 +387,18 @@ impl<S: LogSource> Reader<S> {
             while let Some(record) = self.pop() {
                 last.push_back(record);
             }
-            // What was found to be lost has ended the log already.
-            if !matches!(self.session, Session::Over(_)) && !self.give_up() {
-                self.session = Session::Over(None);
+            // A lost position has already ended the log.
+            if !matches!(self.state, ReaderState::Done(_)) && !self.give_up() {
+                self.state = ReaderState::Done(None);
             }
             last.append(&mut self.ready);
             self.ready = last;
             return;
         };
         while let Some(record) = self.joiner.pop() {
-            // A tail goes with no cursor, so that nothing is held back.
-            if let Passed::Wanted(record) = self.seek.pass(record) {
-                tail.take(record);
+            // A tail cannot be combined with a cursor, so no record is held back.
+            if let SeekResult::Wanted(record) = self.seek.pass(record) {
+                tail.push(record);
             }
         }
         self.tail = Some(tail);
@@ -398,7 +406,7 @@ impl<S: LogSource> Reader<S> {
             if let Some(tail) = &mut self.tail {
                 tail.restart(true);
             }
-            self.forget();
+            self.reset_position();
             return self.open_tail(None);
         }
         let Some(tail) = self.tail.take() else { return };
@@ -407,16 +415,17 @@ impl<S: LogSource> Reader<S> {
         }
         self.ready = tail.into_records();
         if self.follow {
-            // Nothing has gone wrong, so there is nothing to wait for.
+            // No failure has occurred, so no delay is needed.
             let (source, open) = (Arc::clone(&self.source), self.next_open());
             let (backoff, end) = (self.backoff.clone(), self.end());
-            self.between(async move { reopen_now(&*source, open, backoff, end).await });
+            self.transition(async move { reopen_now(&*source, open, backoff, end).await });
         } else {
-            self.session = Session::Over(None);
+            self.state = ReaderState::Done(None);
         }
     }
 
-    /// Whether what was read has the wanted tail, and a follower can go on after it.
+    /// Returns `true` if the chunks read contain the wanted tail, and a follower can continue after
+    /// them.
     fn tail_is_known(&self) -> bool {
         let Some(tail) = &self.tail else { return false };
         if !tail.is_enough() {
@@ -425,80 +434,81 @@ impl<S: LogSource> Reader<S> {
         if !self.follow || tail.has_all() {
             return true;
         }
-        // What waits for the end of a line comes to the follower, and has to be whole too.
+        // A follower returns the waiting lines later; these have to be complete as well.
         let mut rest = self.joiner.clone();
         rest.finish();
         let mut rest = std::iter::from_fn(|| rest.pop());
-        self.place.is_certain() && rest.all(|record| tail.is_whole(&record))
+        self.position.is_certain() && rest.all(|record| tail.is_whole(&record))
     }
 
-    /// Begins with the tail once more.
-    fn forget(&mut self) {
+    /// Discards the position, to read the tail again.
+    fn reset_position(&mut self) {
         self.joiner = LineJoiner::new(self.max_line);
-        self.place = Place::default();
-        self.skip = Skip::default();
+        self.position = LogPosition::default();
+        self.filter = PositionFilter::default();
     }
 
     fn open_tail(&mut self, delay: Option<Duration>) {
         let source = Arc::clone(&self.source);
-        let tail = self.tail.as_ref().and_then(Tail::asked);
+        let tail = self.tail.as_ref().and_then(Tail::requested);
         let since = self.from.filter(|_| tail.is_none() || self.source.has_tail());
         let open = OpenLog { since, tail, follow: false };
         let follow = self.follow;
-        let until = if let Ended::Yes = self.ended { Until::End } else { Until::Now };
+        let until =
+            if let ContainerEnd::Yes = self.ended { OpenUntil::End } else { OpenUntil::Now };
         let mut backoff = self.backoff.clone();
-        self.between(async move {
+        self.transition(async move {
             let mut delay = delay;
             loop {
                 if let Some(delay) = delay {
                     sleep(delay).await;
                 }
                 match source.open(open).await {
-                    Ok(chunks) => return Next::Open(chunks, until),
+                    Ok(chunks) => return Transition::Open(chunks, until),
                     Err(error) if follow && error.is_retryable() => delay = Some(backoff.delay()),
-                    Err(error) => return Next::Failed(error),
+                    Err(error) => return Transition::Failed(error),
                 }
             }
         });
     }
 
-    /// How to open the log where it was left. An engine finds a time by reading all of the log, so
-    /// that of a long one the last chunks are tried first.
+    /// Returns options to open the log at the current position. An engine finds a time by reading
+    /// the whole log, so for a long log only the last chunks are requested first.
     fn next_open(&mut self) -> OpenLog {
         let (long, tail) = match self.source.follows() {
-            true => (LONG_LOG, LOOK_BACK),
-            false => (WINDOW.0 * 2, self.window),
+            true => (LONG_LOG_CHUNKS, LOOK_BACK_CHUNKS),
+            false => (WINDOW_CHUNKS.0 * 2, self.window),
         };
         let tail = (self.taken >= long && self.source.has_tail()).then_some(tail);
-        self.skip = self.place.skip(tail.is_some());
-        // Later than what was opened first: chunks before that were never counted.
-        OpenLog { since: self.place.since().max(self.from), tail, follow: true }
+        self.filter = self.position.filter(tail.is_some());
+        // Not earlier than the first open, because earlier chunks were never counted.
+        OpenLog { since: self.position.since().max(self.from), tail, follow: true }
     }
 
-    /// The last chunks were too few: opens the log where it was left by its time.
+    /// Opens the log by time, because the last chunks were not sufficient.
     fn look_further_back(&mut self) {
         let open = OpenLog { tail: None, ..self.next_open() };
-        self.skip = self.place.skip(false);
+        self.filter = self.position.filter(false);
         let (source, backoff) = (Arc::clone(&self.source), self.backoff.clone());
         let end = self.end();
-        self.between(async move { reopen_now(&*source, open, backoff, end).await });
+        self.transition(async move { reopen_now(&*source, open, backoff, end).await });
     }
 
-    fn between(&mut self, next: impl Future<Output = Next<S>> + Send + 'static) {
-        self.quiet = None;
-        self.session = Session::Between(Box::pin(next));
+    fn transition(&mut self, next: impl Future<Output = Transition<S>> + Send + 'static) {
+        self.idle = None;
+        self.state = ReaderState::Pending(Box::pin(next));
     }
 
-    fn enter(&mut self, next: Next<S>) {
+    fn apply(&mut self, next: Transition<S>) {
         match next {
-            Next::Open(chunks, until) => self.session = Session::Open(chunks, until),
-            Next::Read { ended } => self.settle(ended),
-            Next::Failed(error) => self.session = Session::Over(Some(error)),
+            Transition::Open(chunks, until) => self.state = ReaderState::Open(chunks, until),
+            Transition::Read { ended } => self.finish_open(ended),
+            Transition::Failed(error) => self.state = ReaderState::Done(Some(error)),
         }
     }
 
-    /// Lets lines that have waited for long overtake an unfinished one. Ready when there may be
-    /// records because of that.
+    /// Lets waiting lines overtake an unfinished one after [`HOLD_MAX`]. Ready if more records may
+    /// be available.
     fn poll_hold(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let waits = self.follow && self.tail.is_none() && !self.seek.needs_order();
         if !waits || !self.joiner.holds_back() {
@@ -512,29 +522,32 @@ impl<S: LogSource> Reader<S> {
         Poll::Ready(())
     }
 
-    /// The open log has nothing to give now. Ready when that changes what is to be done.
-    fn poll_quiet(&mut self, until: Until, cx: &mut Context<'_>) -> Poll<()> {
-        if until == Until::Follow {
+    /// Handles an open log without available chunks. Ready if the state of the reader has changed.
+    fn poll_idle(&mut self, until: OpenUntil, cx: &mut Context<'_>) -> Poll<()> {
+        if until == OpenUntil::Follow {
             self.watch_end();
-            if let Ended::Watched(watched) = &mut self.ended
+            if let ContainerEnd::Watched(watched) = &mut self.ended
                 && let Poll::Ready(ended) = watched.poll_unpin(cx)
             {
-                self.ended = if ended.is_ok() { Ended::Yes } else { Ended::Unwatched };
+                self.ended =
+                    if ended.is_ok() { ContainerEnd::Yes } else { ContainerEnd::Unwatched };
             }
         }
-        let drains = until == Until::Follow && matches!(self.ended, Ended::Yes);
+        let drains = until == OpenUntil::Follow && matches!(self.ended, ContainerEnd::Yes);
         if !drains && !self.seek.is_holding() {
             return Poll::Pending;
         }
-        let silence = if drains { self.source.drained() } else { QUIET };
-        let quiet = self.quiet.get_or_insert_with(|| Box::pin(sleep(silence)));
-        ready!(quiet.as_mut().poll(cx));
-        self.quiet = None;
+        let silence = if drains { self.source.drained() } else { IDLE_MAX };
+        let idle = self.idle.get_or_insert_with(|| Box::pin(sleep(silence)));
+        ready!(idle.as_mut().poll(cx));
+        self.idle = None;
         if drains {
-            tracing::debug!("a container has ended and its followed log has not: it is read anew");
+            tracing::debug!(
+                "container has ended but its followed log is still open; reading the rest"
+            );
             let (source, open) = (Arc::clone(&self.source), self.next_open());
             let backoff = self.backoff.clone();
-            self.between(async move { the_rest(&*source, open, backoff).await });
+            self.transition(async move { open_rest(&*source, open, backoff).await });
         } else {
             self.give_up();
         }
@@ -554,25 +567,25 @@ impl<S: LogSource> Stream for Reader<S> {
             if this.poll_hold(cx).is_ready() {
                 continue;
             }
-            match &mut this.session {
-                Session::Open(chunks, until) => {
+            match &mut this.state {
+                ReaderState::Open(chunks, until) => {
                     let until = *until;
                     match Pin::new(chunks).poll_next(cx) {
-                        Poll::Ready(Some(Ok(chunk))) => this.take(chunk),
+                        Poll::Ready(Some(Ok(chunk))) => this.push_chunk(chunk),
                         Poll::Ready(Some(Err(error))) => this.cut_off(error),
                         Poll::Ready(None) => this.end_of_log(until),
-                        Poll::Pending => ready!(this.poll_quiet(until, cx)),
+                        Poll::Pending => ready!(this.poll_idle(until, cx)),
                     }
                 }
-                Session::Between(next) => {
+                ReaderState::Pending(next) => {
                     let next = ready!(next.poll_unpin(cx));
-                    this.enter(next);
+                    this.apply(next);
                 }
-                Session::Over(error) => return Poll::Ready(error.take().map(Err)),
+                ReaderState::Done(error) => return Poll::Ready(error.take().map(Err)),
             }
         }
     }
 }
 
-// Its fields are moved freely: no pin is projected to them.
+// No field is structurally pinned.
 impl<S: LogSource> Unpin for Reader<S> {}

@@ -1,4 +1,4 @@
-//! The end of a follower whose container is removed.
+//! End of a follower whose container is removed.
 
 use std::fmt;
 use std::pin::Pin;
@@ -8,13 +8,13 @@ use futures_util::Stream;
 use futures_util::future::BoxFuture;
 use runtime_core::{Error, ErrorKind, LogRecord, Result};
 
-/// Records of a follower, which end with `NotFound` if the container was removed: the rest of its log
-/// went with it, however the engine ended the log.
+/// Records of a follower. The stream ends with `NotFound` if the container was removed, because the
+/// rest of the log was removed too, regardless of how the engine ended the log.
 pub struct UntilRemoved<S> {
     records: S,
-    /// Reports whether the container was removed.
+    /// Resolves to `true` if the container was removed.
     was_removed: Option<BoxFuture<'static, bool>>,
-    /// The end of the records, until it is known whether a removal was its cause.
+    /// The end of the records, kept until `was_removed` has resolved.
     end: Option<Option<Error>>,
 }
 
@@ -25,13 +25,13 @@ impl<S> fmt::Debug for UntilRemoved<S> {
 }
 
 impl<S> UntilRemoved<S> {
-    /// Wraps the records of a follower. `was_removed` runs once, at their end.
+    /// Wraps the records of a follower. `was_removed` is polled only at their end.
     pub fn new(records: S, was_removed: BoxFuture<'static, bool>) -> Self {
         Self { records, was_removed: Some(was_removed), end: None }
     }
 }
 
-/// Returns whether a removal may be the cause of this end.
+/// Returns `true` if a removal may have caused this end.
 fn may_be_removal(end: Option<&Error>) -> bool {
     let kinds = [ErrorKind::NotFound, ErrorKind::InvalidState, ErrorKind::Lost];
     end.is_none_or(|error| kinds.contains(&error.kind()))
@@ -49,8 +49,8 @@ impl<S: Stream<Item = Result<LogRecord>> + Unpin> Stream for UntilRemoved<S> {
             }
         }
         let was_removed = match (&this.end, &mut this.was_removed) {
-            (Some(end), Some(asking)) if may_be_removal(end.as_ref()) => {
-                ready!(asking.as_mut().poll(cx))
+            (Some(end), Some(was_removed)) if may_be_removal(end.as_ref()) => {
+                ready!(was_removed.as_mut().poll(cx))
             }
             _ => false,
         };
@@ -86,8 +86,8 @@ mod tests {
         };
         let items = [Ok(record)].into_iter().chain(end.map(|kind| Err(Error::new(kind))));
         let items: Vec<Result<LogRecord>> = items.collect();
-        let asking = async move { was_removed }.boxed();
-        let seen: Vec<_> = UntilRemoved::new(stream::iter(items), asking).collect().await;
+        let was_removed = async move { was_removed }.boxed();
+        let seen: Vec<_> = UntilRemoved::new(stream::iter(items), was_removed).collect().await;
         let error = seen.last().and_then(|last| last.as_ref().err()).map(Error::kind);
         (seen.len(), error)
     }

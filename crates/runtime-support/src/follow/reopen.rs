@@ -1,4 +1,4 @@
-//! How a reader comes from one open log to the next: when it is opened again, and how far that goes.
+//! Transition of a reader from one open of a log to the next.
 
 use std::time::Duration;
 
@@ -8,38 +8,38 @@ use tokio::time::sleep;
 
 use super::{LogSource, OpenLog};
 
-/// How far an open log goes.
+/// EndWatch of an open log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Until {
-    /// To where it ends now.
+pub(super) enum OpenUntil {
+    /// The current end of the log.
     Now,
-    /// To where it ends now, which is its end, because the container has ended.
+    /// The final end of the log, because the container has ended.
     End,
-    /// As far as the container goes.
+    /// The end of the container.
     Follow,
 }
 
-/// What comes after an open log.
-pub(super) enum Next<S: LogSource> {
-    Open(S::Chunks, Until),
-    /// The last byte was read. Is it the last of the container?
+/// State of a reader after an open log.
+pub(super) enum Transition<S: LogSource> {
+    Open(S::Chunks, OpenUntil),
+    /// The last byte was read; `ended` is `true` if the container has ended.
     Read {
         ended: bool,
     },
     Failed(Error),
 }
 
-/// Completes when the container has ended. An error means that it cannot be known this way.
-pub(super) type End = Shared<BoxFuture<'static, Result<()>>>;
+/// Completes when the container has ended. An error means that the end cannot be observed this way.
+pub(super) type EndWatch = Shared<BoxFuture<'static, Result<()>>>;
 
-pub(super) fn read<S: LogSource>(ended: Result<bool>) -> Next<S> {
+pub(super) fn read<S: LogSource>(ended: Result<bool>) -> Transition<S> {
     match ended {
-        Ok(ended) => Next::Read { ended },
-        Err(error) => Next::Failed(error),
+        Ok(ended) => Transition::Read { ended },
+        Err(error) => Transition::Failed(error),
     }
 }
 
-/// Whether the container has ended. One that is gone has.
+/// Returns `true` if the container has ended or does not exist.
 pub(super) async fn has_ended<S: LogSource>(source: &S) -> Result<bool> {
     match source.status().await {
         Ok(status) => Ok(status == ContainerStatus::Exited),
@@ -48,9 +48,9 @@ pub(super) async fn has_ended<S: LogSource>(source: &S) -> Result<bool> {
     }
 }
 
-/// Waits for the end of the container, but no longer than this. Without a way to watch it, waits so
-/// long.
-pub(super) async fn ended_within(end: &mut Option<End>, time: Duration) -> bool {
+/// Waits for the end of the container, at most for `time`. If the end cannot be observed, waits for
+/// `time`.
+pub(super) async fn ended_within(end: &mut Option<EndWatch>, time: Duration) -> bool {
     let wait = sleep(time);
     if let Some(watched) = end.clone() {
         tokio::pin!(wait);
@@ -73,59 +73,62 @@ pub(super) async fn reopen<S: LogSource>(
     source: &S,
     open: OpenLog,
     mut backoff: Backoff,
-    mut end: Option<End>,
-) -> Next<S> {
+    mut end: Option<EndWatch>,
+) -> Transition<S> {
     if ended_within(&mut end, backoff.delay()).await {
-        return the_rest(source, open, backoff).await;
+        return open_rest(source, open, backoff).await;
     }
     reopen_now(source, open, backoff, end).await
 }
 
-/// Opens the log of a container that has ended, for what a followed log has not given. One that is
-/// gone has given all there was.
-pub(super) async fn the_rest<S: LogSource>(
+/// Opens the log of an ended container to read the rest that a followed log did not return. If the
+/// container does not exist, there is no rest.
+pub(super) async fn open_rest<S: LogSource>(
     source: &S,
     open: OpenLog,
     mut backoff: Backoff,
-) -> Next<S> {
+) -> Transition<S> {
     loop {
         match source.open(OpenLog { follow: false, ..open }).await {
-            Ok(chunks) => return Next::Open(chunks, Until::End),
-            Err(error) if error.kind() == ErrorKind::NotFound => return Next::Read { ended: true },
+            Ok(chunks) => return Transition::Open(chunks, OpenUntil::End),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Transition::Read { ended: true };
+            }
             Err(error) if error.is_retryable() => sleep(backoff.delay()).await,
-            Err(error) => return Next::Failed(error),
+            Err(error) => return Transition::Failed(error),
         }
     }
 }
 
-/// Opens the log once the engine is there and the container was started. The end is watched all the
-/// while: a backend ends what never runs when somebody waits for that.
+/// Opens the log as soon as the engine is reachable and the container was started. The end of the
+/// container is awaited at the same time, because a backend ends a container that can never run
+/// only while its exit is awaited.
 pub(super) async fn reopen_now<S: LogSource>(
     source: &S,
     open: OpenLog,
     mut backoff: Backoff,
-    mut end: Option<End>,
-) -> Next<S> {
+    mut end: Option<EndWatch>,
+) -> Transition<S> {
     loop {
         let opened = match source.status().await {
             Ok(ContainerStatus::Created) => Ok(None),
-            // The container has ended, so all of its log is there.
+            // The log of an ended container is complete.
             Ok(ContainerStatus::Exited) => {
-                let whole = OpenLog { follow: false, ..open };
-                source.open(whole).await.map(|chunks| Some((chunks, Until::End)))
+                let rest = OpenLog { follow: false, ..open };
+                source.open(rest).await.map(|chunks| Some((chunks, OpenUntil::End)))
             }
             Ok(ContainerStatus::Running) => {
-                source.open(open).await.map(|chunks| Some((chunks, Until::Follow)))
+                source.open(open).await.map(|chunks| Some((chunks, OpenUntil::Follow)))
             }
             Err(error) => Err(error),
         };
         match opened {
-            Ok(Some((chunks, until))) => return Next::Open(chunks, until),
-            Err(error) if !error.is_retryable() => return Next::Failed(error),
+            Ok(Some((chunks, until))) => return Transition::Open(chunks, until),
+            Err(error) if !error.is_retryable() => return Transition::Failed(error),
             Ok(None) | Err(_) => {}
         }
         if ended_within(&mut end, backoff.delay()).await {
-            return the_rest(source, open, backoff).await;
+            return open_rest(source, open, backoff).await;
         }
     }
 }

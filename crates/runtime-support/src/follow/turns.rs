@@ -1,4 +1,4 @@
-//! The reader on a log that is read in turns while the engine throws away its oldest part.
+//! Tests of a reader that polls a log while the engine discards its oldest part.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,27 +11,27 @@ use runtime_core::{
 
 use super::{LogSource, OpenLog, Turn, read_log};
 
-struct World {
+struct RotatingLog {
     log: Vec<Chunk>,
     written: usize,
-    /// How many chunks are written between two turns.
+    /// Number of chunks written between two turns.
     step: usize,
-    /// How many chunks the engine keeps.
+    /// Number of chunks that the engine keeps.
     kept: usize,
     opens: Vec<OpenLog>,
     turns: Vec<Turn>,
 }
 
 #[derive(Clone)]
-struct Rotating(Arc<Mutex<World>>);
+struct RotatingSource(Arc<Mutex<RotatingLog>>);
 
-impl Rotating {
+impl RotatingSource {
     fn new(log: Vec<Chunk>, step: usize, kept: usize) -> Self {
         let (opens, turns) = (Vec::new(), Vec::new());
-        Self(Arc::new(Mutex::new(World { log, written: step, step, kept, opens, turns })))
+        Self(Arc::new(Mutex::new(RotatingLog { log, written: step, step, kept, opens, turns })))
     }
 
-    /// The text of what a follower gives, and the kind of the error that it ends with.
+    /// Returns the text of a follower's records, and the kind of its final error.
     async fn follow(&self) -> (Vec<String>, Option<ErrorKind>) {
         let options = LogOptions::default().follow(Follow::Yes);
         let mut records = read_log(self.clone(), options).await.unwrap();
@@ -47,14 +47,14 @@ impl Rotating {
 }
 
 #[runtime_core::async_trait]
-impl LogSource for Rotating {
+impl LogSource for RotatingSource {
     type Chunks = BoxStream<'static, Result<Chunk>>;
 
     async fn open(&self, from: OpenLog) -> Result<Self::Chunks> {
-        let mut world = self.0.lock().unwrap();
-        world.opens.push(from);
-        let first = world.written.saturating_sub(world.kept);
-        let log = world.log[first..world.written].iter();
+        let mut state = self.0.lock().unwrap();
+        state.opens.push(from);
+        let first = state.written.saturating_sub(state.kept);
+        let log = state.log[first..state.written].iter();
         let mut chunks: Vec<_> =
             log.filter(|chunk| from.since.is_none_or(|since| chunk.time >= since)).collect();
         if let Some(tail) = from.tail {
@@ -65,8 +65,8 @@ impl LogSource for Rotating {
     }
 
     async fn status(&self) -> Result<ContainerStatus> {
-        let world = self.0.lock().unwrap();
-        let running = world.written < world.log.len();
+        let state = self.0.lock().unwrap();
+        let running = state.written < state.log.len();
         Ok(if running { ContainerStatus::Running } else { ContainerStatus::Exited })
     }
 
@@ -88,9 +88,9 @@ impl LogSource for Rotating {
 
     async fn changed(&self, last: Turn) {
         tokio::time::sleep(last.pause()).await;
-        let mut world = self.0.lock().unwrap();
-        world.turns.push(last);
-        world.written = (world.written + world.step).min(world.log.len());
+        let mut state = self.0.lock().unwrap();
+        state.turns.push(last);
+        state.written = (state.written + state.step).min(state.log.len());
     }
 
     fn thrown_away(&self, _: SystemTime) -> Option<Error> {
@@ -98,7 +98,7 @@ impl LogSource for Rotating {
     }
 }
 
-/// Lines at these distances, each in so many pieces that have the time of the first.
+/// Creates lines at these distances, each in `pieces` chunks with the time of the first.
 fn log(lines: u64, apart: Duration, pieces: u64) -> Vec<Chunk> {
     let at = |line: u32| UNIX_EPOCH + Duration::from_secs(1_700_000_000) + apart * line;
     (0..lines)
@@ -121,7 +121,7 @@ fn texts(log: &[Chunk]) -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lines_that_engine_still_has_come_once() {
+async fn poll_returns_existing_lines_once() {
     let millisecond = Duration::from_millis(1);
     for (lines, apart, pieces, step, kept) in [
         (5000, millisecond, 1, 100, 200),
@@ -131,21 +131,21 @@ async fn lines_that_engine_still_has_come_once() {
         (5000, millisecond, 1, 333, usize::MAX),
     ] {
         let log = log(lines, apart, pieces);
-        let source = Rotating::new(log.clone(), step, kept);
+        let source = RotatingSource::new(log.clone(), step, kept);
         let case = format!("{lines} {pieces} {step} {kept}");
         assert_eq!(source.follow().await, (texts(&log), None), "{case}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn lines_that_engine_has_thrown_away_are_lost() {
+async fn poll_after_discarded_chunks_returns_lost() {
     for (pieces, step, kept) in [(1, 100, 99), (1, 1500, 1000), (1, 1, 0), (7, 10, 9), (7, 70, 69)]
     {
         let log = log(3000, Duration::from_millis(1), pieces);
-        let (given, error) = Rotating::new(log.clone(), step, kept).follow().await;
+        let (given, error) = RotatingSource::new(log.clone(), step, kept).follow().await;
         let case = format!("{pieces} {step} {kept}");
         assert_eq!(error, (kept > 0).then_some(ErrorKind::Lost), "{case}");
-        // Nothing is given in place of what is lost.
+        // No wrong line is returned in place of a lost one.
         let first = log.len().min(step).saturating_sub(kept) / usize::try_from(pieces).unwrap();
         let all = texts(&log);
         let from = all.iter().position(|text| Some(text) == given.first()).unwrap_or(first);
@@ -154,12 +154,12 @@ async fn lines_that_engine_has_thrown_away_are_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn quiet_log_is_read_by_its_last_chunks() {
+async fn poll_of_slow_log_requests_last_chunks() {
     let log = log(3000, Duration::from_millis(1), 1);
-    let source = Rotating::new(log.clone(), 10, usize::MAX);
+    let source = RotatingSource::new(log.clone(), 10, usize::MAX);
     assert_eq!(source.follow().await.0.len(), log.len());
-    let world = source.0.lock().unwrap();
-    let late = &world.opens[world.opens.len() - 20..];
+    let state = source.0.lock().unwrap();
+    let late = &state.opens[state.opens.len() - 20..];
     assert!(late.iter().all(|open| open.tail.is_some_and(|tail| tail <= 128)), "{late:?}");
-    assert!(world.turns.iter().skip(1).all(|turn| turn.new == 10 && turn.dry == 0));
+    assert!(state.turns.iter().skip(1).all(|turn| turn.new == 10 && turn.dry == 0));
 }

@@ -1,4 +1,4 @@
-//! When a follower closes, after the end of its container.
+//! Tests of the end of a follower after the end of its container.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use runtime_core::{Chunk, ContainerStatus, LogStream, Result};
 use super::super::{LogSource, OpenLog, read_log};
 use super::{chunk, follow, run};
 
-/// The log of a container whose end is known at some time.
+/// The log of a container whose end is reported at a given time.
 #[derive(Debug, Clone)]
 struct Ending {
     status: tokio::sync::watch::Sender<ContainerStatus>,
-    /// Whether the engine ends the log with the process, before the container has ended.
+    /// The engine ends the log with the process, before the container has ended.
     ends_early: bool,
     watches: Arc<std::sync::atomic::AtomicUsize>,
 }
@@ -62,7 +62,7 @@ impl LogSource for Ending {
 }
 
 #[test]
-fn follower_closes_soon_after_the_end_is_known() {
+fn follower_ends_soon_after_container() {
     for ends_early in [true, false] {
         for after in [10, 60, 170, 333, 1000, 5000, 33_333] {
             run(async {
@@ -90,13 +90,13 @@ fn follower_closes_soon_after_the_end_is_known() {
 }
 
 #[test]
-fn end_is_watched_before_the_start() {
+fn end_before_start_ends_follower() {
     run(async {
         let source = Ending::new(ContainerStatus::Created, false);
         let mut reader = read_log(source.clone(), follow()).await.unwrap();
         let never = tokio::time::timeout(Duration::from_secs(3600), reader.next()).await;
         assert!(never.is_err(), "{never:?}");
-        // Once, however often it was looked whether it has started.
+        // The end is watched once, independent of the number of status requests.
         assert_eq!(source.watches.load(std::sync::atomic::Ordering::Relaxed), 1);
         source.status.send_replace(ContainerStatus::Exited);
         let ended = tokio::time::Instant::now();
