@@ -220,7 +220,7 @@ impl Capabilities {
 }
 
 fn managed_labels(scope: &Scope, nonce: &Nonce) -> [(String, String); 4] {
-    // A clock before 1970 yields 0, which only makes the container look old to a reap.
+    // A clock before 1970 yields 0, which only makes the container appear old to a reap.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     [
         (LABEL_MANAGED.to_owned(), "true".to_owned()),

@@ -1,10 +1,10 @@
-//! What a backend implements, and [`Runtime`](runtime_core::Runtime) and
+//! The [`Backend`] trait, and [`Runtime`](runtime_core::Runtime) and
 //! [`Container`](runtime_core::Container) over it.
 //!
-//! A backend says how each operation is done on its engine. [`Connected`] and [`Handle`] do what is
-//! the same everywhere: they check what the caller gives, refuse what the engine cannot do, keep the
-//! deadline of the operation, end it when the runtime is closed, open its span, and add the
-//! operation, the backend and the container to its error.
+//! A backend implements each operation for its engine. [`Connected`] and [`Handle`] implement the
+//! common parts: they validate the caller's input, refuse operations that the engine does not
+//! support, apply the deadline of the operation, cancel it when the runtime is closed, open its
+//! span, and add the operation, the backend and the container to its error.
 
 mod call;
 mod connected;
@@ -28,33 +28,34 @@ use crate::HalfMade;
 pub use self::connected::Connected;
 pub use self::handle::Handle;
 
-/// What a backend knows of a container without asking the engine: how to name it there.
+/// Plain data that identifies a container at its engine.
 pub trait ContainerRef: fmt::Debug + Clone + Send + Sync + 'static {
-    /// The engine's id.
+    /// Returns the engine's id.
     fn id(&self) -> &ContainerId;
 
-    /// The name.
+    /// Returns the name.
     fn name(&self) -> &str;
 }
 
-/// What all operations of a connection need.
+/// State that all operations of a connection share.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Context {
-    /// Whose containers are made and seen.
+    /// Scope of the connection.
     pub scope: Scope,
-    /// How long the operations may take, each shorter than ten years.
+    /// Deadlines of the operations, each shorter than ten years.
     pub deadlines: Deadlines,
-    /// What the engine can do.
+    /// Capabilities of the engine.
     pub capabilities: Capabilities,
-    /// Cancelled when the runtime is closed: nothing begins after that, and what waits ends.
+    /// Cancelled when the runtime is closed. After that, no operation starts, and waiting
+    /// operations end.
     pub closed: CancellationToken,
-    /// What goes on when nobody waits for it any more. It is done before the connection closes.
+    /// Background cleanup of cancelled operations. It completes before the connection closes.
     pub half_made: HalfMade,
 }
 
 impl Context {
-    /// Returns the context of a new connection.
+    /// Creates the context of a new connection.
     #[must_use]
     pub fn new(scope: Scope, deadlines: Deadlines, capabilities: Capabilities) -> Self {
         Self {
@@ -66,11 +67,11 @@ impl Context {
         }
     }
 
-    /// Does `work` until the runtime is closed. What is ready counts for more: a container that was
-    /// created belongs to somebody.
+    /// Runs `work` until the runtime is closed. A result that is ready takes precedence over the
+    /// close, because a container that was created must not be lost.
     ///
     /// # Errors
-    /// Those of `work`; [`closed`] when the runtime is closed before or meanwhile.
+    /// The errors of `work`; [`closed`] if the runtime is closed before or during `work`.
     pub async fn unless_closed<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         if self.closed.is_cancelled() {
             return Err(closed());
@@ -82,11 +83,11 @@ impl Context {
         }
     }
 
-    /// Does `work` to its end, also when the caller drops the future.
+    /// Runs `work` to completion, even if the caller drops the returned future.
     ///
     /// # Errors
-    /// Those of `work`; [`closed`] when the runtime is closed meanwhile; `Internal` when `work`
-    /// panics.
+    /// The errors of `work`; [`closed`] if the runtime is closed during `work`; `Internal` if
+    /// `work` panics.
     pub async fn finish<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T>> + Send + 'static,
@@ -94,40 +95,40 @@ impl Context {
         let task = self.half_made.spawn(work);
         self.unless_closed(async {
             task.await.unwrap_or_else(|error| {
-                Err(Error::internal("the operation broke off").with_source(error))
+                Err(Error::internal("the task of the operation panicked").with_source(error))
             })
         })
         .await
     }
 }
 
-/// Returns the error of every call on a runtime that was closed.
+/// Returns the error of calls on a closed runtime.
 #[must_use]
 pub fn closed() -> Error {
     Error::new(ErrorKind::InvalidState).with_message("the runtime was closed")
 }
 
-/// An engine of one kind, as a connection to it sees it.
+/// A connection to an engine of one kind.
 ///
 /// The methods have the contracts of the methods of [`Runtime`](runtime_core::Runtime) and
-/// [`Container`](runtime_core::Container) with the same names, with one difference: what
-/// [`Connected`] and [`Handle`] do need not be done here (see the [module](self)). So options were
-/// checked, a spec was prepared, and a capability that a whole operation needs is there.
+/// [`Container`](runtime_core::Container) with the same names, except for the parts that
+/// [`Connected`] and [`Handle`] implement (see the [module](self)): options are already validated,
+/// specs are prepared, and capabilities required for a whole operation are present.
 ///
-/// Those that give a stream or begin a task take the [`Arc`] around the backend: its clone keeps the
-/// connection open for as long as the stream or the task lives.
+/// Methods that return a stream or spawn a task take the [`Arc`] around the backend, because its
+/// clone keeps the connection open for the lifetime of the stream or the task.
 pub trait Backend: fmt::Debug + Send + Sync + Sized + 'static {
-    /// What [`Runtime::backend`](runtime_core::Runtime::backend) returns.
+    /// Name of the backend, returned by [`Runtime::backend`](runtime_core::Runtime::backend).
     const NAME: &'static str;
 
-    /// A container of this engine.
+    /// Identity of a container of this engine.
     type Container: ContainerRef;
 
-    /// Returns what all operations need.
+    /// Returns the state that all operations share.
     fn context(&self) -> &Context;
 
-    /// Returns a better error for an operation that failed, where the backend knows one: why there was
-    /// no answer, for example. `begun` is when the operation began.
+    /// Returns a more specific error for a failed operation if the backend has one, for example the
+    /// reason why there was no response. `begun` is the start time of the operation.
     fn explain(
         &self,
         operation: Operation,
@@ -139,10 +140,10 @@ pub trait Backend: fmt::Debug + Send + Sync + Sized + 'static {
         error
     }
 
-    /// Asks the engine who it is.
+    /// Requests the identity of the engine.
     fn health(self: &Arc<Self>) -> impl Future<Output = Result<Health>> + Send;
 
-    /// Begins to pull an image. It is called with the capability `pull_image` only.
+    /// Starts to pull an image. Called only with the capability `pull_image`.
     fn pull(
         self: &Arc<Self>,
         image: ImageRef,
@@ -150,46 +151,47 @@ pub trait Backend: fmt::Debug + Send + Sync + Sized + 'static {
         policy: PullPolicy,
     ) -> impl Future<Output = Result<PullStream>> + Send;
 
-    /// Creates a container: the whole of it or nothing, also when the future is dropped. It has no
-    /// deadline of its own, because a pull may be a part of it.
+    /// Creates a complete container or nothing, even if the future is dropped. The caller applies
+    /// no deadline, because a create may include a pull.
     fn create(
         self: &Arc<Self>,
         spec: PreparedSpec,
     ) -> impl Future<Output = Result<Self::Container>> + Send;
 
-    /// Finds a container of the scope.
+    /// Finds a container of the scope by its id.
     fn find(
         self: &Arc<Self>,
         id: &ContainerId,
     ) -> impl Future<Output = Result<Self::Container>> + Send;
 
-    /// Lists the containers of the scope that have these labels, in any order. Those of one time stay
-    /// in it.
+    /// Lists the containers of the scope with these labels. The caller sorts the list with a stable
+    /// sort.
     fn list(
         self: &Arc<Self>,
         labels: &LabelFilter,
     ) -> impl Future<Output = Result<Vec<(Self::Container, ContainerInfo)>>> + Send;
 
-    /// Measures several containers at once. It is called with the capability `bulk_stats` only.
+    /// Takes one sample of each of several containers. Called only with the capability
+    /// `bulk_stats`.
     fn stats_of(
         self: &Arc<Self>,
         containers: &[ContainerId],
     ) -> impl Future<Output = Result<Vec<(ContainerId, ContainerStats)>>> + Send;
 
-    /// Opens a stream of events. `since` is there with the capability `events_since` only.
+    /// Opens a stream of events. `since` is set only with the capability `events_since`.
     fn events(
         self: &Arc<Self>,
         options: EventsOptions,
     ) -> impl Future<Output = Result<EventStream>> + Send;
 
-    /// Removes what the scope has left behind.
+    /// Removes the containers of the scope.
     fn reap(
         self: &Arc<Self>,
         options: ReapOptions,
     ) -> impl Future<Output = Result<ReapReport>> + Send;
 
-    /// Closes the connections and ends the tasks, after everything that was half made is done or
-    /// undone.
+    /// Closes the connections and ends the tasks. Called after the background cleanup has
+    /// completed.
     fn close(self: &Arc<Self>) -> impl Future<Output = Result<()>> + Send;
 
     /// Starts a container.
@@ -198,26 +200,26 @@ pub trait Backend: fmt::Debug + Send + Sync + Sized + 'static {
         container: &Self::Container,
     ) -> impl Future<Output = Result<StartOutcome>> + Send;
 
-    /// Returns what the engine knows of a container.
+    /// Returns the current state of a container.
     fn info(
         self: &Arc<Self>,
         container: &Self::Container,
     ) -> impl Future<Output = Result<ContainerInfo>> + Send;
 
-    /// Waits for the end of a container.
+    /// Waits for the exit of a container.
     fn wait(
         self: &Arc<Self>,
         container: &Self::Container,
     ) -> impl Future<Output = Result<Exit>> + Send;
 
-    /// Opens the log of a container. It is called with the capability `logs` only.
+    /// Opens the log of a container. Called only with the capability `logs`.
     fn logs(
         self: &Arc<Self>,
         container: &Self::Container,
         options: LogOptions,
     ) -> impl Future<Output = Result<LogReader>> + Send;
 
-    /// Opens the log of a container without the times of its lines.
+    /// Opens the log of a container without timestamps.
     fn raw_logs(
         self: &Arc<Self>,
         container: &Self::Container,
@@ -225,28 +227,28 @@ pub trait Backend: fmt::Debug + Send + Sync + Sized + 'static {
         async { Ok(self.logs(container, LogOptions::default()).await?.into_raw()) }
     }
 
-    /// Measures a container once.
+    /// Takes one sample of a container.
     fn stats_once(
         self: &Arc<Self>,
         container: &Self::Container,
     ) -> impl Future<Output = Result<ContainerStats>> + Send;
 
-    /// Measures a container again and again.
+    /// Streams samples of a container.
     fn stats(
         self: &Arc<Self>,
         container: &Self::Container,
         options: StatsOptions,
     ) -> impl Future<Output = Result<StatsStream>> + Send;
 
-    /// Stops a container. The deadline is kept here: it is `stop_margin` after the grace, which the
-    /// backend knows.
+    /// Stops a container. The backend applies the deadline: the grace period plus `stop_margin`,
+    /// because only the backend has the grace period of the spec.
     fn stop(
         self: &Arc<Self>,
         container: &Self::Container,
         options: StopOptions,
     ) -> impl Future<Output = Result<StopOutcome>> + Send;
 
-    /// Sends a signal to a container. It is called with the capability `kill` only.
+    /// Sends a signal to a container. Called only with the capability `kill`.
     fn kill(
         self: &Arc<Self>,
         container: &Self::Container,
@@ -273,7 +275,7 @@ pub trait Backend: fmt::Debug + Send + Sync + Sized + 'static {
         options: AttachOptions,
     ) -> impl Future<Output = Result<Session>> + Send;
 
-    /// Unpacks a tar stream in a container.
+    /// Unpacks a tar stream into a directory of a container.
     fn copy_in(
         self: &Arc<Self>,
         container: &Self::Container,
@@ -281,7 +283,7 @@ pub trait Backend: fmt::Debug + Send + Sync + Sized + 'static {
         content: ByteStream,
     ) -> impl Future<Output = Result<()>> + Send;
 
-    /// Packs a file or a directory of a container.
+    /// Packs a file or a directory of a container into a tar stream.
     fn copy_out(
         self: &Arc<Self>,
         container: &Self::Container,
@@ -289,8 +291,8 @@ pub trait Backend: fmt::Debug + Send + Sync + Sized + 'static {
     ) -> impl Future<Output = Result<ByteStream>> + Send;
 }
 
-/// Implements [`Runtime`](runtime_core::Runtime) for the public type of a backend, which has a
-/// [`Connected`] in its field `inner`.
+/// Implements [`Runtime`](runtime_core::Runtime) for the public type of a backend by delegation to
+/// a [`Connected`] in its field `inner`.
 #[macro_export]
 macro_rules! delegate_runtime {
     ($type:ty) => {

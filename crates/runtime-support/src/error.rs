@@ -1,10 +1,10 @@
-//! What an error says beyond its kind.
+//! Inspection of errors.
 
 use std::error::Error as StdError;
 
 use runtime_core::{Error, ErrorKind};
 
-/// The first error of a type among an error and its sources.
+/// Returns the first error of type `T` in the source chain, beginning with `error` itself.
 pub fn find_source<'a, T: StdError + 'static>(
     error: &'a (dyn StdError + 'static),
 ) -> Option<&'a T> {
@@ -18,10 +18,10 @@ pub fn find_source<'a, T: StdError + 'static>(
     None
 }
 
-/// Whether an engine may have done what it was asked although it did not say so: the answer did not
-/// come, was lost, or says that something went wrong on the way.
+/// Returns `true` if the engine may have performed the request despite the error: the response is
+/// missing, was lost, or reports an internal failure.
 ///
-/// A backend that knows of a request that it never left does not ask.
+/// A backend does not need this function for a request that was never sent.
 #[must_use]
 pub fn is_unclear(error: &Error) -> bool {
     matches!(

@@ -1,4 +1,4 @@
-//! What a connection still has to do when its caller has gone.
+//! Background cleanup of cancelled operations.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// The creates of a connection and their undoing, which go on when nobody waits for them any more,
-/// and which a connection waits for before it closes.
+/// Tasks of a connection that create containers or undo a create. They continue when the caller
+/// drops its future, and the connection waits for them before it closes.
 #[derive(Debug, Clone, Default)]
 pub struct HalfMade {
     closing: CancellationToken,
@@ -17,7 +17,7 @@ pub struct HalfMade {
 }
 
 impl HalfMade {
-    /// Does `work` to its end, whoever waits for it.
+    /// Spawns `work`, which runs to completion even if the handle is dropped.
     pub fn spawn<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
@@ -25,18 +25,20 @@ impl HalfMade {
         self.tasks.spawn(work)
     }
 
-    /// The same from where there may be no executor, as in a drop.
+    /// Spawns `work` on an executor from a thread that may not belong to one, for example in
+    /// `Drop`.
     pub fn spawn_on(&self, work: impl Future<Output = ()> + Send + 'static, handle: &Handle) {
         drop(self.tasks.spawn_on(work, handle));
     }
 
-    /// Whether the connection is about to close. What is begun now is not waited for.
+    /// Returns `true` if the connection is about to close. New tasks are then not waited for.
     #[must_use]
     pub fn is_closing(&self) -> bool {
         self.closing.is_cancelled()
     }
 
-    /// Does `work` until the connection is about to close: `None`. What is ready counts for more.
+    /// Runs `work` until the connection is about to close, then returns `None`. A result that is
+    /// ready takes precedence over the close.
     pub async fn unless_closing<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         if self.is_closing() {
             return None;
@@ -48,8 +50,7 @@ impl HalfMade {
         }
     }
 
-    /// Runs `work` until the connection is about to close, and for `grace` more after that. Returns
-    /// `None` if that was not enough.
+    /// Runs `work` until `grace` after the connection is about to close, then returns `None`.
     pub async fn until_closing<T>(
         &self,
         grace: Duration,
@@ -66,23 +67,24 @@ impl HalfMade {
         }
     }
 
-    /// Waits before another attempt. `false` when there is no time for one: `until` is near, or the
-    /// connection is about to close and waits for this.
+    /// Sleeps for `after` before another attempt. Returns `false` without sleeping if no attempt is
+    /// possible: `until` is too near, or the connection is about to close.
     pub async fn another(&self, after: Duration, until: Instant) -> bool {
         if self.is_closing() || Instant::now() + after > until {
             return false;
         }
-        // One attempt more for a connection that has begun to close in the meantime.
+        // If the connection begins to close during the sleep, one more attempt follows.
         let _ = self.unless_closing(tokio::time::sleep(after)).await;
         true
     }
 
-    /// Lets no more begin, and waits for what is left, but no longer than `deadline`.
+    /// Refuses new work and waits for the running tasks, at most for `deadline`. Closing twice is a
+    /// no-op.
     pub async fn close(&self, deadline: Duration) {
         self.closing.cancel();
         self.tasks.close();
         if tokio::time::timeout(deadline, self.tasks.wait()).await.is_err() {
-            tracing::warn!("a runtime was closed while something was still being undone");
+            tracing::warn!("runtime closed before background cleanup completed");
         }
     }
 }
@@ -97,7 +99,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(3600);
 
     #[tokio::test(start_paused = true)]
-    async fn closing_waits_for_what_has_begun() {
+    async fn close_waits_for_running_tasks() {
         let half_made = HalfMade::default();
         let done = Arc::new(AtomicU32::new(0));
         let count = Arc::clone(&done);
@@ -108,12 +110,12 @@ mod tests {
         half_made.close(LONG).await;
         assert_eq!(done.load(Ordering::Relaxed), 1);
         assert_eq!(half_made.unless_closing(async { 1 }).await, None);
-        // Again is no error, and has nothing to wait for.
+        // A second close is a no-op.
         half_made.close(LONG).await;
     }
 
     #[tokio::test(start_paused = true)]
-    async fn closing_has_an_end() {
+    async fn close_returns_at_deadline() {
         let half_made = HalfMade::default();
         half_made.spawn(std::future::pending::<()>());
         let begun = Instant::now();
@@ -122,7 +124,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn work_until_closing_has_its_grace_and_no_more() {
+    async fn until_closing_after_close_runs_for_grace() {
         let half_made = HalfMade::default();
         let sleep = |seconds| tokio::time::sleep(Duration::from_secs(seconds));
         let second = Duration::from_secs(1);
@@ -135,7 +137,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn work_ends_when_closing_begins_and_has_one_attempt_more() {
+    async fn another_during_close_allows_one_more_attempt() {
         let half_made = HalfMade::default();
         let (attempts, until) = (Arc::new(AtomicU32::new(0)), Instant::now() + LONG);
         let (count, this) = (Arc::clone(&attempts), half_made.clone());
@@ -159,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn there_is_no_attempt_after_the_last_moment() {
+    async fn another_beyond_until_returns_false() {
         let half_made = HalfMade::default();
         let until = Instant::now() + Duration::from_secs(10);
         assert!(half_made.another(Duration::from_secs(6), until).await);

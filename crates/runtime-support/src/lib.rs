@@ -1,4 +1,12 @@
-//! What more than one backend needs and what takes an async executor.
+//! Code shared by several backends that requires an async executor.
+//!
+//! - [`backend`]: the [`Backend`](backend::Backend) trait, and the implementation of
+//!   [`Runtime`](runtime_core::Runtime) and [`Container`](runtime_core::Container) over it.
+//! - [`follow`]: log readers that resume after a lost connection.
+//! - [`ExitHub`]: one exit watcher per connection, for any number of waiters.
+//! - `session` (a feature): exec and attach sessions over Kubernetes' remote command protocol.
+//! - [`copy`]: copies by the container's own `tar`.
+//! - [`process`], [`kernel_log`], [`locality`], [`ports`]: the host of an engine that runs on it.
 
 mod attach;
 pub mod backend;

@@ -1,4 +1,4 @@
-//! Things whose tasks run on the executor on which they were made.
+//! Values whose tasks are bound to an executor.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -6,60 +6,64 @@ use std::sync::{Mutex, PoisonError};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-type Make<T> = Box<dyn Fn() -> Option<T> + Send + Sync>;
+type Factory<T> = Box<dyn Fn() -> Option<T> + Send + Sync>;
 
-/// Keeps a thing whose tasks run on the executor on which it was made, and makes another one on the
-/// executor of the caller once that has ended.
+/// A value whose tasks run on the executor on which it was created. After that executor has shut
+/// down, a new value is created on the executor of the next caller.
 pub struct OnExecutor<T> {
-    made: Mutex<Made<T>>,
-    make: Make<T>,
+    created: Mutex<Created<T>>,
+    factory: Factory<T>,
 }
 
-struct Made<T> {
-    thing: T,
-    /// Closed at the end of the executor.
+struct Created<T> {
+    value: T,
+    /// Closed when the executor shuts down.
     executor: Option<oneshot::Sender<()>>,
 }
 
 impl<T: Clone> OnExecutor<T> {
-    /// Makes it, and again with `make` if it has to be. One that cannot be made again is kept.
-    pub fn new(thing: T, make: impl Fn() -> Option<T> + Send + Sync + 'static) -> Self {
-        let made = Made { thing, executor: current() };
-        Self { made: Mutex::new(made), make: Box::new(make) }
+    /// Stores `value` with a function that creates it again. If that function returns `None`, the
+    /// existing value is kept.
+    pub fn new(value: T, factory: impl Fn() -> Option<T> + Send + Sync + 'static) -> Self {
+        let created = Created { value, executor: watch_current() };
+        Self { created: Mutex::new(created), factory: Box::new(factory) }
     }
 
-    /// Keeps one that cannot be made again.
-    pub fn only(thing: T) -> Self {
-        Self { made: Mutex::new(Made { thing, executor: None }), make: Box::new(|| None) }
+    /// Stores a value that cannot be created again.
+    pub fn only(value: T) -> Self {
+        Self { created: Mutex::new(Created { value, executor: None }), factory: Box::new(|| None) }
     }
 
-    /// Returns the thing, for use on the executor of the caller.
+    /// Returns the value for use on the executor of the caller.
     pub fn get(&self) -> T {
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        let has_ended = made.executor.as_ref().is_some_and(oneshot::Sender::is_closed);
+        let mut created = self.created.lock().unwrap_or_else(PoisonError::into_inner);
+        let has_ended = created.executor.as_ref().is_some_and(oneshot::Sender::is_closed);
         if has_ended
-            && let Some(executor) = current()
-            && let Some(thing) = (self.make)()
+            && let Some(executor) = watch_current()
+            && let Some(value) = (self.factory)()
         {
-            tracing::debug!("the executor of the connection has ended: it is opened on this one");
-            *made = Made { thing, executor: Some(executor) };
+            tracing::debug!(
+                "executor has shut down; creating the connection again on the current one"
+            );
+            *created = Created { value, executor: Some(executor) };
         }
-        made.thing.clone()
+        created.value.clone()
     }
 }
 
-/// Returns a sign of the executor of the caller, if there is one.
-fn current() -> Option<oneshot::Sender<()>> {
-    let (sign, until_dropped) = oneshot::channel();
-    // An executor drops its tasks when it ends. This one ends with the sign as well.
-    Handle::try_current().ok()?.spawn(until_dropped);
-    Some(sign)
+/// Returns a sender that is closed when the executor of the caller shuts down, or `None` outside an
+/// executor.
+fn watch_current() -> Option<oneshot::Sender<()>> {
+    let (sender, receiver) = oneshot::channel();
+    // An executor drops its tasks when it shuts down, which closes the channel.
+    Handle::try_current().ok()?.spawn(receiver);
+    Some(sender)
 }
 
 impl<T: fmt::Debug> fmt::Debug for OnExecutor<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        f.debug_tuple("OnExecutor").field(&made.thing).finish()
+        let created = self.created.lock().unwrap_or_else(PoisonError::into_inner);
+        f.debug_tuple("OnExecutor").field(&created.value).finish()
     }
 }
 
@@ -74,24 +78,24 @@ mod tests {
     }
 
     #[test]
-    fn thing_is_made_again_after_the_end_of_its_executor() {
+    fn get_after_executor_shutdown_creates_new_value() {
         let first = executor();
-        let made = AtomicU32::new(1);
-        let thing = first.block_on(async move {
-            OnExecutor::new(1, move || Some(made.fetch_add(1, Ordering::Relaxed) + 1))
+        let created = AtomicU32::new(1);
+        let value = first.block_on(async move {
+            OnExecutor::new(1, move || Some(created.fetch_add(1, Ordering::Relaxed) + 1))
         });
         let second = executor();
-        assert_eq!(second.block_on(async { thing.get() }), 1, "the first one runs still");
+        assert_eq!(second.block_on(async { value.get() }), 1, "the first executor still runs");
         drop(first);
-        assert_eq!(thing.get(), 1, "outside of an executor there is nothing to make it on");
-        assert_eq!(second.block_on(async { thing.get() }), 2);
-        assert_eq!(second.block_on(async { thing.get() }), 2);
+        assert_eq!(value.get(), 1, "no executor to create it on");
+        assert_eq!(second.block_on(async { value.get() }), 2);
+        assert_eq!(second.block_on(async { value.get() }), 2);
         drop(second);
-        assert_eq!(executor().block_on(async { thing.get() }), 3);
+        assert_eq!(executor().block_on(async { value.get() }), 3);
     }
 
     #[test]
-    fn thing_that_cannot_be_made_again_is_kept() {
+    fn get_without_factory_keeps_value() {
         let first = executor();
         let only = first.block_on(async { OnExecutor::only(1) });
         let fails = first.block_on(async { OnExecutor::new(1, || None) });
@@ -100,12 +104,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_of_it_stays_on_the_executor() {
+    async fn drop_leaves_no_task_on_executor() {
         let tasks = || Handle::current().metrics().num_alive_tasks();
         let before = tasks();
-        let thing = OnExecutor::new(1, || Some(2));
+        let value = OnExecutor::new(1, || Some(2));
         assert_eq!(tasks(), before + 1);
-        drop(thing);
+        drop(value);
         while tasks() > before {
             tokio::task::yield_now().await;
         }

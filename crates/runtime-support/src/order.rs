@@ -1,11 +1,10 @@
-//! The order of a list.
+//! Order of a listing.
 
 use std::cmp::Reverse;
 
 use runtime_core::Listed;
 
-/// Puts the newest first, as the engines' own tools do. Those of one time stay in the order that they
-/// have.
+/// Sorts a listing by creation time, newest first, like the engines' own tools. The sort is stable.
 pub fn newest_first(listed: &mut [Listed]) {
     listed.sort_by_key(|listed| Reverse(listed.info.created_at));
 }

@@ -1,4 +1,4 @@
-//! Free ports of this host, held until whoever they are for has them.
+//! Reservation of free TCP ports on this host.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -10,14 +10,14 @@ use std::os::fd::OwnedFd;
 use runtime_core::{Error, ErrorKind, Nonce, Result};
 use rustix::net::{AddressFamily, SocketType};
 
-/// The host ports that are published unless the caller sets others. The range is below the one that
-/// Kubernetes takes for services of type NodePort, and below the one that Linux takes for outgoing
-/// connections: the kernel gives none of them to a program that asks for any port.
+/// Default range of published host ports. The range is below the Kubernetes range for NodePort
+/// services and below the Linux range for outgoing connections, so the kernel assigns none of these
+/// ports to a program that requests any free port.
 pub const HOST_PORTS: RangeInclusive<u16> = 20_000..=29_999;
 
-/// Returns a source of random numbers, from the random bits of a nonce.
+/// Creates a random number generator seeded with the bits of a nonce.
 pub fn random(nonce: &Nonce) -> impl FnMut() -> u64 + Send + use<> {
-    // The nonce is 128 random bits in hexadecimal; a shift register stretches them.
+    // The nonce is 128 random bits in hexadecimal, extended by a xorshift generator.
     let bits = nonce.as_str().get(..16).and_then(|bits| u64::from_str_radix(bits, 16).ok());
     let mut state = bits.unwrap_or(1) | 1;
     move || {
@@ -28,10 +28,10 @@ pub fn random(nonce: &Nonce) -> impl FnMut() -> u64 + Send + use<> {
     }
 }
 
-/// Draws ports of a range that are not in use, as many as are wanted.
+/// Draws `wanted` random ports of a range that are not in use.
 ///
 /// # Errors
-/// `ResourceExhausted` when there are not so many.
+/// `ResourceExhausted` if the range has fewer unused ports.
 pub fn draw(
     range: &RangeInclusive<u16>,
     used: &BTreeSet<u16>,
@@ -40,64 +40,65 @@ pub fn draw(
 ) -> Result<Vec<u16>> {
     let mut drawn: Vec<u16> = Vec::with_capacity(wanted);
     while drawn.len() < wanted {
-        let free = from(range, random()).find(|port| !used.contains(port) && !drawn.contains(port));
-        drawn.push(free.ok_or_else(|| none_free(range))?);
+        let free =
+            ports_from(range, random()).find(|port| !used.contains(port) && !drawn.contains(port));
+        drawn.push(free.ok_or_else(|| exhausted(range))?);
     }
     Ok(drawn)
 }
 
-/// Returns all ports of a range, beginning at a random one.
-fn from(range: &RangeInclusive<u16>, random: u64) -> impl Iterator<Item = u16> + use<> {
+/// Iterates over all ports of a range, beginning at a random one.
+fn ports_from(range: &RangeInclusive<u16>, random: u64) -> impl Iterator<Item = u16> + use<> {
     let (first, last) = (u64::from(*range.start()), u64::from(*range.end()));
     let size = (last + 1).saturating_sub(first).max(1);
     let port = move |step| u16::try_from(first + (random % size + step) % size).unwrap_or(0);
     (0..size).map(port)
 }
 
-fn none_free(range: &RangeInclusive<u16>) -> Error {
+fn exhausted(range: &RangeInclusive<u16>) -> Error {
     Error::new(ErrorKind::ResourceExhausted).with_field("tcp_ports").with_message(format!(
-        "no port from {} to {} is free",
+        "no free port from {} to {}",
         range.start(),
         range.end()
     ))
 }
 
-/// Free TCP ports, each bound on all addresses so that nobody else gets it. They are free again
-/// when this is dropped.
+/// Free TCP ports, each bound on all addresses, so that no other program gets them. Dropping the
+/// reservation frees the ports.
 ///
-/// The sockets do not listen: who connects is refused, as if nothing was there.
+/// The sockets do not listen: connections are refused, as on an unused port.
 #[derive(Debug)]
 pub struct PortReservation {
     held: Vec<(u16, OwnedFd)>,
     range: RangeInclusive<u16>,
-    /// Ports that were not wanted. They stay bound so that they do not come again.
-    passed_over: Vec<OwnedFd>,
+    /// Sockets of replaced ports. They stay bound so that the ports are not drawn again.
+    replaced: Vec<OwnedFd>,
 }
 
 impl PortReservation {
-    /// Reserves `count` ports of a range.
+    /// Reserves `count` random ports of a range.
     ///
     /// # Errors
-    /// `ResourceExhausted` when there are not so many free ones, or the process may not open so many
-    /// files.
+    /// `ResourceExhausted` if the range has fewer free ports, or if the process may not open that
+    /// many files.
     pub fn new(
         range: RangeInclusive<u16>,
         count: usize,
         random: &mut impl FnMut() -> u64,
     ) -> Result<Self> {
         let held = (0..count).map(|_| bind_one(&range, random())).collect::<Result<_>>()?;
-        Ok(Self { held, range, passed_over: Vec::new() })
+        Ok(Self { held, range, replaced: Vec::new() })
     }
 
-    /// The ports, in the order in which they were reserved.
+    /// Returns the ports in the order of their reservation.
     pub fn ports(&self) -> impl Iterator<Item = u16> + '_ {
         self.held.iter().map(|(port, _)| *port)
     }
 
-    /// Takes other ports in place of those that are not wanted.
+    /// Replaces the ports for which `unwanted` returns `true` by other ports.
     ///
     /// # Errors
-    /// As [`new`](Self::new).
+    /// The errors of [`new`](Self::new).
     pub fn replace(
         &mut self,
         unwanted: impl Fn(u16) -> bool,
@@ -105,8 +106,8 @@ impl PortReservation {
     ) -> Result<()> {
         for slot in &mut self.held {
             if unwanted(slot.0) {
-                let (_, passed_over) = std::mem::replace(slot, bind_one(&self.range, random())?);
-                self.passed_over.push(passed_over);
+                let (_, replaced) = std::mem::replace(slot, bind_one(&self.range, random())?);
+                self.replaced.push(replaced);
             }
         }
         Ok(())
@@ -115,7 +116,7 @@ impl PortReservation {
 
 /// Binds a free port of the range.
 fn bind_one(range: &RangeInclusive<u16>, random: u64) -> Result<(u16, OwnedFd)> {
-    for port in from(range, random) {
+    for port in ports_from(range, random) {
         match bind(port) {
             Ok(socket) => return Ok((port, socket)),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
@@ -127,7 +128,7 @@ fn bind_one(range: &RangeInclusive<u16>, random: u64) -> Result<(u16, OwnedFd)> 
             }
         }
     }
-    Err(none_free(range))
+    Err(exhausted(range))
 }
 
 fn bind(port: u16) -> io::Result<OwnedFd> {
@@ -148,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn held_ports_are_nobody_elses_until_they_are_let_go() {
+    fn reservation_keeps_ports_bound_until_dropped() {
         let mut random = random(&Nonce::random().unwrap());
         let reserved = PortReservation::new(HOST_PORTS, 20, &mut random).unwrap();
         let ports: BTreeSet<u16> = reserved.ports().collect();
@@ -170,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn drawn_ports_are_free_ones_of_the_range() {
+    fn draw_returns_unused_ports_of_range() {
         let used = BTreeSet::from([100, 101]);
         let mut random = || 3;
         assert_eq!(draw(&(100..=103), &used, 2, &mut random).unwrap(), [103, 102]);
@@ -182,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn range_without_a_free_port_is_exhausted() {
+    fn reservation_in_used_range_returns_resource_exhausted() {
         let mut random = random(&Nonce::random().unwrap());
         let taken = PortReservation::new(HOST_PORTS, 1, &mut random).unwrap();
         let port = taken.ports().next().unwrap();
@@ -191,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_wanted_does_not_come_again() {
+    fn replace_returns_other_ports() {
         let mut random = random(&Nonce::random().unwrap());
         let mut reserved = PortReservation::new(HOST_PORTS, 3, &mut random).unwrap();
         let before: Vec<u16> = reserved.ports().collect();

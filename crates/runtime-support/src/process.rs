@@ -1,6 +1,9 @@
-//! Processes of an engine that runs on this host.
+//! Processes of an engine on this host.
 
-#![allow(unsafe_code, reason = "one call is marked unsafe for what is not done here; it says why")]
+#![allow(
+    unsafe_code,
+    reason = "one call is unsafe only for reserved signals; see its SAFETY comment"
+)]
 
 use std::fs;
 use std::io;
@@ -14,18 +17,18 @@ mod tree;
 
 pub use tree::ProcessTree;
 
-/// A process that keeps its identity: its number is not given to another one unnoticed.
+/// A process, held by a pidfd. The handle refers to the same process even if its PID is reused.
 #[derive(Debug)]
 pub struct Process {
     fd: OwnedFd,
 }
 
 impl Process {
-    /// Takes hold of the process that has this number now. That it is the one that is meant has
-    /// to be checked afterwards.
+    /// Opens the process with this PID. The caller has to check afterwards that it is the intended
+    /// process.
     ///
     /// # Errors
-    /// `NotFound` when there is none.
+    /// `NotFound` if no process has this PID.
     pub fn hold(pid: i32) -> io::Result<Self> {
         let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::NotFound)?;
         match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
@@ -35,14 +38,15 @@ impl Process {
         }
     }
 
-    /// Takes hold of the process of a container that an engine has named by this number.
+    /// Opens a process by the PID that an engine reported for a container.
     ///
-    /// A number proves nothing: the engine may run in another PID namespace or on another host,
-    /// and the process may have ended since. The process is in a control group of the container,
-    /// and has not ended after that was read, so that the number was its own at that time.
+    /// The PID alone is not sufficient: the engine may run in another PID namespace or on another
+    /// host, and the process may have ended. This method checks that the process is in a control
+    /// group of the container, and that it had not ended when the control group was read, so that
+    /// the PID was still its own.
     ///
     /// # Errors
-    /// `NotFound` if no process has this number or the process has ended; `InvalidInput` if the
+    /// `NotFound` if no process has this PID or the process has ended; `InvalidInput` if the
     /// process does not belong to the container.
     pub fn in_container(pid: i32, container: &str) -> io::Result<Self> {
         let process = Self::hold(pid)?;
@@ -53,31 +57,31 @@ impl Process {
         if !belongs {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                "the process with this number does not belong to the container",
+                "the process with this PID does not belong to the container",
             ));
         }
         Ok(process)
     }
 
-    /// Whether the process has not ended.
+    /// Returns `true` if the process has not ended.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
-        // The descriptor is readable once the process has ended.
+        // The descriptor becomes readable when the process ends.
         matches!(rustix::event::poll(&mut fds, Some(&Timespec::default())), Ok(0))
     }
 
-    /// Sends it a signal. One that has ended is no error of this call: gives `false`.
+    /// Sends a signal. Returns `false` if the process has ended.
     ///
     /// # Errors
-    /// `PermissionDenied` when this user may not.
+    /// `PermissionDenied` if this user may not signal the process.
     pub fn signal(&self, signal: Signal) -> io::Result<bool> {
         self.send(signal.number().into())
     }
 
     fn send(&self, signal: i32) -> io::Result<bool> {
-        // SAFETY: it is wrong only for a signal that the C library keeps for itself and that is
-        // sent to or handled by this process; this one goes to another.
+        // SAFETY: the call is unsound only for a signal that the C library reserves and that is
+        // sent to or handled by this process; this signal is sent to another process.
         let signal = unsafe { rustix::process::Signal::from_raw_unchecked(signal) };
         match rustix::process::pidfd_send_signal(&self.fd, signal) {
             Ok(()) => Ok(true),
@@ -93,23 +97,23 @@ impl AsFd for Process {
     }
 }
 
-/// Whether this process and the one with this number are in the same namespace of this kind
-/// (`pid`, `mnt`), `None` where that cannot be found out.
+/// Returns `true` if this process and the process with PID `pid` share the namespace of this kind
+/// (`pid`, `mnt`), or `None` if that cannot be determined.
 #[must_use]
 pub fn shares_namespace(pid: i32, kind: &str) -> Option<bool> {
     let theirs = fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok()?;
     Some(theirs == fs::read_link(format!("/proc/self/ns/{kind}")).ok()?)
 }
 
-/// Whether the process with this number is in a control group of the container with this id, as far
-/// as this process sees it. Engines put the whole id into the name of the group.
+/// Returns `true` if the process with PID `pid` is in a control group of the container `id`, as
+/// seen by this process. Engines include the full id in the name of the control group.
 #[must_use]
 pub fn is_in_container(pid: i32, id: &str) -> bool {
     let groups = fs::read_to_string(format!("/proc/{pid}/cgroup"));
     !id.is_empty() && groups.is_ok_and(|groups| groups.contains(id))
 }
 
-/// Whether this process may do what only root may.
+/// Returns `true` if the effective user of this process is root.
 #[must_use]
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
@@ -123,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_signal_reaches_the_process_and_is_refused_after_its_end() {
+    fn signal_after_exit_returns_false() {
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
         let process = Process::hold(pid).unwrap();
@@ -134,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_shares_its_own_namespaces() {
+    fn shares_namespace_with_self_returns_true() {
         let pid = i32::try_from(std::process::id()).unwrap();
         assert_eq!(shares_namespace(pid, "pid"), Some(true));
         assert_eq!(shares_namespace(pid, "none"), None);

@@ -1,9 +1,9 @@
-//! Versions as engines say them.
+//! Version strings of engines.
 
-/// The three numbers that a version such as `20.10.24+dfsg1` or `v2.1.9` begins with. One that is
-/// not there is 0.
+/// Parses the first three numbers of a version such as `20.10.24+dfsg1` or `v2.1.9`. A missing
+/// number is 0.
 ///
-/// Arrays of numbers compare as versions do.
+/// The returned arrays compare in version order.
 #[must_use]
 pub fn version_numbers(version: &str) -> [u32; 3] {
     let mut numbers = version
@@ -18,7 +18,7 @@ mod tests {
     use super::version_numbers;
 
     #[test]
-    fn versions() {
+    fn version_numbers_parses_first_three_numbers() {
         for (text, expected) in [
             ("1.6.20~ds1", [1, 6, 20]),
             ("1.7.24~ds1", [1, 7, 24]),

@@ -1,4 +1,4 @@
-//! What every operation of every backend has around it.
+//! Span, deadline, close check and error context of an operation.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +11,8 @@ use tracing::{Instrument as _, Span};
 use super::Backend;
 use crate::within;
 
-/// Returns how long an operation may take as a whole. The others have no deadline, because they
-/// wait or transfer, or one that depends on what they are asked for.
+/// Returns the deadline of a whole operation. Other operations wait or transfer data without a
+/// deadline, or have one that depends on their arguments.
 fn deadline(operation: Operation, deadlines: &Deadlines) -> Option<Duration> {
     match operation {
         Operation::Health
@@ -29,10 +29,10 @@ fn deadline(operation: Operation, deadlines: &Deadlines) -> Option<Duration> {
     }
 }
 
-/// Does `work` in `span`, within the deadline of the operation and until the runtime is closed, and
-/// adds the operation and the backend to its error.
+/// Runs `work` in `span`, with the deadline of the operation, until the runtime is closed. Adds the
+/// operation and the backend to the error.
 ///
-/// `work` is boxed because each of these layers would hold it by value, twice: the future of a small
+/// `work` is boxed because each layer around it would hold it by value, twice: the future of a small
 /// operation would overflow the stack of a thread.
 pub(super) async fn call<B: Backend, T>(
     backend: &Arc<B>,

@@ -1,4 +1,4 @@
-//! The runtime of any backend.
+//! [`Runtime`] over a [`Backend`].
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use super::call::call;
 use super::{Backend, ContainerRef as _, Handle};
 use crate::newest_first;
 
-/// A connection to an engine: the [`Runtime`] of a [`Backend`].
+/// A connection to an engine: implements [`Runtime`] over a [`Backend`].
 #[derive(Debug)]
 pub struct Connected<B> {
     backend: Arc<B>,
@@ -29,7 +29,7 @@ impl<B> Clone for Connected<B> {
 }
 
 impl<B: Backend> Connected<B> {
-    /// Returns the runtime of a backend that is connected.
+    /// Creates the runtime of a connected backend.
     #[must_use]
     pub fn new(backend: Arc<B>) -> Self {
         Self { backend }
@@ -41,11 +41,11 @@ impl<B: Backend> Connected<B> {
         &self.backend
     }
 
-    /// Does an operation of the backend's own as one of [`Runtime`] is done: in a span, within its
-    /// deadline, and until the runtime is closed.
+    /// Runs a backend-specific operation like one of [`Runtime`]: in a span, with its deadline,
+    /// until the runtime is closed.
     ///
     /// # Errors
-    /// Those of `work`; `InvalidState` when the runtime is closed; `Timeout`.
+    /// The errors of `work`; `InvalidState` if the runtime is closed; `Timeout`.
     pub fn call<'a, T: Send + 'a>(
         &'a self,
         operation: Operation,
@@ -55,8 +55,8 @@ impl<B: Backend> Connected<B> {
         async move { call(&self.backend, operation, None, &self.span(operation), work).await }
     }
 
-    /// Returns the span of an operation. Where it is about one container, that is recorded once it is
-    /// known.
+    /// Returns the span of an operation. The field `container` is recorded later if the operation
+    /// concerns one container.
     fn span(&self, operation: Operation) -> Span {
         tracing::debug_span!(
             "runtime",
@@ -172,7 +172,7 @@ impl<B: Backend> Runtime for Connected<B> {
     async fn close(&self) -> Result<()> {
         let context = self.backend.context();
         context.closed.cancel();
-        // What is half made is undone before the connection goes.
+        // The cleanup needs the connection.
         context.half_made.close(context.deadlines.remove).await;
         self.backend.close().await.during(Operation::Close).on(B::NAME)
     }

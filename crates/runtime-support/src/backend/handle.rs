@@ -1,4 +1,4 @@
-//! The container of any backend.
+//! [`Container`] over a [`Backend`].
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::call::call;
 use super::{Backend, ContainerRef as _};
 use crate::{check_exec, check_path};
 
-/// A handle for a container of an engine: the [`Container`] of a [`Backend`].
+/// A handle for a container: implements [`Container`] over a [`Backend`].
 pub struct Handle<B: Backend> {
     backend: Arc<B>,
     container: B::Container,
@@ -42,7 +42,7 @@ impl<B: Backend> Handle<B> {
         Self { backend: Arc::clone(backend), container }
     }
 
-    /// Does an operation, and adds the container to its error.
+    /// Runs an operation and adds the container to its error.
     fn call<'a, T: Send + 'a>(
         &'a self,
         operation: Operation,

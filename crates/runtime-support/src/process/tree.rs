@@ -1,10 +1,9 @@
-//! A process and all that it has started.
+//! A process and its descendants.
 //!
-//! Engines end the process of an exec and leave its children to the container. The children are
-//! found by their session and their parents: engines make an exec's process the leader of a
-//! session of its own, and a process that leaves the session is found for as long as its parent
-//! lives. All of them are stopped before the first one is killed, so that none forks unseen and no
-//! link between them is lost.
+//! Engines end the process of an exec and leave its descendants running in the container.
+//! Descendants are found by session and by parent: engines make the process of an exec a session
+//! leader, and a process that leaves the session is found as long as its parent lives. All members
+//! are stopped before the first is killed, so that none forks unnoticed and no parent link is lost.
 
 use std::collections::HashMap;
 use std::fs;
@@ -20,35 +19,34 @@ use tokio::time::timeout;
 
 use super::Process;
 
-/// How often a tree is looked through while it still grows. Each round stops all that it finds.
-const ROUNDS: usize = 100;
+/// Maximum number of scans of the process table. Each scan stops all members that it finds.
+const SCANS_MAX: usize = 100;
 
-/// How long a signal may take to end a process at once.
-const AT_ONCE: Duration = Duration::from_millis(50);
+/// Time within which a signal may end the process before `signal` returns.
+const PROMPT_END_MAX: Duration = Duration::from_millis(50);
 
-/// How long after a signal the end of the process is taken for the signal's work.
-const LATER: Duration = Duration::from_secs(10);
+/// Time within which the end of the process is attributed to the signal.
+const DELAYED_END_MAX: Duration = Duration::from_secs(10);
 
-const STOP: i32 = 19;
+const SIGSTOP: i32 = 19;
 
-/// A process whose descendants end with it.
+/// A process whose descendants are ended with it.
 #[derive(Debug)]
 pub struct ProcessTree {
     root: Process,
     pid: i32,
     started: u64,
-    /// Whether the process leads a session.
-    leads: bool,
-    /// The PID namespace of the process.
+    /// `true` if the process is a session leader.
+    is_leader: bool,
+    /// PID namespace of the process.
     namespace: Option<PathBuf>,
 }
 
-/// The descendants of a process, by their numbers.
+/// Descendants of a process, by PID.
 type Members = HashMap<i32, Process>;
 
 impl ProcessTree {
-    /// Returns the tree below a process that has this number. The number has to be the one of
-    /// `root` at the time of the call.
+    /// Creates the tree of a process. `pid` has to be the PID of `root` at the time of the call.
     ///
     /// # Errors
     /// `NotFound` if the process has ended.
@@ -58,41 +56,41 @@ impl ProcessTree {
         if !root.is_alive() {
             return Err(io::ErrorKind::NotFound.into());
         }
-        Ok(Self { root, pid, started: stat.started, leads: stat.session == pid, namespace })
+        Ok(Self { root, pid, started: stat.started, is_leader: stat.session == pid, namespace })
     }
 
-    /// Takes hold of a process of a container, as [`Process::in_container`] does.
+    /// Opens a process of a container, see [`Process::in_container`].
     ///
     /// # Errors
-    /// Those of [`Process::in_container`].
+    /// The errors of [`Process::in_container`].
     pub fn in_container(pid: i32, container: &str) -> io::Result<Self> {
         Self::new(Process::in_container(pid, container)?, pid)
     }
 
-    /// Returns the process itself.
+    /// Returns the root process.
     #[must_use]
     pub const fn root(&self) -> &Process {
         &self.root
     }
 
-    /// Sends a signal to the process. If the process ends of it, its descendants are killed.
-    /// Returns `false` if the process has ended before.
+    /// Sends a signal to the root process. If the signal ends the process, its descendants are
+    /// killed. Returns `false` if the process had already ended.
     ///
-    /// [`Signal::KILL`] kills the whole tree. After another signal that the process takes some
-    /// time to heed, up to ten seconds, its descendants are killed when it ends, by a task.
+    /// [`Signal::KILL`] kills the whole tree. After another signal the process may take up to ten
+    /// seconds to end; a spawned task then kills its descendants.
     ///
     /// # Errors
-    /// `PermissionDenied` if this user may not.
+    /// `PermissionDenied` if this user may not signal the process.
     ///
     /// # Panics
-    /// Outside a tokio runtime.
+    /// Panics outside a tokio runtime.
     pub async fn signal(self, signal: Signal) -> io::Result<bool> {
         if signal == Signal::KILL {
             return run_blocking(move || self.kill()).await;
         }
         let (tree, members, sent) = run_blocking(move || {
             let mut members = Members::new();
-            self.find(&mut members, None)?;
+            self.add_descendants(&mut members, None)?;
             let sent = self.root.signal(signal)?;
             Ok((self, members, sent))
         })
@@ -101,54 +99,54 @@ impl ProcessTree {
             return Ok(false);
         }
         let ended = tree.root.as_fd().try_clone_to_owned()?;
-        // SAFETY: the descriptor is owned by the result, and so open for as long as that lives.
+        // SAFETY: the result owns the descriptor, which is therefore open for its lifetime.
         let ended = unsafe { AsyncFd::register_with_interest(ended, Interest::READABLE) }?;
-        if timeout(AT_ONCE, ended.readable()).await.is_ok() {
+        if timeout(PROMPT_END_MAX, ended.readable()).await.is_ok() {
             run_blocking(move || tree.kill_with(members)).await?;
             return Ok(true);
         }
         tokio::spawn(async move {
-            if let Ok(Ok(_)) = timeout(LATER, ended.readable()).await
+            if let Ok(Ok(_)) = timeout(DELAYED_END_MAX, ended.readable()).await
                 && let Err(error) = run_blocking(move || tree.kill_with(members)).await
             {
-                tracing::debug!(%error, "failed to end what a signalled process has started");
+                tracing::debug!(%error, "failed to kill the descendants of a signalled process");
             }
         });
         Ok(true)
     }
 
-    /// Kills the process and its descendants. Returns `false` if the process had ended before.
+    /// Kills the process and its descendants. Returns `false` if the process had already ended.
     ///
     /// # Errors
-    /// `PermissionDenied` if this user may not.
+    /// `PermissionDenied` if this user may not signal the process.
     pub fn kill(&self) -> io::Result<bool> {
         self.kill_with(Members::new())
     }
 
     fn kill_with(&self, mut members: Members) -> io::Result<bool> {
         for member in members.values() {
-            member.send(STOP)?;
+            member.send(SIGSTOP)?;
         }
-        self.root.send(STOP)?;
-        self.find(&mut members, Some(STOP))?;
-        // The descendants first: the end of the process can be the end of the container's session.
+        self.root.send(SIGSTOP)?;
+        self.add_descendants(&mut members, Some(SIGSTOP))?;
+        // Descendants first, because the end of the root process may end the container's session.
         for member in members.values() {
             member.signal(Signal::KILL)?;
         }
         self.root.signal(Signal::KILL)
     }
 
-    /// Adds all descendants that are not among the members, and sends each a signal.
-    fn find(&self, members: &mut Members, signal: Option<i32>) -> io::Result<()> {
-        for _ in 0..ROUNDS {
+    /// Adds the descendants that are not yet members, and sends each the signal.
+    fn add_descendants(&self, members: &mut Members, signal: Option<i32>) -> io::Result<()> {
+        for _ in 0..SCANS_MAX {
             let before = members.len();
-            for (pid, stat) in Stat::of_all()? {
+            for (pid, stat) in Stat::read_all()? {
                 if pid == self.pid || members.contains_key(&pid) || !self.owns(members, pid, &stat)
                 {
                     continue;
                 }
                 let Ok(process) = Process::hold(pid) else { continue };
-                // The same process as before the hold, and not another one with its number.
+                // Checks that the PID was not reused before the pidfd was opened.
                 let same = Stat::read(pid).is_some_and(|again| {
                     again.started == stat.started && self.owns(members, pid, &again)
                 });
@@ -171,13 +169,13 @@ impl ProcessTree {
         if stat.is_zombie || stat.started < self.started {
             return false;
         }
-        // The number of a process that lives is its own.
+        // The PID of a live process is not reused.
         let is_child = match members.get(&stat.parent) {
             Some(parent) => parent.is_alive(),
             None => stat.parent == self.pid && self.root.is_alive(),
         };
-        // A session keeps its number to itself for as long as it has members.
-        let in_session = self.leads
+        // A session id is not reused while the session has members.
+        let in_session = self.is_leader
             && stat.session == self.pid
             && self.namespace.is_some()
             && namespace(pid) == self.namespace
@@ -196,13 +194,13 @@ fn namespace(pid: i32) -> Option<PathBuf> {
     fs::read_link(format!("/proc/{pid}/ns/pid")).ok()
 }
 
-/// The part of `/proc/PID/stat` that shows where a process belongs.
+/// The fields of `/proc/PID/stat` that identify a process and its parents.
 #[derive(Debug)]
 struct Stat {
     is_zombie: bool,
     parent: i32,
     session: i32,
-    /// The time of its start in clock ticks.
+    /// Start time in clock ticks.
     started: u64,
 }
 
@@ -212,7 +210,7 @@ impl Stat {
     }
 
     fn parse(stat: &str) -> Option<Self> {
-        // The name before it can hold any character.
+        // The process name may contain any character, including parentheses.
         let (_, rest) = stat.rsplit_once(')')?;
         let fields: Vec<_> = rest.split_ascii_whitespace().collect();
         Some(Self {
@@ -223,8 +221,8 @@ impl Stat {
         })
     }
 
-    /// All processes that can be seen.
-    fn of_all() -> io::Result<Vec<(i32, Self)>> {
+    /// Returns all visible processes.
+    fn read_all() -> io::Result<Vec<(i32, Self)>> {
         let pids = fs::read_dir("/proc")?.flatten().filter_map(|entry| {
             let pid = entry.file_name().to_str()?.parse().ok()?;
             Some((pid, Self::read(pid)?))
@@ -240,7 +238,7 @@ mod tests {
 
     use super::*;
 
-    /// Starts a shell that leads a session and prints the numbers of its children.
+    /// Starts a shell that is_leader a session and prints the PIDs of its children.
     fn start(script: &str) -> (Child, Vec<i32>) {
         let mut child = Command::new("setsid")
             .args(["sh", "-c", script])
@@ -299,7 +297,7 @@ mod tests {
         assert!(tree.kill().unwrap());
         child.wait().unwrap();
         until_ended(&pids).await;
-        // After the end of all of them nothing is left to end.
+        // A second kill has no process left to end.
         assert!(!tree.kill().unwrap());
     }
 
