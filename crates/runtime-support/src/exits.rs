@@ -1,4 +1,4 @@
-//! Any number of waiters for the ends of containers, over one source.
+//! Exit watcher: any number of waiters for exits of containers, over one source.
 
 mod driver;
 #[cfg(test)]
@@ -16,60 +16,62 @@ use tokio::sync::{Notify, watch};
 
 use driver::Driver;
 
-/// What a source knows of a container.
+/// Observation of a container by a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sight {
-    /// It is there and has not ended.
+    /// The container exists and has not ended.
     Alive,
-    /// It is there, and may have ended: only [`ExitSource::inspect`] can tell, or tell how.
+    /// The container exists and may have ended: [`ExitSource::inspect`] is required to decide, or
+    /// to get the exit.
     Unclear,
-    /// It has ended.
+    /// The container has ended.
     Ended(Exit),
-    /// It is not there.
+    /// The container does not exist.
     Gone,
 }
 
-/// Why a source wakes its waiters.
+/// A wake-up of a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wake {
-    /// Something happened to this container. The exit is given where the wake carries it: it
-    /// counts if the container is gone by the time it is inspected.
+    /// The state of this container may have changed. The exit is present if the wake-up carries
+    /// one; it is used if the container no longer exists when it is inspected.
     Container(ContainerId, Option<Exit>),
-    /// This container was removed, at this time of the caller's clock. A waiter that began before
-    /// that has waited for a container that was there.
+    /// This container was removed at this time of the caller's clock. A waiter that was registered
+    /// before returns the exit reason `Removed`.
     Removed(ContainerId, SystemTime),
-    /// Something may have happened to any.
+    /// The state of any container may have changed.
     All,
 }
 
-/// Wakes, for as long as the connection lasts.
+/// Wake-ups of one connection. The stream ends with the connection.
 pub type WakeStream = BoxStream<'static, Result<Wake>>;
 
-/// Where the ends of containers are learnt.
+/// Source of the exits of containers.
 ///
-/// Errors of kind `Unavailable`, `Timeout`, `Lost`, `ResourceExhausted` and `Internal` are waited
-/// out and tried again; all others end the waits that they concern.
+/// Errors of kind `Unavailable`, `Timeout`, `Lost`, `ResourceExhausted` and `Internal` are retried;
+/// all other errors end the affected waits.
 #[async_trait]
 pub trait ExitSource: Send + Sync + 'static {
-    /// Opens the one stream for all waiters. What happens after it is open is not missed. It
-    /// ends when the connection does, and is opened again.
+    /// Opens the stream that all waiters share. No change after the open is missed. The stream ends
+    /// with its connection, and is then opened again.
     async fn watch(&self) -> Result<WakeStream>;
 
-    /// Looks at many containers in one call. Those that are left out are gone.
+    /// Observes many containers with one request. Containers that are missing in the result do not
+    /// exist.
     async fn look(&self, ids: &[ContainerId]) -> Result<Vec<(ContainerId, Sight)>>;
 
-    /// Looks at one container. `seen` is the exit that a wake carried.
+    /// Observes one container. `seen` is the exit that a wake-up carried.
     async fn inspect(&self, id: &ContainerId, seen: Option<Exit>) -> Result<Sight>;
 
-    /// A way to wait for one container that is cheaper than the stream, if there is one. It is
-    /// taken while nobody waits for another.
+    /// Returns a future that waits for one container more cheaply than the stream, if the source
+    /// has one. It is used while there is only one container to wait for.
     fn alone(&self, id: &ContainerId) -> Option<BoxFuture<'static, Result<Sight>>>;
 }
 
-/// The waiters of one runtime.
+/// The exit watcher of one runtime.
 ///
-/// While somebody waits, one task holds one stream of the source. It ends with the last waiter,
-/// and a waiter is gone when its future is dropped.
+/// While there are waiters, one task holds one stream of the source. The task ends with the last
+/// waiter. A waiter is removed when its future is dropped.
 #[derive(Clone)]
 pub struct ExitHub {
     inner: Arc<Inner>,
@@ -85,45 +87,45 @@ struct Inner {
     source: Box<dyn ExitSource>,
     resync: Duration,
     state: Mutex<State>,
-    /// Told when a waiter comes or goes, or a container is to be looked at.
+    /// Notified when a waiter is added or removed, or when a container has to be rechecked.
     changed: Notify,
 }
 
 #[derive(Default)]
 struct State {
     entries: HashMap<ContainerId, Entry>,
-    driven: bool,
-    /// Whether the last driver that did not end by itself has panicked.
+    has_driver: bool,
+    /// `true` if the last driver that was dropped early had panicked.
     panicked: bool,
-    /// Containers that were seen by a driver which ended with its executor.
+    /// Containers observed by a driver that ended with its executor.
     seen_before: HashSet<ContainerId>,
-    /// How many changes there were: a driver that saw this number has seen them all.
+    /// Number of changes, so that a driver can detect changes since its last step.
     changes: u64,
 }
 
 struct Entry {
     waiters: usize,
-    /// When the first waiter began.
+    /// When the first waiter was registered.
     since: SystemTime,
-    /// Whether it was there when it was looked at, or after that.
+    /// `true` if the container was observed to exist at that time or later.
     seen_alive: bool,
-    look: Look,
+    recheck: Recheck,
     result: watch::Sender<Option<Result<Exit>>>,
 }
 
-/// Whether an entry has to be looked at.
+/// Pending recheck of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Look {
-    No,
-    /// Together with others.
-    Any,
-    /// By itself: it is known or likely to have ended.
+enum Recheck {
+    None,
+    /// Recheck together with other containers.
+    Batch,
+    /// Recheck individually, because the container has ended or is likely to have ended.
     Inspect(Option<Exit>),
 }
 
 impl ExitHub {
-    /// A hub over `source`. Every `resync` all containers that are waited for are looked at,
-    /// whatever the stream said: for what an engine changes without an event.
+    /// Creates an exit watcher over `source`. Every `resync`, all awaited containers are rechecked
+    /// independently of the stream, because an engine may change a container without an event.
     #[must_use]
     pub fn new(source: impl ExitSource, resync: Duration) -> Self {
         let source = Box::new(source);
@@ -131,43 +133,44 @@ impl ExitHub {
         Self { inner: Arc::new(Inner { source, resync, state, changed: Notify::new() }) }
     }
 
-    /// Waits for the end of a container. See [`Container::wait`](runtime_core::Container::wait).
+    /// Waits for the exit of a container. See [`Container::wait`](runtime_core::Container::wait).
     ///
     /// # Errors
-    /// `NotFound` when it was gone when it was first looked at; what the source says and what no
-    /// patience mends.
+    /// `NotFound` if the container did not exist at its first observation; errors of the source
+    /// that are not retried.
     pub async fn wait(&self, id: &ContainerId) -> Result<Exit> {
         loop {
             let mut waiter = self.inner.register(id);
             let result = waiter.result.wait_for(Option::is_some).await;
             match result.as_deref() {
                 Ok(Some(result)) => return result.clone(),
-                // The task has ended with the executor of another caller: it is spawned here.
+                // The task has ended with the executor of another caller. It is spawned again on
+                // this one.
                 _ if !self.inner.lock().panicked => {}
                 _ => {
-                    let error = Error::internal("the task that waits for exits has ended");
+                    let error = Error::internal("the exit watcher panicked");
                     return Err(error.about(id));
                 }
             }
         }
     }
 
-    /// Has a container looked at: something happened to it that the source may not tell.
+    /// Rechecks a container, after a change that the source may not report. No-op without waiters.
     pub fn poke(&self, id: &ContainerId) {
         let mut state = self.inner.lock();
         if let Some(entry) = state.entries.get_mut(id) {
-            entry.want(Look::Inspect(None));
+            entry.request(Recheck::Inspect(None));
             self.inner.change(&mut state);
         }
     }
 
-    /// Says that a container is there and about to be removed: those who wait for it now, and have
-    /// not been answered, learn that it was removed and not that it was never there.
+    /// Marks a container as existing before its removal, so that current waiters get the exit
+    /// `Removed` instead of `NotFound`. No-op without waiters.
     pub fn removing(&self, id: &ContainerId) {
-        self.inner.exists(id);
+        self.inner.mark_existing(id);
     }
 
-    /// How many containers are waited for.
+    /// Returns the number of awaited containers.
     #[must_use]
     pub fn waited_for(&self) -> usize {
         self.inner.lock().entries.len()
@@ -175,15 +178,15 @@ impl ExitHub {
 }
 
 impl Entry {
-    fn want(&mut self, look: Look) {
-        match (&self.look, &look) {
-            (Look::Inspect(Some(_)), _) | (Look::Inspect(None), Look::Any) => {}
-            _ => self.look = look,
+    fn request(&mut self, recheck: Recheck) {
+        match (&self.recheck, &recheck) {
+            (Recheck::Inspect(Some(_)), _) | (Recheck::Inspect(None), Recheck::Batch) => {}
+            _ => self.recheck = recheck,
         }
     }
 }
 
-/// One waiter. Dropping it takes it off the list.
+/// A registered waiter. Dropping it removes the registration.
 struct Waiter {
     inner: Arc<Inner>,
     id: ContainerId,
@@ -194,7 +197,7 @@ impl Drop for Waiter {
     fn drop(&mut self) {
         let mut state = self.inner.lock();
         let Some(entry) = state.entries.get_mut(&self.id) else { return };
-        // The entry may be a later one of the same container, with waiters of its own.
+        // The entry may be a later one of the same container, with other waiters.
         if !entry.result.subscribe().same_channel(&self.result) {
             return;
         }
@@ -223,60 +226,60 @@ impl Inner {
             waiters: 0,
             since: SystemTime::now(),
             seen_alive,
-            look: Look::Any,
+            recheck: Recheck::Batch,
             result: watch::Sender::new(None),
         });
         entry.waiters += 1;
         let result = entry.result.subscribe();
         self.change(&mut state);
-        if !state.driven {
-            state.driven = true;
+        if !state.has_driver {
+            state.has_driver = true;
             tokio::spawn(Driver::new(Arc::clone(self)).run());
         }
         Waiter { inner: Arc::clone(self), id: id.clone(), result }
     }
 
-    fn settle(&self, id: &ContainerId, result: Result<Exit>) {
+    fn resolve(&self, id: &ContainerId, result: Result<Exit>) {
         if let Some(entry) = self.lock().entries.remove(id) {
             entry.result.send_replace(Some(result));
         }
     }
 
-    /// Takes what the stream of wakes has given.
+    /// Applies an item of the wake-up stream.
     fn take(&self, wake: Option<Result<Wake>>) -> Result<()> {
         let wake = wake.unwrap_or_else(|| {
-            Err(Error::new(ErrorKind::Unavailable).with_message("the stream of events has ended"))
+            Err(Error::new(ErrorKind::Unavailable).with_message("the event stream ended"))
         })?;
         let mut state = self.lock();
         match wake {
             Wake::Container(id, seen) => {
                 if let Some(entry) = state.entries.get_mut(&id) {
-                    entry.want(Look::Inspect(seen));
+                    entry.request(Recheck::Inspect(seen));
                 }
             }
             Wake::Removed(id, at) => {
                 if let Some(entry) = state.entries.get_mut(&id) {
                     entry.seen_alive |= entry.since <= at;
-                    entry.want(Look::Inspect(None));
+                    entry.request(Recheck::Inspect(None));
                 }
             }
             Wake::All => {
                 for entry in state.entries.values_mut() {
-                    entry.want(Look::Any);
+                    entry.request(Recheck::Batch);
                 }
             }
         }
         Ok(())
     }
 
-    /// Notes that a container is there, or was when it was waited for.
-    fn exists(&self, id: &ContainerId) {
+    /// Marks a container as existing.
+    fn mark_existing(&self, id: &ContainerId) {
         if let Some(entry) = self.lock().entries.get_mut(id) {
             entry.seen_alive = true;
         }
     }
 
-    /// Applies what is known of a container.
+    /// Applies an observation of a container.
     fn apply(&self, id: &ContainerId, sight: Sight) {
         let mut state = self.lock();
         let Some(entry) = state.entries.get_mut(id) else { return };
@@ -284,11 +287,11 @@ impl Inner {
             Sight::Alive => entry.seen_alive = true,
             Sight::Unclear => {
                 entry.seen_alive = true;
-                entry.want(Look::Inspect(None));
+                entry.request(Recheck::Inspect(None));
             }
             Sight::Ended(exit) => {
                 drop(state);
-                self.settle(id, Ok(exit));
+                self.resolve(id, Ok(exit));
             }
             Sight::Gone => {
                 let result = if entry.seen_alive {
@@ -297,7 +300,7 @@ impl Inner {
                     Err(Error::new(ErrorKind::NotFound).about(id))
                 };
                 drop(state);
-                self.settle(id, result);
+                self.resolve(id, result);
             }
         }
     }

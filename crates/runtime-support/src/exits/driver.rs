@@ -1,4 +1,4 @@
-//! The task that serves the waiters of a hub.
+//! The task that serves the waiters of an exit watcher.
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
@@ -9,37 +9,37 @@ use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
 use runtime_core::{Backoff, ContainerId, Error, ErrorKind, Exit, Result};
 
-use super::{Inner, Look, Sight, WakeStream};
+use super::{Inner, Recheck, Sight, WakeStream};
 
-/// How many containers are inspected at once.
-const INSPECTIONS: usize = 8;
+/// Maximum number of concurrent inspections.
+const INSPECTIONS_MAX: usize = 8;
 
-/// How often a container is looked at that is waited for in the cheaper way: nothing else shows
-/// that its connection has gone silent.
-const ALONE_CHECK: Duration = Duration::from_secs(10);
+/// Interval of rechecks while a single container is awaited by its own future, because a silent
+/// connection is not detected otherwise.
+const ALONE_RECHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The task that serves the waiters.
 pub(super) struct Driver {
     inner: Arc<Inner>,
     wakes: Option<WakeStream>,
-    /// The cheaper way for a single container, while it is taken.
+    /// The container that is awaited by its own future, if any.
     alone: Option<(ContainerId, BoxFuture<'static, Result<Sight>>)>,
-    /// Set after the cheaper way did not lead to an end, until the next one does.
+    /// Set when that future failed or returned without an end; reset when the stream is opened.
     alone_failed: bool,
-    /// When to look at the container of the cheaper way.
+    /// Timer for the recheck of that container.
     alone_check: Pin<Box<tokio::time::Sleep>>,
     backoff: Backoff,
     resync: Pin<Box<tokio::time::Sleep>>,
-    /// Whether the driver ended by itself, and not by a panic of the source.
+    /// `true` if the driver ended regularly, not by a panic or the shutdown of its executor.
     done: bool,
 }
 
-/// What to do next.
+/// Next action of the driver.
 enum Step {
     End,
     Alone,
     Open,
-    Look(Vec<ContainerId>),
+    Snapshot(Vec<ContainerId>),
     Inspect(Vec<(ContainerId, Option<Exit>)>),
     Idle,
 }
@@ -47,10 +47,10 @@ enum Step {
 impl Drop for Driver {
     fn drop(&mut self) {
         if !self.done {
-            // After a panic the waiters get an error instead of silence, and the next one a new driver.
-            // After the end of the executor those on other executors register again.
+            // After a panic the waiters get an error, and the next waiter starts a new driver.
+            // After the shutdown of the executor, waiters on other executors register again.
             let mut state = self.inner.lock();
-            state.driven = false;
+            state.has_driver = false;
             state.panicked = std::thread::panicking();
             let entries = std::mem::take(&mut state.entries);
             let seen = entries.into_iter().filter(|(_, entry)| entry.seen_alive);
@@ -67,7 +67,7 @@ impl Driver {
             wakes: None,
             alone: None,
             alone_failed: false,
-            alone_check: Box::pin(tokio::time::sleep(ALONE_CHECK)),
+            alone_check: Box::pin(tokio::time::sleep(ALONE_RECHECK_INTERVAL)),
             backoff: Backoff::default(),
             resync,
             done: false,
@@ -86,7 +86,7 @@ impl Driver {
                         }
                         Step::Alone => self.wait_alone().await,
                         Step::Open => self.open().await,
-                        Step::Look(ids) => self.look(&ids).await,
+                        Step::Snapshot(ids) => self.snapshot(&ids).await,
                         Step::Inspect(ids) => self.inspect(ids).await,
                         Step::Idle => self.idle(changes).await,
                     }
@@ -97,7 +97,7 @@ impl Driver {
                 Ok(()) => {}
                 Err(error) if is_final(&error) => self.fail_all(&error),
                 Err(error) => {
-                    tracing::debug!(%error, "waiting for exits: trying again");
+                    tracing::debug!(%error, "failed to watch exits; retrying");
                     self.wakes = None;
                     self.alone = None;
                     self.alone_failed = true;
@@ -112,12 +112,13 @@ impl Driver {
         let mut state = inner.lock();
         let changes = state.changes;
         if state.entries.is_empty() {
-            // Under the lock, so that no waiter comes between the look and the end.
-            state.driven = false;
+            // Still under the lock, so that no waiter can register between the check and the end.
+            state.has_driver = false;
             return (Step::End, changes);
         }
         if self.wakes.is_none() && !self.alone_failed && state.entries.len() == 1 {
-            let only = state.entries.iter().next().filter(|(_, entry)| entry.look == Look::Any);
+            let only =
+                state.entries.iter().next().filter(|(_, entry)| entry.recheck == Recheck::Batch);
             let id = only.map(|(id, _)| id.clone());
             if let Some(id) = id {
                 if self.alone.as_ref().is_some_and(|(alone, _)| *alone == id) {
@@ -125,7 +126,9 @@ impl Driver {
                 }
                 self.alone = inner.source.alone(&id).map(|future| (id, future));
                 if self.alone.is_some() {
-                    self.alone_check.as_mut().reset(tokio::time::Instant::now() + ALONE_CHECK);
+                    self.alone_check
+                        .as_mut()
+                        .reset(tokio::time::Instant::now() + ALONE_RECHECK_INTERVAL);
                     return (Step::Alone, changes);
                 }
             }
@@ -137,10 +140,10 @@ impl Driver {
         let mut single = Vec::new();
         let mut any = Vec::new();
         for (id, entry) in &mut state.entries {
-            match std::mem::replace(&mut entry.look, Look::No) {
-                Look::No => {}
-                Look::Any => any.push(id.clone()),
-                Look::Inspect(seen) => single.push((id.clone(), seen)),
+            match std::mem::replace(&mut entry.recheck, Recheck::None) {
+                Recheck::None => {}
+                Recheck::Batch => any.push(id.clone()),
+                Recheck::Inspect(seen) => single.push((id.clone(), seen)),
             }
         }
         if let [id] = any.as_slice() {
@@ -150,14 +153,14 @@ impl Driver {
         let step = if !single.is_empty() {
             for id in any {
                 if let Some(entry) = state.entries.get_mut(&id) {
-                    entry.look = Look::Any;
+                    entry.recheck = Recheck::Batch;
                 }
             }
             Step::Inspect(single)
         } else if any.is_empty() {
             Step::Idle
         } else {
-            Step::Look(any)
+            Step::Snapshot(any)
         };
         (step, changes)
     }
@@ -170,20 +173,20 @@ impl Driver {
                 let id = id.clone();
                 self.alone = None;
                 let sight = sight?;
-                // Ended or gone it has to be now. If it is not, the stream will tell.
+                // The container should have ended or be gone. If it is not, the stream takes over.
                 self.alone_failed = matches!(sight, Sight::Alive | Sight::Unclear);
                 self.inner.apply(&id, sight);
             }
             () = self.alone_check.as_mut() => {
-                // The connection may be one of which nothing comes any more.
+                // The connection may be silent.
                 let id = id.clone();
-                self.inner.exists(&id);
+                self.inner.mark_existing(&id);
                 let sight = self.inner.source.inspect(&id, None).await?;
                 if sight != Sight::Alive {
                     self.alone = None;
                 }
                 self.inner.apply(&id, sight);
-                self.alone_check.as_mut().reset(tokio::time::Instant::now() + ALONE_CHECK);
+                self.alone_check.as_mut().reset(tokio::time::Instant::now() + ALONE_RECHECK_INTERVAL);
             }
             () = self.inner.changed.notified() => {}
         }
@@ -191,22 +194,22 @@ impl Driver {
     }
 
     async fn open(&mut self) -> Result<()> {
-        // A change in the meantime needs no answer: what is new is looked at once it is open.
+        // Changes during the open need no action, because all containers are rechecked after it.
         let wakes = self.inner.source.watch().await?;
         self.wakes = Some(wakes);
         self.alone_failed = false;
-        self.look_at_all();
+        self.recheck_all();
         Ok(())
     }
 
-    fn look_at_all(&mut self) {
+    fn recheck_all(&mut self) {
         for entry in self.inner.lock().entries.values_mut() {
-            entry.want(Look::Any);
+            entry.request(Recheck::Batch);
         }
         self.resync.as_mut().reset(tokio::time::Instant::now() + self.inner.resync);
     }
 
-    async fn look(&mut self, ids: &[ContainerId]) -> Result<()> {
+    async fn snapshot(&mut self, ids: &[ContainerId]) -> Result<()> {
         match self.inner.source.look(ids).await {
             Ok(sights) => {
                 self.backoff.reset();
@@ -223,7 +226,7 @@ impl Driver {
             }
             Err(error) => {
                 for id in ids {
-                    self.want(id, Look::Any);
+                    self.request(id, Recheck::Batch);
                 }
                 Err(error)
             }
@@ -232,24 +235,24 @@ impl Driver {
 
     async fn inspect(&mut self, ids: Vec<(ContainerId, Option<Exit>)>) -> Result<()> {
         let inner = &self.inner;
-        let mut answers = futures_util::stream::iter(ids)
+        let mut observations = futures_util::stream::iter(ids)
             .map(|(id, seen)| async move {
                 let sight = inner.source.inspect(&id, seen.clone()).await;
                 (id, seen, sight)
             })
-            .buffer_unordered(INSPECTIONS);
+            .buffer_unordered(INSPECTIONS_MAX);
         let mut failed = Ok(());
-        while let Some((id, seen, sight)) = answers.next().await {
+        while let Some((id, seen, sight)) = observations.next().await {
             match sight {
                 Ok(sight) => inner.apply(&id, sight),
-                Err(error) if is_final(&error) => inner.settle(&id, Err(error)),
+                Err(error) if is_final(&error) => inner.resolve(&id, Err(error)),
                 Err(error) => {
-                    self.want(&id, Look::Inspect(seen));
+                    self.request(&id, Recheck::Inspect(seen));
                     failed = Err(error);
                 }
             }
         }
-        drop(answers);
+        drop(observations);
         if failed.is_ok() {
             self.backoff.reset();
         }
@@ -265,13 +268,13 @@ impl Driver {
             biased;
             wake = wakes.next() => return self.inner.take(wake),
             () = self.inner.changed.notified() => {}
-            () = self.resync.as_mut() => self.look_at_all(),
+            () = self.resync.as_mut() => self.recheck_all(),
         }
         Ok(())
     }
 
-    /// Takes the wakes that are there already, so that what ends together is inspected together, and
-    /// the removal of a container counts before a look at it.
+    /// Applies the available wake-ups, so that containers that end together are inspected together,
+    /// and a removal is applied before the container is checked.
     fn take_ready_wakes(&mut self) -> Result<()> {
         while let Some(wakes) = &mut self.wakes
             && let Some(wake) = wakes.next().now_or_never()
@@ -281,9 +284,9 @@ impl Driver {
         Ok(())
     }
 
-    fn want(&self, id: &ContainerId, look: Look) {
+    fn request(&self, id: &ContainerId, recheck: Recheck) {
         if let Some(entry) = self.inner.lock().entries.get_mut(id) {
-            entry.want(look);
+            entry.request(recheck);
         }
     }
 
@@ -292,12 +295,12 @@ impl Driver {
         self.alone = None;
         let ids: Vec<_> = self.inner.lock().entries.keys().cloned().collect();
         for id in ids {
-            self.inner.settle(&id, Err(error.clone().about(&id)));
+            self.inner.resolve(&id, Err(error.clone().about(&id)));
         }
     }
 }
 
-/// Whether waiting longer does not help.
+/// Returns `true` if a retry cannot succeed.
 fn is_final(error: &Error) -> bool {
     !matches!(
         error.kind(),

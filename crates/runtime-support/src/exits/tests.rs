@@ -1,4 +1,4 @@
-//! The hub over a source that is played by hand, in paused time.
+//! Tests of the exit watcher with a scripted source, on a paused clock.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,19 +8,19 @@ use tokio::sync::mpsc;
 
 use super::*;
 
-/// What the engine is.
+/// State of the scripted engine.
 #[derive(Default)]
 struct Engine {
     containers: Mutex<BTreeMap<ContainerId, Option<Exit>>>,
     streams: Mutex<Vec<mpsc::UnboundedSender<Result<Wake>>>>,
-    /// What the next calls fail with.
+    /// Errors of the next requests.
     failures: Mutex<Vec<Error>>,
     alone: std::sync::atomic::AtomicBool,
     watched: AtomicUsize,
     looked: AtomicUsize,
     inspected: AtomicUsize,
     waited_alone: AtomicUsize,
-    /// Told when a lone wait may end.
+    /// Notified when a wait for a single container may complete.
     ended: Notify,
 }
 
@@ -38,14 +38,14 @@ impl Source {
         id
     }
 
-    /// Ends it without telling.
+    /// Ends a container without a wake-up.
     fn end(&self, id: &ContainerId, code: i32) {
         self.0.containers.lock().unwrap().insert(id.clone(), Some(Exit::from_code(code)));
         self.0.ended.notify_waiters();
     }
 
-    /// Ends it, and nothing comes of that on the connections.
-    fn end_in_silence(&self, id: &ContainerId, code: i32) {
+    /// Ends a container without any response on open connections.
+    fn end_silently(&self, id: &ContainerId, code: i32) {
         self.0.containers.lock().unwrap().insert(id.clone(), Some(Exit::from_code(code)));
     }
 
@@ -53,15 +53,15 @@ impl Source {
         self.0.containers.lock().unwrap().remove(id);
     }
 
-    fn tell(&self, wake: Wake) {
+    fn send(&self, wake: Wake) {
         self.0.streams.lock().unwrap().retain(|stream| stream.send(Ok(wake.clone())).is_ok());
     }
 
     fn wake(&self, id: &ContainerId) {
-        self.tell(Wake::Container(id.clone(), None));
+        self.send(Wake::Container(id.clone(), None));
     }
 
-    /// Cuts all connections.
+    /// Closes all connections.
     fn cut(&self) {
         self.0.streams.lock().unwrap().clear();
     }
@@ -113,7 +113,7 @@ impl ExitSource for Source {
         tokio::time::sleep(Duration::from_millis(1)).await;
         self.failure()?;
         let sights = ids.iter().map(|id| (id.clone(), self.sight(id)));
-        // A list says that it has ended, and not how.
+        // A list reports the end without the exit.
         let sights = sights.map(|(id, sight)| match sight {
             Sight::Ended(_) => (id, Sight::Unclear),
             sight => (id, sight),
@@ -153,28 +153,28 @@ impl ExitSource for Source {
     }
 }
 
-/// Waits in a task of its own.
+/// Waits in a spawned task.
 fn wait(hub: &ExitHub, id: &ContainerId) -> tokio::task::JoinHandle<Result<Exit>> {
     let (hub, id) = (hub.clone(), id.clone());
     tokio::spawn(async move { hub.wait(&id).await })
 }
 
-/// Lets everything happen that happens within a second.
+/// Advances the clock by a second, so that all pending work completes.
 async fn settle() {
     tokio::time::sleep(Duration::from_secs(1)).await;
 }
 
-/// The hub drops its task, and the task its stream, when nobody waits any more.
+/// Asserts that the task and its stream are dropped after the last waiter.
 async fn assert_idle(source: &Source, hub: &ExitHub) {
-    // A backoff may be under way.
+    // A backoff may be pending.
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(hub.waited_for(), 0);
-    assert!(!hub.inner.lock().driven);
+    assert!(!hub.inner.lock().has_driver);
     assert_eq!(source.open_streams(), 0);
 }
 
 #[test]
-fn waiter_goes_on_after_the_executor_of_another_has_ended() {
+fn wait_after_shutdown_of_driver_executor_continues() {
     for removed in [false, true] {
         let source = Source::default();
         let id = source.add("one");
@@ -186,7 +186,7 @@ fn waiter_goes_on_after_the_executor_of_another_has_ended() {
                 let (hub, id) = (hub.clone(), id.clone());
                 async move { hub.wait(&id).await }
             });
-            // The first one spawns the driver, and both wait before that executor ends.
+            // The first waiter spawns the driver, and both wait before that executor shuts down.
             let end = std::time::Instant::now() + Duration::from_secs(20);
             while !hub.inner.lock().entries.get(&id).is_some_and(|entry| entry.seen_alive) {
                 assert!(std::time::Instant::now() < end);
@@ -215,7 +215,7 @@ fn waiter_goes_on_after_the_executor_of_another_has_ended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_thousand_waiters_cost_one_stream_and_one_list() {
+async fn thousand_waiters_share_one_stream_and_one_list() {
     let source = Source::default();
     let hub = source.hub();
     let ids: Vec<_> = (0..100).map(|n| source.add(&format!("c{n}"))).collect();
@@ -238,7 +238,7 @@ async fn a_thousand_waiters_cost_one_stream_and_one_list() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_waiter_takes_the_cheaper_way_and_a_second_the_stream() {
+async fn single_wait_uses_own_future_and_second_uses_stream() {
     let source = Source::default();
     source.0.alone.store(true, Ordering::Relaxed);
     let hub = source.hub();
@@ -260,7 +260,7 @@ async fn one_waiter_takes_the_cheaper_way_and_a_second_the_stream() {
     assert_eq!(second.await.unwrap().unwrap().code, Some(2));
     assert_idle(&source, &hub).await;
 
-    // And again from the start, to the end of the cheaper way.
+    // Again from the start, until the single future completes.
     let three = source.add("three");
     let third = wait(&hub, &three);
     settle().await;
@@ -271,7 +271,7 @@ async fn one_waiter_takes_the_cheaper_way_and_a_second_the_stream() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cheaper_way_that_fails_gives_way_to_the_stream() {
+async fn failed_single_wait_falls_back_to_stream() {
     let source = Source::default();
     source.0.alone.store(true, Ordering::Relaxed);
     let hub = source.hub();
@@ -287,7 +287,7 @@ async fn a_cheaper_way_that_fails_gives_way_to_the_stream() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_has_ended_before_is_told_at_once_and_what_is_gone_is_not_found() {
+async fn wait_for_ended_returns_exit_and_for_missing_returns_not_found() {
     let source = Source::default();
     let hub = source.hub();
     let id = source.add("one");
@@ -300,7 +300,7 @@ async fn what_has_ended_before_is_told_at_once_and_what_is_gone_is_not_found() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_vanishes_is_removed_unless_its_exit_was_seen() {
+async fn wait_for_vanished_returns_removed_unless_exit_was_seen() {
     let source = Source::default();
     let hub = source.hub();
     let (seen, unseen) = (source.add("seen"), source.add("unseen"));
@@ -308,7 +308,7 @@ async fn what_vanishes_is_removed_unless_its_exit_was_seen() {
     settle().await;
     source.remove(&seen);
     source.remove(&unseen);
-    source.tell(Wake::Container(seen, Some(Exit::from_code(3))));
+    source.send(Wake::Container(seen, Some(Exit::from_code(3))));
     source.wake(&unseen);
     assert_eq!(first.await.unwrap().unwrap().code, Some(3));
     let exit = second.await.unwrap().unwrap();
@@ -317,7 +317,7 @@ async fn what_vanishes_is_removed_unless_its_exit_was_seen() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waited_before_a_removal_learns_of_it_even_if_nobody_had_looked() {
+async fn wait_before_removal_without_observation_returns_removed() {
     let source = Source::default();
     let hub = source.hub();
     let (removed, gone) = (source.add("removed"), source.add("gone"));
@@ -334,7 +334,7 @@ async fn who_waited_before_a_removal_learns_of_it_even_if_nobody_had_looked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn waiter_begun_before_removal_by_others_returns_removed() {
+async fn wait_registered_before_removal_by_others_returns_removed() {
     let source = Source::default();
     let hub = source.hub();
     let other = source.add("other");
@@ -342,7 +342,7 @@ async fn waiter_begun_before_removal_by_others_returns_removed() {
     settle().await;
     let (removed, gone, ended) = (source.add("removed"), source.add("gone"), source.add("ended"));
     let before = SystemTime::now() - Duration::from_millis(1);
-    // The task of the hub does not run until all of this has happened.
+    // The task of the hub runs after all of this.
     let waiters = [&removed, &gone, &ended].map(|id| {
         let mut waiter = Box::pin(hub.wait(id));
         assert!(waiter.as_mut().now_or_never().is_none());
@@ -362,7 +362,7 @@ async fn waiter_begun_before_removal_by_others_returns_removed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_connection_is_opened_again_and_nothing_is_missed() {
+async fn wait_after_lost_connection_misses_no_exit() {
     let source = Source::default();
     let hub = source.hub();
     let ids: Vec<_> = (0..10).map(|n| source.add(&format!("c{n}"))).collect();
@@ -370,7 +370,7 @@ async fn a_lost_connection_is_opened_again_and_nothing_is_missed() {
     settle().await;
     source.fail(ErrorKind::Unavailable, 5);
     source.cut();
-    // These ends are told to nobody: the engine was away.
+    // No wake-up is sent for these ends, as if the engine was unreachable.
     ids.iter().take(9).for_each(|id| source.end(id, 4));
     source.remove(&ids[9]);
     for (n, waiter) in waiters.into_iter().enumerate() {
@@ -384,7 +384,7 @@ async fn a_lost_connection_is_opened_again_and_nothing_is_missed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn inspections_that_fail_are_tried_again_with_what_was_seen() {
+async fn failed_inspection_is_retried_with_seen_exit() {
     let source = Source::default();
     let hub = source.hub();
     let id = source.add("one");
@@ -393,14 +393,14 @@ async fn inspections_that_fail_are_tried_again_with_what_was_seen() {
     settle().await;
     source.remove(&id);
     source.fail(ErrorKind::Timeout, 1);
-    source.tell(Wake::Container(id, Some(Exit::from_code(9))));
+    source.send(Wake::Container(id, Some(Exit::from_code(9))));
     assert_eq!(waiter.await.unwrap().unwrap().code, Some(9));
     waits_on.abort();
     assert_idle(&source, &hub).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_no_patience_mends_is_told_to_all() {
+async fn final_error_is_returned_to_all_waiters() {
     for kind in [ErrorKind::PermissionDenied, ErrorKind::InvalidState] {
         let source = Source::default();
         let hub = source.hub();
@@ -410,14 +410,14 @@ async fn what_no_patience_mends_is_told_to_all() {
         assert_eq!(first.await.unwrap().unwrap_err().kind(), kind);
         assert_eq!(second.await.unwrap().unwrap_err().kind(), kind);
         assert_idle(&source, &hub).await;
-        // It is no curse: the next waiter asks anew.
+        // The next waiter starts over.
         source.end(&one, 0);
         assert!(hub.wait(&one).await.unwrap().success());
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiter_that_goes_leaves_the_others_and_the_last_ends_the_task() {
+async fn dropped_waiter_keeps_others_and_last_ends_task() {
     let source = Source::default();
     let hub = source.hub();
     let id = source.add("one");
@@ -439,7 +439,7 @@ async fn a_waiter_that_goes_leaves_the_others_and_the_last_ends_the_task() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_stream_does_not_tell_is_found_by_a_poke_or_in_time() {
+async fn change_without_wake_is_found_by_poke_or_resync() {
     let source = Source::default();
     let hub = source.hub();
     let (one, two) = (source.add("one"), source.add("two"));
@@ -457,17 +457,17 @@ async fn what_the_stream_does_not_tell_is_found_by_a_poke_or_in_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_that_only_ticks_will_do() {
+async fn source_with_only_wake_all_is_sufficient() {
     let source = Source::default();
     let hub = source.hub();
     let (one, two) = (source.add("one"), source.add("two"));
     let (first, second) = (wait(&hub, &one), wait(&hub, &two));
     settle().await;
     source.end(&one, 1);
-    source.tell(Wake::All);
+    source.send(Wake::All);
     assert_eq!(first.await.unwrap().unwrap().code, Some(1));
     source.end(&two, 2);
-    source.tell(Wake::All);
+    source.send(Wake::All);
     assert_eq!(second.await.unwrap().unwrap().code, Some(2));
     assert_idle(&source, &hub).await;
 }
@@ -484,7 +484,7 @@ async fn lone_wait_on_silent_connection_returns_exit() {
         if removed {
             source.remove(&id);
         } else {
-            source.end_in_silence(&id, 3);
+            source.end_silently(&id, 3);
         }
         let exit = tokio::time::timeout(Duration::from_secs(60), wait).await.unwrap().unwrap();
         let expected = if removed { Exit::new(ExitReason::Removed) } else { Exit::from_code(3) };
