@@ -324,7 +324,7 @@ impl ImageRef {
         self.digest.as_deref()
     }
 
-    /// Returns `true` if the reference is the id of an image on the engine. Such an image cannot be
+    /// Returns `true` if the reference is the id of an image on the engine. That image cannot be
     /// pulled.
     #[must_use]
     pub fn is_id(&self) -> bool {

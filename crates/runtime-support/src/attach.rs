@@ -1,24 +1,24 @@
-//! What sessions with a main process have in common.
+//! Exit of an attach session.
 
 use std::time::Duration;
 
 use runtime_core::{Error, ErrorKind, ExecExit, Exit, Result};
 
-/// The exit code of a main process, after the end of a session with it.
+/// Returns the exit code of the main process after the end of an attach session.
 ///
 /// # Errors
-/// That of `exit`; `Lost` when the process does not end within `patience` after its session, which
-/// was then cut off, and when nobody knows its exit code.
+/// The error of `exit`; `Lost` if the process does not end within `patience` after the session,
+/// which was then cut off, or if the exit code is unknown.
 pub async fn main_exit(
     exit: impl Future<Output = Result<Exit>>,
     patience: Duration,
 ) -> Result<ExecExit> {
-    let lost = |why: &str| Err(Error::new(ErrorKind::Lost).with_message(why));
+    let lost = |message: &str| Err(Error::new(ErrorKind::Lost).with_message(message));
     match tokio::time::timeout(patience, exit).await {
         Ok(exit) => match exit?.code {
             Some(code) => Ok(ExecExit { code }),
-            None => lost("the exit code of the container is not known"),
+            None => lost("the exit code of the container is unknown"),
         },
-        Err(_) => lost("the session was cut off: the container runs on"),
+        Err(_) => lost("the session was cut off while the container was running"),
     }
 }

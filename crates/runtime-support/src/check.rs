@@ -1,57 +1,60 @@
-//! Checks of what callers give that are the same on every engine.
+//! Engine-independent validation of arguments.
 
 use runtime_core::{Capabilities, Capability, Error, ExecOptions, Result};
 
-/// Checks what does not depend on the engine.
+/// Validates the options of an exec that do not depend on the engine.
 ///
 /// # Errors
-/// `InvalidArgument`, naming the field.
+/// `InvalidArgument` naming the field.
 pub fn check_exec(options: &ExecOptions) -> Result<()> {
     let nul = |text: &String| text.contains('\0');
     if options.command.first().is_none_or(String::is_empty) {
-        return Err(Error::invalid("command", "is empty"));
+        return Err(Error::invalid("command", "must not be empty"));
     }
     if options.command.iter().any(nul) {
-        return Err(Error::invalid("command", "has a NUL byte in it"));
+        return Err(Error::invalid("command", "contains a NUL byte"));
     }
     for (name, value) in &options.env {
         if name.is_empty() || name.contains('=') || nul(name) || nul(value) {
-            return Err(Error::invalid("env", format!("{name:?} is no variable")));
+            return Err(Error::invalid("env", format!("{name:?} is not a valid variable")));
         }
     }
     for name in &options.unset_env {
         if name.is_empty() || name.contains('=') || nul(name) || options.env.contains_key(name) {
-            return Err(Error::invalid("unset_env", format!("{name:?} cannot be removed")));
+            return Err(Error::invalid(
+                "unset_env",
+                format!("{name:?} is not a valid name, or is also set by env"),
+            ));
         }
     }
     if options.user.as_ref().is_some_and(|user| user.is_empty() || nul(user)) {
-        return Err(Error::invalid("user", "names nobody"));
+        return Err(Error::invalid("user", "must not be empty or contain a NUL byte"));
     }
     if options.working_dir.as_ref().is_some_and(|dir| !dir.starts_with('/') || nul(dir)) {
-        return Err(Error::invalid("working_dir", "is not an absolute path"));
+        return Err(Error::invalid("working_dir", "must be an absolute path without NUL bytes"));
     }
     Ok(())
 }
 
-/// What an engine is asked to run so that an exec is as wanted. An engine that sets the environment
-/// or the folder itself is given them besides.
+/// Returns the command line for an exec, which includes the image's `env` and `sh` if these have to
+/// set the environment or the working directory. An engine that can set them is expected to do so.
 ///
 /// # Errors
-/// `Unsupported`, for what the engine cannot do and the image's own programs may not, or cannot
+/// `Unsupported` if the engine cannot apply an option and the image's tools may not or cannot
 /// either.
 pub fn exec_command(options: &ExecOptions, can: &Capabilities) -> Result<Vec<String>> {
     if options.user.is_some() && !can.has(Capability::ExecUser) {
         return Err(Error::unsupported(Capability::ExecUser));
     }
-    let needs = |wanted: bool, capability: Capability| match (wanted, can.has(capability)) {
+    let needs_tool = |wanted: bool, capability: Capability| match (wanted, can.has(capability)) {
         (true, false) if options.image_tools => Ok(true),
         (true, false) => Err(Error::unsupported(capability)),
         _ => Ok(false),
     };
-    let set = needs(!options.env.is_empty(), Capability::ExecEnv)?;
-    let unset = needs(!options.unset_env.is_empty(), Capability::EnvUnset)?;
+    let set = needs_tool(!options.env.is_empty(), Capability::ExecEnv)?;
+    let unset = needs_tool(!options.unset_env.is_empty(), Capability::EnvUnset)?;
     let env = set || unset;
-    let dir = needs(options.working_dir.is_some(), Capability::ExecWorkingDir)?;
+    let dir = needs_tool(options.working_dir.is_some(), Capability::ExecWorkingDir)?;
     let mut command = Vec::new();
     if env {
         command.push("env".to_owned());
@@ -64,7 +67,7 @@ pub fn exec_command(options: &ExecOptions, can: &Capabilities) -> Result<Vec<Str
         }
     }
     let dir = options.working_dir.as_ref().filter(|_| dir);
-    // `env` takes a word with this sign for a variable, the command as well.
+    // `env` interprets an argument with `=` as a variable, including the command.
     if dir.is_some() || (env && options.command.first().is_some_and(|word| word.contains('='))) {
         let script = match dir {
             Some(_) => "cd \"$1\" || exit 125; shift; exec \"$@\"",
@@ -77,16 +80,16 @@ pub fn exec_command(options: &ExecOptions, can: &Capabilities) -> Result<Vec<Str
     Ok(command)
 }
 
-/// Checks the path of a copy.
+/// Validates the path of a copy.
 ///
 /// # Errors
-/// `InvalidArgument`, naming the field.
+/// `InvalidArgument` naming the field.
 pub fn check_path(path: &str) -> Result<()> {
     if !path.starts_with('/') {
-        return Err(Error::invalid("path", "is not absolute"));
+        return Err(Error::invalid("path", "must be an absolute path"));
     }
     if path.contains('\0') {
-        return Err(Error::invalid("path", "has a NUL byte in it"));
+        return Err(Error::invalid("path", "contains a NUL byte"));
     }
     Ok(())
 }
@@ -96,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_image_helps_where_it_may_and_has_to() {
+    fn exec_command_uses_image_tools_only_if_allowed_and_needed() {
         let none = Capabilities::default();
         let mut all = Capabilities::default();
         (all.exec_env, all.exec_working_dir, all.exec_user) = (true, true, true);

@@ -1,4 +1,5 @@
-//! Logins of registries from the configuration files of Docker and Podman and their credential helpers.
+//! Registry credentials from the configuration files of Docker and Podman and their credential
+//! helpers.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -10,15 +11,15 @@ use self::docker_config::{BadEntry, DockerConfig, Source};
 
 mod docker_config;
 
-/// What a registry is shown.
+/// Credentials for a registry.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Credential {
-    /// A name and a password.
+    /// A user name and a password.
     Login(RegistryAuth),
-    /// A token that the registry gave at a login.
+    /// An identity token issued by the registry at login.
     IdentityToken(String),
-    /// A bearer token, which the registry takes as it is.
+    /// A bearer token, sent to the registry unchanged.
     RegistryToken(String),
 }
 
@@ -32,58 +33,59 @@ impl std::fmt::Debug for Credential {
     }
 }
 
-/// Why there is no answer to whether there is a login. It never holds one.
+/// Failure of a lookup. The error never contains credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum CredentialError {
-    /// The configuration file is there and cannot be read or parsed.
+    /// The configuration file exists but cannot be read or parsed.
     Config(PathBuf),
     /// `DOCKER_AUTH_CONFIG` cannot be parsed.
     Variable,
-    /// The entry of this registry in the configuration file makes no sense.
+    /// The entry of this registry in the configuration file is malformed.
     Entry(PathBuf),
-    /// The credential helper could not be run, failed, or answered what makes no sense.
+    /// The credential helper could not be run, failed, or returned a malformed response.
     Helper(String),
 }
 
 impl std::fmt::Display for CredentialError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Config(path) => write!(f, "{} cannot be read", path.display()),
-            Self::Variable => write!(f, "{VARIABLE} cannot be parsed"),
+            Self::Config(path) => write!(f, "failed to read {}", path.display()),
+            Self::Variable => write!(f, "failed to parse {VARIABLE_NAME}"),
             Self::Entry(path) => {
-                write!(f, "the login of the registry in {} makes no sense", path.display())
+                write!(f, "malformed credentials of the registry in {}", path.display())
             }
-            Self::Helper(why) => write!(f, "the credential helper failed: {why}"),
+            Self::Helper(message) => write!(f, "credential helper failed: {message}"),
         }
     }
 }
 
 impl std::error::Error for CredentialError {}
 
-/// Variable with logins that are used before those of the configuration file.
-const VARIABLE: &str = "DOCKER_AUTH_CONFIG";
+/// Environment variable with credentials that take precedence over the configuration file.
+const VARIABLE_NAME: &str = "DOCKER_AUTH_CONFIG";
 
-/// The tool whose logins are used.
+/// The tool whose configuration is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoginsOf {
-    /// The variable `DOCKER_AUTH_CONFIG`, then `config.json` in the directory `DOCKER_CONFIG` or else
-    /// `~/.docker`.
+    /// The variable `DOCKER_AUTH_CONFIG`, then `config.json` in the directory `DOCKER_CONFIG`, by
+    /// default `~/.docker`.
     Docker,
-    /// The file `REGISTRY_AUTH_FILE` alone, or else, until one has a login:
-    /// `containers/auth.json` in the directory `XDG_RUNTIME_DIR` (without it:
-    /// `/run/containers/UID/auth.json`), `containers/auth.json` in `XDG_CONFIG_HOME` or else
+    /// Only the file `REGISTRY_AUTH_FILE` if set; otherwise the first of these files with
+    /// credentials: `containers/auth.json` in the directory `XDG_RUNTIME_DIR` (if unset:
+    /// `/run/containers/UID/auth.json`), `containers/auth.json` in `XDG_CONFIG_HOME`, by default
     /// `~/.config`, and Docker's `config.json`.
     Podman,
 }
 
-/// Returns the login for the registry of an image.
+/// Returns the credentials for the registry of an image.
 ///
-/// A login that the caller gives is returned as it is. Otherwise the login is searched for in the
-/// places of a tool's command line, and with the credential helpers that are named there. A helper is
-/// a program that may use a key store or the network, so this can take a while.
+/// Credentials given by the caller are returned unchanged. Otherwise they are looked up in the
+/// configuration of `tool`, including the credential helpers that it names. A helper is a program
+/// that may use a key store or the network, so the lookup can take a while.
 ///
-/// Returns `None` if there is no login for this registry, and also, after a warning, if a login cannot
-/// be read, as `docker pull` does: the registry may require no login.
+/// Returns `None` if there are no credentials for this registry. If the lookup fails, a warning is
+/// logged and `None` is returned, as by `docker pull`, because the registry may require no
+/// credentials.
 pub async fn find_credential(
     image: &ImageRef,
     given: Option<RegistryAuth>,
@@ -96,31 +98,32 @@ pub async fn find_credential(
     let registry = image.registry().to_owned();
     let found = match tool {
         LoginsOf::Docker => {
-            let (variable, folder) = (variable(VARIABLE), docker_config_dir(&variable));
-            apart(move || look_up(variable, folder.as_deref(), &registry)).await
+            let (variable, directory) = (variable(VARIABLE_NAME), docker_config_dir(&variable));
+            run_on_thread(move || look_up(variable, directory.as_deref(), &registry)).await
         }
         LoginsOf::Podman => {
             let (files, repository) = (podman_files(&variable), image.name());
-            apart(move || look_up_for_podman(&files, &repository, &registry)).await
+            run_on_thread(move || look_up_for_podman(&files, &repository, &registry)).await
         }
     };
     found.unwrap_or_else(|error| {
-        tracing::warn!(%image, %error, "no login could be looked up");
+        tracing::warn!(%image, %error, "failed to look up registry credentials");
         None
     })
 }
 
-/// Returns the directory of Docker's configuration: `DOCKER_CONFIG`, or else `.docker` in `HOME`.
+/// Returns the directory of Docker's configuration: `DOCKER_CONFIG`, by default `.docker` in
+/// `HOME`.
 ///
-/// An empty variable counts as unset, as it does for Docker's command line. Without either there
-/// is none: the current directory may be another user's.
+/// An empty variable counts as unset, as in Docker's command line. If neither is set, returns
+/// `None`: the current directory is not used because it may belong to another user.
 #[must_use]
 pub fn docker_config_dir(variable: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let path = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     path("DOCKER_CONFIG").or_else(|| Some(path("HOME")?.join(".docker")))
 }
 
-/// Returns the files in which Podman looks for logins, in this order.
+/// Returns the files in which Podman looks up credentials, in order.
 fn podman_files(variable: &dyn Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
     let path = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     if let Some(file) = path("REGISTRY_AUTH_FILE") {
@@ -138,7 +141,7 @@ fn podman_files(variable: &dyn Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
     [runtime, config, docker].into_iter().flatten().collect()
 }
 
-/// Returns the login of a repository from the first of the files that has one.
+/// Returns the credentials of a repository from the first file that has some.
 fn look_up_for_podman(
     files: &[PathBuf],
     repository: &str,
@@ -154,29 +157,29 @@ fn look_up_for_podman(
     Ok(None)
 }
 
-/// Does a look-up in a thread of its own: the helper is a process that is waited for, and the file
-/// may be on a slow disk. A program could not end while a thread of the executor waits for a helper
-/// that hangs.
-async fn apart(
+/// Runs a lookup on a new thread, because a helper process or a slow disk may block. The executor's
+/// blocking threads are not used: a program cannot exit while one of them waits for a helper that
+/// hangs.
+async fn run_on_thread(
     look_up: impl FnOnce() -> Result<Option<Credential>, CredentialError> + Send + 'static,
 ) -> Result<Option<Credential>, CredentialError> {
-    let failed = |why: &str| CredentialError::Helper(why.to_owned());
-    let (tell, told) = tokio::sync::oneshot::channel();
+    let failed = |message: &str| CredentialError::Helper(message.to_owned());
+    let (sender, receiver) = tokio::sync::oneshot::channel();
     std::thread::Builder::new()
         .name("credentials".to_owned())
         .spawn(move || {
-            // Nobody may wait for it any more.
-            let _ = tell.send(look_up());
+            // The caller may have been cancelled.
+            let _ = sender.send(look_up());
         })
-        .map_err(|_| failed("there is no thread for it"))?;
-    told.await.unwrap_or_else(|_| Err(failed("the look-up panicked")))
+        .map_err(|_| failed("failed to spawn a thread"))?;
+    receiver.await.unwrap_or_else(|_| Err(failed("the lookup panicked")))
 }
 
-/// Returns the login of a registry from the variable with logins, or else from the configuration
+/// Returns the credentials of a registry from the environment variable, then from the configuration
 /// directory.
 fn look_up(
     variable: Option<OsString>,
-    folder: Option<&Path>,
+    directory: Option<&Path>,
     registry: &str,
 ) -> Result<Option<Credential>, CredentialError> {
     if let Some(text) = variable.filter(|text| !text.is_empty()) {
@@ -185,17 +188,20 @@ fn look_up(
         {
             Some(Source::Config(credential)) => return Ok(Some(credential)),
             Some(_) => {}
-            // The file is read all the same, as Docker's command line does.
-            None => tracing::warn!(error = %CredentialError::Variable, "logins are ignored"),
+            // The file is read nevertheless, as by Docker's command line.
+            None => {
+                let error = CredentialError::Variable;
+                tracing::warn!(%error, "ignoring the credentials of the environment");
+            }
         }
     }
-    let Some(folder) = folder else { return Ok(None) };
-    let path = folder.join("config.json");
+    let Some(directory) = directory else { return Ok(None) };
+    let path = directory.join("config.json");
     let Some(config) = read(&path)? else { return Ok(None) };
     credential(config.source(registry), registry, &path)
 }
 
-/// Reads a configuration file. `None` if there is no such file.
+/// Reads a configuration file. Returns `None` if the file does not exist.
 fn read(path: &Path) -> Result<Option<DockerConfig>, CredentialError> {
     let text = match std::fs::read(path) {
         Ok(text) => text,
@@ -215,7 +221,7 @@ fn read(path: &Path) -> Result<Option<DockerConfig>, CredentialError> {
     }
 }
 
-/// Gets the login from its source, which was found in the configuration at `path`.
+/// Gets the credentials from their source, which was found in the configuration at `path`.
 fn credential(
     source: Result<Source, BadEntry>,
     registry: &str,
@@ -224,7 +230,9 @@ fn credential(
     match source {
         Ok(Source::Nothing) => Ok(None),
         Ok(Source::Config(credential)) => Ok(Some(credential)),
-        Ok(Source::Helper { name, key }) => understand(run_helper(&name, &key), registry, path),
+        Ok(Source::Helper { name, key }) => {
+            convert_response(run_helper(&name, &key), registry, path)
+        }
         Err(BadEntry) => Err(CredentialError::Entry(path.to_owned())),
     }
 }
@@ -235,15 +243,15 @@ fn run_helper(name: &str, key: &str) -> Result<DockerCredential, Failure> {
     docker_credential::get_credential_from_reader(config.as_bytes(), key)
 }
 
-/// What the answer for one key of the configuration at `path` means.
-fn understand(
+/// Converts the result of a lookup of one key in the configuration at `path`.
+fn convert_response(
     answer: Result<DockerCredential, Failure>,
     registry: &str,
     path: &Path,
 ) -> Result<Option<Credential>, CredentialError> {
-    let helper = |why: &str| Err(CredentialError::Helper(why.to_owned()));
+    let helper = |message: &str| Err(CredentialError::Helper(message.to_owned()));
     match answer {
-        // How a helper gives a token.
+        // The user name by which a helper marks a token.
         Ok(DockerCredential::UsernamePassword(user, token)) if user == "<token>" => {
             Ok(Some(Credential::IdentityToken(token)))
         }
@@ -257,16 +265,16 @@ fn understand(
         Err(Failure::CredentialDecodingError | Failure::CredentialMismatchError) => {
             Err(CredentialError::Entry(path.to_owned()))
         }
-        // What a helper printed to its standard output may be a secret, so only that is left out
-        // which it is asked to print there: the answer of a success.
+        // A failed helper prints its message to stdout, so the output is included. The output of a
+        // successful helper, which contains the secret, never is.
         Err(Failure::HelperFailure { helper: name, stdout, .. }) => {
             if stdout.contains("credentials not found in native keychain") {
                 return Ok(None);
             }
             helper(&format!("{name}: {}", stdout.trim()))
         }
-        Err(Failure::HelperCommunicationError) => helper("it cannot be run"),
-        Err(Failure::MalformedHelperResponse) => helper("its answer makes no sense"),
+        Err(Failure::HelperCommunicationError) => helper("failed to run the helper"),
+        Err(Failure::MalformedHelperResponse) => helper("malformed response"),
     }
 }
 
@@ -276,14 +284,14 @@ mod tests {
 
     use super::*;
 
-    fn folder(config: &str) -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("config.json"), config).unwrap();
-        folder
+    fn directory(config: &str) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("config.json"), config).unwrap();
+        directory
     }
 
-    fn found(folder: &Path, registry: &str) -> Result<Option<Credential>, CredentialError> {
-        look_up(None, Some(folder), registry)
+    fn found(directory: &Path, registry: &str) -> Result<Option<Credential>, CredentialError> {
+        look_up(None, Some(directory), registry)
     }
 
     fn login(user: &str, password: &str, registry: &str) -> Option<Credential> {
@@ -291,9 +299,9 @@ mod tests {
     }
 
     #[test]
-    fn logins_are_found_under_the_names_that_docker_gives_them() {
+    fn credentials_are_found_under_docker_keys() {
         // "ada:hunter2", "bob:pass:word", "eve:x".
-        let folder = folder(
+        let directory = directory(
             r#"{"auths":{
                 "https://index.docker.io/v1/":{"auth":"YWRhOmh1bnRlcjI="},
                 "r.example:5000":{"auth":"Ym9iOnBhc3M6d29yZA=="},
@@ -307,34 +315,37 @@ mod tests {
             ("old.example", login("eve", "x", "old.example")),
             ("token.example", Some(Credential::IdentityToken("t0ken".to_owned()))),
         ] {
-            assert_eq!(found(folder.path(), registry), Ok(credential), "{registry}");
+            assert_eq!(found(directory.path(), registry), Ok(credential), "{registry}");
         }
     }
 
     #[test]
-    fn logins_of_the_variable_are_used_before_those_of_the_file() {
+    fn variable_takes_precedence_over_file() {
         // "ada:hunter2", "bob:x".
-        let folder = folder(
+        let directory = directory(
             r#"{"auths":{"r.example":{"auth":"YWRhOmh1bnRlcjI="},
                          "s.example":{"auth":"YWRhOmh1bnRlcjI="}}}"#,
         );
         let variable = r#"{"auths":{"r.example":{"auth":"Ym9iOng="}}}"#;
-        let found = |variable: &str, folder: Option<&Path>, registry: &str| {
-            look_up(Some(variable.into()), folder, registry)
+        let found = |variable: &str, directory: Option<&Path>, registry: &str| {
+            look_up(Some(variable.into()), directory, registry)
         };
-        let folder = Some(folder.path());
-        assert_eq!(found(variable, folder, "r.example"), Ok(login("bob", "x", "r.example")));
+        let directory = Some(directory.path());
+        assert_eq!(found(variable, directory, "r.example"), Ok(login("bob", "x", "r.example")));
         assert_eq!(found(variable, None, "r.example"), Ok(login("bob", "x", "r.example")));
-        assert_eq!(found(variable, folder, "s.example"), Ok(login("ada", "hunter2", "s.example")));
+        assert_eq!(
+            found(variable, directory, "s.example"),
+            Ok(login("ada", "hunter2", "s.example"))
+        );
         for unusable in ["", "{", r#"{"auths":{"r.example":{"auth":"!"}}}"#] {
             let login = login("ada", "hunter2", "r.example");
-            assert_eq!(found(unusable, folder, "r.example"), Ok(login), "{unusable}");
+            assert_eq!(found(unusable, directory, "r.example"), Ok(login), "{unusable}");
         }
         assert_eq!(found("{", None, "r.example"), Ok(None));
     }
 
     #[test]
-    fn files_of_podman_are_where_podman_has_them() {
+    fn podman_files_follow_podman_rules() {
         let files = |variables: &[(&str, &str)]| {
             let variable = |name: &str| {
                 let found = variables.iter().find(|(known, _)| *known == name);
@@ -362,12 +373,12 @@ mod tests {
     }
 
     #[test]
-    fn first_file_of_podman_with_a_login_is_used() {
+    fn first_podman_file_with_credentials_is_used() {
         // "ada:hunter2", "bob:x".
-        let first = folder(
+        let first = directory(
             r#"{"auths":{"r.example/team":{"auth":"YWRhOmh1bnRlcjI="},"empty.example":{}}}"#,
         );
-        let second = folder(
+        let second = directory(
             r#"{"auths":{"r.example":{"auth":"Ym9iOng="},"empty.example":{"auth":"Ym9iOng="}}}"#,
         );
         let files =
@@ -383,67 +394,67 @@ mod tests {
         assert_eq!(found("r.example/teams"), Ok(login("bob", "x", "r.example")));
         assert_eq!(found("empty.example/app"), Ok(login("bob", "x", "empty.example")));
         assert_eq!(found("s.example/app"), Ok(None));
-        let broken = folder("{");
+        let broken = directory("{");
         let broken = [broken.path().join("config.json"), files[2].clone()];
         assert!(look_up_for_podman(&broken, "r.example/app", "r.example").is_err());
     }
 
     #[test]
-    fn no_configuration_is_no_login_and_a_broken_one_is_an_error() {
+    fn missing_configuration_is_empty_and_malformed_is_error() {
         assert_eq!(found(Path::new("/nowhere"), "r"), Ok(None));
         assert_eq!(found(Path::new("/dev/null"), "r"), Ok(None));
-        assert_eq!(found(folder("{}").path(), "r"), Ok(None));
-        let broken = folder("{");
+        assert_eq!(found(directory("{}").path(), "r"), Ok(None));
+        let broken = directory("{");
         assert!(matches!(found(broken.path(), "r"), Err(CredentialError::Config(_))));
-        let garbled = folder(r#"{"auths":{"r":{"auth":"!"}}}"#);
+        let garbled = directory(r#"{"auths":{"r":{"auth":"!"}}}"#);
         assert!(matches!(found(garbled.path(), "r"), Err(CredentialError::Entry(_))));
     }
 
     #[test]
-    fn a_helper_that_cannot_be_run_is_an_error() {
-        let folder = folder(r#"{"credHelpers":{"r":"no-such-helper"}}"#);
-        assert!(matches!(found(folder.path(), "r"), Err(CredentialError::Helper(_))));
-        assert_eq!(found(folder.path(), "other"), Ok(None));
+    fn helper_that_cannot_run_returns_error() {
+        let directory = directory(r#"{"credHelpers":{"r":"no-such-helper"}}"#);
+        assert!(matches!(found(directory.path(), "r"), Err(CredentialError::Helper(_))));
+        assert_eq!(found(directory.path(), "other"), Ok(None));
     }
 
     #[test]
-    fn what_a_helper_answers_is_understood() {
-        let understand = |answer| understand(answer, "r", Path::new("/config.json"));
+    fn helper_response_is_converted() {
+        let convert_response = |answer| convert_response(answer, "r", Path::new("/config.json"));
         let gives = |user: &str| {
-            understand(Ok(DockerCredential::UsernamePassword(user.into(), "secret".into())))
+            convert_response(Ok(DockerCredential::UsernamePassword(user.into(), "secret".into())))
         };
         assert_eq!(gives("ada"), Ok(login("ada", "secret", "r")));
         assert_eq!(gives("<token>"), Ok(Some(Credential::IdentityToken("secret".to_owned()))));
         let fails = |stdout: &str| {
             let (helper, stdout) = ("docker-credential-x".to_owned(), stdout.to_owned());
-            understand(Err(Failure::HelperFailure { helper, stdout, stderr: String::new() }))
+            convert_response(Err(Failure::HelperFailure { helper, stdout, stderr: String::new() }))
         };
-        // The words that Docker's own helpers have for it.
+        // The message of Docker's own helpers.
         assert_eq!(fails("credentials not found in native keychain\n"), Ok(None));
         let locked = "docker-credential-x: the key store is locked".to_owned();
         assert_eq!(fails("the key store is locked\n"), Err(CredentialError::Helper(locked)));
     }
 
     #[test]
-    fn a_look_up_that_hangs_does_not_keep_the_program_from_its_end() {
+    fn hanging_lookup_does_not_block_shutdown() {
         let (go_on, hangs) = std::sync::mpsc::channel::<()>();
         let executor = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         executor.block_on(async {
-            assert_eq!(apart(|| Ok(None)).await, Ok(None));
-            let hanging = apart(move || {
+            assert_eq!(run_on_thread(|| Ok(None)).await, Ok(None));
+            let hanging = run_on_thread(move || {
                 let _ = hangs.recv();
                 Ok(None)
             });
             let late = tokio::time::timeout(Duration::from_millis(10), hanging).await;
             assert!(late.is_err());
         });
-        // This is where a thread of the executor would be waited for.
+        // Dropping the executor waits for its blocking threads.
         drop(executor);
         drop(go_on);
     }
 
     #[test]
-    fn nothing_secret_is_shown() {
+    fn debug_output_of_credentials_has_no_secret() {
         let login = Credential::Login(RegistryAuth::new("ada", "hunter2"));
         assert!(!format!("{login:?}").contains("hunter2"));
         assert!(!format!("{:?}", Credential::IdentityToken("t0ken".into())).contains("t0ken"));

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use runtime_core::{Error, ErrorKind, Operation, Result};
 
-/// Does `work`, but no longer than `deadline`. What is dropped then has to undo itself.
+/// Runs `work` with a deadline. At the deadline `work` is dropped, so it has to undo partial
+/// results on drop.
 ///
 /// # Errors
-/// Those of `work`, with the operation added; `Timeout` when the deadline passes.
+/// The errors of `work`, with the operation added; `Timeout` after the deadline.
 pub async fn within<T>(
     operation: Operation,
     deadline: Duration,
@@ -16,7 +17,7 @@ pub async fn within<T>(
     match tokio::time::timeout(deadline, work).await {
         Ok(done) => done.map_err(|error| error.during(operation)),
         Err(_) => Err(Error::new(ErrorKind::Timeout)
-            .with_message(format!("the engine has not answered within {deadline:?}"))
+            .with_message(format!("no response from the engine within {deadline:?}"))
             .during(operation)),
     }
 }
@@ -26,7 +27,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn the_deadline_ends_the_work_and_nothing_else_does() {
+    async fn within_returns_timeout_only_after_deadline() {
         let second = Duration::from_secs(1);
         let done = within(Operation::Stop, second, async { Ok(7) }).await;
         assert_eq!(done.unwrap(), 7);

@@ -1,21 +1,22 @@
-//! What the labels of containers decide.
+//! Label filters and label-based ages.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use runtime_core::LabelFilter;
 
-/// Whether something has all labels of a filter. `label` gives the value of one.
+/// Returns `true` if all labels of a filter match. `label` returns the value of a label.
 pub fn has_labels<'a>(filter: &LabelFilter, label: impl Fn(&str) -> Option<&'a str>) -> bool {
     filter.iter().all(|(key, wanted)| {
         label(key).is_some_and(|value| wanted.as_ref().is_none_or(|wanted| wanted == value))
     })
 }
 
-/// Whether something was made at least so long ago, by the caller's clock. `label` is its
-/// [`LABEL_CREATED_AT`](runtime_core::LABEL_CREATED_AT), and `engines` when it was made by the
-/// engine's clock, which counts where the label does not say it.
+/// Returns `true` if a resource was created at least `age` ago, by the caller's clock. `label` is
+/// its [`LABEL_CREATED_AT`](runtime_core::LABEL_CREATED_AT). If the label is missing or malformed,
+/// `engines` is used, the creation time by the engine's clock.
 ///
-/// Zero is any age. A clock that was set back makes a thing young, never old.
+/// An `age` of zero matches every resource. A clock that was set back makes a resource appear
+/// newer, never older.
 #[must_use]
 pub fn is_old(
     label: Option<&str>,
@@ -23,12 +24,12 @@ pub fn is_old(
     age: Duration,
     now: SystemTime,
 ) -> bool {
-    let made = label
+    let created = label
         .and_then(|millis| millis.parse().ok())
         .and_then(|millis| UNIX_EPOCH.checked_add(Duration::from_millis(millis)))
         .or(engines)
         .unwrap_or(UNIX_EPOCH);
-    now.duration_since(made).unwrap_or_default() >= age
+    now.duration_since(created).unwrap_or_default() >= age
 }
 
 #[cfg(test)]
@@ -36,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_by_name_or_with_their_value() {
+    fn has_labels_matches_key_or_key_and_value() {
         let filter = |key: &str, value: Option<&str>| {
             LabelFilter::from([(key.to_owned(), value.map(str::to_owned))])
         };
@@ -49,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn ages() {
+    fn is_old_compares_label_or_engine_time() {
         let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
         let (now, age) = (at(100), Duration::from_secs(10));
         assert!(is_old(Some("90000"), None, age, now));

@@ -1,14 +1,14 @@
-//! The kinds of the sources of mounts.
+//! Kinds of mount sources.
 
 use std::fs::FileType;
 use std::os::unix::fs::FileTypeExt as _;
 
 use runtime_core::{Error, Mount, MountKind, Result};
 
-/// Checks that the source of a mount is of the kind that its spec requires.
+/// Checks that the source of a mount has the kind that its spec requires.
 ///
 /// # Errors
-/// `InvalidArgument` with the mount whose source is of another kind.
+/// `InvalidArgument` naming the kind of the mount if the source has another kind.
 pub fn check_mount_kind(at: usize, mount: &Mount, is: FileType) -> Result<()> {
     let Some(wanted) = mount.kind else { return Ok(()) };
     match kind_of(is) {
@@ -52,13 +52,13 @@ mod tests {
     use runtime_core::ErrorKind;
 
     #[test]
-    fn source_of_another_kind_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let (file, socket) = (folder.path().join("file"), folder.path().join("socket"));
+    fn check_mount_kind_with_other_kind_returns_invalid_argument() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, socket) = (directory.path().join("file"), directory.path().join("socket"));
         std::fs::write(&file, "x").unwrap();
         let _listener = UnixListener::bind(&socket).unwrap();
         let sources = [
-            (folder.path(), MountKind::Directory),
+            (directory.path(), MountKind::Directory),
             (&file, MountKind::File),
             (&socket, MountKind::Socket),
             (Path::new("/dev/null"), MountKind::CharDevice),

@@ -1,9 +1,9 @@
-//! Sessions as Kubernetes' remote commands have them: the streams of a connection as those of a
-//! process.
+//! Exec and attach sessions over Kubernetes' remote command protocol.
 //!
-//! One task reads both outputs and hands what it reads to their readers. Each has a little room;
-//! when that of one is full, the connection is not read, and the process comes to wait as at a
-//! pipe. The task ends with the session, or when nobody has any part of it any more.
+//! One task reads both outputs of the connection and passes the data to the readers of the session.
+//! Each output has a small buffer. While a buffer is full, the connection is not read, so that the
+//! process blocks as on a pipe. The task ends with the session, or when all parts of the session
+//! are dropped.
 
 use std::fmt;
 use std::io;
@@ -30,42 +30,42 @@ mod outcome;
 
 pub use outcome::{exec_start_failure, resize, settle, until_started};
 
-/// How many pieces wait for the reader of a stream. One is as large as what the connection keeps
-/// of a stream.
-const PIECES: usize = 2;
+/// Number of chunks buffered for the reader of an output. A chunk is at most as large as the
+/// connection's buffer of a stream.
+const OUTPUT_CAPACITY: usize = 2;
 
-/// The most that is written at once.
-const WRITE: usize = 64 << 10;
+/// Maximum size of a single write in bytes.
+const WRITE_SIZE_MAX: usize = 64 << 10;
 
-/// How long the outcome may take when all that it could wait for is over: servers stop to work on
-/// a session whose process has ended and left input unread.
-const OUTCOME: Duration = Duration::from_secs(10);
+/// Maximum time to wait for the outcome after nothing else can delay it, because servers stop
+/// processing a session whose process has ended with unread input.
+const OUTCOME_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The open streams of a session, whatever carries them.
+/// The open streams of a session, independent of the connection.
 #[non_exhaustive]
 pub struct Transport {
-    /// Shutting it down, or dropping it, lets the process read end of file.
+    /// Standard input. When it is shut down or dropped, the process reads end of file.
     pub stdin: Option<Box<dyn AsyncWrite + Send + Unpin>>,
-    /// Standard output. It has bounded room.
+    /// Standard output, with a bounded buffer.
     pub stdout: Option<Chunks>,
-    /// Standard error, likewise.
+    /// Standard error, with a bounded buffer.
     pub stderr: Option<Chunks>,
-    /// The terminal, where there is one.
+    /// The terminal, if the session has one.
     pub terminal: Option<Arc<dyn Terminal>>,
-    /// What the server says of the end.
+    /// The outcome that the server reports.
     pub outcome: BoxFuture<'static, std::result::Result<Outcome, remote_command::Error>>,
 }
 
-/// Bytes as they come.
+/// A stream of received bytes.
 pub type Chunks = BoxStream<'static, io::Result<Bytes>>;
 
 /// The terminal of a session.
 #[async_trait]
 pub trait Terminal: Send + Sync {
-    /// Tells it its size.
+    /// Sets the size of the terminal.
     ///
     /// # Errors
-    /// When the connection, or the process, has ended.
+    /// An error if the connection or the process has ended.
     async fn resize(&self, size: TerminalSize) -> io::Result<()>;
 }
 
@@ -77,7 +77,7 @@ impl Terminal for remote_command::Resize {
 }
 
 impl Transport {
-    /// Streams that end at once, and what the server says of the end.
+    /// Creates a transport with an outcome and without streams.
     #[must_use]
     pub fn new(
         outcome: BoxFuture<'static, std::result::Result<Outcome, remote_command::Error>>,
@@ -105,16 +105,16 @@ impl From<remote_command::Session> for Transport {
     }
 }
 
-/// What a session is about, for its errors, and what ends it from outside.
+/// Context of a session: the subject of its errors, and the token that cancels it.
 #[derive(Debug, Clone)]
 pub struct About {
-    /// The backend.
+    /// Name of the backend.
     pub backend: &'static str,
-    /// The call that opened it.
+    /// The operation that opened the session.
     pub operation: Operation,
-    /// The container, as errors name it.
+    /// The container, as named in errors.
     pub container: String,
-    /// Set when the runtime is closed.
+    /// Cancelled when the runtime is closed.
     pub closed: CancellationToken,
 }
 
@@ -135,12 +135,13 @@ pub struct Streams {
     pub stderr: Option<Output>,
     /// The terminal.
     pub terminal: Option<Arc<dyn Terminal>>,
-    /// How it ends.
+    /// The end of the session.
     pub end: End,
 }
 
 impl Streams {
-    /// The session of a process that has ended so without a word of its own.
+    /// Replaces the outcome and discards all output, for a process that is known to have ended with
+    /// `exit` without output.
     #[must_use]
     pub fn ended(mut self, exit: ExecExit) -> Self {
         let (_, outcome) = watch::channel(Some(Ok(exit)));
@@ -148,23 +149,23 @@ impl Streams {
             stdin.outcome = outcome.clone();
         }
         for output in [Some(&mut self.stdout), self.stderr.as_mut()].into_iter().flatten() {
-            output.held = None;
-            output.pieces.close();
-            while output.pieces.try_recv().is_ok() {}
+            output.peeked_chunk = None;
+            output.chunks.close();
+            while output.chunks.try_recv().is_ok() {}
         }
         self.end.outcome = outcome;
         self
     }
 }
 
-/// Begins to read a session.
+/// Spawns the task of a session and returns its parts.
 ///
-/// `settle` makes the exit of the server's outcome, or of the failure to get one. `gone` completes
-/// when the process is known to have ended. When nobody has any part of the session before its end,
-/// `abandoned` is done.
+/// `settle` converts the server's outcome, or the failure to receive one, to an exit. `gone`
+/// completes when the process is known to have ended. `abandoned` is run if all parts of the
+/// session are dropped before its end.
 ///
 /// # Panics
-/// Outside a tokio runtime.
+/// Panics outside a tokio runtime.
 pub fn open<S: Future<Output = Result<ExecExit>> + Send + 'static>(
     transport: Transport,
     about: About,
@@ -172,18 +173,18 @@ pub fn open<S: Future<Output = Result<ExecExit>> + Send + 'static>(
     gone: impl Future<Output = ()> + Send + 'static,
     abandoned: impl Future<Output = ()> + Send + 'static,
 ) -> Streams {
-    let Transport { stdin, stdout, stderr, terminal, outcome: told } = transport;
-    let unwanted = CancellationToken::new();
-    let wanted = Arc::new(unwanted.clone().drop_guard());
+    let Transport { stdin, stdout, stderr, terminal, outcome: server_outcome } = transport;
+    let all_dropped = CancellationToken::new();
+    let part_guard = Arc::new(all_dropped.clone().drop_guard());
     let (outcome_sender, outcome) = watch::channel(None);
     let (writing, written) = watch::channel(None);
-    let mut pumps = Vec::new();
+    let mut readers = Vec::new();
     let mut output = |source: Option<Chunks>| {
-        let (sender, pieces) = mpsc::channel(PIECES);
-        // One that was not asked for ends at once.
+        let (sender, chunks) = mpsc::channel(OUTPUT_CAPACITY);
+        // An output that was not requested ends immediately.
         let sender = Some(sender);
-        pumps.extend(source.map(|source| Pump { source, sender, about: about.clone() }));
-        Output { pieces, held: None, _wanted: wanted.clone() }
+        readers.extend(source.map(|source| OutputReader { source, sender, about: about.clone() }));
+        Output { chunks, peeked_chunk: None, _guard: part_guard.clone() }
     };
     let streams = Streams {
         stdout: output(stdout),
@@ -193,24 +194,24 @@ pub fn open<S: Future<Output = Result<ExecExit>> + Send + 'static>(
             writing,
             about: about.clone(),
             outcome: outcome.clone(),
-            cut: false,
-            _wanted: wanted.clone(),
+            has_failed: false,
+            _guard: part_guard.clone(),
         }),
         terminal,
-        end: End { outcome, about: about.clone(), _wanted: wanted.clone() },
+        end: End { outcome, about: about.clone(), _guard: part_guard.clone() },
     };
     tokio::spawn(async move {
         let work = async {
-            let mut reading = pin!(future::join_all(pumps.into_iter().map(Pump::run)));
+            let mut reading = pin!(future::join_all(readers.into_iter().map(OutputReader::run)));
             let mut ending = pin!(async {
-                let exit = async { settle(told.await).await };
+                let exit = async { settle(server_outcome.await).await };
                 let exit = about.closed.run_until_cancelled(exit).await;
                 exit.unwrap_or_else(|| Err(closed()))
             });
             let mut overdue = pin!(async {
                 tokio::select! {
-                    () = stands_still(written) => {}
-                    () = async { gone.await; tokio::time::sleep(OUTCOME).await } => {}
+                    () = write_stalled(written) => {}
+                    () = async { gone.await; tokio::time::sleep(OUTCOME_TIMEOUT).await } => {}
                 }
             });
             let (mut read, mut ended) = (false, false);
@@ -223,7 +224,7 @@ pub fn open<S: Future<Output = Result<ExecExit>> + Send + 'static>(
                         continue;
                     }
                     () = &mut overdue, if read => {
-                        Err(lost("the engine does not say how the process ended"))
+                        Err(lost("the engine did not report how the process ended"))
                     }
                 };
                 ended = true;
@@ -233,8 +234,8 @@ pub fn open<S: Future<Output = Result<ExecExit>> + Send + 'static>(
         tokio::select! {
             biased;
             () = work => {}
-            () = unwanted.cancelled() => {
-                // The runtime's end is none of the process.
+            () = all_dropped.cancelled() => {
+                // The end of the runtime does not end the process.
                 let _ = about.closed.run_until_cancelled(abandoned).await;
             }
         }
@@ -242,49 +243,49 @@ pub fn open<S: Future<Output = Result<ExecExit>> + Send + 'static>(
     streams
 }
 
-/// The error of a session that was cut off.
+/// Creates the error of a session that was cut off.
 #[must_use]
-pub fn lost(why: &str) -> Error {
-    Error::new(ErrorKind::Lost).with_message(why)
+pub fn lost(message: &str) -> Error {
+    Error::new(ErrorKind::Lost).with_message(message)
 }
 
-/// Completes when a write has waited too long.
-async fn stands_still(mut writing: watch::Receiver<Option<u64>>) {
+/// Completes when a write has been pending for too long.
+async fn write_stalled(mut writing: watch::Receiver<Option<u64>>) {
     while writing.wait_for(Option::is_some).await.is_ok() {
-        match tokio::time::timeout(OUTCOME, writing.changed()).await {
+        match tokio::time::timeout(OUTCOME_TIMEOUT, writing.changed()).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => break,
             Err(_) => return,
         }
     }
-    // The input is closed: no write will wait.
+    // The input is closed, so no write can be pending.
     future::pending::<()>().await;
 }
 
-/// Reads an output, waiting while its reader has no room.
-struct Pump {
+/// Reads an output, and waits while the buffer of its reader is full.
+struct OutputReader {
     source: Chunks,
-    /// `None` once nobody reads it.
+    /// `None` after the reader was dropped.
     sender: Option<mpsc::Sender<Result<Bytes>>>,
     about: About,
 }
 
-impl Pump {
+impl OutputReader {
     async fn run(mut self) {
         loop {
-            let piece = tokio::select! {
+            let chunk = tokio::select! {
                 biased;
                 () = self.about.closed.cancelled() => Err(closed()),
-                piece = self.source.next() => match piece {
+                chunk = self.source.next() => match chunk {
                     None => return,
-                    Some(piece) => piece
+                    Some(chunk) => chunk
                         .map_err(|error| lost("the session was cut off").with_source(error)),
                 },
             };
-            let piece = piece.map_err(|error| self.about.error(error));
-            let failed = piece.is_err();
+            let chunk = chunk.map_err(|error| self.about.error(error));
+            let failed = chunk.is_err();
             if let Some(sender) = &self.sender
-                && sender.send(piece).await.is_err()
+                && sender.send(chunk).await.is_err()
             {
                 self.sender = None;
             }
@@ -297,29 +298,29 @@ impl Pump {
 
 /// An output of a session.
 pub struct Output {
-    pieces: mpsc::Receiver<Result<Bytes>>,
-    /// A piece that was looked at.
-    held: Option<Result<Bytes>>,
-    _wanted: Arc<DropGuard>,
+    chunks: mpsc::Receiver<Result<Bytes>>,
+    /// The chunk received by `peek`.
+    peeked_chunk: Option<Result<Bytes>>,
+    _guard: Arc<DropGuard>,
 }
 
 impl Output {
-    /// Waits until there is a first piece, which stays to be read, or the end: gives whether there
-    /// is one.
+    /// Waits for the first chunk, which remains to be read. Returns `false` if the output has
+    /// ended.
     pub async fn peek(&mut self) -> bool {
-        if self.held.is_none() {
-            self.held = self.pieces.recv().await;
+        if self.peeked_chunk.is_none() {
+            self.peeked_chunk = self.chunks.recv().await;
         }
-        self.held.is_some()
+        self.peeked_chunk.is_some()
     }
 
-    /// Returns the piece that [`peek`](Self::peek) has received.
+    /// Returns the chunk received by [`peek`](Self::peek).
     #[must_use]
     pub fn peeked(&self) -> Option<&Bytes> {
-        self.held.as_ref().and_then(|piece| piece.as_ref().ok())
+        self.peeked_chunk.as_ref().and_then(|chunk| chunk.as_ref().ok())
     }
 
-    /// As a stream of the interface.
+    /// Converts the output to a [`ByteStream`].
     pub fn boxed(self) -> ByteStream {
         StreamExt::boxed(self)
     }
@@ -329,30 +330,30 @@ impl Stream for Output {
     type Item = Result<Bytes>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        match self.held.take() {
-            Some(held) => Poll::Ready(Some(held)),
-            None => self.pieces.poll_recv(cx),
+        match self.peeked_chunk.take() {
+            Some(peeked_chunk) => Poll::Ready(Some(peeked_chunk)),
+            None => self.chunks.poll_recv(cx),
         }
     }
 }
 
-/// The input of a session.
+/// Standard input of a session.
 pub struct Input {
-    /// `None` once closed.
+    /// `None` after the input was closed.
     write: Option<Box<dyn AsyncWrite + Send + Unpin>>,
-    /// The number of the write that waits.
+    /// Number of the pending write.
     writing: watch::Sender<Option<u64>>,
     about: About,
     outcome: watch::Receiver<Option<Result<ExecExit>>>,
-    /// Whether a write has failed.
-    cut: bool,
-    _wanted: Arc<DropGuard>,
+    /// `true` after a write has failed.
+    has_failed: bool,
+    _guard: Arc<DropGuard>,
 }
 
-/// Says that a write waits, for as long as it lives.
-struct Waits<'a>(&'a watch::Sender<Option<u64>>);
+/// Marks a write as pending until dropped.
+struct PendingWrite<'a>(&'a watch::Sender<Option<u64>>);
 
-impl Drop for Waits<'_> {
+impl Drop for PendingWrite<'_> {
     fn drop(&mut self) {
         self.0.send_replace(None);
     }
@@ -365,48 +366,48 @@ impl SessionInput for Input {
             let error = Error::new(ErrorKind::InvalidState).with_message("the input was closed");
             return Err(self.about.error(error));
         };
-        let writing = Waits(&self.writing);
+        let writing = PendingWrite(&self.writing);
         let written = async {
-            for (number, piece) in (0..).zip(bytes.chunks(WRITE)) {
+            for (number, chunk) in (0..).zip(bytes.chunks(WRITE_SIZE_MAX)) {
                 writing.0.send_replace(Some(number));
-                write.write_all(piece).await?;
+                write.write_all(chunk).await?;
             }
             match write.flush().await {
-                // All of it was on its way when the process ended, as bytes in a pipe are.
+                // All bytes were sent when the process ended, as with bytes in a pipe.
                 Err(error) if is_reset(&error) => Ok(()),
                 done => done,
             }
         };
         let written = until_ended(&self.about, &mut self.outcome, written).await;
-        self.cut |= written.is_err();
+        self.has_failed |= written.is_err();
         written.map_err(|error| self.about.error(error))
     }
 
     async fn close(&mut self) -> Result<()> {
         let Some(write) = &mut self.write else { return Ok(()) };
-        let writing = Waits(&self.writing);
+        let writing = PendingWrite(&self.writing);
         writing.0.send_replace(Some(0));
         let finished = until_ended(&self.about, &mut self.outcome, write.shutdown()).await;
         drop(writing);
         self.write = None;
         match &*self.outcome.borrow() {
-            // A session that has ended in order has no input to end.
+            // A session that has ended regularly has no input to close.
             Some(Ok(_)) => Ok(()),
-            // What is left of a connection may take it all the same.
+            // The shutdown may have succeeded even though the session was lost.
             Some(Err(error)) => Err(error.clone()),
-            None if self.cut => Err(self.about.error(lost("the session was cut off"))),
+            None if self.has_failed => Err(self.about.error(lost("the session was cut off"))),
             None => finished.map_err(|error| self.about.error(error)),
         }
     }
 }
 
-/// Whether the other side wants no more of a stream, on a connection that lives.
+/// Returns `true` if the peer has reset the stream on an intact connection.
 fn is_reset(error: &io::Error) -> bool {
     let error = error.get_ref().and_then(|error| error.downcast_ref());
     matches!(error, Some(spdy_client::Error::Reset(_)))
 }
 
-/// Writes until the session has ended: nobody would read the rest.
+/// Runs a write until the session has ended, because the rest would not be read.
 async fn until_ended(
     about: &About,
     outcome: &mut watch::Receiver<Option<Result<ExecExit>>>,
@@ -420,42 +421,42 @@ async fn until_ended(
     }
 }
 
-/// How a session ends.
+/// The end of a session.
 #[derive(Clone)]
 pub struct End {
     outcome: watch::Receiver<Option<Result<ExecExit>>>,
     about: About,
-    _wanted: Arc<DropGuard>,
+    _guard: Arc<DropGuard>,
 }
 
 impl End {
-    /// Waits for it.
+    /// Waits for the exit of the process.
     ///
     /// # Errors
-    /// What `settle` made of the outcome; `Lost`.
+    /// The error returned by `settle`; `Lost`.
     pub async fn wait(&self) -> Result<ExecExit> {
         let mut outcome = self.outcome.clone();
         match outcome.wait_for(Option::is_some).await {
-            Ok(outcome) => outcome.clone().unwrap_or_else(|| Err(gone())),
-            Err(_) => Err(gone()),
+            Ok(outcome) => outcome.clone().unwrap_or_else(|| Err(task_dropped())),
+            Err(_) => Err(task_dropped()),
         }
         .during(self.about.operation)
         .on(self.about.backend)
         .about(&self.about.container)
     }
 
-    /// What it was, if it has ended.
+    /// Returns the exit if the session has ended.
     pub fn seen(&self) -> Option<Result<ExecExit>> {
         self.outcome.borrow().clone()
     }
 
-    /// Whether it has ended.
+    /// Returns `true` if the session has ended.
     pub fn is_over(&self) -> bool {
         self.outcome.borrow().is_some()
     }
 }
 
-/// The error of every session after the runtime was closed.
+/// Returns the error of every session after the runtime was closed.
 fn closed() -> Error {
     Error::new(ErrorKind::InvalidState).with_message("the runtime was closed")
 }
@@ -472,7 +473,7 @@ macro_rules! opaque {
 
 opaque!(Transport, Streams, Output, Input, End);
 
-/// The task is gone without an outcome: its executor has shut down.
-fn gone() -> Error {
+/// Returns the error of a session whose task was dropped by the shutdown of its executor.
+fn task_dropped() -> Error {
     lost("the session's task has ended")
 }

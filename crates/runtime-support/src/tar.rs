@@ -1,32 +1,32 @@
-//! Tar streams as they pass by: whether they are whole, and the owners that a simple tar cannot read.
+//! Streaming inspection of tar archives: completeness, and owners that a simple tar cannot read.
 
 use bytes::Bytes;
 
-/// The unit of a tar stream.
-const BLOCK: usize = 512;
+/// Size in bytes of a tar block.
+const BLOCK_SIZE: usize = 512;
 
-/// How much of a pax header is read. Longer ones come from nobody who writes sizes.
-const PAX_MAX: usize = 1 << 20;
+/// Maximum size in bytes of a pax header. No writer of sizes and owners needs more.
+const PAX_SIZE_MAX: usize = 1 << 20;
 
-/// Follows a tar stream from header to header, to its end.
+/// Tracks the headers of a tar stream up to the end of the archive.
 ///
-/// A stream that was cut off may end in zeros, which are the content of a file. Only the sizes in the
-/// headers show where the two blocks of zeros stand that end it.
+/// A stream that was cut off may end in zeros that are file content. Only the sizes in the headers
+/// show if two zero blocks are the end of the archive.
 #[derive(Debug, Default)]
 pub struct TarEnd {
-    /// The part of a header that has come.
+    /// Bytes of an incomplete header.
     header: Vec<u8>,
-    /// How much comes before the next header.
+    /// Number of bytes before the next header.
     content: u64,
-    /// The content of a pax header.
+    /// Content of a pax header.
     pax: Option<Vec<u8>>,
-    /// What a pax header says of the next entry.
+    /// Values of a pax header for the next entry.
     next: PaxHeader,
     zero_blocks: u8,
     malformed: bool,
 }
 
-/// The part of a pax header that is read.
+/// The fields of a pax header that are used.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct PaxHeader {
     size: Option<u64>,
@@ -35,12 +35,13 @@ struct PaxHeader {
 }
 
 impl TarEnd {
-    /// Takes the next bytes.
+    /// Processes the next bytes.
     pub fn push(&mut self, piece: &[u8]) {
         self.walk(piece, |_| {});
     }
 
-    /// Takes the next bytes, and hands them on, a header in one piece and with its owners.
+    /// Processes the next bytes and passes them on. A header is passed on as a whole, with its
+    /// owners.
     fn walk(&mut self, mut piece: &[u8], mut pass: impl FnMut(&[u8])) {
         while !piece.is_empty() && !self.malformed && self.zero_blocks < 2 {
             if self.content > 0 {
@@ -59,11 +60,11 @@ impl TarEnd {
                 }
                 continue;
             }
-            let length = (BLOCK - self.header.len()).min(piece.len());
+            let length = (BLOCK_SIZE - self.header.len()).min(piece.len());
             let (header, rest) = piece.split_at(length);
             self.header.extend_from_slice(header);
             piece = rest;
-            if self.header.len() == BLOCK {
+            if self.header.len() == BLOCK_SIZE {
                 let mut header = std::mem::take(&mut self.header);
                 self.entry(&mut header);
                 pass(&header);
@@ -78,31 +79,32 @@ impl TarEnd {
             return;
         }
         self.zero_blocks = 0;
-        let Some(size) = number(&header[124..136]).filter(|_| has_checksum(header)) else {
+        let Some(size) = parse_number(&header[124..136]).filter(|_| has_checksum(header)) else {
             self.malformed = true;
             return;
         };
         let size = match header[156] {
-            // What describes the next entry has a size of its own.
+            // Headers that describe the next entry have a size of their own.
             b'x' | b'g' | b'L' | b'K' => size,
             kind => {
                 let next = std::mem::take(&mut self.next);
                 next.set_owners(header);
                 match kind {
-                    // Links, devices, folders and FIFOs have no content, whatever their size is.
+                    // Links, devices, directories and FIFOs have no content, independent of their
+                    // size field.
                     b'1'..=b'6' => 0,
                     _ => next.size.unwrap_or(size),
                 }
             }
         };
         if header[156] == b'x' {
-            if size > PAX_MAX as u64 {
+            if size > PAX_SIZE_MAX as u64 {
                 self.malformed = true;
                 return;
             }
             self.pax = Some(Vec::new());
         }
-        match size.checked_next_multiple_of(BLOCK as u64) {
+        match size.checked_next_multiple_of(BLOCK_SIZE as u64) {
             Some(content) => self.content = content,
             None => self.malformed = true,
         }
@@ -111,44 +113,45 @@ impl TarEnd {
         }
     }
 
-    /// Returns whether the end of the archive has come, after all that its headers announce.
+    /// Returns `true` if the archive is complete: its end was seen after the content of all
+    /// entries.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.zero_blocks >= 2 && !self.malformed
     }
 }
 
-/// Puts the owners of pax headers into the headers of their entries as well.
+/// Copies owners from pax headers into the headers of their entries.
 ///
-/// An owner above [`OCTAL_MAX`] stands in a pax header alone, which the tar of busybox does not read:
-/// what it unpacks belongs to root. It reads the binary numbers of GNU's format, and so does every
-/// other tar.
+/// An owner above [`OCTAL_OWNER_MAX`] is stored only in a pax header, which busybox tar ignores, so that
+/// the unpacked file belongs to root. All tar implementations, including busybox, read binary
+/// numbers in the GNU format.
 #[derive(Debug, Default)]
 pub(crate) struct TarOwners(TarEnd);
 
 impl TarOwners {
-    /// Takes the next bytes of a stream and returns those that take their place.
+    /// Processes the next bytes of a stream and returns their replacement.
     pub(crate) fn rewrite(&mut self, piece: Bytes) -> Bytes {
         if piece.len() as u64 <= self.0.content && self.0.pax.is_none() {
             self.0.push(&piece);
             return piece;
         }
-        let mut rewritten = Vec::with_capacity(piece.len() + BLOCK);
+        let mut rewritten = Vec::with_capacity(piece.len() + BLOCK_SIZE);
         self.0.walk(&piece, |bytes| rewritten.extend_from_slice(bytes));
         rewritten.into()
     }
 
-    /// Returns what was held back of a stream that ends within a header.
+    /// Returns the buffered bytes of a stream that ends within a header.
     pub(crate) fn rest(self) -> Bytes {
         self.0.header.into()
     }
 }
 
-/// The largest owner that a header has room for in octal digits.
-const OCTAL_MAX: u64 = 0o7_777_777;
+/// Largest owner that fits into a header in octal digits.
+const OCTAL_OWNER_MAX: u64 = 0o7_777_777;
 
 impl PaxHeader {
-    /// Reads records `LENGTH KEY=VALUE`, each with a line end.
+    /// Parses records of the form `LENGTH KEY=VALUE`, each with a line end.
     fn read(mut pax: &[u8]) -> Option<Self> {
         let mut header = Self::default();
         while let Some(space) = pax.iter().position(|byte| *byte == b' ') {
@@ -170,20 +173,22 @@ impl PaxHeader {
     fn set_owners(self, header: &mut [u8]) {
         let mut is_changed = false;
         for (owner, field) in [(self.uid, 108), (self.gid, 116)] {
-            if let Some(owner) = owner.filter(|owner| (OCTAL_MAX + 1..1 << 56).contains(owner)) {
+            if let Some(owner) =
+                owner.filter(|owner| (OCTAL_OWNER_MAX + 1..1 << 56).contains(owner))
+            {
                 header[field..field + 8].copy_from_slice(&(owner | 1 << 63).to_be_bytes());
                 is_changed = true;
             }
         }
         if is_changed {
-            let sum = format!("{:06o}\0 ", sum_of(header));
+            let sum = format!("{:06o}\0 ", checksum(header));
             header[148..156].copy_from_slice(sum.as_bytes());
         }
     }
 }
 
-/// Reads a number of a header: octal, or binary if the first bit is set.
-fn number(field: &[u8]) -> Option<u64> {
+/// Parses a number of a header: octal, or binary if the first bit is set.
+fn parse_number(field: &[u8]) -> Option<u64> {
     if field[0] & 0x80 != 0 {
         let mut bytes = field.iter().enumerate().map(|(at, byte)| match at {
             0 => byte & 0x7f,
@@ -197,8 +202,8 @@ fn number(field: &[u8]) -> Option<u64> {
     if text.is_empty() { Some(0) } else { u64::from_str_radix(text, 8).ok() }
 }
 
-/// The sum of a header's bytes, with spaces in place of the sum.
-fn sum_of(header: &[u8]) -> u64 {
+/// Returns the checksum of a header, computed with spaces in the checksum field.
+fn checksum(header: &[u8]) -> u64 {
     let bytes = header.iter().enumerate().map(|(at, byte)| match at {
         148..156 => u64::from(b' '),
         _ => u64::from(*byte),
@@ -207,16 +212,16 @@ fn sum_of(header: &[u8]) -> u64 {
 }
 
 fn has_checksum(header: &[u8]) -> bool {
-    number(&header[148..156]) == Some(sum_of(header))
+    parse_number(&header[148..156]) == Some(checksum(header))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// An entry with this type and size.
+    /// Creates an entry with this type and size.
     fn entry(kind: u8, size: u64, content: &[u8]) -> Vec<u8> {
-        let mut header = vec![0; BLOCK];
+        let mut header = vec![0; BLOCK_SIZE];
         header[..1].copy_from_slice(b"f");
         if size < 1 << 30 {
             header[124..136].copy_from_slice(format!("{size:011o}\0").as_bytes());
@@ -229,7 +234,7 @@ mod tests {
         let sum: u64 = header.iter().map(|byte| u64::from(*byte)).sum();
         header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
         header.extend_from_slice(content);
-        header.resize(header.len().next_multiple_of(BLOCK), 0);
+        header.resize(header.len().next_multiple_of(BLOCK_SIZE), 0);
         header
     }
 
@@ -240,29 +245,29 @@ mod tests {
     }
 
     #[test]
-    fn archive_is_whole_only_with_all_that_its_headers_announce() {
-        let end = vec![0; 2 * BLOCK];
+    fn is_whole_requires_all_announced_content() {
+        let end = vec![0; 2 * BLOCK_SIZE];
         let file = entry(b'0', 1500, &[7; 1500]);
         let zeros = entry(b'0', 5000, &[0; 5000]);
-        let folder = entry(b'5', 4096, &[]);
+        let directory = entry(b'5', 4096, &[]);
         let pax = entry(b'x', 13, b"13 size=5000\n");
         let of_pax = [pax, entry(b'0', 0, &[0; 5000])].concat();
         let large = entry(b'0', 1 << 33, &[]);
         for (name, tar, whole) in [
             ("empty", end.clone(), true),
-            ("files", [&file[..], &zeros, &folder, &of_pax, &end].concat(), true),
+            ("files", [&file[..], &zeros, &directory, &of_pax, &end].concat(), true),
             ("padded", [&file[..], &end, &[0; 9000]].concat(), true),
             ("no end", file.clone(), false),
-            ("half an end", [&file[..], &[0; BLOCK]].concat(), false),
-            // The file has shrunk, and what came of it are zeros.
-            ("shrunk", zeros[..3 * BLOCK].to_vec(), false),
+            ("half an end", [&file[..], &[0; BLOCK_SIZE]].concat(), false),
+            // The file has shrunk, and its remaining content is zeros.
+            ("shrunk", zeros[..3 * BLOCK_SIZE].to_vec(), false),
             ("shrunk and ended", [&entry(b'0', 5000, &[])[..], &end].concat(), false),
-            ("shrunk by pax", of_pax[..of_pax.len() - BLOCK].to_vec(), false),
+            ("shrunk by pax", of_pax[..of_pax.len() - BLOCK_SIZE].to_vec(), false),
             ("large", [&large[..], &[0; 9000]].concat(), false),
-            ("no tar", vec![b'x'; 4 * BLOCK], false),
+            ("no tar", vec![b'x'; 4 * BLOCK_SIZE], false),
             ("nothing", Vec::new(), false),
         ] {
-            for piece in [1, 100, BLOCK, 1 << 20] {
+            for piece in [1, 100, BLOCK_SIZE, 1 << 20] {
                 assert_eq!(is_whole(&tar, piece), whole, "{name} in pieces of {piece}");
             }
         }
@@ -279,8 +284,8 @@ mod tests {
     }
 
     #[test]
-    fn large_owners_of_a_pax_header_are_in_the_header_as_well() {
-        let end = vec![0; 2 * BLOCK];
+    fn rewrite_copies_large_pax_owners_into_header() {
+        let end = vec![0; 2 * BLOCK_SIZE];
         let pax = |records: &str| entry(b'x', records.len() as u64, records.as_bytes());
         let file = entry(b'0', 700, &[7; 700]);
         let tar = [
@@ -294,12 +299,13 @@ mod tests {
             &end,
         ]
         .concat();
-        for piece in [1, 100, BLOCK, 1 << 20] {
+        for piece in [1, 100, BLOCK_SIZE, 1 << 20] {
             let rewritten = rewritten(&tar, piece);
             assert_eq!(rewritten.len(), tar.len());
             let headers: Vec<_> =
-                rewritten.chunks(BLOCK).filter(|block| block.starts_with(b"f\0")).collect();
-            let owners = |header: &&[u8]| (number(&header[108..116]), number(&header[116..124]));
+                rewritten.chunks(BLOCK_SIZE).filter(|block| block.starts_with(b"f\0")).collect();
+            let owners =
+                |header: &&[u8]| (parse_number(&header[108..116]), parse_number(&header[116..124]));
             let owners: Vec<_> = headers
                 .iter()
                 .filter(|header| header[156] != b'x')
@@ -316,11 +322,11 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_large_owners_passes_as_it_is() {
-        let end = vec![0; 2 * BLOCK];
+    fn rewrite_without_large_owners_is_identity() {
+        let end = vec![0; 2 * BLOCK_SIZE];
         let file = entry(b'0', 1500, &[7; 1500]);
         for tar in [[&file[..], &end, b"what comes after"].concat(), b"no tar".repeat(300)] {
-            for piece in [1, 100, BLOCK, 1 << 20] {
+            for piece in [1, 100, BLOCK_SIZE, 1 << 20] {
                 assert_eq!(rewritten(&tar, piece), tar);
             }
         }

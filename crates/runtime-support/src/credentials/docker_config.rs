@@ -1,5 +1,5 @@
-//! The part of Docker's `config.json` that has the logins of registries, by the rules of Docker's own
-//! loader (docker/cli, `cli/config`).
+//! The registry credentials in Docker's `config.json`, by the rules of Docker's own loader
+//! (docker/cli, `cli/config`).
 
 use std::collections::BTreeMap;
 
@@ -11,10 +11,10 @@ use serde::Deserialize;
 
 use super::Credential;
 
-/// Key of the login of Docker Hub.
+/// Key of the credentials for Docker Hub.
 pub(super) const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
 
-/// Standard base64, with the leniency that Go's decoder has for bits after the last byte.
+/// Standard base64 that ignores trailing bits, like Go's decoder.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new()
@@ -22,7 +22,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_padding_mode(DecodePaddingMode::RequireCanonical),
 );
 
-/// Logins of a configuration file. As in Go, `null` is an empty value everywhere.
+/// Credentials of a configuration file. As in Go, `null` is an empty value everywhere.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct DockerConfig {
@@ -31,7 +31,7 @@ pub(super) struct DockerConfig {
     creds_store: Option<String>,
 }
 
-/// The login of one registry.
+/// Credentials of one registry.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Entry {
@@ -48,14 +48,14 @@ impl std::fmt::Debug for Entry {
     }
 }
 
-/// Source of the login of a registry.
+/// Source of the credentials of a registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Source {
     /// The credential helper of this name, called with this key.
     Helper { name: String, key: String },
     /// The configuration itself.
     Config(Credential),
-    /// There is no login.
+    /// No credentials.
     Nothing,
 }
 
@@ -69,7 +69,7 @@ impl DockerConfig {
         serde_json::from_slice(text).ok()
     }
 
-    /// Parses the variable `DOCKER_AUTH_CONFIG`, which has only `auths`, each with an `auth`.
+    /// Parses the variable `DOCKER_AUTH_CONFIG`, which contains only `auths`, each with an `auth`.
     pub(super) fn parse_variable(text: &[u8]) -> Option<Self> {
         let Self { auths, .. } = Self::parse(text)?;
         let is_whole = |entry: &Option<Entry>| {
@@ -82,10 +82,10 @@ impl DockerConfig {
         Some(Self { auths: Some(auths), ..Self::default() })
     }
 
-    /// Returns the source of the login of a registry.
+    /// Returns the source of the credentials of a registry.
     ///
-    /// A credential helper, of this registry or of all, is used in place of `auths`: an entry there
-    /// can be older than the helper.
+    /// A credential helper, of this registry or of all registries, takes precedence over `auths`,
+    /// because an entry there may be older than the helper.
     pub(super) fn source(&self, registry: &str) -> Result<Source, BadEntry> {
         let keys = keys(registry);
         if let Some((name, key)) = self.helper(&keys) {
@@ -100,9 +100,9 @@ impl DockerConfig {
         Ok(entry.credential(registry)?.map_or(Source::Nothing, Source::Config))
     }
 
-    /// Returns the source of the login of a repository by the rules of Podman
-    /// (containers-auth.json(5)): the helper of its registry, or else the entry of the repository, of
-    /// the namespaces around it from the inside to the outside, and of its registry.
+    /// Returns the source of the credentials of a repository by Podman's rules
+    /// (containers-auth.json(5)): the helper of its registry, else the entry of the repository, of
+    /// its enclosing namespaces from the inside to the outside, and of its registry.
     pub(super) fn podman_source(
         &self,
         repository: &str,
@@ -129,7 +129,7 @@ impl DockerConfig {
         let own = helpers.and_then(|helpers| {
             keys.iter().find_map(|key| helpers.get(*key).map(|name| (name, *key)))
         });
-        // An empty helper of a registry turns the helper of all off for it.
+        // An empty helper of a registry disables the global helper for that registry.
         let (name, key) = own.unwrap_or((&self.creds_store, keys.first()?));
         let name = name.as_ref().filter(|name| !name.is_empty())?;
         Some((name.clone(), key.to_owned()))
@@ -137,7 +137,8 @@ impl DockerConfig {
 }
 
 impl Entry {
-    /// Returns the login. A token counts more than a name and a password, as it does at the engine.
+    /// Returns the credentials. A token takes precedence over a user name and a password, as in the
+    /// engine.
     fn credential(&self, registry: &str) -> Result<Option<Credential>, BadEntry> {
         let text = |value: &Option<String>| value.clone().filter(|value| !value.is_empty());
         if let Some(token) = text(&self.registrytoken) {
@@ -160,23 +161,24 @@ impl Entry {
     }
 }
 
-/// Keys under which the login of a registry is stored, the one that Docker writes first.
+/// Returns the keys under which the credentials of a registry are stored. Docker writes the first.
 fn keys(registry: &str) -> Vec<&str> {
     match registry {
-        // Docker itself accepts the first one only; Podman writes the second one.
+        // Docker accepts only the first key; Podman writes the second.
         "docker.io" => vec![DOCKER_HUB_KEY, "docker.io", "index.docker.io"],
         registry => vec![registry],
     }
 }
 
-/// Returns the host and port of a key of `auths`: older versions of Docker stored URLs, and a path
+/// Returns the host and port of a key of `auths`. Older versions of Docker stored URLs; a path
 /// after the host is ignored.
 fn hostname(key: &str) -> &str {
     let rest = key.split_once("://").map_or(key, |(_, rest)| rest);
     rest.split_once('/').map_or(rest, |(host, _)| host)
 }
 
-/// Returns the registry that Podman reads from a key: of a URL the host; Docker Hub has several names.
+/// Returns the registry that Podman reads from a key: the host of a URL, with the aliases of Docker
+/// Hub unified.
 fn podman_key(key: &str) -> &str {
     let registry = if key.contains("://") { hostname(key) } else { key };
     match registry {
@@ -212,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_a_registry_with_scheme_or_path_are_its_host() {
+    fn keys_with_scheme_or_path_match_host() {
         for key in [
             "r.example:5000",
             "r.example:5000/",
@@ -234,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn exact_key_is_used_before_one_with_a_path() {
+    fn exact_key_takes_precedence_over_key_with_path() {
         let config = config(
             r#"{"auths":{"a.example/v2/":{"username":"old","password":"x"},
                          "a.example":{"username":"new","password":"y"}}}"#,
@@ -243,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_of_an_entry_are_used_as_docker_uses_them() {
+    fn entry_fields_follow_docker_rules() {
         let config = config(
             r#"{"auths":{
                 "plain.example":{"auth":"","username":"ada","password":"hunter2"},
@@ -283,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn helper_is_used_before_a_stored_login() {
+    fn helper_takes_precedence_over_stored_credentials() {
         let config = config(
             r#"{"auths":{"a.example":{"auth":"Ym9iOng="},"off.example":{"auth":"Ym9iOng="},
                          "https://index.docker.io/v1/":{}},
@@ -302,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn docker_hub_has_the_key_of_docker_and_of_podman() {
+    fn docker_hub_has_keys_of_docker_and_podman() {
         for key in [DOCKER_HUB_KEY, "docker.io", "index.docker.io", "https://index.docker.io/v2/"] {
             let config = config(&format!(r#"{{"auths":{{"{key}":{{"auth":"Ym9iOng="}}}}}}"#));
             assert_eq!(config.source("docker.io"), login("bob", "x", "docker.io"), "{key}");
@@ -310,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn variable_has_logins_only() {
+    fn variable_contains_only_auths() {
         let parsed = |text: &str| DockerConfig::parse_variable(text.as_bytes());
         let config = parsed(r#"{"auths":{"a.example":{"auth":"Ym9iOng="}},"credsStore":"x"}"#);
         assert_eq!(config.unwrap().source("a.example"), login("bob", "x", "a.example"));
@@ -332,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_of_podman_are_of_namespaces() {
+    fn podman_entries_match_namespaces() {
         // "ada:hunter2", "bob:x", "eve:x".
         let config = config(
             r#"{"auths":{

@@ -349,10 +349,10 @@ async fn wait_registered_before_removal_by_others_returns_removed() {
         source.remove(id);
         waiter
     });
-    source.tell(Wake::Removed(removed.clone(), SystemTime::now()));
-    source.tell(Wake::Removed(gone.clone(), before));
-    source.tell(Wake::Container(ended.clone(), Some(Exit::from_code(5))));
-    source.tell(Wake::Removed(ended.clone(), SystemTime::now()));
+    source.send(Wake::Removed(removed.clone(), SystemTime::now()));
+    source.send(Wake::Removed(gone.clone(), before));
+    source.send(Wake::Container(ended.clone(), Some(Exit::from_code(5))));
+    source.send(Wake::Removed(ended.clone(), SystemTime::now()));
     let [removed, gone, ended] = waiters;
     assert_eq!(removed.await.unwrap().reason, ExitReason::Removed);
     assert_eq!(gone.await.unwrap_err().kind(), ErrorKind::NotFound);

@@ -42,7 +42,7 @@ const TAIL_RETRIES_MAX: u32 = 3;
 /// and all later ones.
 const WINDOW_CHUNKS: (u64, u64) = (64, 1 << 18);
 
-/// Maximum delay transition the end of a log and the report of the container's end.
+/// Maximum delay between the end of a log and the report of the container's end.
 const END_REPORT_LAG_MAX: Duration = Duration::from_millis(50);
 
 pub(super) struct Reader<S: LogSource> {
@@ -322,7 +322,7 @@ impl<S: LogSource> Reader<S> {
         tracing::debug!(%error, "log stream was cut off; opening it again");
         // A follower takes its tail from the chunks read, because it receives the missing ones
         // later anyway. A tail that is read again would end at a later time, and would omit the
-        // records written in transition.
+        // records written in between.
         if self.follow
             && let Some(tail) = &mut self.tail
         {

@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use super::{LogSource, OpenLog};
 
-/// EndWatch of an open log.
+/// End of an open log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum OpenUntil {
     /// The current end of the log.

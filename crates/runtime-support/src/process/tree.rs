@@ -238,7 +238,7 @@ mod tests {
 
     use super::*;
 
-    /// Starts a shell that is_leader a session and prints the PIDs of its children.
+    /// Starts a shell that leads a session and prints the PIDs of its children.
     fn start(script: &str) -> (Child, Vec<i32>) {
         let mut child = Command::new("setsid")
             .args(["sh", "-c", script])

@@ -1,4 +1,4 @@
-//! How the process of a session starts and ends, as servers of remote commands say it.
+//! Start and exit of a session's process, as reported by remote command servers.
 
 use std::time::Duration;
 
@@ -9,32 +9,33 @@ use tokio::time::Instant;
 use super::{End, Streams, Terminal, lost};
 use crate::killed_at_start;
 
-/// How often it is looked whether the process is there.
-const POLL: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(20));
+/// Minimum and maximum interval of the search for the process.
+const POLL_INTERVAL: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(20));
 
-/// How long it is looked for, where it can be seen. It is not seen when it ended between two looks
-/// and has left others behind that keep its outputs.
-const LOOK: Duration = Duration::from_secs(10);
+/// Maximum duration of the search for a visible process. A process is missed if it ended between
+/// two searches and left descendants that hold its outputs open.
+const SEARCH_MAX: Duration = Duration::from_secs(10);
 
-/// How long a failure is waited for, where the process cannot be seen. It has come after more than a
-/// quarter of a second on a busy machine.
-const UNSEEN: Duration = Duration::from_millis(500);
+/// Time to wait for a failure if the process is not visible. On a busy machine, failures were
+/// observed after more than 250 ms.
+const UNSEEN_START_MAX: Duration = Duration::from_millis(500);
 
-/// How long it is waited for once something was heard.
-const MOMENT: Duration = Duration::from_millis(250);
+/// Time to wait after the first output.
+const AFTER_OUTPUT_MAX: Duration = Duration::from_millis(250);
 
-/// Waits until the process of an exec runs, or did. `find` looks for it, where it can be seen; where
-/// not, one that has neither said anything nor failed within a moment is taken for running.
+/// Waits until the process of an exec runs or has run. `find` searches for the process if it is
+/// visible. Otherwise a process without output and without a failure is assumed to run after a
+/// short time.
 ///
 /// # Errors
-/// Why it could not be started.
+/// The reason why the process could not be started.
 pub async fn until_started<P>(
     streams: &mut Streams,
     mut find: Option<impl FnMut() -> Result<Option<P>>>,
 ) -> Result<Option<P>> {
-    let mut backoff = Backoff::new(POLL.0, POLL.1);
-    let mut until = Instant::now() + if find.is_some() { LOOK } else { UNSEEN };
-    let mut heard = false;
+    let mut backoff = Backoff::new(POLL_INTERVAL.0, POLL_INTERVAL.1);
+    let mut until = Instant::now() + if find.is_some() { SEARCH_MAX } else { UNSEEN_START_MAX };
+    let mut has_peeked = false;
     let end = streams.end.clone();
     loop {
         if let Some(ended) = end.seen() {
@@ -52,10 +53,10 @@ pub async fn until_started<P>(
         };
         tokio::select! {
             _ = end.wait() => {}
-            came = streams.stdout.peek(), if !heard => {
-                heard = true;
-                if came {
-                    until = until.min(Instant::now() + MOMENT);
+            has_output = streams.stdout.peek(), if !has_peeked => {
+                has_peeked = true;
+                if has_output {
+                    until = until.min(Instant::now() + AFTER_OUTPUT_MAX);
                 }
             }
             () = tokio::time::sleep_until(next) => {}
@@ -63,10 +64,10 @@ pub async fn until_started<P>(
     }
 }
 
-/// What the server's words about the end of an exec mean.
+/// Converts the server's outcome of an exec to an exit.
 ///
 /// # Errors
-/// `InvalidArgument` for a command that cannot be run; `Lost` where the exit code is not known.
+/// `InvalidArgument` if the command cannot be executed; `Lost` if the exit code is unknown.
 pub fn settle(outcome: std::result::Result<Outcome, remote_command::Error>) -> Result<ExecExit> {
     match outcome {
         Ok(Outcome::Success) => Ok(ExecExit { code: 0 }),
@@ -75,7 +76,7 @@ pub fn settle(outcome: std::result::Result<Outcome, remote_command::Error>) -> R
             Some(exit) => Ok(exit),
             None => Err(failed(&failure.message)),
         },
-        Ok(_) => Err(lost("the engine says in an unknown way how the process ended")),
+        Ok(_) => Err(lost("the engine reported the exit in an unknown form")),
         Err(error) => {
             Err(lost("the session was cut off before the exit code was known").with_source(error))
         }
@@ -86,8 +87,9 @@ fn failed(message: &str) -> Error {
     exec_start_failure(message).unwrap_or_else(|| lost(message))
 }
 
-/// Returns the error for a message about a process that could not be executed: of the engine about
-/// the start, and of its OCI runtime about the file. Other messages have none.
+/// Returns the error for a message about a process that could not be executed: a message of the
+/// engine about the start, which contains a message of its OCI runtime about the file. Returns
+/// `None` for other messages.
 #[must_use]
 pub fn exec_start_failure(message: &str) -> Option<Error> {
     let has = |words: &str| message.contains(words);
@@ -99,7 +101,7 @@ pub fn exec_start_failure(message: &str) -> Option<Error> {
 /// Sets the size of a session's terminal.
 ///
 /// # Errors
-/// `InvalidState` when there is no terminal, or the process has ended.
+/// `InvalidState` if the session has no terminal, or if the process has ended.
 pub async fn resize(terminal: Option<&dyn Terminal>, end: &End, size: TerminalSize) -> Result<()> {
     let Some(terminal) = terminal else {
         return Err(Error::new(ErrorKind::InvalidState).with_message("the session has no terminal"));
@@ -119,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failures_mean_what_they_say() {
+    fn failure_message_sets_error_kind_and_field() {
         for (message, kind, field) in [
             (
                 "error executing command in container: failed to exec in container: failed to start exec \"6a\": OCI runtime exec failed: exec failed: unable to start container process: exec: \"no-such-command\": executable file not found in $PATH: unknown",

@@ -65,7 +65,7 @@ pub(crate) fn a_login_that_cannot_be_looked_up_is_none(shell: &Shell<'_>) {
 
 /// Whether it is the warning of a login that could not be looked up.
 fn is_of_the_helper(line: &str) -> bool {
-    line.starts_with("runtime: warning: no login could be looked up (image ")
+    line.starts_with("runtime: warning: failed to look up registry credentials (image ")
         && line.contains("helper")
 }
 
