@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 macro_rules! capabilities {
-    ($($field:ident $variant:ident $words:literal;)*) => {
+    ($($field:ident $variant:ident $description:literal;)*) => {
         /// Capabilities of one connected engine, derived from its version and its configuration.
         ///
         /// All capabilities are `false` unless a backend sets them. For a `true` capability a
@@ -17,7 +17,7 @@ macro_rules! capabilities {
         #[serde(default)]
         #[non_exhaustive]
         pub struct Capabilities {
-            $(#[doc = $words] pub $field: bool,)*
+            $(#[doc = $description] pub $field: bool,)*
             /// Limits of the capabilities.
             pub limits: Limits,
         }
@@ -28,7 +28,7 @@ macro_rules! capabilities {
         #[serde(rename_all = "snake_case")]
         #[non_exhaustive]
         pub enum Capability {
-            $(#[doc = $words] $variant,)*
+            $(#[doc = $description] $variant,)*
         }
 
         impl Capability {
@@ -44,7 +44,7 @@ macro_rules! capabilities {
             /// Returns a short description.
             #[must_use]
             pub const fn description(self) -> &'static str {
-                match self { $(Self::$variant => $words,)* }
+                match self { $(Self::$variant => $description,)* }
             }
         }
 

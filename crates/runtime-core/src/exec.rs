@@ -127,8 +127,8 @@ impl ExecOptions {
     /// An image without these tools cannot run commands this way. The user cannot be changed this
     /// way, because the tools run without the required rights.
     #[must_use]
-    pub const fn image_tools(mut self, may: bool) -> Self {
-        self.image_tools = may;
+    pub const fn image_tools(mut self, allow: bool) -> Self {
+        self.image_tools = allow;
         self
     }
 }

@@ -10,10 +10,10 @@
 //! - A *backend* is a crate that implements [`Runtime`] for one kind of engine.
 //! - A *scope* is the set of containers that belong to one user of this library on one engine.
 //!
-//! # Example
+//! # Run a container
 //!
-//! Every backend returns a type that implements [`Runtime`]. The rest of a program does not depend
-//! on the backend:
+//! Every backend returns a type that implements [`Runtime`]. The rest of a program does not depend on
+//! the backend:
 //!
 //! ```
 //! use runtime_core::{ContainerExt, ContainerSpec, Exit, Result, Runtime};
@@ -24,6 +24,103 @@
 //!     let exit = container.run().await;
 //!     container.ensure_removed().await?;
 //!     exit
+//! }
+//! ```
+//!
+//! [`Runtime::create_container`] pulls the image if it is missing. [`RuntimeExt::pull`] pulls an image
+//! in advance, and [`Runtime::pull_image`] reports the progress.
+//!
+//! # Read logs
+//!
+//! A [`LogReader`] is a stream of records. With [`Follow::Yes`] it continues until the container has
+//! ended, and resumes after a lost connection:
+//!
+//! ```
+//! use futures_util::StreamExt;
+//! use runtime_core::{Container, Follow, LogOptions, Result};
+//!
+//! async fn print_logs(container: &dyn Container) -> Result<()> {
+//!     let mut records = container.logs(LogOptions::default().follow(Follow::Yes)).await?;
+//!     while let Some(record) = records.next().await {
+//!         let record = record?;
+//!         print!("{}: {}", record.stream, String::from_utf8_lossy(&record.bytes));
+//!     }
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Run a command in a container
+//!
+//! A [`Session`] has separate streams, and an exit code that is exact or an error:
+//!
+//! ```
+//! use runtime_core::{Bytes, Container, ExecOptions, Result, SessionMode};
+//!
+//! async fn sort(container: &dyn Container, lines: &'static str) -> Result<i32> {
+//!     let options = ExecOptions::new(["sort", "-o", "/tmp/sorted"]).mode(SessionMode::Stdin);
+//!     let mut session = container.exec(options).await?;
+//!     if let Some(stdin) = &mut session.stdin {
+//!         stdin.write(Bytes::from(lines)).await?;
+//!         stdin.close().await?;
+//!     }
+//!     Ok(session.control.wait().await?.code)
+//! }
+//! ```
+//!
+//! # Stop a container
+//!
+//! [`Container::stop`] does not remove the container. Its exit and its logs remain readable until
+//! [`Container::remove`]:
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use runtime_core::{Container, Exit, Result, StopOptions, StopOutcome};
+//!
+//! async fn stop(container: &dyn Container) -> Result<Option<Exit>> {
+//!     let options = StopOptions::default().grace(Duration::from_secs(5));
+//!     Ok(match container.stop(options).await? {
+//!         StopOutcome::Stopped(exit) | StopOutcome::AlreadyExited(exit) => Some(exit),
+//!         StopOutcome::NotStarted => None,
+//!     })
+//! }
+//! ```
+//!
+//! # Resume after a crash
+//!
+//! Store the [`ContainerId`]. After a restart, [`Runtime::container`] returns a handle for the same
+//! container, and [`Runtime::reap`] removes the containers of a scope that are no longer needed:
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use runtime_core::{ContainerId, Exit, ReapOptions, ReapReport, Result, Runtime};
+//!
+//! async fn resume(runtime: &dyn Runtime, id: &ContainerId) -> Result<Exit> {
+//!     runtime.container(id).await?.wait().await
+//! }
+//!
+//! async fn clean_up(runtime: &dyn Runtime) -> Result<ReapReport> {
+//!     let day = Duration::from_secs(24 * 60 * 60);
+//!     runtime.reap(ReapOptions::default().older_than(day)).await
+//! }
+//! ```
+//!
+//! # Handle errors
+//!
+//! Match on [`Error::kind`]. [`Error::field`] names an invalid field of the caller's input,
+//! [`Error::capability`] a missing capability of the engine:
+//!
+//! ```
+//! use runtime_core::{Error, ErrorKind};
+//!
+//! fn advice(error: &Error) -> String {
+//!     match error.kind() {
+//!         ErrorKind::InvalidArgument => format!("correct the field {:?}", error.field()),
+//!         ErrorKind::Unsupported => format!("the engine lacks {:?}", error.capability()),
+//!         _ if error.is_retryable() => "try again later".to_owned(),
+//!         _ => error.to_string(),
+//!     }
 //! }
 //! ```
 //!

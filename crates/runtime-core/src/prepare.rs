@@ -132,7 +132,7 @@ impl ContainerSpec {
             None => ContainerName::from_nonce(&nonce),
         };
         check_list("command", command.as_deref())?;
-        if command.as_ref().is_some_and(|words| words.first().is_none_or(String::is_empty)) {
+        if command.as_ref().is_some_and(|parts| parts.first().is_none_or(String::is_empty)) {
             return Err(Error::invalid("command", "must name an executable"));
         }
         check_list("arguments", arguments.as_deref())?;

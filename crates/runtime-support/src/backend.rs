@@ -128,15 +128,15 @@ pub trait Backend: fmt::Debug + Send + Sync + Sized + 'static {
     fn context(&self) -> &Context;
 
     /// Returns a more specific error for a failed operation if the backend has one, for example the
-    /// reason why there was no response. `begun` is the start time of the operation.
+    /// reason why there was no response. `started` is the start time of the operation.
     fn explain(
         &self,
         operation: Operation,
         container: Option<&Self::Container>,
-        begun: Instant,
+        started: Instant,
         error: Error,
     ) -> Error {
-        let _ = (operation, container, begun);
+        let _ = (operation, container, started);
         error
     }
 

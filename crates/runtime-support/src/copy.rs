@@ -51,7 +51,7 @@ exec tar -cf - -- "$2"
 /// Maximum number of bytes kept of tar's messages.
 const MESSAGES_SIZE_MAX: usize = 4096;
 
-/// Unpacks a tar stream into the directory `path` of a running container. `silence` is the maximum
+/// Unpacks a tar stream into the directory `path` of a running container. `inactivity` is the maximum
 /// time without progress.
 ///
 /// # Errors
@@ -61,7 +61,7 @@ pub async fn unpack(
     container: &dyn Container,
     path: &str,
     content: ByteStream,
-    silence: Duration,
+    inactivity: Duration,
 ) -> Result<()> {
     check_path(path)?;
     let options =
@@ -75,7 +75,7 @@ pub async fn unpack(
     let work = async {
         futures_util::try_join!(
             async {
-                let sent = send(stdin, content, report, silence).await?;
+                let sent = send(stdin, content, report, inactivity).await?;
                 all_sent.notify_one();
                 Ok(sent)
             },
@@ -85,14 +85,14 @@ pub async fn unpack(
     };
     let overdue = async {
         all_sent.notified().await;
-        tokio::time::sleep(silence).await;
+        tokio::time::sleep(inactivity).await;
     };
     let (sent, report, messages) = tokio::select! {
         done = work => done?,
-        () = overdue => return Err(stalled(silence)),
+        () = overdue => return Err(stalled(inactivity)),
     };
     if !report.ready {
-        let code = exit(&*control, silence).await?;
+        let code = exit(&*control, inactivity).await?;
         return Err(not_ready(code, &messages, Capability::CopyIn));
     }
     all_unpacked(report, sent, &messages)
@@ -119,12 +119,16 @@ fn all_unpacked(report: ScriptReport, sent: Sent, messages: &str) -> Result<()> 
     }
 }
 
-/// Packs the file or directory `path` of a running container into a tar stream. `silence` is the
+/// Packs the file or directory `path` of a running container into a tar stream. `inactivity` is the
 /// maximum time without output.
 ///
 /// # Errors
 /// The errors of [`Container::copy_out`]; `Unsupported` if the image lacks a program.
-pub async fn pack(container: &dyn Container, path: &str, silence: Duration) -> Result<ByteStream> {
+pub async fn pack(
+    container: &dyn Container,
+    path: &str,
+    inactivity: Duration,
+) -> Result<ByteStream> {
     check_path(path)?;
     let (directory, name) = split_path(path);
     let options = ExecOptions::new(["sh", "-c", PACK_SCRIPT, "sh", directory, name]);
@@ -136,11 +140,11 @@ pub async fn pack(container: &dyn Container, path: &str, silence: Duration) -> R
         messages: Messages::Reading(messages(stderr).boxed()),
         control,
         end: TarEnd::default(),
-        silence,
+        inactivity,
     };
     match pack.piece().await {
         None => {
-            let code = exit(&*pack.control, silence).await?;
+            let code = exit(&*pack.control, inactivity).await?;
             Err(not_ready(code, &pack.messages.all().await, Capability::CopyOut))
         }
         Some(first) => {
@@ -207,13 +211,13 @@ async fn send(
     mut stdin: Box<dyn SessionInput>,
     mut content: ByteStream,
     mut report: watch::Receiver<ScriptReport>,
-    silence: Duration,
+    inactivity: Duration,
 ) -> Result<Sent> {
     let (mut sent, mut owners) = (Sent { bytes: 0, failure: None }, TarOwners::default());
-    match timeout(silence, report.wait_for(|report| report.ready)).await {
+    match timeout(inactivity, report.wait_for(|report| report.ready)).await {
         Ok(Ok(_)) => {}
         Ok(Err(_)) => return Ok(sent),
-        Err(_) => return Err(stalled(silence)),
+        Err(_) => return Err(stalled(inactivity)),
     }
     loop {
         let piece = tokio::select! {
@@ -232,21 +236,21 @@ async fn send(
             false => {}
         }
         let length = piece.len() as u64;
-        match timeout(silence, stdin.write(piece)).await {
+        match timeout(inactivity, stdin.write(piece)).await {
             Ok(Ok(())) => sent.bytes += length,
             Ok(Err(error)) => {
                 sent.failure = Some(error);
                 return Ok(sent);
             }
-            Err(_) => return Err(stalled(silence)),
+            Err(_) => return Err(stalled(inactivity)),
         }
         if is_last {
             break;
         }
     }
-    match timeout(silence, stdin.close()).await {
+    match timeout(inactivity, stdin.close()).await {
         Ok(closed) => sent.failure = closed.err(),
-        Err(_) => return Err(stalled(silence)),
+        Err(_) => return Err(stalled(inactivity)),
     }
     Ok(sent)
 }
@@ -309,13 +313,13 @@ struct PackStream {
     messages: Messages,
     control: Arc<dyn SessionControl>,
     end: TarEnd,
-    silence: Duration,
+    inactivity: Duration,
 }
 
 impl PackStream {
     /// Returns the next chunk, and reads stderr meanwhile.
     async fn piece(&mut self) -> Option<Result<Bytes>> {
-        let Self { stdout, messages, silence, .. } = self;
+        let Self { stdout, messages, inactivity, .. } = self;
         let mut next = Pin::new(stdout);
         let piece = async {
             loop {
@@ -325,12 +329,12 @@ impl PackStream {
                 }
             }
         };
-        timeout(*silence, piece).await.unwrap_or_else(|_| Some(Err(stalled(*silence))))
+        timeout(*inactivity, piece).await.unwrap_or_else(|_| Some(Err(stalled(*inactivity))))
     }
 
     /// Waits for the exit and checks that the archive is complete.
     async fn finish(&mut self) -> Result<()> {
-        let code = exit(&*self.control, self.silence).await?;
+        let code = exit(&*self.control, self.inactivity).await?;
         let messages = if code == 0 { String::new() } else { self.messages.all().await };
         all_packed(code, self.end.is_whole(), &messages)
     }
@@ -347,16 +351,16 @@ fn all_packed(code: i32, is_whole: bool, messages: &str) -> Result<()> {
     Ok(())
 }
 
-async fn exit(control: &dyn SessionControl, silence: Duration) -> Result<i32> {
-    match timeout(silence, control.wait()).await {
+async fn exit(control: &dyn SessionControl, inactivity: Duration) -> Result<i32> {
+    match timeout(inactivity, control.wait()).await {
         Ok(exit) => Ok(exit?.code),
-        Err(_) => Err(stalled(silence)),
+        Err(_) => Err(stalled(inactivity)),
     }
 }
 
-fn stalled(silence: Duration) -> Error {
+fn stalled(inactivity: Duration) -> Error {
     Error::new(ErrorKind::Timeout)
-        .with_message(format!("the copy made no progress for {silence:?}"))
+        .with_message(format!("the copy made no progress for {inactivity:?}"))
 }
 
 fn no_shell(error: Error, capability: Capability) -> Error {
@@ -423,8 +427,9 @@ mod tests {
     async fn script_that_never_gets_ready_times_out() {
         let (_report, report) = watch::channel(ScriptReport::default());
         let content = stream::iter([Ok(Bytes::from_static(b"x"))]).boxed();
-        let silence = Duration::from_secs(30);
-        let sent = timeout(silence * 2, send(Box::new(Unread), content, report, silence)).await;
+        let inactivity = Duration::from_secs(30);
+        let sent =
+            timeout(inactivity * 2, send(Box::new(Unread), content, report, inactivity)).await;
         assert_eq!(sent.unwrap().err().map(|error| error.kind()), Some(ErrorKind::Timeout));
     }
 

@@ -67,14 +67,14 @@ impl HalfMade {
         }
     }
 
-    /// Sleeps for `after` before another attempt. Returns `false` without sleeping if no attempt is
-    /// possible: `until` is too near, or the connection is about to close.
-    pub async fn another(&self, after: Duration, until: Instant) -> bool {
-        if self.is_closing() || Instant::now() + after > until {
+    /// Sleeps for `delay` before another attempt. Returns `false` without sleeping if no attempt is
+    /// possible: `deadline` is too near, or the connection is about to close.
+    pub async fn another(&self, delay: Duration, deadline: Instant) -> bool {
+        if self.is_closing() || Instant::now() + delay > deadline {
             return false;
         }
         // If the connection begins to close during the sleep, one more attempt follows.
-        let _ = self.unless_closing(tokio::time::sleep(after)).await;
+        let _ = self.unless_closing(tokio::time::sleep(delay)).await;
         true
     }
 
@@ -118,9 +118,9 @@ mod tests {
     async fn close_returns_at_deadline() {
         let half_made = HalfMade::default();
         half_made.spawn(std::future::pending::<()>());
-        let begun = Instant::now();
+        let start = Instant::now();
         half_made.close(Duration::from_secs(3)).await;
-        assert_eq!(begun.elapsed(), Duration::from_secs(3));
+        assert_eq!(start.elapsed(), Duration::from_secs(3));
     }
 
     #[tokio::test(start_paused = true)]
@@ -130,10 +130,10 @@ mod tests {
         let second = Duration::from_secs(1);
         assert!(half_made.until_closing(second, sleep(100)).await.is_some());
         half_made.close(LONG).await;
-        let begun = Instant::now();
+        let start = Instant::now();
         assert!(half_made.until_closing(second * 3, sleep(2)).await.is_some());
         assert!(half_made.until_closing(second * 3, sleep(4)).await.is_none());
-        assert_eq!(begun.elapsed(), second * 5);
+        assert_eq!(start.elapsed(), second * 5);
     }
 
     #[tokio::test(start_paused = true)]
@@ -154,14 +154,14 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(1)).await;
             half_made.close(LONG).await;
         };
-        let begun = Instant::now();
+        let start = Instant::now();
         let (waited, ()) = tokio::join!(waits, close);
         assert_eq!((waited, attempts.load(Ordering::Relaxed)), (None, 2));
-        assert_eq!(begun.elapsed(), Duration::from_secs(1));
+        assert_eq!(start.elapsed(), Duration::from_secs(1));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn another_beyond_until_returns_false() {
+    async fn another_beyond_deadline_returns_false() {
         let half_made = HalfMade::default();
         let until = Instant::now() + Duration::from_secs(10);
         assert!(half_made.another(Duration::from_secs(6), until).await);

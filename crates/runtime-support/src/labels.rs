@@ -13,21 +13,21 @@ pub fn has_labels<'a>(filter: &LabelFilter, label: impl Fn(&str) -> Option<&'a s
 
 /// Returns `true` if a resource was created at least `age` ago, by the caller's clock. `label` is
 /// its [`LABEL_CREATED_AT`](runtime_core::LABEL_CREATED_AT). If the label is missing or malformed,
-/// `engines` is used, the creation time by the engine's clock.
+/// `engine_time` is used, the creation time by the engine's clock.
 ///
 /// An `age` of zero matches every resource. A clock that was set back makes a resource appear
 /// newer, never older.
 #[must_use]
 pub fn is_old(
     label: Option<&str>,
-    engines: Option<SystemTime>,
+    engine_time: Option<SystemTime>,
     age: Duration,
     now: SystemTime,
 ) -> bool {
     let created = label
         .and_then(|millis| millis.parse().ok())
         .and_then(|millis| UNIX_EPOCH.checked_add(Duration::from_millis(millis)))
-        .or(engines)
+        .or(engine_time)
         .unwrap_or(UNIX_EPOCH);
     now.duration_since(created).unwrap_or_default() >= age
 }

@@ -9,33 +9,33 @@ use runtime_core::{Error, Mount, MountKind, Result};
 ///
 /// # Errors
 /// `InvalidArgument` naming the kind of the mount if the source has another kind.
-pub fn check_mount_kind(at: usize, mount: &Mount, is: FileType) -> Result<()> {
-    let Some(wanted) = mount.kind else { return Ok(()) };
-    match kind_of(is) {
-        Some(kind) if kind == wanted => Ok(()),
+pub fn check_mount_kind(index: usize, mount: &Mount, file_type: FileType) -> Result<()> {
+    let Some(required) = mount.kind else { return Ok(()) };
+    match kind_of(file_type) {
+        Some(kind) if kind == required => Ok(()),
         kind => {
             let kind = kind.map_or("of an unknown kind", MountKind::as_str);
             let source = mount.source.display();
             Err(Error::invalid(
-                format!("mounts[{at}].kind"),
-                format!("{source} is not a {wanted}, but {kind}"),
+                format!("mounts[{index}].kind"),
+                format!("{source} is not a {required}, but {kind}"),
             ))
         }
     }
 }
 
-fn kind_of(is: FileType) -> Option<MountKind> {
-    if is.is_dir() {
+fn kind_of(file_type: FileType) -> Option<MountKind> {
+    if file_type.is_dir() {
         Some(MountKind::Directory)
-    } else if is.is_file() {
+    } else if file_type.is_file() {
         Some(MountKind::File)
-    } else if is.is_socket() {
+    } else if file_type.is_socket() {
         Some(MountKind::Socket)
-    } else if is.is_char_device() {
+    } else if file_type.is_char_device() {
         Some(MountKind::CharDevice)
-    } else if is.is_block_device() {
+    } else if file_type.is_block_device() {
         Some(MountKind::BlockDevice)
-    } else if is.is_fifo() {
+    } else if file_type.is_fifo() {
         Some(MountKind::Fifo)
     } else {
         None

@@ -28,18 +28,18 @@ pub fn random(nonce: &Nonce) -> impl FnMut() -> u64 + Send + use<> {
     }
 }
 
-/// Draws `wanted` random ports of a range that are not in use.
+/// Draws `count` random ports of a range that are not in use.
 ///
 /// # Errors
 /// `ResourceExhausted` if the range has fewer unused ports.
 pub fn draw(
     range: &RangeInclusive<u16>,
     used: &BTreeSet<u16>,
-    wanted: usize,
+    count: usize,
     random: &mut impl FnMut() -> u64,
 ) -> Result<Vec<u16>> {
-    let mut drawn: Vec<u16> = Vec::with_capacity(wanted);
-    while drawn.len() < wanted {
+    let mut drawn: Vec<u16> = Vec::with_capacity(count);
+    while drawn.len() < count {
         let free =
             ports_from(range, random()).find(|port| !used.contains(port) && !drawn.contains(port));
         drawn.push(free.ok_or_else(|| exhausted(range))?);
@@ -69,7 +69,7 @@ fn exhausted(range: &RangeInclusive<u16>) -> Error {
 /// The sockets do not listen: connections are refused, as on an unused port.
 #[derive(Debug)]
 pub struct PortReservation {
-    held: Vec<(u16, OwnedFd)>,
+    sockets: Vec<(u16, OwnedFd)>,
     range: RangeInclusive<u16>,
     /// Sockets of replaced ports. They stay bound so that the ports are not drawn again.
     replaced: Vec<OwnedFd>,
@@ -86,13 +86,13 @@ impl PortReservation {
         count: usize,
         random: &mut impl FnMut() -> u64,
     ) -> Result<Self> {
-        let held = (0..count).map(|_| bind_one(&range, random())).collect::<Result<_>>()?;
-        Ok(Self { held, range, replaced: Vec::new() })
+        let sockets = (0..count).map(|_| bind_one(&range, random())).collect::<Result<_>>()?;
+        Ok(Self { sockets, range, replaced: Vec::new() })
     }
 
     /// Returns the ports in the order of their reservation.
     pub fn ports(&self) -> impl Iterator<Item = u16> + '_ {
-        self.held.iter().map(|(port, _)| *port)
+        self.sockets.iter().map(|(port, _)| *port)
     }
 
     /// Replaces the ports for which `unwanted` returns `true` by other ports.
@@ -104,7 +104,7 @@ impl PortReservation {
         unwanted: impl Fn(u16) -> bool,
         random: &mut impl FnMut() -> u64,
     ) -> Result<()> {
-        for slot in &mut self.held {
+        for slot in &mut self.sockets {
             if unwanted(slot.0) {
                 let (_, replaced) = std::mem::replace(slot, bind_one(&self.range, random())?);
                 self.replaced.push(replaced);

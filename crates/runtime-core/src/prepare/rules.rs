@@ -42,9 +42,9 @@ pub(super) fn check_process_size(
         }
         Ok(())
     };
-    for (field, words) in [("command", command), ("arguments", arguments)] {
-        for (index, word) in words.unwrap_or_default().iter().enumerate() {
-            add(format!("{field}[{index}]"), word.len())?;
+    for (field, list) in [("command", command), ("arguments", arguments)] {
+        for (index, item) in list.unwrap_or_default().iter().enumerate() {
+            add(format!("{field}[{index}]"), item.len())?;
         }
     }
     for (name, value) in env {
@@ -87,9 +87,9 @@ pub(super) fn check_no_nul(field: &str, text: &str) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn check_list(field: &str, words: Option<&[String]>) -> Result<()> {
-    for (index, word) in words.unwrap_or_default().iter().enumerate() {
-        check_no_nul(&format!("{field}[{index}]"), word)?;
+pub(super) fn check_list(field: &str, list: Option<&[String]>) -> Result<()> {
+    for (index, item) in list.unwrap_or_default().iter().enumerate() {
+        check_no_nul(&format!("{field}[{index}]"), item)?;
     }
     Ok(())
 }

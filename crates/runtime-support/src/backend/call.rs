@@ -42,7 +42,7 @@ pub(super) async fn call<B: Backend, T>(
     work: BoxFuture<'_, Result<T>>,
 ) -> Result<T> {
     let context = backend.context();
-    let begun = Instant::now();
+    let started = Instant::now();
     let limited = async {
         match deadline(operation, &context.deadlines) {
             Some(deadline) => within(operation, deadline, work).await,
@@ -50,7 +50,7 @@ pub(super) async fn call<B: Backend, T>(
         }
     };
     let done = context.unless_closed(limited).instrument(span.clone()).await;
-    done.map_err(|error| backend.explain(operation, container, begun, error))
+    done.map_err(|error| backend.explain(operation, container, started, error))
         .during(operation)
         .on(B::NAME)
 }

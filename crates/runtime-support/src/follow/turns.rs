@@ -99,8 +99,8 @@ impl LogSource for RotatingSource {
 }
 
 /// Creates lines at these distances, each in `pieces` chunks with the time of the first.
-fn log(lines: u64, apart: Duration, pieces: u64) -> Vec<Chunk> {
-    let at = |line: u32| UNIX_EPOCH + Duration::from_secs(1_700_000_000) + apart * line;
+fn log(lines: u64, distance: Duration, pieces: u64) -> Vec<Chunk> {
+    let at = |line: u32| UNIX_EPOCH + Duration::from_secs(1_700_000_000) + distance * line;
     (0..lines)
         .flat_map(|line| (1..=pieces).map(move |piece| (line, piece)))
         .map(|(line, piece)| Chunk {
@@ -123,14 +123,14 @@ fn texts(log: &[Chunk]) -> Vec<String> {
 #[tokio::test(start_paused = true)]
 async fn poll_returns_existing_lines_once() {
     let millisecond = Duration::from_millis(1);
-    for (lines, apart, pieces, step, kept) in [
+    for (lines, distance, pieces, step, kept) in [
         (5000, millisecond, 1, 100, 200),
         (5000, Duration::from_micros(10), 1, 700, 1000),
         (900, Duration::from_secs(60), 1, 1, 2),
         (300, millisecond, 7, 5, 40),
         (5000, millisecond, 1, 333, usize::MAX),
     ] {
-        let log = log(lines, apart, pieces);
+        let log = log(lines, distance, pieces);
         let source = RotatingSource::new(log.clone(), step, kept);
         let case = format!("{lines} {pieces} {step} {kept}");
         assert_eq!(source.follow().await, (texts(&log), None), "{case}");
@@ -142,14 +142,14 @@ async fn poll_after_discarded_chunks_returns_lost() {
     for (pieces, step, kept) in [(1, 100, 99), (1, 1500, 1000), (1, 1, 0), (7, 10, 9), (7, 70, 69)]
     {
         let log = log(3000, Duration::from_millis(1), pieces);
-        let (given, error) = RotatingSource::new(log.clone(), step, kept).follow().await;
+        let (returned, error) = RotatingSource::new(log.clone(), step, kept).follow().await;
         let case = format!("{pieces} {step} {kept}");
         assert_eq!(error, (kept > 0).then_some(ErrorKind::Lost), "{case}");
         // No wrong line is returned in place of a lost one.
         let first = log.len().min(step).saturating_sub(kept) / usize::try_from(pieces).unwrap();
         let all = texts(&log);
-        let from = all.iter().position(|text| Some(text) == given.first()).unwrap_or(first);
-        assert!(pieces > 1 || all[from..].starts_with(&given), "{case}: {given:?}");
+        let from = all.iter().position(|text| Some(text) == returned.first()).unwrap_or(first);
+        assert!(pieces > 1 || all[from..].starts_with(&returned), "{case}: {returned:?}");
     }
 }
 

@@ -92,7 +92,7 @@ fn failed(message: &str) -> Error {
 /// `None` for other messages.
 #[must_use]
 pub fn exec_start_failure(message: &str) -> Option<Error> {
-    let has = |words: &str| message.contains(words);
+    let has = |part: &str| message.contains(part);
     let is_start = has("failed to start exec") || has("exec failed");
     let is_of_file = has("exec: \"") || has("executable file");
     (is_start && is_of_file).then(|| Error::invalid("command", message))
