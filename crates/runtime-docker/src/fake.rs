@@ -1,5 +1,5 @@
-//! An engine that is played by hand, for what real ones do not do at will: to hang, to cut a
-//! connection, to talk nonsense.
+//! A fake engine for failures that real engines do not have on request: timeouts, lost connections,
+//! invalid responses.
 
 mod drops;
 mod secrets;
@@ -20,19 +20,19 @@ use tokio::sync::Notify;
 use crate::recorded;
 use crate::{DockerOptions, DockerRuntime};
 
-/// What the fake does with a request.
+/// The reaction to a request.
 enum Reply {
-    /// Answers with a status and a JSON body.
+    /// Sends a status and a JSON body.
     Json(u16, String),
-    /// Sends these bytes and nothing else.
+    /// Sends these bytes and closes the connection.
     Raw(&'static str),
-    /// Closes the connection without an answer.
+    /// Closes the connection without a response.
     Cut,
-    /// Answers 204 when it is told to go on.
+    /// Sends the response after a notification.
     Later(Arc<Notify>, u16, String),
-    /// Sends these bytes and then nothing.
+    /// Sends these bytes and keeps the connection open.
     Part(&'static str),
-    /// Never answers.
+    /// Never responds.
     Hang,
 }
 
@@ -40,8 +40,8 @@ type Script = dyn Fn(&str, usize) -> Reply + Send + Sync;
 
 /// A fake engine on a socket of its own.
 struct Fake {
-    folder: tempfile::TempDir,
-    /// The requests that came, as `METHOD /path`.
+    dir: tempfile::TempDir,
+    /// The received requests, as `METHOD /path`.
     seen: Arc<Mutex<Vec<String>>>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -53,19 +53,20 @@ impl Drop for Fake {
 }
 
 impl Fake {
-    /// `script` answers what is not asked at the connect; it is given the request and how many
-    /// came before it on the same connection.
+    /// Starts an engine. `script` returns the reply to requests after the connect, by the request and the
+    /// number of earlier requests on the same connection.
     fn new(script: impl Fn(&str, usize) -> Reply + Send + Sync + 'static) -> Self {
-        Self::whole(move |request, before| match request {
+        Self::with_all(move |request, before| match request {
             "GET /version" => Reply::Json(200, recorded::text("version")),
             "GET /v1.41/info" => Reply::Json(200, recorded::text("info")),
             _ => script(request, before),
         })
     }
 
-    fn whole(script: impl Fn(&str, usize) -> Reply + Send + Sync + 'static) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let listener = UnixListener::bind(folder.path().join("socket")).unwrap();
+    /// Starts an engine with the replies to all requests.
+    fn with_all(script: impl Fn(&str, usize) -> Reply + Send + Sync + 'static) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(dir.path().join("socket")).unwrap();
         let seen = Arc::<Mutex<Vec<String>>>::default();
         let script: Arc<Script> = Arc::new(script);
         let task = tokio::spawn({
@@ -76,11 +77,11 @@ impl Fake {
                 }
             }
         });
-        Self { folder, seen, task }
+        Self { dir, seen, task }
     }
 
     fn socket(&self) -> PathBuf {
-        self.folder.path().join("socket")
+        self.dir.path().join("socket")
     }
 
     async fn connect(&self) -> Result<DockerRuntime> {
@@ -95,7 +96,7 @@ impl Fake {
         self.seen.lock().unwrap().iter().filter(|seen| seen.starts_with(request)).count()
     }
 
-    /// Waits until a request has come so often.
+    /// Waits until a request was received this number of times.
     async fn until_seen(&self, request: &str, times: usize) {
         let seen = async {
             while self.seen(request) < times {
@@ -103,7 +104,7 @@ impl Fake {
             }
         };
         if tokio::time::timeout(Duration::from_secs(10), seen).await.is_err() {
-            panic!("{request} did not come: {:?}", self.seen.lock().unwrap());
+            panic!("{request} was not received: {:?}", self.seen.lock().unwrap());
         }
     }
 }
@@ -129,7 +130,7 @@ async fn serve(mut stream: UnixStream, script: Arc<Script>, seen: Arc<Mutex<Vec<
             .lines()
             .find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok())
             .unwrap_or(0);
-        // The only body in pieces that is not an archive is an empty one.
+        // All chunked bodies except archives are empty.
         let length = if text.to_lowercase().contains("transfer-encoding: chunked")
             && !text.contains("/archive")
         {
@@ -182,36 +183,36 @@ fn spec() -> ContainerSpec {
 }
 
 #[track_caller]
-fn assert_failed<T: std::fmt::Debug>(result: Result<T>, kind: ErrorKind, words: &str) -> Error {
+fn assert_failed<T: std::fmt::Debug>(result: Result<T>, kind: ErrorKind, text: &str) -> Error {
     let error = result.unwrap_err();
     assert_eq!(error.kind(), kind, "{error}");
     assert_eq!(error.backend(), Some("docker"));
-    assert!(error.to_string().contains(words), "{error}");
+    assert!(error.to_string().contains(text), "{error}");
     error
 }
 
 #[tokio::test]
-async fn no_engine_at_the_socket() {
-    let folder = tempfile::tempdir().unwrap();
-    let host = format!("unix://{}/none", folder.path().display());
+async fn connect_without_engine_returns_unavailable() {
+    let dir = tempfile::tempdir().unwrap();
+    let host = format!("unix://{}/none", dir.path().display());
     let error = assert_failed(
         connect(&host, Deadlines::default()).await,
         ErrorKind::Unavailable,
-        "there is no socket: unix://",
+        "no such socket",
     );
     assert_eq!(error.operation(), Some(Operation::Connect));
     assert!(error.is_retryable());
-    let left = folder.path().join("left");
+    let left = dir.path().join("left");
     drop(std::os::unix::net::UnixListener::bind(&left).unwrap());
     let host = format!("unix://{}", left.display());
     let refused = connect(&host, Deadlines::default()).await;
-    assert_failed(refused, ErrorKind::Unavailable, "nobody listens");
+    assert_failed(refused, ErrorKind::Unavailable, "connection refused");
 }
 
 #[tokio::test]
-async fn a_socket_that_is_no_engine() {
-    let no_engine = "is no Docker engine";
-    for (reply, words) in [
+async fn connect_to_other_server_returns_unavailable() {
+    let no_engine = "is not a Docker engine";
+    for (reply, text) in [
         ("SSH-2.0-OpenSSH_9.2\r\n", no_engine),
         ("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>", no_engine),
         ("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", no_engine),
@@ -220,16 +221,16 @@ async fn a_socket_that_is_no_engine() {
         ("", "was lost"),
         ("HTTP/1.1 200 OK\r\nContent-Length: 60\r\n\r\n{", "was lost"),
     ] {
-        let fake = Fake::whole(move |_, _| Reply::Raw(reply));
-        assert_failed(fake.connect().await, ErrorKind::Unavailable, words);
+        let fake = Fake::with_all(move |_, _| Reply::Raw(reply));
+        assert_failed(fake.connect().await, ErrorKind::Unavailable, text);
     }
-    let hangs = Fake::whole(|_, _| Reply::Hang);
+    let hangs = Fake::with_all(|_, _| Reply::Hang);
     let error = hangs.connect().await;
     assert_failed(error, ErrorKind::Timeout, "deadline exceeded");
 }
 
 #[tokio::test]
-async fn all_requests_carry_the_version() {
+async fn all_requests_have_api_version() {
     let fake = Fake::new(|request, _| match request {
         "POST /v1.41/containers/create" => Reply::Json(201, created()),
         _ => Reply::Json(204, String::new()),
@@ -258,8 +259,8 @@ async fn all_requests_carry_the_version() {
 }
 
 #[tokio::test]
-async fn a_question_on_a_dead_connection_is_repeated_and_a_command_is_not() {
-    // The connection of the connect is cut when it is used again.
+async fn only_reads_are_retried_after_lost_connection() {
+    // The connection of the connect is closed when it is reused.
     let script = |request: &str, before: usize| match request {
         _ if before >= 2 => Reply::Cut,
         "GET /v1.41/containers/json" => Reply::Json(200, "[]".to_owned()),
@@ -279,7 +280,7 @@ async fn a_question_on_a_dead_connection_is_repeated_and_a_command_is_not() {
 }
 
 #[tokio::test]
-async fn a_dropped_create_is_undone_when_its_answer_comes() {
+async fn dropped_create_is_undone_after_response() {
     let go_on = Arc::new(Notify::new());
     let later = Arc::clone(&go_on);
     let fake = Fake::new(move |request, _| match request {
@@ -299,13 +300,13 @@ async fn a_dropped_create_is_undone_when_its_answer_comes() {
 }
 
 #[tokio::test]
-async fn a_create_without_an_answer_is_looked_for_and_undone() {
+async fn create_without_response_is_found_and_undone() {
     let nonce = Arc::<Mutex<String>>::default();
     let fake = {
         let nonce = Arc::clone(&nonce);
         Fake::new(move |request, _| match request {
             "POST /v1.41/containers/create" => Reply::Cut,
-            // First it is not there yet: the engine was still at it.
+            // The engine has not created it at the first request.
             "GET /v1.41/containers/json" => match nonce.lock().unwrap().as_str() {
                 "" => Reply::Json(200, "[]".to_owned()),
                 nonce => Reply::Json(
@@ -332,7 +333,7 @@ async fn a_create_without_an_answer_is_looked_for_and_undone() {
 }
 
 #[tokio::test]
-async fn a_closed_runtime_ends_what_is_under_way() {
+async fn close_ends_requests_in_flight() {
     let fake = Fake::new(|_, _| Reply::Hang);
     let runtime = fake.connect().await.unwrap();
     let listing = tokio::spawn({
@@ -342,16 +343,16 @@ async fn a_closed_runtime_ends_what_is_under_way() {
     fake.until_seen("GET /v1.41/containers/json", 1).await;
     runtime.close().await.unwrap();
     runtime.close().await.unwrap();
-    let words = "the runtime was closed";
-    assert_failed(listing.await.unwrap(), ErrorKind::InvalidState, words);
-    assert_failed(runtime.health().await, ErrorKind::InvalidState, words);
-    assert_failed(runtime.create_container(&spec()).await, ErrorKind::InvalidState, words);
+    let text = "the runtime was closed";
+    assert_failed(listing.await.unwrap(), ErrorKind::InvalidState, text);
+    assert_failed(runtime.health().await, ErrorKind::InvalidState, text);
+    assert_failed(runtime.create_container(&spec()).await, ErrorKind::InvalidState, text);
     let id = ContainerId::new(ID);
-    assert_failed(runtime.container(&id).await, ErrorKind::InvalidState, words);
+    assert_failed(runtime.container(&id).await, ErrorKind::InvalidState, text);
 }
 
 #[tokio::test]
-async fn an_engine_that_does_not_answer_is_a_timeout_of_the_operation() {
+async fn hanging_engine_returns_timeout() {
     let fake = Fake::new(|request, _| match request {
         "POST /v1.41/containers/create" => Reply::Json(201, created()),
         _ => Reply::Hang,
@@ -365,7 +366,7 @@ async fn an_engine_that_does_not_answer_is_a_timeout_of_the_operation() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_waits_longer_than_any_fixed_deadline() {
+async fn stop_waits_for_its_grace() {
     let go_on = Arc::new(Notify::new());
     let later = Arc::clone(&go_on);
     let fake = Fake::new(move |request, _| {
@@ -394,13 +395,13 @@ async fn a_stop_waits_longer_than_any_fixed_deadline() {
     assert!(matches!(stopped, runtime_core::StopOutcome::Stopped(_)), "{stopped:?}");
     assert_eq!(fake.seen(&format!("POST /v1.41/containers/{ID}/stop?t=3600")), 1);
 
-    // And it does not wait for ever.
+    // The grace is also the limit.
     let error = container.stop(StopOptions::default().grace(Duration::from_secs(5))).await;
     assert_failed(error, ErrorKind::Timeout, "35s");
 }
 
 #[tokio::test]
-async fn an_out_of_memory_without_an_event_is_told_before_the_end_and_once() {
+async fn missing_oom_event_is_reported_once_before_exit() {
     let event = |action: &str, nanos: u32| {
         let attributes = serde_json::json!({
             "name": "x",
@@ -413,7 +414,7 @@ async fn an_out_of_memory_without_an_event_is_told_before_the_end_and_once() {
         let message = serde_json::json!({ "Action": action, "Actor": actor, "timeNano": time });
         format!("{message}\n")
     };
-    // What ends is opened again, and told again from the beginning.
+    // The stream ends, and the reopened one begins with the same events.
     let actions = ["create", "start", "die", "oom", "destroy"];
     let events: String =
         actions.iter().zip(1..).map(|(action, nanos)| event(action, nanos)).collect();
@@ -423,16 +424,16 @@ async fn an_out_of_memory_without_an_event_is_told_before_the_end_and_once() {
         _ => Reply::Json(200, recorded::text("oom")),
     });
     let runtime = fake.connect().await.unwrap();
-    let told = runtime.events(EventsOptions::default()).await.unwrap().take(5);
-    let told = told.map(|event| event.unwrap().kind).collect::<Vec<_>>();
-    let told = tokio::time::timeout(Duration::from_secs(10), told).await.unwrap();
-    let exit = match &told[3] {
+    let reported = runtime.events(EventsOptions::default()).await.unwrap().take(5);
+    let reported = reported.map(|event| event.unwrap().kind).collect::<Vec<_>>();
+    let reported = tokio::time::timeout(Duration::from_secs(10), reported).await.unwrap();
+    let exit = match &reported[3] {
         EventKind::Exited(exit) => exit.clone(),
         other => panic!("{other:?}"),
     };
     assert_eq!(exit.reason, ExitReason::OutOfMemory);
     assert_eq!(
-        told,
+        reported,
         [
             EventKind::Created,
             EventKind::Started,
@@ -444,23 +445,23 @@ async fn an_out_of_memory_without_an_event_is_told_before_the_end_and_once() {
 }
 
 #[tokio::test]
-async fn a_start_that_failed_is_not_to_be_tried_again() {
-    let said = r#"{"message":"Bind for 0.0.0.0:80 failed: port is already allocated"}"#;
+async fn failed_start_is_not_retryable() {
+    let body = r#"{"message":"Bind for 0.0.0.0:80 failed: port is already allocated"}"#;
     let fake = Fake::new(|request, _| match request {
         "POST /v1.41/containers/create" => Reply::Json(201, created()),
-        _ => Reply::Json(500, said.to_owned()),
+        _ => Reply::Json(500, body.to_owned()),
     });
     let runtime = fake.connect().await.unwrap();
     let container = runtime.create_container(&spec()).await.unwrap();
     let error =
         assert_failed(container.start().await, ErrorKind::ResourceExhausted, "already allocated");
-    // It counts as ended, so that the next start is none.
+    // The container counts as exited, so it is not started again.
     assert!(!error.is_retryable());
 }
 
 #[tokio::test]
-async fn a_removal_by_another_that_fails_is_one_that_fails() {
-    for (said, failed) in [
+async fn failed_removal_by_another_client_returns_error() {
+    for (body, failed) in [
         (r#"{"StatusCode":0,"Error":{"Message":"device or resource busy"}}"#, true),
         (r#"{"StatusCode":0,"Error":null}"#, false),
         (r#"{"StatusCode":0,"Error":{"Message":""}}"#, false),
@@ -469,10 +470,10 @@ async fn a_removal_by_another_that_fails_is_one_that_fails() {
         let fake = Fake::new(move |request, _| match request {
             "POST /v1.41/containers/create" => Reply::Json(201, created()),
             _ if request.starts_with("DELETE") => {
-                let said = format!("removal of container {ID} is already in progress");
-                Reply::Json(409, format!(r#"{{"message":"{said}"}}"#))
+                let message = format!("removal of container {ID} is already in progress");
+                Reply::Json(409, format!(r#"{{"message":"{message}"}}"#))
             }
-            _ => Reply::Json(200, said.to_owned()),
+            _ => Reply::Json(200, body.to_owned()),
         });
         let runtime = fake.connect().await.unwrap();
         let container = runtime.create_container(&spec()).await.unwrap();
@@ -486,8 +487,8 @@ async fn a_removal_by_another_that_fails_is_one_that_fails() {
 }
 
 #[tokio::test]
-async fn an_engine_that_falls_silent_within_a_log_is_a_timeout() {
-    // A frame of standard output with one line.
+async fn idle_engine_within_log_returns_timeout() {
+    // A frame of stdout with one line.
     const LOG: &str = "HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n\
         \u{1}\0\0\0\0\0\0\u{23}2026-11-23T16:39:14.969965638Z one\n";
     const RAW: &str = "HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n\u{1}\0\0\0\0\0\0\u{4}one\n";
@@ -508,42 +509,42 @@ async fn an_engine_that_falls_silent_within_a_log_is_a_timeout() {
         } else {
             let mut log = container.logs(Default::default()).await.unwrap();
             let first = log.next().await.unwrap().unwrap().bytes;
-            // The time that is taken here is not the engine's.
+            // The time of the caller does not count.
             tokio::time::sleep(Duration::from_millis(400)).await;
             (first, log.next().await.unwrap().map(drop))
         };
         assert_eq!(first, "one\n");
-        let error = assert_failed(then, ErrorKind::Timeout, "said nothing for 200ms");
+        let error = assert_failed(then, ErrorKind::Timeout, "sent nothing for 200ms");
         assert_eq!((error.operation(), error.subject()), (Some(Operation::Logs), Some(ID)));
     }
 }
 
 #[tokio::test]
-async fn an_engine_without_cgroups_measures_nothing() {
+async fn stats_without_cgroups_return_unsupported() {
     let info = {
         let mut info: serde_json::Value = serde_json::from_str(&recorded::text("info")).unwrap();
         info["CgroupDriver"] = "none".into();
         info.to_string()
     };
-    let fake = Fake::whole(move |request, _| match request {
+    let fake = Fake::with_all(move |request, _| match request {
         "GET /version" => Reply::Json(200, recorded::text("version")),
         "GET /v1.41/info" => Reply::Json(200, info.clone()),
         _ => Reply::Json(201, created()),
     });
     let runtime = fake.connect().await.unwrap();
     let container = runtime.create_container(&spec()).await.unwrap();
-    let words = "not supported";
-    assert_failed(container.stats_once().await, ErrorKind::Unsupported, words);
+    let text = "not supported";
+    assert_failed(container.stats_once().await, ErrorKind::Unsupported, text);
     let stream = container.stats(Default::default()).await.map(drop);
-    assert_failed(stream, ErrorKind::Unsupported, words);
-    let many = assert_failed(runtime.stats(&[]).await, ErrorKind::Unsupported, words);
+    assert_failed(stream, ErrorKind::Unsupported, text);
+    let many = assert_failed(runtime.stats(&[]).await, ErrorKind::Unsupported, text);
     assert_eq!(many.capability(), Some(runtime_core::Capability::BulkStats));
     assert_eq!(fake.seen("GET /v1.41/containers"), 0);
 }
 
 #[tokio::test]
-async fn a_log_of_which_a_part_was_thrown_away_is_lost() {
-    // What is there was written after the place.
+async fn log_with_deleted_start_returns_lost() {
+    // The first line is later than the cursor.
     const LOG: &str = "HTTP/1.1 200 OK\r\nContent-Length: 43\r\n\r\n\
         \u{1}\0\0\0\0\0\0\u{23}2026-11-23T16:39:14.969965638Z two\n";
     let fake = Fake::new(|request, _| match request {
@@ -562,12 +563,12 @@ async fn a_log_of_which_a_part_was_thrown_away_is_lost() {
 }
 
 #[tokio::test]
-async fn a_question_that_meets_the_end_is_asked_again() {
+async fn inspect_during_exit_is_retried_once() {
     const GONE: &str = r#"{"cause":"no such process",
         "message":"read /proc/15279/cgroup: no such process","response":500}"#;
     let path = format!("GET /v1.41/containers/{ID}/json");
-    // Once is what Podman does; another failure, or the same again, is told.
-    for (failures, words, asked, ends) in
+    // Podman fails once. Another failure, or a second one, is returned.
+    for (failures, body, requests, succeeds) in
         [(1, GONE, 2, true), (9, GONE, 2, false), (1, r#"{"message":"no"}"#, 1, false)]
     {
         let left = Mutex::new(failures);
@@ -577,7 +578,7 @@ async fn a_question_that_meets_the_end_is_asked_again() {
                 let mut left = left.lock().unwrap();
                 if *left > 0 {
                     *left -= 1;
-                    return Reply::Json(500, words.to_owned());
+                    return Reply::Json(500, body.to_owned());
                 }
                 Reply::Json(200, recorded::text("exited"))
             }
@@ -585,11 +586,11 @@ async fn a_question_that_meets_the_end_is_asked_again() {
         let runtime = fake.connect().await.unwrap();
         let container = runtime.create_container(&spec()).await.unwrap();
         let info = container.info().await;
-        if ends {
+        if succeeds {
             assert_eq!(info.unwrap().status, runtime_core::ContainerStatus::Exited);
         } else {
             assert_failed(info, ErrorKind::Internal, "no");
         }
-        assert_eq!(fake.seen(&path), asked);
+        assert_eq!(fake.seen(&path), requests);
     }
 }

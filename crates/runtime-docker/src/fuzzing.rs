@@ -1,4 +1,4 @@
-//! The parsers for the fuzz targets: what they do with any bytes, in a comparable form.
+//! The parsers for the fuzz targets. They return their results in a comparable form.
 
 use runtime_core::{Bytes, Chunk, ErrorKind, PullEvent};
 
@@ -8,9 +8,9 @@ use crate::model::frames::Frames;
 use crate::model::info::Summary;
 use crate::model::inspect::Inspect;
 use crate::model::progress::{Lines, Progress};
-use crate::model::stats::Answer;
+use crate::model::stats::StatsResponse;
 
-/// The forms of a log.
+/// The formats of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Log {
     /// Frames.
@@ -21,7 +21,7 @@ pub enum Log {
     PodmanTerminal,
 }
 
-/// What the demultiplexer gave.
+/// The result of the demultiplexer.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Demuxed {
     /// The chunks before the error.
@@ -30,11 +30,11 @@ pub struct Demuxed {
     pub error: Option<ErrorKind>,
 }
 
-/// Takes a log apart that comes in pieces.
+/// Splits the pieces of a log into chunks.
 pub fn demux<'a>(log: Log, pieces: impl IntoIterator<Item = &'a [u8]>) -> Demuxed {
     let (framing, cut) = match log {
         Log::Frames => (Framing::Frames, Cut::DOCKER),
-        // So that short inputs reach the cut.
+        // Short, so that small inputs are split.
         Log::Terminal => (Framing::Terminal, Cut::After(8)),
         Log::PodmanTerminal => (Framing::Terminal, Cut::Anywhere),
     };
@@ -59,20 +59,20 @@ pub fn demux<'a>(log: Log, pieces: impl IntoIterator<Item = &'a [u8]>) -> Demuxe
     }
 }
 
-/// What a stream of frames without times gave.
+/// The result of parsing a stream of frames without times.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Messages {
-    /// The messages of a kind that follow each other, in one.
+    /// The content, with adjacent messages of one kind joined.
     pub parts: Vec<(u8, Vec<u8>)>,
-    /// How many messages have begun.
+    /// The number of messages.
     pub begun: usize,
-    /// Whether it ended within one.
+    /// Whether the last message is incomplete.
     pub is_within: bool,
     /// The error.
     pub error: Option<ErrorKind>,
 }
 
-/// Takes a stream of frames apart that comes in pieces: a session's, or a raw log's.
+/// Splits the pieces of a stream of frames, of a session or a raw log.
 pub fn frames<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Messages {
     let mut frames = Frames::default();
     let (mut parts, mut begun, mut error) = (Vec::<(u8, Vec<u8>)>::new(), 0, None);
@@ -98,9 +98,9 @@ pub fn frames<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Messages {
     Messages { parts, begun, is_within: frames.is_within(), error }
 }
 
-/// Reads the answer to a pull: how many events of each kind, and whether it failed.
+/// Parses the response of a pull. Returns the number of events of each kind, and if it failed.
 #[must_use]
-pub fn pull(answer: &[u8]) -> ([usize; 3], bool) {
+pub fn pull(response: &[u8]) -> ([usize; 3], bool) {
     let (mut lines, mut progress) = (Lines::default(), Progress::default());
     let mut counts = [0; 3];
     let mut count = |events: Vec<PullEvent>| {
@@ -115,7 +115,7 @@ pub fn pull(answer: &[u8]) -> ([usize; 3], bool) {
         }
     };
     let mut failed = false;
-    for piece in answer.chunks(100) {
+    for piece in response.chunks(100) {
         lines.push(piece);
         while let Some(line) = lines.next() {
             match progress.take(&line) {
@@ -132,10 +132,10 @@ pub fn pull(answer: &[u8]) -> ([usize; 3], bool) {
     (counts, failed)
 }
 
-/// Reads the engine's events.
+/// Parses the engine's events.
 #[must_use]
-pub fn events(answer: &[u8]) -> Vec<Option<(String, bool, Option<i32>)>> {
-    answer
+pub fn events(response: &[u8]) -> Vec<Option<(String, bool, Option<i32>)>> {
+    response
         .split(|byte| *byte == b'\n')
         .map(|line| {
             let message: Message = serde_json::from_slice(line).ok()?;
@@ -145,12 +145,12 @@ pub fn events(answer: &[u8]) -> Vec<Option<(String, bool, Option<i32>)>> {
         .collect()
 }
 
-/// Reads an answer to stats: which values are there.
+/// Parses a response of stats. Returns the names of the present values.
 #[must_use]
-pub fn stats(answer: &[u8]) -> Option<Vec<&'static str>> {
-    let answer: Answer = serde_json::from_slice(answer).ok()?;
-    let _ = answer.online_cpus();
-    let stats = answer.stats(false)?;
+pub fn stats(response: &[u8]) -> Option<Vec<&'static str>> {
+    let response: StatsResponse = serde_json::from_slice(response).ok()?;
+    let _ = response.online_cpus();
+    let stats = response.stats(false)?;
     let values = [
         ("cpu", stats.cpu_time.is_some()),
         ("memory", stats.memory_bytes.is_some()),
@@ -163,16 +163,16 @@ pub fn stats(answer: &[u8]) -> Option<Vec<&'static str>> {
     Some(values.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect())
 }
 
-/// Reads an answer to an inspect or a list: the state and what is there.
+/// Parses a response of an inspect or a list. Returns the states and the present values.
 #[must_use]
-pub fn inspect(answer: &[u8]) -> Vec<String> {
-    if let Ok(inspect) = serde_json::from_slice::<Inspect>(answer) {
+pub fn inspect(response: &[u8]) -> Vec<String> {
+    if let Ok(inspect) = serde_json::from_slice::<Inspect>(response) {
         let info = inspect.info(inspect.exit());
         let reason = info.exit.as_ref().map(|exit| exit.reason);
         let there = (info.ended_at.is_some(), info.memory.is_some(), info.cpu_count.is_some());
         return vec![format!("{} {reason:?} {there:?} {}", info.status, info.tcp_ports.len())];
     }
-    let list: Vec<Summary> = serde_json::from_slice(answer).unwrap_or_default();
+    let list: Vec<Summary> = serde_json::from_slice(response).unwrap_or_default();
     list.iter()
         .map(|summary| {
             let info = summary.info(None);
@@ -188,7 +188,7 @@ mod tests {
 
     use super::*;
 
-    /// Names that the engines' answers have, each where it may or may not belong.
+    /// Names of fields in the engines' responses.
     const NAMES: &[&str] = &[
         "Id",
         "Type",
@@ -258,14 +258,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        fn any_bytes_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
             let _ = (events(&bytes), inspect(&bytes), frames([&bytes[..]]));
         }
 
         #[test]
-        fn no_answer_makes_it_panic(answer in values()) {
-            let answer = serde_json::to_vec(&answer).unwrap();
-            let _ = (events(&answer), inspect(&answer));
+        fn any_response_does_not_panic(response in values()) {
+            let response = serde_json::to_vec(&response).unwrap();
+            let _ = (events(&response), inspect(&response));
         }
     }
 }

@@ -1,9 +1,8 @@
 //! Docker Engine and Podman behind the `runtime-core` interface.
 //!
-//! [`DockerRuntime::connect`] finds the engine as Docker's command line does (`DOCKER_HOST`,
-//! contexts, TLS), asks it who it is, and speaks the newest version of its API that both know:
-//! 1.41, which is Engine 20.10, or later. What it can do follows from its kind, its version and
-//! its configuration.
+//! [`DockerRuntime::connect`] selects the engine as Docker's command line does (`DOCKER_HOST`, contexts,
+//! TLS), identifies it, and negotiates the API version: 1.41 (Engine 20.10) or later. The capabilities
+//! depend on the kind, version and configuration of the engine.
 //!
 //! ```no_run
 //! # async fn run() -> runtime_core::Result<()> {
@@ -17,9 +16,11 @@
 //! # }
 //! ```
 //!
-//! All requests go through one client of our own, bollard's as well. Ours are those where bollard
-//! hides what is needed: whether a start or a stop changed anything, streams as they are, states
-//! that it does not know.
+//! All requests are sent by one HTTP client, including bollard's. Requests bypass bollard if its types
+//! lack information: if a start or stop had an effect, raw streams, and unknown states.
+//!
+//! A file imports only from its own row or a lower one: `backend`, `connect` and `runtime`; `ops`, one
+//! file per operation; `state`, kept between calls; `client` and `model`; `options` and `error`.
 
 mod backend;
 mod client;

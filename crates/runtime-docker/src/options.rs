@@ -1,4 +1,4 @@
-//! Where the engine is: options, `DOCKER_HOST`, docker contexts.
+//! Options, and the endpoint of the engine: `DOCKER_HOST`, docker contexts.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -10,75 +10,75 @@ use runtime_support::locality::Locality;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-/// How to connect to an engine.
+/// Options of a connection to an engine.
 ///
-/// Where the engine is is decided as Docker's command line does it: [`host`](Self::host), then
+/// The endpoint is selected as by Docker's command line: [`host`](Self::host), then
 /// [`context`](Self::context), then `DOCKER_HOST`, then `DOCKER_CONTEXT`, then the current context
 /// of the configuration file, then the default socket.
 ///
-/// With `DOCKER_HOST`, `DOCKER_TLS_VERIFY` and `DOCKER_CERT_PATH` say whether and how to use TLS.
-/// `DOCKER_TLS` without the first is refused where it would matter: TLS without verification is not
-/// offered. `DOCKER_API_VERSION` is not read: the version of the API is agreed with the engine.
+/// With `DOCKER_HOST`, the variables `DOCKER_TLS_VERIFY` and `DOCKER_CERT_PATH` configure TLS.
+/// `DOCKER_TLS` without `DOCKER_TLS_VERIFY` is refused for TCP, because TLS without verification is not
+/// supported. `DOCKER_API_VERSION` is ignored, because the API version is negotiated.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct DockerOptions {
-    /// Whose containers are made and seen.
+    /// The scope of the containers.
     pub scope: Scope,
     /// `unix://PATH`, `tcp://HOST:PORT`, `http://HOST:PORT` or `https://HOST:PORT`.
     pub host: Option<String>,
     /// The name of a docker context.
     pub context: Option<String>,
-    /// A folder with `ca.pem`, for TLS with [`host`](Self::host), and with `cert.pem` and `key.pem` for
-    /// an engine that wants a certificate of us. The engine's certificate is always verified.
+    /// A directory with `ca.pem`, for TLS with [`host`](Self::host), and with `cert.pem` and `key.pem` for an
+    /// engine that requires a client certificate. The engine's certificate is always verified.
     pub cert_path: Option<PathBuf>,
-    /// How long the operations may take.
+    /// The deadlines of the operations.
     pub deadlines: Deadlines,
 }
 
 impl DockerOptions {
-    /// The engine that Docker's command line would use.
+    /// Creates options for the engine that Docker's command line uses.
     #[must_use]
     pub fn new(scope: Scope) -> Self {
         Self { scope, host: None, context: None, cert_path: None, deadlines: Deadlines::default() }
     }
 
-    /// Connects to this host.
+    /// Sets the host.
     #[must_use]
     pub fn host(mut self, host: impl Into<String>) -> Self {
         self.host = Some(host.into());
         self
     }
 
-    /// Connects to the engine of this docker context.
+    /// Sets the docker context.
     #[must_use]
     pub fn context(mut self, context: impl Into<String>) -> Self {
         self.context = Some(context.into());
         self
     }
 
-    /// Uses TLS with the certificates in this folder.
+    /// Enables TLS with the certificates in this directory.
     #[must_use]
-    pub fn cert_path(mut self, folder: impl Into<PathBuf>) -> Self {
-        self.cert_path = Some(folder.into());
+    pub fn cert_path(mut self, path: impl Into<PathBuf>) -> Self {
+        self.cert_path = Some(path.into());
         self
     }
 
-    /// Sets how long the operations may take.
+    /// Sets the deadlines of the operations.
     #[must_use]
     pub fn deadlines(mut self, deadlines: Deadlines) -> Self {
         self.deadlines = deadlines;
         self
     }
 
-    /// Where the engine is, by these options and the process's environment.
+    /// Selects the endpoint by these options and the environment of the process.
     pub(crate) fn endpoint(&self) -> Result<Endpoint> {
         self.resolve(&Environment { variable: &|name| std::env::var_os(name) })
     }
 
     fn resolve(&self, environment: &Environment<'_>) -> Result<Endpoint> {
-        // It would be the current directory.
+        // An empty path would be the current directory.
         if self.cert_path.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
-            return Err(Error::invalid("cert_path", "names no directory"));
+            return Err(Error::invalid("cert_path", "is empty"));
         }
         if let Some(host) = &self.host {
             if self.context.is_some() {
@@ -88,20 +88,20 @@ impl DockerOptions {
             return Endpoint::parse(host, tls, "the option host", "host");
         }
         if let Some(context) = &self.context {
-            return self.of_context(context, "the option context", environment);
+            return self.from_context(context, "the option context", environment);
         }
         if let Some(host) = environment.text("DOCKER_HOST") {
-            return self.of_variable("DOCKER_HOST", &host, environment);
+            return self.from_variable("DOCKER_HOST", &host, environment);
         }
         if let Some(context) = environment.text("DOCKER_CONTEXT") {
-            return self.of_context(&context, "DOCKER_CONTEXT", environment);
+            return self.from_context(&context, "DOCKER_CONTEXT", environment);
         }
         let config: ConfigFile = match environment.config_dir() {
             Some(directory) => read_json(&directory.join("config.json"))?,
             None => ConfigFile::default(),
         };
         if let Some(context) = config.current_context.filter(|context| !context.is_empty()) {
-            return self.of_context(&context, "the current docker context", environment);
+            return self.from_context(&context, "the current docker context", environment);
         }
         self.default_endpoint(environment)
     }
@@ -109,13 +109,13 @@ impl DockerOptions {
     fn default_endpoint(&self, environment: &Environment<'_>) -> Result<Endpoint> {
         let is_set = |name: &&&str| environment.text(name).is_some();
         match ["DOCKER_TLS_VERIFY", "DOCKER_TLS"].iter().find(is_set) {
-            Some(variable) => self.of_variable(variable, DEFAULT_TLS_HOST, environment),
+            Some(variable) => self.from_variable(variable, DEFAULT_TLS_HOST, environment),
             None => Endpoint::parse(DEFAULT_HOST, None, "the default", "host"),
         }
     }
 
-    /// Returns the endpoint at the host that this variable gives.
-    fn of_variable(
+    /// Returns the endpoint of the host in a variable.
+    fn from_variable(
         &self,
         variable: &str,
         host: &str,
@@ -126,37 +126,37 @@ impl DockerOptions {
         }
         let tls = self.env_tls(environment)?;
         let endpoint = Endpoint::parse(host, tls, variable, variable)?;
-        let plain = endpoint.tls.is_none() && matches!(endpoint.place, Place::Tcp { .. });
-        // Docker's command line takes this for TLS. In plain text the engine would be told secrets.
+        let plain = endpoint.tls.is_none() && matches!(endpoint.address, Address::Tcp { .. });
+        // Docker's command line uses TLS then. Without TLS, secrets would be sent in plain text.
         if plain && environment.text("DOCKER_TLS").is_some() {
             return Err(Error::invalid(
                 "DOCKER_TLS",
-                "asks for TLS without verification, which is not offered; DOCKER_TLS_VERIFY asks \
-                 for it with",
+                "TLS without verification is not supported; DOCKER_TLS_VERIFY enables it with \
+                 verification",
             ));
         }
         Ok(endpoint)
     }
 
-    /// As Docker's clients have it: `DOCKER_TLS_VERIFY` with whatever value asks for TLS, and
-    /// `DOCKER_CERT_PATH` says where the certificates are.
+    /// Returns the certificates if any value of `DOCKER_TLS_VERIFY` enables TLS, as in Docker's clients. They
+    /// are in `DOCKER_CERT_PATH`.
     fn env_tls(&self, environment: &Environment<'_>) -> Result<Option<TlsFiles>> {
-        if let Some(folder) = &self.cert_path {
-            return Ok(Some(TlsFiles::all_of(folder)));
+        if let Some(dir) = &self.cert_path {
+            return Ok(Some(TlsFiles::all_of(dir)));
         }
         if environment.text("DOCKER_TLS_VERIFY").is_none() {
             return Ok(None);
         }
-        let folder = environment.path("DOCKER_CERT_PATH").or_else(|| environment.config_dir());
-        folder.map(|folder| Some(TlsFiles::all_of(&folder))).ok_or_else(|| {
+        let dir = environment.path("DOCKER_CERT_PATH").or_else(|| environment.config_dir());
+        dir.map(|dir| Some(TlsFiles::all_of(&dir))).ok_or_else(|| {
             Error::invalid(
                 "DOCKER_TLS_VERIFY",
-                "needs certificates, and none of DOCKER_CERT_PATH, DOCKER_CONFIG and HOME is set",
+                "requires certificates, but none of DOCKER_CERT_PATH, DOCKER_CONFIG and HOME is set",
             )
         })
     }
 
-    fn of_context(
+    fn from_context(
         &self,
         name: &str,
         source: &str,
@@ -164,7 +164,7 @@ impl DockerOptions {
     ) -> Result<Endpoint> {
         if name == "default" {
             return match environment.text("DOCKER_HOST") {
-                Some(host) => self.of_variable("DOCKER_HOST", &host, environment),
+                Some(host) => self.from_variable("DOCKER_HOST", &host, environment),
                 None => self.default_endpoint(environment),
             };
         }
@@ -181,19 +181,19 @@ impl DockerOptions {
         if !file.is_file() {
             return Err(Error::invalid(
                 "context",
-                format!("there is no docker context {name:?} in {}", contexts.display()),
+                format!("no docker context {name:?} in {}", contexts.display()),
             ));
         }
         let meta: ContextFile = read_json(&file)?;
         let Some(docker) = meta.endpoints.docker else {
             return Err(Error::invalid("context", format!("{source} has no docker endpoint")));
         };
-        let tls = TlsFiles::of(&contexts.join("tls").join(&id).join("docker"));
-        // Docker's command line takes this for TLS also where there are no certificates.
+        let tls = TlsFiles::existing(&contexts.join("tls").join(&id).join("docker"));
+        // Docker's command line uses TLS then, even without certificates.
         if docker.skip_tls_verify {
             return Err(Error::invalid(
                 "context",
-                format!("{source} asks for TLS without verification, which is not offered"),
+                format!("{source} disables the verification of TLS, which is not supported"),
             ));
         }
         Endpoint::parse(&docker.host, tls, &source, "context")
@@ -203,27 +203,27 @@ impl DockerOptions {
 /// The file names of the engines' executables.
 const PROGRAMS: &[&str] = &["dockerd", "podman"];
 
-/// What Docker's command line takes when nothing says otherwise.
+/// The default of Docker's command line.
 const DEFAULT_HOST: &str = "unix://";
-/// Socket of `unix://` without a path.
+/// The socket of `unix://` without a path.
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
-/// What it takes instead if a variable asks for TLS.
+/// The default if a variable enables TLS.
 const DEFAULT_TLS_HOST: &str = "tcp://localhost:2376";
 
-/// Where an engine is.
+/// The endpoint of an engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Endpoint {
-    place: Place,
+    address: Address,
     tls: Option<TlsFiles>,
     authority: String,
     base_path: String,
-    /// What said so.
+    /// The option, variable or file that selected it.
     source: String,
 }
 
-/// What to open.
+/// The address of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum Address {
     /// A Unix socket.
     Unix(PathBuf),
     /// A TCP port.
@@ -233,52 +233,52 @@ pub(crate) enum Place {
 /// The certificates of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TlsFiles {
-    /// The authority that signed the engine's certificate.
+    /// The CA certificate of the engine.
     pub(crate) ca: Option<PathBuf>,
-    /// Our certificate and its key.
+    /// The client certificate and its key.
     pub(crate) client: Option<(PathBuf, PathBuf)>,
 }
 
 impl TlsFiles {
-    /// The files of a folder: the authority, there or not, and our certificate with its key where
-    /// there is either. An engine may want none of us, and Docker's command line goes on without.
-    fn all_of(folder: &Path) -> Self {
-        let client = (folder.join("cert.pem"), folder.join("key.pem"));
+    /// Returns the files of a directory: the CA certificate, even if it does not exist, and the client
+    /// certificate and key, if one of them exists. They are optional, as in Docker's command line.
+    fn all_of(dir: &Path) -> Self {
+        let client = (dir.join("cert.pem"), dir.join("key.pem"));
         Self {
-            ca: Some(folder.join("ca.pem")),
+            ca: Some(dir.join("ca.pem")),
             client: (client.0.exists() || client.1.exists()).then_some(client),
         }
     }
 
-    /// Those files of a folder that are there; `None` when there are none.
-    fn of(folder: &Path) -> Option<Self> {
-        let there = |name: &str| Some(folder.join(name)).filter(|path| path.is_file());
-        let files = Self { ca: there("ca.pem"), client: there("cert.pem").zip(there("key.pem")) };
+    /// Returns the existing files of a directory, `None` if there are none.
+    fn existing(dir: &Path) -> Option<Self> {
+        let file = |name: &str| Some(dir.join(name)).filter(|path| path.is_file());
+        let files = Self { ca: file("ca.pem"), client: file("cert.pem").zip(file("key.pem")) };
         (files.ca.is_some() || files.client.is_some()).then_some(files)
     }
 }
 
 impl Endpoint {
     fn parse(host: &str, tls: Option<TlsFiles>, source: &str, field: &str) -> Result<Self> {
-        let bad = |why: &str| Error::invalid(field, format!("{host:?}: {why}"));
+        let invalid = |message: &str| Error::invalid(field, format!("{host:?}: {message}"));
         let host = host.trim();
         if host.is_empty() {
-            return Err(bad("is empty"));
+            return Err(invalid("is empty"));
         }
-        // As Docker's command line has it, an address alone is one of TCP, and a socket without a
-        // path is the default one.
+        // As in Docker's command line, the default scheme is TCP, and a socket without a path is the default
+        // socket.
         let (scheme, rest) = host.split_once("://").unwrap_or(("tcp", host));
         if rest == host && host.starts_with('/') {
-            return Err(bad("is a path; a socket is unix:// and its path"));
+            return Err(invalid("is a path; prefix a socket with unix://"));
         }
         let (tls, port) = match scheme {
-            "unix" if rest.contains("://") => return Err(bad("has two schemes")),
+            "unix" if rest.contains("://") => return Err(invalid("has two schemes")),
             "unix" => {
                 let rest = if rest.is_empty() { DEFAULT_SOCKET } else { rest };
                 return Ok(Self {
-                    place: Place::Unix(rest.into()),
+                    address: Address::Unix(rest.into()),
                     tls: None,
-                    // What Docker's own client sends; some engines refuse a host with a slash.
+                    // The value of Docker's own client. Some engines refuse a host with a slash.
                     authority: "api.moby.localhost".to_owned(),
                     base_path: String::new(),
                     source: source.to_owned(),
@@ -292,10 +292,10 @@ impl Endpoint {
             "https" => (tls.or(Some(TlsFiles { ca: None, client: None })), 443),
             "npipe" | "ssh" | "fd" => {
                 return Err(Error::new(ErrorKind::Unsupported).with_field(field).with_message(
-                    format!("{host:?}: {scheme}:// is not offered; unix://, tcp://, http:// and https:// are"),
+                    format!("{host:?}: {scheme}:// is not supported; use unix://, tcp://, http:// or https://"),
                 ));
             }
-            _ => return Err(bad("is none of unix://, tcp://, http:// and https://")),
+            _ => return Err(invalid("does not begin with unix://, tcp://, http:// or https://")),
         };
         let (authority, base_path) = match rest.split_once('/') {
             Some((authority, path)) => (authority, format!("/{path}")),
@@ -310,53 +310,55 @@ impl Endpoint {
             authority if authority.starts_with(':') => format!("localhost{authority}").parse(),
             authority => authority.parse(),
         }
-        .map_err(|_| bad("is no host with or without a port"))?;
+        .map_err(|_| invalid("is not a host with an optional port"))?;
         if parsed.as_str().contains('@') {
-            return Err(bad("carries a user, which is not offered"));
+            return Err(invalid("contains a user name, which is not supported"));
         }
         let port = match parsed.port() {
-            Some(port) if port.as_u16() == 0 => return Err(bad("the port is 0")),
+            Some(port) if port.as_u16() == 0 => return Err(invalid("the port is 0")),
             Some(port) => port.as_u16(),
-            None if parsed.as_str() != parsed.host() => return Err(bad("the port is no number")),
+            None if parsed.as_str() != parsed.host() => {
+                return Err(invalid("the port is not a number"));
+            }
             None => port,
         };
         let host = parsed.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         Ok(Self {
             authority: format!("{}:{port}", parsed.host()),
-            place: Place::Tcp { host, port },
+            address: Address::Tcp { host, port },
             tls,
             base_path: base_path.trim_end_matches('/').to_owned(),
             source: source.to_owned(),
         })
     }
 
-    pub(crate) const fn place(&self) -> &Place {
-        &self.place
+    pub(crate) const fn address(&self) -> &Address {
+        &self.address
     }
 
     pub(crate) const fn tls(&self) -> Option<&TlsFiles> {
         self.tls.as_ref()
     }
 
-    /// Whether the engine is behind a Unix socket.
+    /// Whether the address is a Unix socket.
     pub(crate) const fn is_unix(&self) -> bool {
-        matches!(self.place, Place::Unix(_))
+        matches!(self.address, Address::Unix(_))
     }
 
-    /// Proves where the engine runs, as far as this host can.
+    /// Determines if the engine is on this host.
     pub(crate) async fn locality(&self) -> Locality {
-        match &self.place {
-            Place::Unix(path) => Locality::of_socket(path, PROGRAMS).await,
-            Place::Tcp { .. } => Locality::unknown(),
+        match &self.address {
+            Address::Unix(path) => Locality::of_socket(path, PROGRAMS).await,
+            Address::Tcp { .. } => Locality::unknown(),
         }
     }
 
-    /// What goes into the header `Host`.
+    /// Returns the value of the header `Host`.
     pub(crate) fn authority(&self) -> &str {
         &self.authority
     }
 
-    /// What goes before every path.
+    /// Returns the prefix of every path.
     pub(crate) fn base_path(&self) -> &str {
         &self.base_path
     }
@@ -364,9 +366,9 @@ impl Endpoint {
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.place {
-            Place::Unix(path) => write!(f, "unix://{}", path.display())?,
-            Place::Tcp { .. } => {
+        match &self.address {
+            Address::Unix(path) => write!(f, "unix://{}", path.display())?,
+            Address::Tcp { .. } => {
                 let scheme = if self.tls.is_some() { "https" } else { "http" };
                 write!(f, "{scheme}://{}{}", self.authority, self.base_path)?;
             }
@@ -421,17 +423,17 @@ struct ContextEndpoint {
     skip_tls_verify: bool,
 }
 
-/// Reads a file of Docker's configuration; one that is not there is empty.
+/// Reads a file of Docker's configuration. A missing file is empty.
 fn read_json<T: for<'de> Deserialize<'de> + Default>(path: &Path) -> Result<T> {
-    let bad = |source: Box<dyn std::error::Error + Send + Sync>| {
-        Error::invalid("context", format!("{} cannot be read", path.display())).with_source(source)
+    let invalid = |source: Box<dyn std::error::Error + Send + Sync>| {
+        Error::invalid("context", format!("failed to read {}", path.display())).with_source(source)
     };
     match std::fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| bad(source.into())),
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| invalid(source.into())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(T::default()),
-        // A home folder that is a file, as for users that have none.
+        // A home directory that is a file, as of users without one.
         Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => Ok(T::default()),
-        Err(error) => Err(bad(error.into())),
+        Err(error) => Err(invalid(error.into())),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What real engines answered, recorded, and what is made of it.
+//! Recorded responses of real engines, and their conversion.
 
 use std::time::Duration;
 
@@ -16,16 +16,16 @@ const DOCKER_28: &str = include_str!("recorded/docker-28.5.json");
 const PODMAN_4: &str = include_str!("recorded/podman-4.3.json");
 const ALL: [&str; 3] = [DOCKER_20, DOCKER_28, PODMAN_4];
 
-fn answer<T: DeserializeOwned>(recorded: &str, name: &str) -> T {
+fn response<T: DeserializeOwned>(recorded: &str, name: &str) -> T {
     let mut all: Value = serde_json::from_str(recorded).unwrap();
     serde_json::from_value(all[name].take()).unwrap()
 }
 
-/// The engine whose answers these are, with a change to its `/info`.
+/// Returns the engine of a recording, with a change to its `/info`.
 fn engine_with(recorded: &str, change: impl FnOnce(&mut Value)) -> Engine {
-    let mut info: Value = answer(recorded, "info");
+    let mut info: Value = response(recorded, "info");
     change(&mut info);
-    Engine::from_answers(answer(recorded, "version"), serde_json::from_value(info).unwrap())
+    Engine::from_responses(response(recorded, "version"), serde_json::from_value(info).unwrap())
         .unwrap()
 }
 
@@ -33,9 +33,9 @@ pub(crate) fn engine(recorded: &str) -> Engine {
     engine_with(recorded, |_| {})
 }
 
-/// An answer of Docker 20.10 as it was sent.
+/// Returns a response of Docker 20.10 as text.
 pub(crate) fn text(name: &str) -> String {
-    answer::<Value>(DOCKER_20, name).to_string()
+    response::<Value>(DOCKER_20, name).to_string()
 }
 
 pub(crate) fn docker() -> Engine {
@@ -46,15 +46,15 @@ pub(crate) fn podman() -> Engine {
     engine(PODMAN_4)
 }
 
-/// The recorded Podman, as another release.
+/// Returns the recorded Podman as another release.
 pub(crate) fn podman_release(release: &str) -> Engine {
-    let mut version: Value = answer(PODMAN_4, "version");
+    let mut version: Value = response(PODMAN_4, "version");
     version["Version"] = release.into();
     if release >= "5.8" {
         version["ApiVersion"] = "1.44".into();
     }
     version["Components"][0]["Version"] = release.into();
-    Engine::from_answers(serde_json::from_value(version).unwrap(), answer(PODMAN_4, "info"))
+    Engine::from_responses(serde_json::from_value(version).unwrap(), response(PODMAN_4, "info"))
         .unwrap()
 }
 
@@ -71,13 +71,13 @@ fn newer_podman_returns_exact_log_times_and_reports_out_of_memory() {
 }
 
 #[test]
-fn podman_ignores_the_size_of_a_terminal_at_the_start() {
+fn terminal_size_at_start_needs_newer_docker() {
     let size_at_start = [docker(), engine(DOCKER_28), podman(), podman_release("5.8.6")];
-    assert_eq!(size_at_start.map(|e| e.takes_size_at_start()), [false, true, false, false]);
+    assert_eq!(size_at_start.map(|e| e.sets_size_at_start()), [false, true, false, false]);
 }
 
 #[test]
-fn engines_are_told_apart() {
+fn engines_are_identified() {
     let shown = ALL.map(|recorded| engine(recorded).to_string());
     assert_eq!(
         shown,
@@ -92,14 +92,14 @@ fn engines_are_told_apart() {
 }
 
 #[test]
-fn created_and_running_containers() {
+fn created_and_running_containers_have_info() {
     for recorded in ALL {
-        let created = answer::<Inspect>(recorded, "created").info(None);
+        let created = response::<Inspect>(recorded, "created").info(None);
         assert_eq!(created.status, ContainerStatus::Created);
         assert_eq!((created.started_at, created.ended_at, &created.exit), (None, None, &None));
         assert_eq!(created.tcp_ports, []);
 
-        let running = answer::<Inspect>(recorded, "running").info(None);
+        let running = response::<Inspect>(recorded, "running").info(None);
         assert_eq!(running.status, ContainerStatus::Running);
         assert_eq!(running.name, "recorded");
         assert_eq!(running.id.as_str().len(), 64);
@@ -118,9 +118,9 @@ fn created_and_running_containers() {
 }
 
 #[test]
-fn ended_containers() {
+fn ended_containers_have_exit() {
     for recorded in ALL {
-        let exited = answer::<Inspect>(recorded, "exited").info(None);
+        let exited = response::<Inspect>(recorded, "exited").info(None);
         let exit = exited.exit.unwrap();
         assert_eq!(exited.status, ContainerStatus::Exited);
         assert_eq!(
@@ -130,54 +130,54 @@ fn ended_containers() {
         assert_eq!((exit.ended_at, exited.tcp_ports.len()), (exited.ended_at, 0));
         assert!(exited.ended_at.unwrap() > exited.started_at.unwrap());
     }
-    let reason = |recorded| answer::<Inspect>(recorded, "oom").exit().unwrap().reason;
+    let reason = |recorded| response::<Inspect>(recorded, "oom").exit().unwrap().reason;
     assert_eq!(
         ALL.map(reason),
         [
             ExitReason::OutOfMemory,
             ExitReason::OutOfMemory,
-            // It does not say so, and it is not guessed.
+            // Podman 4.3 does not report it.
             ExitReason::Signaled
         ]
     );
 }
 
 #[test]
-fn the_kernel_is_asked_of_kills_with_a_limit_that_the_engine_does_not_explain() {
-    let asked = |change: &dyn Fn(&mut Inspect)| {
-        let mut inspect: Inspect = answer(DOCKER_20, "oom");
+fn unexplained_kill_with_memory_limit_is_detected() {
+    let is_unexplained = |change: &dyn Fn(&mut Inspect)| {
+        let mut inspect: Inspect = response(DOCKER_20, "oom");
         inspect.state.oom_killed = false;
         change(&mut inspect);
         inspect.is_unexplained_kill()
     };
-    assert!(asked(&|_| ()));
-    assert!(asked(&|inspect| "removing".clone_into(&mut inspect.state.status)));
-    assert!(!asked(&|inspect| inspect.state.oom_killed = true));
-    assert!(!asked(&|inspect| inspect.host_config.memory = 0));
-    assert!(!asked(&|inspect| inspect.state.exit_code = 143));
-    assert!(!asked(&|inspect| "running".clone_into(&mut inspect.state.status)));
+    assert!(is_unexplained(&|_| ()));
+    assert!(is_unexplained(&|inspect| "removing".clone_into(&mut inspect.state.status)));
+    assert!(!is_unexplained(&|inspect| inspect.state.oom_killed = true));
+    assert!(!is_unexplained(&|inspect| inspect.host_config.memory = 0));
+    assert!(!is_unexplained(&|inspect| inspect.state.exit_code = 143));
+    assert!(!is_unexplained(&|inspect| "running".clone_into(&mut inspect.state.status)));
 }
 
 #[test]
-fn a_start_that_failed_is_an_end_where_the_engine_keeps_it() {
+fn failed_start_is_an_exit() {
     for recorded in [DOCKER_20, DOCKER_28] {
-        let failed = answer::<Inspect>(recorded, "failed").info(None);
+        let failed = response::<Inspect>(recorded, "failed").info(None);
         let exit = failed.exit.unwrap();
         assert_eq!(failed.status, ContainerStatus::Exited);
         assert_eq!((exit.code, exit.reason, exit.ended_at), (None, ExitReason::StartFailed, None));
         assert!(exit.message.unwrap().contains("/no/such"));
     }
-    // Podman forgets it; this process tells it.
-    let failed: Inspect = answer(PODMAN_4, "failed");
+    // Podman does not record it, but this process does.
+    let failed: Inspect = response(PODMAN_4, "failed");
     assert_eq!(failed.info(None).status, ContainerStatus::Created);
     let known = runtime_core::Exit::new(ExitReason::StartFailed);
     assert_eq!(failed.info(Some(known)).status, ContainerStatus::Exited);
 }
 
 #[test]
-fn listings() {
+fn listed_containers_have_info() {
     for recorded in ALL {
-        let listed: Vec<Summary> = answer(recorded, "list");
+        let listed: Vec<Summary> = response(recorded, "list");
         let [container] = &listed[..] else { panic!("{listed:?}") };
         let info = container.info(None);
         assert_eq!((info.status, info.name.as_str()), (ContainerStatus::Running, "recorded"));
@@ -190,14 +190,14 @@ fn listings() {
 }
 
 fn changed(recorded: &str, name: &str, change: impl FnOnce(&mut Value)) -> Inspect {
-    let mut value: Value = answer(recorded, name);
+    let mut value: Value = response(recorded, name);
     change(&mut value);
     serde_json::from_value(value).unwrap()
 }
 
 #[test]
-fn states_that_engines_pass_through() {
-    for (word, running, status) in [
+fn states_of_engines_map_to_status() {
+    for (name, running, status) in [
         ("configured", false, ContainerStatus::Created),
         ("initialized", false, ContainerStatus::Created),
         ("paused", true, ContainerStatus::Running),
@@ -205,20 +205,20 @@ fn states_that_engines_pass_through() {
         ("stopping", true, ContainerStatus::Running),
         ("stopped", false, ContainerStatus::Exited),
         ("dead", false, ContainerStatus::Exited),
-        // From engines to come.
+        // Unknown states.
         ("hibernating", true, ContainerStatus::Running),
         ("hibernating", false, ContainerStatus::Exited),
     ] {
         let inspect = changed(DOCKER_20, "running", |value| {
-            value["State"]["Status"] = word.into();
+            value["State"]["Status"] = name.into();
             value["State"]["Running"] = running.into();
         });
-        assert_eq!(inspect.status(), status, "{word}");
+        assert_eq!(inspect.status(), status, "{name}");
     }
 }
 
 #[test]
-fn a_kill_by_a_removal_is_not_the_containers_own_end() {
+fn kill_by_removal_has_reason_removed() {
     let removing = |code: i64| {
         changed(DOCKER_20, "exited", |value| {
             value["State"]["Status"] = "removing".into();
@@ -232,7 +232,7 @@ fn a_kill_by_a_removal_is_not_the_containers_own_end() {
 }
 
 #[test]
-fn a_start_is_not_told_to_be_after_the_end() {
+fn start_after_end_is_set_to_end() {
     let inspect = changed(DOCKER_20, "exited", |value| {
         value["State"]["StartedAt"] = "2026-11-23T16:39:01.306806439Z".into();
         value["State"]["FinishedAt"] = "2026-11-23T16:39:01.305185278Z".into();
@@ -243,7 +243,7 @@ fn a_start_is_not_told_to_be_after_the_end() {
 }
 
 #[test]
-fn ports_of_both_stacks_are_one_port() {
+fn port_on_ipv4_and_ipv6_is_listed_once() {
     let inspect = changed(DOCKER_20, "running", |value| {
         value["NetworkSettings"]["Ports"] = serde_json::json!({
             "80/tcp": [{"HostIp": "::", "HostPort": "2"}, {"HostIp": "0.0.0.0", "HostPort": "1"}],
@@ -258,19 +258,18 @@ fn ports_of_both_stacks_are_one_port() {
 }
 
 #[test]
-fn capabilities_follow_the_configuration() {
+fn capabilities_depend_on_configuration() {
     let has = |engine: &Engine, capability| capabilities(engine).has(capability);
     for recorded in [DOCKER_20, DOCKER_28] {
         let engine = engine(recorded);
-        // Of those the two differ in two: the older one has a containerd that keeps exits, and was
-        // not seen to lose last words.
+        // The older release has a containerd that keeps exits, and does not lose the last output.
         let differ = [Capability::ExitWhileAway, Capability::LogsAtExit];
         for capability in differ {
             assert_eq!(has(&engine, capability), recorded == DOCKER_20, "{capability}");
         }
         let missing: Vec<_> = capabilities(&engine)
             .missing()
-            // They depend on where the engine runs.
+            // These depend on the host of the engine.
             .filter(|c| !matches!(c, Capability::ExecSignal | Capability::ExecDescendants))
             .filter(|c| !differ.contains(c))
             .collect();
@@ -319,13 +318,13 @@ fn capabilities_follow_the_configuration() {
 }
 
 #[test]
-fn versions_are_agreed_on_or_refused() {
+fn api_version_is_negotiated() {
     let version = |api: &str, least: Option<&str>| {
-        let mut version: Value = answer(DOCKER_20, "version");
+        let mut version: Value = response(DOCKER_20, "version");
         version["ApiVersion"] = api.into();
         version["MinAPIVersion"] = least.into();
-        let info = answer(DOCKER_20, "info");
-        Engine::from_answers(serde_json::from_value(version).unwrap(), info)
+        let info = response(DOCKER_20, "info");
+        Engine::from_responses(serde_json::from_value(version).unwrap(), info)
             .map(|engine| engine.api.to_string())
             .map_err(|error| error.kind())
     };
@@ -343,8 +342,10 @@ fn versions_are_agreed_on_or_refused() {
 }
 
 fn engine_info_os(os: &str) -> Result<(), runtime_core::ErrorKind> {
-    let mut info: Value = answer(DOCKER_20, "info");
+    let mut info: Value = response(DOCKER_20, "info");
     info["OSType"] = os.into();
     let info = serde_json::from_value(info).unwrap();
-    Engine::from_answers(answer(DOCKER_20, "version"), info).map(drop).map_err(|error| error.kind())
+    Engine::from_responses(response(DOCKER_20, "version"), info)
+        .map(drop)
+        .map_err(|error| error.kind())
 }

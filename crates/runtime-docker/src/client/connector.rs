@@ -1,4 +1,4 @@
-//! Opens the connections: Unix sockets, TCP, TLS.
+//! Opens connections to the engine: Unix sockets, TCP, TLS.
 
 use std::future::Future;
 use std::io;
@@ -15,9 +15,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tower_service::Service;
 
-use crate::options::{Endpoint, Place};
+use crate::options::{Address, Endpoint};
 
-/// A connection, of whatever kind.
+/// A connection of any kind.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
@@ -27,27 +27,29 @@ impl Connection for Box<dyn Stream> {
     }
 }
 
-/// Opens connections to one endpoint, whatever the URI says.
+/// Opens connections to one endpoint, independently of the URI of a request.
 #[derive(Clone)]
 pub(crate) struct Connector {
-    place: Arc<Place>,
+    address: Arc<Address>,
     deadline: Duration,
     #[cfg(feature = "tls")]
     tls: Option<super::tls::Tls>,
 }
 
 impl Connector {
+    /// Loads the certificates of the endpoint.
+    ///
     /// # Errors
-    /// `InvalidArgument` when the certificates cannot be read; `Unsupported` without TLS.
+    /// `InvalidArgument` if the certificates cannot be read; `Unsupported` without the feature `tls`.
     pub(crate) fn new(endpoint: &Endpoint, deadline: Duration) -> runtime_core::Result<Self> {
         #[cfg(not(feature = "tls"))]
         if endpoint.tls().is_some() {
             return Err(runtime_core::Error::new(runtime_core::ErrorKind::Unsupported)
                 .with_field("host")
-                .with_message("this build is without the cargo feature `tls`"));
+                .with_message("TLS requires the cargo feature `tls`"));
         }
         Ok(Self {
-            place: Arc::new(endpoint.place().clone()),
+            address: Arc::new(endpoint.address().clone()),
             deadline,
             #[cfg(feature = "tls")]
             tls: endpoint.tls().map(super::tls::Tls::new).transpose()?,
@@ -56,9 +58,9 @@ impl Connector {
 
     async fn open(self) -> io::Result<TokioIo<Box<dyn Stream>>> {
         let connecting = async {
-            let stream: Box<dyn Stream> = match &*self.place {
-                Place::Unix(path) => Box::new(open_unix(path).await?),
-                Place::Tcp { host, port } => {
+            let stream: Box<dyn Stream> = match &*self.address {
+                Address::Unix(path) => Box::new(open_unix(path).await?),
+                Address::Tcp { host, port } => {
                     let stream = open_tcp(host, *port).await?;
                     #[cfg(feature = "tls")]
                     if let Some(tls) = &self.tls {
@@ -76,24 +78,28 @@ impl Connector {
     }
 }
 
-/// How a connection is tried on which nothing comes: a wait, a follower and the events are silent
-/// for as long as nothing happens, and nothing else would ever tell that the engine's host is gone.
-/// So they are cut off a minute after the last sign of it, and come again.
-const SILENCE: Duration = Duration::from_secs(30);
-const BETWEEN_TRIES: Duration = Duration::from_secs(10);
-const TRIES: u32 = 3;
+/// The idle time before the first TCP keepalive probe. Waits, followers and event streams can be idle
+/// for any time, so only keepalive detects that the engine's host is down: after a minute with these
+/// values.
+const KEEPALIVE_TIME: Duration = Duration::from_secs(30);
+/// The time between two keepalive probes.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// The number of lost keepalive probes that closes the connection.
+const KEEPALIVE_RETRIES: u32 = 3;
 
 async fn open_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     let stream = TcpStream::connect((host, port)).await?;
     stream.set_nodelay(true)?;
-    let keepalive =
-        TcpKeepalive::new().with_time(SILENCE).with_interval(BETWEEN_TRIES).with_retries(TRIES);
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_TIME)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_RETRIES);
     SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
     Ok(stream)
 }
 
-/// A socket whose queue of connections is full answers "try again", which for a Unix socket is no
-/// event that one could wait for.
+/// Connects to a Unix socket. Retries while the backlog of the socket is full, because the readiness
+/// of a Unix socket cannot be polled.
 async fn open_unix(path: &std::path::Path) -> io::Result<UnixStream> {
     let mut backoff =
         runtime_core::Backoff::new(Duration::from_millis(1), Duration::from_millis(50));
@@ -126,14 +132,14 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_tcp_connection_finds_out_that_its_engine_is_gone() {
+    async fn tcp_connection_has_keepalive() {
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let stream = open_tcp("127.0.0.1", port).await.unwrap();
         let socket = SockRef::from(&stream);
         assert!(socket.keepalive().unwrap());
-        assert_eq!(socket.tcp_keepalive_time().unwrap(), SILENCE);
-        assert_eq!(socket.tcp_keepalive_interval().unwrap(), BETWEEN_TRIES);
-        assert_eq!(socket.tcp_keepalive_retries().unwrap(), TRIES);
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_TIME);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEPALIVE_INTERVAL);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), KEEPALIVE_RETRIES);
     }
 }

@@ -11,23 +11,23 @@ use super::json_lines;
 use crate::model::engine::Flavour;
 use crate::model::events::Message;
 
-/// How much earlier than now events are asked for, so that none is missed.
+/// How long before now the requested events begin, so that none is missed.
 pub(crate) const EVENTS_MARGIN: Duration = Duration::from_secs(1);
 
-/// The engine's filters for the containers of a scope.
+/// Returns the filters of a request for the events of a scope's containers.
 pub(crate) fn filters(flavour: Flavour, scope: &Scope, actions: &[&str]) -> serde_json::Value {
-    // Podman wants any of several labels, and Docker all. So one is asked for, and the others are
-    // looked at here.
+    // With several labels, Podman requires any and Docker all. So only one is sent, and the caller
+    // checks the others.
     let label = format!("{LABEL_SCOPE}={scope}");
     match flavour {
         Flavour::Docker => json!({ "type": ["container"], "label": [label], "event": actions }),
-        // Its filter knows the actions by other names than its answer, and gives nothing at all
-        // for one that it does not know.
+        // Podman's filter has other names for the actions than its events, and an unknown name matches
+        // no event at all.
         Flavour::Podman => json!({ "type": ["container"], "label": [label] }),
     }
 }
 
-/// The engine's events.
+/// Parses the body of a response as events.
 pub(crate) fn messages(
     operation: Operation,
     bytes: impl Stream<Item = Result<Bytes>> + Send + Unpin + 'static,

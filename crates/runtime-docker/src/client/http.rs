@@ -1,8 +1,8 @@
-//! The one way to the engine: all requests, bollard's too, go through [`Http`].
+//! The HTTP client. All requests, including bollard's, are sent by [`Http`].
 //!
-//! It puts the negotiated API version before every path (bollard 0.21.1 loses its own, because it
-//! joins an absolute path to the URL that has it), counts the requests, ends what is under way
-//! when the runtime is closed, and gives answers as they stream.
+//! It prefixes each path with the negotiated API version (bollard 0.21.1 loses its own, because it
+//! joins an absolute path to the URL with the version), counts the requests, cancels them when the
+//! runtime is closed, and returns responses as streams.
 
 use std::fmt;
 use std::io;
@@ -27,22 +27,22 @@ use tokio_util::sync::CancellationToken;
 
 use super::connector::Connector;
 use crate::error::{self, BACKEND};
-use crate::model::engine::Clock;
-use crate::options::{Endpoint, Place};
+use crate::model::engine::ClockOffset;
+use crate::options::{Address, Endpoint};
 
-/// The body of a request: bytes, or a stream of them. It is bollard's type, so that one client
-/// serves both.
+/// The body of a request: bytes, or a stream of bytes. The type is bollard's, so that both use one
+/// client.
 pub(crate) type Body =
     Either<Full<Bytes>, StreamBody<Pin<Box<dyn Stream<Item = io::Result<Frame<Bytes>>> + Send>>>>;
 
-/// The longest answer that is read whole. The list of ten thousand containers is a tenth of it.
-const LONGEST_ANSWER: usize = 256 << 20;
+/// The size limit of a buffered response. A list of ten thousand containers has a tenth of it.
+const RESPONSE_SIZE_MAX: usize = 256 << 20;
 
-/// More idle connections than this are closed at once; dead ones leave the pool by themselves.
-const IDLE_CONNECTIONS: usize = 32;
+/// The number of idle connections in the pool. The pool evicts closed connections itself.
+const IDLE_CONNECTIONS_MAX: usize = 32;
 
-/// One request to the engine.
-pub(crate) struct Call {
+/// A request to the engine.
+pub(crate) struct ApiRequest {
     operation: Operation,
     method: Method,
     target: String,
@@ -51,9 +51,9 @@ pub(crate) struct Call {
     has_body: bool,
 }
 
-impl Call {
-    /// A request without a body. `path` is the path after the API version, with what is not a
-    /// plain id or word in it [encoded](encode).
+impl ApiRequest {
+    /// Creates a request without a body. `path` follows the API version. Its parts have to be
+    /// [encoded](encode), except for ids.
     pub(crate) fn new(operation: Operation, method: Method, path: impl Into<String>) -> Self {
         Self {
             operation,
@@ -65,17 +65,17 @@ impl Call {
         }
     }
 
-    /// A `GET`.
+    /// Creates a `GET` request.
     pub(crate) fn get(operation: Operation, path: impl Into<String>) -> Self {
         Self::new(operation, Method::GET, path)
     }
 
-    /// A `POST`.
+    /// Creates a `POST` request.
     pub(crate) fn post(operation: Operation, path: impl Into<String>) -> Self {
         Self::new(operation, Method::POST, path)
     }
 
-    /// Adds a query parameter, encoded.
+    /// Encodes and adds a query parameter.
     pub(crate) fn query(mut self, name: &str, value: impl fmt::Display) -> Self {
         self.target.push(if self.target.contains('?') { '&' } else { '?' });
         self.target.push_str(name);
@@ -90,7 +90,7 @@ impl Call {
         self
     }
 
-    /// Sends this as JSON.
+    /// Sets a JSON body.
     pub(crate) fn body(mut self, body: &serde_json::Value) -> Self {
         self.headers.push((CONTENT_TYPE, HeaderValue::from_static("application/json")));
         self.body = Either::Left(Full::from(body.to_string()));
@@ -98,26 +98,26 @@ impl Call {
         self
     }
 
-    /// Sets `left` when the request begins to leave this process. It stays unset if the call is
+    /// Sets `sent` when the first bytes of the request are written. It stays unset if the request is
     /// dropped, or fails, before that.
-    pub(crate) fn noting(mut self, left: Arc<AtomicBool>) -> Self {
-        // A body is polled once the head before it was written. This one is empty.
+    pub(crate) fn noting(mut self, sent: Arc<AtomicBool>) -> Self {
+        // The body is empty. It is polled after the head was written.
         let body = futures_util::stream::poll_fn(move |_| {
-            left.store(true, Ordering::Relaxed);
+            sent.store(true, Ordering::Relaxed);
             Poll::Ready(None)
         });
         self.body = Either::Right(StreamBody::new(Box::pin(body)));
         self
     }
 
-    /// Asks for the connection itself, for bytes in both directions.
+    /// Requests an upgrade of the connection to a byte stream in both directions.
     pub(crate) fn upgrade(mut self) -> Self {
         self.headers.push((CONNECTION, HeaderValue::from_static("Upgrade")));
         self.headers.push((UPGRADE, HeaderValue::from_static("tcp")));
         self
     }
 
-    /// Sends bytes as they come.
+    /// Sets a streamed body.
     pub(crate) fn stream(
         mut self,
         content_type: &'static str,
@@ -130,7 +130,7 @@ impl Call {
     }
 }
 
-/// Encodes a part of a path or a query.
+/// Percent-encodes a part of a path or a query.
 pub(crate) fn encode(text: &str) -> String {
     use fmt::Write as _;
     let mut out = String::with_capacity(text.len());
@@ -144,16 +144,16 @@ pub(crate) fn encode(text: &str) -> String {
     out
 }
 
-/// The client of one engine.
+/// The HTTP client of one engine.
 pub(crate) struct Http {
-    /// `None` once closed: that drops the pool and its idle connections.
+    /// `None` after the close, which drops the pool and its idle connections.
     client: Mutex<Option<Client<Connector, Body>>>,
     endpoint: Endpoint,
-    /// Before every path: the base path of the endpoint and the API version.
+    /// The prefix of each path: the base path of the endpoint and the API version.
     prefix: String,
-    /// The clock of the engine, where it is Docker's.
-    docker_clock: Option<Clock>,
-    /// The kernel's log, where Docker is on this host.
+    /// The clock of the engine, if it is Docker.
+    docker_clock: Option<ClockOffset>,
+    /// The kernel's log, if Docker is on this host.
     kernel_log: Option<KernelLog>,
     sent: AtomicU64,
     closed: CancellationToken,
@@ -174,7 +174,7 @@ impl Http {
         let closed = CancellationToken::new();
         let client = Client::builder(UntilClosed(closed.clone()))
             .pool_timer(TokioTimer::new())
-            .pool_max_idle_per_host(IDLE_CONNECTIONS)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
             .set_host(false)
             .build(connector);
         Self {
@@ -188,138 +188,133 @@ impl Http {
         }
     }
 
-    /// Notes that Docker Engine is at the other end, and how its clock goes.
-    pub(crate) fn is_docker(&mut self, clock: Clock) {
+    /// Records that the engine is Docker, and its clock.
+    pub(crate) fn set_docker(&mut self, clock: ClockOffset) {
         self.docker_clock = Some(clock);
-        // A socket may be one that is forwarded to another host. Then this log has nothing of the
-        // containers there, whose ids are nobody else's.
-        let is_here = matches!(self.endpoint.place(), Place::Unix(_));
+        // A socket can be forwarded to another host. Then this log has no record of its containers,
+        // because their ids are unique.
+        let is_here = matches!(self.endpoint.address(), Address::Unix(_));
         self.kernel_log = is_here.then(KernelLog::default);
     }
 
-    /// Whether the kernel of this host says that it killed a process of this container because of
-    /// a limit on memory. `false` where Docker is elsewhere, and for Podman, which does not say of
-    /// any container that it ran out of memory.
-    pub(crate) async fn kernel_tells_out_of_memory(&self, id: &ContainerId) -> bool {
+    /// Whether the kernel's log of this host has a kill of a process of this container by a memory
+    /// limit. Returns `false` if Docker is on another host, and for Podman, which reports no container
+    /// as out of memory.
+    pub(crate) async fn kernel_reports_out_of_memory(&self, id: &ContainerId) -> bool {
         match &self.kernel_log {
             Some(log) => log.tells_out_of_memory(id).await,
             None => false,
         }
     }
 
-    /// The clock of the engine, where it is known to be Docker's.
-    pub(crate) fn clock_of_docker(&self) -> Option<Clock> {
+    /// Returns the clock of the engine, if it is Docker.
+    pub(crate) fn docker_clock(&self) -> Option<ClockOffset> {
         self.docker_clock
     }
 
-    /// Speaks this version of the API from now on.
-    pub(crate) fn speak(&mut self, version: impl fmt::Display) {
+    /// Sets the API version of later requests.
+    pub(crate) fn set_version(&mut self, version: impl fmt::Display) {
         self.prefix = format!("{}/v{version}", self.endpoint.base_path());
     }
 
-    /// How many requests were sent, retries included.
+    /// Returns the number of sent requests, retries included.
     pub(crate) fn requests_sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Where the engine is, for people.
+    /// Returns the endpoint of the engine.
     pub(crate) const fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
 
-    /// Ends what is under way and closes the idle connections.
+    /// Cancels the requests in flight and closes the idle connections.
     pub(crate) fn close(&self) {
         self.closed.cancel();
         self.client.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    /// Completes when the runtime is closed.
+    /// Completes when the client is closed.
     pub(crate) fn closed(&self) -> tokio_util::sync::WaitForCancellationFuture<'_> {
         self.closed.cancelled()
     }
 
-    /// For tasks and streams that have to end when the runtime is closed.
+    /// Returns the token that is cancelled when the client is closed.
     pub(crate) fn closed_token(&self) -> &CancellationToken {
         &self.closed
     }
 
-    /// Sends a request and gives the answer whatever its status.
-    pub(crate) async fn send(&self, call: Call) -> Result<Response<Incoming>> {
-        let Call { operation, method, target, headers, body, has_body } = call;
+    /// Sends a request and returns the response with any status.
+    pub(crate) async fn send(&self, request: ApiRequest) -> Result<Response<Incoming>> {
+        let ApiRequest { operation, method, target, headers, body, has_body } = request;
         let retry = !has_body && (method == Method::GET || method == Method::HEAD);
-        let request = |body: Body| {
+        let build = |body: Body| {
             let mut request = Request::new(body);
             *request.method_mut() = method.clone();
             *request.uri_mut() = self.uri(&target).during(operation)?;
             request.headers_mut().extend(headers.iter().cloned());
             Ok::<_, Error>(request)
         };
-        let answer = self.exchange(request(body)?).await;
-        match answer {
-            // The engine closed an idle connection just when it was used again. The client
-            // repeats by itself what it had not begun to send; what it had is repeated here, if
-            // it was only a question.
+        let response = self.exchange(build(body)?).await;
+        match response {
+            // The engine has closed an idle connection just before its reuse. hyper retries a request
+            // of which nothing was sent. A read is retried here in any case.
             Err(error) if retry && error.lost => {
-                self.exchange(request(Either::Left(Full::default()))?).await
+                self.exchange(build(Either::Left(Full::default()))?).await
             }
-            answer => answer,
+            response => response,
         }
         .map_err(|failure| failure.error.during(operation).on(BACKEND))
     }
 
-    /// Sends a request. An answer of 400 or above is an error, and so is one that sends us
-    /// elsewhere: no path of ours is that wrong.
-    pub(crate) async fn call(&self, call: Call) -> Result<Response<Incoming>> {
-        let operation = call.operation;
-        let answer = self.send(call).await?;
-        self.check(operation, answer).await
+    /// Sends a request. Returns an error for a status of 400 or above, and for a redirect, because an
+    /// engine redirects no path of its API.
+    pub(crate) async fn call(&self, request: ApiRequest) -> Result<Response<Incoming>> {
+        let operation = request.operation;
+        let response = self.send(request).await?;
+        self.check(operation, response).await
     }
 
-    /// Turns an answer of 400 or above into its error.
+    /// Turns a response with a status of 400 or above into its error.
     pub(crate) async fn check(
         &self,
         operation: Operation,
-        answer: Response<Incoming>,
+        response: Response<Incoming>,
     ) -> Result<Response<Incoming>> {
-        let status = answer.status();
-        let elsewhere = status.is_redirection() && status != StatusCode::NOT_MODIFIED;
-        if !elsewhere && !status.is_client_error() && !status.is_server_error() {
-            return Ok(answer);
+        let status = response.status();
+        let is_redirect = status.is_redirection() && status != StatusCode::NOT_MODIFIED;
+        if !is_redirect && !status.is_client_error() && !status.is_server_error() {
+            return Ok(response);
         }
-        let body = self.whole(operation, answer).await.unwrap_or_default();
-        Err(error::from_answer(operation, status, &body).on(BACKEND))
+        let body = self.whole(operation, response).await.unwrap_or_default();
+        Err(error::from_response(operation, status, &body).on(BACKEND))
     }
 
-    /// Sends a request and reads a JSON answer.
-    pub(crate) async fn json<T: DeserializeOwned>(&self, call: Call) -> Result<T> {
-        let operation = call.operation;
-        let answer = self.call(call).await?;
-        let body = self.whole(operation, answer).await?;
-        serde_json::from_slice(&body).map_err(|source| {
-            Error::internal("the engine's answer is not what its API says")
-                .with_source(source)
-                .during(operation)
-                .on(BACKEND)
-        })
+    /// Sends a request and parses the JSON response.
+    pub(crate) async fn json<T: DeserializeOwned>(&self, request: ApiRequest) -> Result<T> {
+        let operation = request.operation;
+        let response = self.call(request).await?;
+        let body = self.whole(operation, response).await?;
+        serde_json::from_slice(&body)
+            .map_err(|source| error::invalid_response(source).during(operation).on(BACKEND))
     }
 
-    /// Sends a request, reads the answer to its end so that the connection can serve again, and
-    /// gives the status.
-    pub(crate) async fn unit(&self, call: Call) -> Result<StatusCode> {
-        let operation = call.operation;
-        let answer = self.call(call).await?;
-        let status = answer.status();
-        self.whole(operation, answer).await?;
+    /// Sends a request and returns the status. Reads the response to its end, so that the connection
+    /// can be reused.
+    pub(crate) async fn unit(&self, request: ApiRequest) -> Result<StatusCode> {
+        let operation = request.operation;
+        let response = self.call(request).await?;
+        let status = response.status();
+        self.whole(operation, response).await?;
         Ok(status)
     }
 
-    /// Reads an answer to its end.
+    /// Reads a response to its end.
     pub(crate) async fn whole(
         &self,
         operation: Operation,
-        answer: Response<Incoming>,
+        response: Response<Incoming>,
     ) -> Result<Bytes> {
-        let body = Limited::new(answer.into_body(), LONGEST_ANSWER).collect();
+        let body = Limited::new(response.into_body(), RESPONSE_SIZE_MAX).collect();
         tokio::select! {
             biased;
             () = self.closed() => Err(closed().during(operation).on(BACKEND)),
@@ -330,29 +325,28 @@ impl Http {
         }
     }
 
-    /// The bytes of an answer as they come. The stream ends with an error when the connection is
-    /// lost or the runtime is closed, and dropping it closes the connection unless the answer
-    /// was read to its end.
+    /// Returns the body of a response as a stream. The stream ends with an error when the connection is
+    /// lost or the client is closed. Dropping it before its end closes the connection.
     pub(crate) fn stream(
         self: &Arc<Self>,
         operation: Operation,
-        answer: Response<Incoming>,
+        response: Response<Incoming>,
     ) -> impl Stream<Item = Result<Bytes>> + Send + Unpin + 'static {
         let end = self.closed.clone().cancelled_owned();
         let end = async move {
             end.await;
             Err(closed().during(operation).on(BACKEND))
         };
-        let bytes = answer.into_body().into_data_stream().map(move |bytes| {
+        let bytes = response.into_body().into_data_stream().map(move |bytes| {
             bytes.map_err(|source| error::cut_off(source).during(operation).on(BACKEND))
         });
         until(bytes, end)
     }
 
     fn uri(&self, target: &str) -> Result<Uri> {
-        format!("http://{}{}{target}", self.endpoint.authority(), self.prefix)
-            .parse()
-            .map_err(|source| Error::internal(format!("{target:?} is no path")).with_source(source))
+        format!("http://{}{}{target}", self.endpoint.authority(), self.prefix).parse().map_err(
+            |source| Error::internal(format!("{target:?} is not a valid path")).with_source(source),
+        )
     }
 
     async fn exchange(&self, mut request: Request<Body>) -> Result<Response<Incoming>, Failure> {
@@ -365,7 +359,7 @@ impl Http {
         tokio::select! {
             biased;
             () = self.closed() => Err(Failure { error: closed(), lost: false }),
-            answer = client.request(request) => answer.map_err(|source| {
+            response = client.request(request) => response.map_err(|source| {
                 let lost = !source.is_connect();
                 Failure { error: error::from_transport(&self.endpoint, source), lost }
             }),
@@ -373,8 +367,8 @@ impl Http {
     }
 }
 
-/// Runs the tasks of the connections until the runtime is closed: a stream that nobody reads just
-/// then would otherwise keep its connection.
+/// Runs the tasks of the connections until the client is closed. Otherwise a stream that is not polled
+/// would keep its connection open.
 #[derive(Clone)]
 struct UntilClosed(CancellationToken);
 
@@ -389,12 +383,12 @@ where
 
 struct Failure {
     error: Error,
-    /// Whether the connection had been there and went away before the answer.
+    /// Whether an open connection was lost before the response.
     lost: bool,
 }
 
-/// Gives the items of `stream` until its end or until `end` completes, whose item then is the
-/// last one.
+/// Returns the items of `stream` until its end, or until `end` completes. The output of `end` is then
+/// the last item.
 pub(crate) fn until<T, S>(
     stream: S,
     end: impl Future<Output = T> + Send + 'static,
@@ -418,7 +412,7 @@ where
     }))
 }
 
-/// A bollard client that sends through `http`.
+/// Creates a bollard client that sends its requests by `http`.
 pub(crate) fn bollard(http: &Arc<Http>) -> Result<bollard::Docker> {
     let http = Arc::clone(http);
     let transport = move |request: bollard::BollardRequest| {
@@ -432,8 +426,8 @@ pub(crate) fn bollard(http: &Arc<Http>) -> Result<bollard::Docker> {
                 .map_err(|failure| into_bollard(failure.error))
         }
     };
-    // The deadlines are ours: bollard's is put out of the way, for a stop may take longer than
-    // any fixed one.
+    // The operations have deadlines of their own. bollard's fixed timeout is disabled, because a stop can
+    // take longer.
     const NEVER: u64 = 100 * 365 * 24 * 3600;
     bollard::Docker::connect_with_custom_transport(
         transport,
@@ -441,10 +435,10 @@ pub(crate) fn bollard(http: &Arc<Http>) -> Result<bollard::Docker> {
         NEVER,
         bollard::API_DEFAULT_VERSION,
     )
-    .map_err(|source| Error::internal("no client").with_source(source))
+    .map_err(|source| Error::internal("failed to create the bollard client").with_source(source))
 }
 
-/// Our errors pass through bollard as what an I/O error carries.
+/// Wraps an error of this library in an I/O error, which bollard passes through.
 fn into_bollard(error: Error) -> bollard::errors::Error {
     io::Error::other(error).into()
 }

@@ -1,4 +1,4 @@
-//! Asks the engine for one container: `/containers/{id}/json`.
+//! Inspects a container: `/containers/{id}/json`.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -10,75 +10,74 @@ use serde_json::json;
 
 use super::deadline::within;
 use super::events;
-use super::http::{Call, Http, encode};
-use crate::error::met_the_end;
+use super::http::{ApiRequest, Http, encode};
+use crate::error::is_process_gone;
 use crate::model::inspect::Inspect;
 use crate::model::time::{parse_rfc3339, to_query};
 
-/// Asks what the engine knows of a container.
+/// Inspects a container within `deadline`.
 ///
 /// # Errors
-/// `NotFound`.
+/// `NotFound` if the engine has no such container.
 pub(crate) async fn inspect(
     http: &Arc<Http>,
     deadline: Duration,
     operation: Operation,
     id: &ContainerId,
 ) -> Result<Inspect> {
-    let ask = || {
-        http.json::<Inspect>(Call::get(
+    let request = || {
+        http.json::<Inspect>(ApiRequest::get(
             operation,
             format!("/containers/{}/json", encode(id.as_str())),
         ))
     };
-    let asked = async {
-        let mut inspect = match ask().await {
-            // The process has been reaped by now, and Podman can tell that from an end.
-            Err(error) if met_the_end(&error) => ask().await?,
-            answer => answer?,
+    let work = async {
+        let mut inspect = match request().await {
+            // The process ended during Podman's inspect, and was reaped since.
+            Err(error) if is_process_gone(&error) => request().await?,
+            response => response?,
         };
         inspect.state.code_is_invented =
-            inspect.state.may_be_invented() && !saw_the_end(http, operation, &inspect).await?;
-        // On cgroup v1 the word of it can get lost between the kernel and the engine's containerd.
-        // Here, so that all who ask for the end of a container are told the same.
-        if inspect.is_unexplained_kill() && http.kernel_tells_out_of_memory(&inspect.id()).await {
-            tracing::debug!(container = %id, "out of memory, by the kernel's log");
+            inspect.state.may_be_invented() && !has_exit_event(http, operation, &inspect).await?;
+        // On cgroup v1 the kernel's notification can be lost before the engine's containerd reads it.
+        // Checked here, so that all operations return the same exit.
+        if inspect.is_unexplained_kill() && http.kernel_reports_out_of_memory(&inspect.id()).await {
+            tracing::debug!(container = %id, "the kernel's log has a kill by the memory limit");
             inspect.state.oom_killed = true;
         }
         Ok(inspect)
     };
-    within(operation, deadline, asked).await.about(id)
+    within(operation, deadline, work).await.about(id)
 }
 
-/// How much earlier than the end of a container its event is asked for, and how much later at least.
-const AROUND_THE_END: Duration = Duration::from_secs(2);
+/// The margin before and after the end of a container in the request for its event.
+const EXIT_EVENT_MARGIN: Duration = Duration::from_secs(2);
 
-/// From when on and until when to ask for the event of an end. `now` may be a little before it: the
-/// engine's clock is known so well only.
-fn around(ended: SystemTime, now: SystemTime) -> (SystemTime, SystemTime) {
-    let since = ended.checked_sub(AROUND_THE_END).unwrap_or(UNIX_EPOCH);
-    (since, now.max(ended + AROUND_THE_END))
+/// Returns the time range of a request for the event of an exit. `now` may be a little before the exit,
+/// because the offset of the engine's clock is not exact.
+fn event_range(ended: SystemTime, now: SystemTime) -> (SystemTime, SystemTime) {
+    let since = ended.checked_sub(EXIT_EVENT_MARGIN).unwrap_or(UNIX_EPOCH);
+    (since, now.max(ended + EXIT_EVENT_MARGIN))
 }
 
-/// Whether the engine tells of the end of this container as an event.
+/// Whether the engine has an event for the exit of this container.
 ///
-/// Docker gives the code 255 and the time of its own start to a container that ended while it
-/// was down, where containerd has not kept the code either (from 1.7 on it does not). It has no
-/// event of such an end. It keeps the last 256 events, so that a real 255 is not known for one any
-/// more after that many.
-async fn saw_the_end(http: &Arc<Http>, operation: Operation, inspect: &Inspect) -> Result<bool> {
-    let Some(clock) = http.clock_of_docker() else { return Ok(true) };
+/// Docker sets the code 255 and the time of its own start for a container that ended while Docker was
+/// down, if containerd has not kept the code either (since 1.7 it does not). Docker has no event for such
+/// an exit. It keeps the last 256 events, so a real 255 is not recognized after that many.
+async fn has_exit_event(http: &Arc<Http>, operation: Operation, inspect: &Inspect) -> Result<bool> {
+    let Some(clock) = http.docker_clock() else { return Ok(true) };
     let Some(ended) = parse_rfc3339(inspect.state.finished_at.as_bytes()) else { return Ok(true) };
     let filters = json!({ "type": ["container"], "container": [inspect.id], "event": ["die"] });
-    let (since, until) = around(ended, clock.at(SystemTime::now()));
-    let call = Call::get(operation, "/events")
+    let (since, until) = event_range(ended, clock.at(SystemTime::now()));
+    let call = ApiRequest::get(operation, "/events")
         .query("filters", filters)
         .query("since", to_query(since))
         .query("until", to_query(until));
-    let answer = http.call(call).await?;
-    let mut messages = pin!(events::messages(operation, http.stream(operation, answer)));
+    let response = http.call(call).await?;
+    let mut messages = pin!(events::messages(operation, http.stream(operation, response)));
     while let Some(message) = messages.next().await {
-        if message?.is_end_of(&inspect.id) {
+        if message?.is_exit_of(&inspect.id) {
             return Ok(true);
         }
     }
@@ -90,9 +89,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_end_by_a_clock_ahead_of_ours_is_asked_for() {
+    fn event_range_with_clock_ahead_contains_exit() {
         let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
-        assert_eq!(around(at(100), at(99)), (at(98), at(102)));
-        assert_eq!(around(at(100), at(500)), (at(98), at(500)));
+        assert_eq!(event_range(at(100), at(99)), (at(98), at(102)));
+        assert_eq!(event_range(at(100), at(500)), (at(98), at(500)));
     }
 }

@@ -1,15 +1,16 @@
-//! Streams of JSON values, a line each.
+//! Streams of JSON values, one per line.
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{Stream, StreamExt, stream};
 use runtime_core::{Error, Operation, Result};
 use serde::de::DeserializeOwned;
 
-/// The longest line. Events and progress are a few hundred bytes; one with all the labels of a
-/// container can have as much as those.
-const LONGEST: usize = 16 << 20;
+use crate::error::invalid_response;
 
-/// Reads the values. It ends after the first error; what comes after the last line end is a value
+/// The length limit of a line. Events have a few hundred bytes, and all labels of the container.
+const LINE_LENGTH_MAX: usize = 16 << 20;
+
+/// Parses the values. The stream ends after the first error. A last line without a line end is a value
 /// too.
 pub(crate) fn values<T: DeserializeOwned + Send + 'static>(
     operation: Operation,
@@ -17,11 +18,10 @@ pub(crate) fn values<T: DeserializeOwned + Send + 'static>(
 ) -> impl Stream<Item = Result<T>> + Send + 'static {
     let reader = Reader { bytes: Some(bytes), buffer: BytesMut::new(), searched: 0 };
     stream::unfold(reader, move |mut reader| async move {
-        let item = reader.next().await?.and_then(|line| {
-            serde_json::from_slice(&line).map_err(|source| {
-                Error::internal("the engine's answer is not what its API says").with_source(source)
-            })
-        });
+        let item = reader
+            .next()
+            .await?
+            .and_then(|line| serde_json::from_slice(&line).map_err(invalid_response));
         if item.is_err() {
             reader.bytes = None;
             reader.buffer.clear();
@@ -34,7 +34,7 @@ pub(crate) fn values<T: DeserializeOwned + Send + 'static>(
 struct Reader<S> {
     bytes: Option<S>,
     buffer: BytesMut,
-    /// So far the buffer has no line end.
+    /// The length of the buffer's start without a line end.
     searched: usize,
 }
 
@@ -52,8 +52,8 @@ impl<S: Stream<Item = Result<Bytes>> + Unpin> Reader<S> {
                 continue;
             }
             self.searched = self.buffer.len();
-            if self.buffer.len() > LONGEST {
-                return Some(Err(Error::internal("a line of the engine's answer has no end")));
+            if self.buffer.len() > LINE_LENGTH_MAX {
+                return Some(Err(Error::internal("a line of the engine's response is too long")));
             }
             let more = match &mut self.bytes {
                 Some(bytes) => bytes.next().await,
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn values_come_whole_wherever_they_are_cut() {
+    async fn values_in_any_pieces_are_whole() {
         let text = "{\"a\":1}\r\n\n{\"b\":\"\\n\"}\n[3]";
         for at in 1..text.len() {
             let values = read(cut(text, at)).await;
@@ -105,11 +105,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_ends_after_the_first_error() {
+    async fn stream_after_error_ends() {
         let values = read(cut("1\n{\n2\n", 100)).await;
         assert_eq!(values.len(), 2);
         assert_eq!(values[0], Ok(serde_json::json!(1)));
-        assert!(values[1].as_ref().unwrap_err().contains("not what its API says"));
+        assert!(values[1].as_ref().unwrap_err().contains("failed to parse"));
         let lost = vec![Ok(Bytes::from("1\n2")), Err(Error::internal("cut"))];
         let values = read(lost).await;
         assert_eq!(values.len(), 2);

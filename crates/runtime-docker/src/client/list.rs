@@ -1,20 +1,20 @@
-//! Asks the engine for a list of containers: `/containers/json`.
+//! Lists containers: `/containers/json`.
 
 use runtime_core::{ContainerId, LABEL_MANAGED, LABEL_SCOPE, Operation, Scope};
 use serde_json::json;
 
-use super::http::Call;
+use super::http::ApiRequest;
 
-/// Which containers the engine is asked for.
+/// The containers to list.
 pub(crate) enum Filter<'a> {
-    /// These.
+    /// The containers with these ids.
     Ids(&'a [ContainerId]),
-    /// Those of the scope with these labels besides, as `key` or `key=value`.
+    /// The containers of the scope with these labels, each as `key` or `key=value`.
     Labels(&'a Scope, &'a [String]),
 }
 
-/// One request for all of them, in whatever state.
-pub(crate) fn call(operation: Operation, filter: &Filter<'_>) -> Call {
+/// Returns the request for a list of containers in any state.
+pub(crate) fn request(operation: Operation, filter: &Filter<'_>) -> ApiRequest {
     let filters = match filter {
         Filter::Ids(ids) => json!({ "id": ids }),
         Filter::Labels(scope, more) => {
@@ -24,5 +24,5 @@ pub(crate) fn call(operation: Operation, filter: &Filter<'_>) -> Call {
             json!({ "label": labels })
         }
     };
-    Call::get(operation, "/containers/json").query("all", 1).query("filters", filters)
+    ApiRequest::get(operation, "/containers/json").query("all", 1).query("filters", filters)
 }

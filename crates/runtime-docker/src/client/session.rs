@@ -1,8 +1,8 @@
-//! The bytes of a session: an upgraded connection, taken apart into the streams of a process.
+//! Sessions: an upgraded connection, split into the streams of a process.
 //!
-//! One task reads the connection and hands what it reads to the streams. Each has a little room;
-//! when that of one is full, the connection is not read, and the process comes to wait as at a
-//! pipe. The task ends with the session, or when nobody has any part of it any more.
+//! One task reads the connection and sends the bytes to the streams by bounded channels. While one of
+//! them is full, the connection is not read, and the process blocks as on a pipe. The task ends with
+//! the session, or when all parts of the session are dropped.
 
 use std::io;
 use std::pin::Pin;
@@ -28,29 +28,29 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::error::{BACKEND, cut_off};
 use crate::model::demux::Framing;
-use crate::model::frames::{Frames, Kind, words};
+use crate::model::frames::{Frames, Kind, message};
 
-/// The most that is read at once.
-const READ: usize = 64 << 10;
+/// The size of a read buffer, in bytes.
+const READ_SIZE: usize = 64 << 10;
 
-/// How many pieces wait for the reader of a stream, each of at most [`READ`] bytes.
-const PIECES: usize = 8;
+/// The capacity of a stream's channel, in pieces of at most [`READ_SIZE`] bytes.
+const CHANNEL_CAPACITY: usize = 8;
 
-/// How long after a reset the engine may take to report the exit code. A process that runs on has
-/// lost its session.
-const AFTER_RESET: Duration = Duration::from_secs(10);
+/// How long after a reset of the connection the engine may take to report the exit code. If the process
+/// is still running then, the session is lost.
+const EXIT_AFTER_RESET_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long the end of an input that was dropped may take.
-const LAST_BYTES: Duration = Duration::from_secs(10);
+/// The timeout of the shutdown of a dropped input.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a session is about, for its errors, and what ends it from outside.
+/// The subject of a session's errors, and the cancellation of the session.
 #[derive(Debug, Clone)]
 pub(crate) struct About {
     pub(crate) operation: Operation,
     pub(crate) container: ContainerId,
     pub(crate) closed: CancellationToken,
-    /// Whether all that came before a reset of the connection is still read. It is of a Unix
-    /// socket, and not of TCP.
+    /// Whether bytes from before a reset of the connection are still read. They are on a Unix socket, and
+    /// not on TCP.
     pub(crate) keeps_at_reset: bool,
 }
 
@@ -69,14 +69,14 @@ pub(crate) struct Streams {
 }
 
 impl Streams {
-    /// The session of a process that has ended so without a word of its own.
+    /// Returns the session of a process that ended without output of its own.
     pub(crate) fn ended(mut self, exit: ExecExit) -> Self {
         let (_, outcome) = watch::channel(Some(Ok(exit)));
         if let Some(stdin) = &mut self.stdin {
             stdin.outcome = outcome.clone();
         }
         for output in [Some(&mut self.stdout), self.stderr.as_mut()].into_iter().flatten() {
-            output.held = None;
+            output.peeked = None;
             output.pieces.close();
             while output.pieces.try_recv().is_ok() {}
         }
@@ -87,33 +87,32 @@ impl Streams {
 
 /// Opens the streams of an upgraded connection.
 ///
-/// The connection of an engine that dies ends as any other. After the last byte, `ended` therefore
-/// finds out whether it was the last of the process, and only then the outputs end; what it gives
-/// finds out the exit code. When nobody has any part of the session before it is known, `abandoned`
-/// is done in place of it.
+/// After the last byte, `ended` checks that the process has ended, because the connection also ends if
+/// the engine dies. The outputs end after that. The future that it returns gets the exit code. If all
+/// parts of the session are dropped before, `abandoned` runs in its place.
 pub(crate) async fn open<E: Future<Output = Result<ExecExit>> + Send + 'static>(
-    answer: Response<Incoming>,
+    response: Response<Incoming>,
     framing: Framing,
     stdin: bool,
     about: About,
     ended: impl Future<Output = Result<E>> + Send + 'static,
     abandoned: impl Future<Output = ()> + Send + 'static,
 ) -> Result<Streams> {
-    if answer.status() != http::StatusCode::SWITCHING_PROTOCOLS {
+    if response.status() != http::StatusCode::SWITCHING_PROTOCOLS {
         return Err(Error::internal(format!(
-            "the engine did not give the connection away, but answered {}",
-            answer.status()
+            "failed to upgrade the connection: the engine returned {}",
+            response.status()
         )));
     }
-    let upgraded = hyper::upgrade::on(answer).await.map_err(cut_off)?;
+    let upgraded = hyper::upgrade::on(response).await.map_err(cut_off)?;
     let (read, write) = tokio::io::split(TokioIo::new(upgraded));
     let unwanted = CancellationToken::new();
     let wanted = Arc::new(unwanted.clone().drop_guard());
     let (outcome_sender, outcome) = watch::channel(None);
-    let (out_sender, out) = mpsc::channel(PIECES);
-    let (err_sender, err) = mpsc::channel(PIECES);
+    let (out_sender, out) = mpsc::channel(CHANNEL_CAPACITY);
+    let (err_sender, err) = mpsc::channel(CHANNEL_CAPACITY);
     let frames = framing == Framing::Frames;
-    let output = |pieces| Output { pieces, held: None, _wanted: wanted.clone() };
+    let output = |pieces| Output { pieces, peeked: None, _wanted: wanted.clone() };
     let streams = Streams {
         stdin: stdin.then(|| Input {
             write: Some(write),
@@ -140,7 +139,7 @@ pub(crate) async fn open<E: Future<Output = Result<ExecExit>> + Send + 'static>(
             biased;
             () = work => {}
             () = unwanted.cancelled() => {
-                // The runtime's end is none of the process.
+                // The close of the runtime does not end the process.
                 let _ = about.closed.run_until_cancelled(abandoned).await;
             }
         }
@@ -148,13 +147,13 @@ pub(crate) async fn open<E: Future<Output = Result<ExecExit>> + Send + 'static>(
     Ok(streams)
 }
 
-/// Reads the connection.
+/// The task that reads the connection.
 struct Pump {
     read: ReadHalf<TokioIo<Upgraded>>,
     /// `None` on a terminal, where all bytes are output.
     frames: Option<Frames>,
     buffer: BytesMut,
-    /// `None` once nobody reads it.
+    /// `None` after the reader was dropped.
     stdout: Option<mpsc::Sender<Result<Bytes>>>,
     stderr: Option<mpsc::Sender<Result<Bytes>>>,
 }
@@ -183,8 +182,8 @@ impl Pump {
                     biased;
                     () = about.closed.cancelled() => Err(closed()),
                     exit = exit => exit,
-                    () = tokio::time::sleep(AFTER_RESET), if reset => {
-                        Err(Error::new(ErrorKind::Lost).with_message("the session was cut off"))
+                    () = tokio::time::sleep(EXIT_AFTER_RESET_TIMEOUT), if reset => {
+                        Err(Error::new(ErrorKind::Lost).with_message("the connection of the session was lost"))
                     }
                 };
                 outcome.send_replace(Some(exit.map_err(|error| about.error(error))));
@@ -195,21 +194,21 @@ impl Pump {
         };
         drop(read);
         outcome.send_replace(Some(Err(error.clone())));
-        // Nobody may read the one or the other.
-        let tell = [stdout, stderr].into_iter().flatten().map(async |stream| {
+        // Concurrently, because one of them may not be polled.
+        let sent = [stdout, stderr].into_iter().flatten().map(async |stream| {
             let _ = stream.send(Err(error.clone())).await;
         });
-        future::join_all(tell).await;
+        future::join_all(sent).await;
     }
 
     /// Reads to the end of the connection.
     ///
-    /// A connection that is closed with input unread is reset. Podman closes it so when the process
-    /// has ended without reading all of its input.
+    /// A connection that is closed with unread input is reset. Podman does that if the process ends
+    /// without reading all of its input.
     async fn read_all(&mut self, keeps_at_reset: bool) -> Result<Close> {
         let close = loop {
-            if self.buffer.capacity() - self.buffer.len() < READ / 4 {
-                self.buffer.reserve(READ);
+            if self.buffer.capacity() - self.buffer.len() < READ_SIZE / 4 {
+                self.buffer.reserve(READ_SIZE);
             }
             match self.read.read_buf(&mut self.buffer).await {
                 Ok(0) => break Close::End,
@@ -221,37 +220,39 @@ impl Pump {
             }
             let mut piece = self.buffer.split().freeze();
             let Some(frames) = &mut self.frames else {
-                give(&mut self.stdout, piece).await;
+                send(&mut self.stdout, piece).await;
                 continue;
             };
             while let Some((kind, bytes)) = frames.next(&mut piece)? {
                 match kind {
-                    Kind::Stdout => give(&mut self.stdout, bytes).await,
-                    Kind::Stderr => give(&mut self.stderr, bytes).await,
+                    Kind::Stdout => send(&mut self.stdout, bytes).await,
+                    Kind::Stderr => send(&mut self.stderr, bytes).await,
                     Kind::Engine => {
-                        return Err(Error::new(ErrorKind::Lost)
-                            .with_message(format!("the engine cannot go on: {}", words(&bytes))));
+                        return Err(Error::new(ErrorKind::Lost).with_message(format!(
+                            "the engine failed to continue the session: {}",
+                            message(&bytes)
+                        )));
                     }
                 }
             }
         };
         if self.frames.as_ref().is_some_and(Frames::is_within) {
             return Err(Error::new(ErrorKind::Lost)
-                .with_message("the session was cut off within a message"));
+                .with_message("the connection was lost within a message"));
         }
         Ok(close)
     }
 }
 
-/// How a connection was closed.
+/// The kind of a connection's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Close {
     End,
     Reset,
 }
 
-/// Hands bytes to a stream, waiting while it is full.
-async fn give(stream: &mut Option<mpsc::Sender<Result<Bytes>>>, bytes: Bytes) {
+/// Sends bytes to a stream, and waits while its channel is full.
+async fn send(stream: &mut Option<mpsc::Sender<Result<Bytes>>>, bytes: Bytes) {
     if let Some(sender) = stream
         && sender.send(Ok(bytes)).await.is_err()
     {
@@ -260,27 +261,29 @@ async fn give(stream: &mut Option<mpsc::Sender<Result<Bytes>>>, bytes: Bytes) {
 }
 
 fn lost(source: std::io::Error) -> Error {
-    Error::new(ErrorKind::Lost).with_message("the session was cut off").with_source(source)
+    Error::new(ErrorKind::Lost)
+        .with_message("the connection of the session was lost")
+        .with_source(source)
 }
 
 /// An output of a session.
 pub(crate) struct Output {
     pieces: mpsc::Receiver<Result<Bytes>>,
-    /// A piece that was looked at.
-    held: Option<Result<Bytes>>,
+    /// A piece that was peeked at.
+    peeked: Option<Result<Bytes>>,
     _wanted: Arc<DropGuard>,
 }
 
 impl Output {
-    /// The first piece, which stays to be read.
+    /// Returns the first piece without consuming it.
     pub(crate) async fn peek(&mut self) -> Option<&Bytes> {
-        if self.held.is_none() {
-            self.held = self.pieces.recv().await;
+        if self.peeked.is_none() {
+            self.peeked = self.pieces.recv().await;
         }
-        self.held.as_ref()?.as_ref().ok()
+        self.peeked.as_ref()?.as_ref().ok()
     }
 
-    /// As a stream of the interface.
+    /// Boxes the output as a stream of the public interface.
     pub(crate) fn boxed(self) -> ByteStream {
         StreamExt::boxed(self)
     }
@@ -290,8 +293,8 @@ impl Stream for Output {
     type Item = Result<Bytes>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        match self.held.take() {
-            Some(held) => Poll::Ready(Some(held)),
+        match self.peeked.take() {
+            Some(peeked) => Poll::Ready(Some(peeked)),
             None => self.pieces.poll_recv(cx),
         }
     }
@@ -299,13 +302,13 @@ impl Stream for Output {
 
 /// The input of a session.
 pub(crate) struct Input {
-    /// `None` once closed.
+    /// `None` after the close.
     write: Option<WriteHalf<TokioIo<Upgraded>>>,
     about: About,
     outcome: watch::Receiver<Option<Result<ExecExit>>>,
     /// Whether a write has failed.
     cut: bool,
-    /// The executor that the session was opened on.
+    /// The executor of the session.
     handle: Handle,
     _wanted: Arc<DropGuard>,
 }
@@ -331,13 +334,13 @@ impl SessionInput for Input {
         let shut = until_ended(&self.about, &mut self.outcome, write.shutdown()).await;
         self.write = None;
         match &*self.outcome.borrow() {
-            // A session that has ended in order has no input to end.
+            // The input of a session that ended normally needs no shutdown.
             Some(Ok(_)) => Ok(()),
-            // What is left of a connection may take it all the same.
+            // The shutdown may succeed although the session is lost.
             Some(Err(error)) => Err(error.clone()),
-            None if self.cut => Err(self
-                .about
-                .error(Error::new(ErrorKind::Lost).with_message("the session was cut off"))),
+            None if self.cut => Err(self.about.error(
+                Error::new(ErrorKind::Lost).with_message("the connection of the session was lost"),
+            )),
             None => shut.map_err(|error| self.about.error(error)),
         }
     }
@@ -349,16 +352,16 @@ impl Drop for Input {
         let mut shut = Box::pin(async move {
             let _ = write.shutdown().await;
         });
-        // It is done at once, but for TLS on a connection that has no room just then. The drop may
-        // be outside of the executor, where nothing with a timer can be made.
+        // The shutdown completes immediately, except for TLS on a connection with a full send buffer. The
+        // drop may be outside of the executor, where no timer can be created.
         let mut cx = Context::from_waker(Waker::noop());
         if shut.as_mut().poll(&mut cx).is_pending() {
-            self.handle.spawn(async move { tokio::time::timeout(LAST_BYTES, shut).await });
+            self.handle.spawn(async move { tokio::time::timeout(SHUTDOWN_TIMEOUT, shut).await });
         }
     }
 }
 
-/// Writes until the session has ended: nobody would read the rest.
+/// Writes until the session has ended, because the rest would not be read.
 async fn until_ended(
     about: &About,
     outcome: &mut watch::Receiver<Option<Result<ExecExit>>>,
@@ -374,7 +377,7 @@ async fn until_ended(
     }
 }
 
-/// How a session ends.
+/// The outcome of a session.
 #[derive(Clone)]
 pub(crate) struct End {
     outcome: watch::Receiver<Option<Result<ExecExit>>>,
@@ -383,7 +386,7 @@ pub(crate) struct End {
 }
 
 impl End {
-    /// Waits for it.
+    /// Waits for the outcome.
     pub(crate) async fn wait(&self) -> Result<ExecExit> {
         let mut outcome = self.outcome.clone();
         match outcome.wait_for(Option::is_some).await {
@@ -395,7 +398,7 @@ impl End {
         .about(&self.about.container)
     }
 
-    /// Completes when it has ended, or when nobody has any part of it any more.
+    /// Completes when the session has ended, or all of its parts were dropped.
     pub(crate) fn over(&self) -> impl Future<Output = ()> + Send + 'static {
         let mut outcome = self.outcome.clone();
         async move {
@@ -403,13 +406,13 @@ impl End {
         }
     }
 
-    /// Whether it has ended.
+    /// Whether the session has ended.
     pub(crate) fn is_over(&self) -> bool {
         self.outcome.borrow().is_some()
     }
 }
 
-/// The task is gone without an outcome: its executor has shut down.
+/// Returns the error of a session whose task ended without an outcome, because its executor shut down.
 fn gone() -> Error {
     Error::new(ErrorKind::Lost).with_message("the session's task has ended")
 }

@@ -1,4 +1,4 @@
-//! TLS for engines that are reached over the network.
+//! TLS connections to engines.
 
 use std::io;
 use std::path::Path;
@@ -19,11 +19,11 @@ use crate::options::TlsFiles;
 pub(crate) struct Tls(TlsConnector);
 
 impl Tls {
-    /// Reads the certificates. Without a CA of its own the engine has to have one that the
-    /// operating system trusts.
+    /// Reads the certificates. Without a CA file, the engine's certificate has to be trusted by the
+    /// operating system.
     ///
     /// # Errors
-    /// `InvalidArgument` naming the file that cannot be read.
+    /// `InvalidArgument`, naming the file that cannot be read.
     pub(crate) fn new(files: &TlsFiles) -> Result<Self> {
         let mut roots = RootCertStore::empty();
         match &files.ca {
@@ -36,7 +36,7 @@ impl Tls {
                 roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             }
         }
-        let internal = |source| Error::internal("no TLS configuration").with_source(source);
+        let internal = |source| Error::internal("failed to configure TLS").with_source(source);
         let config =
             ClientConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
                 .with_safe_default_protocol_versions()
@@ -72,5 +72,5 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
 }
 
 fn bad(path: &Path, source: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::invalid("cert_path", format!("{} cannot be used", path.display())).with_source(source)
+    Error::invalid("cert_path", format!("failed to load {}", path.display())).with_source(source)
 }

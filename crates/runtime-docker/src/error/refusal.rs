@@ -1,10 +1,10 @@
-//! What the engine's words mean when it refuses.
+//! Classifies the engine's refusals by status and message.
 
 use runtime_core::{Error, ErrorKind, Operation};
 
-/// The engine's refusal: what its status says, unless its words say more. They have to be
-/// listened to, because Docker answers 500 for most that goes wrong at a registry or in the OCI
-/// runtime, and Podman for nearly everything.
+/// Returns the error of a refusal. The kind follows from the message if a rule matches it, else from the
+/// status. The status alone is not enough, because Docker returns 500 for most errors of registries and
+/// of the OCI runtime, and Podman for nearly all errors.
 pub(crate) fn refusal(operation: Operation, status: u16, message: &str) -> Error {
     let (kind, field) = classify(operation, status, message);
     let mut error = Error::new(kind).with_message(message.trim()).during(operation);
@@ -14,32 +14,31 @@ pub(crate) fn refusal(operation: Operation, status: u16, message: &str) -> Error
     error
 }
 
-/// An answer of a registry that tells those who may not see an image no more than that.
-pub(crate) fn hides_the_image(message: &str) -> bool {
-    let words = message.to_lowercase();
-    words.contains("pull access denied")
-        || words.contains("requested access to the resource is denied")
+/// Whether a registry refused access to an image without reporting if the image exists.
+pub(crate) fn is_hidden_image(message: &str) -> bool {
+    let message = message.to_lowercase();
+    message.contains("pull access denied")
+        || message.contains("requested access to the resource is denied")
 }
 
-/// Podman's answer to a question about a container whose process ended while Podman read of it:
-/// `read /proc/PID/cgroup: no such process`. Podman 4.3 takes only a file that is not there for
-/// an end.
-pub(crate) fn met_the_end(error: &Error) -> bool {
-    let words = error.message().unwrap_or_default();
-    words.starts_with("read /proc/") && words.ends_with("/cgroup: no such process")
+/// Whether Podman failed to inspect a container because its process ended meanwhile: `read
+/// /proc/PID/cgroup: no such process`. Podman 4.3 only handles a missing file as an end.
+pub(crate) fn is_process_gone(error: &Error) -> bool {
+    let message = error.message().unwrap_or_default();
+    message.starts_with("read /proc/") && message.ends_with("/cgroup: no such process")
 }
 
 fn classify(operation: Operation, status: u16, message: &str) -> (ErrorKind, Option<&'static str>) {
-    // By its capital letter some tell an additional group from that of the user.
+    // Only the case of the first letter distinguishes a supplementary group from the user's group.
     if message.contains("Unable to find group") {
         return (ErrorKind::InvalidArgument, Some("groups"));
     }
-    let words = message.to_lowercase();
-    let fits = |rule: &&Rule| {
-        rule.words.iter().all(|part| words.contains(part))
+    let lowercase = message.to_lowercase();
+    let matches = |rule: &&Rule| {
+        rule.patterns.iter().all(|pattern| lowercase.contains(pattern))
             && (rule.during.is_empty() || rule.during.contains(&operation))
     };
-    if let Some(rule) = RULES.iter().find(fits) {
+    if let Some(rule) = RULES.iter().find(matches) {
         return (rule.kind, rule.field);
     }
     let kind = match status {
@@ -55,31 +54,30 @@ fn classify(operation: Operation, status: u16, message: &str) -> (ErrorKind, Opt
 }
 
 struct Rule {
-    /// All of these are in the message, in whatever case.
-    words: &'static [&'static str],
-    /// Only during these operations; none means all.
+    /// The parts that the message contains, case-insensitively.
+    patterns: &'static [&'static str],
+    /// The operations of the rule. Empty means all.
     during: &'static [Operation],
     kind: ErrorKind,
     field: Option<&'static str>,
 }
 
-const fn rule(words: &'static [&'static str], kind: ErrorKind) -> Rule {
-    Rule { words, during: &[], kind, field: None }
+const fn rule(patterns: &'static [&'static str], kind: ErrorKind) -> Rule {
+    Rule { patterns, during: &[], kind, field: None }
 }
 
-const fn invalid(words: &'static [&'static str], field: &'static str) -> Rule {
-    // What a path in the container has to do with the spec is said at the create, the start
-    // and the exec.
-    const MADE: &[Operation] = &[Operation::Create, Operation::Start, Operation::Exec];
-    Rule { words, during: MADE, kind: ErrorKind::InvalidArgument, field: Some(field) }
+const fn invalid(patterns: &'static [&'static str], field: &'static str) -> Rule {
+    // The operations that can refuse a field of a spec.
+    const OF_SPECS: &[Operation] = &[Operation::Create, Operation::Start, Operation::Exec];
+    Rule { patterns, during: OF_SPECS, kind: ErrorKind::InvalidArgument, field: Some(field) }
 }
 
-const fn pulling(words: &'static [&'static str], kind: ErrorKind) -> Rule {
+const fn pulling(patterns: &'static [&'static str], kind: ErrorKind) -> Rule {
     const PULLS: &[Operation] = &[Operation::Pull, Operation::Create];
-    Rule { words, during: PULLS, kind, field: None }
+    Rule { patterns, during: PULLS, kind, field: None }
 }
 
-/// The first that fits counts.
+/// The first rule that matches applies.
 const RULES: &[Rule] = &[
     rule(&["no space left on device"], ErrorKind::ResourceExhausted),
     rule(&["disk quota exceeded"], ErrorKind::ResourceExhausted),
@@ -105,7 +103,7 @@ const RULES: &[Rule] = &[
     pulling(&["manifest for", "not found"], ErrorKind::ImageNotFound),
     pulling(&["no matching manifest"], ErrorKind::ImageNotFound),
     pulling(&["no image found in", "for architecture"], ErrorKind::ImageNotFound),
-    // Without a login; with one the caller says ImageNotFound.
+    // Without credentials. With credentials the caller returns `ImageNotFound`.
     pulling(&["pull access denied"], ErrorKind::Unauthenticated),
     pulling(&["requested access to the resource is denied"], ErrorKind::Unauthenticated),
     pulling(&["unauthorized"], ErrorKind::Unauthenticated),
@@ -131,7 +129,7 @@ const RULES: &[Rule] = &[
     pulling(&["unexpected eof"], ErrorKind::Unavailable),
     pulling(&["received unexpected http status"], ErrorKind::Unavailable),
     Rule {
-        words: &["invalid reference format"],
+        patterns: &["invalid reference format"],
         during: &[Operation::Pull, Operation::Create],
         kind: ErrorKind::InvalidArgument,
         field: Some("image"),
@@ -160,7 +158,7 @@ const RULES: &[Rule] = &[
     invalid(&["workdir"], "working_dir"),
     invalid(&["chdir to"], "working_dir"),
     invalid(&["chdir: no such file"], "working_dir"),
-    // crun. To what is missing Podman adds that a command was not found, whatever it was.
+    // crun. Podman adds that a command was not found to each missing file.
     invalid(&["crun: mount `"], "mounts"),
     invalid(&["crun: open executable"], "command"),
     invalid(&["no command or entrypoint provided"], "command"),
@@ -182,9 +180,9 @@ mod tests {
 
     use super::*;
 
-    /// Refusals of Docker Engine 20.10, 26.1 and 28.5 (D) and of Podman 4.3 (P). Those of crun and of
-    /// images for other platforms are from issues of the projects.
-    const SAID: &[(O, u16, &str, K, Option<&str>)] = &[
+    /// Refusals of Docker Engine 20.10, 26.1 and 28.5 (D) and of Podman 4.3 (P). The refusals of crun and
+    /// of images for other platforms are from issues of the projects.
+    const REFUSALS: &[(O, u16, &str, K, Option<&str>)] = &[
         // D
         (O::Create, 404, "No such image: 127.0.0.1:5000/test/none:1", K::ImageNotFound, None),
         (
@@ -528,7 +526,7 @@ mod tests {
             K::Unavailable,
             None,
         ),
-        // What only the status tells.
+        // Classified by status only.
         (O::Info, 400, "bad parameter", K::InvalidArgument, None),
         (O::Info, 401, "", K::Unauthenticated, None),
         (O::Info, 403, "authorization denied by plugin", K::PermissionDenied, None),
@@ -536,14 +534,14 @@ mod tests {
         (O::Info, 409, "conflict", K::InvalidState, None),
         (O::Info, 500, "oops", K::Internal, None),
         (O::Info, 503, "not ready", K::Unavailable, None),
-        // The same words mean nothing where they do not belong.
+        // Messages outside of the operations of their rule.
         (O::Logs, 500, "exec: permission denied", K::Internal, None),
         (O::CopyOut, 500, "unauthorized", K::Internal, None),
     ];
 
     #[test]
-    fn refusals_mean_what_they_say() {
-        for &(operation, status, message, kind, field) in SAID {
+    fn refusal_of_engine_has_kind_and_field() {
+        for &(operation, status, message, kind, field) in REFUSALS {
             let error = refusal(operation, status, message);
             assert_eq!((error.kind(), error.field()), (kind, field), "{message}");
             assert_eq!(error.operation(), Some(operation));

@@ -2,15 +2,14 @@
 
 use std::io;
 
-/// What is wrong with a certificate, where that is why a connection has failed: with the engine's, as
-/// we see it, or with ours, as the engine sees it. With TLS 1.3 the second comes only when the
-/// connection is open.
+/// Returns the cause if a certificate made the handshake fail: the engine's, or this client's. With TLS
+/// 1.3 the engine refuses the client's certificate only after the handshake.
 pub(super) fn refusal(error: &io::Error) -> Option<&'static str> {
     use tokio_rustls::rustls::{AlertDescription as Alert, Error as Tls};
     match error.get_ref()?.downcast_ref::<Tls>()? {
-        Tls::InvalidCertificate(_) => Some("the engine's certificate is not good"),
+        Tls::InvalidCertificate(_) => Some("the engine's certificate is not valid"),
         Tls::AlertReceived(Alert::CertificateRequired) => {
-            Some("the engine wants a certificate of its clients")
+            Some("the engine requires a client certificate")
         }
         Tls::AlertReceived(
             Alert::BadCertificate
@@ -20,7 +19,7 @@ pub(super) fn refusal(error: &io::Error) -> Option<&'static str> {
             | Alert::CertificateUnknown
             | Alert::UnknownCA
             | Alert::AccessDenied,
-        ) => Some("the engine does not take our certificate"),
+        ) => Some("the engine refused the client certificate"),
         _ => None,
     }
 }

@@ -1,4 +1,4 @@
-//! Handles that are dropped, and what is undone then.
+//! Cancelled operations, and their undo.
 
 use super::*;
 

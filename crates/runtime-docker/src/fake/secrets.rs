@@ -1,4 +1,4 @@
-//! No secret is in any log, of this crate or of its dependencies.
+//! Secrets in the logs of this crate and of its dependencies.
 
 use std::fmt::{Debug, Write as _};
 use std::sync::{Arc, Mutex};
@@ -76,11 +76,11 @@ impl log::Log for Log {
 }
 
 #[tokio::test]
-async fn secret_of_a_request_is_in_no_log_at_trace() {
+async fn secrets_of_requests_are_in_no_trace_log() {
     let log = Log::default();
     log::set_logger(Box::leak(Box::new(log.clone()))).unwrap();
     log::set_max_level(log::LevelFilter::Trace);
-    // For the whole program: a call site that another test reached first may be off for one thread.
+    // Set globally, because another test may have cached a disabled call site.
     tracing::subscriber::set_global_default(log.clone()).unwrap();
     let fake = Fake::new(|request, _| match request {
         "POST /v1.41/containers/create" => Reply::Json(201, created()),
@@ -97,7 +97,7 @@ async fn secret_of_a_request_is_in_no_log_at_trace() {
         .env("DB_PASSWORD", "hunter2")
         .pull_policy(runtime_core::PullPolicy::Missing);
     let container = runtime.create_container(&spec).await.unwrap();
-    // The fake refuses most of these. What counts is what was sent.
+    // The fake engine refuses most of these. Only the requests matter.
     let _ = container.info().await;
     let _ = container.exec(ExecOptions::new(["sh"]).env("DB_PASSWORD", "hunter2")).await;
     if let Ok(mut pull) = runtime.pull_image(&image, PullOptions::default()).await {
@@ -105,8 +105,8 @@ async fn secret_of_a_request_is_in_no_log_at_trace() {
     }
     let file = futures_util::stream::once(async { Ok(bytes::Bytes::from_static(b"hunter2")) });
     let _ = container.copy_in("/", file.boxed(), Default::default()).await;
-    let asked = fake.seen.lock().unwrap().len();
-    assert!(asked >= 6, "{:?}", fake.seen.lock().unwrap());
+    let requests = fake.seen.lock().unwrap().len();
+    assert!(requests >= 6, "{:?}", fake.seen.lock().unwrap());
     let text = log.0.lock().unwrap().clone();
     assert!(text.contains("connected"), "{text}");
     let encoded = ["hunter2", "aHVudGVyMg", "h1bnRlcj", "odW50ZXIy"];

@@ -1,9 +1,9 @@
-//! Takes an engine's log stream apart into chunks.
+//! Splits the engine's log stream into chunks.
 //!
-//! Without a terminal each message is a frame: a byte for the stream, three zeros, the length as
-//! four bytes, big end first, and the message. With a terminal there are no frames, and one message
-//! follows the other. Which of the two it is follows from how the container was made, and is never
-//! guessed from the bytes. With `timestamps=1` each message begins with its time and a space.
+//! Without a terminal each message is a frame: a byte for the stream, three zeros, the length as a
+//! 32-bit big-endian number, and the message. With a terminal there are no frames, and the messages
+//! follow each other. The format depends on the container's configuration, and is never detected from
+//! the bytes. With `timestamps=1` each message begins with its time and a space.
 
 mod stamp;
 
@@ -12,27 +12,27 @@ use std::time::SystemTime;
 use bytes::{Buf, Bytes, BytesMut};
 use runtime_core::{Chunk, Error, ErrorKind, LogStream, Result};
 
-use self::stamp::{Clock, Stamp};
-use super::frames::{HEADER, LONGEST, frame_length, words};
+use self::stamp::{Stamp, StampParser};
+use super::frames::{HEADER_LENGTH, MESSAGE_LENGTH_MAX, frame_length, message};
 
-/// How messages are told apart.
+/// The framing of messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Framing {
-    /// By frames.
+    /// Each message is a frame.
     Frames,
-    /// By their contents, of a container with a terminal.
+    /// No frames, for a container with a terminal.
     Terminal,
 }
 
-/// Where engines cut lines.
+/// The positions at which an engine splits lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cut {
-    /// After so many bytes, and nowhere else: Docker gives out what it has of a line when its
-    /// buffer is full or at the end of the stream. A shorter message is the end of its line, also
-    /// where the driver `local` of 20.10 has lost the line end of a line that was cut.
+    /// Only after this number of bytes: Docker flushes a part of a line when its buffer is full, or at the
+    /// end of the stream. A shorter message is the end of its line, even if the driver `local` of 20.10
+    /// has lost the line end of a split line.
     After(usize),
-    /// Anywhere, as Podman's monitor reads it. On a terminal, a message without a line end is over
-    /// when a piece of the body begins with a time, because Podman flushes each message.
+    /// Anywhere, as Podman's monitor reads it. On a terminal, a message without a line end is complete when
+    /// a piece of the body begins with a time, because Podman flushes each message.
     Anywhere,
 }
 
@@ -41,21 +41,21 @@ impl Cut {
     pub(crate) const DOCKER: Self = Self::After(16 << 10);
 }
 
-/// Takes bytes in, gives chunks out.
+/// Parser of a log stream.
 #[derive(Debug)]
 pub(crate) struct Demux {
     framing: Framing,
     cut: Cut,
-    clock: Clock,
-    /// What was taken in last and not yet looked at.
+    stamps: StampParser,
+    /// The last pushed bytes that are not parsed yet.
     piece: Bytes,
-    /// Whether a message that is open may end where `piece` begins, if a time stands there.
+    /// Whether a time at the start of `piece` ends the open message.
     may_end: bool,
-    /// The beginning of a frame or a message that goes on in `piece`.
+    /// The start of a frame or message that continues in `piece`.
     held: BytesMut,
-    /// A piece that may be the beginning of a time or go on with the open message.
+    /// A piece that is the start of a time or belongs to the open message.
     doubtful: Bytes,
-    /// The message of a terminal whose time was read; its bytes so far are in `held`.
+    /// The time of the open message of a terminal, whose bytes are in `held`.
     open: Option<SystemTime>,
 }
 
@@ -64,7 +64,7 @@ impl Demux {
         Self {
             framing,
             cut,
-            clock: Clock::default(),
+            stamps: StampParser::default(),
             piece: Bytes::new(),
             may_end: false,
             held: BytesMut::new(),
@@ -73,7 +73,7 @@ impl Demux {
         }
     }
 
-    /// Takes the next bytes. All chunks have to be taken out before.
+    /// Pushes the next bytes. All chunks of the previous bytes have to be popped before.
     pub(crate) fn push(&mut self, piece: Bytes) {
         debug_assert!(self.piece.is_empty(), "chunks were left");
         self.piece = piece;
@@ -85,11 +85,11 @@ impl Demux {
         self.may_end |= self.cut == Cut::Anywhere;
     }
 
-    /// The next chunk of what was taken in.
+    /// Returns the next chunk of the pushed bytes.
     ///
     /// # Errors
-    /// The engine's own error in the stream; a stream that is no log. Nothing can be taken out
-    /// after it.
+    /// An error of the engine in the stream, or `Internal` if the stream is not a log. The parser cannot be
+    /// used after an error.
     pub(crate) fn pop(&mut self) -> Result<Option<Chunk>> {
         match self.framing {
             Framing::Frames => self.pop_frame(),
@@ -97,10 +97,10 @@ impl Demux {
         }
     }
 
-    /// The stream has ended in order: what is left is the last chunk.
+    /// Returns the last chunk after the end of the stream.
     ///
     /// # Errors
-    /// As [`pop`](Self::pop), and `Unavailable` when the stream ended within a frame.
+    /// `Unavailable` if the stream ended within a frame.
     pub(crate) fn finish(&mut self) -> Result<Option<Chunk>> {
         if let Some(time) = self.open {
             let doubtful = std::mem::take(&mut self.doubtful);
@@ -110,15 +110,16 @@ impl Demux {
         if self.held.is_empty() {
             return Ok(None);
         }
-        Err(Error::new(ErrorKind::Unavailable).with_message("the log was cut off within a message"))
+        Err(Error::new(ErrorKind::Unavailable)
+            .with_message("the connection was lost within a message of the log"))
     }
 
     fn pop_frame(&mut self) -> Result<Option<Chunk>> {
         loop {
             let known = if self.held.is_empty() { &self.piece[..] } else { &self.held[..] };
-            let length = match known.first_chunk::<HEADER>() {
-                Some(header) => HEADER + frame_length(header)?,
-                None => HEADER,
+            let length = match known.first_chunk::<HEADER_LENGTH>() {
+                Some(header) => HEADER_LENGTH + frame_length(header)?,
+                None => HEADER_LENGTH,
             };
             if self.held.is_empty() && length <= self.piece.len() {
                 let frame = self.piece.split_to(length);
@@ -133,9 +134,9 @@ impl Demux {
             if self.held.len() < length {
                 return Ok(None);
             }
-            // With the header alone, the length has only now become known.
-            let header = self.held.first_chunk::<HEADER>().copied().unwrap_or_default();
-            if self.held.len() == HEADER + frame_length(&header)? {
+            // If only the header was held, the length is known only now.
+            let header = self.held.first_chunk::<HEADER_LENGTH>().copied().unwrap_or_default();
+            if self.held.len() == HEADER_LENGTH + frame_length(&header)? {
                 let frame = self.held.split().freeze();
                 if let Some(chunk) = self.frame(frame)? {
                     return Ok(Some(chunk));
@@ -144,12 +145,12 @@ impl Demux {
         }
     }
 
-    /// One whole frame; none if there is nothing in it.
+    /// Parses a whole frame. Returns `None` if it is empty.
     fn frame(&mut self, mut frame: Bytes) -> Result<Option<Chunk>> {
         let kind = frame[0];
-        frame.advance(HEADER);
+        frame.advance(HEADER_LENGTH);
         let stream = match kind {
-            // Standard input is shown where output is, as Docker's own client does.
+            // Docker's command line writes frames of stdin to stdout too.
             0 | 1 => LogStream::Stdout,
             2 => LogStream::Stderr,
             _ => return Err(engine_error(&frame)),
@@ -157,13 +158,13 @@ impl Demux {
         if frame.is_empty() {
             return Ok(None);
         }
-        match self.clock.read(&frame) {
+        match self.stamps.parse(&frame) {
             Stamp::Time(time, length) => {
                 frame.advance(length);
                 Ok(Some(self.chunk(time, stream, frame)))
             }
-            // Engines up to 20.10 write an error as if the container had.
-            Stamp::Short | Stamp::No => Err(engine_error(&frame)),
+            // Engines up to 20.10 write their errors into the container's streams.
+            Stamp::Incomplete | Stamp::Invalid => Err(engine_error(&frame)),
         }
     }
 
@@ -179,20 +180,20 @@ impl Demux {
                 return Ok(None);
             }
             if std::mem::take(&mut self.may_end) {
-                match self.clock.read(&self.piece) {
+                match self.stamps.parse(&self.piece) {
                     Stamp::Time(..) => return Ok(Some(self.close(time))),
-                    Stamp::Short => {
+                    Stamp::Incomplete => {
                         self.may_end = true;
                         self.doubtful = std::mem::take(&mut self.piece);
                         return Ok(None);
                     }
-                    // Another driver's buffer is longer.
-                    Stamp::No => {}
+                    // The buffers of other drivers are longer.
+                    Stamp::Invalid => {}
                 }
             }
             let full = match self.cut {
                 Cut::After(full) if self.held.len() < full => full,
-                _ => LONGEST,
+                _ => MESSAGE_LENGTH_MAX,
             };
             let room = full.saturating_sub(self.held.len()).min(self.piece.len());
             let end = self.piece[..room].iter().position(|&byte| byte == b'\n');
@@ -204,57 +205,57 @@ impl Demux {
             }
             self.held.extend_from_slice(&self.piece[..length]);
             self.piece.advance(length);
-            if end.is_some() || self.held.len() >= LONGEST {
+            if end.is_some() || self.held.len() >= MESSAGE_LENGTH_MAX {
                 return Ok(Some(self.close(time)));
             }
             self.may_end = self.held.len() == full;
         }
     }
 
-    /// Reads the time of a message; false if it is not all there.
+    /// Parses the time of a message. Returns `false` if it is incomplete.
     fn read_time(&mut self) -> Result<bool> {
         if self.piece.is_empty() {
             return Ok(false);
         }
         let short = self.held.len();
         if short == 0 {
-            match self.clock.read(&self.piece) {
+            match self.stamps.parse(&self.piece) {
                 Stamp::Time(time, length) => {
                     self.piece.advance(length);
                     self.open(time);
                     return Ok(true);
                 }
-                Stamp::No => return Err(engine_error(&self.piece)),
-                Stamp::Short => {}
+                Stamp::Invalid => return Err(engine_error(&self.piece)),
+                Stamp::Incomplete => {}
             }
         }
-        let more = self.piece.len().min(stamp::LONGEST - short.min(stamp::LONGEST));
+        let more = self.piece.len().min(stamp::LENGTH_MAX - short.min(stamp::LENGTH_MAX));
         self.held.extend_from_slice(&self.piece[..more]);
-        match self.clock.read(&self.held) {
+        match self.stamps.parse(&self.held) {
             Stamp::Time(time, length) => {
                 self.piece.advance(length - short);
                 self.held.clear();
                 self.open(time);
                 Ok(true)
             }
-            Stamp::Short if more == self.piece.len() => {
+            Stamp::Incomplete if more == self.piece.len() => {
                 self.piece.clear();
                 Ok(false)
             }
-            Stamp::Short | Stamp::No => {
+            Stamp::Incomplete | Stamp::Invalid => {
                 self.held.extend_from_slice(&self.piece[more..]);
                 Err(engine_error(&self.held))
             }
         }
     }
 
-    /// Opens the message of this time.
+    /// Begins the message of this time.
     fn open(&mut self, time: SystemTime) {
         self.open = Some(time);
         self.may_end = false;
     }
 
-    /// Closes the message that is open.
+    /// Ends the open message.
     fn close(&mut self, time: SystemTime) -> Chunk {
         self.open = None;
         let bytes = self.held.split().freeze();
@@ -268,9 +269,9 @@ impl Demux {
     }
 }
 
-/// What the engine wrote in place of a message.
+/// Returns the error of an engine that wrote an error in place of a message.
 pub(crate) fn engine_error(text: &[u8]) -> Error {
-    Error::internal(format!("the engine cannot read the log on: {}", words(text)))
+    Error::internal(format!("the engine failed to read the log: {}", message(text)))
 }
 
 #[cfg(test)]

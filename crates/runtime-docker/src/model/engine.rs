@@ -21,9 +21,9 @@ impl ApiVersion {
         Self { major, minor }
     }
 
-    /// The oldest that is spoken: Docker Engine 20.10.
+    /// The oldest supported version: Docker Engine 20.10.
     pub(crate) const OLDEST: Self = Self::new(1, 41);
-    /// The newest that is known.
+    /// The newest supported version.
     pub(crate) const NEWEST: Self = Self::new(1, 53);
 }
 
@@ -42,7 +42,7 @@ impl FromStr for ApiVersion {
     }
 }
 
-/// The kinds of engine that speak this API.
+/// The kinds of engine with this API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flavour {
     /// Docker Engine.
@@ -51,38 +51,38 @@ pub(crate) enum Flavour {
     Podman,
 }
 
-/// The engine at the other end.
+/// The connected engine.
 #[derive(Debug, Clone)]
 pub(crate) struct Engine {
     pub(crate) flavour: Flavour,
-    /// What it calls itself: `Docker Engine`, `Podman Engine`.
+    /// The name that it reports: `Docker Engine`, `Podman Engine`.
     pub(crate) name: String,
     pub(crate) version: String,
-    /// The version of the API that is spoken with it.
+    /// The negotiated version of the API.
     pub(crate) api: ApiVersion,
-    /// The version of its containerd as numbers.
+    /// The version of its containerd.
     pub(crate) containerd: Option<[u32; 3]>,
     /// Its configuration.
     pub(crate) info: Info,
-    pub(crate) clock: Clock,
+    pub(crate) clock: ClockOffset,
 }
 
-/// The engine's clock against ours.
+/// The offset of the engine's clock from this process's clock.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Clock {
+pub(crate) struct ClockOffset {
     ahead: Duration,
     behind: Duration,
 }
 
-/// Clocks that are nearer than this are taken for the same. An answer takes time, so that a
-/// smaller difference says nothing, and most engines are on the caller's machine.
-const SAME_CLOCK: Duration = Duration::from_secs(2);
+/// The offset below which the clocks count as equal. A smaller one cannot be measured, because a response
+/// takes time, and most engines are on the same host.
+const OFFSET_MIN: Duration = Duration::from_secs(2);
 
-impl Clock {
+impl ClockOffset {
     pub(crate) fn compare(engine: Option<SystemTime>, here: SystemTime) -> Self {
         let Some(engine) = engine else { return Self::default() };
         let apart = |time: Result<Duration, _>| -> Duration {
-            time.ok().filter(|apart| *apart >= SAME_CLOCK).unwrap_or_default()
+            time.ok().filter(|apart| *apart >= OFFSET_MIN).unwrap_or_default()
         };
         Self {
             ahead: apart(engine.duration_since(here).map_err(drop)),
@@ -90,7 +90,7 @@ impl Clock {
         }
     }
 
-    /// The engine's time at a time of ours.
+    /// Converts a time of this process to the engine's time.
     pub(crate) fn at(self, time: SystemTime) -> SystemTime {
         (time + self.ahead).checked_sub(self.behind).unwrap_or(SystemTime::UNIX_EPOCH)
     }
@@ -102,9 +102,11 @@ impl Clock {
 }
 
 impl Engine {
+    /// Creates the engine from its responses.
+    ///
     /// # Errors
-    /// `Unsupported` when the engine speaks no version that we do, or runs no Linux containers.
-    pub(crate) fn from_answers(version: Version, info: Info) -> Result<Self> {
+    /// `Unsupported` if there is no common API version, or the engine runs no Linux containers.
+    pub(crate) fn from_responses(version: Version, info: Info) -> Result<Self> {
         let api = version.negotiate()?;
         if !info.os_type.is_empty() && info.os_type != "linux" {
             return Err(Error::new(ErrorKind::Unsupported)
@@ -121,26 +123,26 @@ impl Engine {
         };
         let containerd = version.components.iter().find(|part| part.name == "containerd");
         let containerd = containerd.map(|part| version_numbers(&part.version));
-        let clock = Clock::default();
+        let clock = ClockOffset::default();
         Self { flavour, name, version: version.version, api, info, containerd, clock }
     }
 
-    /// Returns the name and the version of an engine that answers so now.
+    /// Returns the name and the version in a later response to `/version`.
     pub(crate) fn name_and_version(&self, version: Version) -> (String, String) {
         let now = Self::new(version, self.api, self.info.clone());
         (now.name, now.version)
     }
 
-    /// What the user should know of it.
+    /// Returns warnings about the engine's configuration.
     pub(crate) fn warnings(&self) -> Vec<String> {
         let mut warnings = self.info.warnings.clone().unwrap_or_default();
         if self.info.cgroup_driver == "none" {
-            warnings.push("The engine has no cgroups: limits are not offered.".to_owned());
+            warnings.push("the engine has no cgroups, so limits are not supported".to_owned());
         }
         warnings
     }
 
-    /// The version of the engine as numbers: `20.10.24+dfsg1` is `[20, 10, 24]`.
+    /// Returns the version of the engine as numbers: `20.10.24+dfsg1` is `[20, 10, 24]`.
     pub(crate) fn release(&self) -> [u32; 3] {
         version_numbers(&self.version)
     }
@@ -149,19 +151,19 @@ impl Engine {
         self.flavour == Flavour::Podman
     }
 
-    /// Whether it sets the size of an exec's terminal before the process starts (`ConsoleSize`). Podman
-    /// 5.8 speaks the version of the API that has it, and ignores it.
-    pub(crate) fn takes_size_at_start(&self) -> bool {
+    /// Whether the engine sets the size of an exec's terminal before the process starts (`ConsoleSize`).
+    /// Podman 5.8 has the API version of this parameter, and ignores it.
+    pub(crate) fn sets_size_at_start(&self) -> bool {
         !self.is_podman() && self.api >= ApiVersion::new(1, 42)
     }
 
-    /// Whether it returns the times of a log to the nanosecond. Podman before 5.8 leaves the fraction
-    /// of the second out (containers/podman#27691).
+    /// Whether log times have nanoseconds. Podman before 5.8 omits the fraction of a second
+    /// (containers/podman#27691).
     pub(crate) fn has_exact_log_times(&self) -> bool {
         !self.is_podman() || self.release() >= [5, 8, 0]
     }
 
-    /// Whether it reports a kill by the memory limit. Podman before 5.0 does not
+    /// Whether the engine reports a kill by the memory limit. Podman before 5.0 does not
     /// (containers/podman#13102).
     pub(crate) fn reports_out_of_memory(&self) -> bool {
         !self.is_podman() || self.release() >= [5, 0, 0]
@@ -174,7 +176,7 @@ impl fmt::Display for Engine {
     }
 }
 
-/// The answer of `/version`.
+/// The response of `/version`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Version {
@@ -198,7 +200,7 @@ impl Version {
     pub(crate) fn negotiate(&self) -> Result<ApiVersion> {
         let parse = |text: &str| {
             text.parse::<ApiVersion>().map_err(|source| {
-                Error::internal(format!("{text:?} is no API version")).with_source(source)
+                Error::internal(format!("{text:?} is not an API version")).with_source(source)
             })
         };
         let newest = parse(&self.api_version)?;
@@ -209,7 +211,7 @@ impl Version {
         if newest < ApiVersion::OLDEST || oldest > ApiVersion::NEWEST {
             return Err(Error::new(ErrorKind::Unsupported)
                 .with_message(format!(
-                    "engine {} speaks API versions {oldest} to {newest}, this library {} to {}",
+                    "engine {} supports API versions {oldest} to {newest}, this library {} to {}",
                     self.version,
                     ApiVersion::OLDEST,
                     ApiVersion::NEWEST
@@ -220,7 +222,7 @@ impl Version {
     }
 }
 
-/// What of `/info` decides on capabilities. What an engine leaves out is false or empty.
+/// The parts of `/info` that capabilities depend on. Fields that an engine omits are false or empty.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(crate) struct Info {
@@ -247,7 +249,7 @@ pub(crate) struct Info {
     pub(crate) discovered_devices: Option<Vec<DiscoveredDevice>>,
 }
 
-/// A device that the engine found by itself (from API 1.50 on).
+/// A device that the engine discovered (since API 1.50).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(crate) struct DiscoveredDevice {
@@ -262,7 +264,7 @@ impl Info {
         self.runtimes.contains_key("nvidia")
     }
 
-    /// Whether the engine has found NVIDIA GPUs by CDI.
+    /// Whether the engine has discovered NVIDIA GPUs by CDI.
     pub(crate) fn has_nvidia_cdi(&self) -> bool {
         let devices = self.discovered_devices.as_deref().unwrap_or_default();
         devices

@@ -1,4 +1,4 @@
-//! An event of the engine.
+//! Events of the engine.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::time::from_nanos;
 
-/// One event of the engine.
+/// An event of the engine.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Message {
@@ -25,14 +25,14 @@ pub(crate) struct Message {
 struct Actor {
     #[serde(rename = "ID")]
     id: String,
-    /// The labels, and some more.
+    /// The container's labels, and attributes of the event.
     #[serde(rename = "Attributes")]
     attributes: BTreeMap<String, String>,
 }
 
 impl Message {
-    /// Whether it tells of the end of this container.
-    pub(crate) fn is_end_of(&self, id: &str) -> bool {
+    /// Whether this is the exit of the container.
+    pub(crate) fn is_exit_of(&self, id: &str) -> bool {
         self.action() == "die" && self.actor.id == id
     }
 
@@ -44,7 +44,7 @@ impl Message {
         &self.action
     }
 
-    /// The exit that a `die` carries.
+    /// Returns the exit in a `die` event.
     pub(crate) fn exit(&self) -> Option<Exit> {
         let code = self.attribute("exitCode").or_else(|| self.attribute("containerExitCode"))?;
         Some(Exit::from_code(code.parse().ok()?).with_ended_at(from_nanos(self.time_nano)))

@@ -1,47 +1,47 @@
-//! Takes a stream of frames apart whose messages have no times: a session's, and a raw log's.
+//! Splits a stream of frames whose messages have no times: of a session, or a raw log.
 
 use bytes::{Buf, Bytes, BytesMut};
 use runtime_core::{Error, ErrorKind, Result};
 
-/// The longest message that is believed. Docker's are 16 KiB and a time; Podman joins pieces of a
-/// line at times. More than this is no log.
-pub(super) const LONGEST: usize = 16 << 20;
+/// The length limit of a message. Docker's have up to 16 KiB and a time, and Podman sometimes joins
+/// pieces of a line. A stream with a longer message is not a log.
+pub(super) const MESSAGE_LENGTH_MAX: usize = 16 << 20;
 
 /// The length of a frame's header.
-pub(super) const HEADER: usize = 8;
+pub(super) const HEADER_LENGTH: usize = 8;
 
-/// The longest text of an engine's error that is passed on.
-const LONGEST_ERROR: usize = 1024;
+/// The length limit of the engine's message in an error.
+const ERROR_LENGTH_MAX: usize = 1024;
 
-/// What the engine said in place of a message.
-pub(crate) fn words(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(&bytes[..bytes.len().min(LONGEST_ERROR)]).trim().to_owned()
+/// Returns the text of an error that the engine wrote in place of a message.
+pub(crate) fn message(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(&bytes[..bytes.len().min(ERROR_LENGTH_MAX)]).trim().to_owned()
 }
 
-/// What a message is.
+/// The kind of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Stdout,
     Stderr,
-    /// The engine's own words: it cannot go on.
+    /// An error of the engine, after which the stream ends.
     Engine,
 }
 
-/// Takes messages apart as they come, without waiting for the whole of one.
+/// Parser of frames. It returns partial messages without buffering them.
 #[derive(Debug, Default)]
 pub(crate) struct Frames {
-    /// The beginning of a header.
+    /// The start of an incomplete header.
     header: BytesMut,
-    /// How long the message is that is open, and what is left of it.
+    /// The length of the open message, and of the rest of it.
     length: usize,
     left: usize,
-    /// Whether the bytes that were given last are the beginning of a message.
+    /// Whether the last returned bytes are the start of a message.
     begins: bool,
     kind: u8,
 }
 
 impl Frames {
-    /// The next bytes of a stream in `piece`; none when all of it was taken.
+    /// Returns the next bytes of one stream in `piece`, `None` if it is consumed.
     pub(crate) fn next(&mut self, piece: &mut Bytes) -> Result<Option<(Kind, Bytes)>> {
         loop {
             if piece.is_empty() {
@@ -52,17 +52,17 @@ impl Frames {
                 self.begins = self.left == self.length;
                 self.left -= bytes.len();
                 let kind = match self.kind {
-                    // Standard input is shown where output is, as Docker's own client does.
+                    // Docker's command line writes frames of stdin to stdout too.
                     0 | 1 => Kind::Stdout,
                     2 => Kind::Stderr,
                     _ => Kind::Engine,
                 };
                 return Ok(Some((kind, bytes)));
             }
-            let missing = (HEADER - self.header.len()).min(piece.len());
+            let missing = (HEADER_LENGTH - self.header.len()).min(piece.len());
             self.header.extend_from_slice(&piece[..missing]);
             piece.advance(missing);
-            if let Some(header) = self.header.first_chunk::<HEADER>() {
+            if let Some(header) = self.header.first_chunk::<HEADER_LENGTH>() {
                 self.length = frame_length(header)?;
                 self.left = self.length;
                 self.kind = header[0];
@@ -71,32 +71,31 @@ impl Frames {
         }
     }
 
-    /// Whether the bytes that were given last are the beginning of a message.
+    /// Whether the last returned bytes are the start of a message.
     pub(crate) fn begins(&self) -> bool {
         self.begins
     }
 
-    /// Whether a message was begun.
+    /// Whether a message is incomplete.
     pub(crate) fn is_within(&self) -> bool {
         self.left > 0 || !self.header.is_empty()
     }
 }
 
-/// The length of a frame's message.
-pub(super) fn frame_length(header: &[u8; HEADER]) -> Result<usize> {
-    let [kind, 0, 0, 0, length @ ..] = *header else { return Err(no_log(header)) };
+/// Parses the length of a frame's message.
+pub(super) fn frame_length(header: &[u8; HEADER_LENGTH]) -> Result<usize> {
+    let [kind, 0, 0, 0, length @ ..] = *header else { return Err(invalid_header(header)) };
     let length = u32::from_be_bytes(length) as usize;
-    if kind > 3 || length > LONGEST { Err(no_log(header)) } else { Ok(length) }
+    if kind > 3 || length > MESSAGE_LENGTH_MAX { Err(invalid_header(header)) } else { Ok(length) }
 }
 
-fn no_log(header: &[u8]) -> Error {
-    // Podman 4.3 was seen to end a log that it had begun to give with the JSON of an error, when it
-    // was busy. A follower opens the log again.
+fn invalid_header(header: &[u8]) -> Error {
+    // A busy Podman 4.3 sometimes ends a log with an error as JSON. A follower reopens the log.
     if header.starts_with(br#"{"cause""#) {
         return Error::new(ErrorKind::Unavailable)
-            .with_message("the engine has put an error of its own in place of the log");
+            .with_message("the engine ended the log with an error");
     }
-    Error::internal(format!("the stream is not what the engine's API says: {header:02x?}"))
+    Error::internal(format!("the stream has an invalid frame header: {header:02x?}"))
 }
 
 #[cfg(test)]
@@ -120,7 +119,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn cuts_change_nothing(
+        fn pieces_do_not_change_result(
             messages in prop::collection::vec((0_u8..3, prop::collection::vec(any::<u8>(), 0..40)), 0..20),
             cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
         ) {
@@ -147,10 +146,10 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_the_engine_and_a_stream_that_is_none_are_errors() {
+    fn engine_error_and_invalid_stream_are_reported() {
         let mut piece = Bytes::from(frame(3, b"the disk is full"));
         let (kind, bytes) = Frames::default().next(&mut piece).unwrap().unwrap();
-        assert_eq!((kind, &*words(&bytes)), (Kind::Engine, "the disk is full"));
+        assert_eq!((kind, &*message(&bytes)), (Kind::Engine, "the disk is full"));
         let noise = Bytes::from_static(b"HTTP/1.1 200 OK");
         assert_eq!(
             take_all(&mut Frames::default(), noise).unwrap_err().kind(),
@@ -159,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn the_middle_of_a_message_is_known() {
+    fn incomplete_message_is_detected() {
         for length in 1..12 {
             let mut frames = Frames::default();
             take_all(&mut frames, Bytes::from(frame(1, b"word")).slice(..length)).unwrap();

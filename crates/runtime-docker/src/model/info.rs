@@ -1,4 +1,4 @@
-//! The engine's answers about containers in our terms.
+//! Converts inspected and listed containers to `ContainerInfo`.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,27 +13,28 @@ use super::inspect::{HostConfig, Inspect, State};
 use super::labels::own_labels;
 use super::time::parse_rfc3339;
 
-/// The image as the caller asked for it. The engines keep it in whatever form they like: Podman
-/// puts the digest there, Docker's list the id once the tag has moved on.
+/// The label with the requested image reference. The engines do not keep it: Podman replaces it by the
+/// digest, and Docker's list by the id once the tag refers to another image.
 pub(crate) const LABEL_IMAGE: &str = "container-runtime/image";
 
 impl Inspect {
-    /// Where in its life the container is.
+    /// Returns the status.
     pub(crate) fn status(&self) -> ContainerStatus {
         self.state.lifecycle()
     }
 
-    /// How it ended, as far as the engine knows.
+    /// Returns the exit, as far as the engine has it.
     pub(crate) fn exit(&self) -> Option<Exit> {
         self.state.exit()
     }
 
-    /// Whether it has ended, but its files and networks are still held. Podman alone says so.
+    /// Whether the container has ended, and its files and networks are still being released. Only Podman
+    /// reports this state.
     pub(crate) fn is_being_cleaned_up(&self) -> bool {
         self.state.status == "stopped"
     }
 
-    /// Whether it ended as the limit on memory ends one, without the engine's word for it.
+    /// Whether the container may have been killed by the memory limit, and the engine does not report it.
     pub(crate) fn is_unexplained_kill(&self) -> bool {
         self.host_config.memory > 0 && self.state.is_killed() && !self.state.oom_killed
     }
@@ -51,11 +52,11 @@ impl Inspect {
         self.config.labels.as_ref().unwrap_or(&NONE)
     }
 
-    /// What [`Container::info`](runtime_core::Container::info) answers. `known` is the exit as
-    /// this process knows it.
+    /// Returns the result of [`Container::info`](runtime_core::Container::info). `known` is the exit that
+    /// this process has cached.
     pub(crate) fn info(&self, known: Option<Exit>) -> ContainerInfo {
         let exit = known.or_else(|| self.exit());
-        // Podman forgets a start that failed; this process does not.
+        // Podman does not record a failed start. This process does.
         let status = if exit.is_some() { ContainerStatus::Exited } else { self.status() };
         let mut info = ContainerInfo::new(self.id(), self.name(), status);
         info.image = image_info(&self.config.image, &self.image, self.labels());
@@ -81,8 +82,8 @@ impl Inspect {
             let Some(container_port) = tcp_port(port) else { continue };
             for binding in bindings.iter().flatten() {
                 if let Ok(host_port) = binding.host_port.parse::<u16>() {
-                    // An engine may publish on IPv4 and IPv6, and not on the same port. The one
-                    // that every host can reach counts.
+                    // An engine can publish on different ports on IPv4 and IPv6. The IPv4 port is used,
+                    // because every host can reach it.
                     let v4 = !binding.host_ip.contains(':');
                     note_port(&mut ports, container_port, host_port, v4);
                 }
@@ -105,25 +106,25 @@ impl HostConfig {
     }
 }
 
-const INVENTED: &str = "the engine has not seen how it ended, and says 255 for that";
+const INVENTED: &str = "the engine did not observe the exit, and reports 255";
 
 impl State {
     fn lifecycle(&self) -> ContainerStatus {
         let status = status_of(&self.status, self.running);
-        // So the engine leaves a container whose start failed.
+        // The state of a container after a failed start.
         if status == ContainerStatus::Created && (self.exit_code != 0 || !self.error.is_empty()) {
             return ContainerStatus::Exited;
         }
         status
     }
 
-    /// Whether a kill ended it, as far as its code says.
+    /// Whether the exit code is that of a kill.
     fn is_killed(&self) -> bool {
         self.exit_code == 128 + i64::from(Signal::KILL.number())
             && self.lifecycle() == ContainerStatus::Exited
     }
 
-    /// Whether it ended with the code that the engine gives when it does not know the code.
+    /// Whether the exit code is the one that the engine reports for an unknown code.
     pub(crate) fn may_be_invented(&self) -> bool {
         self.exit_code == 255 && self.lifecycle() == ContainerStatus::Exited
     }
@@ -137,7 +138,7 @@ impl State {
         }
         let (started_at, ended_at) = self.times();
         if started_at.is_none() && ended_at.is_none() {
-            // It was never started, or could not be. The code that stands there is the engine's.
+            // Never started, or failed to start. The exit code is set by the engine.
             let going = self.dead || self.status == "removing" || self.status == "dead";
             let reason = match going && self.error.is_empty() {
                 true => ExitReason::Removed,
@@ -159,9 +160,8 @@ impl State {
         Some(exit)
     }
 
-    /// When it started and ended. The engines take the one time before they let the process go
-    /// or after, and the other from the process's end, so that those of a short run can come in
-    /// the wrong order: the start then was not later than the end.
+    /// Returns the times of start and end. The engines may take the start time after the process has run,
+    /// so the times of a short run can be out of order. The start is then set to the end.
     fn times(&self) -> (Option<SystemTime>, Option<SystemTime>) {
         let started = parse_rfc3339(self.started_at.as_bytes());
         let ended = parse_rfc3339(self.finished_at.as_bytes())
@@ -173,14 +173,14 @@ impl State {
     }
 }
 
-/// The end of a container that a removal killed: the code is that of the removal.
+/// Returns the exit of a container that a removal killed, without the exit code of the kill.
 pub(crate) fn removed(exit: &Exit) -> Exit {
     Exit::new(ExitReason::Removed).with_ended_at(exit.ended_at)
 }
 
-/// The engine's word for a state. One that is not known says less than whether it runs.
-fn status_of(word: &str, running: bool) -> ContainerStatus {
-    match word {
+/// Converts the engine's name of a state. An unknown name is ignored in favour of `running`.
+fn status_of(name: &str, running: bool) -> ContainerStatus {
+    match name {
         "created" | "configured" | "initialized" => ContainerStatus::Created,
         "running" | "paused" | "restarting" | "stopping" => ContainerStatus::Running,
         "exited" | "dead" | "stopped" | "removing" => ContainerStatus::Exited,
@@ -189,7 +189,7 @@ fn status_of(word: &str, running: bool) -> ContainerStatus {
     }
 }
 
-/// One container of the answer to `/containers/json`.
+/// One container in the response of `/containers/json`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(crate) struct Summary {
@@ -198,12 +198,12 @@ pub(crate) struct Summary {
     pub(crate) image: String,
     #[serde(rename = "ImageID")]
     pub(crate) image_id: String,
-    /// In seconds since 1970.
+    /// Seconds since 1970.
     pub(crate) created: i64,
     pub(crate) ports: Option<Vec<SummaryPort>>,
     pub(crate) labels: Option<BTreeMap<String, String>>,
     pub(crate) state: String,
-    /// In words: `Up 2 minutes`.
+    /// Such as `Up 2 minutes`.
     pub(crate) status: String,
 }
 
@@ -219,7 +219,7 @@ pub(crate) struct SummaryPort {
 }
 
 impl Summary {
-    /// The name, without the names that links to other containers add.
+    /// Returns the name, without the names from links to other containers.
     pub(crate) fn name(&self) -> &str {
         let names = self.names.as_deref().unwrap_or_default();
         let own = names.iter().find(|name| !name.trim_start_matches('/').contains('/'));
@@ -234,13 +234,13 @@ impl Summary {
         self.labels.as_ref()?.get(key).map(String::as_str)
     }
 
-    /// When it was created.
+    /// Returns the creation time.
     pub(crate) fn created_at(&self) -> Option<SystemTime> {
         let seconds = u64::try_from(self.created).ok().filter(|seconds| *seconds > 0)?;
         UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
     }
 
-    /// What a listing says. `known` is the exit as this process knows it.
+    /// Returns the info of a listed container. `known` is the exit that this process has cached.
     pub(crate) fn info(&self, known: Option<Exit>) -> ContainerInfo {
         let status = if known.is_some() { ContainerStatus::Exited } else { self.status() };
         let mut info = ContainerInfo::new(ContainerId::new(&self.id), self.name(), status);
@@ -280,7 +280,7 @@ fn bindings(ports: BTreeMap<u16, (bool, u16)>) -> Vec<TcpPortBinding> {
         .collect()
 }
 
-/// `80/tcp` is 80.
+/// Parses a port such as `80/tcp`.
 fn tcp_port(port: &str) -> Option<u16> {
     match port.split_once('/') {
         Some((port, "tcp")) => port.parse().ok(),
@@ -297,7 +297,7 @@ fn image_info(named: &str, id: &str, labels: &BTreeMap<String, String>) -> Image
     }
     image.resolved = Some(named.to_owned()).filter(|named| named.contains('@'));
     image.id = Some(id.to_owned()).filter(|id| !id.is_empty()).map(|id| {
-        // Podman leaves the algorithm out here and there.
+        // Podman omits the algorithm in some responses.
         if id.len() == 64 { format!("sha256:{id}") } else { id }
     });
     image

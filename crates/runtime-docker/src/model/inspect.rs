@@ -1,7 +1,7 @@
-//! The answer of `/containers/{id}/json`, as far as it is used.
+//! The response of `/containers/{id}/json`, as far as it is used.
 //!
-//! It is read by types of our own: bollard's refuse a whole answer for one state or mode that
-//! they do not know.
+//! It does not use bollard's types, because they fail to parse a whole response for one unknown state
+//! or mode.
 
 use std::collections::BTreeMap;
 
@@ -11,12 +11,12 @@ use serde::Deserialize;
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Inspect {
     pub(crate) id: String,
-    /// With a slash before it.
+    /// With a leading slash.
     #[serde(default)]
     pub(crate) name: String,
     #[serde(default)]
     pub(crate) created: String,
-    /// The id of the image.
+    /// The image id.
     #[serde(default)]
     pub(crate) image: String,
     #[serde(default)]
@@ -36,14 +36,14 @@ pub(crate) struct State {
     pub(crate) running: bool,
     pub(crate) paused: bool,
     pub(crate) dead: bool,
-    /// The engine's word, or the kernel's where the engine has missed it.
+    /// Reported by the engine, or by the kernel's log if the engine has missed it.
     #[serde(rename = "OOMKilled")]
     pub(crate) oom_killed: bool,
     pub(crate) exit_code: i64,
     pub(crate) error: String,
     pub(crate) started_at: String,
     pub(crate) finished_at: String,
-    /// The code and the time of the end are the engine's own, not the container's.
+    /// Whether the exit code and the end time are made up by the engine.
     #[serde(skip)]
     pub(crate) code_is_invented: bool,
 }
@@ -51,7 +51,7 @@ pub(crate) struct State {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(crate) struct Config {
-    /// The image as it was asked for.
+    /// The requested image.
     pub(crate) image: String,
     pub(crate) labels: Option<BTreeMap<String, String>>,
     pub(crate) tty: bool,
@@ -82,7 +82,7 @@ pub(crate) struct Mount {
 }
 
 impl Inspect {
-    /// Where it was made with file systems in memory.
+    /// Returns the mount points of its tmpfs file systems.
     pub(crate) fn tmpfs(&self) -> Vec<String> {
         let config = &self.host_config;
         let mounts = config.mounts.iter().flatten().filter(|mount| mount.kind == "tmpfs");
@@ -100,11 +100,10 @@ pub(crate) struct LogConfig {
 }
 
 impl LogConfig {
-    /// Whether the engine throws away the oldest part of the log when it has reached a size.
+    /// Whether the engine deletes the oldest part of the log at a size limit.
     ///
-    /// `json-file` does with `max-size`, and the engine adds its own defaults at the create.
-    /// `local` always does. Of drivers whose log cannot be read the engine keeps a cache, which is
-    /// a `local` log.
+    /// `json-file` has a limit if `max-size` is set. The engine adds its default options at the create.
+    /// `local` always has a limit, also as the cache of drivers whose log cannot be read.
     pub(crate) fn rotates(&self) -> bool {
         match self.driver.as_str() {
             "json-file" => self.config.iter().flatten().any(|(key, _)| key == "max-size"),
@@ -117,7 +116,7 @@ impl LogConfig {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(crate) struct NetworkSettings {
-    /// `80/tcp` to where it is on the host.
+    /// From a port such as `80/tcp` to its bindings on the host.
     pub(crate) ports: Option<BTreeMap<String, Option<Vec<PortBinding>>>>,
 }
 
@@ -135,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn logs_with_a_largest_size_rotate() {
+    fn logs_with_size_limit_rotate() {
         let rotates = |config: serde_json::Value| {
             serde_json::from_value::<LogConfig>(config).unwrap().rotates()
         };

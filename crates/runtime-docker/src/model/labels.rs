@@ -1,23 +1,23 @@
-//! The caller's labels among those that a container has.
+//! The caller's labels among the labels of a container.
 //!
-//! The engines put an image's labels on its containers and do not say which are which, and Podman
-//! cuts a key at its first `=`. So the caller's own are kept whole in one more label.
+//! The engines add an image's labels to its containers without a mark, and Podman truncates a key at its
+//! first `=`. Therefore an additional label stores the caller's labels as JSON.
 
 use std::collections::BTreeMap;
 
 use runtime_core::{LABEL_MANAGED, LABEL_PREFIX, LABEL_SCOPE, LabelFilter, Scope};
 
-/// The caller's labels, as a JSON object.
+/// The label with the caller's labels, as a JSON object.
 pub(crate) const LABEL_OWN: &str = "container-runtime/labels";
 
-/// The value of [`LABEL_OWN`] for a container with these labels.
+/// Returns the value of [`LABEL_OWN`] for these labels.
 pub(crate) fn own_as_text(labels: &BTreeMap<String, String>) -> String {
     let own: BTreeMap<&String, &String> =
         labels.iter().filter(|(key, _)| !key.starts_with(LABEL_PREFIX)).collect();
     serde_json::json!(own).to_string()
 }
 
-/// The labels of a container that its caller gave.
+/// Returns the caller's labels among the labels of a container.
 pub(crate) fn own_labels(labels: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     own_of_text(labels.get(LABEL_OWN).map(String::as_str)).unwrap_or_else(|| {
         labels
@@ -28,8 +28,7 @@ pub(crate) fn own_labels(labels: &BTreeMap<String, String>) -> BTreeMap<String, 
     })
 }
 
-/// Whether a container has all labels of a filter, by its caller and not by its image. `label`
-/// looks one up among all that the engine has.
+/// Whether the caller's labels of a container match a filter. `label` returns one of the engine's labels.
 pub(crate) fn has_labels<'a>(
     filter: &LabelFilter,
     label: impl Fn(&str) -> Option<&'a str>,
@@ -44,12 +43,12 @@ pub(crate) fn has_labels<'a>(
     })
 }
 
-/// Whether a container was made by this library for this scope.
+/// Whether a container was created by this library in this scope.
 pub(crate) fn is_ours<'a>(scope: &Scope, label: impl Fn(&str) -> Option<&'a str>) -> bool {
     label(LABEL_MANAGED) == Some("true") && label(LABEL_SCOPE) == Some(scope.as_str())
 }
 
-/// `None` for a container that does not say it: any label then counts as its caller's.
+/// Parses [`LABEL_OWN`]. Without it, all labels count as the caller's.
 fn own_of_text(label: Option<&str>) -> Option<BTreeMap<String, String>> {
     serde_json::from_str(label?).ok()
 }
@@ -63,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_of_the_image_are_not_the_callers() {
+    fn labels_of_image_are_excluded() {
         let given = map([("mine", "1"), ("with \"quotes\"", ""), ("container-runtime/nonce", "n")]);
         let own = own_as_text(&given);
         let mut seen = given.clone();
@@ -85,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn without_the_list_all_labels_count() {
+    fn labels_without_own_label_all_count() {
         let seen = map([("a", "1"), ("container-runtime/scope", "s")]);
         assert_eq!(own_labels(&seen), map([("a", "1")]));
     }

@@ -1,4 +1,4 @@
-//! The engine's answers and requests in this library's terms. Nothing here sends a request.
+//! Pure conversions between the engine's API and the types of `runtime-core`.
 
 pub(crate) mod capabilities;
 pub(crate) mod demux;

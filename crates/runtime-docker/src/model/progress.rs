@@ -1,4 +1,4 @@
-//! The progress of a pull, from the lines of the engine's answer.
+//! The progress of a pull, from the lines of the engine's response.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use runtime_core::PullEvent;
 use serde::Deserialize;
 
-/// A line of the answer.
+/// A line of the response.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Line {
@@ -23,14 +23,14 @@ struct Detail {
     total: Option<i64>,
 }
 
-/// The longest line that is believed. The engines' are a few hundred bytes.
-const LONGEST_LINE: usize = 1 << 20;
+/// The length limit of a line. The engines' have a few hundred bytes.
+const LINE_LENGTH_MAX: usize = 1 << 20;
 
-/// Lines of bytes that come in any pieces.
+/// Splits a stream of bytes into lines.
 #[derive(Debug, Default)]
 pub(crate) struct Lines {
     buffer: BytesMut,
-    /// How far it was searched for a line end.
+    /// The length of the buffer's start without a line end.
     searched: usize,
 }
 
@@ -39,7 +39,7 @@ impl Lines {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next whole line, without its end. Podman ends some with `\r\n`.
+    /// Returns the next whole line without its end. Podman ends some lines with `\r\n`.
     pub(crate) fn next(&mut self) -> Option<Bytes> {
         let at = self.buffer[self.searched..].iter().position(|&byte| byte == b'\n');
         let Some(at) = at else {
@@ -51,14 +51,14 @@ impl Lines {
         Some(line.slice(..line.trim_ascii_end().len()))
     }
 
-    /// What is left when no more comes.
+    /// Returns the rest after the end of the stream.
     pub(crate) fn rest(&mut self) -> Bytes {
         self.searched = 0;
         self.buffer.split().freeze()
     }
 
     pub(crate) fn is_too_long(&self) -> bool {
-        self.buffer.len() > LONGEST_LINE
+        self.buffer.len() > LINE_LENGTH_MAX
     }
 }
 
@@ -76,17 +76,17 @@ struct Layer {
 }
 
 impl Progress {
-    /// Takes a line of the answer.
+    /// Parses a line of the response.
     ///
     /// # Errors
-    /// The engine's words when the line says that the pull failed, or that it makes no sense.
+    /// The engine's message if the pull failed, or a message that the line is invalid.
     pub(crate) fn take(&mut self, line: &[u8]) -> Result<Vec<PullEvent>, String> {
         if line.is_empty() {
             return Ok(Vec::new());
         }
         let Ok(line) = serde_json::from_slice::<Line>(line) else {
             return Err(format!(
-                "the engine's answer makes no sense: {:?}",
+                "failed to parse the engine's response: {:?}",
                 String::from_utf8_lossy(&line[..line.len().min(200)])
             ));
         };
@@ -100,7 +100,7 @@ impl Progress {
             (count(line.progress_detail.current), count(line.progress_detail.total));
         let moved = |layer: &mut Layer, current: u64, total: Option<u64>| {
             layer.total = total.filter(|total| *total > 0).or(layer.total);
-            // A download that is tried again begins at 0: the bar waits for it.
+            // A retried download begins at 0. The progress does not go back.
             let current = current.min(layer.total.unwrap_or(u64::MAX));
             let news = current > layer.current;
             layer.current = layer.current.max(current);
@@ -123,7 +123,7 @@ impl Progress {
                     });
                 }
             }
-            // Only the bytes that come are counted: extracting them is a second way through.
+            // Only downloaded bytes are counted, and not the extraction of the same bytes.
             "Extracting" | "Download complete" => {
                 let layer = self.layers.entry(id.clone()).or_default();
                 let whole = total.or(layer.total).unwrap_or(0);
@@ -146,7 +146,7 @@ impl Progress {
         Ok(events)
     }
 
-    /// The layers that nobody said were done. Podman never says it.
+    /// Returns `LayerDone` for the layers without that status. Podman never sends it.
     pub(crate) fn finish(self) -> impl Iterator<Item = PullEvent> {
         self.layers
             .into_iter()
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_of_a_layer_only_grow_and_end_at_the_total() {
+    fn layer_progress_grows_to_total() {
         let events = take_all(&[
             r#"{"status":"Pulling from a","id":"1"}"#,
             r#"{"status":"Pulling fs layer","progressDetail":{},"id":"l"}"#,
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn podman_never_says_that_a_layer_is_done() {
+    fn layers_without_status_are_done_at_end() {
         let events = take_all(&[
             r#"{"status":"Pulling fs layer","progressDetail":{},"id":"l"}"#,
             r#"{"status":"Download complete","progressDetail":{},"id":"l"}"#,
@@ -203,16 +203,16 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_in_the_middle_is_one() {
+    fn error_line_returns_error() {
         let mut progress = Progress::default();
-        let said = progress.take(br#"{"errorDetail":{"message":"x"},"error":"x"}"#);
-        assert_eq!(said, Err("x".to_owned()));
+        let failed = progress.take(br#"{"errorDetail":{"message":"x"},"error":"x"}"#);
+        assert_eq!(failed, Err("x".to_owned()));
         assert!(progress.take(b"<html>").is_err());
     }
 
     proptest::proptest! {
         #[test]
-        fn lines_are_the_same_in_whatever_pieces(
+        fn lines_in_any_pieces_are_same(
             text in "[ab\r\n]{0,60}", cuts in proptest::collection::vec(0_usize..60, 0..8)
         ) {
             let mut cuts: Vec<_> = cuts.into_iter().map(|cut| cut.min(text.len())).collect();
@@ -235,7 +235,7 @@ mod tests {
         }
 
         #[test]
-        fn no_line_makes_it_panic(line in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+        fn any_line_does_not_panic(line in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
             let _ = Progress::default().take(&line);
         }
     }

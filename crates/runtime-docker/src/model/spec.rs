@@ -1,4 +1,4 @@
-//! Our spec as the body of the engine's create.
+//! Converts a spec to the body of a create request.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use super::engine::{Engine, Flavour};
 use super::info::LABEL_IMAGE;
 use super::labels::{LABEL_OWN, own_as_text};
 
-/// A create, ready to be sent.
+/// A create request.
 #[derive(Debug, Clone)]
 pub(crate) struct Create {
     pub(crate) name: ContainerName,
@@ -29,10 +29,12 @@ pub(crate) struct Create {
 }
 
 impl Create {
+    /// Converts a spec.
+    ///
     /// # Errors
-    /// `InvalidArgument` for what does not fit into the engine's numbers.
+    /// `InvalidArgument` for values out of the engine's range.
     pub(crate) fn new(spec: PreparedSpec, engine: &Engine) -> Result<Self> {
-        // Taken apart whole, so that a new field does not compile until it is decided on here.
+        // Without `..`, so that a new field does not compile until it is handled here.
         let PreparedSpec {
             image,
             auth,
@@ -70,7 +72,7 @@ impl Create {
         let (plain, binds) = mounts_and_binds(&mounts, engine)?;
         let host_config = HostConfig {
             memory,
-            // Unset, it would be twice the memory: the limit, and as much again of swap.
+            // The default is twice the memory limit, which allows the same amount of swap.
             memory_swap: memory,
             shm_size: shared_memory.map(|bytes| signed("shared_memory", bytes)).transpose()?,
             cpu_shares,
@@ -90,7 +92,7 @@ impl Create {
         let mut labels: HashMap<String, String> = labels.into_iter().collect();
         labels.insert(LABEL_OWN.to_owned(), own);
         labels.insert(LABEL_IMAGE.to_owned(), image.to_string());
-        // A name alone removes the variable of the image.
+        // A name without a value removes the variable of the image.
         let env = env.into_iter().map(|(name, value)| format!("{name}={value}")).chain(unset_env);
         let body = ContainerCreateBody {
             image: Some(engine_name(&image)),
@@ -103,8 +105,8 @@ impl Create {
             working_dir,
             exposed_ports: some(ports),
             open_stdin: Some(stdin),
-            // With the end of the first attach its input ends: what reads to the end of its
-            // input could not come to an end otherwise.
+            // Closes the input at the end of the first attach. Otherwise a process that reads to the end of
+            // its input would not end.
             stdin_once: Some(stdin),
             tty: Some(interactive == Interactive::Terminal),
             stop_signal: stop_signal.map(|signal| signal.to_string()),
@@ -115,15 +117,15 @@ impl Create {
         Ok(Self { name, nonce, image, auth, pull_policy, stop_grace, body })
     }
 
-    /// Whether the spec asks for no arguments at all. An engine takes an empty list for none
-    /// given, and would use the image's: the image's entrypoint has to be given with it.
-    pub(crate) fn wants_no_arguments(&self) -> bool {
+    /// Whether the spec has an empty list of arguments. The engines treat it as absent and use the image's
+    /// arguments, unless the request has an entrypoint.
+    pub(crate) fn has_empty_arguments(&self) -> bool {
         self.body.entrypoint.is_none() && self.body.cmd.as_ref().is_some_and(Vec::is_empty)
     }
 }
 
-/// The name by which the engine is asked for an image. A digest says all; the tag beside it, which
-/// some engines do not take, says nothing more.
+/// Returns the name of an image in requests. A tag beside a digest is omitted, because some engines refuse
+/// both.
 pub(crate) fn engine_name(image: &ImageRef) -> String {
     match image.digest() {
         Some(digest) if !image.is_id() => format!("{}@{digest}", image.name()),
@@ -131,10 +133,10 @@ pub(crate) fn engine_name(image: &ImageRef) -> String {
     }
 }
 
-/// The log driver to ask for. Where the engine's own default keeps the log in files of its own,
-/// with the options that its operator has given, that one is taken. Any other default would make
-/// the logs unreadable or lossy: `none` keeps nothing, and of what is sent elsewhere (syslog,
-/// fluentd, clouds) Docker keeps no more than a small cache.
+/// Returns the log driver to request, `None` for the engine's default. The default is used if it stores
+/// the log in files, with the options of the engine's operator. Logs of other drivers are unreadable or
+/// lossy: `none` stores nothing, and Docker keeps a small cache for remote drivers (syslog, fluentd,
+/// clouds).
 fn log_driver(engine: &Engine) -> Option<&'static str> {
     match (engine.flavour, engine.info.logging_driver.as_str()) {
         (Flavour::Docker, "json-file" | "local") => None,
@@ -143,14 +145,14 @@ fn log_driver(engine: &Engine) -> Option<&'static str> {
     }
 }
 
-/// Whether that driver keeps what is not UTF-8. Docker's `json-file` stores lines as JSON text, and
-/// puts U+FFFD in the place of such bytes.
+/// Whether that driver keeps bytes that are not UTF-8. Docker's `json-file` stores lines as JSON strings,
+/// and replaces such bytes by U+FFFD.
 pub(crate) fn keeps_bytes(engine: &Engine) -> bool {
     engine.flavour == Flavour::Podman || engine.info.logging_driver == "local"
 }
 
 fn signed(field: &str, number: u64) -> Result<i64> {
-    i64::try_from(number).map_err(|_| Error::invalid(field, format!("{number} is too much")))
+    i64::try_from(number).map_err(|_| Error::invalid(field, format!("{number} is too large")))
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "core checks that it is 0.01 to 100000")]
@@ -162,7 +164,7 @@ fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
     (!list.is_empty()).then_some(list)
 }
 
-/// A mount that fails where the source is not there; a bind of the older form would make it.
+/// Converts a mount. Unlike a mount in `binds`, it fails if the source does not exist.
 fn bind(mount: &runtime_core::Mount) -> Mount {
     Mount {
         typ: Some(MountType::BIND),
@@ -173,14 +175,13 @@ fn bind(mount: &runtime_core::Mount) -> Mount {
     }
 }
 
-/// Separates the mounts that an engine takes as they are from those that have to be binds.
+/// Converts the mounts, and returns the ones that have to be binds separately.
 ///
-/// Podman's Docker API joins the parts of a mount with commas, and takes a comma in a path for the
-/// beginning of another part: of `/a,ro` it mounts `/a`. Newer releases also take a quote for one
-/// of CSV. It splits a bind at its colons, and at nothing else.
+/// Podman's Docker API joins the parts of a mount with commas, and splits them again, so `/a,ro` mounts
+/// `/a`. Newer releases also parse quotes as CSV. A bind is only split at its colons.
 ///
 /// # Errors
-/// `InvalidArgument` if Podman can be given a path in neither form.
+/// `InvalidArgument` if Podman supports a path in neither form.
 fn mounts_and_binds(
     mounts: &[runtime_core::Mount],
     engine: &Engine,
@@ -204,8 +205,8 @@ fn mounts_and_binds(
         if let Some(field) = has(&[':', '\n', '\r']) {
             return Err(Error::invalid(
                 format!("mounts[{at}].{field}"),
-                "Podman's Docker API takes no path with a line end, or with a colon and with a \
-                 comma or a quote in the same mount",
+                "Podman's Docker API supports no path with a line end, or with a colon and a comma or \
+                 quote in the same mount",
             ));
         }
         let access = if mount.access == MountAccess::ReadOnly { "ro" } else { "rw" };
@@ -214,8 +215,8 @@ fn mounts_and_binds(
     Ok((plain, binds))
 }
 
-/// A free port of the host, on all of its IPv4 addresses. Without an address the engine would take
-/// a second one for IPv6, with another number.
+/// Requests a free port on all IPv4 addresses of the host. Without an address, the engine also allocates
+/// a different port for IPv6.
 fn any_port() -> PortBinding {
     PortBinding { host_ip: Some("0.0.0.0".to_owned()), host_port: Some(String::new()) }
 }
@@ -238,7 +239,7 @@ fn device_request(gpus: &Gpus, engine: &Engine) -> Option<DeviceRequest> {
             device_ids: Some(ids.iter().map(|id| format!("nvidia.com/gpu={id}")).collect()),
             ..DeviceRequest::default()
         }),
-        // What core adds to the list of ways has no capability here, and so does not come here.
+        // Variants that core adds have no capability here, so they are refused before.
         _ => None,
     }
 }
@@ -267,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_spec_asks_for_nothing_that_it_does_not_need() {
+    fn minimal_spec_sets_no_optional_field() {
         assert_eq!(
             body(&ContainerSpec::new("busybox"), &recorded::docker()),
             json!({
@@ -287,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn podman_gets_paths_that_it_would_take_apart_as_binds() {
+    fn podman_paths_with_commas_become_binds() {
         let (podman, docker) = (recorded::podman(), recorded::docker());
         let spec = |source: &str, target: &str| {
             ContainerSpec::new("busybox").mount(runtime_core::Mount::read_only(source, target))
@@ -315,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn every_field_has_its_place() {
+    fn full_spec_sets_every_field() {
         let spec = ContainerSpec::new("r.example/a:1")
             .command(["sh", "-c"])
             .arguments(["true"])
@@ -369,14 +370,14 @@ mod tests {
     }
 
     #[test]
-    fn shares_come_before_cpus() {
+    fn cpu_shares_override_cpu_count() {
         let spec = ContainerSpec::new("a").cpu_shares(512).cpu_count(2.0);
         let host = &body(&spec, &recorded::docker())["HostConfig"];
         assert_eq!((&host["CpuShares"], &host["NanoCpus"]), (&json!(512), &Value::Null));
     }
 
     #[test]
-    fn a_digest_names_the_image_alone() {
+    fn image_name_with_digest_omits_tag() {
         let digest = format!("sha256:{}", "a".repeat(64));
         for (asked, named) in [
             (format!("r.example/a:1@{digest}"), format!("r.example/a@{digest}")),
@@ -389,8 +390,8 @@ mod tests {
     }
 
     #[test]
-    fn no_arguments_are_told_from_none_given() {
-        let wants = |spec: ContainerSpec| create(&spec, &recorded::docker()).wants_no_arguments();
+    fn empty_arguments_differ_from_absent() {
+        let wants = |spec: ContainerSpec| create(&spec, &recorded::docker()).has_empty_arguments();
         let none: [&str; 0] = [];
         assert!(wants(ContainerSpec::new("a").arguments(none)));
         assert!(!wants(ContainerSpec::new("a").command(["x"]).arguments(none)));
@@ -399,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn the_log_is_one_that_can_be_read() {
+    fn log_driver_is_readable() {
         let driver = |engine: &Engine, default: &str| {
             let mut engine = engine.clone();
             default.clone_into(&mut engine.info.logging_driver);
@@ -419,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn gpus_are_asked_for_by_the_way_that_the_engine_has() {
+    fn gpus_use_available_mechanism() {
         let mut runtime = recorded::docker();
         runtime.info.runtimes.insert("nvidia".to_owned(), serde::de::IgnoredAny);
         let mut cdi = recorded::docker();
@@ -429,7 +430,7 @@ mod tests {
         }]);
         let requests = |gpus: Gpus, engine: &Engine| {
             let body = body(&ContainerSpec::new("a").gpus(gpus), engine);
-            // Core leaves the variable to the container toolkit then.
+            // Core does not set the variable then.
             assert_eq!(body["Env"], json!([]));
             body["HostConfig"]["DeviceRequests"].clone()
         };

@@ -1,5 +1,4 @@
-//! The answer of `/containers/{id}/stats`, in the forms that it has with version 1 and 2 of
-//! cgroups and on Podman.
+//! The response of `/containers/{id}/stats`, on cgroup v1 and v2, and on Podman.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,10 +8,10 @@ use serde::Deserialize;
 
 use super::time::parse_rfc3339;
 
-/// What is used of it. What an engine leaves out, or gives as null, is absent.
+/// The used parts of the response. Values that the engine omits or sets to null are absent.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(crate) struct Answer {
+pub(crate) struct StatsResponse {
     read: String,
     cpu_stats: CpuStats,
     memory_stats: MemoryStats,
@@ -38,18 +37,18 @@ struct CpuUsage {
 #[serde(default)]
 struct MemoryStats {
     usage: Option<u64>,
-    /// The container's, or the host's memory where it has none.
+    /// The container's limit, or the host's memory if it has none.
     limit: Option<u64>,
     stats: Option<Cache>,
 }
 
-/// The page cache that the kernel can take back at once.
+/// The page cache that the kernel can reclaim immediately.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Cache {
-    /// Version 1, with the cgroups below.
+    /// On cgroup v1, including child cgroups.
     total_inactive_file: Option<u64>,
-    /// Version 2; version 1 has one too, without the cgroups below.
+    /// On cgroup v2. On cgroup v1 it excludes child cgroups.
     inactive_file: Option<u64>,
 }
 
@@ -69,14 +68,14 @@ struct BlockStats {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct BlockEntry {
-    /// `Read` with version 1, `read` with version 2; others are there too.
+    /// `Read` on cgroup v1, `read` on cgroup v2, and others.
     op: String,
     value: u64,
 }
 
-impl Answer {
-    /// In our terms, but for the CPU percentage; `None` if the container does not run: then Docker
-    /// gives a sample of zeros, taken on 1 January of the year 1.
+impl StatsResponse {
+    /// Converts the response, without the CPU percentage. Returns `None` if the container is not running:
+    /// Docker returns a sample of zeros at the zero time then.
     pub(crate) fn stats(&self, swapped_network: bool) -> Option<ContainerStats> {
         let mut stats = ContainerStats::new(parse_rfc3339(self.read.as_bytes())?);
         stats.cpu_time = self.cpu_stats.cpu_usage.total_usage.map(Duration::from_nanos);
@@ -91,18 +90,18 @@ impl Answer {
         Some(stats)
     }
 
-    /// The CPUs of the host.
+    /// Returns the number of CPUs of the host.
     pub(crate) fn online_cpus(&self) -> Option<f64> {
         self.cpu_stats.online_cpus.filter(|cpus| *cpus > 0).map(f64::from)
     }
 
-    /// As Docker's command line counts it. What of it is cache Podman 4.3 does not say, and all of
-    /// it would be something else.
+    /// Returns the memory without page cache, as Docker's command line does. `None` on Podman 4.3, which does
+    /// not report the cache.
     fn memory(&self) -> Option<u64> {
         let usage = self.memory_stats.usage?;
         let cache = self.memory_stats.stats.as_ref()?;
         let cache = cache.total_inactive_file.or(cache.inactive_file)?;
-        // The two are not read at the same moment.
+        // The engine does not read both at the same time.
         Some(usage.saturating_sub(cache))
     }
 
@@ -135,11 +134,11 @@ mod tests {
     use super::*;
 
     fn stats(json: &str, swapped: bool) -> Option<ContainerStats> {
-        serde_json::from_str::<Answer>(json).unwrap().stats(swapped)
+        serde_json::from_str::<StatsResponse>(json).unwrap().stats(swapped)
     }
 
     #[test]
-    fn docker_with_cgroup_version_1() {
+    fn docker_on_cgroup_v1_has_all_values() {
         // Recorded from 20.10, shortened.
         let json = include_str!("stats/testdata/docker-20.10-cgroup-v1.json");
         let stats = stats(json, false).unwrap();
@@ -157,10 +156,10 @@ mod tests {
     }
 
     #[test]
-    fn docker_with_cgroup_version_2() {
-        // Written from the engine's documentation of its API.
+    fn docker_on_cgroup_v2_has_all_values() {
+        // From the engine's API documentation.
         let json = include_str!("stats/testdata/docker-cgroup-v2.json");
-        let answer: Answer = serde_json::from_str(json).unwrap();
+        let answer: StatsResponse = serde_json::from_str(json).unwrap();
         assert_eq!(answer.online_cpus(), Some(4.0));
         let stats = answer.stats(false).unwrap();
         assert_eq!(stats.cpu_time, Some(Duration::from_micros(366_422_000)));
@@ -170,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn podman_gives_the_other_end_of_the_link() {
+    fn podman_network_is_swapped_on_request() {
         // Recorded from 4.3, of a container that received 5 MB.
         let json = include_str!("stats/testdata/podman-4.3.json");
         let stats = stats(json, true).unwrap();
@@ -183,13 +182,13 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_run_has_no_zeros() {
+    fn stopped_container_has_no_stats() {
         let json = include_str!("stats/testdata/docker-20.10-not-running.json");
         assert_eq!(stats(json, false), None);
     }
 
     #[test]
-    fn what_an_engine_does_not_give_is_absent() {
+    fn omitted_values_are_absent() {
         let bare = r#"{"read":"2026-11-23T17:02:56Z","blkio_stats":{"io_service_bytes_recursive":[]},
             "networks":{"lo":{"rx_bytes":5,"tx_bytes":5}},"memory_stats":{"limit":5}}"#;
         let stats = stats(bare, false).unwrap();
@@ -200,7 +199,7 @@ mod tests {
     proptest! {
         #[test]
         fn reading_never_panics(text in "[{}\\[\\]\":,a-z0-9_]{0,60}", values in any::<[u64; 4]>()) {
-            let _ = serde_json::from_str::<Answer>(&text);
+            let _ = serde_json::from_str::<StatsResponse>(&text);
             let [usage, cache, rx, read] = values;
             let json = format!(
                 r#"{{"read":"2026-11-23T17:02:56Z","memory_stats":{{"usage":{usage},"limit":{cache},

@@ -1,10 +1,9 @@
-//! The engine's times.
+//! Parses and formats the engine's times.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Reads a time of RFC 3339, as the engines write them: with up to nine digits of a second, in
-/// UTC or with an offset. The zero time of Go, 1 January of the year 1, is none, as is all else
-/// before 1970.
+/// Parses an RFC 3339 time with up to nine fractional digits, in UTC or with an offset. Returns `None`
+/// for Go's zero time and all other times before 1970.
 pub(crate) fn parse_rfc3339(text: &[u8]) -> Option<SystemTime> {
     let number = |from: usize, to: usize| -> Option<u64> {
         text.get(from..to)?.iter().try_fold(0_u64, |number, digit| {
@@ -55,22 +54,22 @@ pub(crate) fn parse_rfc3339(text: &[u8]) -> Option<SystemTime> {
     }
 }
 
-/// The days from 1 January 1970 in the Gregorian calendar, counted in years that begin in March,
-/// so that the leap day is the last.
+/// Returns the days since 1 January 1970 in the Gregorian calendar. The years begin in March, so that the
+/// leap day is the last day.
 fn days_since_1970(year: u64, month: u64, day: u64) -> u64 {
     let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let leap_days = year / 4 - year / 100 + year / 400;
-    // 153 days in any five months from March on; 719_468 days before 1970.
+    // 153 days in five months since March; 719_468 days before 1970.
     365 * year + leap_days + (153 * month + 2) / 5 + day - 1 - 719_468
 }
 
-/// The time so many nanoseconds after 1970.
+/// Converts nanoseconds since 1970. Returns `None` for zero and less.
 pub(crate) fn from_nanos(nanos: i64) -> Option<SystemTime> {
     let nanos = u64::try_from(nanos).ok().filter(|nanos| *nanos > 0)?;
     UNIX_EPOCH.checked_add(Duration::from_nanos(nanos))
 }
 
-/// `SECONDS.NANOSECONDS` since 1970, as the engines take a time in a query.
+/// Formats a time as a query parameter: `SECONDS.NANOSECONDS` since 1970.
 pub(crate) fn to_query(time: SystemTime) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     format!("{}.{:09}", since.as_secs(), since.subsec_nanos())
@@ -81,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_exact() {
+    fn times_parse_to_the_nanosecond() {
         for (text, seconds, nanos) in [
             ("1970-01-01T00:00:00Z", 0, 0),
             ("2000-02-29T12:00:00Z", 951_825_600, 0),
@@ -98,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_is_none() {
+    fn invalid_times_are_none() {
         for text in [
             "",
             "0001-01-01T00:00:00Z",
@@ -117,13 +116,13 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn reading_never_panics(text in proptest::collection::vec(0_u8.., 0..40)) {
+        fn any_bytes_do_not_panic(text in proptest::collection::vec(0_u8.., 0..40)) {
             let _ = parse_rfc3339(&text);
         }
 
         #[test]
-        fn every_day_follows_the_one_before(day in 0_u64..60_000) {
-            // Counted up from 1970 by the plain rule, and read back.
+        fn every_day_since_1970_parses(day in 0_u64..60_000) {
+            // Computed by counting days since 1970.
             let (mut year, mut month, mut left) = (1970, 1, day);
             loop {
                 let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);

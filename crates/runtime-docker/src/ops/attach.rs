@@ -1,4 +1,4 @@
-//! Sessions with the main process.
+//! Attaches to the main process of a container.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,18 +14,17 @@ use super::exec::NO_DETACH_KEYS;
 use super::kill::kill;
 use super::wait::wait;
 use crate::client::deadline::within;
-use crate::client::http::Call;
+use crate::client::http::ApiRequest;
 use crate::client::session::{self, About, End, Output, Streams};
 use crate::error::BACKEND;
 use crate::model::demux::Framing;
 use crate::model::inspect::Inspect;
 use crate::state::{DockerBackend, DockerContainer};
 
-/// How long after the end of its output a process may take to end. The engine gives both at nearly
-/// the same time.
-const EXIT: Duration = Duration::from_secs(10);
+/// How long after the end of its output the process may take to exit.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Opens a session with its main process.
+/// Opens a session with the main process.
 pub(crate) async fn attach(
     backend: &Arc<DockerBackend>,
     container: &DockerContainer,
@@ -33,29 +32,29 @@ pub(crate) async fn attach(
 ) -> Result<Session> {
     let id = &container.id;
     let inspect = backend.inspect(Operation::Attach, id).await?;
-    let invalid = |why: &str| Err(Error::new(ErrorKind::InvalidState).with_message(why));
+    let invalid = |message: &str| Err(Error::new(ErrorKind::InvalidState).with_message(message));
     let status = inspect.status();
     if status == ContainerStatus::Exited || container.state.exit().is_some() {
         return invalid("the container has ended");
     }
     let (open, tty) = (inspect.config.open_stdin, inspect.config.tty);
     let (stdin, size) = match options.mode {
-        SessionMode::Stdin if tty => return invalid("the container was made for a terminal"),
-        SessionMode::Stdin if !open => return invalid("the container has no standard input"),
+        SessionMode::Stdin if tty => return invalid("the container was created with a terminal"),
+        SessionMode::Stdin if !open => return invalid("the container was created without stdin"),
         SessionMode::Terminal(_) if !tty => return invalid("the container has no terminal"),
         SessionMode::Stdin => (true, None),
         SessionMode::Terminal(size) => (open, Some(size)),
         _ => (false, None),
     };
-    let mut call = Call::post(Operation::Attach, format!("/containers/{id}/attach"))
+    let mut request = ApiRequest::post(Operation::Attach, format!("/containers/{id}/attach"))
         .query("stream", 1)
         .query("stdout", 1)
         .query("stderr", 1)
         .query("detachKeys", NO_DETACH_KEYS);
     if stdin {
-        call = call.query("stdin", 1);
+        request = request.query("stdin", 1);
     }
-    let answer = backend.open(Operation::Attach, call.upgrade()).await?;
+    let response = backend.open(Operation::Attach, request.upgrade()).await?;
     let framing = if tty { Framing::Terminal } else { Framing::Frames };
     let about = About {
         operation: Operation::Attach,
@@ -66,14 +65,14 @@ pub(crate) async fn attach(
     let main = Main { backend: Arc::clone(backend), container: container.clone() };
     let ended = main.clone();
     let streams = session::open(
-        answer,
+        response,
         framing,
         stdin,
         about,
-        // Its output has an end only when the process has: an engine that has come back does not
-        // say that it was away.
+        // The end of the output does not prove that the process has ended: an engine that was restarted
+        // also closes the connection.
         async move {
-            main_exit(wait(&ended.backend, &ended.container), EXIT)
+            main_exit(wait(&ended.backend, &ended.container), EXIT_TIMEOUT)
                 .await
                 .map(|exit| std::future::ready(Ok(exit)))
         },
@@ -88,7 +87,7 @@ pub(crate) async fn attach(
         tokio::spawn(async move {
             tokio::select! {
                 () = over => {}
-                () = main.size_at_start(&size) => {}
+                () = main.resize_at_start(&size) => {}
             }
         });
     } else if let Some(size) = take(&size) {
@@ -106,14 +105,14 @@ pub(crate) async fn attach(
     ))
 }
 
-/// The size that the terminal is to have when it is there.
-type Wanted = Arc<Mutex<Option<TerminalSize>>>;
+/// A terminal size that is not applied yet.
+type PendingSize = Arc<Mutex<Option<TerminalSize>>>;
 
-fn take(size: &Wanted) -> Option<TerminalSize> {
+fn take(size: &PendingSize) -> Option<TerminalSize> {
     size.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
-/// A main process that has a session.
+/// The main process of a container.
 #[derive(Clone)]
 struct Main {
     backend: Arc<DockerBackend>,
@@ -121,8 +120,8 @@ struct Main {
 }
 
 impl Main {
-    /// A terminal takes its size only once its process runs.
-    async fn size_at_start(&self, size: &Wanted) {
+    /// Sets the size of the terminal at the start, because the engines refuse it before.
+    async fn resize_at_start(&self, size: &PendingSize) {
         let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_secs(1));
         loop {
             match self.inspect().await {
@@ -136,7 +135,7 @@ impl Main {
         if let Some(size) = take(size)
             && let Err(error) = self.resize(size).await
         {
-            tracing::debug!(%error, container = %self.container.id, "the terminal has not its size");
+            tracing::debug!(%error, container = %self.container.id, "failed to set the size of the terminal");
         }
     }
 
@@ -150,11 +149,13 @@ impl Main {
     }
 
     async fn resize(&self, size: TerminalSize) -> Result<()> {
-        let call =
-            Call::post(Operation::Attach, format!("/containers/{}/resize", self.container.id))
-                .query("h", size.rows)
-                .query("w", size.columns);
-        let resized = self.backend.http.unit(call);
+        let request = ApiRequest::post(
+            Operation::Attach,
+            format!("/containers/{}/resize", self.container.id),
+        )
+        .query("h", size.rows)
+        .query("w", size.columns);
+        let resized = self.backend.http.unit(request);
         within(Operation::Attach, self.backend.deadlines().query, resized).await.map(drop)
     }
 }
@@ -162,18 +163,18 @@ impl Main {
 struct Control {
     main: Main,
     terminal: bool,
-    /// A size that is to be set at the start.
-    size: Wanted,
+    /// The size to set at the start.
+    size: PendingSize,
     end: End,
 }
 
 impl Control {
-    async fn doing<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+    async fn with_context<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         let done = if self.end.is_over() { Err(ended()) } else { work.await };
         done.during(Operation::Attach).on(BACKEND).about(&self.main.container.id)
     }
 
-    async fn resize_it(&self, size: TerminalSize) -> Result<()> {
+    async fn resize_now(&self, size: TerminalSize) -> Result<()> {
         if !self.terminal {
             return Err(
                 Error::new(ErrorKind::InvalidState).with_message("the container has no terminal")
@@ -189,9 +190,9 @@ impl Control {
         };
         let inspect = self.main.inspect().await?;
         match inspect.status() {
-            // It gets the size at its start.
+            // The size is set at the start.
             ContainerStatus::Created => Ok(()),
-            // It was started just now.
+            // Started since the failed request.
             ContainerStatus::Running => self.main.resize(size).await,
             ContainerStatus::Exited => Err(ended().with_source(error)),
         }
@@ -205,11 +206,11 @@ fn ended() -> Error {
 #[async_trait]
 impl SessionControl for Control {
     async fn resize(&self, size: TerminalSize) -> Result<()> {
-        self.doing(self.resize_it(size)).await
+        self.with_context(self.resize_now(size)).await
     }
 
     async fn signal(&self, signal: Signal) -> Result<()> {
-        self.doing(self.main.kill(signal)).await
+        self.with_context(self.main.kill(signal)).await
     }
 
     async fn wait(&self) -> Result<ExecExit> {

@@ -1,4 +1,4 @@
-//! Files into containers and out of them: the engine's archives as they stream.
+//! Copies files into and out of a container, by the engine's archive requests.
 
 use std::io;
 use std::pin::Pin;
@@ -22,19 +22,19 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::client::deadline::within;
-use crate::client::http::Call;
+use crate::client::http::ApiRequest;
 use crate::error::BACKEND;
 use crate::state::{DockerBackend, DockerContainer};
 
-/// How often it is asked whether the files of an ended container are unmounted.
-const POLL: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
-/// How many archives of Podman may fail or be empty before one is taken as it is: one that the end
-/// of the container cut off, and one that failed beside the clean-up.
-const PODMAN_ARCHIVES: usize = 2;
-/// The bit of a folder in the modes of Go.
-const FOLDER: u32 = 1 << 31;
-/// The bit of a symbolic link in the modes of Go.
-const LINK: u32 = 1 << 27;
+/// The intervals of polls for the unmount of an ended container's files.
+const POLL_UNMOUNT: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
+/// How often a failed or empty archive of Podman is requested again: after the end of the container, and
+/// after its clean-up.
+const PODMAN_RETRIES: usize = 2;
+/// The bit of a directory in Go's file modes.
+const MODE_DIR: u32 = 1 << 31;
+/// The bit of a symbolic link in Go's file modes.
+const MODE_SYMLINK: u32 = 1 << 27;
 
 /// Unpacks a tar stream into the directory `path`.
 pub(crate) async fn copy_in(
@@ -62,7 +62,6 @@ struct Files<'a> {
 }
 
 impl Files<'_> {
-    /// Unpacks a tar stream into the folder `path`.
     async fn unpack(&self, path: &str, content: ByteStream) -> Result<()> {
         const COPY_IN: Operation = Operation::CopyIn;
         if self.is_hidden(COPY_IN, path).await? {
@@ -70,14 +69,14 @@ impl Files<'_> {
             return runtime_support::copy::unpack(&self.handle(), path, content, silence).await;
         }
         let is_podman = self.backend.engine.is_podman();
-        let before = if is_podman { Some(self.podman_folder(path).await?) } else { None };
+        let before = if is_podman { Some(self.check_podman_directory(path).await?) } else { None };
         let (content, flow) = Content::new(content);
-        let call = self.archive(COPY_IN, Method::PUT, path).stream("application/x-tar", content);
+        let request = self.archive(COPY_IN, Method::PUT, path).stream("application/x-tar", content);
         let silence = self.backend.deadlines().pull_inactivity;
         let sent = tokio::select! {
-            sent = self.backend.http.unit(call) => sent.map(drop),
-            () = flow.stands_still(silence) => Err(Error::new(ErrorKind::Timeout)
-                .with_message(format!("the engine has taken nothing for {silence:?}"))),
+            sent = self.backend.http.unit(request) => sent.map(drop),
+            () = flow.until_stalled(silence) => Err(Error::new(ErrorKind::Timeout)
+                .with_message(format!("the engine has read nothing for {silence:?}"))),
         };
         if let Some(error) = sent.as_ref().err().and(flow.failure()) {
             return Err(error);
@@ -91,13 +90,12 @@ impl Files<'_> {
         }
         let Err(error) = sent else { return Ok(()) };
         if error.kind() == ErrorKind::Unavailable && !is_podman {
-            // An engine that refuses does not read the rest, and its answer can be lost with it.
-            self.check_folder(path).await?;
+            // An engine that refuses does not read the rest, and its response can be lost.
+            self.check_directory(path).await?;
         }
         Err(refused(error))
     }
 
-    /// Packs the file or folder `path` into a tar stream.
     async fn pack(&self, path: &str) -> Result<ByteStream> {
         if self.is_hidden(Operation::CopyOut, path).await? {
             let silence = self.backend.deadlines().pull_inactivity;
@@ -118,11 +116,10 @@ impl Files<'_> {
                     Some((Ok(piece), Some((bytes, end))))
                 }
                 Ok(Some(Err(error))) => Some((Err(error), None)),
-                // Engines that fail on the way end the answer as if it were whole.
-                Ok(None) if !end.is_whole() => Some((
-                    Err(Error::internal("the engine has ended the archive before its end")),
-                    None,
-                )),
+                // Engines that fail within the archive end the response without an error.
+                Ok(None) if !end.is_whole() => {
+                    Some((Err(Error::internal("the engine sent an incomplete archive")), None))
+                }
                 Ok(None) => None,
                 Err(_) => Some((Err(has_sent_nothing(silence)), None)),
             }
@@ -137,11 +134,11 @@ impl Files<'_> {
         Handle::new(self.backend, self.container.clone())
     }
 
-    /// Whether the engine's archive calls do not see what the container has at this path. The
-    /// container's own `tar` does, while it runs.
+    /// Whether this path is on a file system that the engine's archive requests do not see. While the
+    /// container is running, its own `tar` is used then.
     ///
     /// # Errors
-    /// `InvalidState` if the container does not run: then nothing is there.
+    /// `InvalidState` if such a file system is not mounted, because the container is not running.
     async fn is_hidden(&self, operation: Operation, path: &str) -> Result<bool> {
         let tmpfs = match self.container.state.tmpfs.get() {
             Some(tmpfs) => tmpfs,
@@ -155,22 +152,22 @@ impl Files<'_> {
         if inspect.status() == ContainerStatus::Running {
             return Ok(true);
         }
-        Err(Error::new(ErrorKind::InvalidState).with_field("path").with_message(format!(
-            "{at} is a file system that is there only while the container runs"
-        )))
+        Err(Error::new(ErrorKind::InvalidState)
+            .with_field("path")
+            .with_message(format!("{at} is only mounted while the container is running")))
     }
 
     async fn open_archive(&self, path: &str) -> Result<ByteStream> {
-        let call = self.archive(Operation::CopyOut, Method::GET, path);
-        let answer = self.backend.open(Operation::CopyOut, call).await.map_err(refused)?;
-        Ok(self.backend.http.stream(Operation::CopyOut, answer).boxed())
+        let request = self.archive(Operation::CopyOut, Method::GET, path);
+        let response = self.backend.open(Operation::CopyOut, request).await.map_err(refused)?;
+        Ok(self.backend.http.stream(Operation::CopyOut, response).boxed())
     }
 
-    /// The archive of Podman, which does not hold a container that ends while it reads: its files
-    /// are then unmounted under it, and it fails or gives nothing. It is asked again after that.
+    /// Opens an archive of Podman. If the container ends meanwhile, Podman unmounts its files and fails or
+    /// returns an empty archive. The request is then repeated.
     async fn podman_archive(&self, path: &str, silence: Duration) -> Result<ByteStream> {
-        for _ in 0..PODMAN_ARCHIVES {
-            self.files_are_settled(Operation::CopyOut).await?;
+        for _ in 0..PODMAN_RETRIES {
+            self.until_unmounted(Operation::CopyOut).await?;
             let mut bytes = match self.open_archive(path).await {
                 Err(error) if error.kind() == ErrorKind::Internal => continue,
                 opened => opened?,
@@ -184,26 +181,25 @@ impl Files<'_> {
         self.open_archive(path).await
     }
 
-    /// Checks, on Podman, that files can be unpacked into this folder, which it would make. Returns
-    /// the state of the container before that.
-    async fn podman_folder(&self, path: &str) -> Result<ContainerStatus> {
-        for _ in 0..PODMAN_ARCHIVES {
-            let before = self.files_are_settled(Operation::CopyIn).await?;
-            match self.check_folder(path).await {
+    /// Checks that `path` is a directory, because Podman would create it. Returns the status of the
+    /// container before the check.
+    async fn check_podman_directory(&self, path: &str) -> Result<ContainerStatus> {
+        for _ in 0..PODMAN_RETRIES {
+            let before = self.until_unmounted(Operation::CopyIn).await?;
+            match self.check_directory(path).await {
                 Err(error) if error.kind() == ErrorKind::Internal => {}
                 checked => return checked.map(|()| before),
             }
         }
-        let before = self.files_are_settled(Operation::CopyIn).await?;
-        self.check_folder(path).await.map(|()| before)
+        let before = self.until_unmounted(Operation::CopyIn).await?;
+        self.check_directory(path).await.map(|()| before)
     }
 
-    /// Waits, on Podman, until the files of a container that has ended are no longer being
-    /// unmounted: until then its archive calls read and write below what is taken away. In
-    /// between it calls the container "stopped", and "exited" after that. A clean-up that does
-    /// not come to its end is not waited for longer than a query. Returns the state after that.
-    async fn files_are_settled(&self, operation: Operation) -> Result<ContainerStatus> {
-        let mut backoff = Backoff::new(POLL.0, POLL.1);
+    /// Waits until Podman has unmounted the files of an ended container, because its archive requests read
+    /// and write below the mount meanwhile. The container is "stopped" until then, and "exited" after
+    /// that. Waits no longer than the deadline of a query. Returns the status after that.
+    async fn until_unmounted(&self, operation: Operation) -> Result<ContainerStatus> {
+        let mut backoff = Backoff::new(POLL_UNMOUNT.0, POLL_UNMOUNT.1);
         let settled = async {
             loop {
                 let seen = self.backend.inspect(operation, &self.container.id).await?;
@@ -217,39 +213,39 @@ impl Files<'_> {
         settled.unwrap_or(Ok(ContainerStatus::Exited))
     }
 
-    fn archive(&self, operation: Operation, method: Method, path: &str) -> Call {
+    fn archive(&self, operation: Operation, method: Method, path: &str) -> ApiRequest {
         let target = format!("/containers/{}/archive", self.container.id);
-        Call::new(operation, method, target).query("path", path)
+        ApiRequest::new(operation, method, target).query("path", path)
     }
 
-    /// Whether `path` can be unpacked into.
-    async fn check_folder(&self, path: &str) -> Result<()> {
+    /// Checks that `path` is a directory.
+    async fn check_directory(&self, path: &str) -> Result<()> {
         const COPY_IN: Operation = Operation::CopyIn;
-        let call = self.archive(COPY_IN, Method::HEAD, path);
-        let asked = self.backend.http.send(call);
-        let answer = within(COPY_IN, self.backend.deadlines().query, asked).await?;
-        if answer.status() == http::StatusCode::NOT_FOUND {
-            // Without a body it does not say what is not there.
+        let request = self.archive(COPY_IN, Method::HEAD, path);
+        let sent = self.backend.http.send(request);
+        let response = within(COPY_IN, self.backend.deadlines().query, sent).await?;
+        if response.status() == http::StatusCode::NOT_FOUND {
+            // The response has no body. The inspect fails if the container does not exist.
             self.backend.inspect(COPY_IN, &self.container.id).await?;
             return Err(Error::new(ErrorKind::NotFound).with_field("path"));
         }
-        let answer = self.backend.http.check(COPY_IN, answer).await?;
-        let mode = answer
+        let response = self.backend.http.check(COPY_IN, response).await?;
+        let mode = response
             .headers()
             .get("x-docker-container-path-stat")
             .and_then(|stat| STANDARD.decode(stat).ok())
             .and_then(|stat| serde_json::from_slice::<Stat>(&stat).ok());
         match mode {
-            Some(Stat { mode }) if mode & (FOLDER | LINK) == 0 => Err(not_a_folder()),
+            Some(Stat { mode }) if mode & (MODE_DIR | MODE_SYMLINK) == 0 => Err(not_a_directory()),
             _ => Ok(()),
         }
     }
 }
 
-/// What every container has mounted beside its own files.
+/// The mount points of every container.
 const ALWAYS_MOUNTED: [&str; 3] = ["/dev", "/proc", "/sys"];
 
-/// Returns the file system that holds this path and that the engine's archive calls do not see.
+/// Returns the mount point of this path, if the engine's archive requests do not see it.
 fn hidden_by<'a>(path: &str, tmpfs: &'a [String]) -> Option<&'a str> {
     let mut parts = Vec::new();
     for part in path.split('/') {
@@ -266,14 +262,14 @@ fn hidden_by<'a>(path: &str, tmpfs: &'a [String]) -> Option<&'a str> {
     tmpfs.iter().map(String::as_str).chain(ALWAYS_MOUNTED).find(is_in)
 }
 
-/// How many pieces are read ahead of a reader: the engine holds its lock on the container until
-/// the archive is read, and neither answers questions about it nor signals it in that time.
-const READ_AHEAD: usize = 64;
+/// The number of buffered pieces. The engine locks the container until the archive is read, and does not
+/// inspect or signal it in that time.
+const CHANNEL_CAPACITY: usize = 64;
 
-/// Reads ahead of the reader. A reader that takes nothing for so long, while there is no more room,
-/// ends the copy with an error, and with it the engine's lock.
+/// Buffers an archive ahead of its reader. If the buffer is full and not read for `silence`, the copy ends
+/// with an error, which releases the engine's lock.
 fn read_ahead(mut bytes: ByteStream, silence: Duration) -> ByteStream {
-    let (sender, mut pieces) = mpsc::channel(READ_AHEAD);
+    let (sender, mut pieces) = mpsc::channel(CHANNEL_CAPACITY);
     let overdue = Arc::new(AtomicBool::new(false));
     let given_up = Arc::clone(&overdue);
     tokio::spawn(async move {
@@ -303,8 +299,8 @@ fn read_ahead(mut bytes: ByteStream, silence: Duration) -> ByteStream {
         Poll::Ready(piece.or_else(|| {
             given_up.load(Ordering::Relaxed).then(|| {
                 Err(Error::new(ErrorKind::Timeout).with_message(format!(
-                    "nothing was read of the archive for {silence:?}, in which the engine cannot \
-                     work on the container"
+                    "the archive was not read for {silence:?}, and the engine locks the container \
+                     meanwhile"
                 )))
             })
         }))
@@ -322,23 +318,21 @@ fn has_sent_nothing(silence: Duration) -> Error {
         .with_message(format!("the engine has sent nothing for {silence:?}"))
 }
 
-fn not_a_folder() -> Error {
-    Error::invalid("path", "is not a folder")
+fn not_a_directory() -> Error {
+    Error::invalid("path", "is not a directory")
 }
 
-/// What the engine's words about an archive mean.
+/// Adds the field to the engine's error about an archive.
 fn refused(error: Error) -> Error {
-    let words = error.message().unwrap_or_default().to_lowercase();
-    let is_container = words.contains("no such container");
+    let text = error.message().unwrap_or_default().to_lowercase();
+    let is_container = text.contains("no such container");
     let (kind, field, message) = match error.kind() {
         ErrorKind::NotFound if !is_container => (ErrorKind::NotFound, "path", None),
-        ErrorKind::Internal | ErrorKind::InvalidArgument if words.contains("not a directory") => {
-            return not_a_folder().with_source(error);
+        ErrorKind::Internal | ErrorKind::InvalidArgument if text.contains("not a directory") => {
+            return not_a_directory().with_source(error);
         }
-        ErrorKind::Internal
-            if words.contains("archive/tar:") || words.contains("unexpected eof") =>
-        {
-            (ErrorKind::InvalidArgument, "content", Some("is no whole tar stream"))
+        ErrorKind::Internal if text.contains("archive/tar:") || text.contains("unexpected eof") => {
+            (ErrorKind::InvalidArgument, "content", Some("is not a complete tar stream"))
         }
         _ => return error,
     };
@@ -350,20 +344,20 @@ fn refused(error: Error) -> Error {
     .with_source(error)
 }
 
-/// The caller's bytes on their way to the engine.
+/// The caller's bytes, as the body of a request.
 struct Content {
     bytes: ByteStream,
     flow: Flow,
 }
 
-/// What is known of them outside.
+/// The progress of the body.
 #[derive(Clone)]
 struct Flow(Arc<Mutex<FlowState>>);
 
 struct FlowState {
-    /// The caller's error, which ends the request.
+    /// The error of the caller's stream, which ends the request.
     failure: Option<Error>,
-    /// Whether the engine waits for the caller.
+    /// Whether the engine waits for the caller's stream.
     wants_more: bool,
     moved: Instant,
 }
@@ -404,8 +398,8 @@ impl Flow {
         self.lock().failure.take()
     }
 
-    /// Completes when the engine has neither taken anything nor waited for the caller for so long.
-    async fn stands_still(&self, silence: Duration) {
+    /// Completes when the engine has read nothing for `silence`, although bytes were available.
+    async fn until_stalled(&self, silence: Duration) {
         loop {
             let (moved, wants_more) = {
                 let flow = self.lock();
@@ -426,9 +420,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refusals_mean_what_they_say() {
-        // What Docker Engine 20.10 and 26.1 and Podman 4.3 said.
-        for (status, words, kind, field) in [
+    fn refusal_of_archive_has_kind_and_field() {
+        // Messages of Docker Engine 20.10 and 26.1, and of Podman 4.3.
+        for (status, message, kind, field) in [
             (
                 404,
                 "Could not find the file /nope in container cp1",
@@ -461,13 +455,13 @@ mod tests {
             (500, "write /x: no space left on device", ErrorKind::ResourceExhausted, None),
             (500, "oops", ErrorKind::Internal, None),
         ] {
-            let error = refused(crate::error::refusal(Operation::CopyIn, status, words));
-            assert_eq!((error.kind(), error.field()), (kind, field), "{words}");
+            let error = refused(crate::error::refusal(Operation::CopyIn, status, message));
+            assert_eq!((error.kind(), error.field()), (kind, field), "{message}");
         }
     }
 
     #[test]
-    fn file_systems_that_archives_do_not_show() {
+    fn paths_on_hidden_file_systems_are_found() {
         let tmpfs = ["/run/x/".to_owned()];
         for (path, at) in [
             ("/dev/shm/a", Some("/dev")),
@@ -488,12 +482,12 @@ mod tests {
         let silence = Duration::from_secs(10);
         let (dropped, is_dropped) = tokio::sync::oneshot::channel::<()>();
         let endless = stream::repeat_with(move || {
-            let _held_until_the_copy_ends = &dropped;
+            let _dropped_with_the_copy = &dropped;
             Ok(Bytes::from_static(b"x"))
         });
         let mut archive = read_ahead(endless.boxed(), silence);
         assert!(archive.next().await.unwrap().is_ok());
-        // The connection goes although nobody reads the rest.
+        // The connection is closed although the rest is not read.
         assert!(timeout(silence * 3, is_dropped).await.unwrap().is_err());
         let mut last = None;
         while let Some(piece) = archive.next().await {
@@ -505,26 +499,26 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_the_engine_can_stand_still() {
+    async fn only_engine_can_stall() {
         let silence = Duration::from_secs(10);
         let (mut content, flow) = Content::new(
             stream::iter([Ok(Bytes::from_static(b"x"))]).chain(stream::pending()).boxed(),
         );
-        // It takes a piece and then nothing.
+        // The engine reads a piece and then nothing.
         content.next().await;
         let begun = Instant::now();
-        flow.stands_still(silence).await;
+        flow.until_stalled(silence).await;
         assert_eq!(begun.elapsed(), silence);
-        // It would take more, but there is nothing.
+        // The engine waits for the caller.
         assert!(futures_util::poll!(content.next()).is_pending());
-        assert!(timeout(silence * 10, flow.stands_still(silence)).await.is_err());
+        assert!(timeout(silence * 10, flow.until_stalled(silence)).await.is_err());
     }
 
     #[tokio::test]
-    async fn the_callers_error_is_kept() {
-        let failing = stream::iter([Err(Error::internal("the source has failed"))]).boxed();
+    async fn error_of_caller_is_returned() {
+        let failing = stream::iter([Err(Error::internal("the source failed"))]).boxed();
         let (mut content, flow) = Content::new(failing);
         assert!(content.next().await.unwrap().is_err());
-        assert_eq!(flow.failure().unwrap().message(), Some("the source has failed"));
+        assert_eq!(flow.failure().unwrap().message(), Some("the source failed"));
     }
 }

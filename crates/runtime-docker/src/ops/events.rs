@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::list::summaries;
 use crate::client::events::{EVENTS_MARGIN, filters, messages};
-use crate::client::http::Call;
+use crate::client::http::ApiRequest;
 use crate::error::BACKEND;
 use crate::model::events::Message;
 use crate::model::info::Summary;
@@ -137,11 +137,11 @@ impl Follower {
         // The engines send the response head before they subscribe to their own events. An event in
         // between is only sent to a request for the past.
         let since = self.since.checked_sub(EVENTS_MARGIN).unwrap_or(SystemTime::UNIX_EPOCH);
-        let call = Call::get(Operation::Events, "/events")
+        let request = ApiRequest::get(Operation::Events, "/events")
             .query("filters", filters)
             .query("since", to_query(since));
-        let answer = self.backend.open(Operation::Events, call).await?;
-        let bytes = self.backend.http.stream(Operation::Events, answer);
+        let response = self.backend.open(Operation::Events, request).await?;
+        let bytes = self.backend.http.stream(Operation::Events, response);
         self.stream = Some(messages(Operation::Events, bytes).boxed());
         Ok(())
     }

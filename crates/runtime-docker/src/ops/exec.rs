@@ -1,8 +1,8 @@
-//! Commands in a running container.
+//! Runs a command in a container.
 //!
-//! An exec is made, started over a connection that becomes the session, and looked at: Docker says
-//! that a command cannot be executed in the session's own output, and the exit code only when it
-//! is asked after the end.
+//! An exec is created, started over a connection that is upgraded to the session, and inspected: Docker
+//! writes the error of a failed start to the output of the session, and only reports the exit code to an
+//! inspect after the end.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -19,27 +19,27 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::client::deadline::within;
-use crate::client::http::Call;
+use crate::client::http::ApiRequest;
 use crate::client::session::{self, About, End, Output, Streams};
 use crate::error::{BACKEND, refusal};
 use crate::model::demux::Framing;
 use crate::state::{DockerBackend, DockerContainer};
 
-/// Engines look for a sequence of keys in what goes to a terminal, swallow it and detach, and
-/// cannot be told not to. This one is as unlikely as their parser allows.
+/// The key sequence that detaches from a terminal. The engines always remove such a sequence from the
+/// input, so this one is as unlikely as their parser allows.
 pub(crate) const NO_DETACH_KEYS: &str = "ctrl-@,ctrl-^,ctrl-@,ctrl-_,ctrl-^,ctrl-@,ctrl-],ctrl-^";
 
-/// How long an engine may take to say that it has seen the end of what has ended.
-const POLL: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(500));
+/// The intervals of polls for the exit code after the end of the output.
+const POLL_EXIT: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(500));
 
-/// How often it is asked whether the process runs, while it is being started.
+/// The intervals of polls for the start of the process.
 const POLL_START: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(20));
 
-/// How long an engine may take to say what it knows of an exec before it is taken for busy.
-const BUSY: Duration = Duration::from_secs(1);
+/// The timeout of an inspect before a kill. A slower engine counts as busy.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The longest words about a start that failed that are passed on.
-const LONGEST_REASON: usize = 4096;
+/// The length limit of the engine's message about a failed start.
+const START_ERROR_LENGTH_MAX: usize = 4096;
 
 /// Opens a session with a new process.
 pub(crate) async fn exec(
@@ -54,7 +54,7 @@ pub(crate) async fn exec(
         let work = open(&backend, &container, &options);
         within(Operation::Exec, backend.deadlines().start, work).await
     });
-    opening.await.unwrap_or_else(|_| Err(Error::internal("the exec was not carried on")))
+    opening.await.unwrap_or_else(|_| Err(Error::internal("the task of the exec has ended")))
 }
 
 async fn open(
@@ -75,12 +75,12 @@ async fn open(
         process: Arc::default(),
     };
     let mut body = json!({ "Detach": false, "Tty": terminal.is_some() });
-    let at_start = terminal.filter(|_| backend.engine.takes_size_at_start());
+    let at_start = terminal.filter(|_| backend.engine.sets_size_at_start());
     if let Some(size) = at_start {
         body["ConsoleSize"] = json!([size.rows, size.columns]);
     }
-    let call = Call::post(Operation::Exec, format!("/exec/{}/start", exec.id));
-    let answer = backend.http.call(call.body(&body).upgrade()).await?;
+    let request = ApiRequest::post(Operation::Exec, format!("/exec/{}/start", exec.id));
+    let response = backend.http.call(request.body(&body).upgrade()).await?;
     let framing = if terminal.is_some() { Framing::Terminal } else { Framing::Frames };
     let about = About {
         operation: Operation::Exec,
@@ -90,7 +90,7 @@ async fn open(
     };
     let (ended, abandoned) = (exec.clone(), exec.clone());
     let mut streams = session::open(
-        answer,
+        response,
         framing,
         stdin,
         about,
@@ -103,7 +103,7 @@ async fn open(
     }
     if let (Some(size), None) = (terminal, at_start) {
         match exec.resize(size).await {
-            // It was quicker.
+            // The process has already ended.
             Err(error) if error.kind() == ErrorKind::InvalidState => {}
             done => done?,
         }
@@ -127,7 +127,7 @@ async fn create(
 ) -> Result<String> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
-    struct Made {
+    struct Created {
         id: String,
     }
     let mut body = json!({
@@ -140,22 +140,22 @@ async fn create(
     });
     if !options.env.is_empty() || !options.unset_env.is_empty() {
         let env = options.env.iter().map(|(name, value)| format!("{name}={value}"));
-        // A name alone removes the variable.
+        // A name without a value removes the variable.
         body["Env"] = env.chain(options.unset_env.iter().cloned()).collect();
     }
     if let Some(user) = &options.user {
         body["User"] = json!(user);
     }
-    if let Some(folder) = &options.working_dir {
-        body["WorkingDir"] = json!(folder);
+    if let Some(dir) = &options.working_dir {
+        body["WorkingDir"] = json!(dir);
     }
-    if let Some(size) = terminal.filter(|_| backend.engine.takes_size_at_start()) {
+    if let Some(size) = terminal.filter(|_| backend.engine.sets_size_at_start()) {
         body["ConsoleSize"] = json!([size.rows, size.columns]);
     }
-    let call = Call::post(Operation::Exec, format!("/containers/{}/exec", container.id));
-    match backend.http.json::<Made>(call.body(&body)).await {
-        Ok(made) => Ok(made.id),
-        // It does not run, but which of the two ways to be so it is only a look can tell.
+    let request = ApiRequest::post(Operation::Exec, format!("/containers/{}/exec", container.id));
+    match backend.http.json::<Created>(request.body(&body)).await {
+        Ok(created) => Ok(created.id),
+        // The engine's error does not tell a created container from one that has ended.
         Err(error) if error.kind() == ErrorKind::InvalidState => {
             let inspect = backend.inspect(Operation::Exec, &container.id).await?;
             Err(match inspect.status() {
@@ -167,84 +167,82 @@ async fn create(
     }
 }
 
-/// One exec of the engine.
+/// An exec of the engine.
 #[derive(Clone)]
 struct Exec {
     backend: Arc<DockerBackend>,
     id: Arc<str>,
     container: ContainerId,
-    /// The process, where it was taken hold of when it began.
+    /// The process, if its pidfd was opened at its start.
     process: Arc<OnceLock<Arc<ProcessTree>>>,
 }
 
-/// What the engine knows of an exec.
+/// The response of an inspect.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Seen {
+struct ExecInspect {
     #[serde(default)]
     running: bool,
     exit_code: Option<i32>,
-    /// 0 while there is none; Podman forgets it at the end.
+    /// 0 before the start, and on Podman after the end.
     #[serde(default)]
     pid: i32,
-    /// Podman's mark of those that have ended.
+    /// Set by Podman after the end.
     #[serde(default)]
     can_remove: bool,
 }
 
 impl Exec {
-    async fn look(&self) -> Result<Seen> {
-        let call = Call::get(Operation::Exec, format!("/exec/{}/json", self.id));
-        self.backend.query(Operation::Exec, call).await
+    async fn inspect(&self) -> Result<ExecInspect> {
+        let request = ApiRequest::get(Operation::Exec, format!("/exec/{}/json", self.id));
+        self.backend.query(Operation::Exec, request).await
     }
 
-    /// The exit code, if it has ended: an exec that is about to be started does not run either.
-    fn code(&self, seen: &Seen) -> Option<i32> {
+    /// Returns the exit code of an exec that has ended. An exec before its start is not running either.
+    fn code(&self, seen: &ExecInspect) -> Option<i32> {
         let ended = !seen.running && (seen.can_remove || !self.backend.engine.is_podman());
         seen.exit_code.filter(|_| ended)
     }
 
-    /// Waits until the process runs, or did. Returns how it ended, if it was killed before it could
-    /// become the command.
+    /// Waits until the process is running or has ended. Returns the exit of a process that was killed
+    /// before it executed the command.
     ///
     /// # Errors
-    /// Why it could not be started.
+    /// The cause of a failed start.
     async fn until_started(&self, streams: &mut Streams) -> Result<Option<ExecExit>> {
         let mut backoff = Backoff::new(POLL_START.0, POLL_START.1);
         loop {
-            let seen = match self.look().await {
+            let seen = match self.inspect().await {
                 Err(error) if error.kind() == ErrorKind::NotFound => {
                     return Err(Error::new(ErrorKind::InvalidState)
-                        .with_message("the container went away during the start")
+                        .with_message("the container was removed during the start")
                         .with_source(error));
                 }
                 seen => seen?,
             };
             if let Some(code) = self.code(&seen) {
                 return match self.start_failure(&seen, code, streams).await {
-                    Some(words) => match killed_at_start(&words) {
+                    Some(message) => match killed_at_start(&message) {
                         Some(exit) => Ok(Some(exit)),
-                        None => Err(self.not_started(&words).await),
+                        None => Err(self.start_error(&message).await),
                     },
                     None => Ok(None),
                 };
             }
             if seen.running && seen.pid > 0 {
-                self.take_hold(seen.pid);
+                self.open_process(seen.pid);
                 return Ok(None);
             }
             tokio::time::sleep(backoff.delay()).await;
         }
     }
 
-    /// Takes hold of the process that has just begun, so that it can be ended without a question to
-    /// an engine which may be too busy to answer: Podman was seen to take minutes, in which dropped
-    /// processes kept all processors for themselves.
+    /// Opens the pidfd of the new process, so that a kill needs no response of the engine. A busy Podman
+    /// can take minutes to respond, while the processes of dropped sessions use all CPUs.
     ///
-    /// The engine has named it a moment ago, and it is in the container: that it is another one
-    /// would take a number that was given twice in that moment, both times in this container. A
-    /// process that is not proven to be in the container is left alone.
-    fn take_hold(&self, pid: i32) {
+    /// The process is checked to be in the container. It can only be a different one if the PID was reused
+    /// in this container since the inspect. A process outside of the container is not opened.
+    fn open_process(&self, pid: i32) {
         if !self.backend.capabilities().exec_signal {
             return;
         }
@@ -253,32 +251,37 @@ impl Exec {
         }
     }
 
-    /// The engine's words about a process that could not be started, in place of its output.
-    async fn start_failure(&self, seen: &Seen, code: i32, streams: &mut Streams) -> Option<String> {
+    /// Returns the engine's message about a failed start, which is in the output of the session.
+    async fn start_failure(
+        &self,
+        seen: &ExecInspect,
+        code: i32,
+        streams: &mut Streams,
+    ) -> Option<String> {
         if self.backend.engine.is_podman() {
-            // What never ran looks as what did, but for the words.
+            // Only the message distinguishes a failed start from a process with this exit code.
             if !(125..=127).contains(&code) {
                 return None;
             }
             let output = streams.stderr.as_mut().unwrap_or(&mut streams.stdout);
-            let words = String::from_utf8_lossy(output.peek().await?).into_owned();
-            let failed = words.starts_with("Error: ") && words.contains("OCI");
-            return failed.then_some(words);
+            let message = String::from_utf8_lossy(output.peek().await?).into_owned();
+            let failed = message.starts_with("Error: ") && message.contains("OCI");
+            return failed.then_some(message);
         }
         if seen.pid > 0 {
             return None;
         }
-        let words = streams.stdout.peek().await.cloned().unwrap_or_default();
-        let words = &words[..words.len().min(LONGEST_REASON)];
-        Some(String::from_utf8_lossy(words).into_owned())
+        let message = streams.stdout.peek().await.cloned().unwrap_or_default();
+        let message = &message[..message.len().min(START_ERROR_LENGTH_MAX)];
+        Some(String::from_utf8_lossy(message).into_owned())
     }
 
-    async fn not_started(&self, words: &str) -> Error {
-        let error = refusal(Operation::Exec, 500, words);
+    async fn start_error(&self, message: &str) -> Error {
+        let error = refusal(Operation::Exec, 500, message);
         if error.kind() != ErrorKind::Internal {
             return error;
         }
-        // A container that ends at this time makes the start fail in many words.
+        // If the container ends during the start, the engines have many different messages.
         match self.backend.inspect(Operation::Exec, &self.container).await {
             Ok(inspect) if inspect.status() == ContainerStatus::Running => error,
             _ => Error::new(ErrorKind::InvalidState)
@@ -287,42 +290,42 @@ impl Exec {
         }
     }
 
-    /// Finds out, after the last byte, that it was not the end of the engine: one that has come back
-    /// knows nothing of the exec. Gives what waits for the exit code.
+    /// Checks after the last byte that the engine still has the exec, which it has not after a restart.
+    /// Returns a future of the exit code.
     async fn ended(self) -> Result<impl Future<Output = Result<ExecExit>> + Send + 'static> {
-        let seen = self.look_after().await?;
+        let seen = self.inspect_after_end().await?;
         Ok(async move { self.exit(seen).await })
     }
 
-    /// The exit code. The output can end before the process does.
-    async fn exit(&self, mut seen: Seen) -> Result<ExecExit> {
-        let mut backoff = Backoff::new(POLL.0, POLL.1);
+    /// Polls for the exit code, because the output can end before the process.
+    async fn exit(&self, mut seen: ExecInspect) -> Result<ExecExit> {
+        let mut backoff = Backoff::new(POLL_EXIT.0, POLL_EXIT.1);
         loop {
             if let Some(code) = self.code(&seen) {
                 return Ok(ExecExit { code });
             }
             tokio::time::sleep(backoff.delay()).await;
-            seen = self.look_after().await?;
+            seen = self.inspect_after_end().await?;
         }
     }
 
-    /// Looks at what is over: whatever cannot be seen now is lost.
-    async fn look_after(&self) -> Result<Seen> {
-        self.look().await.map_err(|error| match error.kind() {
+    /// Inspects the exec after the end of the output. A failure means that the exit code is lost.
+    async fn inspect_after_end(&self) -> Result<ExecInspect> {
+        self.inspect().await.map_err(|error| match error.kind() {
             ErrorKind::InvalidState => error,
             _ => Error::new(ErrorKind::Lost)
-                .with_message("the session was cut off before the exit code was known")
+                .with_message("the connection was lost before the exit code was known")
                 .with_source(error),
         })
     }
 
-    /// Takes hold of the process while it runs.
+    /// Opens the running process.
     ///
     /// # Errors
-    /// `Unsupported` if the process with this number does not belong to the container: the number
-    /// is that of another host.
+    /// `Unsupported` if the process with this PID is not in the container, because the engine is on another
+    /// host.
     async fn process(&self) -> Result<Option<ProcessTree>> {
-        let seen = self.look().await?;
+        let seen = self.inspect().await?;
         if !seen.running || seen.pid <= 0 {
             return Ok(None);
         }
@@ -332,35 +335,34 @@ impl Exec {
             Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
                 return Err(Error::unsupported(Capability::ExecSignal).with_source(error));
             }
-            Err(error) => return Err(no_signal(error)),
+            Err(error) => return Err(signal_error(error)),
         };
-        // It runs still, and as the same number: then it is the one that we have hold of, and was
-        // not replaced by another between the question and the hold.
-        let again = self.look().await?;
+        // If the exec is still running with the same PID, the opened process is the right one, and its PID
+        // was not reused.
+        let again = self.inspect().await?;
         Ok((again.running && again.pid == seen.pid).then_some(process))
     }
 
-    /// Ends the process that nobody listens to any more, and all that it has started, where that
-    /// can be done.
+    /// Kills the process of a dropped session with its descendants, if supported.
     async fn kill(&self) {
         if !self.backend.capabilities().exec_signal {
             return;
         }
         if let Some(process) = self.process.get() {
-            // An engine that knows it no longer was away since, and the session was cut: it is left as
-            // it is. Docker would wait ten seconds for the output that nobody reads of each such
-            // process, and see nothing else of the container in that time.
-            let error = match within(Operation::Exec, BUSY, self.look()).await {
+            // If the engine no longer has the exec, it was restarted and the session was lost. The process is
+            // not killed then, because Docker would wait ten seconds for its unread output, and process no
+            // other event of the container in that time.
+            let error = match within(Operation::Exec, BUSY_TIMEOUT, self.inspect()).await {
                 Err(error) if error.kind() != ErrorKind::Timeout => Some(error),
                 _ => kill(Arc::clone(process)).await.err(),
             };
-            return self.not_ended(error);
+            return self.log_failed_kill(error);
         }
         let kill = async {
-            // The session may have been dropped before the process was there.
+            // The session can be dropped before the process has started.
             let mut backoff = Backoff::new(POLL_START.0, POLL_START.1);
             loop {
-                let seen = self.look().await?;
+                let seen = self.inspect().await?;
                 if self.code(&seen).is_some() {
                     return Ok(());
                 }
@@ -370,24 +372,26 @@ impl Exec {
                 tokio::time::sleep(backoff.delay()).await;
             }
         };
-        self.not_ended(within(Operation::Exec, self.backend.deadlines().query, kill).await.err());
+        self.log_failed_kill(
+            within(Operation::Exec, self.backend.deadlines().query, kill).await.err(),
+        );
     }
 
-    /// Tells of a process that goes on although nobody listens to it any more.
-    fn not_ended(&self, error: Option<Error>) {
+    /// Logs the failure to kill the process of a dropped session.
+    fn log_failed_kill(&self, error: Option<Error>) {
         if let Some(error) = error {
-            tracing::debug!(%error, container = %self.container, "the process of a dropped session was not ended");
+            tracing::debug!(%error, container = %self.container, "failed to kill the process of a dropped session");
         }
     }
 
     async fn resize(&self, size: TerminalSize) -> Result<()> {
-        let call = Call::post(Operation::Exec, format!("/exec/{}/resize", self.id))
+        let request = ApiRequest::post(Operation::Exec, format!("/exec/{}/resize", self.id))
             .query("h", size.rows)
             .query("w", size.columns);
-        let resized = self.backend.http.unit(call);
+        let resized = self.backend.http.unit(request);
         match within(Operation::Exec, self.backend.deadlines().query, resized).await {
             Ok(_) => Ok(()),
-            Err(error) => match self.look().await {
+            Err(error) => match self.inspect().await {
                 Ok(seen) if self.code(&seen).is_none() => Err(error),
                 _ => Err(ended().with_source(error)),
             },
@@ -399,19 +403,19 @@ fn ended() -> Error {
     Error::new(ErrorKind::InvalidState).with_message("the process has ended")
 }
 
-/// Kills a process and all that it has started.
+/// Kills a process and its descendants.
 async fn kill(process: Arc<ProcessTree>) -> Result<()> {
     let killed = tokio::task::spawn_blocking(move || process.kill()).await;
-    killed.map_err(|_| Error::internal("the kill was not carried on"))?.map_err(no_signal)?;
+    killed.map_err(|_| Error::internal("the task of the kill has ended"))?.map_err(signal_error)?;
     Ok(())
 }
 
-fn no_signal(error: std::io::Error) -> Error {
+fn signal_error(error: std::io::Error) -> Error {
     let kind = match error.kind() {
         std::io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
         _ => ErrorKind::Internal,
     };
-    Error::new(kind).with_message("the signal cannot be sent").with_source(error)
+    Error::new(kind).with_message("failed to send the signal").with_source(error)
 }
 
 struct Control {
@@ -421,7 +425,7 @@ struct Control {
 }
 
 impl Control {
-    async fn doing<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+    async fn with_context<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         let done = if self.end.is_over() { Err(ended()) } else { work.await };
         done.during(Operation::Exec).on(BACKEND).about(&self.exec.container)
     }
@@ -438,16 +442,16 @@ impl SessionControl for Control {
             }
             self.exec.resize(size).await
         };
-        self.doing(work).await
+        self.with_context(work).await
     }
 
     async fn signal(&self, signal: Signal) -> Result<()> {
         let work = async {
             self.exec.backend.capabilities().require(Capability::ExecSignal)?;
             let Some(process) = self.exec.process().await? else { return Err(ended()) };
-            if process.signal(signal).await.map_err(no_signal)? { Ok(()) } else { Err(ended()) }
+            if process.signal(signal).await.map_err(signal_error)? { Ok(()) } else { Err(ended()) }
         };
-        self.doing(work).await
+        self.with_context(work).await
     }
 
     async fn wait(&self) -> Result<ExecExit> {

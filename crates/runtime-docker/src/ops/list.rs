@@ -55,8 +55,8 @@ pub(super) async fn summaries(
             None => key.clone(),
         })
         .collect();
-    let call = list::call(operation, &Filter::Labels(backend.scope(), &more));
-    let mut listed: Vec<Summary> = backend.query(operation, call).await?;
+    let request = list::request(operation, &Filter::Labels(backend.scope(), &more));
+    let mut listed: Vec<Summary> = backend.query(operation, request).await?;
     // The engine filters too. This check is repeated because a listed container can be removed.
     listed.retain(|summary| {
         is_ours(backend.scope(), |key| summary.label(key))

@@ -1,4 +1,4 @@
-//! Mount sources that do not exist, or are of another kind than the spec requires.
+//! Checks that mount sources exist and have the kind of the spec.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -8,17 +8,17 @@ use runtime_core::{Error, Mount, Result};
 use crate::model::engine::Flavour;
 use crate::state::DockerBackend;
 
-/// Refuses mounts whose source does not exist or is of the wrong kind, if the engine does not.
+/// Checks the sources of mounts, if the engine does not.
 ///
-/// Docker refuses a missing source at the create. Podman's Docker API makes the directory instead, as
-/// of an older form of mounts. Neither has a field for the kind of a source. If the engine's files are
-/// proven to be on this host, the sources are checked here.
+/// Docker refuses a missing source at the create. Podman's Docker API creates a directory instead.
+/// Neither has a field for the kind of a source. The sources are checked here if the engine is proven to
+/// share the files of this host.
 pub(crate) async fn check(backend: &DockerBackend, mounts: &[Mount]) -> Result<()> {
     let has_kind = mounts.iter().any(|mount| mount.kind.is_some());
     if (backend.engine.flavour == Flavour::Docker && !has_kind) || mounts.is_empty() {
         return Ok(());
     }
-    // Proven anew each time: Podman's service ends when it is idle, and starts again.
+    // Checked each time, because Podman's service exits when idle, and is started again.
     let Some(root) = backend.http.endpoint().locality().await.root() else { return Ok(()) };
     for (at, mount) in mounts.iter().enumerate() {
         check_source(&root, at, mount).await?;

@@ -1,4 +1,4 @@
-//! Pulling images.
+//! Pulls images.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,13 +17,13 @@ use runtime_support::{Credential, LoginsOf, find_credential};
 use serde::{Deserialize, Serialize};
 
 use crate::client::deadline::within;
-use crate::client::http::Call;
+use crate::client::http::ApiRequest;
 use crate::error::{self, BACKEND};
 use crate::model::progress::{Lines, Progress};
 use crate::state::DockerBackend;
 
-/// Pulls `image` by `policy`. What can be refused at once is refused here; the rest is the stream's
-/// last item.
+/// Begins to pull `image` by `policy`. Errors before the first event are returned here, later ones are the
+/// last item of the stream.
 pub(crate) async fn open(
     backend: &Arc<DockerBackend>,
     image: &ImageRef,
@@ -36,50 +36,51 @@ pub(crate) async fn open(
             return Ok(Box::pin(stream::iter(present.map(Ok))));
         }
         if policy == PullPolicy::Never || image.is_id() {
-            let why = if image.is_id() {
-                "the engine has no image of this id, and an id cannot be pulled"
+            let message = if image.is_id() {
+                "no image with this id, and an id cannot be pulled"
             } else {
-                "the engine does not have it, and it is not to be pulled"
+                "the image is not present, and the policy is never to pull"
             };
-            return Err(failure(image, ErrorKind::ImageNotFound, why));
+            return Err(failure(image, ErrorKind::ImageNotFound, message));
         }
     }
     let silence = backend.deadlines().pull_inactivity;
     let tool = if backend.engine.is_podman() { LoginsOf::Podman } else { LoginsOf::Docker };
     let login = find_credential(image, auth.cloned(), tool);
-    let login = found_in_time(image, silence, login).await?;
-    let mut call = Call::post(Operation::Pull, "/images/create")
+    let login = within_timeout(image, silence, login).await?;
+    let mut request = ApiRequest::post(Operation::Pull, "/images/create")
         .query("fromImage", image.name())
-        // Without a tag the engine would pull every tag there is.
+        // Without a tag the engine would pull all tags.
         .query("tag", image.digest().or(image.tag()).unwrap_or("latest"));
     if let Some(header) = login.as_ref().map(header).transpose()?.flatten() {
-        call = call.header(HeaderName::from_static("x-registry-auth"), header);
+        request = request.header(HeaderName::from_static("x-registry-auth"), header);
     }
-    // Docker answers only when the registry has told it the manifest.
-    let answer = within(Operation::Pull, silence, backend.http.send(call)).await.about(image)?;
-    let status = answer.status();
+    // Docker responds after the registry has returned the manifest.
+    let response =
+        within(Operation::Pull, silence, backend.http.send(request)).await.about(image)?;
+    let status = response.status();
     if status.is_client_error() || status.is_server_error() {
-        let body = backend.http.whole(Operation::Pull, answer).await.unwrap_or_default();
+        let body = backend.http.whole(Operation::Pull, response).await.unwrap_or_default();
         let message = error::message(&body);
         return Err(refused(image, status.as_u16(), &message, login.is_some()));
     }
-    let body = backend.http.stream(Operation::Pull, answer);
+    let body = backend.http.stream(Operation::Pull, response);
     Ok(Box::pin(events(Arc::clone(backend), image.clone(), body, login.is_some())))
 }
 
-/// The login that is looked up, if that comes to an end: a credential helper may hang.
-async fn found_in_time(
+/// Waits for the credentials within a timeout, because a credential helper may hang.
+async fn within_timeout(
     image: &ImageRef,
     silence: Duration,
     login: impl Future<Output = Option<Credential>>,
 ) -> Result<Option<Credential>> {
     tokio::time::timeout(silence, login).await.map_err(|_| {
-        let why = format!("the credential helper has not answered within {silence:?}");
-        failure(image, ErrorKind::Timeout, why)
+        let message = format!("the credential helper did not respond within {silence:?}");
+        failure(image, ErrorKind::Timeout, message)
     })
 }
 
-/// Pulls `image`, whether it is there or not, to the end.
+/// Pulls `image` to the end, even if it is present.
 pub(crate) async fn ensure(
     backend: &Arc<DockerBackend>,
     image: &ImageRef,
@@ -92,12 +93,12 @@ pub(crate) async fn ensure(
     Ok(())
 }
 
-/// What the engine has under this name.
+/// Returns the image with this reference, if the engine has it.
 pub(crate) async fn find(backend: &DockerBackend, image: &ImageRef) -> Result<Option<PullSummary>> {
-    // The characters of a reference need no encoding but the brackets of an IPv6 address.
+    // Only the brackets of an IPv6 address need encoding.
     let name = image.to_string().replace('[', "%5B").replace(']', "%5D");
-    let call = Call::get(Operation::Pull, format!("/images/{name}/json"));
-    match backend.query::<Inspect>(Operation::Pull, call).await {
+    let request = ApiRequest::get(Operation::Pull, format!("/images/{name}/json"));
+    match backend.query::<Inspect>(Operation::Pull, request).await {
         Ok(found) => Ok(Some(found.summary(image))),
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ImageNotFound) => {
             Ok(None)
@@ -118,8 +119,7 @@ impl Inspect {
     fn summary(self, image: &ImageRef) -> PullSummary {
         let name = image.name();
         let mut summary = PullSummary::new(image.to_string());
-        // An image may be known by digests of several repositories. Docker leaves
-        // `docker.io/library/` out of them.
+        // An image can have digests of several repositories. Docker omits `docker.io/library/` in them.
         summary.resolved = self
             .repo_digests
             .into_iter()
@@ -127,36 +127,38 @@ impl Inspect {
             .filter_map(|digest| ImageRef::parse(&digest).ok())
             .find(|digest| digest.name() == name)
             .map(|digest| digest.to_string());
-        // Podman gives the id without the algorithm in some answers.
+        // Podman omits the algorithm of the id in some responses.
         let id = self.id;
         summary.id = Some(if id.contains(':') { id } else { format!("sha256:{id}") });
         summary
     }
 }
 
-/// What the registry is shown, as the engine takes it.
+/// Returns the credentials as the header `X-Registry-Auth`.
 fn header(login: &Credential) -> Result<Option<HeaderValue>> {
     #[derive(Serialize)]
     #[serde(untagged)]
-    enum Shown<'a> {
+    enum AuthConfig<'a> {
         Login { username: &'a str, password: &'a str, serveraddress: Option<&'a str> },
         IdentityToken { identitytoken: &'a str },
         RegistryToken { registrytoken: &'a str },
     }
-    let shown = match login {
-        Credential::Login(auth) => Shown::Login {
+    let config = match login {
+        Credential::Login(auth) => AuthConfig::Login {
             username: &auth.username,
             password: auth.password(),
             serveraddress: auth.server_address.as_deref(),
         },
-        Credential::IdentityToken(token) => Shown::IdentityToken { identitytoken: token },
-        Credential::RegistryToken(token) => Shown::RegistryToken { registrytoken: token },
+        Credential::IdentityToken(token) => AuthConfig::IdentityToken { identitytoken: token },
+        Credential::RegistryToken(token) => AuthConfig::RegistryToken { registrytoken: token },
         _ => return Ok(None),
     };
-    let json = serde_json::to_vec(&shown)
-        .map_err(|_| Error::internal("the login is no JSON").during(Operation::Pull))?;
-    let mut value = HeaderValue::from_str(&URL_SAFE.encode(json))
-        .map_err(|_| Error::internal("the login is no header").during(Operation::Pull))?;
+    let json = serde_json::to_vec(&config).map_err(|_| {
+        Error::internal("failed to serialize the credentials").during(Operation::Pull)
+    })?;
+    let mut value = HeaderValue::from_str(&URL_SAFE.encode(json)).map_err(|_| {
+        Error::internal("the credentials are not a valid header").during(Operation::Pull)
+    })?;
     value.set_sensitive(true);
     Ok(Some(value))
 }
@@ -207,20 +209,20 @@ impl<S: Stream<Item = Result<Bytes>> + Unpin> Pull<S> {
                 return Ok(event);
             }
             if self.ended {
-                // The engine says nothing of success. The image that is there says it.
+                // The engine does not report success, so the presence of the image is checked.
                 return match find(&self.backend, &self.image).await? {
                     Some(summary) => Ok(PullEvent::Done(summary)),
                     None => Err(failure(
                         &self.image,
                         ErrorKind::Internal,
-                        "the engine ended the pull and does not have the image",
+                        "the pull has ended, and the image is not present",
                     )),
                 };
             }
             let silence = self.backend.deadlines().pull_inactivity;
             let Ok(bytes) = tokio::time::timeout(silence, self.body.next()).await else {
-                let why = format!("the engine has said nothing for {silence:?}");
-                return Err(failure(&self.image, ErrorKind::Timeout, why));
+                let message = format!("the engine has sent nothing for {silence:?}");
+                return Err(failure(&self.image, ErrorKind::Timeout, message));
             };
             match bytes {
                 Some(bytes) => {
@@ -232,7 +234,7 @@ impl<S: Stream<Item = Result<Bytes>> + Unpin> Pull<S> {
                         return Err(failure(
                             &self.image,
                             ErrorKind::Internal,
-                            "the engine's answer has a line without end",
+                            "a line of the engine's response is too long",
                         ));
                     }
                 }
@@ -256,13 +258,13 @@ impl<S: Stream<Item = Result<Bytes>> + Unpin> Pull<S> {
     }
 }
 
-fn failure(image: &ImageRef, kind: ErrorKind, why: impl Into<String>) -> Error {
-    Error::new(kind).with_message(why).during(Operation::Pull).on(BACKEND).about(image)
+fn failure(image: &ImageRef, kind: ErrorKind, message: impl Into<String>) -> Error {
+    Error::new(kind).with_message(message).during(Operation::Pull).on(BACKEND).about(image)
 }
 
-/// What the engine says of a pull that failed.
+/// Returns the error of a pull that the engine refused.
 fn refused(image: &ImageRef, status: u16, message: &str, has_login: bool) -> Error {
-    if has_login && error::hides_the_image(message) {
+    if has_login && error::is_hidden_image(message) {
         return failure(image, ErrorKind::ImageNotFound, message.trim());
     }
     error::refusal(Operation::Pull, status, message).on(BACKEND).about(image)
@@ -277,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn with_a_login_a_hidden_image_is_not_there() {
+    fn hidden_image_with_credentials_is_not_found() {
         let hidden = "pull access denied for a, repository does not exist or may require login";
         assert_eq!(refused(&image(), 404, hidden, true).kind(), ErrorKind::ImageNotFound);
         assert_eq!(refused(&image(), 404, hidden, false).kind(), ErrorKind::Unauthenticated);
@@ -286,12 +288,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_login_is_not_waited_for_without_end() {
+    async fn hanging_credential_helper_returns_timeout() {
         let silence = Duration::from_secs(120);
-        let late = found_in_time(&image(), silence, std::future::pending()).await.unwrap_err();
+        let late = within_timeout(&image(), silence, std::future::pending()).await.unwrap_err();
         assert_eq!((late.kind(), late.operation()), (ErrorKind::Timeout, Some(Operation::Pull)));
         assert!(late.to_string().contains("credential helper"), "{late}");
-        let none = found_in_time(&image(), silence, std::future::ready(None)).await;
+        let none = within_timeout(&image(), silence, std::future::ready(None)).await;
         assert_eq!(none.unwrap(), None);
     }
 }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::stop::change;
 use crate::client::deadline::within;
-use crate::client::http::Call;
+use crate::client::http::ApiRequest;
 use crate::error::refusal;
 use crate::state::containers::Started;
 use crate::state::{DockerBackend, DockerContainer};
@@ -19,16 +19,18 @@ pub(crate) async fn remove(backend: &DockerBackend, container: &DockerContainer)
     if backend.engine.is_podman() && container.state.started() != Started::No {
         // Podman's Docker API stops the container first, with the whole grace of its creation. The
         // result of this kill does not matter, because the removal reports the state.
-        let call = Call::post(Operation::Remove, format!("/containers/{}/kill", container.id))
-            .query("signal", Signal::KILL.number());
-        if let Err(error) = change(backend, call, &removing.requests).await {
+        let request =
+            ApiRequest::post(Operation::Remove, format!("/containers/{}/kill", container.id))
+                .query("signal", Signal::KILL.number());
+        if let Err(error) = change(backend, request, &removing.requests).await {
             tracing::trace!(%error, "failed to kill the container before its removal");
         }
     }
     let path = format!("/containers/{}", container.id);
-    let call =
-        Call::new(Operation::Remove, Method::DELETE, path).query("force", true).query("v", true);
-    match change(backend, call, &removing.requests).await {
+    let request = ApiRequest::new(Operation::Remove, Method::DELETE, path)
+        .query("force", true)
+        .query("v", true);
+    match change(backend, request, &removing.requests).await {
         // Another removal is under way. This one ends with it.
         Err(error) if error.kind() == ErrorKind::InvalidState => {
             until_removed(backend, container).await
@@ -46,9 +48,9 @@ pub(crate) async fn remove_in_time(
 }
 
 async fn until_removed(backend: &DockerBackend, container: &DockerContainer) -> Result<()> {
-    let call = Call::post(Operation::Remove, format!("/containers/{}/wait", container.id))
+    let request = ApiRequest::post(Operation::Remove, format!("/containers/{}/wait", container.id))
         .query("condition", "removed");
-    match backend.http.json::<Removed>(call).await {
+    match backend.http.json::<Removed>(request).await {
         Ok(Removed { error: Some(Refused { message }) }) if !message.is_empty() => {
             Err(refusal(Operation::Remove, 500, &message))
         }

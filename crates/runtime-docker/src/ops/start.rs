@@ -3,7 +3,7 @@
 use http::StatusCode;
 use runtime_core::{ContainerStatus, Error, ErrorKind, Operation, Result, StartOutcome};
 
-use crate::client::http::Call;
+use crate::client::http::ApiRequest;
 use crate::state::containers::Started;
 use crate::state::{DockerBackend, DockerContainer};
 
@@ -29,8 +29,8 @@ pub(crate) async fn start(
     // If the caller drops the future, or there is no response, the outcome is unknown, and the next
     // start has to inspect the container first.
     state.set_started(Started::Unknown);
-    let call = Call::post(Operation::Start, format!("/containers/{}/start", container.id));
-    match backend.http.unit(call).await {
+    let request = ApiRequest::post(Operation::Start, format!("/containers/{}/start", container.id));
+    match backend.http.unit(request).await {
         Ok(status) => {
             state.set_started(Started::Yes);
             Ok(match status {

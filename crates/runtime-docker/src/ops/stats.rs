@@ -12,9 +12,9 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::list::summaries;
 use crate::client::deadline::within;
-use crate::client::http::Call;
-use crate::error::BACKEND;
-use crate::model::stats::Answer;
+use crate::client::http::ApiRequest;
+use crate::error::{BACKEND, invalid_response};
+use crate::model::stats::StatsResponse;
 use crate::state::{DockerBackend, DockerContainer};
 
 /// How many containers are measured concurrently. Docker samples all requested containers once a
@@ -44,7 +44,7 @@ pub(crate) async fn once(
             ContainerStatus::Running => {}
         }
     }
-    Err(Error::new(ErrorKind::InvalidState).with_message("it is not running"))
+    Err(Error::new(ErrorKind::InvalidState).with_message("the container is not running"))
 }
 
 /// Measures a container until it ends. Each sample is a request of its own, because the engine's
@@ -121,13 +121,13 @@ async fn measure_cpu_too(
     backend: &DockerBackend,
     id: &ContainerId,
 ) -> Result<Option<ContainerStats>> {
-    let Some(answer) = request(backend, id).await? else { return Ok(None) };
-    let Some(mut stats) = answer.stats(has_swapped_network(backend)) else { return Ok(None) };
+    let Some(response) = request(backend, id).await? else { return Ok(None) };
+    let Some(mut stats) = response.stats(has_swapped_network(backend)) else { return Ok(None) };
     if let Some(now) = stats.cpu_time {
         let before = backend.samples.replace(id, stats.time, now);
         if let Some(share) = before.and_then(|before| before.share_until(stats.time, now)) {
             let limit = cpu_limit(backend, id).await?;
-            let host = answer.online_cpus().unwrap_or(f64::from(backend.engine.info.cpus));
+            let host = response.online_cpus().unwrap_or(f64::from(backend.engine.info.cpus));
             let cpus = limit.unwrap_or(host).min(host);
             stats.cpu_percent = (cpus > 0.0).then(|| share / cpus * 100.0);
         }
@@ -136,21 +136,19 @@ async fn measure_cpu_too(
 }
 
 /// Requests a sample. Returns `None` if the engine reports that the container is not running.
-async fn request(backend: &DockerBackend, id: &ContainerId) -> Result<Option<Answer>> {
+async fn request(backend: &DockerBackend, id: &ContainerId) -> Result<Option<StatsResponse>> {
     // Without `one-shot`, Docker takes a second sample one or two seconds later.
-    let call = Call::get(Operation::Stats, format!("/containers/{id}/stats"))
+    let request = ApiRequest::get(Operation::Stats, format!("/containers/{id}/stats"))
         .query("stream", false)
         .query("one-shot", true);
     let sent = within(Operation::Stats, backend.deadlines().query, async {
-        let answer = backend.http.call(call).await?;
-        backend.http.whole(Operation::Stats, answer).await
+        let response = backend.http.call(request).await?;
+        backend.http.whole(Operation::Stats, response).await
     });
     match sent.await {
         // Podman's response for a container that is not running.
         Ok(body) if body.is_empty() => Ok(None),
-        Ok(body) => serde_json::from_slice(&body).map(Some).map_err(|source| {
-            Error::internal("the engine's answer is not what its API says").with_source(source)
-        }),
+        Ok(body) => serde_json::from_slice(&body).map(Some).map_err(invalid_response),
         // Some engines fail with messages of their own if the container ends during the sample.
         Err(error) if error.kind() == ErrorKind::Internal => {
             let inspect = backend.inspect(Operation::Stats, id).await?;

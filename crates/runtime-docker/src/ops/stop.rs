@@ -11,7 +11,7 @@ use runtime_core::{
 };
 
 use crate::client::deadline::within;
-use crate::client::http::Call;
+use crate::client::http::ApiRequest;
 use crate::error::is_refusal;
 use crate::state::containers::Requests;
 use crate::state::{DockerBackend, DockerContainer};
@@ -24,9 +24,9 @@ pub(crate) async fn stop(
 ) -> Result<StopOutcome> {
     let id = &container.id;
     let grace = options.grace.map(|grace| backend.capabilities().round_grace(grace));
-    let mut call = Call::post(Operation::Stop, format!("/containers/{id}/stop"));
+    let mut request = ApiRequest::post(Operation::Stop, format!("/containers/{id}/stop"));
     if let Some(grace) = grace {
-        call = call.query("t", grace.as_secs());
+        request = request.query("t", grace.as_secs());
     }
     let grace = match grace {
         Some(grace) => grace,
@@ -39,7 +39,7 @@ pub(crate) async fn stop(
         // time to handle it.
         let killed =
             grace.is_zero() && kill_to_stop(backend, container, &stopping.requests).await?;
-        let status = change(backend, call, &stopping.requests).await?;
+        let status = change(backend, request, &stopping.requests).await?;
         let status = if killed { StatusCode::NO_CONTENT } else { status };
         // The response only reports if the container was stopped or was not running. Podman also
         // reports a stop of a container that was never started.
@@ -60,7 +60,7 @@ pub(crate) async fn stop(
         stopping.was_not_running();
         return match inspect.status() {
             ContainerStatus::Created => Ok(StopOutcome::NotStarted),
-            _ => Err(Error::internal("the engine says that it was stopped, and that it runs")),
+            _ => Err(Error::internal("the engine reports the container as stopped and as running")),
         };
     };
     let stopped = status != StatusCode::NOT_MODIFIED && exit.reason != ExitReason::StartFailed;
@@ -79,8 +79,8 @@ async fn kill_to_stop(
     container: &DockerContainer,
     requests: &Requests,
 ) -> Result<bool> {
-    let call = Call::post(Operation::Stop, format!("/containers/{}/kill", container.id));
-    match change(backend, call.query("signal", Signal::KILL.number()), requests).await {
+    let request = ApiRequest::post(Operation::Stop, format!("/containers/{}/kill", container.id));
+    match change(backend, request.query("signal", Signal::KILL.number()), requests).await {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == ErrorKind::InvalidState => Ok(false),
         Err(error) => Err(error),
@@ -90,17 +90,17 @@ async fn kill_to_stop(
 /// Sends a request that changes how the container ends, and records if it may have had an effect.
 pub(super) async fn change(
     backend: &DockerBackend,
-    call: Call,
+    request: ApiRequest,
     requests: &Requests,
 ) -> Result<StatusCode> {
-    let request = requests.next();
-    let answer = backend.http.unit(call.noting(Arc::clone(&request))).await;
+    let mark = requests.next();
+    let response = backend.http.unit(request.noting(Arc::clone(&mark))).await;
     let without_effect =
         |error: &Error| is_refusal(error) || error.kind() == ErrorKind::InvalidState;
-    if answer.as_ref().is_err_and(without_effect) {
-        request.store(false, Ordering::Relaxed);
+    if response.as_ref().is_err_and(without_effect) {
+        mark.store(false, Ordering::Relaxed);
     }
-    answer
+    response
 }
 
 /// Returns the grace that was set when the container was created.

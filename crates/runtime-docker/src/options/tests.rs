@@ -1,4 +1,4 @@
-//! Where the engine is, by every source.
+//! Selection of the endpoint by options, variables and files.
 
 use super::*;
 
@@ -13,8 +13,8 @@ fn options() -> DockerOptions {
     DockerOptions::new(Scope::new("test").unwrap())
 }
 
-/// A configuration folder with the contexts `far` (TCP), `sealed` (TLS), and `blind` and `bare`,
-/// which do not want to verify, the second without certificates.
+/// A configuration directory with the contexts `far` (TCP), `sealed` (TLS), and `blind` and `bare`, which
+/// disable verification. `bare` has no certificates.
 fn config() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for (name, host, skip) in [
@@ -40,7 +40,7 @@ fn config() -> tempfile::TempDir {
 }
 
 #[test]
-fn hosts_are_read_as_docker_reads_them() {
+fn hosts_parse_as_in_docker() {
     for (host, shown) in [
         ("unix:///run/x.sock", "unix:///run/x.sock"),
         ("unix://", "unix:///var/run/docker.sock"),
@@ -65,11 +65,11 @@ fn hosts_are_read_as_docker_reads_them() {
         assert_eq!(endpoint.to_string(), format!("{shown} (from the option host)"));
     }
     let v6 = resolve(&options().host("tcp://[::1]:99"), &[]).unwrap();
-    assert_eq!(v6.place(), &Place::Tcp { host: "::1".into(), port: 99 });
+    assert_eq!(v6.address(), &Address::Tcp { host: "::1".into(), port: 99 });
 }
 
 #[test]
-fn hosts_that_cannot_be_used_are_typed_errors() {
+fn invalid_hosts_return_typed_errors() {
     for (host, kind) in [
         ("", ErrorKind::InvalidArgument),
         ("/var/run/docker.sock", ErrorKind::InvalidArgument),
@@ -94,45 +94,48 @@ fn hosts_that_cannot_be_used_are_typed_errors() {
 }
 
 #[test]
-fn the_first_that_says_where_counts() {
+fn first_source_of_endpoint_wins() {
     let dir = config();
-    let folder = dir.path().to_str().unwrap();
+    let path = dir.path().to_str().unwrap();
     std::fs::write(dir.path().join("config.json"), r#"{"currentContext":"far"}"#).unwrap();
     let all = [
-        ("DOCKER_CONFIG", folder),
+        ("DOCKER_CONFIG", path),
         ("DOCKER_HOST", "unix:///env.sock"),
         ("DOCKER_CONTEXT", "sealed"),
     ];
-    let shown = |options: &DockerOptions, variables: &[(&str, &str)]| {
+    let endpoint_of = |options: &DockerOptions, variables: &[(&str, &str)]| {
         resolve(options, variables).unwrap().to_string()
     };
     assert_eq!(
-        shown(&options().host("unix:///a.sock"), &all),
+        endpoint_of(&options().host("unix:///a.sock"), &all),
         "unix:///a.sock (from the option host)"
     );
     assert_eq!(
-        shown(&options().context("far"), &all),
+        endpoint_of(&options().context("far"), &all),
         "http://far.example:1234 (from the option context \"far\")"
     );
-    assert_eq!(shown(&options().context("default"), &all), "unix:///env.sock (from DOCKER_HOST)");
-    assert_eq!(shown(&options(), &all), "unix:///env.sock (from DOCKER_HOST)");
     assert_eq!(
-        shown(&options(), &[all[0], all[2]]),
+        endpoint_of(&options().context("default"), &all),
+        "unix:///env.sock (from DOCKER_HOST)"
+    );
+    assert_eq!(endpoint_of(&options(), &all), "unix:///env.sock (from DOCKER_HOST)");
+    assert_eq!(
+        endpoint_of(&options(), &[all[0], all[2]]),
         "https://sealed.example:2376 (from DOCKER_CONTEXT \"sealed\")"
     );
     assert_eq!(
-        shown(&options(), &all[..1]),
+        endpoint_of(&options(), &all[..1]),
         "http://far.example:1234 (from the current docker context \"far\")"
     );
     assert_eq!(
-        shown(&options(), &[("HOME", "/nowhere")]),
+        endpoint_of(&options(), &[("HOME", "/nowhere")]),
         "unix:///var/run/docker.sock (from the default)"
     );
-    assert_eq!(shown(&options(), &[]), "unix:///var/run/docker.sock (from the default)");
+    assert_eq!(endpoint_of(&options(), &[]), "unix:///var/run/docker.sock (from the default)");
 }
 
 #[test]
-fn contexts_that_cannot_be_used_are_typed_errors() {
+fn invalid_contexts_return_typed_errors() {
     let dir = config();
     let variables = [("DOCKER_CONFIG", dir.path().to_str().unwrap())];
     for options in [
@@ -150,7 +153,7 @@ fn contexts_that_cannot_be_used_are_typed_errors() {
 
 #[test]
 fn empty_variables_count_as_unset() {
-    // The current directory has no configuration that could be taken by mistake.
+    // The current directory has no configuration.
     let home = tempfile::tempdir().unwrap();
     let dir = home.path().join(".docker");
     std::fs::create_dir(&dir).unwrap();
@@ -159,7 +162,7 @@ fn empty_variables_count_as_unset() {
     let current = ["DOCKER_CONFIG", "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CERT_PATH"];
     let mut variables: Vec<_> = current.iter().map(|name| (*name, "")).collect();
     variables.push(("HOME", home));
-    // That of the home directory was read.
+    // The configuration of the home directory was read.
     assert!(resolve(&options(), &variables).unwrap_err().to_string().contains("none"));
     variables.push(("DOCKER_TLS_VERIFY", "1"));
     variables[1].1 = "tcp://h";
@@ -177,9 +180,9 @@ fn empty_variables_count_as_unset() {
     assert_eq!(error.field(), Some("cert_path"));
 }
 
-/// Measured with docker 28.2 as the command line.
+/// Compared with Docker's command line 28.2.
 #[test]
-fn variables_of_tls_without_a_host_ask_for_tcp() {
+fn tls_variables_without_host_select_tcp() {
     let home = ("HOME", "/root");
     for host in [None, Some(("DOCKER_HOST", " "))] {
         let plain: Vec<_> = [home].into_iter().chain(host).collect();
@@ -211,10 +214,10 @@ fn configuration_is_never_read_from_current_directory() {
 }
 
 #[test]
-fn certificates_come_from_where_docker_looks() {
+fn certificates_are_found_as_in_docker() {
     let host = ("DOCKER_HOST", "tcp://h");
     let verify = ("DOCKER_TLS_VERIFY", "1");
-    let all = |folder: &str| Some(TlsFiles::all_of(Path::new(folder)));
+    let all = |path: &str| Some(TlsFiles::all_of(Path::new(path)));
     let tls = |options: &DockerOptions, variables: &[(&str, &str)]| {
         resolve(options, variables).unwrap().tls().cloned()
     };
@@ -223,7 +226,7 @@ fn certificates_come_from_where_docker_looks() {
     assert_eq!(tls(&options(), &[host, verify, ("DOCKER_CERT_PATH", "/c")]), all("/c"));
     assert_eq!(tls(&options(), &[host, verify, ("HOME", "/h")]), all("/h/.docker"));
     assert_eq!(tls(&options().host("tcp://h").cert_path("/o"), &[]), all("/o"));
-    // TLS that verifies nothing is not offered, and plain text is not what was asked for.
+    // TLS without verification is refused, and is not replaced by plain text.
     let blind = ("DOCKER_TLS", "1");
     for options in [options(), options().context("default")] {
         let error = resolve(&options, &[host, blind]).unwrap_err();

@@ -1,7 +1,7 @@
-//! What this process knows of a container beyond what the engine does.
+//! State of containers that the engine does not keep.
 //!
-//! Docker forgets who stopped a container, Podman that a start failed, and both would start a
-//! container again that has run. So this is kept here, shared by all handles of a runtime.
+//! Docker does not record the cause of a stop, Podman does not record a failed start, and both would
+//! restart a container that has run. All handles of a runtime share this state.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ use tokio::sync::{broadcast, watch};
 
 use crate::model::info::removed;
 
-/// All containers of which something is known.
+/// The state of all containers with a handle, and of some without.
 #[derive(Debug)]
 pub(crate) struct ContainerStates {
     entries: Mutex<Entries>,
@@ -22,31 +22,31 @@ pub(crate) struct ContainerStates {
 
 impl Default for ContainerStates {
     fn default() -> Self {
-        Self { entries: Mutex::default(), failures: broadcast::Sender::new(FAILURES) }
+        Self { entries: Mutex::default(), failures: broadcast::Sender::new(FAILURES_CAPACITY) }
     }
 }
 
 #[derive(Debug, Default)]
 struct Entries {
     states: HashMap<ContainerId, Weak<ContainerState>>,
-    /// Those that are remembered although nobody has a handle, the oldest first.
-    kept: VecDeque<Arc<ContainerState>>,
-    /// When to look for entries that are gone.
+    /// States that are retained without a handle, the oldest first.
+    retained: VecDeque<Arc<ContainerState>>,
+    /// The number of entries at which dropped states are removed.
     sweep_at: usize,
 }
 
-/// How many starts that failed are told to one who listens slowly.
-const FAILURES: usize = 256;
+/// The capacity of the channel of failed starts.
+const FAILURES_CAPACITY: usize = 256;
 
-/// How many are remembered although nobody has a handle.
-const KEPT: usize = 4096;
+/// The number of states that are retained without a handle.
+const RETAINED_CAPACITY: usize = 4096;
 
 impl ContainerStates {
     fn lock(&self) -> MutexGuard<'_, Entries> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is known of a container, for a new handle of it.
+    /// Returns the state of a container, for a new handle.
     pub(crate) fn of(&self, id: &ContainerId) -> Arc<ContainerState> {
         let mut entries = self.lock();
         if let Some(state) = entries.states.get(id).and_then(Weak::upgrade) {
@@ -61,105 +61,103 @@ impl ContainerStates {
         state
     }
 
-    /// What is known of a container, if anything is.
+    /// Returns the state of a container, if there is one.
     pub(crate) fn get(&self, id: &ContainerId) -> Option<Arc<ContainerState>> {
         self.lock().states.get(id).and_then(Weak::upgrade)
     }
 
-    /// Remembers it when the last handle is gone: what is known of it cannot be asked again.
-    fn keep(&self, state: &Arc<ContainerState>) {
-        if state.kept.set(()).is_err() {
+    /// Retains the state after its last handle is dropped, because the engine does not have it.
+    fn retain(&self, state: &Arc<ContainerState>) {
+        if state.is_retained.set(()).is_err() {
             return;
         }
         let mut entries = self.lock();
-        if entries.kept.len() == KEPT {
-            entries.kept.pop_front();
+        if entries.retained.len() == RETAINED_CAPACITY {
+            entries.retained.pop_front();
         }
-        entries.kept.push_back(Arc::clone(state));
+        entries.retained.push_back(Arc::clone(state));
     }
 
-    /// Says how a container ended, with what is known here, and has it said the same way from
-    /// now on.
+    /// Adds this state to the exit that the engine reports, and caches the result.
     pub(crate) async fn settle(&self, id: &ContainerId, exit: Exit) -> Exit {
         match self.get(id) {
             Some(state) => {
                 let exit = state.settle(exit).await;
-                // Podman may have forgotten it when its event is due.
-                self.keep(&state);
+                // Podman may not have it any more at the time of its event.
+                self.retain(&state);
                 exit
             }
             None => exit,
         }
     }
 
-    /// Begins a stop. The guard has to be told what came of it.
+    /// Begins a stop. The returned guard has to get its outcome.
     pub(crate) fn stopping(self: &Arc<Self>, state: &Arc<ContainerState>) -> Stopping {
         let requests = Requests::default();
         state.stops.send_modify(|stops| stops.pending.push(requests.clone()));
         Stopping { containers: Arc::clone(self), state: Arc::clone(state), requests }
     }
 
-    /// Notes that the start failed.
+    /// Records a failed start as the exit.
     pub(crate) fn start_failed(&self, state: &Arc<ContainerState>, message: &str) {
         let exit = Exit::new(ExitReason::StartFailed).with_message(message);
         let _ = state.exit.set(exit);
-        self.keep(state);
-        // Nobody may listen.
+        self.retain(state);
+        // Fails without receivers.
         let _ = self.failures.send(state.id.clone());
     }
 
-    /// The starts that fail from now on.
+    /// Subscribes to failed starts.
     pub(crate) fn start_failures(&self) -> broadcast::Receiver<ContainerId> {
         self.failures.subscribe()
     }
 }
 
-/// What is known of one container.
+/// The state of one container.
 #[derive(Debug)]
 pub(crate) struct ContainerState {
     id: ContainerId,
-    /// Held during a start, so that there is one at a time.
+    /// Locked during a start, so that starts do not overlap.
     pub(crate) starting: tokio::sync::Mutex<()>,
     started: Mutex<Started>,
     stops: watch::Sender<Stops>,
-    /// How many removals are under way or have had an effect.
+    /// The number of removals that are in progress or have had an effect.
     removals: AtomicUsize,
     exit: OnceLock<Exit>,
-    kept: OnceLock<()>,
-    /// The grace of a stop that gives none, where it is known.
+    is_retained: OnceLock<()>,
+    /// The default grace of a stop, if known.
     pub(crate) stop_grace: OnceLock<Duration>,
-    /// Whether its main process is on a terminal, where that is known.
+    /// Whether the main process is on a terminal, if known.
     pub(crate) terminal: OnceLock<bool>,
-    /// Whether the engine throws away old parts of its log, where that is known.
+    /// Whether the engine deletes old parts of the log, if known.
     pub(crate) log_rotates: OnceLock<bool>,
-    /// Where it has file systems in memory, beside those that every container has, where that is
-    /// known.
+    /// The mount points of its tmpfs file systems, besides those of every container, if known.
     pub(crate) tmpfs: OnceLock<Vec<String>>,
-    /// Its limit on CPUs, if it has one, where that is known.
+    /// The CPU limit if it has one, if known.
     pub(crate) cpus: OnceLock<Option<f64>>,
 }
 
-/// Whether it was started.
+/// Whether a container was started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Started {
-    /// It was created here, and not started from here.
+    /// Created by this process, and not started by it.
     No,
-    /// Only the engine knows.
+    /// Not known. The engine has to be inspected.
     Unknown,
-    /// It was.
+    /// Started.
     Yes,
 }
 
 #[derive(Debug, Default)]
 struct Stops {
     pending: Vec<Requests>,
-    /// Whether one of our stops ended it.
+    /// Whether a stop of this runtime ended the container.
     stopped: bool,
 }
 
-/// How long an exit waits for the answer to a stop that is under way. The engine gives both at
-/// nearly the same time, and the exit says something else without the answer.
-const STOP_ANSWER: Duration = Duration::from_secs(5);
+/// How long an exit waits for the response to a stop in progress. The engine sends both at nearly the
+/// same time, and the reason of the exit depends on the response.
+const STOP_RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl ContainerState {
     fn new(id: ContainerId) -> Self {
@@ -170,7 +168,7 @@ impl ContainerState {
             stops: watch::Sender::default(),
             removals: AtomicUsize::new(0),
             exit: OnceLock::new(),
-            kept: OnceLock::new(),
+            is_retained: OnceLock::new(),
             stop_grace: OnceLock::new(),
             terminal: OnceLock::new(),
             log_rotates: OnceLock::new(),
@@ -187,23 +185,23 @@ impl ContainerState {
         *self.started.lock().unwrap_or_else(PoisonError::into_inner) = started;
     }
 
-    /// How it ended, once that is known.
+    /// Returns the cached exit.
     pub(crate) fn exit(&self) -> Option<&Exit> {
         self.exit.get()
     }
 
-    /// Has everybody told the same.
+    /// Caches the exit. Later calls return the cached value.
     pub(crate) fn remember(&self, exit: Exit) -> Exit {
         self.exit.get_or_init(|| exit).clone()
     }
 
-    /// Notes that we are removing it, and so kill it, until the guard is dropped without effect.
+    /// Begins a removal, which kills the container. It counts until the guard is dropped without an effect.
     pub(crate) fn removing(self: &Arc<Self>) -> Removing {
         self.removals.fetch_add(1, Ordering::Relaxed);
         Removing { state: Arc::clone(self), requests: Requests::default() }
     }
 
-    /// Whether we are removing it, or have.
+    /// Whether this runtime is removing the container, or has removed it.
     pub(crate) fn is_removing(&self) -> bool {
         self.removals.load(Ordering::Relaxed) > 0
     }
@@ -213,14 +211,16 @@ impl ContainerState {
             return exit.clone();
         }
         let mut stops = self.stops.subscribe();
-        let answered =
-            tokio::time::timeout(STOP_ANSWER, stops.wait_for(|stops| stops.pending.is_empty()))
-                .await;
-        // A stop without an answer at this late time was a stop all the same, if it has left.
-        let answered = answered.is_ok_and(|answer| answer.is_ok());
+        let has_response = tokio::time::timeout(
+            STOP_RESPONSE_TIMEOUT,
+            stops.wait_for(|stops| stops.pending.is_empty()),
+        )
+        .await;
+        // Without a response in time, a stop counts if its request was sent.
+        let has_response = has_response.is_ok_and(|stops| stops.is_ok());
         let stopped = {
             let stops = self.stops.borrow();
-            stops.stopped || (!answered && stops.pending.iter().any(Requests::had_effect))
+            stops.stopped || (!has_response && stops.pending.iter().any(Requests::had_effect))
         };
         let killed = exit.signal == Some(Signal::KILL) && exit.reason == ExitReason::Signaled;
         let exit = if exit.reason == ExitReason::OutOfMemory {
@@ -236,7 +236,7 @@ impl ContainerState {
     }
 }
 
-/// The requests of one operation, each with whether it may have had an effect.
+/// The requests of one operation, each with a mark that it may have had an effect.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Requests(Arc<Mutex<Vec<Arc<AtomicBool>>>>);
 
@@ -245,15 +245,15 @@ impl Requests {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the mark of the next request, for [`Call::noting`](crate::client::http::Call::noting). It is
-    /// set when the request leaves, and is to be unset if the engine refuses the request.
+    /// Returns the mark of the next request, for [`ApiRequest::noting`](crate::client::http::ApiRequest::noting). It is
+    /// set when the request is sent. The caller unsets it if the engine refuses the request.
     pub(crate) fn next(&self) -> Arc<AtomicBool> {
         let mark = Arc::new(AtomicBool::new(false));
         self.lock().push(Arc::clone(&mark));
         mark
     }
 
-    /// Notes that none of them had an effect.
+    /// Records that no request had an effect.
     fn clear(&self) {
         self.lock().clear();
     }
@@ -263,8 +263,8 @@ impl Requests {
     }
 }
 
-/// A stop that is under way. Dropped without an answer it counts as one that stopped if a request
-/// of it has left: the engine may have sent the signal.
+/// A stop in progress. If it is dropped after a request was sent, it counts as one that stopped the
+/// container, because the engine may have sent the signal.
 pub(crate) struct Stopping {
     containers: Arc<ContainerStates>,
     state: Arc<ContainerState>,
@@ -272,7 +272,7 @@ pub(crate) struct Stopping {
 }
 
 impl Stopping {
-    /// The container was not running.
+    /// Ends a stop of a container that was not running.
     pub(crate) fn was_not_running(self) {
         self.requests.clear();
     }
@@ -286,13 +286,13 @@ impl Drop for Stopping {
             stops.stopped |= stopped;
         });
         if stopped {
-            self.containers.keep(&self.state);
+            self.containers.retain(&self.state);
         }
     }
 }
 
-/// A removal that is under way. Dropped, it counts as one that kills the container if a request of
-/// it has left and was not refused.
+/// A removal in progress. If it is dropped after a request was sent and not refused, it counts as one
+/// that kills the container.
 pub(crate) struct Removing {
     state: Arc<ContainerState>,
     pub(crate) requests: Requests,
@@ -308,7 +308,7 @@ impl Drop for Removing {
 
 impl Drop for ContainerState {
     fn drop(&mut self) {
-        tracing::trace!(container = %self.id, "forgotten");
+        tracing::trace!(container = %self.id, "state dropped");
     }
 }
 
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stop_that_stopped_gives_the_reason_and_one_that_did_not_does_not() {
+    async fn exit_after_stop_with_effect_is_stopped_by_us() {
         let containers = Arc::new(ContainerStates::default());
         let (one, two) = (containers.of(&id("one")), containers.of(&id("two")));
         stopped(&containers, &one);
@@ -337,7 +337,7 @@ mod tests {
         assert_eq!(containers.settle(&id("unknown"), exit.clone()).await, exit);
     }
 
-    /// A stop whose request has left.
+    /// Runs a stop whose request was sent.
     fn stopped(containers: &Arc<ContainerStates>, state: &Arc<ContainerState>) {
         containers.stopping(state).requests.next().store(true, Ordering::Relaxed);
     }
@@ -346,7 +346,7 @@ mod tests {
     async fn stop_and_removal_without_effect_do_not_change_exit() {
         let containers = Arc::new(ContainerStates::default());
         let state = containers.of(&id("one"));
-        // The first is dropped before its request left, the second is refused.
+        // The first is dropped before its request is sent, the second is refused.
         let stopping = containers.stopping(&state);
         stopping.requests.next();
         drop(stopping);
@@ -360,14 +360,14 @@ mod tests {
         removing.requests.next();
         drop(removing);
         assert!(!state.is_removing());
-        // One that waits for a connection is not waited for beyond its time.
+        // A stop whose request is not sent in time does not count.
         let _pending = containers.stopping(&state);
         let exit = containers.settle(&id("one"), Exit::from_code(137)).await;
         assert_eq!(exit, Exit::from_code(137));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_exit_waits_for_the_answer_to_a_stop() {
+    async fn exit_during_stop_waits_for_response() {
         let containers = Arc::new(ContainerStates::default());
         let state = containers.of(&id("one"));
         let stopping = containers.stopping(&state);
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_first_answer_stays() {
+    async fn settled_exit_is_cached() {
         let containers = Arc::new(ContainerStates::default());
         let state = containers.of(&id("one"));
         let removing = state.removing();
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn out_of_memory_is_said_even_when_we_stopped_it() {
+    async fn out_of_memory_after_stop_keeps_reason() {
         let containers = Arc::new(ContainerStates::default());
         let state = containers.of(&id("one"));
         stopped(&containers, &state);
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_asked_again_is_kept_and_the_rest_is_not() {
+    fn dropped_states_are_removed_unless_retained() {
         let containers = Arc::new(ContainerStates::default());
         for n in 0..10_000 {
             let state = containers.of(&id(&n.to_string()));

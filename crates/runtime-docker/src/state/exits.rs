@@ -1,4 +1,4 @@
-//! The ends of containers: Docker's events, list and inspect as a source for the waiters.
+//! The source of the exit watcher: the engine's events, lists and inspects.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,24 +17,24 @@ use serde::Deserialize;
 use super::containers::{ContainerStates, Started};
 use crate::client::deadline::within;
 use crate::client::events::{self, EVENTS_MARGIN};
-use crate::client::http::{Call, Http};
+use crate::client::http::{ApiRequest, Http};
 use crate::client::inspect::inspect;
 use crate::client::list;
-use crate::model::engine::{Clock, Flavour};
+use crate::model::engine::{ClockOffset, Flavour};
 use crate::model::events::Message;
 use crate::model::info::Summary;
 use crate::model::time::to_query;
 
-/// How many containers a list is asked for by id; for more of them it is asked for the scope.
-const LISTED_BY_ID: usize = 64;
+/// The number of containers up to which a list is requested by ids. For more, the scope is listed.
+const LIST_IDS_MAX: usize = 64;
 
-/// Where the waiters of a Docker runtime learn of exits.
+/// The source of exits.
 pub(crate) struct DockerExits {
     pub(crate) http: Arc<Http>,
     pub(crate) deadlines: Deadlines,
     pub(crate) scope: Scope,
     pub(crate) flavour: Flavour,
-    pub(crate) clock: Clock,
+    pub(crate) clock: ClockOffset,
     pub(crate) containers: Arc<ContainerStates>,
 }
 
@@ -42,14 +42,14 @@ pub(crate) struct DockerExits {
 impl ExitSource for DockerExits {
     async fn watch(&self) -> Result<WakeStream> {
         let filters = events::filters(self.flavour, &self.scope, &["die", "destroy"]);
-        // The engines begin to answer before they begin to listen to their own events, so that
-        // one from between is only there for who asks for the past.
-        let call = Call::get(Operation::Wait, "/events")
+        // The engines send the response head before they subscribe to their own events. An event in
+        // between is only sent to a request for the past.
+        let request = ApiRequest::get(Operation::Wait, "/events")
             .query("filters", filters)
             .query("since", to_query(self.clock.at(SystemTime::now() - EVENTS_MARGIN)));
-        let open = within(Operation::Wait, self.deadlines.query, self.http.call(call));
-        let answer = open.await?;
-        let bytes = self.http.stream(Operation::Wait, answer);
+        let open = within(Operation::Wait, self.deadlines.query, self.http.call(request));
+        let response = open.await?;
+        let bytes = self.http.stream(Operation::Wait, response);
         let clock = self.clock;
         let wakes = events::messages(Operation::Wait, bytes).filter_map(move |message| {
             future::ready(match message {
@@ -61,14 +61,14 @@ impl ExitSource for DockerExits {
     }
 
     async fn look(&self, ids: &[ContainerId]) -> Result<Vec<(ContainerId, Sight)>> {
-        let filter = if ids.len() <= LISTED_BY_ID {
+        let filter = if ids.len() <= LIST_IDS_MAX {
             list::Filter::Ids(ids)
         } else {
             list::Filter::Labels(&self.scope, &[])
         };
-        let call = list::call(Operation::Wait, &filter);
+        let request = list::request(Operation::Wait, &filter);
         let listed: Vec<Summary> =
-            within(Operation::Wait, self.deadlines.query, self.http.json(call)).await?;
+            within(Operation::Wait, self.deadlines.query, self.http.json(request)).await?;
         let listed: HashMap<&str, &Summary> =
             listed.iter().map(|summary| (summary.id.as_str(), summary)).collect();
         Ok(ids
@@ -77,8 +77,8 @@ impl ExitSource for DockerExits {
                 let sight = listed.get(id.as_str()).map_or(Sight::Gone, |summary| {
                     match summary.status() {
                         ContainerStatus::Running => Sight::Alive,
-                        // A start that failed leaves it Created. If one did, it was ours or not.
-                        ContainerStatus::Created if self.surely_not_started(id) => Sight::Alive,
+                        // A container is also Created after a failed start.
+                        ContainerStatus::Created if self.is_not_started(id) => Sight::Alive,
                         ContainerStatus::Created | ContainerStatus::Exited => Sight::Unclear,
                     }
                 });
@@ -88,14 +88,14 @@ impl ExitSource for DockerExits {
     }
 
     async fn inspect(&self, id: &ContainerId, seen: Option<Exit>) -> Result<Sight> {
-        look_at(&self.http, &self.deadlines, &self.containers, id, seen).await
+        observe(&self.http, &self.deadlines, &self.containers, id, seen).await
     }
 
-    /// The cheapest way for a single job: its one request for the wait gives the code, and one
-    /// inspect gives what the code does not say (out of memory, the end time, the engine's
-    /// words). The stream of events would take an inspect more, for the state at its opening.
-    /// It is only good for what was started, since a container that was not is not running
-    /// either, and only on Docker: Podman polls four times a second to answer it.
+    /// Waits for one container by the engine's wait request, which is the cheapest way for a single job.
+    /// It returns the exit code, and one inspect the rest (out of memory, end time, message). A stream of
+    /// events needs one inspect more, for the state at its opening. Only used for started containers,
+    /// because a created one is not running either, and only on Docker, because Podman implements it by
+    /// polling four times a second.
     fn alone(&self, id: &ContainerId) -> Option<BoxFuture<'static, Result<Sight>>> {
         let started = self.containers.get(id)?.started() == Started::Yes;
         if self.flavour != Flavour::Docker || !started {
@@ -105,15 +105,15 @@ impl ExitSource for DockerExits {
         let (containers, id) = (Arc::clone(&self.containers), id.clone());
         Some(
             async move {
-                let call = Call::post(Operation::Wait, format!("/containers/{id}/wait"))
+                let request = ApiRequest::post(Operation::Wait, format!("/containers/{id}/wait"))
                     .query("condition", "not-running");
-                let seen = match http.json::<Waited>(call).await {
+                let seen = match http.json::<Waited>(request).await {
                     Ok(waited) => i32::try_from(waited.status_code).ok().map(Exit::from_code),
                     Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Sight::Gone),
                     Err(error) => return Err(error),
                 };
-                // The engine has waited for it, so that it was there.
-                match look_at(&http, &deadlines, &containers, &id, seen).await? {
+                // The container existed, because the engine has waited for it.
+                match observe(&http, &deadlines, &containers, &id, seen).await? {
                     Sight::Gone => Ok(Sight::Ended(Exit::new(ExitReason::Removed))),
                     sight => Ok(sight),
                 }
@@ -124,7 +124,7 @@ impl ExitSource for DockerExits {
 }
 
 impl DockerExits {
-    fn surely_not_started(&self, id: &ContainerId) -> bool {
+    fn is_not_started(&self, id: &ContainerId) -> bool {
         self.containers.get(id).is_some_and(|state| state.started() == Started::No)
     }
 }
@@ -135,7 +135,7 @@ struct Waited {
     status_code: i64,
 }
 
-async fn look_at(
+async fn observe(
     http: &Arc<Http>,
     deadlines: &Deadlines,
     containers: &ContainerStates,
@@ -150,8 +150,8 @@ async fn look_at(
                 None => return Ok(Sight::Alive),
             },
         },
-        // It went away between its end and this look. A kill may have been that of the removal,
-        // so that its code says nothing of the container.
+        // Removed between its exit and this inspect. The exit code of a kill is ignored, because the kill
+        // may have been a part of the removal.
         Err(error) if error.kind() == ErrorKind::NotFound => {
             match seen.filter(|exit| exit.signal != Some(Signal::KILL)) {
                 Some(exit) => exit,

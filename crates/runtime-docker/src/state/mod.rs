@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use self::containers::{ContainerState, ContainerStates};
 use self::samples::Samples;
 use crate::client::deadline::within;
-use crate::client::http::{Call, Http};
+use crate::client::http::{ApiRequest, Http};
 use crate::client::inspect::inspect;
 use crate::model::engine::Engine;
 use crate::model::info::Summary;
@@ -70,18 +70,18 @@ impl DockerBackend {
     pub(crate) async fn query<T: DeserializeOwned>(
         &self,
         operation: Operation,
-        call: Call,
+        request: ApiRequest,
     ) -> Result<T> {
-        within(operation, self.deadlines().query, self.http.json(call)).await
+        within(operation, self.deadlines().query, self.http.json(request)).await
     }
 
     /// Opens a stream within the deadline of queries. The stream itself has no deadline.
     pub(crate) async fn open(
         &self,
         operation: Operation,
-        call: Call,
+        request: ApiRequest,
     ) -> Result<Response<Incoming>> {
-        within(operation, self.deadlines().query, self.http.call(call)).await
+        within(operation, self.deadlines().query, self.http.call(request)).await
     }
 
     /// Inspects a container.

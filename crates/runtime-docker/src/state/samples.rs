@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use runtime_core::ContainerId;
 use tokio::time::Instant;
 
-/// How long a sample is kept of a container that nobody asks about.
+/// How long an unused sample is kept.
 const SAMPLE_TTL: Duration = Duration::from_secs(600);
 
 /// The last sample of each container.
@@ -19,7 +19,7 @@ pub(crate) struct Samples {
 #[derive(Debug, Default)]
 struct Entries {
     samples: HashMap<ContainerId, Sample>,
-    /// When to look for samples that nobody asks for any more.
+    /// The number of samples at which expired ones are removed.
     sweep_at: usize,
 }
 
@@ -27,13 +27,13 @@ struct Entries {
 pub(crate) struct Sample {
     time: SystemTime,
     cpu: Duration,
-    /// The limit, where it is known.
+    /// The CPU limit, if known.
     cpus: Option<Option<f64>>,
     used: Instant,
 }
 
 impl Sample {
-    /// How many CPUs were used since this sample.
+    /// Returns the number of CPUs that were used since this sample.
     pub(crate) fn share_until(&self, time: SystemTime, cpu: Duration) -> Option<f64> {
         let passed = time.duration_since(self.time).ok().filter(|passed| !passed.is_zero())?;
         Some(cpu.checked_sub(self.cpu)?.as_secs_f64() / passed.as_secs_f64())
@@ -45,7 +45,7 @@ impl Samples {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts a sample in the place of the one before, which it gives.
+    /// Stores a sample, and returns the previous one.
     pub(crate) fn replace(
         &self,
         id: &ContainerId,
@@ -92,14 +92,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_share_is_that_since_the_sample_before() {
+    async fn share_is_used_time_since_previous_sample() {
         let samples = Samples::default();
         let id = ContainerId::new("one");
         let second = Duration::from_secs(1);
         assert!(samples.replace(&id, at(10), second).is_none());
         let before = samples.replace(&id, at(14), 3 * second).unwrap();
         assert_eq!(before.share_until(at(14), 3 * second), Some(0.5));
-        // The same moment, a clock that was set back, a counter that began again.
+        // The same time, a clock that was set back, a counter that was reset.
         assert_eq!(before.share_until(at(10), 3 * second), None);
         assert_eq!(before.share_until(at(9), 3 * second), None);
         assert_eq!(before.share_until(at(14), second / 2), None);
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn samples_that_nobody_asks_for_go() {
+    async fn unused_samples_expire() {
         let samples = Samples::default();
         for round in 0..20 {
             for number in 0..200 {

@@ -46,7 +46,7 @@ fn stamped(nanos: u32, message: &[u8]) -> Vec<u8> {
 use LogStream::{Console, Stderr, Stdout};
 
 #[test]
-fn frames_as_docker_and_podman_send_them() {
+fn frames_of_docker_and_podman_parse() {
     let log = [
         frame(1, b"2026-11-23T16:24:36.000000007Z out\n"),
         frame(2, b"2026-11-23T16:24:37Z err\n"),
@@ -71,14 +71,14 @@ fn frames_as_docker_and_podman_send_them() {
 }
 
 #[test]
-fn a_terminal_of_docker() {
+fn docker_terminal_parses() {
     let long = vec![b'x'; 20_000];
     let mut log = stamped(1, b"out\r\n");
     log.extend(stamped(2, &long[..16 << 10]));
     log.extend(stamped(2, &long[16 << 10..]));
     log.extend(b"\r\n");
     log.extend(stamped(3, b"\r\n"));
-    // What looks like a time within a line is none of ours.
+    // A time within a line is content.
     log.extend(stamped(4, &stamped(5, b"mine\n")));
     log.extend(stamped(6, b"last"));
     let chunks = feed(DOCKER, [&log[..]]).unwrap();
@@ -101,7 +101,7 @@ fn a_terminal_of_docker() {
 }
 
 #[test]
-fn a_terminal_of_docker_behind_a_driver_with_a_longer_buffer() {
+fn docker_terminal_of_driver_with_longer_buffer_parses() {
     let mut log = stamped(1, &vec![b'x'; 40_000]);
     log.extend(b"\r\n");
     log.extend(stamped(2, b"next\r\n"));
@@ -113,7 +113,7 @@ fn a_terminal_of_docker_behind_a_driver_with_a_longer_buffer() {
 }
 
 #[test]
-fn a_short_message_ends_its_line_on_docker() {
+fn short_message_ends_line_on_docker() {
     for (length, ends_line) in [(4, true), (16 << 10, false), (40_000, false)] {
         let log = frame(1, &stamped(1, &vec![b'x'; length]));
         let chunks = feed((Framing::Frames, Cut::DOCKER), [&log[..]]).unwrap();
@@ -122,12 +122,12 @@ fn a_short_message_ends_its_line_on_docker() {
 }
 
 #[test]
-fn a_terminal_of_podman() {
+fn podman_terminal_parses() {
     let pieces: [&[u8]; 8] = [
         b"2026-11-23T16:24:37Z out\r\n",
         b"2026-11-23T16:24:37Z no end",
         b"2026-11-23T16:24:38Z \r\n",
-        // A long message comes in two writes, and a time can be cut in two on the way.
+        // A long message has two writes, and a time can be split.
         b"2026-11-23T16:24:38Z half",
         b" and half",
         b"2026-11-23T",
@@ -143,7 +143,7 @@ fn a_terminal_of_podman() {
 }
 
 #[test]
-fn the_engines_own_errors() {
+fn errors_of_engine_are_returned() {
     for (kind, message) in [
         (3, &b"error from daemon in stream: the disk is gone"[..]),
         (2, b"Error grabbing logs: unexpected EOF\n"),
@@ -156,15 +156,15 @@ fn the_engines_own_errors() {
         let error = demux.pop().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Internal);
         assert!(!error.is_retryable());
-        let words = String::from_utf8_lossy(message);
-        assert!(error.message().unwrap().ends_with(words.trim()), "{error}");
+        let text = String::from_utf8_lossy(message);
+        assert!(error.message().unwrap().ends_with(text.trim()), "{error}");
     }
     let error = feed(DOCKER, [&b"Error grabbing logs: unexpected EOF\n"[..]]).unwrap_err();
     assert!(error.message().unwrap().ends_with("Error grabbing logs: unexpected EOF"));
 }
 
 #[test]
-fn what_is_no_log_is_an_error_and_takes_no_memory() {
+fn other_stream_returns_error_and_allocates_nothing() {
     for bad in [
         &b"HTTP/1.1 200 OK\r\n"[..],
         &[1, 0, 0, 0, 0xff, 0xff, 0xff, 0xff],
@@ -173,7 +173,7 @@ fn what_is_no_log_is_an_error_and_takes_no_memory() {
     ] {
         assert_eq!(feed(FRAMES, [bad]).unwrap_err().kind(), ErrorKind::Internal);
     }
-    // A length is believed, but room for it is made as the bytes come.
+    // The buffer grows with the received bytes, and not to the length in the header.
     let mut demux = Demux::new(Framing::Frames, Cut::DOCKER);
     demux.push(Bytes::from_static(&[1, 0, 0, 0, 0, 0xff, 0xff, 0xff, b'2']));
     assert!(demux.pop().unwrap().is_none());
@@ -181,7 +181,7 @@ fn what_is_no_log_is_an_error_and_takes_no_memory() {
 }
 
 #[test]
-fn a_log_that_is_cut_within_a_message_is_no_whole_log() {
+fn log_that_ends_within_message_returns_unavailable() {
     let log = frame(1, &stamped(1, b"good\n"));
     for cut in 1..log.len() {
         let error = feed(FRAMES, [&log[..cut]]).unwrap_err();
@@ -192,7 +192,7 @@ fn a_log_that_is_cut_within_a_message_is_no_whole_log() {
 }
 
 #[test]
-fn a_frame_in_one_piece_is_not_copied() {
+fn frame_in_one_piece_is_not_copied() {
     let log = Bytes::from(frame(1, &stamped(1, b"good\n")));
     let mut demux = Demux::new(Framing::Frames, Cut::DOCKER);
     demux.push(log.clone());
@@ -207,7 +207,7 @@ prop_compose! {
     }
 }
 
-/// Cuts `log` at these places, wherever they are.
+/// Splits `log` at these positions.
 fn pieces<'a>(log: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
     let mut at: Vec<_> = cuts.iter().map(|cut| cut.index(log.len() + 1)).collect();
     at.extend([0, log.len()]);
@@ -235,7 +235,7 @@ proptest! {
         lines in prop::collection::vec((0..1000_u32, "[a2:TZ. -]{0,40}", any::<bool>()), 0..20),
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..30),
     ) {
-        // Twelve bytes stand for 16 KiB.
+        // Twelve bytes in place of 16 KiB.
         let framing = (Framing::Terminal, Cut::After(12));
         let mut log = Vec::new();
         let mut wanted = Vec::new();

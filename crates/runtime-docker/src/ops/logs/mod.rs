@@ -1,4 +1,4 @@
-//! Logs: the engine's log as a source of chunks that can be opened again and again.
+//! Reads the log of a container. The engine's log is a source of chunks that can be reopened.
 
 mod raw;
 
@@ -22,7 +22,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use crate::client::http::Call;
+use crate::client::http::ApiRequest;
 use crate::error::{BACKEND, cut_off};
 use crate::model::demux::{Cut, Demux, Framing};
 use crate::model::engine::Engine;
@@ -63,7 +63,7 @@ async fn source(
         container: container.clone(),
         terminal: has_terminal(backend, container).await?,
         turns,
-        bell: Arc::default(),
+        trigger: Arc::default(),
     })
 }
 
@@ -92,51 +92,50 @@ struct EngineLog {
     backend: Arc<DockerBackend>,
     container: DockerContainer,
     terminal: bool,
-    /// Whether a log that is followed is read in turns, each without following.
+    /// Whether a followed log is polled by requests without `follow`.
     ///
-    /// Docker's own follow loses lines, or gives them twice, each time the engine rotates the log:
-    /// its reader is told of a rotation in passing, and of two in a short time it misses one
-    /// (moby#23913 and those after it). What is read without following is whole in every release.
-    /// Podman 4.3 loses lines of a log that it follows if the reader is slow or not the only one.
+    /// Docker's `follow` loses or repeats lines when the engine rotates the log, because its reader can
+    /// miss one of two rotations in a short time (moby#23913 and later issues). Without `follow` the log is
+    /// complete in every release. Podman 4.3 loses lines with `follow` if the reader is slow, or not the
+    /// only one.
     turns: bool,
-    /// A followed log without what is there, which shows that something was written. Its content
-    /// is not used.
-    bell: Arc<Mutex<Option<Pieces>>>,
+    /// A `follow` request for new lines, which triggers the next poll. Its content is not used.
+    trigger: Arc<Mutex<Option<Pieces>>>,
 }
 
-/// After so many turns with nothing new the engine is asked to ring for the next one.
-const TURNS_BEFORE_BELL: u32 = 3;
+/// The number of polls without new lines after which the trigger is opened.
+const DRY_POLLS_BEFORE_TRIGGER: u32 = 3;
 
-/// How long a turn waits for the bell. The follow of an engine can be stuck after a rotation.
-const LONGEST_SILENCE_OF_BELL: Duration = Duration::from_secs(3);
+/// How long to wait for the trigger, because `follow` can hang after a rotation.
+const TRIGGER_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl EngineLog {
-    /// Opens the log, with a time before each message or without.
-    async fn ask(&self, from: OpenLog, times: bool) -> Result<Pieces> {
-        let mut call =
-            Call::get(Operation::Logs, format!("/containers/{}/logs", self.container.id))
+    /// Requests the log, with or without a time before each message.
+    async fn request(&self, from: OpenLog, times: bool) -> Result<Pieces> {
+        let mut request =
+            ApiRequest::get(Operation::Logs, format!("/containers/{}/logs", self.container.id))
                 .query("stdout", 1)
                 .query("stderr", 1);
         if times {
-            call = call.query("timestamps", 1);
+            request = request.query("timestamps", 1);
         }
         let follows = from.follow;
         if follows {
-            call = call.query("follow", 1);
+            request = request.query("follow", 1);
         }
         if let Some(since) = from.since {
-            call = call.query("since", to_query(since));
+            request = request.query("since", to_query(since));
         }
         if let Some(tail) = from.tail {
-            call = call.query("tail", tail);
+            request = request.query("tail", tail);
         }
-        let answer = self.backend.open(Operation::Logs, call).await.map_err(unreadable);
-        let answer = answer.about(&self.container.id)?;
+        let response = self.backend.open(Operation::Logs, request).await.map_err(unreadable);
+        let response = response.about(&self.container.id)?;
         Ok(Pieces {
-            body: Some(answer.into_body()),
-            // One that is followed is silent for as long as the container is.
-            longest_silence: (!follows).then_some(self.backend.deadlines().pull_inactivity),
-            silence: None,
+            body: Some(response.into_body()),
+            // A followed log can be idle for any time.
+            idle_timeout: (!follows).then_some(self.backend.deadlines().pull_inactivity),
+            idle: None,
             closed: Box::pin(self.backend.http.closed_token().clone().cancelled_owned()),
             id: self.container.id.clone(),
         })
@@ -151,7 +150,7 @@ impl LogSource for EngineLog {
         let framing = if self.terminal { Framing::Terminal } else { Framing::Frames };
         let cut = if self.backend.engine.is_podman() { Cut::Anywhere } else { Cut::DOCKER };
         let from = OpenLog { follow: from.follow && !self.turns, ..from };
-        Ok(Chunks { pieces: self.ask(from, true).await?, demux: Demux::new(framing, cut) })
+        Ok(Chunks { pieces: self.request(from, true).await?, demux: Demux::new(framing, cut) })
     }
 
     fn follows(&self) -> bool {
@@ -159,34 +158,34 @@ impl LogSource for EngineLog {
     }
 
     async fn changed(&self, last: Turn) {
-        if last.dry < TURNS_BEFORE_BELL || self.backend.engine.is_podman() {
+        if last.dry < DRY_POLLS_BEFORE_TRIGGER || self.backend.engine.is_podman() {
             return sleep(last.pause()).await;
         }
-        let mut bell = self.bell.lock().await;
-        let Some(ringing) = &mut *bell else {
-            let open = OpenLog { tail: Some(0), follow: true, since: None };
-            match self.ask(open, false).await {
-                // The next turn reads what was written before it was there.
-                Ok(opened) => *bell = Some(opened),
+        let mut trigger = self.trigger.lock().await;
+        let Some(open) = &mut *trigger else {
+            let from = OpenLog { tail: Some(0), follow: true, since: None };
+            match self.request(from, false).await {
+                // The next poll reads the lines from before the trigger.
+                Ok(opened) => *trigger = Some(opened),
                 Err(error) => {
-                    tracing::debug!(%error, container = %self.container.id, "no bell for a followed log");
+                    tracing::debug!(%error, container = %self.container.id, "failed to open the trigger of a followed log");
                     sleep(last.pause()).await;
                 }
             }
             return;
         };
-        let rung = poll_fn(|cx| ringing.poll(cx));
-        if let Ok(rung) = timeout(LONGEST_SILENCE_OF_BELL, rung).await {
-            *bell = None;
-            if !matches!(rung, Ok(Some(_))) {
-                // It was cut off, and would be again.
+        let triggered = poll_fn(|cx| open.poll(cx));
+        if let Ok(triggered) = timeout(TRIGGER_TIMEOUT, triggered).await {
+            *trigger = None;
+            if !matches!(triggered, Ok(Some(_))) {
+                // The trigger was lost. It would be lost again without a pause.
                 sleep(last.pause()).await;
             }
         }
     }
 
     async fn status(&self) -> Result<ContainerStatus> {
-        // Podman forgets a start that failed.
+        // Podman does not record a failed start.
         if self.container.state.exit().is_some() {
             return Ok(ContainerStatus::Exited);
         }
@@ -216,36 +215,34 @@ impl LogSource for EngineLog {
         }
     }
 
-    /// Podman 4.3 garbles lines in pieces when it is asked for the last ones: it appends them to
-    /// the line before, of whatever stream.
+    /// `tail` of Podman 4.3 corrupts split lines: it appends the pieces to the previous line, of any stream.
     fn has_tail(&self) -> bool {
         !self.backend.engine.is_podman()
     }
 
-    /// Both engines keep only so much of a log where they are told so (`max-size`).
+    /// Both engines delete the start of a log at a size limit (`max-size`).
     fn thrown_away(&self, after: SystemTime) -> Option<Error> {
         let after = to_query(after);
         let error = Error::new(ErrorKind::Lost).with_message(format!(
-            "the engine has thrown away what stood in the log at {after} (seconds since 1970), and \
-             lines after it may be lost"
+            "the engine has deleted the log at {after} (seconds since 1970), so lines after it may be \
+             lost"
         ));
         Some(error.during(Operation::Logs).on(BACKEND).about(&self.container.id))
     }
 }
 
-/// The time to request a log from, if its records from `time` on are wanted. `None`: from the start.
+/// Returns the `since` of a request for the records from `time` on, `None` for the whole log.
 ///
-/// Docker gives the pieces of a line the time of the first, so that no line is cut by a time. Podman
-/// gives each its own, and leaves out the piece of exactly the requested time: there, from the start
-/// on is the only sure way. A Podman that returns whole seconds compares exactly, so that only it can
-/// decide on a time that is not its own.
+/// On Docker all pieces of a line have the time of the first one, so a line is never split by a time. On
+/// Podman each piece has its own time, and the piece at exactly the requested time is omitted. Therefore
+/// the whole log is requested, unless the log's times are whole seconds and `time` is not.
 fn open_since(engine: &Engine, time: SystemTime) -> Option<SystemTime> {
     let whole = time.duration_since(UNIX_EPOCH).is_ok_and(|since| since.subsec_nanos() == 0);
-    let decides = !engine.has_exact_log_times() && !whole;
-    (!engine.is_podman() || decides).then_some(time)
+    let differs = !engine.has_exact_log_times() && !whole;
+    (!engine.is_podman() || differs).then_some(time)
 }
 
-/// A log driver that only writes.
+/// Maps the engine's error of a log driver without reading to `Unsupported`.
 fn unreadable(error: Error) -> Error {
     if error.message().is_some_and(|message| message.contains("does not support reading")) {
         return Error::unsupported(Capability::Logs).with_source(error);
@@ -253,61 +250,61 @@ fn unreadable(error: Error) -> Error {
     error
 }
 
-/// The body of one open log. Dropping it closes the connection.
+/// The body of an open log. Dropping it closes the connection.
 struct Pieces {
     /// `None` after the end.
     body: Option<Incoming>,
-    longest_silence: Option<Duration>,
-    /// Runs while the engine is waited for: the time that the reader's caller takes is its own.
-    silence: Option<Pin<Box<Sleep>>>,
+    idle_timeout: Option<Duration>,
+    /// Runs while waiting for the engine, and not while the caller processes a record.
+    idle: Option<Pin<Box<Sleep>>>,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
     id: ContainerId,
 }
 
 impl Pieces {
-    /// The next bytes; `None` at the end.
+    /// Polls the next bytes, `None` at the end.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
         loop {
             let Some(body) = &mut self.body else { return Poll::Ready(Ok(None)) };
             match Pin::new(body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    self.silence = None;
+                    self.idle = None;
                     if let Ok(piece) = frame.into_data() {
                         return Poll::Ready(Ok(Some(piece)));
                     }
                 }
                 Poll::Ready(Some(Err(source))) => {
-                    let by_us = self.closed.as_mut().poll(cx).is_ready();
-                    return Poll::Ready(Err(if by_us { closed() } else { cut_off(source) }));
+                    let is_closed = self.closed.as_mut().poll(cx).is_ready();
+                    return Poll::Ready(Err(if is_closed { closed() } else { cut_off(source) }));
                 }
                 Poll::Ready(None) => self.body = None,
                 Poll::Pending => {
                     if self.closed.as_mut().poll(cx).is_ready() {
                         return Poll::Ready(Err(closed()));
                     }
-                    return self.poll_silence(cx).map(Err);
+                    return self.poll_idle(cx).map(Err);
                 }
             }
         }
     }
 
-    /// The error of an engine that has said nothing for too long.
-    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
-        let Some(longest) = self.longest_silence else { return Poll::Pending };
-        let silence = self.silence.get_or_insert_with(|| Box::pin(sleep(longest)));
-        ready!(silence.as_mut().poll(cx));
-        let why = format!("the engine has said nothing for {longest:?}");
-        Poll::Ready(Error::new(ErrorKind::Timeout).with_message(why))
+    /// Returns `Timeout` if the engine has sent nothing for too long.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
+        let Some(timeout) = self.idle_timeout else { return Poll::Pending };
+        let idle = self.idle.get_or_insert_with(|| Box::pin(sleep(timeout)));
+        ready!(idle.as_mut().poll(cx));
+        let message = format!("the engine has sent nothing for {timeout:?}");
+        Poll::Ready(Error::new(ErrorKind::Timeout).with_message(message))
     }
 
-    /// Ends it with an error.
+    /// Closes the log after an error, and adds the context to the error.
     fn fail(&mut self, error: Error) -> Error {
         self.body = None;
         error.during(Operation::Logs).on(BACKEND).about(&self.id)
     }
 }
 
-/// The chunks of one open log.
+/// The chunks of an open log.
 pub(crate) struct Chunks {
     pieces: Pieces,
     demux: Demux,
@@ -343,7 +340,7 @@ mod tests {
     use crate::recorded;
 
     #[test]
-    fn podman_is_asked_from_the_start_for_a_time_that_may_be_its_own() {
+    fn open_since_on_podman_is_start_for_ambiguous_time() {
         let whole = UNIX_EPOCH + Duration::from_secs(1_796_023_976);
         let exact = whole + Duration::from_nanos(375_835_605);
         let (docker, old) = (recorded::docker(), recorded::podman());

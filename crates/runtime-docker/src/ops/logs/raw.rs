@@ -1,4 +1,4 @@
-//! A log without times: the frames as they come, those of one stream put together.
+//! A log without timestamps: the content of its frames, with adjacent frames of one stream joined.
 
 use std::future::poll_fn;
 
@@ -12,32 +12,32 @@ use super::{EngineLog, Pieces};
 use crate::model::demux::engine_error;
 use crate::model::frames::{Frames, Kind};
 
-/// How engines up to 20.10 begin a message of their own, on the container's standard error. Later
-/// ones have a stream for that.
-const MARK: &[u8] = b"Error grabbing logs: ";
+/// The prefix of an error of engines up to 20.10 in the container's stderr. Later ones have a separate
+/// stream.
+const ERROR_PREFIX: &[u8] = b"Error grabbing logs: ";
 
-/// The first release that says by the stream that a message is its own.
-const MARKS_ERRORS: [u32; 3] = [22, 0, 0];
+/// The first release with a separate stream for its errors.
+const ERROR_STREAM_RELEASE: [u32; 3] = [22, 0, 0];
 
-/// Opens a log.
+/// Opens a raw log.
 pub(super) async fn open(log: EngineLog) -> Result<RawLogs> {
-    let marks_errors = log.backend.engine.release() >= MARKS_ERRORS;
-    let pieces = log.ask(OpenLog::default(), false).await?;
+    let has_error_stream = log.backend.engine.release() >= ERROR_STREAM_RELEASE;
+    let pieces = log.request(OpenLog::default(), false).await?;
     let raw = Raw {
         log,
         pieces,
-        marks_errors,
+        has_error_stream,
         frames: Frames::default(),
         piece: Bytes::new(),
-        held: None,
-        given: [0; 2],
+        next_part: None,
+        returned: [0; 2],
         state: State::Raw,
     };
     Ok(Box::pin(stream::unfold(raw, |mut raw| async move {
         let next = match raw.next().await {
             Ok(next) => Ok(next?),
             Err(error) => {
-                raw.state = State::Over;
+                raw.state = State::Ended;
                 Err(raw.pieces.fail(error))
             }
         };
@@ -48,31 +48,31 @@ pub(super) async fn open(log: EngineLog) -> Result<RawLogs> {
 struct Raw {
     log: EngineLog,
     pieces: Pieces,
-    marks_errors: bool,
+    has_error_stream: bool,
     frames: Frames,
     piece: Bytes,
-    /// What comes after the bytes that were given last.
-    held: Option<Found>,
-    /// How many bytes of each stream were given.
-    given: [u64; 2],
+    /// The part after the last returned bytes.
+    next_part: Option<Part>,
+    /// The number of returned bytes of each stream.
+    returned: [u64; 2],
     state: State,
 }
 
-enum Found {
+enum Part {
     Bytes(LogStream, Bytes),
-    /// Something that may be the engine's.
-    Doubt,
+    /// A message of the container, or an error of the engine.
+    Ambiguous,
 }
 
 enum State {
     Raw,
-    /// Something may be the container's or the engine's, and only the times tell: these are the
-    /// records, of which so many bytes of each stream were given.
+    /// Reads the records with timestamps after an ambiguous message, because errors of the engine have no
+    /// timestamp. The numbers are the bytes of each stream to skip.
     Records(LogReader, [u64; 2]),
-    Over,
+    Ended,
 }
 
-fn side(stream: LogStream) -> usize {
+fn index(stream: LogStream) -> usize {
     usize::from(stream == LogStream::Stderr)
 }
 
@@ -80,11 +80,11 @@ impl Raw {
     async fn next(&mut self) -> Result<Option<RawLog>> {
         loop {
             match &mut self.state {
-                State::Over => return Ok(None),
+                State::Ended => return Ok(None),
                 State::Records(records, given) => {
                     let Some(record) = records.next().await else { return Ok(None) };
                     let mut record = record?;
-                    let given = &mut given[side(record.stream)];
+                    let given = &mut given[index(record.stream)];
                     let passed = (*given).min(record.bytes.len() as u64);
                     *given -= passed;
                     let _ = record.bytes.split_to(usize::try_from(passed).unwrap_or(usize::MAX));
@@ -93,62 +93,63 @@ impl Raw {
                     }
                 }
                 State::Raw => match self.run()? {
-                    Some(Found::Bytes(stream, bytes)) => {
-                        self.given[side(stream)] += bytes.len() as u64;
+                    Some(Part::Bytes(stream, bytes)) => {
+                        self.returned[index(stream)] += bytes.len() as u64;
                         return Ok(Some(RawLog { stream, bytes }));
                     }
                     None => match poll_fn(|cx| self.pieces.poll(cx)).await? {
                         Some(piece) => self.piece = piece,
                         None if self.frames.is_within() => {
-                            return Err(Error::new(ErrorKind::Unavailable)
-                                .with_message("the log was cut off within a message"));
+                            return Err(Error::new(ErrorKind::Unavailable).with_message(
+                                "the connection was lost within a message of the log",
+                            ));
                         }
                         None => return Ok(None),
                     },
-                    Some(Found::Doubt) => {
+                    Some(Part::Ambiguous) => {
                         self.pieces.body = None;
                         let records = read_log(self.log.clone(), LogOptions::default()).await?;
-                        self.state = State::Records(records, self.given);
+                        self.state = State::Records(records, self.returned);
                     }
                 },
             }
         }
     }
 
-    /// The next bytes of one stream, of those that are there.
-    fn run(&mut self) -> Result<Option<Found>> {
+    /// Returns the received bytes up to the next change of the stream.
+    fn run(&mut self) -> Result<Option<Part>> {
         let mut run: Option<(LogStream, BytesMut)> = None;
         loop {
-            let found = match self.held.take() {
+            let found = match self.next_part.take() {
                 Some(found) => Some(found),
-                None => self.find()?,
+                None => self.part()?,
             };
             match (found, &mut run) {
-                (Some(Found::Bytes(stream, bytes)), None) => run = Some((stream, bytes.into())),
-                (Some(Found::Bytes(stream, bytes)), Some((same, run))) if stream == *same => {
+                (Some(Part::Bytes(stream, bytes)), None) => run = Some((stream, bytes.into())),
+                (Some(Part::Bytes(stream, bytes)), Some((same, run))) if stream == *same => {
                     run.extend_from_slice(&bytes);
                 }
                 (found, None) => return Ok(found),
                 (found, Some(_)) => {
-                    self.held = found;
+                    self.next_part = found;
                     break;
                 }
             }
         }
-        Ok(run.map(|(stream, bytes)| Found::Bytes(stream, bytes.freeze())))
+        Ok(run.map(|(stream, bytes)| Part::Bytes(stream, bytes.freeze())))
     }
 
-    /// The next of what is there.
-    fn find(&mut self) -> Result<Option<Found>> {
+    /// Returns the next received part.
+    fn part(&mut self) -> Result<Option<Part>> {
         let Some((kind, bytes)) = self.frames.next(&mut self.piece)? else { return Ok(None) };
-        // Of a message that is cut off short it is not known either.
-        let may_be_mark = || bytes.starts_with(MARK) || MARK.starts_with(&bytes);
+        // A short piece is also ambiguous.
+        let may_be_error = || bytes.starts_with(ERROR_PREFIX) || ERROR_PREFIX.starts_with(&bytes);
         Ok(Some(match kind {
-            Kind::Stdout => Found::Bytes(LogStream::Stdout, bytes),
-            Kind::Stderr if !self.marks_errors && self.frames.begins() && may_be_mark() => {
-                Found::Doubt
+            Kind::Stdout => Part::Bytes(LogStream::Stdout, bytes),
+            Kind::Stderr if !self.has_error_stream && self.frames.begins() && may_be_error() => {
+                Part::Ambiguous
             }
-            Kind::Stderr => Found::Bytes(LogStream::Stderr, bytes),
+            Kind::Stderr => Part::Bytes(LogStream::Stderr, bytes),
             Kind::Engine => return Err(engine_error(&bytes)),
         }))
     }
