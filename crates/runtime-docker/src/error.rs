@@ -49,12 +49,12 @@ pub(crate) fn from_transport(endpoint: &Endpoint, source: legacy::Error) -> Erro
     Error::new(kind).with_message(message).with_source(source)
 }
 
-/// Whether nothing of a request was sent, because no connection was open.
+/// Returns `true` if nothing of a request was sent, because no connection was open.
 pub(crate) fn was_not_sent(error: &Error) -> bool {
     find_source::<legacy::Error>(error).is_some_and(legacy::Error::is_connect)
 }
 
-/// Whether the engine, or a proxy of it, refused a request without an effect.
+/// Returns `true` if the engine, or a proxy of it, refused a request without an effect.
 pub(crate) fn is_refusal(error: &Error) -> bool {
     matches!(
         error.kind(),
@@ -66,7 +66,7 @@ pub(crate) fn is_refusal(error: &Error) -> bool {
 }
 
 /// Returns the error of a connection that was lost within a response.
-pub(crate) fn cut_off(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
+pub(crate) fn connection_lost(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
     Error::new(ErrorKind::Unavailable)
         .with_message("the connection was lost within the response")
         .with_source(source)
@@ -100,9 +100,9 @@ pub(crate) fn from_bollard(operation: Operation, source: bollard::errors::Error)
         // An error of this library that bollard has passed through.
         Bollard::IOError { err } => match err.get_ref().and_then(|inner| inner.downcast_ref()) {
             Some(error) => Error::clone(error).during(operation),
-            None => cut_off(err).during(operation),
+            None => connection_lost(err).during(operation),
         },
-        Bollard::HyperResponseError { err } => cut_off(err).during(operation),
+        Bollard::HyperResponseError { err } => connection_lost(err).during(operation),
         source @ (Bollard::JsonDataError { .. } | Bollard::JsonSerdeError { .. }) => {
             Error::internal("failed to parse the engine's response")
                 .with_source(source)

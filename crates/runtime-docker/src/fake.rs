@@ -53,8 +53,8 @@ impl Drop for Fake {
 }
 
 impl Fake {
-    /// Starts an engine. `script` returns the reply to requests after the connect, by the request and the
-    /// number of earlier requests on the same connection.
+    /// Starts an engine. `script` returns the reply to requests after the connect, by the request
+    /// and the number of earlier requests on the same connection.
     fn new(script: impl Fn(&str, usize) -> Reply + Send + Sync + 'static) -> Self {
         Self::with_all(move |request, before| match request {
             "GET /version" => Reply::Json(200, recorded::text("version")),

@@ -66,7 +66,7 @@ pub struct Messages {
     pub parts: Vec<(u8, Vec<u8>)>,
     /// The number of messages.
     pub begun: usize,
-    /// Whether the last message is incomplete.
+    /// `true` if the last message is incomplete.
     pub is_within: bool,
     /// The error.
     pub error: Option<ErrorKind>,

@@ -1,8 +1,8 @@
 //! Docker Engine and Podman behind the `runtime-core` interface.
 //!
-//! [`DockerRuntime::connect`] selects the engine as Docker's command line does (`DOCKER_HOST`, contexts,
-//! TLS), identifies it, and negotiates the API version: 1.41 (Engine 20.10) or later. The capabilities
-//! depend on the kind, version and configuration of the engine.
+//! [`DockerRuntime::connect`] selects the engine as Docker's command line does (`DOCKER_HOST`,
+//! contexts, TLS), identifies it, and negotiates the API version: 1.41 (Engine 20.10) or later. The
+//! capabilities depend on the kind, version and configuration of the engine.
 //!
 //! ```no_run
 //! # async fn run() -> runtime_core::Result<()> {
@@ -16,11 +16,12 @@
 //! # }
 //! ```
 //!
-//! All requests are sent by one HTTP client, including bollard's. Requests bypass bollard if its types
-//! lack information: if a start or stop had an effect, raw streams, and unknown states.
+//! All requests are sent by one HTTP client, including bollard's. Requests bypass bollard if its
+//! types lack information: if a start or stop had an effect, raw streams, and unknown states.
 //!
-//! A file imports only from its own row or a lower one: `backend`, `connect` and `runtime`; `ops`, one
-//! file per operation; `state`, kept between calls; `client` and `model`; `options` and `error`.
+//! A file imports only from its own row or a lower one: `backend`, `connect` and `runtime`; `ops`,
+//! one file per operation; `state`, kept between calls; `client` and `model`; `options` and
+//! `error`.
 
 mod backend;
 mod client;

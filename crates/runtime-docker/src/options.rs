@@ -17,8 +17,8 @@ use sha2::{Digest, Sha256};
 /// of the configuration file, then the default socket.
 ///
 /// With `DOCKER_HOST`, the variables `DOCKER_TLS_VERIFY` and `DOCKER_CERT_PATH` configure TLS.
-/// `DOCKER_TLS` without `DOCKER_TLS_VERIFY` is refused for TCP, because TLS without verification is not
-/// supported. `DOCKER_API_VERSION` is ignored, because the API version is negotiated.
+/// `DOCKER_TLS` without `DOCKER_TLS_VERIFY` is refused for TCP, because TLS without verification is
+/// not supported. `DOCKER_API_VERSION` is ignored, because the API version is negotiated.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct DockerOptions {
@@ -28,8 +28,9 @@ pub struct DockerOptions {
     pub host: Option<String>,
     /// The name of a docker context.
     pub context: Option<String>,
-    /// A directory with `ca.pem`, for TLS with [`host`](Self::host), and with `cert.pem` and `key.pem` for an
-    /// engine that requires a client certificate. The engine's certificate is always verified.
+    /// A directory with `ca.pem`, for TLS with [`host`](Self::host), and with `cert.pem` and
+    /// `key.pem` for an engine that requires a client certificate. The engine's certificate is
+    /// always verified.
     pub cert_path: Option<PathBuf>,
     /// The deadlines of the operations.
     pub deadlines: Deadlines,
@@ -88,20 +89,20 @@ impl DockerOptions {
             return Endpoint::parse(host, tls, "the option host", "host");
         }
         if let Some(context) = &self.context {
-            return self.from_context(context, "the option context", environment);
+            return self.resolve_context(context, "the option context", environment);
         }
         if let Some(host) = environment.text("DOCKER_HOST") {
-            return self.from_variable("DOCKER_HOST", &host, environment);
+            return self.resolve_variable("DOCKER_HOST", &host, environment);
         }
         if let Some(context) = environment.text("DOCKER_CONTEXT") {
-            return self.from_context(&context, "DOCKER_CONTEXT", environment);
+            return self.resolve_context(&context, "DOCKER_CONTEXT", environment);
         }
         let config: ConfigFile = match environment.config_dir() {
             Some(directory) => read_json(&directory.join("config.json"))?,
             None => ConfigFile::default(),
         };
         if let Some(context) = config.current_context.filter(|context| !context.is_empty()) {
-            return self.from_context(&context, "the current docker context", environment);
+            return self.resolve_context(&context, "the current docker context", environment);
         }
         self.default_endpoint(environment)
     }
@@ -109,13 +110,13 @@ impl DockerOptions {
     fn default_endpoint(&self, environment: &Environment<'_>) -> Result<Endpoint> {
         let is_set = |name: &&&str| environment.text(name).is_some();
         match ["DOCKER_TLS_VERIFY", "DOCKER_TLS"].iter().find(is_set) {
-            Some(variable) => self.from_variable(variable, DEFAULT_TLS_HOST, environment),
+            Some(variable) => self.resolve_variable(variable, DEFAULT_TLS_HOST, environment),
             None => Endpoint::parse(DEFAULT_HOST, None, "the default", "host"),
         }
     }
 
     /// Returns the endpoint of the host in a variable.
-    fn from_variable(
+    fn resolve_variable(
         &self,
         variable: &str,
         host: &str,
@@ -138,8 +139,8 @@ impl DockerOptions {
         Ok(endpoint)
     }
 
-    /// Returns the certificates if any value of `DOCKER_TLS_VERIFY` enables TLS, as in Docker's clients. They
-    /// are in `DOCKER_CERT_PATH`.
+    /// Returns the certificates if any value of `DOCKER_TLS_VERIFY` enables TLS, as in Docker's
+    /// clients. They are in `DOCKER_CERT_PATH`.
     fn env_tls(&self, environment: &Environment<'_>) -> Result<Option<TlsFiles>> {
         if let Some(dir) = &self.cert_path {
             return Ok(Some(TlsFiles::all_of(dir)));
@@ -156,7 +157,7 @@ impl DockerOptions {
         })
     }
 
-    fn from_context(
+    fn resolve_context(
         &self,
         name: &str,
         source: &str,
@@ -164,7 +165,7 @@ impl DockerOptions {
     ) -> Result<Endpoint> {
         if name == "default" {
             return match environment.text("DOCKER_HOST") {
-                Some(host) => self.from_variable("DOCKER_HOST", &host, environment),
+                Some(host) => self.resolve_variable("DOCKER_HOST", &host, environment),
                 None => self.default_endpoint(environment),
             };
         }
@@ -240,8 +241,9 @@ pub(crate) struct TlsFiles {
 }
 
 impl TlsFiles {
-    /// Returns the files of a directory: the CA certificate, even if it does not exist, and the client
-    /// certificate and key, if one of them exists. They are optional, as in Docker's command line.
+    /// Returns the files of a directory: the CA certificate, even if it does not exist, and the
+    /// client certificate and key, if one of them exists. They are optional, as in Docker's command
+    /// line.
     fn all_of(dir: &Path) -> Self {
         let client = (dir.join("cert.pem"), dir.join("key.pem"));
         Self {
@@ -265,8 +267,8 @@ impl Endpoint {
         if host.is_empty() {
             return Err(invalid("is empty"));
         }
-        // As in Docker's command line, the default scheme is TCP, and a socket without a path is the default
-        // socket.
+        // As in Docker's command line, the default scheme is TCP, and a socket without a path is
+        // the default socket.
         let (scheme, rest) = host.split_once("://").unwrap_or(("tcp", host));
         if rest == host && host.starts_with('/') {
             return Err(invalid("is a path; prefix a socket with unix://"));
@@ -340,7 +342,7 @@ impl Endpoint {
         self.tls.as_ref()
     }
 
-    /// Whether the address is a Unix socket.
+    /// Returns `true` if the address is a Unix socket.
     pub(crate) const fn is_unix(&self) -> bool {
         matches!(self.address, Address::Unix(_))
     }

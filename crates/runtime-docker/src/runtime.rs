@@ -48,7 +48,8 @@ impl DockerRuntime {
         Ok(Self { inner: Connected::new(Arc::new(backend)) })
     }
 
-    /// Returns the number of requests that this connection has sent to the engine, each retry counted.
+    /// Returns the number of requests that this connection has sent to the engine, each retry
+    /// counted.
     #[must_use]
     pub fn requests_sent(&self) -> u64 {
         self.inner.inner().http.requests_sent()

@@ -21,8 +21,8 @@ pub(crate) fn filters(flavour: Flavour, scope: &Scope, actions: &[&str]) -> serd
     let label = format!("{LABEL_SCOPE}={scope}");
     match flavour {
         Flavour::Docker => json!({ "type": ["container"], "label": [label], "event": actions }),
-        // Podman's filter has other names for the actions than its events, and an unknown name matches
-        // no event at all.
+        // Podman's filter has other names for the actions than its events, and an unknown name
+        // matches no event at all.
         Flavour::Podman => json!({ "type": ["container"], "label": [label] }),
     }
 }

@@ -193,13 +193,13 @@ impl Http {
         self.docker_clock = Some(clock);
         // A socket can be forwarded to another host. Then this log has no record of its containers,
         // because their ids are unique.
-        let is_here = matches!(self.endpoint.address(), Address::Unix(_));
-        self.kernel_log = is_here.then(KernelLog::default);
+        let is_local = matches!(self.endpoint.address(), Address::Unix(_));
+        self.kernel_log = is_local.then(KernelLog::default);
     }
 
-    /// Whether the kernel's log of this host has a kill of a process of this container by a memory
-    /// limit. Returns `false` if Docker is on another host, and for Podman, which reports no container
-    /// as out of memory.
+    /// Returns `true` if the kernel's log of this host has a kill of a process of this container by a
+    /// memory limit. Returns `false` if Docker is on another host, and for Podman, which reports no
+    /// container as out of memory.
     pub(crate) async fn kernel_reports_out_of_memory(&self, id: &ContainerId) -> bool {
         match &self.kernel_log {
             Some(log) => log.tells_out_of_memory(id).await,
@@ -320,13 +320,14 @@ impl Http {
             () = self.closed() => Err(closed().during(operation).on(BACKEND)),
             body = body => match body {
                 Ok(body) => Ok(body.to_bytes()),
-                Err(source) => Err(error::cut_off(source).during(operation).on(BACKEND)),
+                Err(source) => Err(error::connection_lost(source).during(operation).on(BACKEND)),
             },
         }
     }
 
-    /// Returns the body of a response as a stream. The stream ends with an error when the connection is
-    /// lost or the client is closed. Dropping it before its end closes the connection.
+    /// Returns the body of a response as a stream. The stream ends with an error when the
+    /// connection is lost or the client is closed. Dropping it before its end closes the
+    /// connection.
     pub(crate) fn stream(
         self: &Arc<Self>,
         operation: Operation,
@@ -338,7 +339,7 @@ impl Http {
             Err(closed().during(operation).on(BACKEND))
         };
         let bytes = response.into_body().into_data_stream().map(move |bytes| {
-            bytes.map_err(|source| error::cut_off(source).during(operation).on(BACKEND))
+            bytes.map_err(|source| error::connection_lost(source).during(operation).on(BACKEND))
         });
         until(bytes, end)
     }
@@ -367,8 +368,8 @@ impl Http {
     }
 }
 
-/// Runs the tasks of the connections until the client is closed. Otherwise a stream that is not polled
-/// would keep its connection open.
+/// Runs the tasks of the connections until the client is closed. Otherwise a stream that is not
+/// polled would keep its connection open.
 #[derive(Clone)]
 struct UntilClosed(CancellationToken);
 
@@ -383,7 +384,7 @@ where
 
 struct Failure {
     error: Error,
-    /// Whether an open connection was lost before the response.
+    /// `true` if an open connection was lost before the response.
     lost: bool,
 }
 
@@ -426,8 +427,8 @@ pub(crate) fn bollard(http: &Arc<Http>) -> Result<bollard::Docker> {
                 .map_err(|failure| into_bollard(failure.error))
         }
     };
-    // The operations have deadlines of their own. bollard's fixed timeout is disabled, because a stop can
-    // take longer.
+    // The operations have deadlines of their own. bollard's fixed timeout is disabled, because a
+    // stop can take longer.
     const NEVER: u64 = 100 * 365 * 24 * 3600;
     bollard::Docker::connect_with_custom_transport(
         transport,

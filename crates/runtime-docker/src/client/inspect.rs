@@ -37,8 +37,8 @@ pub(crate) async fn inspect(
             Err(error) if is_process_gone(&error) => request().await?,
             response => response?,
         };
-        inspect.state.code_is_invented =
-            inspect.state.may_be_invented() && !has_exit_event(http, operation, &inspect).await?;
+        inspect.state.is_exit_unobserved =
+            inspect.state.may_be_unobserved() && !has_exit_event(http, operation, &inspect).await?;
         // On cgroup v1 the kernel's notification can be lost before the engine's containerd reads it.
         // Checked here, so that all operations return the same exit.
         if inspect.is_unexplained_kill() && http.kernel_reports_out_of_memory(&inspect.id()).await {
@@ -53,18 +53,19 @@ pub(crate) async fn inspect(
 /// The margin before and after the end of a container in the request for its event.
 const EXIT_EVENT_MARGIN: Duration = Duration::from_secs(2);
 
-/// Returns the time range of a request for the event of an exit. `now` may be a little before the exit,
-/// because the offset of the engine's clock is not exact.
+/// Returns the time range of a request for the event of an exit. `now` may be a little before the
+/// exit, because the offset of the engine's clock is not exact.
 fn event_range(ended: SystemTime, now: SystemTime) -> (SystemTime, SystemTime) {
     let since = ended.checked_sub(EXIT_EVENT_MARGIN).unwrap_or(UNIX_EPOCH);
     (since, now.max(ended + EXIT_EVENT_MARGIN))
 }
 
-/// Whether the engine has an event for the exit of this container.
+/// Returns `true` if the engine has an event for the exit of this container.
 ///
-/// Docker sets the code 255 and the time of its own start for a container that ended while Docker was
-/// down, if containerd has not kept the code either (since 1.7 it does not). Docker has no event for such
-/// an exit. It keeps the last 256 events, so a real 255 is not recognized after that many.
+/// Docker sets the code 255 and the time of its own start for a container that ended while Docker
+/// was down, if containerd has not kept the code either (since 1.7 it does not). Docker has no
+/// event for such an exit. It keeps the last 256 events, so a real 255 is not recognized after that
+/// many.
 async fn has_exit_event(http: &Arc<Http>, operation: Operation, inspect: &Inspect) -> Result<bool> {
     let Some(clock) = http.docker_clock() else { return Ok(true) };
     let Some(ended) = parse_rfc3339(inspect.state.finished_at.as_bytes()) else { return Ok(true) };

@@ -10,8 +10,8 @@ use crate::error::invalid_response;
 /// The length limit of a line. Events have a few hundred bytes, and all labels of the container.
 const LINE_LENGTH_MAX: usize = 16 << 20;
 
-/// Parses the values. The stream ends after the first error. A last line without a line end is a value
-/// too.
+/// Parses the values. The stream ends after the first error. A last line without a line end is a
+/// value too.
 pub(crate) fn values<T: DeserializeOwned + Send + 'static>(
     operation: Operation,
     bytes: impl Stream<Item = Result<Bytes>> + Send + Unpin + 'static,

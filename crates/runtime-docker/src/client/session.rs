@@ -26,7 +26,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::error::{BACKEND, cut_off};
+use crate::error::{BACKEND, connection_lost};
 use crate::model::demux::Framing;
 use crate::model::frames::{Frames, Kind, message};
 
@@ -36,8 +36,8 @@ const READ_SIZE: usize = 64 << 10;
 /// The capacity of a stream's channel, in pieces of at most [`READ_SIZE`] bytes.
 const CHANNEL_CAPACITY: usize = 8;
 
-/// How long after a reset of the connection the engine may take to report the exit code. If the process
-/// is still running then, the session is lost.
+/// How long after a reset of the connection the engine may take to report the exit code. If the
+/// process is still running then, the session is lost.
 const EXIT_AFTER_RESET_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The timeout of the shutdown of a dropped input.
@@ -45,16 +45,16 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The subject of a session's errors, and the cancellation of the session.
 #[derive(Debug, Clone)]
-pub(crate) struct About {
+pub(crate) struct SessionContext {
     pub(crate) operation: Operation,
     pub(crate) container: ContainerId,
     pub(crate) closed: CancellationToken,
-    /// Whether bytes from before a reset of the connection are still read. They are on a Unix socket, and
-    /// not on TCP.
+    /// `true` if bytes from before a reset of the connection are still read. They are on a Unix
+    /// socket, and not on TCP.
     pub(crate) keeps_at_reset: bool,
 }
 
-impl About {
+impl SessionContext {
     fn error(&self, error: Error) -> Error {
         error.during(self.operation).on(BACKEND).about(&self.container)
     }
@@ -87,14 +87,14 @@ impl Streams {
 
 /// Opens the streams of an upgraded connection.
 ///
-/// After the last byte, `ended` checks that the process has ended, because the connection also ends if
-/// the engine dies. The outputs end after that. The future that it returns gets the exit code. If all
-/// parts of the session are dropped before, `abandoned` runs in its place.
+/// After the last byte, `ended` checks that the process has ended, because the connection also ends
+/// if the engine dies. The outputs end after that. The future that it returns gets the exit code.
+/// If all parts of the session are dropped before, `abandoned` runs in its place.
 pub(crate) async fn open<E: Future<Output = Result<ExecExit>> + Send + 'static>(
     response: Response<Incoming>,
     framing: Framing,
     stdin: bool,
-    about: About,
+    context: SessionContext,
     ended: impl Future<Output = Result<E>> + Send + 'static,
     abandoned: impl Future<Output = ()> + Send + 'static,
 ) -> Result<Streams> {
@@ -104,27 +104,27 @@ pub(crate) async fn open<E: Future<Output = Result<ExecExit>> + Send + 'static>(
             response.status()
         )));
     }
-    let upgraded = hyper::upgrade::on(response).await.map_err(cut_off)?;
+    let upgraded = hyper::upgrade::on(response).await.map_err(connection_lost)?;
     let (read, write) = tokio::io::split(TokioIo::new(upgraded));
-    let unwanted = CancellationToken::new();
-    let wanted = Arc::new(unwanted.clone().drop_guard());
+    let abandonment = CancellationToken::new();
+    let guard = Arc::new(abandonment.clone().drop_guard());
     let (outcome_sender, outcome) = watch::channel(None);
     let (out_sender, out) = mpsc::channel(CHANNEL_CAPACITY);
     let (err_sender, err) = mpsc::channel(CHANNEL_CAPACITY);
     let frames = framing == Framing::Frames;
-    let output = |pieces| Output { pieces, peeked: None, _wanted: wanted.clone() };
+    let output = |pieces| Output { pieces, peeked: None, _guard: guard.clone() };
     let streams = Streams {
         stdin: stdin.then(|| Input {
             write: Some(write),
-            about: about.clone(),
+            context: context.clone(),
             outcome: outcome.clone(),
-            cut: false,
+            is_lost: false,
             handle: Handle::current(),
-            _wanted: wanted.clone(),
+            _guard: guard.clone(),
         }),
         stdout: output(out),
         stderr: frames.then(|| output(err)),
-        end: End { outcome, about: about.clone(), _wanted: wanted.clone() },
+        end: End { outcome, context: context.clone(), _guard: guard.clone() },
     };
     let pump = Pump {
         read,
@@ -134,13 +134,13 @@ pub(crate) async fn open<E: Future<Output = Result<ExecExit>> + Send + 'static>(
         stderr: frames.then_some(err_sender),
     };
     tokio::spawn(async move {
-        let work = pump.run(&about, ended, outcome_sender);
+        let work = pump.run(&context, ended, outcome_sender);
         tokio::select! {
             biased;
             () = work => {}
-            () = unwanted.cancelled() => {
+            () = abandonment.cancelled() => {
                 // The close of the runtime does not end the process.
-                let _ = about.closed.run_until_cancelled(abandoned).await;
+                let _ = context.closed.run_until_cancelled(abandoned).await;
             }
         }
     });
@@ -161,16 +161,16 @@ struct Pump {
 impl Pump {
     async fn run<E: Future<Output = Result<ExecExit>>>(
         mut self,
-        about: &About,
+        context: &SessionContext,
         ended: impl Future<Output = Result<E>>,
         outcome: watch::Sender<Option<Result<ExecExit>>>,
     ) {
         let mut reset = false;
         let whole = tokio::select! {
             biased;
-            () = about.closed.cancelled() => Err(closed()),
+            () = context.closed.cancelled() => Err(closed()),
             whole = async {
-                reset = self.read_all(about.keeps_at_reset).await? == Close::Reset;
+                reset = self.read_all(context.keeps_at_reset).await? == Close::Reset;
                 ended.await
             } => whole,
         };
@@ -180,17 +180,17 @@ impl Pump {
                 drop((stdout, stderr));
                 let exit = tokio::select! {
                     biased;
-                    () = about.closed.cancelled() => Err(closed()),
+                    () = context.closed.cancelled() => Err(closed()),
                     exit = exit => exit,
                     () = tokio::time::sleep(EXIT_AFTER_RESET_TIMEOUT), if reset => {
                         Err(Error::new(ErrorKind::Lost).with_message("the connection of the session was lost"))
                     }
                 };
-                outcome.send_replace(Some(exit.map_err(|error| about.error(error))));
+                outcome.send_replace(Some(exit.map_err(|error| context.error(error))));
                 drop(read);
                 return;
             }
-            Err(error) => about.error(error),
+            Err(error) => context.error(error),
         };
         drop(read);
         outcome.send_replace(Some(Err(error.clone())));
@@ -271,7 +271,7 @@ pub(crate) struct Output {
     pieces: mpsc::Receiver<Result<Bytes>>,
     /// A piece that was peeked at.
     peeked: Option<Result<Bytes>>,
-    _wanted: Arc<DropGuard>,
+    _guard: Arc<DropGuard>,
 }
 
 impl Output {
@@ -304,13 +304,13 @@ impl Stream for Output {
 pub(crate) struct Input {
     /// `None` after the close.
     write: Option<WriteHalf<TokioIo<Upgraded>>>,
-    about: About,
+    context: SessionContext,
     outcome: watch::Receiver<Option<Result<ExecExit>>>,
-    /// Whether a write has failed.
-    cut: bool,
+    /// `true` if a write has failed.
+    is_lost: bool,
     /// The executor of the session.
     handle: Handle,
-    _wanted: Arc<DropGuard>,
+    _guard: Arc<DropGuard>,
 }
 
 #[async_trait]
@@ -318,30 +318,30 @@ impl SessionInput for Input {
     async fn write(&mut self, bytes: Bytes) -> Result<()> {
         let Some(write) = &mut self.write else {
             let error = Error::new(ErrorKind::InvalidState).with_message("the input was closed");
-            return Err(self.about.error(error));
+            return Err(self.context.error(error));
         };
         let written = async {
             write.write_all(&bytes).await?;
             write.flush().await
         };
-        let written = until_ended(&self.about, &mut self.outcome, written).await;
-        self.cut |= written.is_err();
-        written.map_err(|error| self.about.error(error))
+        let written = until_ended(&self.context, &mut self.outcome, written).await;
+        self.is_lost |= written.is_err();
+        written.map_err(|error| self.context.error(error))
     }
 
     async fn close(&mut self) -> Result<()> {
         let Some(write) = &mut self.write else { return Ok(()) };
-        let shut = until_ended(&self.about, &mut self.outcome, write.shutdown()).await;
+        let shut = until_ended(&self.context, &mut self.outcome, write.shutdown()).await;
         self.write = None;
         match &*self.outcome.borrow() {
             // The input of a session that ended normally needs no shutdown.
             Some(Ok(_)) => Ok(()),
             // The shutdown may succeed although the session is lost.
             Some(Err(error)) => Err(error.clone()),
-            None if self.cut => Err(self.about.error(
+            None if self.is_lost => Err(self.context.error(
                 Error::new(ErrorKind::Lost).with_message("the connection of the session was lost"),
             )),
-            None => shut.map_err(|error| self.about.error(error)),
+            None => shut.map_err(|error| self.context.error(error)),
         }
     }
 }
@@ -352,8 +352,8 @@ impl Drop for Input {
         let mut shut = Box::pin(async move {
             let _ = write.shutdown().await;
         });
-        // The shutdown completes immediately, except for TLS on a connection with a full send buffer. The
-        // drop may be outside of the executor, where no timer can be created.
+        // The shutdown completes immediately, except for TLS on a connection with a full send
+        // buffer. The drop may be outside of the executor, where no timer can be created.
         let mut cx = Context::from_waker(Waker::noop());
         if shut.as_mut().poll(&mut cx).is_pending() {
             self.handle.spawn(async move { tokio::time::timeout(SHUTDOWN_TIMEOUT, shut).await });
@@ -363,13 +363,13 @@ impl Drop for Input {
 
 /// Writes until the session has ended, because the rest would not be read.
 async fn until_ended(
-    about: &About,
+    context: &SessionContext,
     outcome: &mut watch::Receiver<Option<Result<ExecExit>>>,
     work: impl Future<Output = std::io::Result<()>>,
 ) -> Result<()> {
     tokio::select! {
         biased;
-        () = about.closed.cancelled() => Err(closed()),
+        () = context.closed.cancelled() => Err(closed()),
         done = work => done.map_err(lost),
         _ = outcome.wait_for(Option::is_some) => {
             Err(Error::new(ErrorKind::Lost).with_message("the session has ended"))
@@ -381,8 +381,8 @@ async fn until_ended(
 #[derive(Clone)]
 pub(crate) struct End {
     outcome: watch::Receiver<Option<Result<ExecExit>>>,
-    about: About,
-    _wanted: Arc<DropGuard>,
+    context: SessionContext,
+    _guard: Arc<DropGuard>,
 }
 
 impl End {
@@ -393,9 +393,9 @@ impl End {
             Ok(outcome) => outcome.clone().unwrap_or_else(|| Err(gone())),
             Err(_) => Err(gone()),
         }
-        .during(self.about.operation)
+        .during(self.context.operation)
         .on(BACKEND)
-        .about(&self.about.container)
+        .about(&self.context.container)
     }
 
     /// Completes when the session has ended, or all of its parts were dropped.
@@ -406,13 +406,14 @@ impl End {
         }
     }
 
-    /// Whether the session has ended.
+    /// Returns `true` if the session has ended.
     pub(crate) fn is_over(&self) -> bool {
         self.outcome.borrow().is_some()
     }
 }
 
-/// Returns the error of a session whose task ended without an outcome, because its executor shut down.
+/// Returns the error of a session whose task ended without an outcome, because its executor shut
+/// down.
 fn gone() -> Error {
     Error::new(ErrorKind::Lost).with_message("the session's task has ended")
 }

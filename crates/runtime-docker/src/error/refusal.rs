@@ -2,9 +2,9 @@
 
 use runtime_core::{Error, ErrorKind, Operation};
 
-/// Returns the error of a refusal. The kind follows from the message if a rule matches it, else from the
-/// status. The status alone is not enough, because Docker returns 500 for most errors of registries and
-/// of the OCI runtime, and Podman for nearly all errors.
+/// Returns the error of a refusal. The kind follows from the message if a rule matches it, else
+/// from the status. The status alone is not enough, because Docker returns 500 for most errors of
+/// registries and of the OCI runtime, and Podman for nearly all errors.
 pub(crate) fn refusal(operation: Operation, status: u16, message: &str) -> Error {
     let (kind, field) = classify(operation, status, message);
     let mut error = Error::new(kind).with_message(message.trim()).during(operation);
@@ -14,14 +14,14 @@ pub(crate) fn refusal(operation: Operation, status: u16, message: &str) -> Error
     error
 }
 
-/// Whether a registry refused access to an image without reporting if the image exists.
+/// Returns `true` if a registry refused access to an image without reporting if the image exists.
 pub(crate) fn is_hidden_image(message: &str) -> bool {
     let message = message.to_lowercase();
     message.contains("pull access denied")
         || message.contains("requested access to the resource is denied")
 }
 
-/// Whether Podman failed to inspect a container because its process ended meanwhile: `read
+/// Returns `true` if Podman failed to inspect a container because its process ended meanwhile: `read
 /// /proc/PID/cgroup: no such process`. Podman 4.3 only handles a missing file as an end.
 pub(crate) fn is_process_gone(error: &Error) -> bool {
     let message = error.message().unwrap_or_default();
@@ -180,8 +180,8 @@ mod tests {
 
     use super::*;
 
-    /// Refusals of Docker Engine 20.10, 26.1 and 28.5 (D) and of Podman 4.3 (P). The refusals of crun and
-    /// of images for other platforms are from issues of the projects.
+    /// Refusals of Docker Engine 20.10, 26.1 and 28.5 (D) and of Podman 4.3 (P). The refusals of
+    /// crun and of images for other platforms are from issues of the projects.
     const REFUSALS: &[(O, u16, &str, K, Option<&str>)] = &[
         // D
         (O::Create, 404, "No such image: 127.0.0.1:5000/test/none:1", K::ImageNotFound, None),

@@ -2,8 +2,8 @@
 
 use std::io;
 
-/// Returns the cause if a certificate made the handshake fail: the engine's, or this client's. With TLS
-/// 1.3 the engine refuses the client's certificate only after the handshake.
+/// Returns the cause if a certificate made the handshake fail: the engine's, or this client's. With
+/// TLS 1.3 the engine refuses the client's certificate only after the handshake.
 pub(super) fn refusal(error: &io::Error) -> Option<&'static str> {
     use tokio_rustls::rustls::{AlertDescription as Alert, Error as Tls};
     match error.get_ref()?.downcast_ref::<Tls>()? {

@@ -47,8 +47,8 @@ pub(crate) fn capabilities(engine: &Engine) -> Capabilities {
     // The kernel's log has the kills that Docker misses.
     can.oom_reason = engine.reports_out_of_memory() && can.memory_limit;
     can.wait = true;
-    // Since 1.7 containerd drops the exit of a container that ended while it was down, and Docker then
-    // reports 255.
+    // Since 1.7 containerd drops the exit of a container that ended while it was down, and Docker
+    // then reports 255.
     can.exit_while_away =
         !docker || engine.containerd.is_some_and(|containerd| containerd < [1, 7, 0]);
     can.logs = true;
@@ -93,8 +93,8 @@ pub(crate) fn capabilities(engine: &Engine) -> Capabilities {
     can
 }
 
-/// Whether this Docker Engine can lose the last output of a container, because it closes the pipes of an
-/// ended container before it has read them to the end.
+/// Returns `true` if this Docker Engine can lose the last output of a container, because it closes
+/// the pipes of an ended container before it has read them to the end.
 ///
 /// 23.0 and most of 24.0 close them immediately at the end (moby#45689, docker/cli#4338,
 /// containerd#8643). Later releases lose output less often: on a busy 26.1.5 the log of an `echo` was

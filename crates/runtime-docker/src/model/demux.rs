@@ -27,12 +27,12 @@ pub(crate) enum Framing {
 /// The positions at which an engine splits lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cut {
-    /// Only after this number of bytes: Docker flushes a part of a line when its buffer is full, or at the
-    /// end of the stream. A shorter message is the end of its line, even if the driver `local` of 20.10
-    /// has lost the line end of a split line.
+    /// Only after this number of bytes: Docker flushes a part of a line when its buffer is full, or
+    /// at the end of the stream. A shorter message is the end of its line, even if the driver
+    /// `local` of 20.10 has lost the line end of a split line.
     After(usize),
-    /// Anywhere, as Podman's monitor reads it. On a terminal, a message without a line end is complete when
-    /// a piece of the body begins with a time, because Podman flushes each message.
+    /// Anywhere, as Podman's monitor reads it. On a terminal, a message without a line end is
+    /// complete when a piece of the body begins with a time, because Podman flushes each message.
     Anywhere,
 }
 
@@ -49,7 +49,7 @@ pub(crate) struct Demux {
     stamps: StampParser,
     /// The last pushed bytes that are not parsed yet.
     piece: Bytes,
-    /// Whether a time at the start of `piece` ends the open message.
+    /// `true` if a time at the start of `piece` ends the open message.
     may_end: bool,
     /// The start of a frame or message that continues in `piece`.
     held: BytesMut,
@@ -88,8 +88,8 @@ impl Demux {
     /// Returns the next chunk of the pushed bytes.
     ///
     /// # Errors
-    /// An error of the engine in the stream, or `Internal` if the stream is not a log. The parser cannot be
-    /// used after an error.
+    /// An error of the engine in the stream, or `Internal` if the stream is not a log. The parser
+    /// cannot be used after an error.
     pub(crate) fn pop(&mut self) -> Result<Option<Chunk>> {
         match self.framing {
             Framing::Frames => self.pop_frame(),

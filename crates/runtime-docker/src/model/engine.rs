@@ -74,8 +74,8 @@ pub(crate) struct ClockOffset {
     behind: Duration,
 }
 
-/// The offset below which the clocks count as equal. A smaller one cannot be measured, because a response
-/// takes time, and most engines are on the same host.
+/// The offset below which the clocks count as equal. A smaller one cannot be measured, because a
+/// response takes time, and most engines are on the same host.
 const OFFSET_MIN: Duration = Duration::from_secs(2);
 
 impl ClockOffset {
@@ -151,19 +151,19 @@ impl Engine {
         self.flavour == Flavour::Podman
     }
 
-    /// Whether the engine sets the size of an exec's terminal before the process starts (`ConsoleSize`).
-    /// Podman 5.8 has the API version of this parameter, and ignores it.
+    /// Returns `true` if the engine sets the size of an exec's terminal before the process starts
+    /// (`ConsoleSize`). Podman 5.8 has the API version of this parameter, and ignores it.
     pub(crate) fn sets_size_at_start(&self) -> bool {
         !self.is_podman() && self.api >= ApiVersion::new(1, 42)
     }
 
-    /// Whether log times have nanoseconds. Podman before 5.8 omits the fraction of a second
+    /// Returns `true` if log times have nanoseconds. Podman before 5.8 omits the fraction of a second
     /// (containers/podman#27691).
     pub(crate) fn has_exact_log_times(&self) -> bool {
         !self.is_podman() || self.release() >= [5, 8, 0]
     }
 
-    /// Whether the engine reports a kill by the memory limit. Podman before 5.0 does not
+    /// Returns `true` if the engine reports a kill by the memory limit. Podman before 5.0 does not
     /// (containers/podman#13102).
     pub(crate) fn reports_out_of_memory(&self) -> bool {
         !self.is_podman() || self.release() >= [5, 0, 0]
@@ -259,12 +259,12 @@ pub(crate) struct DiscoveredDevice {
 }
 
 impl Info {
-    /// Whether the NVIDIA runtime is configured.
+    /// Returns `true` if the NVIDIA runtime is configured.
     pub(crate) fn has_nvidia_runtime(&self) -> bool {
         self.runtimes.contains_key("nvidia")
     }
 
-    /// Whether the engine has discovered NVIDIA GPUs by CDI.
+    /// Returns `true` if the engine has discovered NVIDIA GPUs by CDI.
     pub(crate) fn has_nvidia_cdi(&self) -> bool {
         let devices = self.discovered_devices.as_deref().unwrap_or_default();
         devices

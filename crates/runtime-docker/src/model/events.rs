@@ -31,7 +31,7 @@ struct Actor {
 }
 
 impl Message {
-    /// Whether this is the exit of the container.
+    /// Returns `true` if this is the exit of the container.
     pub(crate) fn is_exit_of(&self, id: &str) -> bool {
         self.action() == "die" && self.actor.id == id
     }

@@ -35,7 +35,7 @@ pub(crate) struct Frames {
     /// The length of the open message, and of the rest of it.
     length: usize,
     left: usize,
-    /// Whether the last returned bytes are the start of a message.
+    /// `true` if the last returned bytes are the start of a message.
     begins: bool,
     kind: u8,
 }
@@ -71,12 +71,12 @@ impl Frames {
         }
     }
 
-    /// Whether the last returned bytes are the start of a message.
+    /// Returns `true` if the last returned bytes are the start of a message.
     pub(crate) fn begins(&self) -> bool {
         self.begins
     }
 
-    /// Whether a message is incomplete.
+    /// Returns `true` if a message is incomplete.
     pub(crate) fn is_within(&self) -> bool {
         self.left > 0 || !self.header.is_empty()
     }

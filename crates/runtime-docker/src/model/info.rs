@@ -13,8 +13,8 @@ use super::inspect::{HostConfig, Inspect, State};
 use super::labels::own_labels;
 use super::time::parse_rfc3339;
 
-/// The label with the requested image reference. The engines do not keep it: Podman replaces it by the
-/// digest, and Docker's list by the id once the tag refers to another image.
+/// The label with the requested image reference. The engines do not keep it: Podman replaces it by
+/// the digest, and Docker's list by the id once the tag refers to another image.
 pub(crate) const LABEL_IMAGE: &str = "container-runtime/image";
 
 impl Inspect {
@@ -28,13 +28,14 @@ impl Inspect {
         self.state.exit()
     }
 
-    /// Whether the container has ended, and its files and networks are still being released. Only Podman
-    /// reports this state.
+    /// Returns `true` if the container has ended, and its files and networks are still being
+    /// released. Only Podman reports this state.
     pub(crate) fn is_being_cleaned_up(&self) -> bool {
         self.state.status == "stopped"
     }
 
-    /// Whether the container may have been killed by the memory limit, and the engine does not report it.
+    /// Returns `true` if the container may have been killed by the memory limit, and the engine does
+    /// not report it.
     pub(crate) fn is_unexplained_kill(&self) -> bool {
         self.host_config.memory > 0 && self.state.is_killed() && !self.state.oom_killed
     }
@@ -52,8 +53,8 @@ impl Inspect {
         self.config.labels.as_ref().unwrap_or(&NONE)
     }
 
-    /// Returns the result of [`Container::info`](runtime_core::Container::info). `known` is the exit that
-    /// this process has cached.
+    /// Returns the result of [`Container::info`](runtime_core::Container::info). `known` is the
+    /// exit that this process has cached.
     pub(crate) fn info(&self, known: Option<Exit>) -> ContainerInfo {
         let exit = known.or_else(|| self.exit());
         // Podman does not record a failed start. This process does.
@@ -82,8 +83,8 @@ impl Inspect {
             let Some(container_port) = tcp_port(port) else { continue };
             for binding in bindings.iter().flatten() {
                 if let Ok(host_port) = binding.host_port.parse::<u16>() {
-                    // An engine can publish on different ports on IPv4 and IPv6. The IPv4 port is used,
-                    // because every host can reach it.
+                    // An engine can publish on different ports on IPv4 and IPv6. The IPv4 port is
+                    // used, because every host can reach it.
                     let v4 = !binding.host_ip.contains(':');
                     note_port(&mut ports, container_port, host_port, v4);
                 }
@@ -106,7 +107,7 @@ impl HostConfig {
     }
 }
 
-const INVENTED: &str = "the engine did not observe the exit, and reports 255";
+const UNOBSERVED_EXIT: &str = "the engine did not observe the exit, and reports 255";
 
 impl State {
     fn lifecycle(&self) -> ContainerStatus {
@@ -118,14 +119,14 @@ impl State {
         status
     }
 
-    /// Whether the exit code is that of a kill.
+    /// Returns `true` if the exit code is that of a kill.
     fn is_killed(&self) -> bool {
         self.exit_code == 128 + i64::from(Signal::KILL.number())
             && self.lifecycle() == ContainerStatus::Exited
     }
 
-    /// Whether the exit code is the one that the engine reports for an unknown code.
-    pub(crate) fn may_be_invented(&self) -> bool {
+    /// Returns `true` if the exit code is the one that the engine reports for an unknown code.
+    pub(crate) fn may_be_unobserved(&self) -> bool {
         self.exit_code == 255 && self.lifecycle() == ContainerStatus::Exited
     }
 
@@ -133,8 +134,8 @@ impl State {
         if self.lifecycle() != ContainerStatus::Exited {
             return None;
         }
-        if self.code_is_invented {
-            return Some(Exit::new(ExitReason::Unknown).with_message(INVENTED));
+        if self.is_exit_unobserved {
+            return Some(Exit::new(ExitReason::Unknown).with_message(UNOBSERVED_EXIT));
         }
         let (started_at, ended_at) = self.times();
         if started_at.is_none() && ended_at.is_none() {
@@ -160,12 +161,12 @@ impl State {
         Some(exit)
     }
 
-    /// Returns the times of start and end. The engines may take the start time after the process has run,
-    /// so the times of a short run can be out of order. The start is then set to the end.
+    /// Returns the times of start and end. The engines may take the start time after the process
+    /// has run, so the times of a short run can be out of order. The start is then set to the end.
     fn times(&self) -> (Option<SystemTime>, Option<SystemTime>) {
         let started = parse_rfc3339(self.started_at.as_bytes());
         let ended = parse_rfc3339(self.finished_at.as_bytes())
-            .filter(|_| !self.running && !self.code_is_invented);
+            .filter(|_| !self.running && !self.is_exit_unobserved);
         match (started, ended) {
             (Some(started), Some(ended)) => (Some(started.min(ended)), Some(ended)),
             times => times,

@@ -43,9 +43,9 @@ pub(crate) struct State {
     pub(crate) error: String,
     pub(crate) started_at: String,
     pub(crate) finished_at: String,
-    /// Whether the exit code and the end time are made up by the engine.
+    /// `true` if the exit code and the end time are made up by the engine.
     #[serde(skip)]
-    pub(crate) code_is_invented: bool,
+    pub(crate) is_exit_unobserved: bool,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -100,10 +100,10 @@ pub(crate) struct LogConfig {
 }
 
 impl LogConfig {
-    /// Whether the engine deletes the oldest part of the log at a size limit.
+    /// Returns `true` if the engine deletes the oldest part of the log at a size limit.
     ///
-    /// `json-file` has a limit if `max-size` is set. The engine adds its default options at the create.
-    /// `local` always has a limit, also as the cache of drivers whose log cannot be read.
+    /// `json-file` has a limit if `max-size` is set. The engine adds its default options at the
+    /// create. `local` always has a limit, also as the cache of drivers whose log cannot be read.
     pub(crate) fn rotates(&self) -> bool {
         match self.driver.as_str() {
             "json-file" => self.config.iter().flatten().any(|(key, _)| key == "max-size"),

@@ -1,7 +1,7 @@
 //! The caller's labels among the labels of a container.
 //!
-//! The engines add an image's labels to its containers without a mark, and Podman truncates a key at its
-//! first `=`. Therefore an additional label stores the caller's labels as JSON.
+//! The engines add an image's labels to its containers without a mark, and Podman truncates a key
+//! at its first `=`. Therefore an additional label stores the caller's labels as JSON.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,8 @@ pub(crate) fn own_labels(labels: &BTreeMap<String, String>) -> BTreeMap<String, 
     })
 }
 
-/// Whether the caller's labels of a container match a filter. `label` returns one of the engine's labels.
+/// Returns `true` if the caller's labels of a container match a filter. `label` returns one of the
+/// engine's labels.
 pub(crate) fn has_labels<'a>(
     filter: &LabelFilter,
     label: impl Fn(&str) -> Option<&'a str>,
@@ -43,8 +44,8 @@ pub(crate) fn has_labels<'a>(
     })
 }
 
-/// Whether a container was created by this library in this scope.
-pub(crate) fn is_ours<'a>(scope: &Scope, label: impl Fn(&str) -> Option<&'a str>) -> bool {
+/// Returns `true` if a container was created by this library in this scope.
+pub(crate) fn is_managed<'a>(scope: &Scope, label: impl Fn(&str) -> Option<&'a str>) -> bool {
     label(LABEL_MANAGED) == Some("true") && label(LABEL_SCOPE) == Some(scope.as_str())
 }
 

@@ -105,8 +105,8 @@ impl Create {
             working_dir,
             exposed_ports: some(ports),
             open_stdin: Some(stdin),
-            // Closes the input at the end of the first attach. Otherwise a process that reads to the end of
-            // its input would not end.
+            // Closes the input at the end of the first attach. Otherwise a process that reads to
+            // the end of its input would not end.
             stdin_once: Some(stdin),
             tty: Some(interactive == Interactive::Terminal),
             stop_signal: stop_signal.map(|signal| signal.to_string()),
@@ -117,15 +117,15 @@ impl Create {
         Ok(Self { name, nonce, image, auth, pull_policy, stop_grace, body })
     }
 
-    /// Whether the spec has an empty list of arguments. The engines treat it as absent and use the image's
-    /// arguments, unless the request has an entrypoint.
+    /// Returns `true` if the spec has an empty list of arguments. The engines treat it as absent and
+    /// use the image's arguments, unless the request has an entrypoint.
     pub(crate) fn has_empty_arguments(&self) -> bool {
         self.body.entrypoint.is_none() && self.body.cmd.as_ref().is_some_and(Vec::is_empty)
     }
 }
 
-/// Returns the name of an image in requests. A tag beside a digest is omitted, because some engines refuse
-/// both.
+/// Returns the name of an image in requests. A tag beside a digest is omitted, because some engines
+/// refuse both.
 pub(crate) fn engine_name(image: &ImageRef) -> String {
     match image.digest() {
         Some(digest) if !image.is_id() => format!("{}@{digest}", image.name()),
@@ -133,10 +133,10 @@ pub(crate) fn engine_name(image: &ImageRef) -> String {
     }
 }
 
-/// Returns the log driver to request, `None` for the engine's default. The default is used if it stores
-/// the log in files, with the options of the engine's operator. Logs of other drivers are unreadable or
-/// lossy: `none` stores nothing, and Docker keeps a small cache for remote drivers (syslog, fluentd,
-/// clouds).
+/// Returns the log driver to request, `None` for the engine's default. The default is used if it
+/// stores the log in files, with the options of the engine's operator. Logs of other drivers are
+/// unreadable or lossy: `none` stores nothing, and Docker keeps a small cache for remote drivers
+/// (syslog, fluentd, clouds).
 fn log_driver(engine: &Engine) -> Option<&'static str> {
     match (engine.flavour, engine.info.logging_driver.as_str()) {
         (Flavour::Docker, "json-file" | "local") => None,
@@ -145,8 +145,8 @@ fn log_driver(engine: &Engine) -> Option<&'static str> {
     }
 }
 
-/// Whether that driver keeps bytes that are not UTF-8. Docker's `json-file` stores lines as JSON strings,
-/// and replaces such bytes by U+FFFD.
+/// Returns `true` if that driver keeps bytes that are not UTF-8. Docker's `json-file` stores lines as
+/// JSON strings, and replaces such bytes by U+FFFD.
 pub(crate) fn keeps_bytes(engine: &Engine) -> bool {
     engine.flavour == Flavour::Podman || engine.info.logging_driver == "local"
 }
@@ -177,8 +177,8 @@ fn bind(mount: &runtime_core::Mount) -> Mount {
 
 /// Converts the mounts, and returns the ones that have to be binds separately.
 ///
-/// Podman's Docker API joins the parts of a mount with commas, and splits them again, so `/a,ro` mounts
-/// `/a`. Newer releases also parse quotes as CSV. A bind is only split at its colons.
+/// Podman's Docker API joins the parts of a mount with commas, and splits them again, so `/a,ro`
+/// mounts `/a`. Newer releases also parse quotes as CSV. A bind is only split at its colons.
 ///
 /// # Errors
 /// `InvalidArgument` if Podman supports a path in neither form.
@@ -215,8 +215,8 @@ fn mounts_and_binds(
     Ok((plain, binds))
 }
 
-/// Requests a free port on all IPv4 addresses of the host. Without an address, the engine also allocates
-/// a different port for IPv6.
+/// Requests a free port on all IPv4 addresses of the host. Without an address, the engine also
+/// allocates a different port for IPv6.
 fn any_port() -> PortBinding {
     PortBinding { host_ip: Some("0.0.0.0".to_owned()), host_port: Some(String::new()) }
 }

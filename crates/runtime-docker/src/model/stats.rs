@@ -74,8 +74,8 @@ struct BlockEntry {
 }
 
 impl StatsResponse {
-    /// Converts the response, without the CPU percentage. Returns `None` if the container is not running:
-    /// Docker returns a sample of zeros at the zero time then.
+    /// Converts the response, without the CPU percentage. Returns `None` if the container is not
+    /// running: Docker returns a sample of zeros at the zero time then.
     pub(crate) fn stats(&self, swapped_network: bool) -> Option<ContainerStats> {
         let mut stats = ContainerStats::new(parse_rfc3339(self.read.as_bytes())?);
         stats.cpu_time = self.cpu_stats.cpu_usage.total_usage.map(Duration::from_nanos);
@@ -95,8 +95,8 @@ impl StatsResponse {
         self.cpu_stats.online_cpus.filter(|cpus| *cpus > 0).map(f64::from)
     }
 
-    /// Returns the memory without page cache, as Docker's command line does. `None` on Podman 4.3, which does
-    /// not report the cache.
+    /// Returns the memory without page cache, as Docker's command line does. `None` on Podman 4.3,
+    /// which does not report the cache.
     fn memory(&self) -> Option<u64> {
         let usage = self.memory_stats.usage?;
         let cache = self.memory_stats.stats.as_ref()?;

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Parses an RFC 3339 time with up to nine fractional digits, in UTC or with an offset. Returns `None`
-/// for Go's zero time and all other times before 1970.
+/// Parses an RFC 3339 time with up to nine fractional digits, in UTC or with an offset. Returns
+/// `None` for Go's zero time and all other times before 1970.
 pub(crate) fn parse_rfc3339(text: &[u8]) -> Option<SystemTime> {
     let number = |from: usize, to: usize| -> Option<u64> {
         text.get(from..to)?.iter().try_fold(0_u64, |number, digit| {
@@ -54,8 +54,8 @@ pub(crate) fn parse_rfc3339(text: &[u8]) -> Option<SystemTime> {
     }
 }
 
-/// Returns the days since 1 January 1970 in the Gregorian calendar. The years begin in March, so that the
-/// leap day is the last day.
+/// Returns the days since 1 January 1970 in the Gregorian calendar. The years begin in March, so
+/// that the leap day is the last day.
 fn days_since_1970(year: u64, month: u64, day: u64) -> u64 {
     let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let leap_days = year / 4 - year / 100 + year / 400;

@@ -15,7 +15,7 @@ use super::kill::kill;
 use super::wait::wait;
 use crate::client::deadline::within;
 use crate::client::http::ApiRequest;
-use crate::client::session::{self, About, End, Output, Streams};
+use crate::client::session::{self, End, Output, SessionContext, Streams};
 use crate::error::BACKEND;
 use crate::model::demux::Framing;
 use crate::model::inspect::Inspect;
@@ -56,7 +56,7 @@ pub(crate) async fn attach(
     }
     let response = backend.open(Operation::Attach, request.upgrade()).await?;
     let framing = if tty { Framing::Terminal } else { Framing::Frames };
-    let about = About {
+    let context = SessionContext {
         operation: Operation::Attach,
         container: id.clone(),
         closed: backend.http.closed_token().clone(),
@@ -68,9 +68,9 @@ pub(crate) async fn attach(
         response,
         framing,
         stdin,
-        about,
-        // The end of the output does not prove that the process has ended: an engine that was restarted
-        // also closes the connection.
+        context,
+        // The end of the output does not prove that the process has ended: an engine that was
+        // restarted also closes the connection.
         async move {
             main_exit(wait(&ended.backend, &ended.container), EXIT_TIMEOUT)
                 .await

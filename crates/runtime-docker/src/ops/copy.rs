@@ -28,8 +28,8 @@ use crate::state::{DockerBackend, DockerContainer};
 
 /// The intervals of polls for the unmount of an ended container's files.
 const POLL_UNMOUNT: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
-/// How often a failed or empty archive of Podman is requested again: after the end of the container, and
-/// after its clean-up.
+/// How often a failed or empty archive of Podman is requested again: after the end of the
+/// container, and after its clean-up.
 const PODMAN_RETRIES: usize = 2;
 /// The bit of a directory in Go's file modes.
 const MODE_DIR: u32 = 1 << 31;
@@ -65,18 +65,19 @@ impl Files<'_> {
     async fn unpack(&self, path: &str, content: ByteStream) -> Result<()> {
         const COPY_IN: Operation = Operation::CopyIn;
         if self.is_hidden(COPY_IN, path).await? {
-            let silence = self.backend.deadlines().pull_inactivity;
-            return runtime_support::copy::unpack(&self.handle(), path, content, silence).await;
+            let idle_timeout = self.backend.deadlines().pull_inactivity;
+            return runtime_support::copy::unpack(&self.handle(), path, content, idle_timeout)
+                .await;
         }
         let is_podman = self.backend.engine.is_podman();
         let before = if is_podman { Some(self.check_podman_directory(path).await?) } else { None };
         let (content, flow) = Content::new(content);
         let request = self.archive(COPY_IN, Method::PUT, path).stream("application/x-tar", content);
-        let silence = self.backend.deadlines().pull_inactivity;
+        let idle_timeout = self.backend.deadlines().pull_inactivity;
         let sent = tokio::select! {
             sent = self.backend.http.unit(request) => sent.map(drop),
-            () = flow.until_stalled(silence) => Err(Error::new(ErrorKind::Timeout)
-                .with_message(format!("the engine has read nothing for {silence:?}"))),
+            () = flow.until_stalled(idle_timeout) => Err(Error::new(ErrorKind::Timeout)
+                .with_message(format!("the engine has read nothing for {idle_timeout:?}"))),
         };
         if let Some(error) = sent.as_ref().err().and(flow.failure()) {
             return Err(error);
@@ -98,19 +99,19 @@ impl Files<'_> {
 
     async fn pack(&self, path: &str) -> Result<ByteStream> {
         if self.is_hidden(Operation::CopyOut, path).await? {
-            let silence = self.backend.deadlines().pull_inactivity;
-            return runtime_support::copy::pack(&self.handle(), path, silence).await;
+            let idle_timeout = self.backend.deadlines().pull_inactivity;
+            return runtime_support::copy::pack(&self.handle(), path, idle_timeout).await;
         }
-        let silence = self.backend.deadlines().pull_inactivity;
+        let idle_timeout = self.backend.deadlines().pull_inactivity;
         let bytes = if self.backend.engine.is_podman() {
-            self.podman_archive(path, silence).await?
+            self.podman_archive(path, idle_timeout).await?
         } else {
             self.open_archive(path).await?
         };
         let id = self.container.id.clone();
         let whole = stream::unfold(Some((bytes, TarEnd::default())), move |state| async move {
             let (mut bytes, mut end) = state?;
-            match timeout(silence, bytes.next()).await {
+            match timeout(idle_timeout, bytes.next()).await {
                 Ok(Some(Ok(piece))) => {
                     end.push(&piece);
                     Some((Ok(piece), Some((bytes, end))))
@@ -121,10 +122,10 @@ impl Files<'_> {
                     Some((Err(Error::internal("the engine sent an incomplete archive")), None))
                 }
                 Ok(None) => None,
-                Err(_) => Some((Err(has_sent_nothing(silence)), None)),
+                Err(_) => Some((Err(has_sent_nothing(idle_timeout)), None)),
             }
         });
-        let whole = read_ahead(whole.boxed(), silence).map(move |piece: Result<Bytes>| {
+        let whole = read_ahead(whole.boxed(), idle_timeout).map(move |piece: Result<Bytes>| {
             piece.during(Operation::CopyOut).on(BACKEND).about(&id)
         });
         Ok(whole.boxed())
@@ -134,8 +135,8 @@ impl Files<'_> {
         Handle::new(self.backend, self.container.clone())
     }
 
-    /// Whether this path is on a file system that the engine's archive requests do not see. While the
-    /// container is running, its own `tar` is used then.
+    /// Returns `true` if this path is on a file system that the engine's archive requests do not see.
+    /// While the container is running, its own `tar` is used then.
     ///
     /// # Errors
     /// `InvalidState` if such a file system is not mounted, because the container is not running.
@@ -163,19 +164,19 @@ impl Files<'_> {
         Ok(self.backend.http.stream(Operation::CopyOut, response).boxed())
     }
 
-    /// Opens an archive of Podman. If the container ends meanwhile, Podman unmounts its files and fails or
-    /// returns an empty archive. The request is then repeated.
-    async fn podman_archive(&self, path: &str, silence: Duration) -> Result<ByteStream> {
+    /// Opens an archive of Podman. If the container ends meanwhile, Podman unmounts its files and
+    /// fails or returns an empty archive. The request is then repeated.
+    async fn podman_archive(&self, path: &str, idle_timeout: Duration) -> Result<ByteStream> {
         for _ in 0..PODMAN_RETRIES {
             self.until_unmounted(Operation::CopyOut).await?;
             let mut bytes = match self.open_archive(path).await {
                 Err(error) if error.kind() == ErrorKind::Internal => continue,
                 opened => opened?,
             };
-            match timeout(silence, bytes.next()).await {
+            match timeout(idle_timeout, bytes.next()).await {
                 Ok(None) => {}
                 Ok(Some(first)) => return Ok(stream::iter([first]).chain(bytes).boxed()),
-                Err(_) => return Err(has_sent_nothing(silence)),
+                Err(_) => return Err(has_sent_nothing(idle_timeout)),
             }
         }
         self.open_archive(path).await
@@ -195,9 +196,10 @@ impl Files<'_> {
         self.check_directory(path).await.map(|()| before)
     }
 
-    /// Waits until Podman has unmounted the files of an ended container, because its archive requests read
-    /// and write below the mount meanwhile. The container is "stopped" until then, and "exited" after
-    /// that. Waits no longer than the deadline of a query. Returns the status after that.
+    /// Waits until Podman has unmounted the files of an ended container, because its archive
+    /// requests read and write below the mount meanwhile. The container is "stopped" until then,
+    /// and "exited" after that. Waits no longer than the deadline of a query. Returns the status
+    /// after that.
     async fn until_unmounted(&self, operation: Operation) -> Result<ContainerStatus> {
         let mut backoff = Backoff::new(POLL_UNMOUNT.0, POLL_UNMOUNT.1);
         let settled = async {
@@ -262,13 +264,13 @@ fn hidden_by<'a>(path: &str, tmpfs: &'a [String]) -> Option<&'a str> {
     tmpfs.iter().map(String::as_str).chain(ALWAYS_MOUNTED).find(is_in)
 }
 
-/// The number of buffered pieces. The engine locks the container until the archive is read, and does not
-/// inspect or signal it in that time.
+/// The number of buffered pieces. The engine locks the container until the archive is read, and
+/// does not inspect or signal it in that time.
 const CHANNEL_CAPACITY: usize = 64;
 
-/// Buffers an archive ahead of its reader. If the buffer is full and not read for `silence`, the copy ends
-/// with an error, which releases the engine's lock.
-fn read_ahead(mut bytes: ByteStream, silence: Duration) -> ByteStream {
+/// Buffers an archive ahead of its reader. If the buffer is full and not read for `idle_timeout`,
+/// the copy ends with an error, which releases the engine's lock.
+fn read_ahead(mut bytes: ByteStream, idle_timeout: Duration) -> ByteStream {
     let (sender, mut pieces) = mpsc::channel(CHANNEL_CAPACITY);
     let overdue = Arc::new(AtomicBool::new(false));
     let given_up = Arc::clone(&overdue);
@@ -279,7 +281,7 @@ fn read_ahead(mut bytes: ByteStream, silence: Duration) -> ByteStream {
                 piece = bytes.next() => piece,
             };
             let Some(piece) = piece else { return };
-            match timeout(silence, sender.send(piece)).await {
+            match timeout(idle_timeout, sender.send(piece)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return,
                 Err(_) => {
@@ -299,7 +301,7 @@ fn read_ahead(mut bytes: ByteStream, silence: Duration) -> ByteStream {
         Poll::Ready(piece.or_else(|| {
             given_up.load(Ordering::Relaxed).then(|| {
                 Err(Error::new(ErrorKind::Timeout).with_message(format!(
-                    "the archive was not read for {silence:?}, and the engine locks the container \
+                    "the archive was not read for {idle_timeout:?}, and the engine locks the container \
                      meanwhile"
                 )))
             })
@@ -313,9 +315,9 @@ struct Stat {
     mode: u32,
 }
 
-fn has_sent_nothing(silence: Duration) -> Error {
+fn has_sent_nothing(idle_timeout: Duration) -> Error {
     Error::new(ErrorKind::Timeout)
-        .with_message(format!("the engine has sent nothing for {silence:?}"))
+        .with_message(format!("the engine has sent nothing for {idle_timeout:?}"))
 }
 
 fn not_a_directory() -> Error {
@@ -357,7 +359,7 @@ struct Flow(Arc<Mutex<FlowState>>);
 struct FlowState {
     /// The error of the caller's stream, which ends the request.
     failure: Option<Error>,
-    /// Whether the engine waits for the caller's stream.
+    /// `true` if the engine waits for the caller's stream.
     wants_more: bool,
     moved: Instant,
 }
@@ -398,8 +400,8 @@ impl Flow {
         self.lock().failure.take()
     }
 
-    /// Completes when the engine has read nothing for `silence`, although bytes were available.
-    async fn until_stalled(&self, silence: Duration) {
+    /// Completes when the engine has read nothing for `idle_timeout`, although bytes were available.
+    async fn until_stalled(&self, idle_timeout: Duration) {
         loop {
             let (moved, wants_more) = {
                 let flow = self.lock();
@@ -407,10 +409,10 @@ impl Flow {
             };
             let now = Instant::now();
             let since = if wants_more { now } else { moved };
-            if now.duration_since(since) >= silence {
+            if now.duration_since(since) >= idle_timeout {
                 return;
             }
-            sleep_until(since + silence).await;
+            sleep_until(since + idle_timeout).await;
         }
     }
 }
@@ -479,39 +481,39 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn archive_that_is_not_read_ends_with_timeout() {
-        let silence = Duration::from_secs(10);
+        let idle_timeout = Duration::from_secs(10);
         let (dropped, is_dropped) = tokio::sync::oneshot::channel::<()>();
         let endless = stream::repeat_with(move || {
             let _dropped_with_the_copy = &dropped;
             Ok(Bytes::from_static(b"x"))
         });
-        let mut archive = read_ahead(endless.boxed(), silence);
+        let mut archive = read_ahead(endless.boxed(), idle_timeout);
         assert!(archive.next().await.unwrap().is_ok());
         // The connection is closed although the rest is not read.
-        assert!(timeout(silence * 3, is_dropped).await.unwrap().is_err());
+        assert!(timeout(idle_timeout * 3, is_dropped).await.unwrap().is_err());
         let mut last = None;
         while let Some(piece) = archive.next().await {
             last = Some(piece);
         }
         assert_eq!(last.unwrap().unwrap_err().kind(), ErrorKind::Timeout);
-        let whole = read_ahead(stream::iter([Ok(Bytes::from_static(b"x"))]).boxed(), silence);
+        let whole = read_ahead(stream::iter([Ok(Bytes::from_static(b"x"))]).boxed(), idle_timeout);
         assert_eq!(whole.count().await, 1);
     }
 
     #[tokio::test(start_paused = true)]
     async fn only_engine_can_stall() {
-        let silence = Duration::from_secs(10);
+        let idle_timeout = Duration::from_secs(10);
         let (mut content, flow) = Content::new(
             stream::iter([Ok(Bytes::from_static(b"x"))]).chain(stream::pending()).boxed(),
         );
         // The engine reads a piece and then nothing.
         content.next().await;
         let begun = Instant::now();
-        flow.until_stalled(silence).await;
-        assert_eq!(begun.elapsed(), silence);
+        flow.until_stalled(idle_timeout).await;
+        assert_eq!(begun.elapsed(), idle_timeout);
         // The engine waits for the caller.
         assert!(futures_util::poll!(content.next()).is_pending());
-        assert!(timeout(silence * 10, flow.until_stalled(silence)).await.is_err());
+        assert!(timeout(idle_timeout * 10, flow.until_stalled(idle_timeout)).await.is_err());
     }
 
     #[tokio::test]

@@ -94,9 +94,9 @@ struct ImageConfig {
     entrypoint: Option<Vec<String>>,
 }
 
-/// Sends the request in a task of its own, which goes on if the caller drops the future: the engine does
-/// not stop a create when the connection is closed, so the task has to wait for the result and remove the
-/// container.
+/// Sends the request in a task of its own, which goes on if the caller drops the future: the engine
+/// does not stop a create when the connection is closed, so the task has to wait for the result and
+/// remove the container.
 async fn send(backend: &Arc<DockerBackend>, create: &Create) -> Result<DockerContainer> {
     let (sender, receiver) = oneshot::channel();
     let task = {
@@ -222,12 +222,12 @@ async fn remove(backend: &DockerBackend, container: &DockerContainer) -> Result<
     }
 }
 
-/// How long to retry the undo of a create if the engine does not respond. Independent of the deadlines of
-/// the caller, so that short ones leave nothing behind.
+/// How long to retry the undo of a create if the engine does not respond. Independent of the
+/// deadlines of the caller, so that short ones leave nothing behind.
 const UNDO_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Finds and removes the container of a create without a response. The engine may still be creating it, so
-/// this retries until `timeout`.
+/// Finds and removes the container of a create without a response. The engine may still be creating
+/// it, so this retries until `timeout`.
 async fn undo(backend: Arc<DockerBackend>, nonce: Nonce, timeout: Duration) {
     let label = [format!("{LABEL_NONCE}={nonce}")];
     let until = Instant::now() + timeout;

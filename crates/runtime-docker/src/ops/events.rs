@@ -20,12 +20,13 @@ use crate::client::http::ApiRequest;
 use crate::error::BACKEND;
 use crate::model::events::Message;
 use crate::model::info::Summary;
-use crate::model::labels::{has_labels, is_ours};
+use crate::model::labels::{has_labels, is_managed};
 use crate::model::time::to_query;
 use crate::state::DockerBackend;
 
-/// How long after a reconnect the engine's replay of past events is read. The engine sends all events
-/// that it still has at once. The rest follows from a comparison of its list with the reported events.
+/// How long after a reconnect the engine's replay of past events is read. The engine sends all
+/// events that it still has at once. The rest follows from a comparison of its list with the
+/// reported events.
 const REPLAY_TIME: Duration = Duration::from_millis(500);
 
 /// How many removed containers are remembered, so that their events are not reported twice.
@@ -105,7 +106,7 @@ impl Reported {
         self.at_open.max(self.last)
     }
 
-    /// Whether `exit` is out of memory, and no `Oom` event was reported.
+    /// Returns `true` if `exit` is out of memory, and no `Oom` event was reported.
     fn misses_oom(&self, exit: &Exit) -> bool {
         exit.reason == ExitReason::OutOfMemory && self.oom.is_none()
     }
@@ -204,7 +205,7 @@ impl Follower {
 
     /// Reports an event of the engine.
     async fn take(&mut self, message: &Message) -> Result<()> {
-        let ours = is_ours(self.backend.scope(), |key| message.attribute(key))
+        let ours = is_managed(self.backend.scope(), |key| message.attribute(key))
             && has_labels(&self.options.labels, |key| message.attribute(key));
         let Some(id) = message.container().filter(|_| ours) else { return Ok(()) };
         let (name, time) = (message.name(), message.time());

@@ -1,8 +1,8 @@
 //! Runs a command in a container.
 //!
-//! An exec is created, started over a connection that is upgraded to the session, and inspected: Docker
-//! writes the error of a failed start to the output of the session, and only reports the exit code to an
-//! inspect after the end.
+//! An exec is created, started over a connection that is upgraded to the session, and inspected:
+//! Docker writes the error of a failed start to the output of the session, and only reports the
+//! exit code to an inspect after the end.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -20,7 +20,7 @@ use serde_json::json;
 
 use crate::client::deadline::within;
 use crate::client::http::ApiRequest;
-use crate::client::session::{self, About, End, Output, Streams};
+use crate::client::session::{self, End, Output, SessionContext, Streams};
 use crate::error::{BACKEND, refusal};
 use crate::model::demux::Framing;
 use crate::state::{DockerBackend, DockerContainer};
@@ -82,7 +82,7 @@ async fn open(
     let request = ApiRequest::post(Operation::Exec, format!("/exec/{}/start", exec.id));
     let response = backend.http.call(request.body(&body).upgrade()).await?;
     let framing = if terminal.is_some() { Framing::Terminal } else { Framing::Frames };
-    let about = About {
+    let context = SessionContext {
         operation: Operation::Exec,
         container: container.id.clone(),
         closed: backend.http.closed_token().clone(),
@@ -93,7 +93,7 @@ async fn open(
         response,
         framing,
         stdin,
-        about,
+        context,
         async move { ended.ended().await },
         async move { abandoned.kill().await },
     )
@@ -155,7 +155,7 @@ async fn create(
     let request = ApiRequest::post(Operation::Exec, format!("/containers/{}/exec", container.id));
     match backend.http.json::<Created>(request.body(&body)).await {
         Ok(created) => Ok(created.id),
-        // The engine's error does not tell a created container from one that has ended.
+        // The engine returns the same error for a created container and for one that has ended.
         Err(error) if error.kind() == ErrorKind::InvalidState => {
             let inspect = backend.inspect(Operation::Exec, &container.id).await?;
             Err(match inspect.status() {
@@ -198,10 +198,12 @@ impl Exec {
         self.backend.query(Operation::Exec, request).await
     }
 
-    /// Returns the exit code of an exec that has ended. An exec before its start is not running either.
-    fn code(&self, seen: &ExecInspect) -> Option<i32> {
-        let ended = !seen.running && (seen.can_remove || !self.backend.engine.is_podman());
-        seen.exit_code.filter(|_| ended)
+    /// Returns the exit code of an exec that has ended. An exec before its start is not running
+    /// either.
+    fn code(&self, inspected: &ExecInspect) -> Option<i32> {
+        let ended =
+            !inspected.running && (inspected.can_remove || !self.backend.engine.is_podman());
+        inspected.exit_code.filter(|_| ended)
     }
 
     /// Waits until the process is running or has ended. Returns the exit of a process that was killed
@@ -212,16 +214,16 @@ impl Exec {
     async fn until_started(&self, streams: &mut Streams) -> Result<Option<ExecExit>> {
         let mut backoff = Backoff::new(POLL_START.0, POLL_START.1);
         loop {
-            let seen = match self.inspect().await {
+            let inspected = match self.inspect().await {
                 Err(error) if error.kind() == ErrorKind::NotFound => {
                     return Err(Error::new(ErrorKind::InvalidState)
                         .with_message("the container was removed during the start")
                         .with_source(error));
                 }
-                seen => seen?,
+                inspected => inspected?,
             };
-            if let Some(code) = self.code(&seen) {
-                return match self.start_failure(&seen, code, streams).await {
+            if let Some(code) = self.code(&inspected) {
+                return match self.start_failure(&inspected, code, streams).await {
                     Some(message) => match killed_at_start(&message) {
                         Some(exit) => Ok(Some(exit)),
                         None => Err(self.start_error(&message).await),
@@ -229,19 +231,20 @@ impl Exec {
                     None => Ok(None),
                 };
             }
-            if seen.running && seen.pid > 0 {
-                self.open_process(seen.pid);
+            if inspected.running && inspected.pid > 0 {
+                self.open_process(inspected.pid);
                 return Ok(None);
             }
             tokio::time::sleep(backoff.delay()).await;
         }
     }
 
-    /// Opens the pidfd of the new process, so that a kill needs no response of the engine. A busy Podman
-    /// can take minutes to respond, while the processes of dropped sessions use all CPUs.
+    /// Opens the pidfd of the new process, so that a kill needs no response of the engine. A busy
+    /// Podman can take minutes to respond, while the processes of dropped sessions use all CPUs.
     ///
-    /// The process is checked to be in the container. It can only be a different one if the PID was reused
-    /// in this container since the inspect. A process outside of the container is not opened.
+    /// The process is checked to be in the container. It can only be a different one if the PID was
+    /// reused in this container since the inspect. A process outside of the container is not
+    /// opened.
     fn open_process(&self, pid: i32) {
         if !self.backend.capabilities().exec_signal {
             return;
@@ -254,7 +257,7 @@ impl Exec {
     /// Returns the engine's message about a failed start, which is in the output of the session.
     async fn start_failure(
         &self,
-        seen: &ExecInspect,
+        inspected: &ExecInspect,
         code: i32,
         streams: &mut Streams,
     ) -> Option<String> {
@@ -268,7 +271,7 @@ impl Exec {
             let failed = message.starts_with("Error: ") && message.contains("OCI");
             return failed.then_some(message);
         }
-        if seen.pid > 0 {
+        if inspected.pid > 0 {
             return None;
         }
         let message = streams.stdout.peek().await.cloned().unwrap_or_default();
@@ -290,22 +293,22 @@ impl Exec {
         }
     }
 
-    /// Checks after the last byte that the engine still has the exec, which it has not after a restart.
-    /// Returns a future of the exit code.
+    /// Checks after the last byte that the engine still has the exec, which it has not after a
+    /// restart. Returns a future of the exit code.
     async fn ended(self) -> Result<impl Future<Output = Result<ExecExit>> + Send + 'static> {
-        let seen = self.inspect_after_end().await?;
-        Ok(async move { self.exit(seen).await })
+        let inspected = self.inspect_after_end().await?;
+        Ok(async move { self.exit(inspected).await })
     }
 
     /// Polls for the exit code, because the output can end before the process.
-    async fn exit(&self, mut seen: ExecInspect) -> Result<ExecExit> {
+    async fn exit(&self, mut inspected: ExecInspect) -> Result<ExecExit> {
         let mut backoff = Backoff::new(POLL_EXIT.0, POLL_EXIT.1);
         loop {
-            if let Some(code) = self.code(&seen) {
+            if let Some(code) = self.code(&inspected) {
                 return Ok(ExecExit { code });
             }
             tokio::time::sleep(backoff.delay()).await;
-            seen = self.inspect_after_end().await?;
+            inspected = self.inspect_after_end().await?;
         }
     }
 
@@ -322,14 +325,14 @@ impl Exec {
     /// Opens the running process.
     ///
     /// # Errors
-    /// `Unsupported` if the process with this PID is not in the container, because the engine is on another
-    /// host.
+    /// `Unsupported` if the process with this PID is not in the container, because the engine is on
+    /// another host.
     async fn process(&self) -> Result<Option<ProcessTree>> {
-        let seen = self.inspect().await?;
-        if !seen.running || seen.pid <= 0 {
+        let inspected = self.inspect().await?;
+        if !inspected.running || inspected.pid <= 0 {
             return Ok(None);
         }
-        let process = match ProcessTree::in_container(seen.pid, self.container.as_str()) {
+        let process = match ProcessTree::in_container(inspected.pid, self.container.as_str()) {
             Ok(process) => process,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
@@ -337,10 +340,10 @@ impl Exec {
             }
             Err(error) => return Err(signal_error(error)),
         };
-        // If the exec is still running with the same PID, the opened process is the right one, and its PID
-        // was not reused.
+        // If the exec is still running with the same PID, the opened process is the right one, and
+        // its PID was not reused.
         let again = self.inspect().await?;
-        Ok((again.running && again.pid == seen.pid).then_some(process))
+        Ok((again.running && again.pid == inspected.pid).then_some(process))
     }
 
     /// Kills the process of a dropped session with its descendants, if supported.
@@ -349,9 +352,9 @@ impl Exec {
             return;
         }
         if let Some(process) = self.process.get() {
-            // If the engine no longer has the exec, it was restarted and the session was lost. The process is
-            // not killed then, because Docker would wait ten seconds for its unread output, and process no
-            // other event of the container in that time.
+            // If the engine no longer has the exec, it was restarted and the session was lost. The
+            // process is not killed then, because Docker would wait ten seconds for its unread
+            // output, and process no other event of the container in that time.
             let error = match within(Operation::Exec, BUSY_TIMEOUT, self.inspect()).await {
                 Err(error) if error.kind() != ErrorKind::Timeout => Some(error),
                 _ => kill(Arc::clone(process)).await.err(),
@@ -362,8 +365,8 @@ impl Exec {
             // The session can be dropped before the process has started.
             let mut backoff = Backoff::new(POLL_START.0, POLL_START.1);
             loop {
-                let seen = self.inspect().await?;
-                if self.code(&seen).is_some() {
+                let inspected = self.inspect().await?;
+                if self.code(&inspected).is_some() {
                     return Ok(());
                 }
                 if let Some(process) = self.process().await? {
@@ -392,7 +395,7 @@ impl Exec {
         match within(Operation::Exec, self.backend.deadlines().query, resized).await {
             Ok(_) => Ok(()),
             Err(error) => match self.inspect().await {
-                Ok(seen) if self.code(&seen).is_none() => Err(error),
+                Ok(inspected) if self.code(&inspected).is_none() => Err(error),
                 _ => Err(ended().with_source(error)),
             },
         }

@@ -16,7 +16,7 @@ pub(crate) async fn kill(
     let options = KillContainerOptions { signal: signal.number().to_string() };
     let killed = backend.docker.kill_container(container.id.as_str(), Some(options)).await;
     match killed.map_err(|error| from_bollard(Operation::Kill, error)) {
-        // The engine's error does not tell a created container from one that has ended.
+        // The engine returns the same error for a created container and for one that has ended.
         Err(error) if error.kind() == ErrorKind::InvalidState => {
             Err(match info(backend, container).await?.status {
                 ContainerStatus::Created => Error::new(ErrorKind::NotStarted),

@@ -4,7 +4,7 @@ use runtime_core::{ContainerId, ContainerInfo, Error, ErrorKind, LabelFilter, Op
 
 use crate::client::list::{self, Filter};
 use crate::model::info::Summary;
-use crate::model::labels::{has_labels, is_ours};
+use crate::model::labels::{has_labels, is_managed};
 use crate::state::{DockerBackend, DockerContainer};
 
 /// Lists the containers of the scope that have these labels.
@@ -33,7 +33,7 @@ pub(crate) async fn find(backend: &DockerBackend, id: &ContainerId) -> Result<Do
     let inspect = backend.inspect(Operation::Reattach, id).await?;
     // A name can look like an id, and the engine has containers of other scopes.
     let ours = inspect.id == id.as_str()
-        && is_ours(backend.scope(), |key| inspect.labels().get(key).map(String::as_str));
+        && is_managed(backend.scope(), |key| inspect.labels().get(key).map(String::as_str));
     if !ours {
         return Err(Error::new(ErrorKind::NotFound).with_message("not of this scope"));
     }
@@ -59,7 +59,7 @@ pub(super) async fn summaries(
     let mut listed: Vec<Summary> = backend.query(operation, request).await?;
     // The engine filters too. This check is repeated because a listed container can be removed.
     listed.retain(|summary| {
-        is_ours(backend.scope(), |key| summary.label(key))
+        is_managed(backend.scope(), |key| summary.label(key))
             && has_labels(labels, |key| summary.label(key))
     });
     Ok(listed)

@@ -11,8 +11,8 @@ use crate::state::DockerBackend;
 /// Checks the sources of mounts, if the engine does not.
 ///
 /// Docker refuses a missing source at the create. Podman's Docker API creates a directory instead.
-/// Neither has a field for the kind of a source. The sources are checked here if the engine is proven to
-/// share the files of this host.
+/// Neither has a field for the kind of a source. The sources are checked here if the engine is
+/// proven to share the files of this host.
 pub(crate) async fn check(backend: &DockerBackend, mounts: &[Mount]) -> Result<()> {
     let has_kind = mounts.iter().any(|mount| mount.kind.is_some());
     if (backend.engine.flavour == Flavour::Docker && !has_kind) || mounts.is_empty() {

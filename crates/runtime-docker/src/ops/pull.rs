@@ -22,8 +22,8 @@ use crate::error::{self, BACKEND};
 use crate::model::progress::{Lines, Progress};
 use crate::state::DockerBackend;
 
-/// Begins to pull `image` by `policy`. Errors before the first event are returned here, later ones are the
-/// last item of the stream.
+/// Begins to pull `image` by `policy`. Errors before the first event are returned here, later ones
+/// are the last item of the stream.
 pub(crate) async fn open(
     backend: &Arc<DockerBackend>,
     image: &ImageRef,
@@ -44,10 +44,10 @@ pub(crate) async fn open(
             return Err(failure(image, ErrorKind::ImageNotFound, message));
         }
     }
-    let silence = backend.deadlines().pull_inactivity;
+    let idle_timeout = backend.deadlines().pull_inactivity;
     let tool = if backend.engine.is_podman() { LoginsOf::Podman } else { LoginsOf::Docker };
     let login = find_credential(image, auth.cloned(), tool);
-    let login = within_timeout(image, silence, login).await?;
+    let login = within_timeout(image, idle_timeout, login).await?;
     let mut request = ApiRequest::post(Operation::Pull, "/images/create")
         .query("fromImage", image.name())
         // Without a tag the engine would pull all tags.
@@ -57,7 +57,7 @@ pub(crate) async fn open(
     }
     // Docker responds after the registry has returned the manifest.
     let response =
-        within(Operation::Pull, silence, backend.http.send(request)).await.about(image)?;
+        within(Operation::Pull, idle_timeout, backend.http.send(request)).await.about(image)?;
     let status = response.status();
     if status.is_client_error() || status.is_server_error() {
         let body = backend.http.whole(Operation::Pull, response).await.unwrap_or_default();
@@ -71,11 +71,11 @@ pub(crate) async fn open(
 /// Waits for the credentials within a timeout, because a credential helper may hang.
 async fn within_timeout(
     image: &ImageRef,
-    silence: Duration,
+    idle_timeout: Duration,
     login: impl Future<Output = Option<Credential>>,
 ) -> Result<Option<Credential>> {
-    tokio::time::timeout(silence, login).await.map_err(|_| {
-        let message = format!("the credential helper did not respond within {silence:?}");
+    tokio::time::timeout(idle_timeout, login).await.map_err(|_| {
+        let message = format!("the credential helper did not respond within {idle_timeout:?}");
         failure(image, ErrorKind::Timeout, message)
     })
 }
@@ -119,7 +119,8 @@ impl Inspect {
     fn summary(self, image: &ImageRef) -> PullSummary {
         let name = image.name();
         let mut summary = PullSummary::new(image.to_string());
-        // An image can have digests of several repositories. Docker omits `docker.io/library/` in them.
+        // An image can have digests of several repositories. Docker omits `docker.io/library/` in
+        // them.
         summary.resolved = self
             .repo_digests
             .into_iter()
@@ -219,9 +220,9 @@ impl<S: Stream<Item = Result<Bytes>> + Unpin> Pull<S> {
                     )),
                 };
             }
-            let silence = self.backend.deadlines().pull_inactivity;
-            let Ok(bytes) = tokio::time::timeout(silence, self.body.next()).await else {
-                let message = format!("the engine has sent nothing for {silence:?}");
+            let idle_timeout = self.backend.deadlines().pull_inactivity;
+            let Ok(bytes) = tokio::time::timeout(idle_timeout, self.body.next()).await else {
+                let message = format!("the engine has sent nothing for {idle_timeout:?}");
                 return Err(failure(&self.image, ErrorKind::Timeout, message));
             };
             match bytes {
@@ -289,11 +290,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn hanging_credential_helper_returns_timeout() {
-        let silence = Duration::from_secs(120);
-        let late = within_timeout(&image(), silence, std::future::pending()).await.unwrap_err();
+        let idle_timeout = Duration::from_secs(120);
+        let late =
+            within_timeout(&image(), idle_timeout, std::future::pending()).await.unwrap_err();
         assert_eq!((late.kind(), late.operation()), (ErrorKind::Timeout, Some(Operation::Pull)));
         assert!(late.to_string().contains("credential helper"), "{late}");
-        let none = within_timeout(&image(), silence, std::future::ready(None)).await;
+        let none = within_timeout(&image(), idle_timeout, std::future::ready(None)).await;
         assert_eq!(none.unwrap(), None);
     }
 }

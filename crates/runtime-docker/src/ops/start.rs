@@ -65,7 +65,7 @@ async fn name_group(backend: &DockerBackend, container: &DockerContainer, error:
     }
 }
 
-/// Whether the engine refused the start, as opposed to a lost or missing response.
+/// Returns `true` if the engine refused the start, as opposed to a lost or missing response.
 fn is_start_failure(error: &Error) -> bool {
     matches!(
         error.kind(),

@@ -170,8 +170,8 @@ async fn cpu_limit(backend: &DockerBackend, id: &ContainerId) -> Result<Option<f
     Ok(limit)
 }
 
-/// Whether received and sent bytes are swapped: Podman before 4.4 reports those of the host's end of
-/// the container's link (containers/podman#16618).
+/// Returns `true` if received and sent bytes are swapped: Podman before 4.4 reports those of the
+/// host's end of the container's link (containers/podman#16618).
 fn has_swapped_network(backend: &DockerBackend) -> bool {
     backend.engine.is_podman() && backend.engine.release() < [4, 4, 0]
 }

@@ -13,8 +13,8 @@ fn options() -> DockerOptions {
     DockerOptions::new(Scope::new("test").unwrap())
 }
 
-/// A configuration directory with the contexts `far` (TCP), `sealed` (TLS), and `blind` and `bare`, which
-/// disable verification. `bare` has no certificates.
+/// A configuration directory with the contexts `far` (TCP), `sealed` (TLS), and `blind` and `bare`,
+/// which disable verification. `bare` has no certificates.
 fn config() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for (name, host, skip) in [

@@ -127,9 +127,9 @@ pub(crate) struct ContainerState {
     is_retained: OnceLock<()>,
     /// The default grace of a stop, if known.
     pub(crate) stop_grace: OnceLock<Duration>,
-    /// Whether the main process is on a terminal, if known.
+    /// `true` if the main process is on a terminal, if known.
     pub(crate) terminal: OnceLock<bool>,
-    /// Whether the engine deletes old parts of the log, if known.
+    /// `true` if the engine deletes old parts of the log, if known.
     pub(crate) log_rotates: OnceLock<bool>,
     /// The mount points of its tmpfs file systems, besides those of every container, if known.
     pub(crate) tmpfs: OnceLock<Vec<String>>,
@@ -137,7 +137,7 @@ pub(crate) struct ContainerState {
     pub(crate) cpus: OnceLock<Option<f64>>,
 }
 
-/// Whether a container was started.
+/// The start state of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Started {
     /// Created by this process, and not started by it.
@@ -151,7 +151,7 @@ pub(crate) enum Started {
 #[derive(Debug, Default)]
 struct Stops {
     pending: Vec<Requests>,
-    /// Whether a stop of this runtime ended the container.
+    /// `true` if a stop of this runtime ended the container.
     stopped: bool,
 }
 
@@ -195,13 +195,14 @@ impl ContainerState {
         self.exit.get_or_init(|| exit).clone()
     }
 
-    /// Begins a removal, which kills the container. It counts until the guard is dropped without an effect.
+    /// Begins a removal, which kills the container. It counts until the guard is dropped without an
+    /// effect.
     pub(crate) fn removing(self: &Arc<Self>) -> Removing {
         self.removals.fetch_add(1, Ordering::Relaxed);
         Removing { state: Arc::clone(self), requests: Requests::default() }
     }
 
-    /// Whether this runtime is removing the container, or has removed it.
+    /// Returns `true` if this runtime is removing the container, or has removed it.
     pub(crate) fn is_removing(&self) -> bool {
         self.removals.load(Ordering::Relaxed) > 0
     }
@@ -245,8 +246,9 @@ impl Requests {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the mark of the next request, for [`ApiRequest::noting`](crate::client::http::ApiRequest::noting). It is
-    /// set when the request is sent. The caller unsets it if the engine refuses the request.
+    /// Returns the mark of the next request, for
+    /// [`ApiRequest::noting`](crate::client::http::ApiRequest::noting). It is set when the request
+    /// is sent. The caller unsets it if the engine refuses the request.
     pub(crate) fn next(&self) -> Arc<AtomicBool> {
         let mark = Arc::new(AtomicBool::new(false));
         self.lock().push(Arc::clone(&mark));

@@ -91,11 +91,11 @@ impl ExitSource for DockerExits {
         observe(&self.http, &self.deadlines, &self.containers, id, seen).await
     }
 
-    /// Waits for one container by the engine's wait request, which is the cheapest way for a single job.
-    /// It returns the exit code, and one inspect the rest (out of memory, end time, message). A stream of
-    /// events needs one inspect more, for the state at its opening. Only used for started containers,
-    /// because a created one is not running either, and only on Docker, because Podman implements it by
-    /// polling four times a second.
+    /// Waits for one container by the engine's wait request, which is the cheapest way for a single
+    /// job. It returns the exit code, and one inspect the rest (out of memory, end time, message).
+    /// A stream of events needs one inspect more, for the state at its opening. Only used for
+    /// started containers, because a created one is not running either, and only on Docker, because
+    /// Podman implements it by polling four times a second.
     fn alone(&self, id: &ContainerId) -> Option<BoxFuture<'static, Result<Sight>>> {
         let started = self.containers.get(id)?.started() == Started::Yes;
         if self.flavour != Flavour::Docker || !started {
@@ -150,8 +150,8 @@ async fn observe(
                 None => return Ok(Sight::Alive),
             },
         },
-        // Removed between its exit and this inspect. The exit code of a kill is ignored, because the kill
-        // may have been a part of the removal.
+        // Removed between its exit and this inspect. The exit code of a kill is ignored, because
+        // the kill may have been a part of the removal.
         Err(error) if error.kind() == ErrorKind::NotFound => {
             match seen.filter(|exit| exit.signal != Some(Signal::KILL)) {
                 Some(exit) => exit,

@@ -89,7 +89,8 @@ impl StampParser {
 
 const SHAPE: &[u8; 19] = b"0000-00-00T00:00:00";
 
-/// Whether `bytes` are a prefix of the format `shape`: digits for zeros, and all else as it is.
+/// Returns `true` if `bytes` are a prefix of the format `shape`: digits for zeros, and all else as it
+/// is.
 fn has_shape(bytes: &[u8], shape: &[u8]) -> bool {
     bytes.iter().zip(shape).all(|(byte, &wanted)| match wanted {
         b'0' => byte.is_ascii_digit(),

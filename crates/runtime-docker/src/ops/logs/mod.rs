@@ -23,7 +23,7 @@ use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::client::http::ApiRequest;
-use crate::error::{BACKEND, cut_off};
+use crate::error::{BACKEND, connection_lost};
 use crate::model::demux::{Cut, Demux, Framing};
 use crate::model::engine::Engine;
 use crate::model::time::to_query;
@@ -57,18 +57,18 @@ async fn source(
     container: &DockerContainer,
     follow: bool,
 ) -> Result<EngineLog> {
-    let turns = follow && (backend.engine.is_podman() || rotates(backend, container).await?);
+    let polls = follow && (backend.engine.is_podman() || rotates(backend, container).await?);
     Ok(EngineLog {
         backend: Arc::clone(backend),
         container: container.clone(),
         terminal: has_terminal(backend, container).await?,
-        turns,
+        polls,
         trigger: Arc::default(),
     })
 }
 
-/// Whether the main process is on a terminal. The engine is inspected once for a container that this
-/// process did not create.
+/// Returns `true` if the main process is on a terminal. The engine is inspected once for a container
+/// that this process did not create.
 async fn has_terminal(backend: &DockerBackend, container: &DockerContainer) -> Result<bool> {
     if let Some(terminal) = container.state.terminal.get() {
         return Ok(*terminal);
@@ -77,7 +77,7 @@ async fn has_terminal(backend: &DockerBackend, container: &DockerContainer) -> R
     Ok(*container.state.terminal.get_or_init(|| inspect.config.tty))
 }
 
-/// Whether the engine deletes old parts of the log. The engine is inspected once.
+/// Returns `true` if the engine deletes old parts of the log. The engine is inspected once.
 async fn rotates(backend: &DockerBackend, container: &DockerContainer) -> Result<bool> {
     if let Some(rotates) = container.state.log_rotates.get() {
         return Ok(*rotates);
@@ -92,13 +92,13 @@ struct EngineLog {
     backend: Arc<DockerBackend>,
     container: DockerContainer,
     terminal: bool,
-    /// Whether a followed log is polled by requests without `follow`.
+    /// `true` if a followed log is polled by requests without `follow`.
     ///
-    /// Docker's `follow` loses or repeats lines when the engine rotates the log, because its reader can
-    /// miss one of two rotations in a short time (moby#23913 and later issues). Without `follow` the log is
-    /// complete in every release. Podman 4.3 loses lines with `follow` if the reader is slow, or not the
-    /// only one.
-    turns: bool,
+    /// Docker's `follow` loses or repeats lines when the engine rotates the log, because its reader
+    /// can miss one of two rotations in a short time (moby#23913 and later issues). Without
+    /// `follow` the log is complete in every release. Podman 4.3 loses lines with `follow` if the
+    /// reader is slow, or not the only one.
+    polls: bool,
     /// A `follow` request for new lines, which triggers the next poll. Its content is not used.
     trigger: Arc<Mutex<Option<Pieces>>>,
 }
@@ -149,12 +149,12 @@ impl LogSource for EngineLog {
     async fn open(&self, from: OpenLog) -> Result<Chunks> {
         let framing = if self.terminal { Framing::Terminal } else { Framing::Frames };
         let cut = if self.backend.engine.is_podman() { Cut::Anywhere } else { Cut::DOCKER };
-        let from = OpenLog { follow: from.follow && !self.turns, ..from };
+        let from = OpenLog { follow: from.follow && !self.polls, ..from };
         Ok(Chunks { pieces: self.request(from, true).await?, demux: Demux::new(framing, cut) })
     }
 
     fn follows(&self) -> bool {
-        !self.turns
+        !self.polls
     }
 
     async fn changed(&self, last: Turn) {
@@ -215,7 +215,8 @@ impl LogSource for EngineLog {
         }
     }
 
-    /// `tail` of Podman 4.3 corrupts split lines: it appends the pieces to the previous line, of any stream.
+    /// `tail` of Podman 4.3 corrupts split lines: it appends the pieces to the previous line, of
+    /// any stream.
     fn has_tail(&self) -> bool {
         !self.backend.engine.is_podman()
     }
@@ -233,9 +234,10 @@ impl LogSource for EngineLog {
 
 /// Returns the `since` of a request for the records from `time` on, `None` for the whole log.
 ///
-/// On Docker all pieces of a line have the time of the first one, so a line is never split by a time. On
-/// Podman each piece has its own time, and the piece at exactly the requested time is omitted. Therefore
-/// the whole log is requested, unless the log's times are whole seconds and `time` is not.
+/// On Docker all pieces of a line have the time of the first one, so a line is never split by a
+/// time. On Podman each piece has its own time, and the piece at exactly the requested time is
+/// omitted. Therefore the whole log is requested, unless the log's times are whole seconds and
+/// `time` is not.
 fn open_since(engine: &Engine, time: SystemTime) -> Option<SystemTime> {
     let whole = time.duration_since(UNIX_EPOCH).is_ok_and(|since| since.subsec_nanos() == 0);
     let differs = !engine.has_exact_log_times() && !whole;
@@ -275,7 +277,11 @@ impl Pieces {
                 }
                 Poll::Ready(Some(Err(source))) => {
                     let is_closed = self.closed.as_mut().poll(cx).is_ready();
-                    return Poll::Ready(Err(if is_closed { closed() } else { cut_off(source) }));
+                    return Poll::Ready(Err(if is_closed {
+                        closed()
+                    } else {
+                        connection_lost(source)
+                    }));
                 }
                 Poll::Ready(None) => self.body = None,
                 Poll::Pending => {

@@ -12,8 +12,8 @@ use super::{EngineLog, Pieces};
 use crate::model::demux::engine_error;
 use crate::model::frames::{Frames, Kind};
 
-/// The prefix of an error of engines up to 20.10 in the container's stderr. Later ones have a separate
-/// stream.
+/// The prefix of an error of engines up to 20.10 in the container's stderr. Later ones have a
+/// separate stream.
 const ERROR_PREFIX: &[u8] = b"Error grabbing logs: ";
 
 /// The first release with a separate stream for its errors.
@@ -66,8 +66,8 @@ enum Part {
 
 enum State {
     Raw,
-    /// Reads the records with timestamps after an ambiguous message, because errors of the engine have no
-    /// timestamp. The numbers are the bytes of each stream to skip.
+    /// Reads the records with timestamps after an ambiguous message, because errors of the engine
+    /// have no timestamp. The numbers are the bytes of each stream to skip.
     Records(LogReader, [u64; 2]),
     Ended,
 }
@@ -81,12 +81,12 @@ impl Raw {
         loop {
             match &mut self.state {
                 State::Ended => return Ok(None),
-                State::Records(records, given) => {
+                State::Records(records, skip) => {
                     let Some(record) = records.next().await else { return Ok(None) };
                     let mut record = record?;
-                    let given = &mut given[index(record.stream)];
-                    let passed = (*given).min(record.bytes.len() as u64);
-                    *given -= passed;
+                    let skip = &mut skip[index(record.stream)];
+                    let passed = (*skip).min(record.bytes.len() as u64);
+                    *skip -= passed;
                     let _ = record.bytes.split_to(usize::try_from(passed).unwrap_or(usize::MAX));
                     if !record.bytes.is_empty() {
                         return Ok(Some(RawLog { stream: record.stream, bytes: record.bytes }));
