@@ -83,7 +83,7 @@ impl ContainerStates {
         match self.get(id) {
             Some(state) => {
                 let exit = state.settle(exit).await;
-                // Podman may not have it any more at the time of its event.
+                // Podman may have removed it before its event is handled.
                 self.retain(&state);
                 exit
             }
@@ -125,15 +125,16 @@ pub(crate) struct ContainerState {
     removals: AtomicUsize,
     exit: OnceLock<Exit>,
     is_retained: OnceLock<()>,
-    /// The default grace of a stop, if known.
+    /// The default grace of a stop. Empty if not known.
     pub(crate) stop_grace: OnceLock<Duration>,
-    /// `true` if the main process is on a terminal, if known.
+    /// `true` if the main process is on a terminal. Empty if not known.
     pub(crate) terminal: OnceLock<bool>,
-    /// `true` if the engine deletes old parts of the log, if known.
+    /// `true` if the engine deletes old parts of the log. Empty if not known.
     pub(crate) log_rotates: OnceLock<bool>,
-    /// The mount points of its tmpfs file systems, besides those of every container, if known.
+    /// The mount points of its tmpfs file systems, besides the ones of every container. Empty if
+    /// not known.
     pub(crate) tmpfs: OnceLock<Vec<String>>,
-    /// The CPU limit if it has one, if known.
+    /// The CPU limit, `None` if it has none. Empty if not known.
     pub(crate) cpus: OnceLock<Option<f64>>,
 }
 
