@@ -26,11 +26,11 @@ use crate::options::Endpoint;
 /// Maximum size of a response. containerd sends at most 16 MiB.
 const RESPONSE_BYTES_MAX: usize = 64 << 20;
 
-/// One connection, opened when it is needed and again when it was lost, also with the executor that
-/// it was opened on.
+/// Client with one connection, which is opened on demand, after it was lost, and after the end of the
+/// executor on which it was opened.
 #[derive(Debug)]
 pub(crate) struct Client {
-    /// `None` once it is closed.
+    /// `None` after the client is closed.
     channel: Mutex<Option<OnExecutor<Channel>>>,
     endpoint: Arc<Endpoint>,
     requests: AtomicU64,
@@ -110,18 +110,17 @@ impl Client {
                 let (endpoint, peer) = (endpoint.clone(), peer.clone());
                 async move {
                     let stream = UnixStream::connect(&endpoint.socket).await?;
-                    peer.learn(&stream);
+                    peer.record(&stream);
                     Ok::<_, std::io::Error>(TokioIo::new(stream))
                 }
             })
         };
-        // The address is never resolved: the connector knows the socket.
+        // The address is never resolved, because the connector opens the socket.
         //
-        // Without pings: grpc-go, which the engines are made with, takes those that come more often
-        // than every five minutes for an attack and closes the connection after a few, in the middle
-        // of a pull or a stop that takes long (grpc-go's `keepalive.EnforcementPolicy`). Nor are they
-        // needed: the kernel closes the socket of an engine that dies, and of one that stands still
-        // the deadlines tell.
+        // No keepalive pings: grpc-go, which the engines use, closes the connection after a few pings
+        // that are less than five minutes apart, in the middle of a long pull or stop (grpc-go's
+        // `keepalive.EnforcementPolicy`). Pings are not needed either: the kernel closes the socket of
+        // an engine that dies, and deadlines end the requests to one that hangs.
         let open = move || {
             tonic::transport::Endpoint::from_static("http://localhost")
                 .connect_timeout(connect)
@@ -131,7 +130,7 @@ impl Client {
         Self { channel, endpoint, requests: AtomicU64::new(0), peer }
     }
 
-    /// The process at the other end.
+    /// Returns the process at the other end of the socket.
     pub(crate) const fn peer(&self) -> &Peer {
         &self.peer
     }
@@ -140,12 +139,12 @@ impl Client {
         &self.endpoint
     }
 
-    /// How many requests were sent.
+    /// Returns the number of requests that were sent.
     pub(crate) fn requests_sent(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// Lets go of the connection. It ends with the calls that are under way.
+    /// Closes the connection after the requests in progress.
     pub(crate) fn close(&self) {
         self.channel.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
@@ -165,7 +164,7 @@ impl Client {
             self.requests.fetch_add(1, Ordering::Relaxed);
             match request.clone().send(channel).await {
                 Ok(response) => return Ok(response.into_inner()),
-                // containerd answers a little before it is ready. It has done nothing then.
+                // containerd responds shortly before it is ready. It has done nothing then.
                 Err(status) if is_not_ready(&status) => tokio::time::sleep(backoff.delay()).await,
                 Err(status) => {
                     let error = from_status(R::METHOD, &self.endpoint, status);
@@ -194,7 +193,7 @@ fn is_not_ready(status: &Status) -> bool {
         && status.message().contains("server is not initialized yet")
 }
 
-/// The error for an answer that does not come.
+/// Returns the error for a response that does not arrive in time.
 pub(crate) fn too_late(operation: Operation, deadline: Duration) -> Error {
     Error::new(ErrorKind::Timeout)
         .with_message(format!("the engine has not answered within {deadline:?}"))
@@ -208,7 +207,7 @@ mod tests {
     use crate::fake::{Fake, HEADERS, PING, Says};
 
     #[tokio::test(start_paused = true)]
-    async fn an_engine_at_work_is_left_in_peace() {
+    async fn pending_request_sends_no_ping() {
         let fake = Fake::start(Says::Nothing);
         let client = Client::new(fake.endpoint(), Duration::from_secs(10));
         let request = cri::StopContainerRequest::default();

@@ -1,4 +1,4 @@
-//! Connecting to an engine.
+//! Connection to the first engine that responds.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::host::blocking::run_blocking;
 use crate::host::directory_watcher::DirectoryWatcher;
 use crate::host::peer::ENGINE_PROCESS_NAMES;
 use crate::host::{exec_process, private_files};
-use crate::model::capabilities::{self, EnginePlace};
+use crate::model::capabilities::{self, EngineLocation};
 use crate::model::log_directory::KUBELET_LOG_ROOT;
 use crate::model::spec::Settings;
 use crate::options::{CriOptions, Endpoint, LogRotation, candidates};
@@ -31,22 +31,22 @@ use crate::state::samples::StatsSamples;
 /// Delay between two checks of all containers that are waited for, regardless of the poller.
 const EXIT_RECHECK_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Connects to the first engine that answers.
+/// Connects to the first engine that responds.
 pub(crate) async fn open(options: CriOptions, ownership: Ownership) -> Result<Arc<CriBackend>> {
     options.check()?;
     let candidates = candidates(options.endpoint.as_deref())?;
     let several = candidates.len() > 1;
     let mut failures = Vec::new();
     for endpoint in candidates {
-        let place = endpoint.to_string();
+        let name = endpoint.to_string();
         match open_at(&options, &ownership, endpoint).await {
             Ok(backend) => return Ok(backend),
-            Err(error) if !several => return Err(at_place(error, &place)),
-            Err(error) => failures.push(at_place(error, &place)),
+            Err(error) if !several => return Err(at_endpoint(error, &name)),
+            Err(error) => failures.push(at_endpoint(error, &name)),
         }
     }
     let tried: Vec<_> = failures.iter().filter_map(Error::message).map(str::to_owned).collect();
-    // What one may not open is there: that says more than what is not.
+    // A failure of a socket that exists is more useful than that of one that does not.
     let kinds = [ErrorKind::PermissionDenied, ErrorKind::Timeout, ErrorKind::Unsupported];
     let kind = kinds.into_iter().find(|kind| failures.iter().any(|f| f.kind() == *kind));
     Err(Error::new(kind.unwrap_or(ErrorKind::Unavailable)).with_message(format!(
@@ -65,50 +65,57 @@ async fn open_at(
     let (engine, _) = identify(&client, Operation::Connect, deadlines.connect).await?;
     let peer = client.peer().clone();
     let (log_dir, state_dir) = (options.log_dir.clone(), options.state_dir.clone());
-    let ours = *ownership == Ownership::Managed;
+    let is_managed = *ownership == Ownership::Managed;
     let (logs, root) = run_blocking(move || {
         let root = rustix::process::geteuid().is_root();
-        if !ours {
-            // A kubelet has made it, or there is none.
+        if !is_managed {
             let seen = peer.sees_as(Path::new(KUBELET_LOG_ROOT), &log_dir);
             return Ok((seen == Some(true), root));
         }
         let made = private_files::create_dir_all(&log_dir);
         if let Err(error) = &made {
-            tracing::warn!(%error, folder = %log_dir.display(), "no logs: the folder cannot be made");
+            tracing::warn!(
+                %error,
+                directory = %log_dir.display(),
+                "failed to create the log directory: no logs"
+            );
         }
         if let Err(error) = private_files::create_dir_all(&state_dir) {
-            tracing::debug!(%error, folder = %state_dir.display(), "a folder cannot be made");
+            tracing::debug!(
+                %error,
+                directory = %state_dir.display(),
+                "failed to create the state directory"
+            );
         }
-        // An engine in another PID namespace has made the socket that is mounted here: the
-        // directory is taken for mounted as well, and a log without its files is an error. Of an
-        // engine behind a relay nothing is known.
+        // The PID of an engine in another PID namespace is not visible. Its socket is mounted here, so
+        // the directory is assumed to be mounted as well; a log without files is an error then. The
+        // directory of an engine behind a relay is unknown.
         let shared = peer.sees_the_same(&log_dir).unwrap_or_else(|| !peer.is_relay());
         let logs = made.is_ok() && shared;
         Ok((logs, root))
     })
     .await?;
     let locality = Locality::of_socket(&client.endpoint().socket, &ENGINE_PROCESS_NAMES).await;
-    let place = EnginePlace {
+    let location = EngineLocation {
         root,
         shares_pids: locality.shares_pids(),
         sees_mounts: client.peer().shares_namespace("mnt").is_some(),
-        lists_children: exec_process::can_look(),
+        lists_children: exec_process::is_supported(),
     };
-    let capabilities = capabilities::of(&engine, &place, logs);
+    let capabilities = capabilities::of(&engine, &location, logs);
     let events = options.engine_events && capabilities::has_events(&engine);
     let settings = Settings {
         log_dir: options.log_dir.clone(),
         state_dir: options.state_dir.clone(),
         logs,
-        hosts: place.root && place.sees_mounts,
+        hosts: location.root && location.sees_mounts,
         runtime_handler: options.runtime_handler.clone(),
         cgroup_parent: options.cgroup_parent.clone(),
         gpu_kind: options.gpu_kind.clone(),
         host_ports: options.host_ports.clone(),
         events,
     };
-    let rotates = ours && capabilities.logs;
+    let rotates = is_managed && capabilities.logs;
     let rotation = if rotates { options.log_rotation } else { LogRotation::Off };
     let connection = Arc::new(Connection {
         context: Context::new(options.scope.clone(), deadlines, capabilities),
@@ -134,11 +141,11 @@ async fn open_at(
     Ok(Arc::new(backend))
 }
 
-/// The error, which says where that was: who does not answer has said nothing.
-fn at_place(error: Error, place: &str) -> Error {
+/// Adds the endpoint to the message of an error.
+fn at_endpoint(error: Error, endpoint: &str) -> Error {
     match error.message().map(str::to_owned) {
-        Some(words) if words.contains(place) => error,
-        Some(words) => error.with_message(format!("{words}: {place}")),
-        None => error.with_message(place),
+        Some(message) if message.contains(endpoint) => error,
+        Some(message) => error.with_message(format!("{message}: {endpoint}")),
+        None => error.with_message(endpoint),
     }
 }

@@ -1,4 +1,4 @@
-//! What the engine's refusals mean.
+//! Mapping of the errors of the engine and its clients to [`Error`].
 
 use std::error::Error as StdError;
 use std::io;
@@ -10,16 +10,16 @@ use tonic::{Code, Status};
 
 use crate::options::Endpoint;
 
-/// A call that failed.
-pub(crate) fn from_status(call: &str, endpoint: &Endpoint, status: Status) -> Error {
+/// Maps the status of a failed request.
+pub(crate) fn from_status(method: &str, endpoint: &Endpoint, status: Status) -> Error {
     if let Some(io) = find_source::<io::Error>(&status) {
         let (kind, what) = match io.kind() {
             io::ErrorKind::NotFound => (ErrorKind::Unavailable, "there is no socket"),
-            io::ErrorKind::ConnectionRefused => (ErrorKind::Unavailable, "nobody listens"),
+            io::ErrorKind::ConnectionRefused => (ErrorKind::Unavailable, "connection refused"),
             io::ErrorKind::PermissionDenied => {
-                (ErrorKind::PermissionDenied, "this user may not open the socket")
+                (ErrorKind::PermissionDenied, "permission denied to open the socket")
             }
-            io::ErrorKind::TimedOut => (ErrorKind::Timeout, "the connection does not open"),
+            io::ErrorKind::TimedOut => (ErrorKind::Timeout, "timed out while connecting"),
             _ => (ErrorKind::Unavailable, "the connection was lost"),
         };
         return Error::new(kind).with_message(format!("{what}: {endpoint}")).with_source(status);
@@ -29,17 +29,17 @@ pub(crate) fn from_status(call: &str, endpoint: &Endpoint, status: Status) -> Er
             .with_message(format!("the connection was lost: {endpoint}"))
             .with_source(status);
     }
-    refusal(call, status.code(), status.message())
+    refusal(method, status.code(), status.message())
 }
 
-/// An answer of the engine that is an error. Most of what containerd says has no code: then it is
-/// the words that decide, which have been the same since its version 1.6.
-pub(crate) fn refusal(call: &str, code: Code, message: &str) -> Error {
+/// Maps an error of the engine. Most errors of containerd have no code. They are mapped by their
+/// messages, which have not changed since its version 1.6.
+pub(crate) fn refusal(method: &str, code: Code, message: &str) -> Error {
     let text = message.to_ascii_lowercase();
-    let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    let has = |parts: &[&str]| parts.iter().any(|part| text.contains(part));
     let kind = match code {
-        _ if call == "pull_image" => return pull_refusal(code, message, &text),
-        Code::NotFound if says(&["failed to resolve image"]) => ErrorKind::ImageNotFound,
+        _ if method == "pull_image" => return pull_refusal(code, message, &text),
+        Code::NotFound if has(&["failed to resolve image"]) => ErrorKind::ImageNotFound,
         Code::NotFound => ErrorKind::NotFound,
         Code::AlreadyExists => ErrorKind::AlreadyExists,
         Code::InvalidArgument | Code::OutOfRange => ErrorKind::InvalidArgument,
@@ -49,34 +49,32 @@ pub(crate) fn refusal(call: &str, code: Code, message: &str) -> Error {
         Code::Unimplemented => ErrorKind::Unsupported,
         Code::DeadlineExceeded => ErrorKind::Timeout,
         Code::Unavailable => ErrorKind::Unavailable,
-        // containerd 2.1 has a code for it, that of a wrong state.
-        _ if says(&["is reserved for", "failed to reserve"]) => ErrorKind::AlreadyExists,
+        // containerd 2.1 sends `FailedPrecondition` for a taken name.
+        _ if has(&["is reserved for", "failed to reserve"]) => ErrorKind::AlreadyExists,
         Code::FailedPrecondition => ErrorKind::InvalidState,
-        _ if says(&["no space left on device", "disk quota exceeded", "too many open files"]) => {
+        _ if has(&["no space left on device", "disk quota exceeded", "too many open files"]) => {
             ErrorKind::ResourceExhausted
         }
-        // The host has none left: no limit of the container's counts yet.
-        _ if says(&["fork/exec"]) && says(&["cannot allocate memory"]) => {
+        // The host is out of memory: no limit of the container applies yet.
+        _ if has(&["fork/exec"]) && has(&["cannot allocate memory"]) => {
             ErrorKind::ResourceExhausted
         }
-        _ if says(&["cni plugin not initialized", "network is not ready"]) => {
-            ErrorKind::Unavailable
-        }
-        _ if says(&["context deadline exceeded"]) => ErrorKind::Timeout,
-        // The engine was stopped in the middle of the call.
-        _ if says(&["context canceled", "server is not initialized"]) => ErrorKind::Unavailable,
+        _ if has(&["cni plugin not initialized", "network is not ready"]) => ErrorKind::Unavailable,
+        _ if has(&["context deadline exceeded"]) => ErrorKind::Timeout,
+        // The engine was stopped during the request.
+        _ if has(&["context canceled", "server is not initialized"]) => ErrorKind::Unavailable,
         _ => ErrorKind::Internal,
     };
     Error::new(kind).with_message(message)
 }
 
 fn pull_refusal(code: Code, message: &str, text: &str) -> Error {
-    let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    let has = |parts: &[&str]| parts.iter().any(|part| text.contains(part));
     let kind = match code {
-        _ if says(&["invalid reference format", "failed to parse image reference"]) => {
+        _ if has(&["invalid reference format", "failed to parse image reference"]) => {
             return Error::invalid("image", message);
         }
-        _ if says(&[
+        _ if has(&[
             "401 unauthorized",
             "authorization failed",
             "authorization required",
@@ -85,18 +83,18 @@ fn pull_refusal(code: Code, message: &str, text: &str) -> Error {
         {
             ErrorKind::Unauthenticated
         }
-        _ if says(&["403 forbidden", "access denied", "denied:"]) => ErrorKind::PermissionDenied,
+        _ if has(&["403 forbidden", "access denied", "denied:"]) => ErrorKind::PermissionDenied,
         Code::NotFound => ErrorKind::ImageNotFound,
-        _ if says(&["no match for platform", "manifest unknown", "name unknown"]) => {
+        _ if has(&["no match for platform", "manifest unknown", "name unknown"]) => {
             ErrorKind::ImageNotFound
         }
-        _ if says(&["no space left on device", "disk quota exceeded"]) => {
+        _ if has(&["no space left on device", "disk quota exceeded"]) => {
             ErrorKind::ResourceExhausted
         }
-        _ if says(&["429 too many requests", "toomanyrequests"]) => ErrorKind::ResourceExhausted,
-        // It stood still, and the engine watches for that, or the engine was stopped.
+        _ if has(&["429 too many requests", "toomanyrequests"]) => ErrorKind::ResourceExhausted,
+        // The engine aborted a stalled pull, or was stopped.
         Code::Cancelled => ErrorKind::Unavailable,
-        _ if says(&[
+        _ if has(&[
             "dial tcp",
             "no such host",
             "connection refused",
@@ -122,11 +120,11 @@ fn pull_refusal(code: Code, message: &str, text: &str) -> Error {
         _ => ErrorKind::Internal,
     };
     let error = Error::new(kind).with_message(message);
-    // A certificate that is not trusted stays so.
-    if says(&["x509:"]) { error.with_retryable(false) } else { error }
+    // A retry does not make a certificate trusted.
+    if has(&["x509:"]) { error.with_retryable(false) } else { error }
 }
 
-/// Whether a call never left: there was no connection to send it over.
+/// Returns whether a request was not sent, because there was no connection.
 pub(crate) fn was_not_sent(error: &Error) -> bool {
     error.kind() == ErrorKind::Unavailable
         && find_source::<io::Error>(error).is_some_and(|io| {
@@ -134,10 +132,10 @@ pub(crate) fn was_not_sent(error: &Error) -> bool {
         })
 }
 
-/// A field of the spec, and the words of the engine that blame it.
+/// A field of the spec, and parts of the messages that blame it.
 type Blame = (&'static str, &'static [&'static str]);
 
-/// What an engine checks before it makes a container.
+/// Errors of an engine before it runs runc.
 const BLAMED_BEFORE_RUNC: &[Blame] = &[
     ("user", &["no users found", "no such user", "unable to find user"]),
     ("groups", &["no groups found", "unable to find group"]),
@@ -145,7 +143,7 @@ const BLAMED_BEFORE_RUNC: &[Blame] = &[
     ("gpus", &["CDI"]),
 ];
 
-/// Refusals of runc. containerd runs it at the start, CRI-O at the create.
+/// Errors of runc. containerd runs it at the start, CRI-O at the create.
 const BLAMED_BY_RUNC: &[Blame] = &[
     ("user", &["unable to find user", "no matching entries in passwd file"]),
     ("groups", &["unable to find groups"]),
@@ -156,12 +154,12 @@ const BLAMED_BY_RUNC: &[Blame] = &[
     ("gpus", &["CDI"]),
 ];
 
-/// Returns the refusal of a create, with the field of the spec that is to blame.
+/// Adds the field of the spec that is to blame to the error of a create.
 pub(crate) fn at_create(error: Error) -> Error {
     blame(blame(error, BLAMED_BEFORE_RUNC), BLAMED_BY_RUNC)
 }
 
-/// Returns the refusal of a start, with the field of the spec that is to blame.
+/// Adds the field of the spec that is to blame to the error of a start.
 pub(crate) fn at_start(error: Error) -> Error {
     blame(error, BLAMED_BY_RUNC)
 }
@@ -175,8 +173,8 @@ pub(crate) fn port_conflict(port: u16) -> Error {
 
 const PORT_TAKEN: &str = " is published by another sandbox";
 
-/// Returns whether a create failed because a published port of the host is taken, by this crate's
-/// words or the engine's.
+/// Returns whether a create failed because a published port of the host is taken, by the message of
+/// this crate or of the engine.
 pub(crate) fn is_port_conflict(error: &Error) -> bool {
     let message = error.message().unwrap_or_default();
     [PORT_TAKEN, "address already in use", "port is already allocated", "cannot open hostport"]
@@ -184,15 +182,15 @@ pub(crate) fn is_port_conflict(error: &Error) -> bool {
         .any(|words| message.contains(words))
 }
 
-/// Whether a start was refused because there was one before.
+/// Returns whether a start was refused because the container was started before.
 pub(crate) fn is_started_before(error: &Error) -> bool {
-    says_without_code(
+    has_message(
         error,
         &[
             "is in CONTAINER_RUNNING",
             "is in CONTAINER_EXITED",
             "already in starting state",
-            // CRI-O, and runc below it.
+            // CRI-O and its runc.
             "is not in created state",
             "cannot start an already running container",
         ],
@@ -200,19 +198,19 @@ pub(crate) fn is_started_before(error: &Error) -> bool {
 }
 
 fn blame(error: Error, fields: &[Blame]) -> Error {
-    let to_blame = fields.iter().find(|(_, words)| says_without_code(&error, words));
+    let to_blame = fields.iter().find(|(_, words)| has_message(&error, words));
     let Some((field, _)) = to_blame else { return error };
-    // Without the refusal as its source: that has the same message.
+    // Without the original error as its source, because that has the same message.
     Error::invalid(*field, error.message().unwrap_or_default())
 }
 
-/// Whether the engine has used some of these words in an answer to which it gave no code.
-fn says_without_code(error: &Error, words: &[&str]) -> bool {
+/// Returns whether an error without a code has a message with one of these parts.
+fn has_message(error: &Error, parts: &[&str]) -> bool {
     let message = error.message().unwrap_or_default();
-    error.kind() == ErrorKind::Internal && words.iter().any(|words| message.contains(words))
+    error.kind() == ErrorKind::Internal && parts.iter().any(|part| message.contains(part))
 }
 
-/// A session that the engine's streaming server has not opened.
+/// Maps an error of the engine's streaming server at the open of a session.
 pub(crate) fn from_session(error: remote_command::Error) -> Error {
     let kind = match &error {
         remote_command::Error::Refused { status, .. } => match status.as_u16() {
@@ -225,7 +223,7 @@ pub(crate) fn from_session(error: remote_command::Error) -> Error {
     Error::new(kind).with_message(error.to_string()).with_source(error)
 }
 
-/// A connection to the engine's streaming server that failed.
+/// Returns the error for a lost connection to the engine's streaming server.
 pub(crate) fn session_cut_off(source: impl StdError + Send + Sync + 'static) -> Error {
     Error::new(ErrorKind::Unavailable)
         .with_message("the connection to the engine's streaming server was lost")
@@ -241,8 +239,8 @@ mod tests {
     use super::*;
     use runtime_support::is_unclear;
 
-    /// Answers to all calls but a pull.
-    const SAID: &[(Code, &str, K)] = &[
+    /// Errors of all methods except for pull_image.
+    const ERRORS: &[(Code, &str, K)] = &[
         (
             Code::NotFound,
             "an error occurred when try to find container \"c0ffee\": not found",
@@ -320,8 +318,8 @@ mod tests {
         (Code::DataLoss, "the data is lost", K::Internal),
     ];
 
-    /// Answers to a pull.
-    const SAID_OF_PULLS: &[(Code, &str, K)] = &[
+    /// Errors of pull_image.
+    const PULL_ERRORS: &[(Code, &str, K)] = &[
         (
             Code::NotFound,
             "failed to pull and unpack image \"r.io/a:1\": failed to resolve reference \"r.io/a:1\": r.io/a:1: not found",
@@ -391,27 +389,27 @@ mod tests {
     ];
 
     #[test]
-    fn every_code_means_something() {
-        for (code, message, kind) in SAID {
+    fn refusal_maps_every_code() {
+        for (code, message, kind) in ERRORS {
             let error = refusal("run_pod_sandbox", *code, message);
             assert_eq!(error.kind(), *kind, "{code:?} {message}");
             assert_eq!(error.message(), Some(*message));
         }
-        let codes: HashSet<Code> = SAID.iter().map(|(code, _, _)| *code).collect();
+        let codes: HashSet<Code> = ERRORS.iter().map(|(code, _, _)| *code).collect();
         let missing: Vec<Code> =
             (1_i32..=16).map(Code::from_i32).filter(|code| !codes.contains(code)).collect();
         assert!(missing.is_empty(), "{missing:?}");
     }
 
     #[test]
-    fn pulls_fail_for_reasons_of_their_own() {
-        for (code, message, kind) in SAID_OF_PULLS {
+    fn pull_refusal_maps_messages() {
+        for (code, message, kind) in PULL_ERRORS {
             let error = refusal("pull_image", *code, message);
             assert_eq!(error.kind(), *kind, "{code:?} {message}");
             let field = (*kind == K::InvalidArgument).then_some("image");
             assert_eq!(error.field(), field, "{message}");
         }
-        // A certificate that is not trusted stays so.
+        // A retry does not make a certificate trusted.
         let words =
             "tls: failed to verify certificate: x509: certificate signed by unknown authority";
         let error = refusal("pull_image", Code::Unknown, words);
@@ -419,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn the_field_that_is_to_blame_is_named() {
+    fn refusal_of_create_and_start_names_the_field() {
         let runc = "failed to create containerd task: failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process";
         let starts = [
             ("exec: \"/no/such\": stat /no/such: no such file or directory", Some("command")),
@@ -440,7 +438,7 @@ mod tests {
             ("mount callback failed on /tmp/a: no groups found", Some("groups")),
             ("failed to generate spec: no command specified", Some("command")),
             ("CDI device injection failed: unresolvable CDI devices a/b=9", Some("gpus")),
-            // CRI-O, which runs runc at the create.
+            // CRI-O runs runc at the create.
             ("unable to find user nobody-there: no matching entries in passwd file", Some("user")),
             (
                 "container create failed: runc create failed: unable to start container process: \
@@ -466,13 +464,13 @@ mod tests {
         for (words, field) in creates {
             check(at_create, "create_container", words, field);
         }
-        // What has a kind already keeps it.
+        // An error with a kind keeps it.
         let full = refusal("create_container", Code::ResourceExhausted, "no users found");
         assert_eq!(at_create(full).kind(), K::ResourceExhausted);
     }
 
     #[test]
-    fn a_second_start_is_told_from_one_that_failed() {
+    fn second_start_differs_from_failed_start() {
         for (message, before) in [
             ("container is in CONTAINER_RUNNING state", true),
             ("container is in CONTAINER_EXITED state", true),
@@ -487,7 +485,7 @@ mod tests {
         }
     }
 
-    /// A failure of the connection.
+    /// Returns an error of the connection.
     fn broken(kind: io::ErrorKind) -> Error {
         let endpoint = Endpoint { socket: "/run/engine.sock".into() };
         let status = Status::from_error(Box::new(io::Error::from(kind)));
@@ -495,13 +493,13 @@ mod tests {
     }
 
     #[test]
-    fn what_becomes_of_a_connection() {
+    fn from_status_maps_connection_errors() {
         use std::io::ErrorKind as Io;
         for (io, kind, words) in [
             (Io::NotFound, K::Unavailable, "there is no socket"),
-            (Io::ConnectionRefused, K::Unavailable, "nobody listens"),
-            (Io::PermissionDenied, K::PermissionDenied, "this user may not open the socket"),
-            (Io::TimedOut, K::Timeout, "the connection does not open"),
+            (Io::ConnectionRefused, K::Unavailable, "connection refused"),
+            (Io::PermissionDenied, K::PermissionDenied, "permission denied to open the socket"),
+            (Io::TimedOut, K::Timeout, "timed out while connecting"),
             (Io::ConnectionReset, K::Unavailable, "the connection was lost"),
         ] {
             let error = broken(io);
@@ -514,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_known_what_the_engine_cannot_have_done() {
+    fn unsent_request_had_no_effect() {
         use std::io::ErrorKind as Io;
         for (error, unclear) in [
             (Error::new(K::Timeout), true),
@@ -535,7 +533,7 @@ mod tests {
     }
 
     #[test]
-    fn sessions_that_do_not_open() {
+    fn from_session_maps_status_codes() {
         let refused = |code: u16| remote_command::Error::Refused {
             status: http::StatusCode::from_u16(code).unwrap(),
             message: "no".to_owned(),

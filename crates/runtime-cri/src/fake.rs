@@ -1,4 +1,4 @@
-//! A made-up engine for tests: it says the same to every question, or nothing.
+//! Fake engine for tests that sends the same response to every request, or none.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -9,15 +9,16 @@ use tokio::net::{UnixListener, UnixStream};
 
 use crate::options::Endpoint;
 
-/// What it says.
+/// Response of the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Says {
+    /// No response.
     Nothing,
-    /// A message in which everything is empty, which fits every question.
+    /// An empty message, which is valid for every method.
     Empty,
 }
 
-/// Kinds of frames, and flags (RFC 9113, section 6).
+/// Frame types and flags (RFC 9113, section 6).
 const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
@@ -26,9 +27,9 @@ const END_STREAM: u8 = 1;
 const ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
 
-/// The engine.
+/// Fake engine.
 pub(crate) struct Fake {
-    /// With the socket in it, and what a test has besides.
+    /// Directory of the socket and of the files of a test.
     pub(crate) folder: TempDir,
     frames: Arc<Mutex<Vec<u8>>>,
 }
@@ -51,7 +52,7 @@ impl Fake {
         Endpoint { socket: self.folder.path().join("engine.sock") }
     }
 
-    /// The kinds of the frames that came.
+    /// Returns the types of the received frames.
     pub(crate) fn frames(&self) -> Vec<u8> {
         self.frames.lock().unwrap().clone()
     }
@@ -72,7 +73,7 @@ async fn serve(mut stream: UnixStream, says: Says, frames: Arc<Mutex<Vec<u8>>>) 
             SETTINGS if flags & ACK == 0 => frame(SETTINGS, ACK, id, b""),
             PING if flags & ACK == 0 => frame(PING, ACK, id, &body),
             DATA if flags & END_STREAM != 0 && says == Says::Empty => [
-                // The status 200 stands in the table of HPACK.
+                // The status 200 is in the static table of HPACK.
                 frame(HEADERS, END_HEADERS, id, b"\x88\0\x0ccontent-type\x10application/grpc"),
                 frame(DATA, 0, id, &[0; 5]),
                 frame(HEADERS, END_HEADERS | END_STREAM, id, b"\0\x0bgrpc-status\x010"),

@@ -1,6 +1,6 @@
-//! A fake CRI-O for tests: no package of it exists to run. It keeps sandboxes and containers as
-//! CRI-O does where that differs from containerd: a known name returns the existing id, and a
-//! sandbox that is removed before it was stopped is a failure.
+//! Fake CRI-O for tests, because no package of CRI-O can be installed. It differs from containerd as
+//! CRI-O does: a known name returns the existing id, and the removal of a sandbox that was not stopped
+//! fails.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -18,33 +18,33 @@ use tokio::net::UnixListener;
 use crate::generated as cri;
 use crate::options::Endpoint;
 
-/// The engine.
+/// Fake CRI-O.
 pub(crate) struct FakeCrio {
     pub(crate) folder: TempDir,
     pub(crate) state: Arc<Mutex<State>>,
 }
 
-/// What the engine has.
+/// State of the engine.
 #[derive(Debug, Default)]
 pub(crate) struct State {
     pub(crate) sandboxes: BTreeMap<String, Sandbox>,
     pub(crate) containers: BTreeMap<String, FakeContainer>,
-    /// The calls that came.
+    /// Received requests.
     pub(crate) calls: Vec<String>,
-    /// The label selectors of the lists that came.
+    /// Label selectors of the received list requests.
     pub(crate) selectors: Vec<BTreeMap<String, String>>,
-    /// What the next creates of a container fail with.
+    /// Error of the next creates of a container.
     pub(crate) create_fails: Option<&'static str>,
-    /// What the next runs of a sandbox fail with, one each.
+    /// Errors of the next runs of a sandbox.
     pub(crate) run_fails: Vec<&'static str>,
-    /// How long a removal of a sandbox takes.
+    /// Duration of a removal of a sandbox.
     pub(crate) remove_takes: std::time::Duration,
-    /// The call that is not answered.
+    /// Method without a response.
     pub(crate) hangs: Option<&'static str>,
     made: usize,
 }
 
-/// The time that Go writes for none.
+/// Zero time of Go.
 pub(crate) const GO_ZERO_TIME: i64 = -6_795_364_578_871_345_152;
 
 #[derive(Debug)]
@@ -165,7 +165,7 @@ fn fits(wanted: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) ->
     wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
-/// Labels of a sandbox: CRI-O adds those of a kubelet, with the metadata of the request.
+/// Returns the labels of a sandbox. CRI-O adds those of a kubelet, with the metadata of the request.
 fn with_pod_labels(config: &cri::PodSandboxConfig) -> BTreeMap<String, String> {
     let metadata = config.metadata.clone().unwrap_or_default();
     let mut labels = config.labels.clone();
@@ -311,7 +311,7 @@ impl State {
         })
     }
 
-    /// Figures of all that has not ended: CRI-O measures created containers as well.
+    /// Returns the statistics of all containers that have not exited, including created ones.
     fn stats(&self) -> impl Iterator<Item = cri::ContainerStats> {
         let value = |value| Some(cri::UInt64Value { value });
         let measured = self

@@ -1,4 +1,4 @@
-//! The parsers, for the fuzzer. Not part of the interface.
+//! Parsers for the fuzzer. Not part of the public API.
 
 use std::collections::BTreeMap;
 
@@ -9,16 +9,16 @@ use crate::host::cgroup;
 use crate::model::annotations::{ANNOTATION, Annotations};
 use crate::model::log_format::Parser;
 
-/// What a log file gives.
+/// Content of a log file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
-    /// Its records, in order.
+    /// Records in order.
     pub records: Vec<LogRecord>,
-    /// How many bytes were passed over.
+    /// Number of skipped bytes.
     pub passed_over: u64,
 }
 
-/// Reads a log file that comes in blocks of at least one byte, with lines of up to `max_line`.
+/// Parses a log file in blocks of at least one byte, with lines of up to `max_line`.
 #[must_use]
 pub fn log_file(file: &[u8], block: usize, max_line: usize) -> Log {
     let mut parser = Parser::new(false);
@@ -38,24 +38,23 @@ pub fn log_file(file: &[u8], block: usize, max_line: usize) -> Log {
     }
     joiner.finish();
     records.extend(std::iter::from_fn(|| joiner.pop()));
-    Log { records, passed_over: parser.passed_over() }
+    Log { records, passed_over: parser.skipped_bytes() }
 }
 
-/// What a text gives when it is taken for each of the kernel's tables. The sums are pairs of bytes in
-/// and bytes out.
+/// Results for a text as each table of the kernel. The sums are pairs of bytes in and bytes out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tables {
-    /// As the disk figures of cgroups in version 1.
+    /// Block I/O of cgroups in version 1.
     pub blkio: (u64, u64),
-    /// As those of version 2.
+    /// Block I/O of cgroups in version 2.
     pub io_stat: (u64, u64),
-    /// As those of network interfaces.
+    /// Bytes of network interfaces.
     pub net_dev: (u64, u64),
-    /// As a list of CPUs.
+    /// Number of CPUs in a list.
     pub cpus: Option<u32>,
 }
 
-/// Reads a text as each of the kernel's tables.
+/// Parses a text as each table of the kernel.
 #[must_use]
 pub fn tables(text: &str) -> Tables {
     Tables {
@@ -66,13 +65,13 @@ pub fn tables(text: &str) -> Tables {
     }
 }
 
-/// Finds a cgroup in what the kernel says of a process and of mounts. Gives how it was found.
+/// Finds a cgroup from the cgroup file of a process and the mounts, and returns its debug output.
 #[must_use]
 pub fn cgroup_of(of_process: &str, mounts: &str) -> Option<String> {
     cgroup::find(of_process, mounts).map(|cgroup| format!("{cgroup:?}"))
 }
 
-/// Reads the notes on a container. Gives how they are written, where they can be read.
+/// Parses the annotations of a container, and returns them as they are written.
 #[must_use]
 pub fn notes(text: &str) -> Option<String> {
     let notes = Annotations::read(&BTreeMap::from([(ANNOTATION.to_owned(), text.to_owned())]))?;

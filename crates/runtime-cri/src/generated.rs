@@ -1,4 +1,4 @@
-//! The client of CRI v1, as `cargo xtask codegen` makes it of the protocol file in `proto/`.
+//! Client of CRI v1, which `cargo xtask codegen` generates from the protocol file in `proto/`.
 
 #![allow(
     dead_code,
@@ -17,7 +17,7 @@ mod runtime_v1;
 pub(crate) use runtime_v1::*;
 
 impl std::fmt::Debug for AuthConfig {
-    /// Without the password and the tokens.
+    /// Omits the password and the tokens.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("AuthConfig")
             .field("username", &self.username)

@@ -1,7 +1,7 @@
-//! Containers that a kubelet has made, for the Kubernetes backend on their node.
+//! Containers of a kubelet, for the Kubernetes backend on their node.
 //!
-//! Who knows a container from its pod can read its log files, measure it, signal it and stop it
-//! here. Nothing is made and nothing removed: that is the kubelet's.
+//! The backend identifies a container from its pod. It can read the log files, measure, signal and
+//! stop the container. It creates and removes none, because the kubelet does that.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -26,7 +26,7 @@ use crate::options::CriOptions;
 use crate::state::connection::Ownership;
 use crate::state::{CriBackend, inspect};
 
-/// The engine of a node, for the containers that its kubelet has made.
+/// Engine of a node, for the containers of its kubelet.
 ///
 /// Clones share the connection.
 #[derive(Clone)]
@@ -44,26 +44,26 @@ impl fmt::Debug for NodeEngine {
     }
 }
 
-/// A container of a pod, by what its pod says of it.
+/// Container of a pod, as its pod describes it.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct PodContainer {
-    /// The engine's id of it, without the name of the engine before it.
+    /// Id at the engine, without the prefix that names the engine.
     pub id: ContainerId,
-    /// What it is called.
+    /// Name of the container.
     pub name: String,
-    /// Whether its main process has a terminal.
+    /// Whether the main process has a terminal.
     pub terminal: bool,
-    /// The grace of a stop that says none. Whole seconds count.
+    /// Default grace of a stop, in whole seconds.
     pub stop_grace: Duration,
-    /// The limit on memory in bytes.
+    /// Memory limit in bytes.
     pub memory: Option<u64>,
-    /// The limit on CPUs.
+    /// CPU limit.
     pub cpu_count: Option<f64>,
 }
 
 impl PodContainer {
-    /// One without limits and without a terminal, with a grace of 30 s, as Kubernetes has it.
+    /// Returns a container without limits and terminal, with the default grace of Kubernetes, 30 s.
     #[must_use]
     pub fn new(id: ContainerId, name: impl Into<String>) -> Self {
         Self {
@@ -88,9 +88,9 @@ impl PodContainer {
 }
 
 impl NodeEngine {
-    /// Connects to the engine of this host, for the containers called `container` in the pods of
-    /// one namespace. `log_dir` of the options is where the kubelet's `/var/log/pods` is seen from
-    /// here; the scope, the other folder and the rotation of logs do not count.
+    /// Connects to the engine of this host, for the containers named `container` in the pods of
+    /// one namespace. `log_dir` of the options is the path of the kubelet's `/var/log/pods` in this
+    /// process. The scope, `state_dir` and the log rotation are ignored.
     ///
     /// # Errors
     /// As [`CriRuntime::connect`](crate::CriRuntime::connect).
@@ -101,17 +101,17 @@ impl NodeEngine {
         Ok(Self { inner: Connected::new(backend.during(Operation::Connect).on(BACKEND)?) })
     }
 
-    /// What can be done with the containers of a kubelet. `logs` is false where the kubelet's
-    /// folder of logs is not seen from here.
+    /// Returns the capabilities for containers of a kubelet. `logs` is false if the log directory of
+    /// the kubelet is not visible to this process.
     #[must_use]
     pub fn capabilities(&self) -> &Capabilities {
         self.inner.capabilities()
     }
 
-    /// A container. The engine is asked for it on behalf of `operation`.
+    /// Inspects a container on behalf of `operation`, and returns a handle.
     ///
     /// # Errors
-    /// `NotFound` when it is not on this engine.
+    /// `NotFound` if the engine does not have the container.
     pub async fn container(
         &self,
         operation: Operation,
@@ -138,7 +138,7 @@ impl NodeEngine {
         Ok(NodeContainer { inner: Handle::new(backend, container), is_running })
     }
 
-    /// Measures many containers in one call. What does not run is left out.
+    /// Measures many containers in one request. Containers that do not run are omitted.
     ///
     /// # Errors
     /// As [`Runtime::stats`](runtime_core::Runtime::stats).
@@ -151,7 +151,7 @@ impl NodeEngine {
             .iter()
             .map(|container| (container.id.clone(), container.annotations()))
             .collect();
-        // A call to the engine is large, and the futures of the caller lie around it.
+        // Boxed, because the future is large and the caller embeds it in its own.
         let many = Box::pin(async {
             self.inner.capabilities().require(Capability::BulkStats)?;
             stats::many(self.inner.inner(), &ids, &known).await
@@ -159,7 +159,7 @@ impl NodeEngine {
         self.inner.call(Operation::Stats, many).await
     }
 
-    /// Ends all that is under way, and refuses what comes.
+    /// Ends all operations, and refuses later ones.
     pub fn close(&self) {
         let backend = self.inner.inner();
         backend.connection.context.closed.cancel();
@@ -167,7 +167,7 @@ impl NodeEngine {
     }
 }
 
-/// A container of a kubelet: what can be done with it beside its kubelet.
+/// Handle of a container of a kubelet.
 #[derive(Debug, Clone)]
 pub struct NodeContainer {
     inner: Handle<CriBackend>,
@@ -175,17 +175,17 @@ pub struct NodeContainer {
 }
 
 impl NodeContainer {
-    /// Whether it ran when the engine was asked for it.
+    /// Returns whether the container ran when it was inspected.
     #[must_use]
     pub fn was_running(&self) -> bool {
         self.is_running
     }
 
-    /// See [`Container::logs`](runtime_core::Container::logs). What the kubelet has rotated away
-    /// and packed is not read; a follower that has come too late for it ends with `Lost`.
+    /// See [`Container::logs`](runtime_core::Container::logs). Rotated files that the
+    /// kubelet has compressed are not read; a follower that needs one ends with `Lost`.
     ///
     /// # Errors
-    /// As there.
+    /// See there.
     pub async fn logs(&self, options: LogOptions) -> Result<LogReader> {
         self.inner.logs(options).await
     }
@@ -193,16 +193,16 @@ impl NodeContainer {
     /// See [`Container::stats_once`](runtime_core::Container::stats_once).
     ///
     /// # Errors
-    /// As there.
+    /// See there.
     pub async fn stats_once(&self) -> Result<ContainerStats> {
         self.inner.stats_once().await
     }
 
-    /// See [`Container::stop`](runtime_core::Container::stop). The exit is the engine's: that it
-    /// was stopped is not noted anywhere.
+    /// See [`Container::stop`](runtime_core::Container::stop). The exit is that of
+    /// the engine: no mark records the stop.
     ///
     /// # Errors
-    /// As there.
+    /// See there.
     pub async fn stop(&self, options: StopOptions) -> Result<StopOutcome> {
         self.inner.stop(options).await
     }
@@ -210,7 +210,7 @@ impl NodeContainer {
     /// See [`Container::kill`](runtime_core::Container::kill).
     ///
     /// # Errors
-    /// As there.
+    /// See there.
     pub async fn kill(&self, signal: Signal) -> Result<()> {
         self.inner.kill(signal).await
     }

@@ -9,75 +9,75 @@ use runtime_core::{Deadlines, Error, Result, Scope};
 
 pub(crate) use self::endpoint::{Endpoint, candidates};
 
-/// How to connect to an engine.
+/// Options of a connection to an engine.
 ///
-/// The engine is found as crictl finds it: [`endpoint`](Self::endpoint), then the variable
-/// `CONTAINER_RUNTIME_ENDPOINT`, then `runtime-endpoint` in the file `CRI_CONFIG_FILE` or
-/// `/etc/crictl.yaml`, then the default sockets of containerd and CRI-O, of which the first that
-/// answers is used.
+/// The address of the engine is the first of these, as in crictl: [`endpoint`](Self::endpoint), the
+/// variable `CONTAINER_RUNTIME_ENDPOINT`, `runtime-endpoint` in the file `CRI_CONFIG_FILE` or
+/// `/etc/crictl.yaml`, the default sockets of containerd and CRI-O. The first default socket that
+/// responds is used.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct CriOptions {
-    /// Ownership containers are made and seen.
+    /// Scope of the containers.
     pub scope: Scope,
-    /// `unix://PATH` or the path of a socket.
+    /// Address of the engine: `unix://PATH` or the path of a socket.
     pub endpoint: Option<String>,
-    /// How long the operations may take.
+    /// Deadlines of the operations.
     pub deadlines: Deadlines,
-    /// The folder for the log files, which engine and caller must see at the same path. Each
-    /// container has a folder of its own in it, which goes away with the container. By default
+    /// Directory for log files, which must have the same path for the engine and for this process.
+    /// Each container has a directory in it, which is removed with the container. By default
     /// `/var/log/container-runtime`.
     pub log_dir: PathBuf,
-    /// The folder for what goes away with the host's next start: where `/dev/shm` of a container
-    /// with a size of its own is mounted. By default `/run/container-runtime`.
+    /// Directory for files that need not survive a restart of the host, for example the mount point
+    /// of a `/dev/shm` with a size. By default `/run/container-runtime`.
     pub state_dir: PathBuf,
-    /// When to begin a new log file.
+    /// Rotation of log files.
     pub log_rotation: LogRotation,
-    /// The name of a runtime handler of the engine's configuration, for example `kata`. The
-    /// engine's default where absent.
+    /// Runtime handler of the engine's configuration, for example `kata`. If absent, the engine's
+    /// default.
     pub runtime_handler: Option<String>,
-    /// The cgroup under which the engine makes those of the containers, in the form that its
-    /// cgroup driver wants. The engine's default where absent.
+    /// Parent cgroup of the containers, in the form that the engine's cgroup driver requires. If
+    /// absent, the engine's default.
     pub cgroup_parent: Option<String>,
-    /// The ports of this host that may be published. By default 20000 to 29999: below what Linux
-    /// takes for outgoing connections, so that no other program is given one by chance.
+    /// Ports of this host that may be published. By default 20000 to 29999, below the range that Linux
+    /// uses for outgoing connections, so that the kernel gives none of them to another program.
     pub host_ports: RangeInclusive<u16>,
-    /// The kind of CDI device that the ids of GPUs belong to: id `0` is the device `KIND=0`. By
-    /// default `nvidia.com/gpu`.
+    /// Kind of CDI device for the ids of GPUs: id `0` is the device `KIND=0`. By default
+    /// `nvidia.com/gpu`.
     pub gpu_kind: String,
-    /// Whether the engine's own events may tell sooner that something has happened, where the
-    /// engine has them. What has happened is always asked for. By default they may.
+    /// Whether events of the engine, if it has them, trigger the list poll early. The poll alone
+    /// decides. True by default.
     pub engine_events: bool,
 }
 
-/// When to begin a new log file of a running container. The CRI leaves that to its client.
+/// Rotation of the log files of running containers, which the CRI leaves to its client.
 ///
-/// Rotated files stay beside the current one, with a number at the end of their names, and are
-/// read like it. The files grow without bound where nothing rotates them.
+/// Rotated files stay beside the current file, with a number at the end of their names, and are part
+/// of the log. Without rotation the current file grows without bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LogRotation {
-    /// Never: something else does it, or it is not wanted.
+    /// No rotation by this library.
     Off,
-    /// When the current file has more than `max_bytes`, looked at every ten seconds.
+    /// Rotation of a current file of more than `max_bytes`, checked every ten seconds.
     Size {
-        /// The size in bytes.
+        /// Size in bytes.
         max_bytes: u64,
-        /// How many rotated files to keep, at least 1; the oldest go first. All of them for
-        /// `None`. A follower that has not read a file that is thrown away ends with `Lost`.
+        /// Number of rotated files to keep, at least 1; the oldest are removed first. `None` keeps
+        /// all. A follower that has not read a removed file ends with `Lost`.
         keep: Option<u32>,
     },
 }
 
 impl Default for LogRotation {
-    /// At 64 MiB, and nothing is thrown away.
+    /// Returns rotation at 64 MiB that removes no files.
     fn default() -> Self {
         Self::Size { max_bytes: 64 << 20, keep: None }
     }
 }
 
 impl CriOptions {
-    /// The engine that crictl would use.
+    /// Returns options for the engine that crictl would use.
     #[must_use]
     pub fn new(scope: Scope) -> Self {
         Self {
@@ -95,49 +95,49 @@ impl CriOptions {
         }
     }
 
-    /// Connects to this endpoint: `unix://PATH` or the path of a socket.
+    /// Sets the address of the engine: `unix://PATH` or the path of a socket.
     #[must_use]
     pub fn endpoint(mut self, endpoint: impl Into<String>) -> Self {
         self.endpoint = Some(endpoint.into());
         self
     }
 
-    /// Sets how long the operations may take.
+    /// Sets the deadlines of the operations.
     #[must_use]
     pub fn deadlines(mut self, deadlines: Deadlines) -> Self {
         self.deadlines = deadlines;
         self
     }
 
-    /// Sets the folder for the log files.
+    /// Sets the directory for log files.
     #[must_use]
-    pub fn log_dir(mut self, folder: impl Into<PathBuf>) -> Self {
-        self.log_dir = folder.into();
+    pub fn log_dir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.log_dir = directory.into();
         self
     }
 
-    /// Sets the folder for what goes away with the host's next start.
+    /// Sets the directory for files that need not survive a restart of the host.
     #[must_use]
-    pub fn state_dir(mut self, folder: impl Into<PathBuf>) -> Self {
-        self.state_dir = folder.into();
+    pub fn state_dir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.state_dir = directory.into();
         self
     }
 
-    /// Sets when to begin a new log file.
+    /// Sets the rotation of log files.
     #[must_use]
     pub fn log_rotation(mut self, rotation: LogRotation) -> Self {
         self.log_rotation = rotation;
         self
     }
 
-    /// Uses this runtime handler of the engine's configuration.
+    /// Sets the runtime handler.
     #[must_use]
     pub fn runtime_handler(mut self, handler: impl Into<String>) -> Self {
         self.runtime_handler = Some(handler.into());
         self
     }
 
-    /// Sets the cgroup above those of the containers.
+    /// Sets the parent cgroup of the containers.
     #[must_use]
     pub fn cgroup_parent(mut self, parent: impl Into<String>) -> Self {
         self.cgroup_parent = Some(parent.into());
@@ -151,27 +151,27 @@ impl CriOptions {
         self
     }
 
-    /// Sets the kind of CDI device that the ids of GPUs belong to.
+    /// Sets the kind of CDI device for the ids of GPUs.
     #[must_use]
     pub fn gpu_kind(mut self, kind: impl Into<String>) -> Self {
         self.gpu_kind = kind.into();
         self
     }
 
-    /// Sets whether the engine's own events may tell sooner that something has happened.
+    /// Sets whether events of the engine trigger the list poll early.
     #[must_use]
     pub fn engine_events(mut self, events: bool) -> Self {
         self.engine_events = events;
         self
     }
 
-    /// Checks what does not depend on the engine.
+    /// Checks the options that do not depend on the engine.
     pub(crate) fn check(&self) -> Result<()> {
-        for (field, folder) in [("log_dir", &self.log_dir), ("state_dir", &self.state_dir)] {
-            if !folder.is_absolute() || folder.to_str().is_none() {
+        for (field, directory) in [("log_dir", &self.log_dir), ("state_dir", &self.state_dir)] {
+            if !directory.is_absolute() || directory.to_str().is_none() {
                 return Err(Error::invalid(
                     field,
-                    format!("{} is not an absolute path in UTF-8", folder.display()),
+                    format!("{} is not an absolute path in UTF-8", directory.display()),
                 ));
             }
         }
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_options_are_named() {
+    fn check_invalid_option_names_the_field() {
         for (options, field) in [
             (options().log_dir("a"), "log_dir"),
             (options().state_dir("a"), "state_dir"),

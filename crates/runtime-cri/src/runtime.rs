@@ -1,4 +1,4 @@
-//! The public type of a connection.
+//! Public type of a connection.
 
 use std::fmt;
 
@@ -12,10 +12,10 @@ use crate::state::CriBackend;
 use crate::state::connection::Ownership;
 use crate::state::rotation;
 
-/// A connection to an engine that speaks the CRI. It was run on containerd only.
+/// Connection to an engine with the CRI. It is tested with containerd.
 ///
-/// Clones share the connection. Dropping the last one, and the last of its containers' handles,
-/// closes it.
+/// Clones share the connection, which closes when the last clone and the last container handle are
+/// dropped.
 #[derive(Clone)]
 pub struct CriRuntime {
     inner: Connected<CriBackend>,
@@ -33,34 +33,34 @@ impl fmt::Debug for CriRuntime {
 }
 
 impl CriRuntime {
-    /// Connects to an engine: finds out where it is, and asks it who it is and what it can do.
+    /// Connects to an engine, and requests its identity and its capabilities.
     ///
     /// # Errors
-    /// `InvalidArgument` when an option or `CONTAINER_RUNTIME_ENDPOINT` makes no sense;
-    /// `Unavailable` when nobody is there, or no engine, with the sockets that were tried;
-    /// `Timeout` when it does not answer; `PermissionDenied` when this user may not open the
-    /// socket; `Unsupported` when it does not speak version 1 of the CRI.
+    /// `InvalidArgument` if an option or `CONTAINER_RUNTIME_ENDPOINT` is not valid; `Unavailable` if
+    /// no engine responds, with the sockets that were tried; `Timeout` if the engine does not respond
+    /// in time; `PermissionDenied` if this user may not open the socket; `Unsupported` if the engine
+    /// lacks version 1 of the CRI.
     pub async fn connect(options: CriOptions) -> Result<Self> {
         let backend = connect::open(options, Ownership::Managed).await;
         Ok(Self { inner: Connected::new(backend.during(Operation::Connect).on(BACKEND)?) })
     }
 
-    /// How many requests this connection has sent to the engine so far.
+    /// Returns the number of requests that this connection has sent to the engine.
     #[must_use]
     pub fn requests_sent(&self) -> u64 {
         self.inner.inner().connection.client.requests_sent()
     }
 
-    /// Begins a new log file for each running container of the scope whose current one has more
-    /// than `max_bytes`, without waiting for the time at which
-    /// [`LogRotation`](crate::LogRotation) looks. Gives how many were begun.
+    /// Rotates the log of each running container of the scope whose current file has more than
+    /// `max_bytes`, without a wait for the next check of
+    /// [`LogRotation`](crate::LogRotation). Returns the number of rotated logs.
     ///
-    /// A file that was begun for a container is finished also when the future is dropped. What a
-    /// process that was killed has left between the two steps of it is mended by the next call, in
-    /// whichever process.
+    /// A rotation that has begun completes if the future is dropped. If a process is killed between
+    /// the two steps of a rotation, the next call in any process completes it.
     ///
     /// # Errors
-    /// `InvalidArgument` where `keep` is zero. When the containers cannot be listed, or the files cannot be renamed.
+    /// `InvalidArgument` if `keep` is zero. Those of a list, and `Internal` if a file cannot be
+    /// renamed.
     pub async fn rotate_logs(&self, max_bytes: u64, keep: Option<u32>) -> Result<usize> {
         let connection = &self.inner.inner().connection;
         let rotated = rotation::rotate_all(connection, max_bytes, keep);

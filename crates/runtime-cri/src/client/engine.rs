@@ -58,9 +58,9 @@ pub(crate) async fn identify(
 ) -> Result<(Engine, cri::StatusResponse)> {
     let version = cri::VersionRequest { version: "v1".to_owned() };
     let version = client.call(operation, deadline, version).await.map_err(|error| {
-        let what = match error.kind() {
+        let reason = match error.kind() {
             ErrorKind::Unsupported => "does not speak version 1 of the CRI",
-            ErrorKind::Internal => "is no CRI engine",
+            ErrorKind::Internal => "is not a CRI engine",
             _ => return error,
         };
         let kind = match error.kind() {
@@ -68,7 +68,7 @@ pub(crate) async fn identify(
             _ => ErrorKind::Unavailable,
         };
         Error::new(kind)
-            .with_message(format!("what answers at {} {what}", client.endpoint()))
+            .with_message(format!("the server at {} {reason}", client.endpoint()))
             .with_source(error)
     })?;
     let status = client.call(operation, deadline, cri::StatusRequest { verbose: true }).await?;

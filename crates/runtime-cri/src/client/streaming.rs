@@ -1,4 +1,4 @@
-//! The way to the engine's streaming server.
+//! Client of the engine's streaming server.
 
 use http::{HeaderMap, Uri};
 use runtime_core::{Error, ErrorKind, Result};
@@ -8,24 +8,23 @@ use tokio::net::TcpStream;
 
 use crate::error::{from_session, session_cut_off};
 
-/// Opens a session at the address that the engine has named.
+/// Opens a session at the URL that the engine returned.
 pub(crate) async fn connect(url: &str, streams: Streams) -> Result<Transport> {
     let unclear =
-        || Error::internal(format!("the engine names no address for the session: {url:?}"));
+        || Error::internal(format!("the engine returned an invalid session URL: {url:?}"));
     let uri: Uri = url.parse().map_err(|error| unclear().with_source(error))?;
     if uri.scheme_str() != Some("http") {
-        return Err(Error::new(ErrorKind::Unsupported).with_message(
-            "the engine's streaming server wants TLS: only one without, on the loopback, is spoken to",
-        ));
+        return Err(Error::new(ErrorKind::Unsupported)
+            .with_message("the engine's streaming server requires TLS, which is not supported"));
     }
     let host = uri.host().ok_or_else(unclear)?;
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let tcp = TcpStream::connect((host, uri.port_u16().unwrap_or(80))).await.map_err(|error| {
         Error::new(ErrorKind::Unavailable)
-            .with_message(format!("the engine's streaming server at {host} is not there"))
+            .with_message(format!("failed to connect to the engine's streaming server at {host}"))
             .with_source(error)
     })?;
-    // Keys that are typed are small and should not wait for each other.
+    // Typed keys are small packets, which Nagle's algorithm would delay.
     tcp.set_nodelay(true).map_err(session_cut_off)?;
     let opened = remote_command::open(tcp, &uri, HeaderMap::new(), &Options::new(streams)).await;
     opened.map(Transport::from).map_err(from_session)

@@ -19,7 +19,7 @@ pub(crate) async fn run_blocking<T: Send + 'static>(
 ) -> Result<T> {
     match tokio::time::timeout(BLOCKING_DEADLINE, tokio::task::spawn_blocking(work)).await {
         Ok(done) => done.unwrap_or_else(|error| {
-            Err(Error::internal("the work on the host broke off").with_source(error).on(BACKEND))
+            Err(Error::internal("the work on the host panicked").with_source(error).on(BACKEND))
         }),
         Err(_) => Err(Error::new(ErrorKind::Timeout)
             .with_message(format!(

@@ -1,4 +1,4 @@
-//! The cgroups of containers, and what the kernel counts in them.
+//! Control groups of containers, and their counters.
 
 use std::collections::HashMap;
 use std::fs;
@@ -7,16 +7,16 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use runtime_core::ContainerId;
 
-/// What the kernel says of one container. Both are pairs of bytes in and bytes out.
+/// Counters of the kernel for one container, as pairs of bytes in and bytes out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct KernelCounters {
-    /// Received and sent over all interfaces but loopback.
+    /// Bytes received and sent on all interfaces except for loopback.
     pub(crate) network: Option<(u64, u64)>,
-    /// Read from and written to block devices.
+    /// Bytes read from and written to block devices.
     pub(crate) block: Option<(u64, u64)>,
 }
 
-/// The cgroup of a container that counts what goes to and from disks.
+/// Control group of a container that counts block I/O.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Cgroup {
     path: PathBuf,
@@ -29,7 +29,7 @@ enum Version {
     V2,
 }
 
-/// Where the cgroups are.
+/// Cache of the control groups of containers, and totals of the host.
 #[derive(Debug, Default)]
 pub(crate) struct Cgroups {
     state: Mutex<State>,
@@ -40,13 +40,13 @@ pub(crate) struct Cgroups {
 #[derive(Debug, Default)]
 struct State {
     known: HashMap<ContainerId, Cgroup>,
-    /// What stands before and after the id in a path that was found.
+    /// Text before and after the id in a path that was found.
     shape: Option<(String, String, Version)>,
 }
 
 impl Cgroups {
-    /// The cgroup of a container, if it is known or lies where those of the others do.
-    pub(crate) fn place(&self, id: &ContainerId) -> Option<Cgroup> {
+    /// Returns the control group of a container, if it is cached or has a path like those of others.
+    pub(crate) fn get(&self, id: &ContainerId) -> Option<Cgroup> {
         let mut state = self.lock();
         if let Some(known) = state.known.get(id) {
             return Some(known.clone());
@@ -61,13 +61,13 @@ impl Cgroups {
         Some(place)
     }
 
-    /// Finds the cgroup of a container by one of its processes.
-    pub(crate) fn learn(&self, id: &ContainerId, pid: i32) -> Option<Cgroup> {
+    /// Finds and caches the control group of a container by one of its processes.
+    pub(crate) fn find(&self, id: &ContainerId, pid: i32) -> Option<Cgroup> {
         let of_process = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
         let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
         let place = find(&of_process, &mounts)?;
         let path = place.path.to_str()?;
-        // If the id is not in it, the number may be another process's by now.
+        // Without the id in the path, the PID belongs to another process by now.
         let (before, after) = path.split_once(id.as_str())?;
         let mut state = self.lock();
         state.shape = Some((before.to_owned(), after.to_owned(), place.version));
@@ -75,16 +75,17 @@ impl Cgroups {
         Some(place)
     }
 
-    pub(crate) fn forget(&self, id: &ContainerId) {
+    /// Evicts a container.
+    pub(crate) fn remove(&self, id: &ContainerId) {
         self.lock().known.remove(id);
     }
 
-    /// Forgets all others. They are found again where they are there.
-    pub(crate) fn keep(&self, is_there: impl Fn(&ContainerId) -> bool) {
+    /// Evicts all containers for which `is_there` is false.
+    pub(crate) fn retain(&self, is_there: impl Fn(&ContainerId) -> bool) {
         self.lock().known.retain(|id, _| is_there(id));
     }
 
-    /// The CPUs of the host.
+    /// Returns the number of CPUs of the host.
     pub(crate) fn host_cpus(&self) -> Option<f64> {
         *self.host_cpus.get_or_init(|| {
             let online = fs::read_to_string("/sys/devices/system/cpu/online").ok()?;
@@ -92,7 +93,7 @@ impl Cgroups {
         })
     }
 
-    /// The memory of the host in bytes.
+    /// Returns the memory of the host in bytes.
     pub(crate) fn host_memory(&self) -> Option<u64> {
         *self.host_memory.get_or_init(|| {
             let text = fs::read_to_string("/proc/meminfo").ok()?;
@@ -107,7 +108,7 @@ impl Cgroups {
 }
 
 impl Cgroup {
-    /// Asks the kernel. What it does not say is absent.
+    /// Reads the counters. Counters that the kernel does not have are absent.
     pub(crate) fn read(&self) -> KernelCounters {
         let file = |name: &str| fs::read_to_string(self.path.join(name)).ok();
         let block = match self.version {
@@ -125,7 +126,7 @@ impl Cgroup {
     }
 }
 
-/// The cgroup out of `/proc/PID/cgroup` and `/proc/self/mountinfo`.
+/// Returns the control group for the content of `/proc/PID/cgroup` and `/proc/self/mountinfo`.
 pub(crate) fn find(of_process: &str, mounts: &str) -> Option<Cgroup> {
     let mut unified = None;
     for line in of_process.lines() {
@@ -147,7 +148,7 @@ fn below(mount: &Path, path: &str) -> PathBuf {
     mount.join(path.trim_start_matches('/'))
 }
 
-/// Where a file system of this kind, with this option, is mounted.
+/// Returns the mount point of a file system of this kind with this option.
 fn mounted(mounts: &str, kind: &str, option: Option<&str>) -> Option<PathBuf> {
     mounts.lines().find_map(|line| {
         let (place, file_system) = line.split_once(" - ")?;
@@ -160,7 +161,7 @@ fn mounted(mounts: &str, kind: &str, option: Option<&str>) -> Option<PathBuf> {
     })
 }
 
-/// `8:0 Read 4096`, a line for each device and direction.
+/// Sums lines of the form `8:0 Read 4096`, one for each device and direction.
 pub(crate) fn blkio(text: &str) -> (u64, u64) {
     let mut sums = (0_u64, 0_u64);
     for line in text.lines() {
@@ -175,7 +176,7 @@ pub(crate) fn blkio(text: &str) -> (u64, u64) {
     sums
 }
 
-/// `8:0 rbytes=4096 wbytes=0 rios=1 …`, a line for each device.
+/// Sums lines of the form `8:0 rbytes=4096 wbytes=0 rios=1 …`, one for each device.
 pub(crate) fn io_stat(text: &str) -> (u64, u64) {
     let mut sums = (0_u64, 0_u64);
     for word in text.split_whitespace() {
@@ -188,7 +189,7 @@ pub(crate) fn io_stat(text: &str) -> (u64, u64) {
     sums
 }
 
-/// Two lines of heading, then `eth0: ` and 16 numbers, of which the first and the ninth count.
+/// Sums the first and the ninth of the 16 numbers of each interface, after two lines of heading.
 pub(crate) fn net_dev(text: &str) -> (u64, u64) {
     let mut sums = (0_u64, 0_u64);
     for line in text.lines() {
@@ -203,7 +204,7 @@ pub(crate) fn net_dev(text: &str) -> (u64, u64) {
     sums
 }
 
-/// How many numbers are in a list such as `0-3,5`.
+/// Returns how many numbers a list such as `0-3,5` has.
 pub(crate) fn count_list(list: &str) -> Option<u32> {
     list.split(',').try_fold(0_u32, |count, range| {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
@@ -220,7 +221,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_makes_it_panic(
+        fn parsers_do_not_panic(
             bytes in prop::collection::vec(any::<u8>(), 0..200),
             table in "([0-9]{1,21}|8:0|eth0:|lo:|blkio|cgroup2?|Read|Write|[rw]bytes=| - |[ ,:=/\n-]){0,40}",
         ) {
@@ -235,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_tables_are_summed() {
+    fn tables_of_the_kernel_are_summed() {
         let text = "8:0 Read 10\n8:0 Write 3\n8:0 Sync 13\n8:16 Read 5\nTotal 18\n";
         assert_eq!(blkio(text), (15, 3));
         assert_eq!(blkio(""), (0, 0));
@@ -248,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn cgroups_are_found_in_both_versions() {
+    fn find_supports_both_versions() {
         let mounts = "31 25 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
                       35 25 0:32 / /sys/fs/cgroup/blkio rw - cgroup cgroup rw,blkio\n";
         let v1 = find("7:blkio:/k8s.io/abc\n0::/k8s.io/abc\n", mounts).unwrap();
@@ -261,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_of_cpus() {
+    fn count_list_counts_ranges() {
         for (list, count) in [("0", Some(1)), ("0-3", Some(4)), ("0-1,4,6-7", Some(5))] {
             assert_eq!(count_list(list), count);
         }

@@ -1,4 +1,4 @@
-//! Files of a container on this host: the directory of its logs, its /dev/shm and its /etc/hosts.
+//! Files of a container on this host: its log directory, its /dev/shm and its /etc/hosts.
 
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
@@ -126,14 +126,14 @@ impl ContainerDirs {
     }
 }
 
-/// Returns whether a name is that of a nonce.
+/// Returns whether a name has the form of a nonce.
 pub(crate) fn is_nonce(name: &OsStr) -> bool {
     name.len() == 32
         && name.as_encoded_bytes().iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Returns whether a directory has the name that a create gives it: an absolute path that ends in
-/// the scope and a nonce.
+/// Returns whether a directory has the form that a create uses: an absolute path that ends in the
+/// scope and a nonce.
 fn is_of_scope(directory: &Path, scope: &Scope) -> bool {
     let is_plain = |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
     directory.is_absolute()
@@ -149,7 +149,7 @@ fn remove_directory(directory: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes the directories above, up to the one of the scope, that are empty now.
+/// Removes the empty directories above a path, up to the directory of the scope.
 fn prune(path: &Path) -> io::Result<()> {
     let is_in_nonce = path.ends_with("shm") || path.ends_with("hosts");
     for above in path.ancestors().skip(1).take(if is_in_nonce { 2 } else { 1 }) {
@@ -162,12 +162,12 @@ fn prune(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether something is mounted right there: its device is not that of the folder above.
-fn is_mounted(folder: &Path) -> bool {
+/// Returns whether a directory is a mount point: its device differs from that of its parent.
+fn is_mounted(directory: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     let device = |path: &Path| fs::metadata(path).map(|file| file.dev()).ok();
-    folder.parent().is_some_and(|above| {
-        device(folder).is_some_and(|own| device(above).is_some_and(|above| own != above))
+    directory.parent().is_some_and(|above| {
+        device(directory).is_some_and(|own| device(above).is_some_and(|above| own != above))
     })
 }
 
@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_directories_of_the_scope_are_removed() {
+    fn is_of_scope_accepts_only_directories_of_the_scope() {
         let scope = Scope::new("s").unwrap();
         let nonce = "0123456789abcdef0123456789abcdef";
         for (path, ours) in [

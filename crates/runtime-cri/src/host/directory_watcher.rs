@@ -1,4 +1,4 @@
-//! Directories of log files, watched through one inotify instance: a user has few of those.
+//! Watches of directories through one inotify instance, because a user may have only a few.
 
 use std::collections::HashMap;
 use std::io;
@@ -15,7 +15,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::peer::readable;
 
-/// All watched directories.
+/// Watcher of directories.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct DirectoryWatcher {
     inner: Arc<Inner>,
@@ -24,7 +24,7 @@ pub(crate) struct DirectoryWatcher {
 #[derive(Debug, Default)]
 struct Inner {
     state: Mutex<State>,
-    /// Told when a file that was written to is closed, in any of the directories.
+    /// Notified when a file that was written to is closed, in any directory.
     closed: Arc<Notify>,
 }
 
@@ -38,9 +38,9 @@ struct State {
 #[derive(Debug)]
 struct Instance {
     fd: Arc<OwnedFd>,
-    /// Ends the task that reads it.
+    /// Stops the task when dropped.
     _stop: DropGuard,
-    /// The task, which ends with its executor.
+    /// The task that reads the instance, which ends with its executor.
     task: JoinHandle<()>,
 }
 
@@ -48,22 +48,22 @@ struct Instance {
 struct Directory {
     number: i32,
     changed: watch::Sender<()>,
-    /// Who wants to know when a file is closed.
+    /// Number of watches with [`WatchMode::Close`].
     close_watches: usize,
-    /// Who wants to know of every write.
+    /// Number of watches with [`WatchMode::Write`].
     write_watches: usize,
 }
 
-/// What somebody wants to know of a directory.
+/// Events of a watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WatchMode {
-    /// That a file which was written to is closed.
+    /// A file that was written to is closed.
     Close,
-    /// Every write, and files that come and go.
+    /// A file is written to, closed, created, renamed or removed.
     Write,
 }
 
-/// A watched directory. Dropping it ends the watch.
+/// Watch of a directory, which ends when dropped.
 #[derive(Debug)]
 pub(crate) struct DirectoryWatch {
     watcher: DirectoryWatcher,
@@ -73,12 +73,12 @@ pub(crate) struct DirectoryWatch {
 }
 
 impl DirectoryWatcher {
-    /// Watches a directory. `None` where that is not possible: then one has to look.
+    /// Watches a directory. Returns `None` if that fails; the caller then has to poll.
     pub(crate) fn watch(&self, path: &Path, mode: WatchMode) -> Option<DirectoryWatch> {
         match self.try_watch(path, mode) {
-            Ok(subscription) => Some(subscription),
+            Ok(watch) => Some(watch),
             Err(error) => {
-                tracing::debug!(%error, path = %path.display(), "a directory cannot be watched");
+                tracing::debug!(%error, path = %path.display(), "failed to watch a directory");
                 None
             }
         }
@@ -116,7 +116,7 @@ impl DirectoryWatcher {
             close_watches: closes,
             write_watches: writes,
         });
-        // A directory that was removed and made again has another number.
+        // A directory that was removed and created again has another number.
         directory.number = number;
         match mode {
             WatchMode::Close => directory.close_watches += 1,
@@ -143,7 +143,8 @@ fn flags(writes: bool) -> WatchFlags {
 }
 
 impl State {
-    /// Watches the directories with a new instance. Something may have happened in each meanwhile.
+    /// Watches the directories with a new instance, and reports a change of each, because events may
+    /// have been missed.
     fn watch_again(&mut self, instance: &Instance) {
         self.by_number.clear();
         for (path, directory) in &mut self.directories {
@@ -174,7 +175,7 @@ impl Inner {
             WatchMode::Write => directory.write_watches -= 1,
         }
         if directory.close_watches + directory.write_watches == 0 {
-            // The kernel has dropped it already where the directory is gone.
+            // Fails if the directory is gone, because the kernel has removed the watch then.
             let _ = inotify::remove_watch(&instance.fd, directory.number);
             by_number.remove(&directory.number);
             directories.remove(path);
@@ -230,14 +231,14 @@ async fn read(events: AsyncFd<Arc<OwnedFd>>, inner: Weak<Inner>, stop: Cancellat
 }
 
 impl DirectoryWatch {
-    /// Completes when something has happened in the directory since the last call.
+    /// Completes after an event in the directory since the last call.
     pub(crate) async fn changed(&mut self) {
-        // The sender lives as long as the subscription.
+        // The sender lives as long as the watch.
         let _ = self.changed.changed().await;
     }
 
-    /// What has happened up to now is known.
-    pub(crate) fn mark_seen(&mut self) {
+    /// Discards earlier events.
+    pub(crate) fn clear(&mut self) {
         self.changed.mark_unchanged();
     }
 }
@@ -261,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn watch_goes_on_after_the_end_of_its_executor() {
+    fn watch_survives_the_end_of_its_executor() {
         let executor =
             || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (first, second) = (executor(), executor());
@@ -275,7 +276,7 @@ mod tests {
             for (subscription, directory) in
                 [(&mut old, &directories[0]), (&mut new, &directories[1])]
             {
-                subscription.mark_seen();
+                subscription.clear();
                 fs::write(directory.path().join("a"), "x").unwrap();
                 soon(subscription.changed()).await;
             }
@@ -285,18 +286,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn writes_and_closes_are_told_to_those_who_want_them() {
+    async fn watch_reports_the_events_of_its_mode() {
         let directory = tempfile::tempdir().unwrap();
         let watcher = DirectoryWatcher::default();
         let mut closes = watcher.watch(directory.path(), WatchMode::Close).unwrap();
         let mut writes = watcher.watch(directory.path(), WatchMode::Write).unwrap();
         let mut file = File::create(directory.path().join("a")).unwrap();
         soon(writes.changed()).await;
-        writes.mark_seen();
+        writes.clear();
         file.write_all(b"x").unwrap();
         soon(writes.changed()).await;
         drop(writes);
-        closes.mark_seen();
+        closes.clear();
         let closed = watcher.any_closed();
         file.write_all(b"y").unwrap();
         drop(file);
@@ -308,14 +309,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_folder_that_is_not_there_cannot_be_watched() {
+    async fn watch_of_missing_directory_is_none() {
         let directory = tempfile::tempdir().unwrap();
         let watcher = DirectoryWatcher::default();
         assert!(watcher.watch(&directory.path().join("none"), WatchMode::Close).is_none());
     }
 
     #[tokio::test]
-    async fn a_folder_that_goes_away_is_told() {
+    async fn removed_directory_is_reported() {
         let directory = tempfile::tempdir().unwrap();
         let inside = directory.path().join("in");
         fs::create_dir(&inside).unwrap();

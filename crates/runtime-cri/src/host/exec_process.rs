@@ -1,13 +1,12 @@
-//! Processes that the engine has put into a container beside its main process.
+//! Lookup of the process of an exec.
 //!
-//! The CRI does not name the process of an exec. containerd's helper, the parent of the main
-//! process, is the parent of each exec's as well, and of nothing else in the container: a process
-//! that is left behind in the container becomes a child of the first process of the container. A
-//! child of the helper that is new since just before an exec is therefore the process of that exec
-//! or of another one. The execs of this library start one after another (they hold a lock). Those of
-//! other programs are told apart by their command lines: a single new process with the command of
-//! the exec is taken at once, one with another command (a shell replaces itself) only after no
-//! second one has appeared for a while, and of several that fit none is taken.
+//! The CRI does not return the PID of an exec. The shim of containerd, the parent of the main
+//! process, is also the parent of the process of each exec, and of no other process in the container,
+//! because orphans become children of the main process. A new child of the shim is therefore the
+//! process of this exec or of another. Execs of this library start one at a time, under a lock. Execs
+//! of other programs are distinguished by their command lines. A single new process with the command
+//! of the exec is accepted at once. A single one with another command (a shell that has replaced
+//! itself) is accepted if no second one appears for a while. If several match, none is accepted.
 
 use std::collections::HashSet;
 use std::fs;
@@ -19,15 +18,15 @@ use std::time::{Duration, Instant};
 use runtime_core::{ContainerId, Signal};
 use runtime_support::process::{self, Process, ProcessTree};
 
-/// How long a process with another command than that of the exec has to be the only new one.
-const ALONE: Duration = Duration::from_millis(150);
+/// Time for which a process with another command must be the only new one.
+const ONLY_PROCESS_DELAY: Duration = Duration::from_millis(150);
 
-/// Whether the kernel tells the children of a process.
-pub(crate) fn can_look() -> bool {
+/// Returns whether the kernel lists the children of a process.
+pub(crate) fn is_supported() -> bool {
     fs::exists("/proc/thread-self/children").unwrap_or(false)
 }
 
-/// The process of an exec.
+/// Process of an exec.
 #[derive(Debug)]
 pub(crate) struct ExecProcess {
     process: Process,
@@ -35,11 +34,11 @@ pub(crate) struct ExecProcess {
 }
 
 impl ExecProcess {
-    /// Sends a signal to the process. If the process ends of it, all that it has started is killed.
-    /// Returns `false` if the process has ended before.
+    /// Sends a signal to the process. If the signal ends the process, its descendants are killed.
+    /// Returns `false` if the process had ended before.
     ///
     /// # Errors
-    /// `PermissionDenied` if this user may not.
+    /// `PermissionDenied` if this user may not signal the process.
     pub(crate) async fn signal(&self, signal: Signal) -> io::Result<bool> {
         match self.tree() {
             Ok(tree) => tree.signal(signal).await,
@@ -50,7 +49,7 @@ impl ExecProcess {
 
     fn tree(&self) -> io::Result<ProcessTree> {
         let again = Process::hold(self.pid)?;
-        // The number was that of the process, and so of what was held again, if it still lives.
+        // If the process is still alive, the PID has not been reused since.
         if !self.process.is_alive() {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -64,38 +63,38 @@ impl AsFd for ExecProcess {
     }
 }
 
-/// The processes of a container that the engine has made, before one more of them.
+/// Lookup of a process that the engine creates after the lookup was created.
 #[derive(Debug)]
 pub(crate) struct ExecProcessLookup {
     parent: i32,
-    /// The pid namespace of the container.
+    /// PID namespace of the container.
     namespace: PathBuf,
     before: HashSet<i32>,
-    /// The only new process, with a command other than that of the exec, and when it was first seen.
+    /// The only new process, with another command than that of the exec, and when it was found.
     other: Option<(i32, Instant)>,
 }
 
 impl ExecProcessLookup {
-    /// Records the processes that are there now, by the PID of the main process.
+    /// Records the current processes of a container with this main process.
     ///
     /// # Errors
-    /// When the PID is not that of a process in the container, or `/proc` cannot be read.
+    /// If the PID is not that of a process in the container, or `/proc` cannot be read.
     pub(crate) fn new(main: i32, container: &ContainerId) -> io::Result<Self> {
         if !process::is_in_container(main, container.as_str()) {
             return Err(io::Error::other(
-                "the process that the engine names is not in the container",
+                "the PID of the engine is not that of a process in the container",
             ));
         }
         let parent = parent(main)?;
         let namespace = namespace(main)?;
         if fs::read_link("/proc/self/ns/pid")? == namespace {
-            return Err(io::Error::other("the container is in our own pid namespace"));
+            return Err(io::Error::other("the container shares the PID namespace of this process"));
         }
         let before = children(parent)?.into_iter().collect();
         Ok(Self { parent, namespace, before, other: None })
     }
 
-    /// Returns the process that was created since, with this command.
+    /// Returns the process that was created since then, with this command.
     pub(crate) fn find(&mut self, command: &[String]) -> io::Result<Option<ExecProcess>> {
         let wanted: Vec<u8> = command.iter().flat_map(|word| word.bytes().chain([0])).collect();
         let new: Vec<_> = self
@@ -111,20 +110,19 @@ impl ExecProcessLookup {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             process => process?,
         };
-        // It is there still: then it is the one that we have hold of, and was not replaced by
-        // another between the look and the hold.
+        // If the PID still exists, it was not reused between the list and the open of its pidfd.
         Ok(self.since()?.contains(&pid).then_some(ExecProcess { process, pid }))
     }
 
-    /// Returns the process of the exec out of the new ones, each with whether it has the command of
-    /// the exec.
+    /// Selects the process of the exec from the new processes. Each is paired with a flag that is true
+    /// if the process has the command of the exec.
     fn choose(&mut self, new: &[(i32, bool)], now: Instant) -> Option<i32> {
         let mut fitting = new.iter().filter(|(_, fits)| *fits);
         match (fitting.next(), fitting.next(), new) {
             (Some((pid, _)), None, _) => return Some(*pid),
             (None, None, &[(pid, _)]) => match self.other {
                 Some((other, since)) if other == pid => {
-                    return (now.duration_since(since) >= ALONE).then_some(pid);
+                    return (now.duration_since(since) >= ONLY_PROCESS_DELAY).then_some(pid);
                 }
                 _ => self.other = Some((pid, now)),
             },
@@ -135,7 +133,7 @@ impl ExecProcessLookup {
 
     fn since(&self) -> io::Result<Vec<i32>> {
         let mut new = children(self.parent)?;
-        // The helper's other children are not inside: they work for it.
+        // Other children of the shim are not in the container.
         new.retain(|pid| {
             !self.before.contains(pid) && namespace(*pid).is_ok_and(|seen| seen == self.namespace)
         });
@@ -149,10 +147,10 @@ fn namespace(pid: i32) -> io::Result<PathBuf> {
 
 fn parent(pid: i32) -> io::Result<i32> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name before it can have anything in it.
+    // The name of the process, in parentheses, can contain any byte.
     let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     let parent = rest.split_ascii_whitespace().nth(1).and_then(|number| number.parse().ok());
-    parent.filter(|pid| *pid > 1).ok_or_else(|| io::Error::other("the container has no helper"))
+    parent.filter(|pid| *pid > 1).ok_or_else(|| io::Error::other("the container has no shim"))
 }
 
 fn children(pid: i32) -> io::Result<Vec<i32>> {
@@ -178,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn children_and_parents_know_each_other() {
+    fn child_is_listed_until_it_is_reaped() {
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         let (mine, pid) = (std::process::id() as i32, child.id() as i32);
         assert!(children(mine).unwrap().contains(&pid));
@@ -189,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn process_of_another_exec_is_not_taken() {
+    fn choose_rejects_processes_of_other_execs() {
         let look = || ExecProcessLookup {
             parent: 1,
             namespace: PathBuf::new(),
@@ -197,12 +195,12 @@ mod tests {
             other: None,
         };
         let now = Instant::now();
-        let later = now + ALONE;
-        // The command decides, and where it does not, none is taken.
+        let later = now + ONLY_PROCESS_DELAY;
+        // The command decides; if it is ambiguous, none is accepted.
         assert_eq!(look().choose(&[(7, true)], now), Some(7));
         assert_eq!(look().choose(&[(7, true), (8, false)], now), Some(7));
         assert_eq!(look().choose(&[(7, true), (8, true)], now), None);
-        // Another program's process appears first, and ours has not begun.
+        // The process of another program appears first.
         let mut inside = look();
         assert_eq!(inside.choose(&[(7, false)], now), None);
         assert_eq!(inside.choose(&[(7, false), (8, true)], later), Some(8));
@@ -210,14 +208,14 @@ mod tests {
         assert_eq!(inside.choose(&[(7, false)], now), None);
         assert_eq!(inside.choose(&[(7, false), (8, false)], later), None);
         assert_eq!(inside.choose(&[(8, false)], later), None);
-        // A shell that has replaced itself.
+        // A shell has replaced itself.
         let mut inside = look();
         assert_eq!(inside.choose(&[(7, false)], now), None);
         assert_eq!(inside.choose(&[(7, false)], later), Some(7));
     }
 
     #[test]
-    fn process_outside_of_the_container_is_not_looked_into() {
+    fn lookup_of_process_outside_of_the_container_fails() {
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         let container = ContainerId::new("0123456789abcdef".repeat(4));
         assert!(ExecProcessLookup::new(child.id() as i32, &container).is_err());

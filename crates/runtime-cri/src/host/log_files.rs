@@ -1,4 +1,4 @@
-//! The log files of one container: the current one and those that were rotated away.
+//! Log files of a container: the current file and the rotated files.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -18,50 +18,50 @@ use rustix::buffer::spare_capacity;
 use crate::model::log_directory::LogDirectory;
 use crate::model::log_format::{tag_of, time_of};
 
-/// The largest block that is read at once.
-const LARGEST_BLOCK: usize = 512 << 10;
+/// Maximum size of a block that is read at once.
+const BLOCK_BYTES_MAX: usize = 512 << 10;
 
-/// A block that is enough to find lines in.
-const PROBE: usize = 64 << 10;
+/// Size of a block in which a search looks for lines.
+const PROBE_BYTES: usize = 64 << 10;
 
-/// How often a folder is listed whose files are being rotated.
-const LIST_TRIES: usize = 100;
+/// Number of attempts to list a directory whose files are being rotated.
+const LIST_ATTEMPTS: usize = 100;
 
-/// How far apart the times of two lines may be that stand in a file in the wrong order. The two
-/// streams are stamped before they take their turn at the file.
-pub(crate) const SKEW: Duration = Duration::from_secs(2);
+/// Maximum difference between the times of two lines in the wrong order. The engine sets the time of
+/// a line before it acquires the lock of the file.
+pub(crate) const ORDER_SKEW_MAX: Duration = Duration::from_secs(2);
 
-/// One file.
+/// Listed log file.
 #[derive(Debug, Clone)]
 pub(crate) struct LogFile {
     pub(crate) path: PathBuf,
     pub(crate) inode: u64,
-    /// Which one of the container's files it is, from 1 on: the number in its name, or for the
-    /// current one the number that it is going to get. `None` where something else has rotated it.
+    /// Sequence number of the file, from 1 on: the number in its name, or the number that the current
+    /// file will get. `None` if this library did not rotate the file.
     pub(crate) number: Option<u64>,
 }
 
-/// The number at the end of the name of a file that we have rotated.
+/// Returns the number at the end of the name of a file that this library rotated.
 fn number(path: &Path) -> Option<u64> {
     path.extension()?.to_str()?.parse().ok()
 }
 
-/// The files of a container, the oldest first, and the current one last.
+/// Lists the files of a container from the oldest to the current.
 pub(crate) fn list(directory: &LogDirectory) -> io::Result<Vec<LogFile>> {
     let current = || match fs::metadata(directory.current()) {
         Ok(file) => Ok(Some(file.ino())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     };
-    // A file that is renamed meanwhile may be missed under both of its names.
-    for _ in 0..LIST_TRIES {
+    // A file that is renamed during the list may be missed under both of its names.
+    for _ in 0..LIST_ATTEMPTS {
         let before = current()?;
         let files = list_once(directory)?;
         if current()? == before {
             return Ok(files);
         }
     }
-    Err(io::Error::other("the log files are rotated again and again"))
+    Err(io::Error::other("the log files were rotated during every attempt to list them"))
 }
 
 fn list_once(directory: &LogDirectory) -> io::Result<Vec<LogFile>> {
@@ -74,7 +74,7 @@ fn list_once(directory: &LogDirectory) -> io::Result<Vec<LogFile>> {
         let Some(suffix) = name.strip_prefix(directory.file_name()) else { continue };
         let inode = match fs::metadata(entry.path()) {
             Ok(file) => file.ino(),
-            // It was rotated or removed since it was listed.
+            // It was rotated or removed after it was listed.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(error),
         };
@@ -87,27 +87,28 @@ fn list_once(directory: &LogDirectory) -> io::Result<Vec<LogFile>> {
         }
     }
     rotated.sort_by(|a, b| a.path.cmp(&b.path));
-    // Renamed between the two looks, it would be there twice.
+    // A file that was renamed in between would be listed twice.
     current = current.filter(|current| rotated.iter().all(|file| file.inode != current.inode));
     let newest = rotated.last().map_or(Some(0), |file| file.number);
     rotated.extend(current.map(|file| LogFile { number: newest.map(|number| number + 1), ..file }));
     Ok(rotated)
 }
 
-/// Our own numbers and the kubelet's times: both sort by name. Compressed ones are not ours.
+/// Returns whether a suffix is a number of this library or a time of the kubelet, which both sort by
+/// name. Compressed files have another suffix.
 fn is_rotated(suffix: &str) -> bool {
     suffix.strip_prefix('.').is_some_and(|rest| {
         !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-')
     })
 }
 
-/// An open file, and the position in it.
+/// Open file, and the position in it.
 #[derive(Debug, Clone)]
 pub(crate) struct Open {
     file: Arc<File>,
     pub(crate) path: PathBuf,
     pub(crate) inode: u64,
-    /// As of [`LogFile`].
+    /// See [`LogFile::number`].
     pub(crate) number: Option<u64>,
     pub(crate) offset: u64,
     block: usize,
@@ -121,7 +122,7 @@ impl Open {
         Ok(Self { file, path, inode, number: None, offset: 0, block: 16 << 10 })
     }
 
-    /// Returns the name that the file has now, or had when it was removed.
+    /// Returns the current name of the file, or its name when it was removed.
     pub(crate) fn name_now(&self) -> Option<OsString> {
         let path = fs::read_link(format!("/proc/self/fd/{}", self.file.as_raw_fd())).ok()?;
         let name = path.file_name()?.as_bytes();
@@ -129,7 +130,7 @@ impl Open {
         Some(OsStr::from_bytes(name).to_owned())
     }
 
-    /// Opens one that was listed. `None` when it was rotated or thrown away since then.
+    /// Opens a listed file. Returns `None` if it was rotated or removed since then.
     pub(crate) fn listed(listed: &LogFile) -> io::Result<Option<Self>> {
         match Self::new(&listed.path) {
             Ok(open) if open.inode == listed.inode => {
@@ -145,8 +146,7 @@ impl Open {
         self.file.metadata()
     }
 
-    /// The next block, with `rest` before it. Empty at the end of the file, where `rest` is given
-    /// back.
+    /// Returns the next block, with `rest` before it, or `rest` as the error at the end of the file.
     pub(crate) fn read(
         &mut self,
         rest: Bytes,
@@ -175,13 +175,13 @@ impl Open {
         }
         self.offset += read as u64;
         if read == want {
-            self.block = (self.block * 2).min(LARGEST_BLOCK);
+            self.block = (self.block * 2).min(BLOCK_BYTES_MAX);
         }
         Ok(Ok(Bytes::from(buffer)))
     }
 
-    /// Whether somebody has made the file shorter than what was read of it.
-    pub(crate) fn is_cut(&self) -> io::Result<bool> {
+    /// Returns whether the file was truncated below the position.
+    pub(crate) fn is_truncated(&self) -> io::Result<bool> {
         Ok(self.metadata()?.len() < self.offset)
     }
 
@@ -195,41 +195,41 @@ impl Open {
         Ok(buffer)
     }
 
-    /// The time of the first line.
+    /// Returns the time of the first line.
     pub(crate) fn first_time(&self) -> io::Result<Option<SystemTime>> {
-        Ok(time_of(&self.probe(0, PROBE)?))
+        Ok(time_of(&self.probe(0, PROBE_BYTES)?))
     }
 
-    /// The beginning of some line before which all lines are older than `time`.
+    /// Returns the position of a line such that all lines before it are older than `time`.
     pub(crate) fn seek_time(&self, time: SystemTime) -> io::Result<u64> {
         let (mut low, mut high) = (0, self.metadata()?.len());
-        while high - low > PROBE as u64 {
+        while high - low > PROBE_BYTES as u64 {
             let middle = low + (high - low) / 2;
-            let block = self.probe(middle, PROBE)?;
+            let block = self.probe(middle, PROBE_BYTES)?;
             let line = memchr(b'\n', &block).map(|end| end + 1);
             let found = line.and_then(|line| Some((line, time_of(block.get(line..)?)?)));
             match found {
                 Some((line, at)) if at < time => low = middle + line as u64,
-                // Where nothing can be read, the search goes on before it.
+                // If no line is found here, the search continues before it.
                 _ => high = middle,
             }
         }
         Ok(low)
     }
 
-    /// The beginning of a line after which at least `count` lines end, or how many do in the
-    /// whole file.
+    /// Returns the position of a line after which at least `count` lines end, or, as the error, the
+    /// number of lines that end in the whole file.
     pub(crate) fn seek_tail(&self, count: u64) -> io::Result<Result<u64, u64>> {
         let mut found = 0;
         let mut end = self.metadata()?.len();
-        // The beginning of the part that was looked at already, up to its first line end.
+        // The beginning of the later block, up to its first line end.
         let mut rest: Vec<u8> = Vec::new();
         while end > 0 {
-            let size = end.min(LARGEST_BLOCK as u64);
+            let size = end.min(BLOCK_BYTES_MAX as u64);
             let start = end - size;
-            let mut block = self.probe(start, usize::try_from(size).unwrap_or(LARGEST_BLOCK))?;
-            // Only what is needed to read the head of a line that goes on.
-            block.extend_from_slice(&rest[..rest.len().min(PROBE)]);
+            let mut block = self.probe(start, usize::try_from(size).unwrap_or(BLOCK_BYTES_MAX))?;
+            // Only as much as the head of a line needs.
+            block.extend_from_slice(&rest[..rest.len().min(PROBE_BYTES)]);
             let mut upto = usize::try_from(size).unwrap_or(block.len());
             while let Some(at) = memrchr(b'\n', &block[..upto]) {
                 if tag_of(&block[at + 1..]).is_some_and(|(_, ends)| ends) {
@@ -253,10 +253,10 @@ impl Open {
         Ok(Err(found))
     }
 
-    /// Which streams are in the middle of a line at this position.
+    /// Returns the streams with an unfinished line at this position.
     pub(crate) fn unfinished_before(&self, offset: u64) -> io::Result<Unfinished> {
-        let size = offset.min(PROBE as u64);
-        let size_here = usize::try_from(size).unwrap_or(PROBE);
+        let size = offset.min(PROBE_BYTES as u64);
+        let size_here = usize::try_from(size).unwrap_or(PROBE_BYTES);
         let block = self.probe(offset - size, size_here)?;
         let mut out = Unfinished::default();
         let mut known = [false; 2];
@@ -278,7 +278,7 @@ impl Open {
     }
 }
 
-/// Which streams are in the middle of a line.
+/// Streams with an unfinished line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Unfinished {
     pub(crate) stdout: bool,
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_in_the_order_of_their_age() {
+    fn list_is_in_order_of_age() {
         let folder = tempfile::tempdir().unwrap();
         for name in [
             "container.log",
@@ -339,13 +339,13 @@ mod tests {
             files.into_iter().map(|file| file.number).collect()
         };
         assert_eq!(numbers(folder.path()), [Some(9), Some(10), Some(11)]);
-        // A kubelet's.
+        // A file that a kubelet rotated.
         fs::write(folder.path().join("container.log.20261123-160000"), "").unwrap();
         assert_eq!(numbers(folder.path()), [Some(9), Some(10), None, None]);
     }
 
     #[test]
-    fn name_of_a_removed_file_is_known() {
+    fn name_now_of_removed_file_is_its_last_name() {
         let (folder, open) = open("x");
         assert_eq!(open.name_now().unwrap(), LOG_FILE);
         let rotated = folder.path().join("container.log.0000000001");
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kubelets_files_have_a_name_of_their_own() {
+    fn list_of_kubelet_directory_has_only_its_files() {
         let folder = tempfile::tempdir().unwrap();
         let directory = LogDirectory::kubelet(folder.path(), "0.log");
         for name in [
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_read_in_blocks_to_the_end_that_it_had() {
+    fn read_stops_at_the_given_end() {
         let (_folder, mut open) = open(&"x".repeat(100_000));
         let mut read = 0;
         let mut rest = Bytes::new();
@@ -388,13 +388,13 @@ mod tests {
             rest = block.slice(block.len() - 3..);
         }
         assert_eq!(read, 70_000);
-        assert!(!open.is_cut().unwrap());
+        assert!(!open.is_truncated().unwrap());
         fs::write(&open.path, "x").unwrap();
-        assert!(open.is_cut().unwrap());
+        assert!(open.is_truncated().unwrap());
     }
 
     #[test]
-    fn the_search_for_a_time_stops_before_it() {
+    fn seek_time_stops_before_the_time() {
         let pad = "x".repeat(500);
         let text: String = (0..3000).map(|n| line(n, "stdout", 'F', &pad)).collect();
         let (_folder, open) = open(&text);
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tail_has_at_least_as_many_line_ends_as_wanted() {
+    fn seek_tail_returns_at_least_the_count() {
         let text: String = (0..3000)
             .map(|n| {
                 let tag = if n % 3 == 0 { 'P' } else { 'F' };
@@ -428,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn streams_in_the_middle_of_a_line_are_known() {
+    fn unfinished_before_finds_partial_lines() {
         let text = line(1, "stdout", 'P', "a") + &line(2, "stderr", 'F', "b");
         let (_folder, open) = open(&text);
         let end = text.len() as u64;

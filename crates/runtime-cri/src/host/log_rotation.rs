@@ -1,7 +1,7 @@
-//! Rotation of the log files of a container: the steps on the file system.
+//! Rotation of log files: the steps on the file system.
 //!
-//! The engine writes to one file until the file is renamed and the engine is asked to open it
-//! again.
+//! The engine writes to one file until the file is renamed and a request makes the engine open its
+//! log again.
 
 use std::fs;
 use std::io;
@@ -12,21 +12,20 @@ use rustix::fs::RenameFlags;
 use super::log_files::{self, LogFile};
 use crate::model::log_directory::{LOG_FILE, LogDirectory};
 
-/// Whether some container's current file has more bytes, or is missing.
+/// Returns whether the current file of any container has more bytes, or is missing.
 pub(crate) fn has_work(root: &Path, max_bytes: u64) -> bool {
     fs::read_dir(root).into_iter().flatten().flatten().any(|folder| {
         let folder = folder.path();
         match fs::metadata(folder.join(LOG_FILE)) {
             Ok(file) => file.len() > max_bytes,
-            Err(_) => left_over(&folder).is_ok_and(|file| file.is_some()),
+            Err(_) => unfinished(&folder).is_ok_and(|file| file.is_some()),
         }
     })
 }
 
-/// The newest of the files with a number, where there is no current one. Whoever has renamed it was
-/// killed before the engine had heard of it: the engine still writes into this one, and has to be
-/// told to open a new one.
-fn left_over(folder: &Path) -> io::Result<Option<PathBuf>> {
+/// Returns the newest rotated file if there is no current file. A process was killed between the
+/// rename and the request, so the engine still writes to this file.
+fn unfinished(folder: &Path) -> io::Result<Option<PathBuf>> {
     if folder.join(LOG_FILE).try_exists()? {
         return Ok(None);
     }
@@ -40,11 +39,11 @@ fn left_over(folder: &Path) -> io::Result<Option<PathBuf>> {
     Ok(ours.max_by_key(|file| file.number).map(|file| file.path))
 }
 
-/// Makes a file that was left over the current one again.
-pub(crate) fn give_back(folder: &Path) -> io::Result<()> {
-    let Some(file) = left_over(folder)? else { return Ok(()) };
+/// Renames the file of an unfinished rotation to the current file.
+pub(crate) fn restore(folder: &Path) -> io::Result<()> {
+    let Some(file) = unfinished(folder)? else { return Ok(()) };
     match rename_to_new(&file, &folder.join(LOG_FILE)) {
-        // Another process has been quicker.
+        // Another process has done it.
         Err(error)
             if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists) =>
         {
@@ -54,14 +53,14 @@ pub(crate) fn give_back(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Gives the current file a number, if it is too large. Gives the file that the engine writes into
-/// and that is not the current one any more, or was not before either.
+/// Renames the current file if it is too large. Returns the rotated file to which the engine still
+/// writes, also that of an unfinished rotation.
 pub(crate) fn rename(folder: &Path, max_bytes: u64) -> io::Result<Option<PathBuf>> {
     let current = folder.join(LOG_FILE);
     match fs::metadata(&current) {
         Ok(file) if file.len() > max_bytes => {}
         Ok(_) => return Ok(None),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return left_over(folder),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return unfinished(folder),
         Err(error) => return Err(error),
     }
     let mut number = rotated(folder)?.iter().filter_map(|file| file.number).max().unwrap_or(0);
@@ -70,7 +69,7 @@ pub(crate) fn rename(folder: &Path, max_bytes: u64) -> io::Result<Option<PathBuf
         let name = folder.join(format!("{LOG_FILE}.{number:010}"));
         match rename_to_new(&current, &name) {
             Ok(()) => return Ok(Some(name)),
-            // Another process rotates as well: this one looks again next time.
+            // Another process has rotated the file.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
@@ -78,21 +77,21 @@ pub(crate) fn rename(folder: &Path, max_bytes: u64) -> io::Result<Option<PathBuf
     }
 }
 
-/// All files but the current one.
+/// Lists the rotated files.
 fn rotated(folder: &Path) -> io::Result<Vec<LogFile>> {
     let mut files = log_files::list(&LogDirectory::managed(folder))?;
     files.retain(|file| file.path.extension().is_some_and(|name| name != "log"));
     Ok(files)
 }
 
-/// Renames without replacing.
+/// Renames a file, unless the new name exists.
 pub(crate) fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
     use rustix::fs::CWD;
     Ok(rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?)
 }
 
-/// Removes the oldest rotated files.
-pub(crate) fn throw_away(folder: &Path, keep: u32) -> io::Result<()> {
+/// Removes the oldest rotated files, and keeps this number of them.
+pub(crate) fn remove_oldest(folder: &Path, keep: u32) -> io::Result<()> {
     let rotated = rotated(folder)?;
     let keep = usize::try_from(keep).unwrap_or(usize::MAX);
     let surplus = rotated.len().saturating_sub(keep);
@@ -110,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_go_up_and_the_oldest_go_first() {
+    fn rename_increments_the_number() {
         let root = tempfile::tempdir().unwrap();
         let folder = folder_in(&root);
         let write = |text: &str| fs::write(folder.join(LOG_FILE), text).unwrap();
@@ -124,7 +123,7 @@ mod tests {
         }
         write("abcd");
         assert!(has_work(root.path(), 3));
-        throw_away(&folder, 2).unwrap();
+        remove_oldest(&folder, 2).unwrap();
         assert_eq!(
             names(&folder),
             ["container.log.0000000002", "container.log.0000000003", "container.log"]
@@ -132,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rotation_that_broke_off_is_taken_up_again() {
+    fn rename_returns_file_of_unfinished_rotation() {
         let root = tempfile::tempdir().unwrap();
         let folder = folder_in(&root);
         assert!(!has_work(root.path(), 3), "it was not started");
@@ -140,39 +139,39 @@ mod tests {
             fs::write(folder.join(LOG_FILE), "abcd").unwrap();
             rename(&folder, 3).unwrap().unwrap();
         }
-        // Here the process was killed. The next one finds the file that the engine writes into, as
-        // often as it looks, and renames nothing.
+        // The process was killed here. Later calls find the file to which the engine writes, and rename
+        // nothing.
         for _ in 0..2 {
             assert!(has_work(root.path(), 1000), "whatever its size");
             let file = rename(&folder, 1000).unwrap().unwrap();
             assert_eq!(file, folder.join("container.log.0000000002"));
         }
-        // The engine has opened a new one.
+        // The engine has opened a new file.
         fs::write(folder.join(LOG_FILE), "").unwrap();
         assert!(!has_work(root.path(), 1000));
         assert_eq!(rename(&folder, 1000).unwrap(), None);
     }
 
     #[test]
-    fn the_last_file_of_what_has_ended_is_the_current_one_again() {
+    fn restore_makes_the_newest_file_current() {
         let root = tempfile::tempdir().unwrap();
         let folder = folder_in(&root);
-        give_back(&folder).unwrap();
+        restore(&folder).unwrap();
         for text in ["first", "second"] {
             fs::write(folder.join(LOG_FILE), text).unwrap();
             rename(&folder, 3).unwrap().unwrap();
         }
-        give_back(&folder).unwrap();
+        restore(&folder).unwrap();
         assert_eq!(names(&folder), ["container.log.0000000001", "container.log"]);
         assert_eq!(fs::read_to_string(folder.join(LOG_FILE)).unwrap(), "second");
         assert!(!has_work(root.path(), 1000));
-        // What is as it should be stays so, and what is gone is no error.
-        give_back(&folder).unwrap();
+        // A second call, and one for a missing directory, are no-ops.
+        restore(&folder).unwrap();
         assert_eq!(names(&folder).len(), 2);
-        give_back(&root.path().join("gone")).unwrap();
+        restore(&root.path().join("gone")).unwrap();
     }
 
-    /// The folder of a container.
+    /// Creates the directory of a container.
     fn folder_in(root: &tempfile::TempDir) -> PathBuf {
         let folder = root.path().join("nonce");
         fs::create_dir(&folder).unwrap();

@@ -30,7 +30,7 @@ pub(crate) async fn mark_stopped(annotations: &Annotations) -> bool {
     let Some(mark) = annotations.stop_mark() else { return false };
     create(mark).await.unwrap_or_else(|error| {
         // The exit then reports the signal, and not that this library sent it.
-        tracing::warn!(%error, "a stop could not be marked");
+        tracing::warn!(%error, "failed to mark a stop");
         false
     })
 }
@@ -46,7 +46,7 @@ pub(crate) async fn unmark_stopped(annotations: &Annotations) {
         _ => Ok(()),
     });
     if let Err(error) = removed.await {
-        tracing::warn!(%error, "a stop that has failed stays marked");
+        tracing::warn!(%error, "failed to remove the mark of a failed stop");
     }
 }
 
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_mark_is_the_work_of_one_stop() {
+    async fn mark_is_created_by_one_stop() {
         let folder = tempfile::tempdir().unwrap();
         let annotations =
             Annotations { logs: Some(folder.path().to_owned()), ..Annotations::default() };
@@ -65,10 +65,10 @@ mod tests {
         assert!(mark.exists());
         unmark_stopped(&annotations).await;
         assert!(!mark.exists());
-        // What is not there is no error, and can be made again.
+        // A missing mark is not an error, and can be created again.
         unmark_stopped(&annotations).await;
         assert!(mark_stopped(&annotations).await);
-        // Where there is no place for a mark, none is made.
+        // Without a log directory there is no mark.
         assert!(!mark_stopped(&Annotations::default()).await);
     }
 }

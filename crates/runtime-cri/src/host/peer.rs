@@ -1,5 +1,4 @@
-//! What can be done because the engine runs on this host: signals, mounts, and a look at who
-//! still writes to a file.
+//! Process of the engine on this host: its namespaces, its files and its mounts.
 
 #![allow(
     unsafe_code,
@@ -20,28 +19,28 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 
-/// The names of the processes that serve the CRI.
+/// Names of the processes that serve the CRI.
 pub(crate) static ENGINE_PROCESS_NAMES: [&str; 2] = ["containerd", "crio"];
 
-/// The process at the other end of the socket, as the kernel says. It changes when the engine is
-/// restarted.
+/// Process at the other end of the socket, as the kernel reports it. It changes when the engine
+/// restarts.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Peer {
     pid: Arc<AtomicI32>,
 }
 
 impl Peer {
-    /// Takes note of who is at the other end.
-    pub(crate) fn learn(&self, stream: &UnixStream) {
-        // A process of another pid namespace has the number 0 here.
+    /// Records the process at the other end of a connection.
+    pub(crate) fn record(&self, stream: &UnixStream) {
+        // A process of another PID namespace has the PID 0 here.
         let pid = stream.peer_cred().ok().and_then(|cred| cred.pid()).unwrap_or(0);
         self.pid.store(pid, Ordering::Relaxed);
     }
 
     /// Returns the PID of the engine, if the process at the other end is the engine.
     ///
-    /// A relay (socat, `ssh -L`) has a PID, a root and namespaces as well, which have nothing to do
-    /// with those of the engine behind it.
+    /// A relay (socat, `ssh -L`) has a PID, a root and namespaces as well, but not those of the engine
+    /// behind it.
     fn pid(&self) -> Option<i32> {
         let pid = Some(self.pid.load(Ordering::Relaxed)).filter(|pid| *pid > 0)?;
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
@@ -53,14 +52,12 @@ impl Peer {
         self.pid.load(Ordering::Relaxed) > 0 && self.pid().is_none()
     }
 
-    /// Whether both processes are in the same namespace of this kind, `None` where that cannot be
-    /// found out.
+    /// Returns whether both processes share the namespace of this kind, or `None` if that is unknown.
     pub(crate) fn shares_namespace(&self, kind: &str) -> Option<bool> {
         runtime_support::process::shares_namespace(self.pid()?, kind)
     }
 
-    /// Whether the path leads both processes to the same file, `None` where that cannot be found
-    /// out.
+    /// Returns whether a path is the same file in both processes, or `None` if that is unknown.
     pub(crate) fn sees_the_same(&self, path: &Path) -> Option<bool> {
         if self.shares_namespace("mnt")? {
             return Some(true);
@@ -68,11 +65,11 @@ impl Peer {
         self.sees_as(path, path)
     }
 
-    /// Whether `theirs` leads that process to the file that `ours` is here, `None` where that
-    /// cannot be found out.
+    /// Returns whether `theirs` in the engine is the same file as `ours` in this process, or `None` if
+    /// that is unknown.
     pub(crate) fn sees_as(&self, theirs: &Path, ours: &Path) -> Option<bool> {
         let root = fs::File::open(format!("/proc/{}/root", self.pid()?)).ok()?;
-        // A link in the path is followed as that process would.
+        // A link in the path is resolved as in the engine.
         let theirs = rustix::fs::openat2(
             &root,
             theirs.strip_prefix("/").ok()?,
@@ -89,16 +86,16 @@ impl Peer {
         Some((theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino()))
     }
 
-    /// Whether that process has the file open, `None` where that cannot be found out.
+    /// Returns whether the engine has the file open, or `None` if that is unknown.
     pub(crate) fn has_open(&self, file: &fs::Metadata) -> Option<bool> {
         let fds = format!("/proc/{}/fd", self.pid()?);
         let name = fs::read_to_string(format!("/proc/{}/comm", self.pid()?)).ok()?;
         if name.trim_end() != "containerd" {
-            // CRI-O has a helper process for each container, which we do not know.
+            // CRI-O has a process for each container, with an unknown PID.
             return None;
         }
         for fd in fs::read_dir(fds).ok()? {
-            // One that was closed since is not open.
+            // The file was closed after it was listed.
             let Ok(open) = fs::metadata(fd.ok()?.path()) else { continue };
             if (open.dev(), open.ino()) == (file.dev(), file.ino()) {
                 return Some(true);
@@ -110,7 +107,7 @@ impl Peer {
     /// Runs `work` in the mount namespace of the engine, so that the engine sees its mounts.
     ///
     /// # Errors
-    /// `Unsupported` when the engine's mount namespace is not known.
+    /// `Unsupported` if the mount namespace of the engine is unknown.
     pub(crate) fn among_its_mounts<T: Send>(
         &self,
         work: impl FnOnce() -> io::Result<T> + Send,
@@ -121,15 +118,15 @@ impl Peer {
             None => {
                 return Err(io::Error::new(
                     io::ErrorKind::Unsupported,
-                    "the mount namespace of the engine is not seen from here",
+                    "the mount namespace of the engine is not visible to this process",
                 ));
             }
         }
         let pid = self.pid().unwrap_or_default();
         let namespace = fs::File::open(format!("/proc/{pid}/ns/mnt"))?;
         let enter = move || {
-            // SAFETY: the danger is in unsharing file descriptors, and only the root and current
-            // folder of this thread are unshared.
+            // SAFETY: unsharing file descriptors is unsafe, but only the root and the working
+            // directory of this thread are unshared.
             unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) }?;
             rustix::thread::move_into_link_name_space(
                 namespace.as_fd(),
@@ -137,7 +134,7 @@ impl Peer {
             )?;
             work()
         };
-        // A thread of its own, which ends with the namespace that it has entered.
+        // A dedicated thread, because it cannot leave the namespace.
         std::thread::scope(|scope| {
             std::thread::Builder::new()
                 .name("engine-mounts".to_owned())
@@ -148,10 +145,9 @@ impl Peer {
     }
 }
 
-/// Waits for a file to be readable.
+/// Registers a file descriptor for readiness to read.
 pub(crate) fn readable(fd: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
-    // SAFETY: the descriptor is the same one for as long as the `Arc` lives, which is in the
-    // result.
+    // SAFETY: the result owns the `Arc`, and the descriptor does not change while the `Arc` lives.
     let registered = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
     registered.map_err(io::Error::from)
 }
@@ -161,11 +157,11 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn peer_that_is_not_an_engine_proves_nothing() {
-        // This test's own process stands for a relay.
+    async fn peer_that_is_not_an_engine_is_a_relay() {
+        // The process of this test acts as the relay.
         let (near, _far) = UnixStream::pair().unwrap();
         let peer = Peer::default();
-        peer.learn(&near);
+        peer.record(&near);
         assert!(peer.is_relay());
         assert_eq!(peer.shares_namespace("pid"), None);
         assert_eq!(peer.sees_the_same(Path::new("/")), None);

@@ -1,8 +1,8 @@
 //! Files and directories of this host that only this user can open.
 //!
-//! All that this crate creates on the host is in a directory of the scope, which has mode 0700,
-//! because it holds the output, the labels and the shared memory of containers. Files have 0600,
-//! except for the `/etc/hosts` of a container.
+//! This crate creates all its files in the directory of a scope, which has mode 0700, because it
+//! holds the output, the labels and the shared memory of containers. Files have mode 0600, except for
+//! the `/etc/hosts` of a container.
 
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io;
@@ -13,12 +13,13 @@ use runtime_core::{Error, ErrorKind};
 
 use crate::BACKEND;
 
-/// Mode of directories, and of files.
+/// Mode of directories.
 const DIRECTORY_MODE: u32 = 0o700;
+/// Mode of files.
 const FILE_MODE: u32 = 0o600;
 
-/// How often a directory is created again whose parent is removed meanwhile.
-const CREATE_TRIES: usize = 20;
+/// Number of attempts to create a directory whose parent is removed concurrently.
+const CREATE_ATTEMPTS: usize = 20;
 
 /// Returns options that open a file without following a link, and create it with mode 0600.
 pub(crate) fn file() -> OpenOptions {
@@ -30,12 +31,12 @@ pub(crate) fn file() -> OpenOptions {
 
 /// Creates a directory and its missing parents with mode 0700. An existing one is left as it is.
 ///
-/// A parent may be removed meanwhile by another process, because it was empty.
+/// Another process may remove an empty parent concurrently.
 pub(crate) fn create_dir_all(directory: &Path) -> io::Result<()> {
     let mut tries = 0;
     loop {
         match DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && tries < CREATE_TRIES => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && tries < CREATE_ATTEMPTS => {
                 tries += 1;
             }
             done => return done,
@@ -52,8 +53,8 @@ pub(crate) fn create_in_scope(scope: &Path, directory: &Path) -> io::Result<()> 
     loop {
         create_dir_all(scope)?;
         match close_to_others(scope).and_then(|()| create_dir_all(directory)) {
-            // Removed since it was created, because it was empty.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && tries < CREATE_TRIES => {
+            // Another process has removed the directory, because it was empty.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && tries < CREATE_ATTEMPTS => {
                 tries += 1;
             }
             done => return done,
@@ -75,7 +76,7 @@ fn close_to_others(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Returns the error for work on a path that failed.
+/// Maps an I/O error of work on a path.
 pub(crate) fn failed(work: &str, path: &Path, error: io::Error) -> Error {
     let kind = match error.kind() {
         io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
@@ -99,21 +100,21 @@ mod tests {
     }
 
     #[test]
-    fn directories_of_a_scope_are_closed_to_others() {
+    fn create_in_scope_closes_directories_to_others() {
         let root = tempfile::tempdir().unwrap();
         let scope = root.path().join("new/scope");
         create_in_scope(&scope, &scope.join("nonce/shm")).unwrap();
         for path in ["new", "new/scope", "new/scope/nonce", "new/scope/nonce/shm"] {
             assert_eq!(mode(&root.path().join(path)), 0o700, "{path}");
         }
-        // One of an earlier version of this library.
+        // A directory of an earlier version of this library.
         fs::set_permissions(&scope, Permissions::from_mode(0o755)).unwrap();
         create_in_scope(&scope, &scope.join("other")).unwrap();
         assert_eq!(mode(&scope), 0o700);
     }
 
     #[test]
-    fn link_in_place_of_a_scope_is_refused() {
+    fn create_in_scope_refuses_a_link() {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("elsewhere")).unwrap();
         let scope = root.path().join("scope");
@@ -124,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn file_is_closed_to_others_and_no_link_is_followed() {
+    fn file_has_private_mode_and_follows_no_link() {
         let root = tempfile::tempdir().unwrap();
         let (path, link) = (root.path().join("a"), root.path().join("b"));
         file().write(true).create_new(true).open(&path).unwrap();

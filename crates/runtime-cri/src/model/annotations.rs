@@ -1,7 +1,7 @@
-//! What we write on a sandbox and its container, to be read back by any process.
+//! Annotations on a sandbox and its container, which every process of this library reads.
 //!
-//! The CRI does not give back much of what was asked for, and finds nothing that lies outside of
-//! the engine: the folder of the logs, a mount, the ports.
+//! The CRI returns only a part of a create request, and no information about the files and ports of
+//! the host.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::log_directory::LogDirectory;
 
-/// The annotation that holds the annotations.
+/// Key of the engine's annotation that holds all of these as JSON.
 pub(crate) const ANNOTATION: &str = "container-runtime/notes";
 
 /// Returns the label of a sandbox that publishes this port of the host.
@@ -20,52 +20,52 @@ pub(crate) fn port_label(port: u16) -> (String, String) {
     (format!("{PORT_LABEL}{port}"), "tcp".to_owned())
 }
 
-/// What the labels of published ports begin with.
+/// Prefix of the labels of published ports.
 pub(crate) const PORT_LABEL: &str = "container-runtime/host-port.";
 
-/// containerd takes no label whose key and value together are longer.
-const LONGEST_LABEL: usize = 4096;
+/// Maximum length of the key and the value of a label of containerd together.
+const LABEL_BYTES_MAX: usize = 4096;
 
-/// See the module.
+/// Annotations of a container, see the [module](self).
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Annotations {
-    /// The image as asked for, normalised.
+    /// Normalised image reference of the spec.
     pub(crate) image: String,
-    /// The image with its digest.
+    /// Image reference with the digest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) resolved: Option<String>,
-    /// The engine's id of the image.
+    /// Id of the image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) image_id: Option<String>,
-    /// The published ports.
+    /// Published ports.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) ports: Vec<TcpPortBinding>,
-    /// The limit on memory in bytes.
+    /// Memory limit in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) memory: Option<u64>,
-    /// The limit on CPUs.
+    /// CPU limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cpu_count: Option<f64>,
     /// Whether the main process has a terminal.
     pub(crate) terminal: bool,
-    /// Whether the main process has a standard input.
+    /// Whether the main process has stdin.
     pub(crate) stdin: bool,
-    /// The grace of a stop, in whole seconds.
+    /// Grace of a stop, in whole seconds.
     pub(crate) stop_grace: u64,
-    /// The stop signal, where the caller gave one.
+    /// Stop signal of the spec.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) stop_signal: Option<Signal>,
-    /// The folder of the log files.
+    /// Log directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) logs: Option<PathBuf>,
-    /// The name of the current log file, where a kubelet has chosen it.
+    /// Name of the current log file of a container of a kubelet.
     #[serde(skip)]
     pub(crate) kubelets_log: Option<String>,
-    /// Where the container's /dev/shm is mounted.
+    /// Path on this host at which the /dev/shm of the container is mounted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) shared_memory: Option<PathBuf>,
-    /// The container's /etc/hosts on this host.
+    /// Path on this host of the /etc/hosts of the container.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) hosts: Option<PathBuf>,
     /// Labels that are too long for the engine.
@@ -74,23 +74,24 @@ pub(crate) struct Annotations {
 }
 
 impl Annotations {
-    /// Reads the annotations of something that this library made. What others made has none.
+    /// Reads the annotations. Returns `None` for a sandbox or container of another program.
     pub(crate) fn read(annotations: &BTreeMap<String, String>) -> Option<Self> {
         serde_json::from_str(annotations.get(ANNOTATION)?).ok()
     }
 
-    /// The annotations to put on what is made.
+    /// Returns the annotations in the form of a request.
     pub(crate) fn to_map(&self) -> BTreeMap<String, String> {
-        // Nothing in it can fail to become JSON: the paths were checked to be UTF-8.
+        // This cannot fail, because the paths were checked to be UTF-8.
         let text = serde_json::to_string(self).unwrap_or_default();
         BTreeMap::from([(ANNOTATION.to_owned(), text)])
     }
 
+    /// Returns the grace of a stop.
     pub(crate) fn stop_grace(&self) -> Duration {
         Duration::from_secs(self.stop_grace)
     }
 
-    /// Where the log files are.
+    /// Returns the log directory.
     pub(crate) fn log_directory(&self) -> Option<LogDirectory> {
         let folder = self.logs.as_deref()?;
         Some(match &self.kubelets_log {
@@ -99,18 +100,18 @@ impl Annotations {
         })
     }
 
-    /// The file that says that this library stopped the container. What a kubelet has made is
-    /// marked in its pod.
+    /// Returns the path of the mark that this library stopped the container. A container of a kubelet
+    /// has its mark in the pod.
     pub(crate) fn stop_mark(&self) -> Option<PathBuf> {
         self.mark("stopped")
     }
 
-    /// The file that says that the container ran out of memory, where the engine does not.
+    /// Returns the path of the mark of an out-of-memory kill that the engine has missed.
     pub(crate) fn out_of_memory_mark(&self) -> Option<PathBuf> {
         self.mark("out-of-memory")
     }
 
-    /// The file that is locked while an exec of the container starts.
+    /// Returns the path of the file that is locked while an exec starts.
     pub(crate) fn exec_lock(&self) -> Option<PathBuf> {
         self.mark("exec.lock")
     }
@@ -122,19 +123,19 @@ impl Annotations {
         self.logs.as_deref().map(|logs: &Path| logs.join(name))
     }
 
-    /// Takes the labels that the engine does not, and gives back those that it does.
-    pub(crate) fn keep_long(
+    /// Stores the labels that are too long for the engine, and returns the others.
+    pub(crate) fn store_long(
         &mut self,
         labels: BTreeMap<String, String>,
     ) -> BTreeMap<String, String> {
         let (short, long): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            labels.into_iter().partition(|(key, value)| key.len() + value.len() <= LONGEST_LABEL);
+            labels.into_iter().partition(|(key, value)| key.len() + value.len() <= LABEL_BYTES_MAX);
         self.labels = long;
         short
     }
 
-    /// The caller's labels, out of those of the engine and these.
-    pub(crate) fn callers_labels(
+    /// Returns the labels of the spec from those of the engine and the stored ones.
+    pub(crate) fn spec_labels(
         &self,
         labels: &BTreeMap<String, String>,
     ) -> BTreeMap<String, String> {
@@ -155,7 +156,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_makes_it_panic(
+        fn read_does_not_panic(
             bytes in prop::collection::vec(any::<u8>(), 0..200),
             key in "image|ports|memory|cpu_count|stop_grace|stop_signal|logs|labels",
             value in r#"-?[0-9]{1,25}(\.[0-9]{1,9})?|null|true|"[a-zA-Z0-9/\\]{0,9}"|\[\]|\{\}"#,
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn notes_come_back_as_they_were_written() {
+    fn annotations_survive_a_round_trip() {
         let mut annotations = Annotations {
             image: "r.io/a:1".to_owned(),
             ports: vec![TcpPortBinding { host_port: 40000, container_port: 80 }],
@@ -183,20 +184,20 @@ mod tests {
             logs: Some("/var/log/x".into()),
             ..Annotations::default()
         };
-        let long = "x".repeat(LONGEST_LABEL);
+        let long = "x".repeat(LABEL_BYTES_MAX);
         let labels = [("a", "b"), ("k", &long), ("container-runtime/scope", "s")]
             .map(|(key, value)| (key.to_owned(), value.to_owned()));
-        let short = annotations.keep_long(labels.clone().into());
+        let short = annotations.store_long(labels.clone().into());
         assert_eq!(short.len(), 2);
         let back = Annotations::read(&annotations.to_map()).unwrap();
         assert_eq!(back, annotations);
         let mut callers = BTreeMap::from(labels);
         callers.remove("container-runtime/scope");
-        assert_eq!(back.callers_labels(&short), callers);
+        assert_eq!(back.spec_labels(&short), callers);
     }
 
     #[test]
-    fn what_is_not_ours_has_no_notes() {
+    fn read_of_foreign_annotations_is_none() {
         assert_eq!(Annotations::read(&BTreeMap::new()), None);
         let broken = BTreeMap::from([(ANNOTATION.to_owned(), "{".to_owned())]);
         assert_eq!(Annotations::read(&broken), None);

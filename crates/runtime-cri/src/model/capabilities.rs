@@ -1,4 +1,4 @@
-//! What a connected engine can do.
+//! Capabilities of an engine, from its version and its location.
 
 use std::time::Duration;
 
@@ -7,27 +7,27 @@ use runtime_support::version_numbers;
 
 use crate::client::engine::Engine;
 
-/// Where the engine is, as far as this process can prove it.
+/// Location of the engine, as far as this process can prove it.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct EnginePlace {
-    /// Whether this process may do what only root may.
+pub(crate) struct EngineLocation {
+    /// Whether this process is root.
     pub(crate) root: bool,
-    /// Whether a PID of the engine is that of the same process here.
+    /// Whether the engine and this process share the PID namespace.
     pub(crate) shares_pids: bool,
-    /// Whether the engine's mount namespace can be entered.
+    /// Whether this process can enter the mount namespace of the engine.
     pub(crate) sees_mounts: bool,
     /// Whether the kernel of this host lists the children of a process.
     pub(crate) lists_children: bool,
 }
 
-/// Returns the capabilities by the engine's version and its place. What differs between engines is true
-/// for versions of containerd, and for CRI-O if its 1.34 was seen to do it; any other engine is
-/// taken for one that cannot.
-pub(crate) fn of(engine: &Engine, place: &EnginePlace, logs: bool) -> Capabilities {
+/// Returns the capabilities of an engine. A capability that differs between engines is true for some
+/// versions of containerd, and for CRI-O if a test of its 1.34 showed it. It is false for other
+/// engines.
+pub(crate) fn of(engine: &Engine, location: &EngineLocation, logs: bool) -> Capabilities {
     let version = version_numbers(&engine.version);
     let (containerd, crio) = (engine.name == "containerd", engine.is_crio());
-    // Signals go to the process itself, which has to be seen from here.
-    let EnginePlace { root, shares_pids, sees_mounts, lists_children } = *place;
+    // Signals are sent to the process, which must be visible to this one.
+    let EngineLocation { root, shares_pids, sees_mounts, lists_children } = *location;
     let signals = root && shares_pids;
     let here = sees_mounts;
 
@@ -35,12 +35,12 @@ pub(crate) fn of(engine: &Engine, place: &EnginePlace, logs: bool) -> Capabiliti
     can.pull_image = true;
     can.env_names = true;
     can.memory_limit = true;
-    // A file system is mounted for it.
+    // A file system is mounted for the container.
     can.shared_memory = root && here;
     can.cpu_count = true;
     can.cpu_shares = true;
-    // containerd 1.7 takes CDI devices only where its configuration says so, and is silent about
-    // them otherwise; later versions take them unless it says no.
+    // containerd 1.7 ignores CDI devices unless its configuration enables them; later versions enable
+    // them by default.
     can.gpus_by_id = containerd && version >= [1, 7, 0] && engine.cdi == Some(true);
     can.user = true;
     can.user_name = true;
@@ -56,63 +56,61 @@ pub(crate) fn of(engine: &Engine, place: &EnginePlace, logs: bool) -> Capabiliti
     can.terminal = true;
     can.stop_signal = signals;
     can.stop_grace_override = true;
-    // CRI-O sends the stop signal first, so the kill has to come from here.
+    // CRI-O sends the stop signal first, so this library has to kill the process.
     can.stop_immediately = !crio || signals;
     can.kill = signals;
-    // The engine says so, and the log of the kernel where the engine has missed it.
+    // From the engine, or from the kernel log if the engine has missed it.
     can.oom_reason = true;
     can.wait = true;
-    // containerd throws away from 1.7 on what ended while it was down. For CRI-O, conmon writes it
-    // down.
+    // containerd from 1.7 on discards exits that happen while it is down. For CRI-O, conmon records
+    // them.
     can.exit_while_away = crio || (containerd && version < [1, 7, 0]);
     can.logs = logs;
     can.logs_streams_apart = logs;
     can.logs_exact_bytes = logs;
-    // containerd takes one for a part of the line end, CRI-O does not.
+    // containerd treats a carriage return as a part of the line end, CRI-O does not.
     can.logs_carriage_returns = logs && crio;
     can.logs_at_exit = logs && containerd && drains_at_exit(version);
     can.logs_follow = logs;
     can.stats_cpu = true;
     can.stats_memory = true;
-    // Both are read from the kernel.
+    // Both are read from files of the kernel.
     can.stats_network = signals;
     can.stats_block_io = signals;
     can.bulk_stats = true;
-    // The image's entrypoint takes the place of the command, and only containerd was seen to tell it.
+    // The entrypoint of the image replaces the command, and only containerd returns it.
     can.empty_arguments = containerd;
     can.events = true;
     can.events_since = true;
     can.exec = true;
     can.exec_stdin_eof = true;
     can.exec_terminal = true;
-    // The process is found among those that containerd's helper has put into the container, under a
-    // lock that lies beside the log.
+    // The process is found among the children of containerd's shim, under a lock beside the log.
     can.exec_signal = containerd && signals && logs && lists_children;
     can.exec_descendants = can.exec_signal;
     can.attach = true;
-    // Through the container's own tar.
+    // The container's own tar copies.
     can.copy_in = true;
     can.copy_out = true;
     can.reattach = true;
     can.reap = true;
-    // runc itself needs about 2 MiB before the container's process is there, and does not start
-    // below that; this is the least that Docker takes for the same reason. CRI-O has a least of its
-    // own.
+    // runc needs about 2 MiB before it starts the process of the container, and fails with less. This
+    // is the minimum of Docker, for the same reason. CRI-O has a minimum of its own.
     can.limits.minimum_memory = Some(if crio { 12 << 20 } else { 6 << 20 });
     can.limits.stop_grace_unit = Some(Duration::from_secs(1));
     can
 }
 
-/// Whether the engine's stream of events can be listened to beside others. containerd 1.7 gives
-/// each event to one of its listeners, and goes on giving to those that have left.
+/// Returns whether each client of the engine gets all events. containerd 1.7 sends each event to one
+/// client only, also to clients that have disconnected.
 pub(crate) fn has_events(engine: &Engine) -> bool {
     let version = version_numbers(&engine.version);
     (engine.name == "containerd" && version >= [2, 0, 0])
         || (engine.name == "cri-o" && version >= [1, 26, 0])
 }
 
-/// Whether a container whose user only the image names has that user's groups. containerd gave it those
-/// of root before 1.6.22 and 1.7.3 (containerd#8136).
+/// Returns whether a container has the groups of its user if only the image sets the user. containerd
+/// before 1.6.22 and 1.7.3 gives it those of root (containerd#8136).
 pub(crate) fn has_groups_of_image(engine: &Engine) -> bool {
     let version = version_numbers(&engine.version);
     engine.name != "containerd"
@@ -120,9 +118,9 @@ pub(crate) fn has_groups_of_image(engine: &Engine) -> bool {
         || version >= [1, 7, 3]
 }
 
-/// Whether this containerd reads the pipes of a container that has ended to their end. From 1.5.8
-/// and 1.6.0 on it closed them first (containerd#5974), which lost up to what a pipe holds, until
-/// 1.6.22 and 1.7.3 (containerd#8643).
+/// Returns whether this version of containerd reads the pipes of an exited container to their end. From
+/// 1.5.8 and 1.6.0 on it closed them first (containerd#5974), and lost up to the content of a pipe,
+/// until 1.6.22 and 1.7.3 (containerd#8643).
 fn drains_at_exit(version: [u32; 3]) -> bool {
     version < [1, 5, 8] || ([1, 6, 22]..[1, 7, 0]).contains(&version) || version >= [1, 7, 3]
 }
@@ -132,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn some_versions_lose_last_words() {
+    fn drains_at_exit_depends_on_version() {
         for (version, keeps) in [
             ("1.5.7", true),
             ("1.5.8", false),
@@ -147,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn some_versions_give_the_groups_of_root() {
+    fn has_groups_of_image_depends_on_version() {
         for (name, version, right) in [
             ("containerd", "1.5.18", false),
             ("containerd", "1.6.20~ds1", false),
@@ -164,10 +162,10 @@ mod tests {
     }
 
     #[test]
-    fn cdi_comes_with_the_version() {
+    fn gpus_by_id_needs_version_and_configuration() {
         let gpus = |name: &str, version: &str, cdi: Option<bool>| {
             let (name, version, api_version) = (name.into(), version.into(), "v1".into());
-            of(&Engine { name, version, api_version, cdi }, &EnginePlace::default(), true)
+            of(&Engine { name, version, api_version, cdi }, &EngineLocation::default(), true)
                 .gpus_by_id
         };
         assert!(!gpus("containerd", "1.6.20", None));
@@ -179,11 +177,11 @@ mod tests {
     }
 
     #[test]
-    fn what_was_seen_on_containerd_alone_is_false_elsewhere() {
+    fn capabilities_of_containerd_are_false_for_others() {
         let can = |name: &str| {
             let (name, version, api_version) = (name.into(), "1.30.0".into(), "v1".into());
             let engine = Engine { name, version, api_version, cdi: Some(true) };
-            of(&engine, &EnginePlace::default(), true)
+            of(&engine, &EngineLocation::default(), true)
         };
         assert!(can("containerd").gpus_by_id && can("containerd").logs_at_exit);
         assert!(can("containerd").empty_arguments);
@@ -191,22 +189,22 @@ mod tests {
         assert!(!crio.gpus_by_id && !crio.logs_at_exit);
         assert!(!crio.exec_signal && !crio.empty_arguments);
         assert!(crio.exit_while_away && crio.logs_carriage_returns);
-        assert!(!crio.stop_immediately, "its stop signal comes first, and no kill from here");
+        assert!(!crio.stop_immediately, "CRI-O sends the stop signal first");
         assert_eq!(crio.limits.minimum_memory, Some(12 << 20));
         let other = can("another");
         assert!(!other.exit_while_away && !other.logs_carriage_returns);
     }
 
     #[test]
-    fn what_takes_this_host_is_false_where_the_engine_is_not_seen() {
+    fn capabilities_of_the_host_are_false_for_a_remote_engine() {
         let engine = Engine {
             name: "containerd".into(),
             version: "2.1".into(),
             api_version: "v1".into(),
             cdi: None,
         };
-        let place = EnginePlace { root: true, ..EnginePlace::default() };
-        let can = of(&engine, &place, false);
+        let location = EngineLocation { root: true, ..EngineLocation::default() };
+        let can = of(&engine, &location, false);
         assert!(!can.kill && !can.shared_memory && !can.logs && !can.stats_block_io);
         assert!(can.wait && can.stats_cpu);
     }

@@ -5,20 +5,20 @@ use serde::Deserialize;
 
 use crate::generated as cri;
 
-/// An image that the engine has.
+/// Image that the engine has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ImageOnEngine {
-    /// The digest of its configuration, with its algorithm.
+    /// Digest of the configuration, with its algorithm.
     pub(crate) id: String,
-    /// The id as the engine gives and takes it: CRI-O leaves the algorithm out.
+    /// Id in the form of the engine: CRI-O omits the algorithm.
     pub(crate) engine_id: String,
-    /// Its name with its digest.
+    /// Name with the digest.
     pub(crate) resolved: Option<String>,
-    /// Its defaults.
+    /// Defaults of the image.
     pub(crate) config: ImageConfig,
 }
 
-/// The defaults of an image, as far as we have to know them.
+/// Defaults of an image that this crate uses.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct ImageConfig {
@@ -28,7 +28,7 @@ pub(crate) struct ImageConfig {
     pub(crate) entrypoint: Vec<String>,
 }
 
-/// What containerd tells of an image when asked to be verbose.
+/// Verbose information of containerd about an image.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Verbose {
@@ -43,7 +43,7 @@ struct VerboseSpec {
     config: ImageConfig,
 }
 
-/// Go writes what is absent as null.
+/// Reads null as the default, because Go writes absent values as null.
 fn or_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(
     from: D,
 ) -> Result<T, D::Error> {
@@ -51,6 +51,7 @@ fn or_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(
 }
 
 impl ImageOnEngine {
+    /// Converts an image, with the verbose information if there is any.
     pub(crate) fn new(image: cri::Image, verbose: Option<&str>, wanted: &ImageRef) -> Self {
         let prefix = format!("{}@", wanted.name());
         let resolved = image
@@ -62,7 +63,7 @@ impl ImageOnEngine {
         let config = verbose
             .and_then(|text| serde_json::from_str::<Verbose>(text).ok())
             .map(|verbose| verbose.spec.config)
-            // Less than the whole: CRI-O names its fields otherwise.
+            // CRI-O uses other field names, so only the user is known.
             .unwrap_or_else(|| ImageConfig {
                 user: image.uid.map_or(image.username, |uid| uid.value.to_string()),
                 entrypoint: Vec::new(),
@@ -84,7 +85,7 @@ mod tests {
         "config":{"User":"alice","Entrypoint":["/bin/entry"],"Cmd":null}}}"#;
 
     #[test]
-    fn the_digest_is_that_of_the_name_that_was_asked_for() {
+    fn resolved_has_the_requested_name() {
         let image = cri::Image {
             id: "sha256:1".to_owned(),
             repo_digests: vec!["other.io/a@sha256:2".to_owned(), "r.io/a@sha256:2".to_owned()],
@@ -101,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn id_without_algorithm_is_a_digest_here_and_stays_for_the_engine() {
+    fn id_without_algorithm_gets_one() {
         let wanted = ImageRef::parse("a").unwrap();
         for (engine_id, id) in [("sha256:0a", "sha256:0a"), ("0a", "sha256:0a")] {
             let image = cri::Image { id: engine_id.to_owned(), ..Default::default() };
@@ -111,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_without_defaults_has_none() {
+    fn image_without_configuration_has_empty_defaults() {
         let image = cri::Image { username: "bob".to_owned(), ..Default::default() };
         let wanted = ImageRef::parse("a").unwrap();
         for verbose in [r#"{"imageSpec":{"config":null}}"#, r#"{"imageSpec":{"config":{}}}"#, "{}"]

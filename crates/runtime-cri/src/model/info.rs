@@ -1,4 +1,4 @@
-//! The engine's answers as ours.
+//! Conversion of lists and statuses of the engine.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,7 +10,7 @@ use runtime_core::{
 use super::annotations::Annotations;
 use crate::generated as cri;
 
-/// One container of a list.
+/// Converts a container of a list.
 pub(crate) fn from_list(container: &cri::Container) -> ContainerInfo {
     let name = container.metadata.as_ref().map(|metadata| metadata.name.as_str());
     let annotations = Annotations::read(&container.annotations).unwrap_or_default();
@@ -20,12 +20,12 @@ pub(crate) fn from_list(container: &cri::Container) -> ContainerInfo {
         status(container.state()),
     );
     info.created_at = time(container.created_at);
-    info.labels = annotations.callers_labels(&container.labels);
+    info.labels = annotations.spec_labels(&container.labels);
     fill(&mut info, &annotations);
     info
 }
 
-/// One container that was asked for by itself.
+/// Converts the status of a container.
 pub(crate) fn from_status(container: &cri::ContainerStatus, stopped_by_us: bool) -> ContainerInfo {
     let name = container.metadata.as_ref().map(|metadata| metadata.name.as_str());
     let annotations = Annotations::read(&container.annotations).unwrap_or_default();
@@ -43,10 +43,10 @@ pub(crate) fn from_status(container: &cri::ContainerStatus, stopped_by_us: bool)
     }
     info.exit = exit(container, stopped_by_us);
     info.message = Some(container.message.clone()).filter(|message| !message.is_empty());
-    info.labels = annotations.callers_labels(&container.labels);
+    info.labels = annotations.spec_labels(&container.labels);
     fill(&mut info, &annotations);
     if info.image.requested.is_none() {
-        // Made by others: then the engine's own words have to do.
+        // A container of another program has no annotations.
         info.image.requested = container.image.as_ref().map(|image| image.image.clone());
         info.image.resolved = Some(container.image_ref.clone()).filter(|image| !image.is_empty());
     }
@@ -65,8 +65,7 @@ fn fill(info: &mut ContainerInfo, annotations: &Annotations) {
     }
 }
 
-/// Where in its life a container is. One that the engine has lost track of has ended as far as
-/// anyone can tell.
+/// Converts the state of a container. A container in an unknown state counts as exited.
 pub(crate) const fn status(state: cri::ContainerState) -> ContainerStatus {
     match state {
         cri::ContainerState::ContainerCreated => ContainerStatus::Created,
@@ -91,13 +90,13 @@ pub(crate) fn require_running(container: &cri::ContainerStatus) -> Result<()> {
     }
 }
 
-/// The engines' reason for an end in which the memory limit had a part.
+/// Reason that engines report if the memory limit contributed to the end.
 pub(crate) const OUT_OF_MEMORY: &str = "OOMKilled";
 
-/// The code of a process that was killed: 128 and the number of the signal.
-const KILLED: i32 = 137;
+/// Exit code of a killed process: 128 and the number of the signal.
+const KILLED_CODE: i32 = 137;
 
-/// How a container ended; `None` while it has not.
+/// Returns the exit of a container, or `None` if it has not exited.
 pub(crate) fn exit(container: &cri::ContainerStatus, stopped_by_us: bool) -> Option<Exit> {
     let code = container.exit_code;
     let exit = match (container.state(), container.reason.as_str()) {
@@ -105,13 +104,13 @@ pub(crate) fn exit(container: &cri::ContainerStatus, stopped_by_us: bool) -> Opt
             return None;
         }
         (cri::ContainerState::ContainerUnknown, _) => Exit::new(ExitReason::Unknown),
-        // containerd's words. The code 128 that comes with it is nobody's.
+        // Reasons of containerd. Exit code 128 is set by containerd, not by the process.
         (_, "StartError" | "ContainerCannotRun") => Exit::new(ExitReason::StartFailed),
-        // It was not there to see the end. The code 255 that comes with it is nobody's.
+        // containerd was down at the end. Exit code 255 is set by containerd, not by the process.
         (_, "Unknown") if code == 255 => Exit::new(ExitReason::Unknown),
-        // A process in it was killed for want of memory, which need not have been the main one: that
-        // one may have ended by itself, with a code of its own.
-        (_, OUT_OF_MEMORY) if code == KILLED => {
+        // Any process of the container may have run out of memory. If the main process has another
+        // code, it ended by itself.
+        (_, OUT_OF_MEMORY) if code == KILLED_CODE => {
             Exit::from_code(code).with_reason(ExitReason::OutOfMemory)
         }
         _ if stopped_by_us => Exit::from_code(code).with_reason(ExitReason::StoppedByUs),
@@ -120,13 +119,13 @@ pub(crate) fn exit(container: &cri::ContainerStatus, stopped_by_us: bool) -> Opt
     Some(exit.with_ended_at(time(container.finished_at)).with_message(container.message.as_str()))
 }
 
-/// A time in nanoseconds since 1970; 0 and before is the engine's word for none.
+/// Converts nanoseconds since 1970. Engines send 0 or less for an absent time.
 pub(crate) fn time(nanos: i64) -> Option<SystemTime> {
     let nanos = u64::try_from(nanos).ok().filter(|nanos| *nanos > 0)?;
     UNIX_EPOCH.checked_add(Duration::from_nanos(nanos))
 }
 
-/// Whether a container has the labels that are wanted.
+/// Returns whether a container has the labels of a filter.
 pub(crate) fn has_labels(info: &ContainerInfo, wanted: &LabelFilter) -> bool {
     runtime_support::has_labels(wanted, |key| info.labels.get(key).map(String::as_str))
 }
@@ -151,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn reasons_and_codes() {
+    fn exit_maps_reasons_and_codes() {
         use ExitReason::{Exited, OutOfMemory, Signaled, StartFailed, StoppedByUs, Unknown};
         for (reason, code, stopped, expected_reason, expected_code) in [
             ("Completed", 0, false, Exited, Some(0)),
@@ -185,13 +184,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_starts_after_its_end() {
+    fn start_is_not_after_the_end() {
         let container = cri::ContainerStatus { started_at: 9, ..ended("Completed", 0) };
         assert_eq!(from_status(&container, false).started_at, time(5));
     }
 
     #[test]
-    fn what_has_not_ended_has_no_exit_and_no_zero_times() {
+    fn running_container_has_no_exit_and_no_zero_times() {
         for (state, status) in [
             (cri::ContainerState::ContainerCreated, ContainerStatus::Created),
             (cri::ContainerState::ContainerRunning, ContainerStatus::Running),
@@ -205,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn notes_fill_in_what_the_engine_does_not_say() {
+    fn list_entry_is_completed_from_annotations() {
         let annotations = Annotations {
             image: "r.io/a:1".to_owned(),
             ports: vec![TcpPortBinding { host_port: 40000, container_port: 80 }],

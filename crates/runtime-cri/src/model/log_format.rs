@@ -1,7 +1,7 @@
-//! The log format of the CRI: `TIME STREAM TAG CONTENT`, a line for each piece of output.
+//! Log format of the CRI: `TIME STREAM TAG CONTENT`, one line for each chunk of output.
 //!
-//! `TIME` is of RFC 3339 with up to nine digits of a second, `STREAM` is `stdout` or `stderr`,
-//! `TAG` begins with `F` for the end of a line and with `P` for a piece of one.
+//! `TIME` has the format of RFC 3339 with up to nine fractional digits. `STREAM` is `stdout` or
+//! `stderr`. `TAG` begins with `F` (full) for the end of a line, or with `P` for a partial line.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,31 +9,30 @@ use bytes::{Buf, Bytes};
 use memchr::memchr;
 use runtime_core::{Chunk, LogStream};
 
-/// A piece of output that is longer than this and not whole yet is given on as it comes.
-const LONGEST_HELD: usize = 64 << 10;
+/// Maximum size of an incomplete chunk that is buffered. A larger one is returned in parts.
+const BUFFERED_BYTES_MAX: usize = 64 << 10;
 
-/// The shortest head, `2006-01-02T15:04:05Z stdout F`.
-const SHORTEST_HEAD: usize = 29;
+/// Minimum length of a head, `2006-01-02T15:04:05Z stdout F`.
+const HEAD_BYTES_MIN: usize = 29;
 
-/// The longest head that is taken for one. A longer one has tags that nobody knows.
-const LONGEST_HEAD: usize = 256;
+/// Maximum length of a head. Known tags are shorter.
+const HEAD_BYTES_MAX: usize = 256;
 
-/// Finds the pieces of output in blocks of a log file. It takes no copy: the pieces are parts of
-/// the blocks.
+/// Parser of the blocks of a log file. It does not copy: the chunks are slices of the blocks.
 ///
-/// What is no line of this format is passed over up to the next one: a file can be torn where a
-/// disk was full or a host went down.
+/// Bytes that are not a line of this format are skipped up to the next line. A full disk or a crash of
+/// the host can leave such bytes.
 #[derive(Debug)]
 pub(crate) struct Parser {
     block: Bytes,
     terminal: bool,
-    /// ExecProcessLookup of a long piece, of which some was given already.
-    inside: Option<Head>,
-    clock: TimestampParser,
-    passed_over: u64,
+    /// Head of a long chunk of which a part was returned.
+    partial: Option<Head>,
+    timestamps: TimestampParser,
+    skipped_bytes: u64,
 }
 
-/// What stands before the content.
+/// Head of a line, before the content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Head {
     time: SystemTime,
@@ -42,52 +41,52 @@ struct Head {
 }
 
 impl Parser {
-    /// A parser of the log of a container with or without a terminal.
+    /// Returns a parser for the log of a container with or without a terminal.
     pub(crate) fn new(terminal: bool) -> Self {
         Self {
             block: Bytes::new(),
             terminal,
-            inside: None,
-            clock: TimestampParser::default(),
-            passed_over: 0,
+            partial: None,
+            timestamps: TimestampParser::default(),
+            skipped_bytes: 0,
         }
     }
 
-    /// Takes the next block. It has to begin with what [`take_rest`](Self::take_rest) gave.
+    /// Sets the next block, which must begin with the result of [`take_rest`](Self::take_rest).
     pub(crate) fn feed(&mut self, block: Bytes) {
         debug_assert!(self.block.is_empty(), "the rest was not taken");
         self.block = block;
     }
 
-    /// What is no whole line yet.
+    /// Returns the bytes that are not a whole line yet.
     pub(crate) fn take_rest(&mut self) -> Bytes {
         std::mem::take(&mut self.block)
     }
 
-    /// What comes next is the beginning of a file: a long piece that is given in parts has no more.
-    pub(crate) fn begin_again(&mut self) {
-        self.inside = None;
+    /// Discards the state of a long chunk, because the next block begins a file.
+    pub(crate) fn reset(&mut self) {
+        self.partial = None;
     }
 
-    /// How many bytes were passed over because they are no line of this format.
-    pub(crate) const fn passed_over(&self) -> u64 {
-        self.passed_over
+    /// Returns the number of skipped bytes.
+    pub(crate) const fn skipped_bytes(&self) -> u64 {
+        self.skipped_bytes
     }
 
-    /// The next piece. `None` when it needs the next block.
+    /// Returns the next chunk, or `None` if the parser needs the next block.
     pub(crate) fn next(&mut self) -> Option<Chunk> {
         loop {
-            if let Some(head) = self.inside {
-                return self.go_on(head);
+            if let Some(head) = self.partial {
+                return self.continue_partial(head);
             }
             let Some(end) = memchr(b'\n', &self.block) else {
-                return self.begin_long();
+                return self.start_partial();
             };
-            let Some((head, at)) = head(&self.block[..end], &mut self.clock) else {
+            let Some((head, at)) = head(&self.block[..end], &mut self.timestamps) else {
                 self.resync(end);
                 continue;
             };
-            // The line end of the file stands right where that of the content does.
+            // The line end of the file is also that of the content.
             let content =
                 if head.ends_line { self.block.slice(at..=end) } else { self.block.slice(at..end) };
             self.block.advance(end + 1);
@@ -95,18 +94,18 @@ impl Parser {
         }
     }
 
-    /// The last piece, where the file ends in the middle of a line.
+    /// Returns the last chunk, if the file ends in the middle of a line.
     pub(crate) fn finish(&mut self) -> Option<Chunk> {
         let rest = self.take_rest();
         if rest.is_empty() {
             return None;
         }
-        let (head, at) = match self.inside.take() {
+        let (head, at) = match self.partial.take() {
             Some(head) => (head, 0),
-            None => match head(&rest, &mut self.clock) {
+            None => match head(&rest, &mut self.timestamps) {
                 Some(found) => found,
                 None => {
-                    self.passed_over += rest.len() as u64;
+                    self.skipped_bytes += rest.len() as u64;
                     return None;
                 }
             },
@@ -119,27 +118,27 @@ impl Parser {
         Chunk { time: head.time, stream, bytes, ends_line }
     }
 
-    /// A line without an end in this block: given in parts if it is long.
-    fn begin_long(&mut self) -> Option<Chunk> {
-        if self.block.len() < LONGEST_HELD {
+    /// Returns the first part of a line without an end in this block, if it is long.
+    fn start_partial(&mut self) -> Option<Chunk> {
+        if self.block.len() < BUFFERED_BYTES_MAX {
             return None;
         }
-        match head(&self.block, &mut self.clock) {
+        match head(&self.block, &mut self.timestamps) {
             Some((head, at)) => {
                 self.block.advance(at);
-                self.inside = Some(head);
-                self.go_on(head)
+                self.partial = Some(head);
+                self.continue_partial(head)
             }
             None => {
-                // The end may be the beginning of a head.
-                self.resync(self.block.len() - LONGEST_HEAD);
+                // The end of the block may be the beginning of a head.
+                self.resync(self.block.len() - HEAD_BYTES_MAX);
                 None
             }
         }
     }
 
-    /// More of a long piece.
-    fn go_on(&mut self, head: Head) -> Option<Chunk> {
+    /// Returns the next part of a long chunk.
+    fn continue_partial(&mut self, head: Head) -> Option<Chunk> {
         if self.block.is_empty() {
             return None;
         }
@@ -147,38 +146,38 @@ impl Parser {
             let bytes = self.take_rest();
             return Some(self.chunk(head, bytes, false));
         };
-        self.inside = None;
+        self.partial = None;
         let bytes = self.block.slice(..end + usize::from(head.ends_line));
         self.block.advance(end + 1);
         Some(self.chunk(head, bytes, head.ends_line))
     }
 
-    /// Goes to the next head in a line that has none at its beginning, or to the next line.
+    /// Skips to the next head in this line, or to the next line.
     fn resync(&mut self, end: usize) {
         let line = &self.block[..end];
         let mut from = 1;
         let next = loop {
-            // Every time has a `T` after ten digits and dashes.
+            // A time has a `T` after ten digits and dashes.
             let Some(at) = line.get(from + 10..).and_then(|rest| memchr(b'T', rest)) else {
                 break (end + 1).min(self.block.len());
             };
             let at = from + at;
-            if head(&line[at..], &mut self.clock).is_some() {
+            if head(&line[at..], &mut self.timestamps).is_some() {
                 break at;
             }
             from = at + 1;
         };
-        self.passed_over += next as u64;
+        self.skipped_bytes += next as u64;
         self.block.advance(next);
     }
 }
 
-/// Reads the head of a line, and says where the content begins.
-fn head(line: &[u8], clock: &mut TimestampParser) -> Option<(Head, usize)> {
-    if line.len() < SHORTEST_HEAD {
+/// Parses the head of a line. Also returns the position of the content.
+fn head(line: &[u8], timestamps: &mut TimestampParser) -> Option<(Head, usize)> {
+    if line.len() < HEAD_BYTES_MIN {
         return None;
     }
-    let (time, at) = clock.read(line)?;
+    let (time, at) = timestamps.read(line)?;
     let rest = line.get(at..)?;
     let stream = match rest.get(..8)? {
         b" stdout " => LogStream::Stdout,
@@ -191,12 +190,12 @@ fn head(line: &[u8], clock: &mut TimestampParser) -> Option<(Head, usize)> {
         b'P' => false,
         _ => return None,
     };
-    // One tag and a space as all engines write it; the format allows more tags after a colon.
+    // Engines write one tag and a space. The format allows more tags after a colon.
     let content = match rest.get(9) {
         Some(b' ') => at + 10,
         None => at + 9,
         Some(b':') => {
-            let tags = &rest[9..rest.len().min(LONGEST_HEAD)];
+            let tags = &rest[9..rest.len().min(HEAD_BYTES_MAX)];
             at + 9 + memchr(b' ', tags)? + 1
         }
         Some(_) => return None,
@@ -204,26 +203,27 @@ fn head(line: &[u8], clock: &mut TimestampParser) -> Option<(Head, usize)> {
     Some((Head { time, stream, ends_line }, content))
 }
 
-/// The time of the line that begins here.
+/// Returns the time of the line at the beginning of a block.
 pub(crate) fn time_of(line: &[u8]) -> Option<SystemTime> {
     head(line, &mut TimestampParser::default()).map(|(head, _)| head.time)
 }
 
-/// The stream of the line that begins here, and whether it ends with it.
+/// Returns the stream of the line at the beginning of a block, and whether its chunk ends a line.
 pub(crate) fn tag_of(line: &[u8]) -> Option<(LogStream, bool)> {
     head(line, &mut TimestampParser::default()).map(|(head, _)| (head.stream, head.ends_line))
 }
 
-/// Reads times. Most lines of a log are of the same second as the one before.
+/// Parser of times, which caches the last second, because most lines have that of the line before.
 #[derive(Debug, Default)]
 struct TimestampParser {
-    /// `2006-01-02T15:04:05`, and the seconds since 1970 that it stands for.
+    /// Text of the last second, such as `2006-01-02T15:04:05`.
     second: [u8; 19],
+    /// Seconds since 1970 of that text.
     seconds: u64,
 }
 
 impl TimestampParser {
-    /// Reads a time, and says where it ends.
+    /// Parses a time. Also returns the position of its end.
     #[inline]
     fn read(&mut self, line: &[u8]) -> Option<(SystemTime, usize)> {
         let second: &[u8; 19] = line.first_chunk()?;
@@ -279,7 +279,7 @@ fn digits(text: &[u8]) -> Option<u64> {
     })
 }
 
-/// The seconds since 1970 of `2006-01-02T15:04:05`.
+/// Returns the seconds since 1970 of a text such as `2006-01-02T15:04:05`.
 fn seconds(text: &[u8; 19]) -> Option<u64> {
     let separators = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
     if separators.iter().any(|&(at, byte)| text[at] != byte) {
@@ -294,7 +294,7 @@ fn seconds(text: &[u8; 19]) -> Option<u64> {
     if year < 1970 || day == 0 || day > length || hour > 23 || minute > 59 || second > 60 {
         return None;
     }
-    // Leap days before this year, less those before 1970.
+    // Leap days from 1970 to the year before.
     let past = year - 1;
     let leap_days = (past / 4 - past / 100 + past / 400) - (1969 / 4 - 1969 / 100 + 1969 / 400);
     let months = lengths.iter().take(usize::try_from(month).ok()? - 1).sum::<u64>();
@@ -312,7 +312,7 @@ mod tests {
         UNIX_EPOCH + Duration::new(seconds, nanos)
     }
 
-    /// Parses a file that comes in blocks of this size.
+    /// Parses a file in blocks of this size.
     fn parse(file: &[u8], size: usize) -> (Vec<Chunk>, u64) {
         let mut parser = Parser::new(false);
         let mut chunks = Vec::new();
@@ -323,16 +323,16 @@ mod tests {
             chunks.extend(std::iter::from_fn(|| parser.next()));
         }
         chunks.extend(parser.finish());
-        (chunks, parser.passed_over())
+        (chunks, parser.skipped_bytes())
     }
 
     #[test]
-    fn times_as_the_engines_write_them() {
-        let mut clock = TimestampParser::default();
+    fn times_of_engines_are_parsed() {
+        let mut timestamps = TimestampParser::default();
         for (text, seconds, nanos) in [
             ("1970-01-01T00:00:00Z", 0, 0),
             ("2026-11-23T16:39:22.346953765Z", 1_795_451_962, 346_953_765),
-            // containerd leaves out zeros at the end, and writes the zone of the host.
+            // containerd omits trailing zeros, and writes the time zone of the host.
             ("2026-11-23T16:39:22.34Z", 1_795_451_962, 340_000_000),
             ("2026-11-23T18:39:22.34+02:00", 1_795_451_962, 340_000_000),
             ("2026-11-23T11:09:22.34-05:30", 1_795_451_962, 340_000_000),
@@ -341,13 +341,13 @@ mod tests {
             ("2100-03-01T00:00:00Z", 4_107_542_400, 0),
         ] {
             let line = format!("{text} stdout F x");
-            let (time, end) = clock.read(line.as_bytes()).unwrap();
+            let (time, end) = timestamps.read(line.as_bytes()).unwrap();
             assert_eq!((time, end), (at(seconds, nanos), text.len()), "{text}");
         }
     }
 
     #[test]
-    fn what_is_no_time_is_none() {
+    fn invalid_time_is_none() {
         for text in [
             "2026-13-01T00:00:00Z",
             "2026-00-01T00:00:00Z",
@@ -369,14 +369,14 @@ mod tests {
     }
 
     #[test]
-    fn pieces_and_ends() {
+    fn chunks_have_stream_content_and_line_end() {
         let file = b"2026-11-23T16:39:22.1Z stdout F one\n\
             2026-11-23T16:39:22.2Z stderr P two\n\
             2026-11-23T16:39:22.3Z stderr F  three \n\
             2026-11-23T16:39:22.4Z stdout F \n\
             2026-11-23T16:39:22.5Z stdout P:x:y four";
         for size in [1, 7, 64, 1000] {
-            let (chunks, passed_over) = parse(file, size);
+            let (chunks, skipped_bytes) = parse(file, size);
             let short: Vec<_> =
                 chunks.iter().map(|c| (c.stream, &c.bytes[..], c.ends_line)).collect();
             assert_eq!(
@@ -390,33 +390,33 @@ mod tests {
                 ]
             );
             assert_eq!(chunks[1].time, at(1_795_451_962, 200_000_000));
-            assert_eq!(passed_over, 0);
+            assert_eq!(skipped_bytes, 0);
         }
     }
 
     #[test]
-    fn a_torn_line_costs_no_other() {
+    fn torn_line_does_not_affect_others() {
         for torn in ["\0\0\0\0", "2026-11-23T16:39", "2026-11-23T16:39:22.1Z std", "x\n\ny\n", "T"]
         {
             let file = format!(
                 "2026-11-23T16:39:22.1Z stdout F one\n{torn}2026-11-23T16:39:22.2Z stdout F two\n"
             );
             for size in [1, 1000] {
-                let (chunks, passed_over) = parse(file.as_bytes(), size);
+                let (chunks, skipped_bytes) = parse(file.as_bytes(), size);
                 let texts: Vec<_> = chunks.iter().map(|c| &c.bytes[..]).collect();
                 assert_eq!(texts, [&b"one\n"[..], b"two\n"], "{torn:?}");
-                assert_eq!(passed_over, torn.len() as u64, "{torn:?}");
+                assert_eq!(skipped_bytes, torn.len() as u64, "{torn:?}");
             }
         }
     }
 
     #[test]
-    fn a_line_without_bound_comes_in_parts() {
-        let long = "x".repeat(5 * LONGEST_HELD);
+    fn long_line_is_returned_in_parts() {
+        let long = "x".repeat(5 * BUFFERED_BYTES_MAX);
         let file = format!(
             "2026-11-23T16:39:22.1Z stdout F {long}\n2026-11-23T16:39:22.2Z stdout F two\n"
         );
-        let (chunks, _) = parse(file.as_bytes(), LONGEST_HELD);
+        let (chunks, _) = parse(file.as_bytes(), BUFFERED_BYTES_MAX);
         assert!(chunks.len() > 3);
         let first = chunks[0].time;
         let bytes: Vec<u8> =
@@ -426,20 +426,20 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_begins_again_is_no_part_of_a_long_piece() {
+    fn reset_discards_a_partial_chunk() {
         let mut parser = Parser::new(false);
-        let long = format!("2026-11-23T16:39:22.1Z stdout F {}", "x".repeat(LONGEST_HELD));
+        let long = format!("2026-11-23T16:39:22.1Z stdout F {}", "x".repeat(BUFFERED_BYTES_MAX));
         parser.feed(long.into());
         assert!(!parser.next().unwrap().ends_line);
         assert_eq!(parser.next(), None);
-        parser.begin_again();
+        parser.reset();
         parser.feed(Bytes::from_static(b"2026-11-23T16:39:22.2Z stderr F two\n"));
         let chunk = parser.next().unwrap();
         assert_eq!((chunk.stream, &chunk.bytes[..]), (LogStream::Stderr, &b"two\n"[..]));
     }
 
     #[test]
-    fn a_terminal_has_one_stream() {
+    fn terminal_has_stream_console() {
         let mut parser = Parser::new(true);
         parser.feed(Bytes::from_static(b"2026-11-23T16:39:22.1Z stdout F one\r\n"));
         assert_eq!(parser.next().unwrap().stream, LogStream::Console);
@@ -489,8 +489,8 @@ mod tests {
                 let tag = if *ends { 'F' } else { 'P' };
                 file.push_str(&format!("2026-11-23T16:39:22.{number:09}Z {stream} {tag} {text}\n"));
             }
-            let (whole, passed_over) = parse(file.as_bytes(), file.len());
-            prop_assert_eq!(passed_over, 0);
+            let (whole, skipped_bytes) = parse(file.as_bytes(), file.len());
+            prop_assert_eq!(skipped_bytes, 0);
             prop_assert_eq!(whole.len(), contents.len());
             prop_assert_eq!(parse(file.as_bytes(), size).0, whole);
         }

@@ -1,4 +1,4 @@
-//! Our spec as the engine's.
+//! Conversion of a spec to requests.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -14,14 +14,14 @@ use super::image::ImageOnEngine;
 use super::log_directory::LOG_FILE;
 use crate::generated as cri;
 
-/// What stands in the metadata of every sandbox beside the name. The engine refuses a second
-/// sandbox with the same metadata: with these fixed, a name can be taken once on one engine.
-const METADATA: &str = "container-runtime";
+/// Namespace and UID in the metadata of every sandbox. They are constant, so that a name is unique on
+/// an engine, because an engine refuses a second sandbox with the same metadata.
+const SANDBOX_NAMESPACE: &str = "container-runtime";
 
-/// The length of a period of the CPU quota, in microseconds: the kernel's default.
-const CPU_PERIOD: f64 = 100_000.0;
+/// Period of the CPU quota in microseconds, the default of the kernel.
+const CPU_PERIOD_MICROS: f64 = 100_000.0;
 
-/// What Docker and the kubelet hide from every container that is not privileged.
+/// Paths that Docker and the kubelet hide from unprivileged containers.
 const MASKED_PATHS: [&str; 12] = [
     "/proc/asound",
     "/proc/acpi",
@@ -37,29 +37,29 @@ const MASKED_PATHS: [&str; 12] = [
     "/sys/firmware",
 ];
 
-/// What they let nobody write to.
+/// Paths that Docker and the kubelet make read-only for unprivileged containers.
 const READ_ONLY_PATHS: [&str; 5] =
     ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// What of the options goes into the requests.
+/// Options that requests depend on.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) log_dir: PathBuf,
     pub(crate) state_dir: PathBuf,
-    /// Whether the engine writes where we read.
+    /// Whether the engine and this process share the log directory.
     pub(crate) logs: bool,
     /// Whether containers get an /etc/hosts of this library.
     pub(crate) hosts: bool,
     pub(crate) runtime_handler: Option<String>,
     pub(crate) cgroup_parent: Option<String>,
     pub(crate) gpu_kind: String,
-    /// The ports of this host that may be published.
+    /// Ports of this host that may be published.
     pub(crate) host_ports: RangeInclusive<u16>,
-    /// Whether the engine's events are listened to.
+    /// Whether events of the engine trigger the poller.
     pub(crate) events: bool,
 }
 
-/// Everything that a create asks the engine for.
+/// Requests of a create.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub(crate) name: String,
@@ -67,9 +67,9 @@ pub(crate) struct Plan {
     pub(crate) image: runtime_core::ImageRef,
     pub(crate) auth: Option<RegistryAuth>,
     pub(crate) pull_policy: runtime_core::PullPolicy,
-    /// The ports to publish.
+    /// Container ports to publish.
     pub(crate) tcp_ports: Vec<u16>,
-    /// The size of /dev/shm.
+    /// Size of /dev/shm.
     pub(crate) shared_memory: Option<u64>,
     pub(crate) mounts: Vec<runtime_core::Mount>,
     pub(crate) annotations: Annotations,
@@ -79,9 +79,9 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Decides on everything but the image and the ports.
+    /// Converts a spec, except for the image and the ports.
     pub(crate) fn new(spec: PreparedSpec, scope: &Scope, settings: &Settings) -> Self {
-        // Taken apart whole, so that a new field does not compile until it is decided on here.
+        // Without `..`, so that a new field does not compile until it is handled here.
         let PreparedSpec {
             image,
             auth,
@@ -91,7 +91,7 @@ impl Plan {
             command,
             arguments,
             env,
-            // No field of the CRI removes a variable (`env_unset`).
+            // The CRI cannot remove a variable (`env_unset`).
             unset_env: _,
             labels,
             mounts,
@@ -130,7 +130,7 @@ impl Plan {
         };
         let (managed, labels): (BTreeMap<_, _>, BTreeMap<_, _>) =
             labels.into_iter().partition(|(key, _)| key.starts_with(runtime_core::LABEL_PREFIX));
-        let mut labels = annotations.keep_long(labels);
+        let mut labels = annotations.store_long(labels);
         labels.extend(managed.clone());
 
         let namespaces = cri::NamespaceOption {
@@ -146,11 +146,11 @@ impl Plan {
         let sandbox = cri::PodSandboxConfig {
             metadata: Some(cri::PodSandboxMetadata {
                 name: name.to_string(),
-                uid: METADATA.to_owned(),
-                namespace: METADATA.to_owned(),
+                uid: SANDBOX_NAMESPACE.to_owned(),
+                namespace: SANDBOX_NAMESPACE.to_owned(),
                 attempt: 0,
             }),
-            // Without one the engine takes that of the host; Docker takes a part of the id.
+            // The default of the engine is the name of the host. Docker uses a part of the id.
             hostname: hostname.unwrap_or_else(|| nonce.as_str().chars().take(12).collect()),
             log_directory: text(annotations.logs.as_ref()),
             labels: managed,
@@ -187,7 +187,8 @@ impl Plan {
             CpuLimit::Shares(shares) => resources.cpu_shares = signed(shares),
             CpuLimit::Count(count) => {
                 #[expect(clippy::cast_possible_truncation, reason = "at most 100,000 periods")]
-                let (period, quota) = (CPU_PERIOD as i64, (count * CPU_PERIOD).round() as i64);
+                let (period, quota) =
+                    (CPU_PERIOD_MICROS as i64, (count * CPU_PERIOD_MICROS).round() as i64);
                 (resources.cpu_period, resources.cpu_quota) = (period, quota);
             }
         }
@@ -202,7 +203,7 @@ impl Plan {
             })
             .collect();
         if let Some(folder) = &annotations.shared_memory {
-            // The engine leaves its own /dev/shm of fixed size out where there is one here.
+            // The engine omits its own /dev/shm of fixed size if a mount replaces it.
             cri_mounts.push(cri::Mount {
                 container_path: "/dev/shm".to_owned(),
                 host_path: text(Some(folder)),
@@ -210,7 +211,7 @@ impl Plan {
             });
         }
         if let Some(file) = &annotations.hosts {
-            // The engine's own has what that of the host has, and not the name of the container.
+            // The file of the engine is a copy of the host's, without the name of the container.
             cri_mounts.push(cri::Mount {
                 container_path: HOSTS.to_owned(),
                 host_path: text(Some(file)),
@@ -230,7 +231,7 @@ impl Plan {
             labels,
             log_path: if annotations.logs.is_some() { LOG_FILE.to_owned() } else { String::new() },
             stdin: interactive != Interactive::No,
-            // Without it the input of the process would not end with that of an attach.
+            // Otherwise stdin of the process would not end with that of an attach session.
             stdin_once: interactive != Interactive::No,
             tty: interactive == Interactive::Terminal,
             linux: Some(cri::LinuxContainerConfig {
@@ -263,15 +264,15 @@ impl Plan {
         }
     }
 
-    /// Takes the image that the engine has for it. `has_groups` is whether the engine by itself finds the
-    /// groups of the image's user.
+    /// Sets the image. `has_groups` is true if the engine finds the groups of the image's user.
     ///
     /// # Errors
-    /// When the image lacks what the spec relies on, or says what the CRI has no place for.
+    /// `InvalidArgument` if the image lacks an entrypoint that the spec relies on; `Unsupported` if its
+    /// user has a group that the CRI has no field for.
     pub(crate) fn set_image(&mut self, image: &ImageOnEngine, has_groups: bool) -> Result<()> {
         self.annotations.image_id = Some(image.id.clone());
         self.annotations.resolved.clone_from(&image.resolved);
-        // By its id, so that it is this image even if the tag is moved meanwhile.
+        // By its id, so that a tag that moves does not change the image.
         self.container.image = Some(cri::ImageSpec {
             image: image.engine_id.clone(),
             user_specified_image: self.annotations.image.clone(),
@@ -279,17 +280,17 @@ impl Plan {
         });
         let container = &mut self.container;
         if self.arguments_are_given && container.command.is_empty() && container.args.is_empty() {
-            // Empty arguments would be taken for none, and the image's would come in their place.
+            // The engine would replace empty arguments by those of the image.
             if image.config.entrypoint.is_empty() {
                 return Err(Error::invalid(
                     "arguments",
-                    "without any, and with an image that has no entrypoint, there is nothing to run",
+                    "they are empty, and the image has no entrypoint",
                 ));
             }
             container.command.clone_from(&image.config.entrypoint);
         }
-        // The engine runs the container as the image's user by itself, but some then give it the
-        // groups of root.
+        // The engine uses the user of the image by default, but some versions then set the groups of
+        // root.
         let security =
             self.container.linux.as_mut().and_then(|linux| linux.security_context.as_mut());
         if let Some(security) = security
@@ -302,7 +303,7 @@ impl Plan {
         Ok(())
     }
 
-    /// Takes the ports that were reserved.
+    /// Sets the reserved ports.
     pub(crate) fn set_ports(&mut self, ports: Vec<TcpPortBinding>) {
         self.sandbox.port_mappings = ports
             .iter()
@@ -314,17 +315,17 @@ impl Plan {
             })
             .collect();
         let labels = &mut self.sandbox.labels;
-        // Those of a try before.
+        // Labels of an earlier attempt.
         labels.retain(|label, _| !label.starts_with(PORT_LABEL));
         labels.extend(ports.iter().map(|port| port_label(port.host_port)));
         self.annotations.ports = ports;
     }
 
-    /// Returns the content of the container's /etc/hosts, with the lines that Docker writes.
+    /// Returns the content of the container's /etc/hosts, in the format of Docker.
     pub(crate) fn hosts(&self, addresses: &[String]) -> String {
-        let mut text = HOSTS_OF_ALL.to_owned();
+        let mut text = HOSTS_HEAD.to_owned();
         let name = &self.sandbox.hostname;
-        // As Debian names a host without a network.
+        // The address that Debian uses for a host without a network.
         let fallback = ["127.0.1.1".to_owned()];
         let addresses = if addresses.is_empty() { &fallback } else { addresses };
         for address in addresses {
@@ -336,22 +337,22 @@ impl Plan {
         text
     }
 
-    /// The sandbox to ask for.
+    /// Returns the configuration of the sandbox.
     pub(crate) fn sandbox(&self) -> cri::PodSandboxConfig {
         cri::PodSandboxConfig { annotations: self.annotations.to_map(), ..self.sandbox.clone() }
     }
 
-    /// The container to ask for.
+    /// Returns the configuration of the container.
     pub(crate) fn container(&self) -> cri::ContainerConfig {
         cri::ContainerConfig { annotations: self.annotations.to_map(), ..self.container.clone() }
     }
 }
 
-/// The file in a container that resolves its own host name.
+/// Path of the hosts file in a container.
 const HOSTS: &str = "/etc/hosts";
 
-/// Lines of every /etc/hosts, as Docker writes them.
-const HOSTS_OF_ALL: &str = "127.0.0.1\tlocalhost
+/// Lines of every hosts file, as in Docker.
+const HOSTS_HEAD: &str = "127.0.0.1\tlocalhost
 ::1\tlocalhost ip6-localhost ip6-loopback
 fe00::0\tip6-localnet
 ff00::0\tip6-mcastprefix
@@ -359,13 +360,13 @@ ff02::1\tip6-allnodes
 ff02::2\tip6-allrouters
 ";
 
-/// Returns whether a mount at `target` shows or hides the file at `path`.
+/// Returns whether a mount at `target` replaces or hides the file at `path`.
 fn covers(target: &str, path: &str) -> bool {
     let target = target.trim_end_matches('/');
     path.strip_prefix(target).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// `user` or `user:group`, where the group is a number.
+/// Sets the user from `user` or `user:group`. The group is a number.
 fn set_user(security: &mut cri::LinuxContainerSecurityContext, user: &str) {
     let (user, group) = user.split_once(':').map_or((user, None), |(u, g)| (u, Some(g)));
     match user.parse() {
@@ -376,11 +377,11 @@ fn set_user(security: &mut cri::LinuxContainerSecurityContext, user: &str) {
         group.and_then(|group| group.parse().ok()).map(|value| cri::Int64Value { value });
 }
 
-/// The image's user for [`set_user`], where there is one: the CRI has no place for the name of a group.
+/// Returns the user of the image for [`set_user`]. The CRI has no field for the name of a group.
 fn user_of_image(user: &str, has_groups: bool) -> Result<Option<&str>> {
     let (name, group) = user.split_once(':').unwrap_or((user, ""));
     if name.is_empty() {
-        // Nothing, or nothing that an engine takes.
+        // No user, or one that no engine accepts.
         return Ok(None);
     }
     if group.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -389,16 +390,16 @@ fn user_of_image(user: &str, has_groups: bool) -> Result<Option<&str>> {
     if has_groups {
         return Ok(None);
     }
-    Err(Error::unsupported(Capability::GroupName)
-        .with_field("user")
-        .with_message(format!("none is given, and the image's names a group: {user}")))
+    Err(Error::unsupported(Capability::GroupName).with_field("user").with_message(format!(
+        "the spec has none, and that of the image has a named group: {user}"
+    )))
 }
 
 fn text(path: Option<&PathBuf>) -> String {
     path.and_then(|path| path.to_str()).unwrap_or_default().to_owned()
 }
 
-/// The spec was checked to fit.
+/// Converts a number that was checked to fit.
 fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
@@ -435,8 +436,8 @@ mod tests {
         ImageOnEngine { engine_id: id.clone(), id, resolved: None, config }
     }
 
-    /// The user, by number or name, and the group that the engine is asked for.
-    fn asked(plan: &Plan) -> (Option<i64>, &str, Option<i64>) {
+    /// Returns the user by number and by name, and the group of the request.
+    fn requested_user(plan: &Plan) -> (Option<i64>, &str, Option<i64>) {
         let security = plan.container.linux.as_ref().and_then(|l| l.security_context.as_ref());
         let security = security.unwrap();
         let value = |id: &Option<cri::Int64Value>| id.as_ref().map(|id| id.value);
@@ -445,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn the_images_user_counts_where_none_is_given() {
+    fn user_of_the_image_is_the_default() {
         let spec = || ContainerSpec::new("r.io/a:1");
         for (user, expected) in [
             ("", (None, "", None)),
@@ -457,29 +458,29 @@ mod tests {
         ] {
             let mut plan = plan(spec());
             plan.set_image(&image(user, &[]), false).unwrap();
-            assert_eq!(asked(&plan), expected, "{user:?}");
+            assert_eq!(requested_user(&plan), expected, "{user:?}");
         }
         for user in ["alice:staff", "1000:staff"] {
             let error = plan(spec()).set_image(&image(user, &[]), false).unwrap_err();
             assert_eq!(error.capability(), Some(Capability::GroupName), "{error:?}");
             let mut left = plan(spec());
             left.set_image(&image(user, &[]), true).unwrap();
-            assert_eq!(asked(&left), (None, "", None));
+            assert_eq!(requested_user(&left), (None, "", None));
             let mut given = plan(spec().user("5:6"));
             given.set_image(&image(user, &[]), false).unwrap();
-            assert_eq!(asked(&given), (Some(5), "", Some(6)));
+            assert_eq!(requested_user(&given), (Some(5), "", Some(6)));
         }
     }
 
     #[test]
-    fn without_arguments_the_entrypoint_is_the_command() {
+    fn empty_arguments_use_the_entrypoint_of_the_image() {
         let spec = || ContainerSpec::new("r.io/a:1").arguments([""; 0]);
         let mut entered = plan(spec());
         entered.set_image(&image("", &["/bin/entry", "x"]), true).unwrap();
         assert_eq!(entered.container.command, ["/bin/entry", "x"]);
         let error = plan(spec()).set_image(&image("", &[]), true).unwrap_err();
         assert_eq!((error.kind(), error.field()), (ErrorKind::InvalidArgument, Some("arguments")));
-        // None that are given, and some: both are the engine's to put together.
+        // The engine combines absent and non-empty arguments with the entrypoint.
         for spec in [ContainerSpec::new("r.io/a:1"), spec().arguments(["y"])] {
             let mut plan = plan(spec);
             plan.set_image(&image("", &[]), true).unwrap();

@@ -21,11 +21,11 @@ use crate::ops::kill;
 use crate::state::CriBackend;
 use crate::state::inspect;
 
-/// How long after the end of its session a process may take to end. The engine gives both at
+/// Deadline for the exit of the process after the end of its session. The engine reports both at
 /// nearly the same time.
-const EXIT: Duration = Duration::from_secs(10);
+const EXIT_DEADLINE: Duration = Duration::from_secs(10);
 
-/// See [`Container::attach`](runtime_core::Container::attach).
+/// Attaches to the main process of a running container.
 pub(crate) async fn attach(
     backend: &Arc<CriBackend>,
     container: &CriContainer,
@@ -33,22 +33,22 @@ pub(crate) async fn attach(
 ) -> Result<Session> {
     let connection = &backend.connection;
     let status = inspect::status(connection, Operation::Attach, &container.id).await?;
-    let invalid = |why: &str| Err(Error::new(ErrorKind::InvalidState).with_message(why));
+    let invalid = |message: &str| Err(Error::new(ErrorKind::InvalidState).with_message(message));
     let status = info::status(status.state());
     if status == ContainerStatus::Exited {
         return invalid("the container has ended");
     }
     let (open, tty) = (container.annotations.stdin, container.annotations.terminal);
     let (stdin, size) = match options.mode {
-        SessionMode::Stdin if tty => return invalid("the container was made for a terminal"),
-        SessionMode::Stdin if !open => return invalid("the container has no standard input"),
+        SessionMode::Stdin if tty => return invalid("the container has a terminal"),
+        SessionMode::Stdin if !open => return invalid("the container has no stdin"),
         SessionMode::Terminal(_) if !tty => return invalid("the container has no terminal"),
         SessionMode::Stdin => (true, None),
         SessionMode::Terminal(size) => (open, Some(size)),
         _ => (false, None),
     };
     if status == ContainerStatus::Created {
-        // The engine attaches to what runs, and only from then on.
+        // The engine attaches only to a running container.
         return Err(Error::unsupported(Capability::AttachCreated));
     }
     let request = cri::AttachRequest {
@@ -68,12 +68,12 @@ pub(crate) async fn attach(
         closed: connection.context.closed.clone(),
     };
     let (ended, id) = (Arc::clone(backend), container.id.clone());
-    // The server's outcome says nothing of the process.
-    let settle = |_| async move { main_exit(ended.exits.wait(&id), EXIT).await };
+    // The outcome of the server does not have the exit code of the process.
+    let settle = |_| async move { main_exit(ended.exits.wait(&id), EXIT_DEADLINE).await };
     let nothing = std::future::ready(());
     let streams = session::open(session, about, settle, std::future::pending(), nothing);
     if let (Some(size), Some(terminal)) = (size, &streams.terminal) {
-        // When it is not taken any more, the outcome says why.
+        // If this fails, the session has ended, and its outcome has the reason.
         let _ = terminal.resize(size).await;
     }
     let Streams { stdin, stdout, stderr, terminal, end, .. } = streams;
@@ -94,7 +94,7 @@ pub(crate) async fn attach(
 struct Control {
     backend: Arc<CriBackend>,
     container: CriContainer,
-    /// Only where there is a terminal.
+    /// `None` without a terminal.
     terminal: Option<Arc<dyn Terminal>>,
     end: End,
 }

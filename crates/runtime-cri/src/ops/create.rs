@@ -1,5 +1,6 @@
-//! See [`Runtime::create_container`](runtime_core::Runtime::create_container): a sandbox, its container, and the files
-//! of both on this host.
+//! See [`Runtime::create_container`](runtime_core::Runtime::create_container).
+//!
+//! A create makes files on this host, a sandbox, and a container in it.
 
 mod mounts;
 mod ports;
@@ -20,7 +21,7 @@ use tokio::time::Instant;
 
 use self::mounts::check_mount_sources;
 use self::ports::{check_ports, reserve_ports};
-use self::undo::{UNDO_PATIENCE, may_come, try_undo, undo};
+use self::undo::{UNDO_PATIENCE, may_appear, try_undo, undo};
 use crate::client::{Request, too_late};
 use crate::error::{at_create, is_port_conflict};
 use crate::generated as cri;
@@ -31,7 +32,7 @@ use crate::ops::pull;
 use crate::state::CriBackend;
 use crate::state::connection::Connection;
 
-/// See [`Backend::create`](runtime_support::backend::Backend::create).
+/// Creates a container with its sandbox and its files. If the create fails or is dropped, it is undone.
 pub(crate) async fn create(backend: &Arc<CriBackend>, spec: PreparedSpec) -> Result<CriContainer> {
     let connection = &backend.connection;
     let plan = Plan::new(spec, &connection.context.scope, &connection.settings);
@@ -40,20 +41,19 @@ pub(crate) async fn create(backend: &Arc<CriBackend>, spec: PreparedSpec) -> Res
     Ok(created)
 }
 
-/// Makes all of it or nothing, also when the future is dropped.
 async fn create_planned(connection: &Arc<Connection>, plan: Plan) -> Result<CriContainer> {
     check_mount_sources(connection, &plan).await?;
     let (answer, caller) = oneshot::channel();
     let work = make_or_undo(Arc::clone(connection), plan, answer);
     connection.context.half_made.spawn(work);
-    let made = caller.await.unwrap_or_else(|_| Err(Error::internal("the create broke off")))?;
+    let made = caller.await.unwrap_or_else(|_| Err(Error::internal("the create panicked")))?;
     Ok(made.keep())
 }
 
-/// Where the answer of a create goes.
+/// Sends the result of a create to its caller.
 type Answer = oneshot::Sender<Result<Unclaimed>>;
 
-/// A container that nobody has a handle of yet. Dropped, it is undone.
+/// Container without a handle yet, whose create is undone when dropped.
 struct Unclaimed {
     connection: Arc<Connection>,
     made: CriContainer,
@@ -63,6 +63,7 @@ struct Unclaimed {
 }
 
 impl Unclaimed {
+    /// Returns the container, and disarms the undo.
     fn keep(mut self) -> CriContainer {
         self.kept = true;
         self.made.clone()
@@ -85,36 +86,36 @@ impl Drop for Unclaimed {
 }
 
 async fn make_or_undo(connection: Arc<Connection>, mut plan: Plan, mut answer: Answer) {
-    let mut tries = 0;
+    let mut attempts = 0;
     loop {
         let mut progress = Progress::default();
         let error = match make(&connection, &mut plan, &mut answer, &mut progress).await {
             Ok(made) => {
                 let (nonce, handle) = (plan.nonce, Handle::current());
-                // When nobody waits any more it comes back, and being dropped it is undone.
+                // If the caller is gone, the send fails, and the dropped container is undone.
                 drop(answer.send(Ok(Unclaimed { connection, made, nonce, kept: false, handle })));
                 return;
             }
             Err(error) => error,
         };
-        tries += 1;
+        attempts += 1;
         if !progress.sandbox_requested {
-            // Nothing was made but on this host.
+            // There are only files on this host.
             clear_after(&connection, &plan).await;
         } else if matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Unavailable) {
-            // The engine may be gone, or still at it: what comes of that cannot be waited for.
-            let look = try_undo(&connection, &plan.nonce, None);
-            let looked = tokio::time::timeout(UNDO_FIRST_LOOK, look).await;
+            // The engine may be down or still at work: the caller does not wait for the full undo.
+            let undone = try_undo(&connection, &plan.nonce, None);
+            let undone = tokio::time::timeout(FIRST_UNDO_TIMEOUT, undone).await;
             drop(answer.send(Err(error)));
-            let removed = matches!(looked, Ok(Ok(true)));
+            let removed = matches!(undone, Ok(Ok(true)));
             let patience = if removed { Duration::ZERO } else { progress.patience };
             return undo(&connection, &plan.nonce, None, &plan.annotations, patience).await;
         } else {
-            // The caller may end as soon as it has the error, and nothing would undo it then.
+            // The undo precedes the error, because the process may exit after it has the error.
             undo(&connection, &plan.nonce, None, &plan.annotations, progress.patience).await;
-            let again = is_port_conflict(&error) && tries < PORT_TRIES && !answer.is_closed();
+            let again = is_port_conflict(&error) && attempts < PORT_ATTEMPTS && !answer.is_closed();
             if again {
-                tracing::debug!(%error, "a published port is taken: creating with others");
+                tracing::debug!(%error, "a published port is taken: retrying with others");
                 continue;
             }
         }
@@ -123,30 +124,30 @@ async fn make_or_undo(connection: Arc<Connection>, mut plan: Plan, mut answer: A
     }
 }
 
-/// How far a create has come.
+/// Progress of a create.
 #[derive(Debug, Default)]
 struct Progress {
     sandbox_requested: bool,
-    /// How long a sandbox may still come of it.
+    /// Time for which the sandbox may still appear.
     patience: Duration,
 }
 
-/// How often a create is tried whose published ports turn out to be taken.
-const PORT_TRIES: usize = 4;
+/// Number of attempts of a create whose published ports are taken.
+const PORT_ATTEMPTS: usize = 4;
 
-/// How long the caller of a failed create waits for the first look at what it has left, when the
-/// engine may not answer.
-const UNDO_FIRST_LOOK: Duration = Duration::from_secs(2);
+/// Time for which the caller of a failed create waits for the first attempt of its undo, if the engine
+/// may not respond.
+const FIRST_UNDO_TIMEOUT: Duration = Duration::from_secs(2);
 
 async fn clear_after(connection: &Connection, plan: &Plan) {
     if let Err(error) = connection.container_dirs().clear(&plan.annotations).await {
-        tracing::warn!(%error, nonce = %plan.nonce, "something of a create was left on the host");
+        tracing::warn!(%error, nonce = %plan.nonce, "failed to remove the files of a create");
     }
 }
 
-/// The error for a create whose caller has gone. Nobody gets to see it.
+/// Returns the error of a create whose caller is gone.
 fn abandoned() -> Error {
-    Error::internal("nobody waits for it any more")
+    Error::internal("the caller is gone")
 }
 
 async fn make(
@@ -155,7 +156,7 @@ async fn make(
     answer: &mut Answer,
     progress: &mut Progress,
 ) -> Result<CriContainer> {
-    let bring = pull::bring(
+    let ensure = pull::ensure(
         connection,
         Operation::Create,
         &plan.image,
@@ -163,7 +164,7 @@ async fn make(
         plan.pull_policy,
     );
     let image = tokio::select! {
-        image = bring => image?,
+        image = ensure => image?,
         () = answer.closed() => return Err(abandoned()),
     };
     plan.set_image(&image, has_groups_of_image(&connection.engine))?;
@@ -175,12 +176,12 @@ async fn make(
     connection.container_dirs().prepare(&plan.annotations, plan.shared_memory).await?;
     progress.sandbox_requested = true;
     let (sandbox, addresses) = run_sandbox(connection, plan, until).await.inspect_err(|error| {
-        if may_come(error) {
+        if may_appear(error) {
             progress.patience = UNDO_PATIENCE;
         }
     })?;
     check_ports(connection, plan, until).await?;
-    // From here on the ports lead to the container.
+    // From here on the ports belong to the sandbox.
     drop(reserved);
     if answer.is_closed() {
         return Err(abandoned());
@@ -191,7 +192,7 @@ async fn make(
     create_in(connection, plan, sandbox, until).await
 }
 
-/// Returns the id of the new sandbox and its addresses.
+/// Runs the sandbox, and returns its id and its addresses.
 async fn run_sandbox(
     connection: &Connection,
     plan: &Plan,
@@ -204,13 +205,14 @@ async fn run_sandbox(
     let id = call(connection, until, request).await?.pod_sandbox_id;
     let request = cri::PodSandboxStatusRequest { pod_sandbox_id: id.clone(), verbose: false };
     let status = call(connection, until, request).await?.status.unwrap_or_default();
-    must_be_ours(&status.labels, plan)?;
+    check_nonce(&status.labels, plan)?;
     let network = status.network.unwrap_or_default();
     let more = network.additional_ips.into_iter().map(|address| address.ip);
     let addresses = [network.ip].into_iter().chain(more).filter(|address| !address.is_empty());
     Ok((id, addresses.collect()))
 }
 
+/// Creates the container in its sandbox.
 async fn create_in(
     connection: &Connection,
     plan: &Plan,
@@ -225,7 +227,7 @@ async fn create_in(
     let container = call(connection, until, request).await.map_err(at_create)?.container_id;
     let request = cri::ContainerStatusRequest { container_id: container.clone(), verbose: false };
     let status = call(connection, until, request).await?.status.unwrap_or_default();
-    must_be_ours(&status.labels, plan)?;
+    check_nonce(&status.labels, plan)?;
     Ok(CriContainer {
         id: ContainerId::new(container),
         name: plan.name.as_str().into(),
@@ -234,9 +236,9 @@ async fn create_in(
     })
 }
 
-/// Checks that what the engine has returned carries the nonce of this create: CRI-O returns the
-/// existing sandbox or container for a name that is taken.
-fn must_be_ours(labels: &BTreeMap<String, String>, plan: &Plan) -> Result<()> {
+/// Checks the nonce of a returned sandbox or container, because CRI-O returns the existing one for a
+/// name that is taken.
+fn check_nonce(labels: &BTreeMap<String, String>, plan: &Plan) -> Result<()> {
     if labels.get(LABEL_NONCE).is_some_and(|nonce| nonce == plan.nonce.as_str()) {
         return Ok(());
     }
@@ -244,8 +246,8 @@ fn must_be_ours(labels: &BTreeMap<String, String>, plan: &Plan) -> Result<()> {
         .with_message(format!("the name {} is taken on this engine", plan.name)))
 }
 
-/// One call of a create. It is not given up when the runtime is closed: what it makes has to be
-/// known to be undone.
+/// Sends a request of a create. A close of the runtime does not cancel it, because the undo needs the
+/// result.
 async fn call<R: Request>(
     connection: &Connection,
     until: Instant,

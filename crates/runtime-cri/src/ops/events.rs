@@ -1,4 +1,7 @@
-//! What happens to containers, told from what the census and the journal find.
+//! See [`Runtime::events`](runtime_core::Runtime::events).
+//!
+//! The events of the engine exist only on some versions and can be lost. So this library compares
+//! lists, with the times that the engine keeps, and reads the journal of removed containers.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -22,58 +25,54 @@ use crate::state::CriBackend;
 use crate::state::journal::{JournalOffset, RemovalRecord};
 use crate::state::poller::{CHANNEL_CAPACITY, Change};
 
-/// How often the journal is looked at where it cannot be watched.
-const LOOK: Duration = Duration::from_secs(1);
+/// Delay between two reads of a journal that cannot be watched.
+const JOURNAL_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How many removed containers are remembered, so that none is told of twice.
-const REMEMBERED: usize = 1024;
+/// Number of removed containers whose ids are kept, so that each removal is reported once.
+const REMOVED_IDS_MAX: usize = 1024;
 
-/// See [`Runtime::events`](runtime_core::Runtime::events).
-///
-/// The engine's own events come only on some versions and can be lost: these are made of what is
-/// different between two lists, with the times that the engine keeps, and of the lives that
-/// whoever removes a container writes down.
+/// Opens a stream of events.
 pub(crate) async fn open(backend: &Arc<CriBackend>, options: EventsOptions) -> Result<EventStream> {
     let EventsOptions { since, labels, .. } = options;
     let journal = backend.journal.clone();
-    // Before the list: what is removed after this look is in what is read later.
-    let (place, lives) = run_blocking(move || {
-        let mut place = JournalOffset::default();
-        let lives = journal.read(&mut place).unwrap_or_default();
-        Ok((place, lives))
+    // Before the list, so that later reads return the removals after the list.
+    let (offset, records) = run_blocking(move || {
+        let mut offset = JournalOffset::default();
+        let records = journal.read(&mut offset).unwrap_or_default();
+        Ok((offset, records))
     })
     .await?;
     let (now, changes) = backend.poller.subscribe(Operation::Events, true).await?;
     let mut diff = EventDiff {
         labels,
         changes,
-        place,
-        told: HashMap::new(),
+        offset,
+        reported: HashMap::new(),
         times: HashMap::new(),
         removing: HashMap::new(),
         removed: Removed::default(),
         queue: VecDeque::new(),
-        watch: backend.watcher.watch(backend.journal.folder(), WatchMode::Write),
+        watch: backend.watcher.watch(backend.journal.directory(), WatchMode::Write),
         backend: Arc::clone(backend),
     };
-    let here: HashSet<ContainerId> = now.iter().map(|seen| seen.info.id.clone()).collect();
+    let existing: HashSet<ContainerId> = now.iter().map(|listed| listed.info.id.clone()).collect();
     match since {
         None => {
-            diff.removed = Removed::before(lives, &here);
-            for seen in now {
-                diff.told.insert(seen.info.id.clone(), Stage::of(seen.info.status));
+            diff.removed = Removed::before(records, &existing);
+            for listed in now {
+                diff.reported.insert(listed.info.id.clone(), Stage::of(listed.info.status));
             }
         }
         Some(since) => {
-            for life in lives {
-                if here.contains(&life.info.id) {
-                    diff.removing.insert(life.info.id.clone(), life);
+            for record in records {
+                if existing.contains(&record.info.id) {
+                    diff.removing.insert(record.info.id.clone(), record);
                 } else {
-                    diff.tell_life(life);
+                    diff.report_record(record);
                 }
             }
-            for seen in now {
-                diff.tell_change(Change::appeared(&backend.connection, seen).await?);
+            for listed in now {
+                diff.report_change(Change::appeared(&backend.connection, listed).await?);
             }
             diff.queue.retain(|event| event.time >= since);
             diff.queue.make_contiguous().sort_by_key(|event| event.time);
@@ -90,13 +89,13 @@ pub(crate) async fn open(backend: &Arc<CriBackend>, options: EventsOptions) -> R
 }
 
 /// Returns the error of a stream that was not read for so long that changes were dropped.
-fn not_read() -> Error {
+fn too_slow() -> Error {
     Error::new(ErrorKind::Lost).with_message(format!(
-        "the events were not read, and more than {CHANNEL_CAPACITY} changes came meanwhile"
+        "the events were not read, and more than {CHANNEL_CAPACITY} changes were pending"
     ))
 }
 
-/// How far the telling of a container has come.
+/// Last reported stage of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
     Created,
@@ -114,24 +113,24 @@ impl Stage {
     }
 }
 
-/// One listener.
+/// State of one event stream.
 struct EventDiff {
     backend: Arc<CriBackend>,
     labels: LabelFilter,
     changes: mpsc::Receiver<Change>,
-    place: JournalOffset,
-    /// What was told of the containers that are there.
-    told: HashMap<ContainerId, Stage>,
-    /// The time of the last event of those.
+    offset: JournalOffset,
+    /// Last reported stages of existing containers.
+    reported: HashMap<ContainerId, Stage>,
+    /// Times of the last events of existing containers.
     times: HashMap<ContainerId, SystemTime>,
-    /// What was written of containers that may still be there.
+    /// Records of containers that may still exist.
     removing: HashMap<ContainerId, RemovalRecord>,
     removed: Removed,
     queue: VecDeque<Event>,
     watch: Option<DirectoryWatch>,
 }
 
-/// The containers whose removal was told, the last of them.
+/// Ids of the last containers whose removal was reported.
 #[derive(Debug, Default)]
 struct Removed {
     ids: HashSet<ContainerId>,
@@ -139,12 +138,12 @@ struct Removed {
 }
 
 impl Removed {
-    /// Those that were gone before anybody listened. A journal that is written anew gives their lives
-    /// again.
-    fn before(lives: Vec<RemovalRecord>, here: &HashSet<ContainerId>) -> Self {
+    /// Returns the containers that were removed before the stream was opened. Their records are read
+    /// again after the journal was rewritten.
+    fn before(records: Vec<RemovalRecord>, existing: &HashSet<ContainerId>) -> Self {
         let mut removed = Self::default();
-        for life in lives.into_iter().filter(|life| !here.contains(&life.info.id)) {
-            removed.insert(life.info.id);
+        for record in records.into_iter().filter(|record| !existing.contains(&record.info.id)) {
+            removed.insert(record.info.id);
         }
         removed
     }
@@ -157,7 +156,7 @@ impl Removed {
         if self.ids.insert(id.clone()) {
             self.order.push_back(id);
         }
-        if self.order.len() > REMEMBERED
+        if self.order.len() > REMOVED_IDS_MAX
             && let Some(oldest) = self.order.pop_front()
         {
             self.ids.remove(&oldest);
@@ -175,127 +174,130 @@ impl EventDiff {
             let written = async {
                 match &mut self.watch {
                     Some(watch) => watch.changed().await,
-                    None => tokio::time::sleep(LOOK).await,
+                    None => tokio::time::sleep(JOURNAL_POLL_INTERVAL).await,
                 }
             };
             tokio::select! {
                 biased;
                 () = token.cancelled() => return Err(closed()),
                 change = self.changes.recv() => match change {
-                    Some(change) => self.take_change(change).await?,
-                    None => return Err(not_read()),
+                    Some(change) => self.handle_change(change).await?,
+                    None => return Err(too_slow()),
                 },
                 () = written => self.read_journal().await?,
             }
         }
     }
 
-    async fn take_change(&mut self, change: Change) -> Result<()> {
+    async fn handle_change(&mut self, change: Change) -> Result<()> {
         if change.after.is_none() {
-            // Who removed it has written that down before.
+            // The record was written before the removal.
             self.read_journal().await?;
         }
-        self.tell_change(change);
+        self.report_change(change);
         Ok(())
     }
 
-    fn tell_change(&mut self, change: Change) {
+    fn report_change(&mut self, change: Change) {
         let Some(id) = change.id().cloned() else { return };
         if self.removed.has(&id) {
             return;
         }
         match (&change.after, &change.before) {
-            (Some(seen), _) => {
-                let mut info = seen.info.clone();
+            (Some(listed), _) => {
+                let mut info = listed.info.clone();
                 let mut out_of_memory = false;
                 if let Some(details) = &change.details {
                     info = details.info.clone();
                     out_of_memory = details.out_of_memory;
                 }
-                self.tell(&info, out_of_memory, change.noticed);
-                self.told.insert(id, Stage::of(info.status));
+                self.report(&info, out_of_memory, change.noticed);
+                self.reported.insert(id, Stage::of(info.status));
             }
             (None, before) => {
-                if let Some(life) = self.removing.remove(&id) {
-                    self.tell_life(life);
+                if let Some(record) = self.removing.remove(&id) {
+                    self.report_record(record);
                 } else if let Some(ListedContainer { info, .. }) = before {
                     let mut info = info.clone();
                     if info.status == ContainerStatus::Running {
-                        // It went away before its end was seen.
+                        // It was removed before its exit was listed.
                         info.status = ContainerStatus::Exited;
                         info.exit = Some(Exit::new(ExitReason::Removed));
                     }
-                    self.tell(&info, false, change.noticed);
-                    self.tell_removed(&info, change.noticed);
+                    self.report(&info, false, change.noticed);
+                    self.report_removed(&info, change.noticed);
                 }
             }
         }
     }
 
-    /// What is new in the journal. A change tells when one that was told of is gone.
+    /// Reads new records. A change reports the removal of a container with earlier events.
     async fn read_journal(&mut self) -> Result<()> {
-        let (journal, mut place) = (self.backend.journal.clone(), self.place.clone());
-        let (place, lives) = run_blocking(move || {
-            let lives = journal.read(&mut place).map_err(|error| {
-                Error::internal("the journal of removed containers cannot be read")
+        let (journal, mut offset) = (self.backend.journal.clone(), self.offset.clone());
+        let (offset, records) = run_blocking(move || {
+            let records = journal.read(&mut offset).map_err(|error| {
+                Error::internal("failed to read the journal of removed containers")
                     .with_source(error)
             })?;
-            Ok((place, lives))
+            Ok((offset, records))
         })
         .await?;
-        self.place = place;
-        for life in lives {
-            if !self.removed.has(&life.info.id) {
-                self.removing.insert(life.info.id.clone(), life);
+        self.offset = offset;
+        for record in records {
+            if !self.removed.has(&record.info.id) {
+                self.removing.insert(record.info.id.clone(), record);
             }
         }
-        let unseen: Vec<ContainerId> =
-            self.removing.keys().filter(|id| !self.told.contains_key(*id)).cloned().collect();
-        if !unseen.is_empty() {
-            // Made and removed between two lists, or just not listed yet: a list tells.
+        let unlisted: Vec<ContainerId> =
+            self.removing.keys().filter(|id| !self.reported.contains_key(*id)).cloned().collect();
+        if !unlisted.is_empty() {
+            // They were created and removed between two lists, or are not listed yet: list again.
             match self.backend.poller.refresh(Operation::Events).await {
                 Ok(()) => {}
                 Err(error) if error.is_retryable() => return Ok(()),
                 Err(error) => return Err(error),
             }
-            for id in unseen {
+            for id in unlisted {
                 if !self.backend.poller.has(&id)
-                    && let Some(life) = self.removing.remove(&id)
+                    && let Some(record) = self.removing.remove(&id)
                 {
-                    self.tell_life(life);
+                    self.report_record(record);
                 }
             }
         }
         Ok(())
     }
 
-    fn tell_life(&mut self, life: RemovalRecord) {
-        if self.removed.has(&life.info.id) {
+    fn report_record(&mut self, record: RemovalRecord) {
+        if self.removed.has(&record.info.id) {
             return;
         }
-        self.tell(&life.info, life.out_of_memory, life.removed_at);
-        self.tell_removed(&life.info, life.removed_at);
+        self.report(&record.info, record.out_of_memory, record.removed_at);
+        self.report_removed(&record.info, record.removed_at);
     }
 
-    fn tell_removed(&mut self, info: &ContainerInfo, at: SystemTime) {
-        self.told.remove(&info.id);
+    fn report_removed(&mut self, info: &ContainerInfo, at: SystemTime) {
+        self.reported.remove(&info.id);
         self.removed.insert(info.id.clone());
         self.push(info, at, EventKind::Removed);
     }
 
-    /// What was not told yet of a container that has come so far.
-    fn tell(&mut self, info: &ContainerInfo, out_of_memory: bool, noticed: SystemTime) {
-        let told = self.told.get(&info.id).copied();
+    /// Reports the events of a container up to its current stage, except for reported ones.
+    fn report(&mut self, info: &ContainerInfo, out_of_memory: bool, noticed: SystemTime) {
+        let reported = self.reported.get(&info.id).copied();
         let stage = Stage::of(info.status);
-        if told.is_none() {
+        if reported.is_none() {
             self.push(info, info.created_at.unwrap_or(noticed), EventKind::Created);
         }
-        // One that could not be started has no start.
+        // A container that failed to start has no start time.
         let started = info.started_at.is_some() || stage == Stage::Started;
-        if told.is_none_or(|told| told < Stage::Started) && stage >= Stage::Started && started {
+        if reported.is_none_or(|reported| reported < Stage::Started)
+            && stage >= Stage::Started
+            && started
+        {
             self.push(info, info.started_at.unwrap_or(noticed), EventKind::Started);
         }
-        if told.is_none_or(|told| told < Stage::Exited) && stage == Stage::Exited {
+        if reported.is_none_or(|reported| reported < Stage::Exited) && stage == Stage::Exited {
             let exit = info.exit.clone().unwrap_or_else(|| Exit::new(ExitReason::Unknown));
             let ended = exit.ended_at.unwrap_or(noticed);
             if out_of_memory {
@@ -306,7 +308,7 @@ impl EventDiff {
     }
 
     fn push(&mut self, info: &ContainerInfo, at: SystemTime, kind: EventKind) {
-        // containerd can date the start of a short container after its end.
+        // The start time of a short container of containerd can be after its end.
         let last = self.times.entry(info.id.clone()).or_insert(at);
         let at = at.max(*last);
         *last = at;
@@ -332,26 +334,26 @@ mod tests {
     use crate::runtime::CriRuntime;
     use crate::state::connection::Ownership;
     use crate::state::journal::Journal;
-    use crate::state::journal::tests::life;
+    use crate::state::journal::tests::record;
 
     #[test]
-    fn what_was_gone_before_stays_so_when_the_journal_is_written_anew() {
+    fn rewritten_journal_repeats_no_removals() {
         let folder = tempfile::tempdir().unwrap();
         let journal = Journal::new(folder.path(), &Scope::new("s").unwrap());
         for number in 0..511 {
-            journal.write(&life(number)).unwrap();
+            journal.write(&record(number)).unwrap();
         }
-        let mut place = JournalOffset::default();
-        let lives = journal.read(&mut place).unwrap();
-        // One that is still there is on its way to be removed.
-        let removed = Removed::before(lives, &[ContainerId::new("510")].into());
+        let mut offset = JournalOffset::default();
+        let records = journal.read(&mut offset).unwrap();
+        // A container that still exists is being removed.
+        let removed = Removed::before(records, &[ContainerId::new("510")].into());
         for number in 511..514 {
-            journal.write(&life(number)).unwrap();
+            journal.write(&record(number)).unwrap();
         }
-        let again = journal.read(&mut place).unwrap();
-        assert!(again.len() > 4, "it was not written anew");
-        let new: Vec<_> = again.iter().filter(|life| !removed.has(&life.info.id)).collect();
-        let new: Vec<_> = new.iter().map(|life| life.info.id.as_str()).collect();
+        let again = journal.read(&mut offset).unwrap();
+        assert!(again.len() > 4, "the journal was not rewritten");
+        let new: Vec<_> = again.iter().filter(|record| !removed.has(&record.info.id)).collect();
+        let new: Vec<_> = new.iter().map(|record| record.info.id.as_str()).collect();
         assert_eq!(new, ["510", "511", "512", "513"]);
     }
 
@@ -364,18 +366,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn stream_that_is_not_read_ends_with_lost() {
+    async fn unread_stream_ends_with_lost() {
         let fake = FakeCrio::start();
         let backend = connect(options(&fake), Ownership::Managed).await.unwrap();
         let mut events = open(&backend, EventsOptions::default()).await.unwrap();
-        let seen = |number: usize| ListedContainer {
-            info: life(number).info,
+        let listed = |number: usize| ListedContainer {
+            info: record(number).info,
             sandbox: String::new(),
             annotations: Arc::default(),
         };
         for number in 0..=CHANNEL_CAPACITY {
             let noticed = SystemTime::now();
-            let change = Change { before: None, after: Some(seen(number)), noticed, details: None };
+            let change =
+                Change { before: None, after: Some(listed(number)), noticed, details: None };
             backend.poller.publish(&[change]);
         }
         let mut last = None;
@@ -386,7 +389,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn callers_do_not_wait_for_the_deadlines_of_others() {
+    async fn concurrent_opens_time_out_together() {
         let fake = FakeCrio::start();
         let runtime = CriRuntime::connect(options(&fake)).await.unwrap();
         fake.state.lock().unwrap().hangs = Some("ListContainers");

@@ -1,9 +1,9 @@
-//! Commands in a running container.
+//! See [`Container::exec`](runtime_core::Container::exec).
 //!
-//! The engine answers an exec with an address, and makes the process when its streams are open
-//! there. Neither does it say that the process runs, nor which it is: both are found by looking at
-//! the container from this host, where that can be done; where not, a process that has neither
-//! said anything nor failed within a moment is taken for running.
+//! The engine responds to an exec with a URL, and creates the process when the streams are open
+//! there. It reports neither the start of the process nor its PID. If the container is visible on this
+//! host, both are looked up there. Otherwise a process that has neither written nor failed within a
+//! short time counts as started.
 
 use std::sync::Arc;
 
@@ -46,7 +46,7 @@ pub(crate) async fn exec(
     context.finish(opened).await
 }
 
-/// The process of an exec, once it is known.
+/// Receiver of the process of an exec.
 type Found = watch::Receiver<Option<Arc<ExecProcess>>>;
 
 async fn open(
@@ -71,7 +71,11 @@ async fn open(
     require_running(&status)?;
     let lookup = lock.as_ref().and(pid).map(|pid| ExecProcessLookup::new(pid, &container.id));
     let mut lookup = lookup.and_then(|lookup| {
-        lookup.inspect_err(|error| tracing::debug!(%error, "the process will not be found")).ok()
+        lookup
+            .inspect_err(
+                |error| tracing::debug!(%error, "failed to prepare the lookup of the process"),
+            )
+            .ok()
     });
     let request = cri::ExecRequest {
         container_id: container.id.to_string(),
@@ -95,17 +99,16 @@ async fn open(
     };
     let (finder, found) = watch::channel(None);
     let mut streams =
-        session::open(session, about, settled, gone(found.clone()), kill_it(found.clone()));
+        session::open(session, about, settled, gone(found.clone()), kill_found(found.clone()));
     if let (Some(size), Some(terminal)) = (size, &streams.terminal) {
-        // The server keeps it until there is a terminal. When it takes none any more, the outcome
-        // says why.
+        // The server keeps the size until there is a terminal. If this fails, the session has ended,
+        // and its outcome has the reason.
         let _ = terminal.resize(size).await;
     }
     let find = lookup.as_mut().map(|lookup| {
         || {
             lookup.find(&options.command).map_err(|error| {
-                Error::internal("the processes of the container cannot be looked at")
-                    .with_source(error)
+                Error::internal("failed to list the processes of the container").with_source(error)
             })
         }
     });
@@ -138,14 +141,13 @@ async fn open(
     ))
 }
 
-/// Exit code of runc for a process that it could not execute.
-const RUNC_FAILED: i32 = 255;
+/// Exit code of runc for a process that it failed to execute.
+const RUNC_FAILED_CODE: i32 = 255;
 
-/// Returns what the start failure means that CRI-O reports as a process: runc's message on standard
-/// error, or on the terminal, and its exit code. A process that has written or returned anything else
-/// has run.
+/// Returns the result of a failed start that CRI-O reports as output and exit code of runc. Any other
+/// output or exit code is that of the process.
 async fn written_failure(streams: &mut Streams) -> Option<Result<ExecExit>> {
-    let has_failed = matches!(streams.end.seen(), Some(Ok(ExecExit { code: RUNC_FAILED })));
+    let has_failed = matches!(streams.end.seen(), Some(Ok(ExecExit { code: RUNC_FAILED_CODE })));
     let output = match &mut streams.stderr {
         Some(stderr) => stderr,
         None => &mut streams.stdout,
@@ -156,8 +158,8 @@ async fn written_failure(streams: &mut Streams) -> Option<Result<ExecExit>> {
     failure_of_runc(&String::from_utf8_lossy(output.peeked()?))
 }
 
-/// Returns what a line of runc's log says of a start: that the process could not be executed, or
-/// that it was killed before.
+/// Returns the result for a log line of runc about a start: the process failed to execute, or was killed
+/// before.
 fn failure_of_runc(text: &str) -> Option<Result<ExecExit>> {
     let is_of_runc = text.contains("level=error") || text.starts_with("exec failed");
     if !is_of_runc {
@@ -167,7 +169,7 @@ fn failure_of_runc(text: &str) -> Option<Result<ExecExit>> {
     killed.or_else(|| session::exec_start_failure(text.trim()).map(Err))
 }
 
-/// A container that ends at this time makes the start fail in many words.
+/// Replaces the error of a start by the state of the container, if that is not running.
 async fn not_opened(connection: &Connection, container: &CriContainer, error: Error) -> Error {
     if error.kind() == ErrorKind::InvalidArgument {
         return error;
@@ -185,7 +187,7 @@ async fn settled(outcome: std::result::Result<Outcome, remote_command::Error>) -
     session::settle(outcome)
 }
 
-/// Completes when the process is known to have ended.
+/// Completes when the process has ended, if it was found.
 async fn gone(mut found: Found) {
     let process = match found.wait_for(Option::is_some).await {
         Ok(process) => process.clone(),
@@ -201,13 +203,13 @@ async fn gone(mut found: Found) {
     std::future::pending::<()>().await;
 }
 
-/// Ends the process that nobody listens to any more, where that can be done.
-async fn kill_it(found: Found) {
+/// Kills the process of a dropped session, if it was found.
+async fn kill_found(found: Found) {
     let process = found.borrow().clone();
     if let Some(process) = process
         && let Err(error) = process.signal(Signal::KILL).await
     {
-        tracing::debug!(%error, "the process of a dropped session was not ended");
+        tracing::debug!(%error, "failed to kill the process of a dropped session");
     }
 }
 
@@ -218,7 +220,7 @@ fn ended() -> Error {
 struct Control {
     backend: Arc<CriBackend>,
     container: CriContainer,
-    /// Only where there is a terminal.
+    /// `None` without a terminal.
     terminal: Option<Arc<dyn Terminal>>,
     found: Found,
     end: End,
@@ -231,9 +233,8 @@ impl Control {
             return Err(ended());
         }
         let found = self.found.borrow().clone();
-        let process = found.ok_or_else(|| {
-            Error::internal("the process of the session cannot be told from others")
-        })?;
+        let process =
+            found.ok_or_else(|| Error::internal("the process of the session was not found"))?;
         if process.signal(signal).await.map_err(kill::refused)? { Ok(()) } else { Err(ended()) }
     }
 }
@@ -262,7 +263,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn line_of_runc_is_a_start_failure() {
+    fn log_line_of_runc_is_a_start_failure() {
         let line = "time=\"2026-11-30T10:00:00Z\" level=error msg=\"exec failed: unable to start \
                     container process: exec: \\\"no-such\\\": executable file not found in $PATH\"\n";
         let error = failure_of_runc(line).unwrap().unwrap_err();

@@ -24,13 +24,13 @@ pub(crate) async fn health(connection: &Connection) -> Result<Health> {
     let conditions = status.status.map(|status| status.conditions).unwrap_or_default();
     for condition in conditions.iter().filter(|condition| !condition.status) {
         health.warnings.push(format!(
-            "The engine says that {} is false: {} {}.",
+            "The engine reports that {} is false: {} {}.",
             condition.r#type, condition.reason, condition.message
         ));
     }
     if !context.capabilities.logs {
         health.warnings.push(format!(
-            "There are no logs: engine and caller do not share the folder {}.",
+            "There are no logs: the engine and this process do not share the directory {}.",
             connection.settings.log_dir.display()
         ));
     }
@@ -60,14 +60,14 @@ async fn kubelet_warning(connection: &Connection) -> Result<Option<String>> {
 }
 
 fn sentence(pods: usize, runs: bool) -> Option<String> {
-    let why = match (pods, runs) {
+    let reason = match (pods, runs) {
         (0, false) => return None,
         (0, true) => "it runs on this host".to_owned(),
         (pods, _) => format!("{pods} of the sandboxes are pods"),
     };
     Some(format!(
-        "A kubelet works with this engine ({why}), and removes containers that it did not make: \
-         use an engine of your own, or the Kubernetes backend."
+        "A kubelet uses this engine ({reason}), and removes containers that it did not create: \
+         use a separate engine, or the Kubernetes backend."
     ))
 }
 
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pods_or_a_process_are_a_kubelet() {
+    fn kubelet_is_detected_by_pods_or_process() {
         for (pods, runs, why) in [
             (0, false, None),
             (0, true, Some("(it runs on this host)")),

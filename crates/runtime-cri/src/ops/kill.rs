@@ -19,32 +19,32 @@ pub(crate) async fn send(
     let (status, pid) = status_and_pid(connection, Operation::Kill, &container.id).await?;
     require_running(&status)?;
     let Some(pid) = pid else {
-        return Err(Error::internal("the engine does not tell the process of the container"));
+        return Err(Error::internal("the engine sent no PID of the container"));
     };
     let process = Process::hold(pid).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => ended(),
         _ => refused(error),
     })?;
-    // It runs still, and as the same number: then it is the one that we have hold of, and it was
-    // not replaced by another between the question and the hold.
+    // If the container still runs with the same PID, the PID was not reused before the open of its
+    // pidfd.
     let (status, again) = status_and_pid(connection, Operation::Kill, &container.id).await?;
     require_running(&status)?;
     if again != Some(pid) {
         return Err(ended());
     }
-    must_be_in_container(pid, &container.id)?;
+    check_in_container(pid, &container.id)?;
     if process.signal(signal).map_err(refused)? { Ok(()) } else { Err(ended()) }
 }
 
-/// Checks that the process that the engine names is in the container, as this host sees it.
+/// Checks that a PID of the engine is that of a process in the container on this host.
 ///
-/// The number means another process, or none, when the engine is in another PID namespace or on
-/// another host, as behind a relay.
-pub(crate) fn must_be_in_container(pid: i32, id: &ContainerId) -> Result<()> {
+/// The PID belongs to another process, or to none, if the engine is in another PID namespace or, behind
+/// a relay, on another host.
+fn check_in_container(pid: i32, id: &ContainerId) -> Result<()> {
     if process::is_in_container(pid, id.as_str()) {
         return Ok(());
     }
-    // A process that has ended leaves its control groups before the engine notices.
+    // A process leaves its control groups at its end, before the engine notices.
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
     if matches!(state, None | Some('Z' | 'X')) {
@@ -60,12 +60,13 @@ fn ended() -> Error {
     Error::new(ErrorKind::InvalidState).with_message("the container has ended")
 }
 
+/// Maps an I/O error of a signal.
 pub(crate) fn refused(error: std::io::Error) -> Error {
     let kind = match error.kind() {
         std::io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
         _ => ErrorKind::Internal,
     };
-    Error::new(kind).with_message("the signal cannot be sent").with_source(error)
+    Error::new(kind).with_message("failed to send the signal").with_source(error)
 }
 
 #[cfg(test)]
@@ -73,20 +74,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn process_outside_of_the_container_is_refused() {
+    fn check_in_container_refuses_other_processes() {
         let id = ContainerId::new("0123456789abcdef".repeat(4));
         let pid = std::process::id().cast_signed();
-        let error = must_be_in_container(pid, &id).unwrap_err();
+        let error = check_in_container(pid, &id).unwrap_err();
         assert_eq!(error.capability(), Some(Capability::Kill), "{error:?}");
     }
 
     #[test]
-    fn process_that_has_ended_is_invalid_state() {
+    fn check_in_container_of_ended_process_is_invalid_state() {
         let id = ContainerId::new("0123456789abcdef".repeat(4));
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let pid = child.id().cast_signed();
         child.wait().unwrap();
-        let error = must_be_in_container(pid, &id).unwrap_err();
+        let error = check_in_container(pid, &id).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidState, "{error:?}");
     }
 }

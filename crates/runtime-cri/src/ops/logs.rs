@@ -1,4 +1,5 @@
-//! See [`Container::logs`](runtime_core::Container::logs): records from the files that the engine writes.
+//! See [`Container::logs`](runtime_core::Container::logs). The engine writes log files, which this
+//! library reads.
 
 mod lines;
 mod next;
@@ -32,7 +33,7 @@ use crate::state::inspect;
 /// Maximum time for which lines wait for the end of a line of the other stream.
 const HOLD_MAX: Duration = Duration::from_millis(500);
 
-/// See [`Container::logs`](runtime_core::Container::logs).
+/// Opens the log of a container.
 pub(crate) async fn open(
     backend: &Arc<CriBackend>,
     container: &CriContainer,
@@ -54,7 +55,7 @@ pub(crate) async fn open(
     let (max_line, plan) = (options.max_line, directory.clone());
     let start = run_blocking(move || plan_start(&plan, &options, terminal, ended)).await?;
     if start.open.is_none() && directory.keeps_all() && has_written(&status) {
-        // Removed by somebody, or the engine has another directory at this path.
+        // The files were removed, or the engine has another directory at this path.
         return Err(Error::new(ErrorKind::Lost)
             .with_message(format!("there are no log files in {}", directory.path.display())));
     }
@@ -70,7 +71,7 @@ pub(crate) async fn open(
         has_written: has_written(&status),
         exit: None,
         watch: None,
-        was_cut: false,
+        was_truncated: false,
     };
     let records = Records {
         lines: Lines::new(terminal, max_line, start.unfinished),
@@ -90,8 +91,7 @@ pub(crate) async fn open(
     Ok(LogReader::new(UntilRemoved::new(records, was_removed), after))
 }
 
-/// Returns whether the container of a log that has ended was removed, or is being removed by this
-/// process.
+/// Returns whether the container of an ended log was removed, or is being removed by this process.
 async fn was_removed(backend: &CriBackend, container: &CriContainer) -> bool {
     match inspect::status(&backend.connection, Operation::Logs, &container.id).await {
         Ok(status) if info::status(status.state()) == ContainerStatus::Exited => {
@@ -107,12 +107,12 @@ fn is_not_found(error: Error) -> bool {
     error.kind() == ErrorKind::NotFound
 }
 
-/// Returns whether the engine has opened a log for the container: it has been started.
+/// Returns whether the engine has opened a log for the container, which it does at the start.
 fn has_written(status: &cri::ContainerStatus) -> bool {
     status.started_at > 0
 }
 
-/// The stream of records.
+/// Stream of records.
 struct Records {
     lines: Lines,
     filter: Filter,
@@ -121,13 +121,13 @@ struct Records {
     is_at_end: bool,
     ended: bool,
     follow: bool,
-    /// Runs while lines wait for the end of a line of another stream.
+    /// Timer while lines wait for the end of a line of the other stream.
     hold: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 impl Records {
-    /// Lets lines that have waited for long overtake an unfinished one. Ready when there may be
-    /// records because of that.
+    /// Releases lines that wait for an unfinished line of the other stream, after [`HOLD_MAX`]. Ready if
+    /// there may be records.
     fn poll_hold(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.follow || self.filter.needs_order() || !self.lines.holds_back() {
             self.hold = None;
@@ -148,7 +148,7 @@ impl Stream for Records {
         let this = self.get_mut();
         loop {
             while let Some(mut record) = this.lines.next() {
-                if this.filter.lets_pass(&mut record) {
+                if this.filter.accepts(&mut record) {
                     return Poll::Ready(Some(Ok(record)));
                 }
             }
@@ -168,8 +168,8 @@ impl Stream for Records {
                 continue;
             };
             this.fetching = None;
-            if std::mem::take(&mut source.was_cut) {
-                this.lines.begin_again();
+            if std::mem::take(&mut source.was_truncated) {
+                this.lines.restart();
             }
             match fetched {
                 Ok(Fetched::Block(block)) => {
@@ -180,7 +180,7 @@ impl Stream for Records {
                     this.is_at_end = true;
                     this.ended |= ended;
                     this.lines.parser.feed(rest);
-                    // A line that a running container has not finished is no record yet.
+                    // An unfinished line of a running container is not a record yet.
                     if this.ended {
                         this.lines.finish();
                     } else {

@@ -15,7 +15,7 @@ use crate::generated as cri;
 use crate::model::image::ImageOnEngine;
 use crate::state::connection::Connection;
 
-/// The image by this name or id, if the engine has it.
+/// Returns the image with this name or id, if the engine has it.
 async fn find(
     connection: &Connection,
     operation: Operation,
@@ -31,8 +31,8 @@ async fn find(
     Ok(answer.image.map(|image| ImageOnEngine::new(image, verbose, reference)))
 }
 
-/// Brings the image by the policy, and gives what the engine then has.
-pub(crate) async fn bring(
+/// Pulls an image according to the policy, and returns it.
+pub(crate) async fn ensure(
     connection: &Connection,
     operation: Operation,
     reference: &ImageRef,
@@ -48,7 +48,7 @@ pub(crate) async fn bring(
     pull(connection, operation, reference, auth).await
 }
 
-/// See [`Runtime::pull_image`](runtime_core::Runtime::pull_image).
+/// Pulls an image according to the policy, and reports the progress.
 pub(crate) async fn pull_stream(
     connection: Arc<Connection>,
     reference: ImageRef,
@@ -67,7 +67,7 @@ pub(crate) async fn pull_stream(
         }
         check_can_be_pulled(&reference, policy)?;
     }
-    // The CRI tells nothing between the beginning and the end of a pull.
+    // The CRI reports nothing between the beginning and the end of a pull.
     let begin = PullEvent::Message { text: format!("pulling {reference}") };
     let end = async move {
         let image = pull(&connection, Operation::Pull, &reference, auth).await?;
@@ -78,19 +78,18 @@ pub(crate) async fn pull_stream(
 
 fn check_can_be_pulled(reference: &ImageRef, policy: PullPolicy) -> Result<()> {
     let why = if policy == PullPolicy::Never {
-        "the engine does not have it, and the policy is never"
+        "the engine does not have the image, and the policy is never"
     } else if reference.is_id() {
-        "the engine does not have it, and an image id cannot be pulled"
+        "the engine does not have the image, and an image id cannot be pulled"
     } else {
         return Ok(());
     };
     Err(Error::new(ErrorKind::ImageNotFound).with_message(why).about(reference))
 }
 
-/// The CRI tells nothing before the end, so that a silence cannot be told from a large image on a slow
-/// line: the deadline is for the whole. Some engines give up a pull that stands still by themselves,
-/// see the documentation of the crate. An engine that is gone is noticed by the connection, and a pull
-/// that nobody waits for any more ends.
+/// Pulls an image. The deadline covers the whole pull, because the CRI reports no progress, so that a
+/// stalled pull looks like a large image. Some engines abort a stalled pull, see the documentation of
+/// the crate. A dropped future cancels the pull.
 async fn pull(
     connection: &Connection,
     operation: Operation,
@@ -98,17 +97,17 @@ async fn pull(
     auth: Option<RegistryAuth>,
 ) -> Result<ImageOnEngine> {
     let deadline = connection.context.deadlines.pull_without_progress;
-    let whole = pull_patiently(connection, operation, reference, auth);
-    tokio::time::timeout(deadline, whole).await.unwrap_or_else(|_| {
+    let pulled = pull_without_deadline(connection, operation, reference, auth);
+    tokio::time::timeout(deadline, pulled).await.unwrap_or_else(|_| {
         Err(Error::new(ErrorKind::Timeout)
-            .with_message(format!("it was not pulled within {deadline:?}"))
+            .with_message(format!("the pull did not end within {deadline:?}"))
             .during(operation)
             .on(BACKEND)
             .about(reference))
     })
 }
 
-async fn pull_patiently(
+async fn pull_without_deadline(
     connection: &Connection,
     operation: Operation,
     reference: &ImageRef,
@@ -129,20 +128,20 @@ async fn pull_patiently(
         .unless_closed(connection.client.call_without_deadline(operation, request))
         .await;
     pulled
-        .map_err(|error| ambiguous(error, with_login).during(operation))
+        .map_err(|error| map_ambiguous(error, with_login).during(operation))
         .on(BACKEND)
         .about(reference)?;
     find(connection, operation, reference).await?.ok_or_else(|| {
         Error::new(ErrorKind::ImageNotFound)
-            .with_message("it was pulled, and is gone again")
+            .with_message("the image was removed after the pull")
             .during(operation)
             .on(BACKEND)
             .about(reference)
     })
 }
 
-/// The login as the engine wants it. Without the registry's address: the login is for the one of
-/// the image, and the engine does not have to compare.
+/// Converts a credential. The address of the registry is omitted, so that the engine does not compare
+/// it with that of the image.
 fn auth_config(credential: Credential) -> cri::AuthConfig {
     match credential {
         Credential::Login(auth) => cri::AuthConfig {
@@ -160,8 +159,8 @@ fn auth_config(credential: Credential) -> cri::AuthConfig {
     }
 }
 
-/// Registries answer alike for what is not there and what one may not see.
-fn ambiguous(error: Error, with_login: bool) -> Error {
+/// Maps the error that registries send for both missing and forbidden images.
+fn map_ambiguous(error: Error, with_login: bool) -> Error {
     let text = error.message().unwrap_or_default().to_ascii_lowercase();
     if !text.contains("does not exist or may require authorization")
         && !text.contains("insufficient_scope")
@@ -181,12 +180,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_may_not_be_seen_depends_on_the_login() {
+    fn ambiguous_error_depends_on_the_login() {
         let words = "pull access denied, repository does not exist or may require authorization";
         let refused = || Error::new(ErrorKind::PermissionDenied).with_message(words);
-        assert_eq!(ambiguous(refused(), true).kind(), ErrorKind::ImageNotFound);
-        assert_eq!(ambiguous(refused(), false).kind(), ErrorKind::Unauthenticated);
+        assert_eq!(map_ambiguous(refused(), true).kind(), ErrorKind::ImageNotFound);
+        assert_eq!(map_ambiguous(refused(), false).kind(), ErrorKind::Unauthenticated);
         let other = Error::new(ErrorKind::Unavailable).with_message("connection refused");
-        assert_eq!(ambiguous(other, true).kind(), ErrorKind::Unavailable);
+        assert_eq!(map_ambiguous(other, true).kind(), ErrorKind::Unavailable);
     }
 }

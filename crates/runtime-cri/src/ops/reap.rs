@@ -1,4 +1,4 @@
-//! Removing what a scope left behind.
+//! See [`Runtime::reap`](runtime_core::Runtime::reap).
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
@@ -25,13 +25,13 @@ use crate::ops::sandbox::remove_sandbox;
 use crate::state::CriBackend;
 use crate::state::connection::Connection;
 
-/// How many sandboxes are removed at once.
-const AT_ONCE: usize = 8;
+/// Number of sandboxes that are removed at the same time.
+const REMOVE_CONCURRENCY: usize = 8;
 
-/// See [`Runtime::reap`](runtime_core::Runtime::reap).
+/// Removes old sandboxes and directories of the scope.
 pub(crate) async fn reap(backend: &Arc<CriBackend>, options: ReapOptions) -> Result<ReapReport> {
     let connection = &backend.connection;
-    // The sandboxes first: one whose container comes between the two lists is then found with it.
+    // Sandboxes first, so that a container that is created between the two lists is found.
     let filter = cri::PodSandboxFilter {
         label_selector: [connection.scope_label()].into(),
         ..Default::default()
@@ -50,23 +50,23 @@ pub(crate) async fn reap(backend: &Arc<CriBackend>, options: ReapOptions) -> Res
     };
 
     let mut report = ReapReport::default();
-    let mut doomed = Vec::new();
+    let mut removals = Vec::new();
     let mut known = Vec::new();
     for sandbox in &sandboxes {
         known.extend(sandbox.labels.get(LABEL_NONCE).cloned());
         let container = inside.get(sandbox.id.as_str());
         let wanted = match container {
             Some(container) => has_labels(&from_list(container), &options.labels),
-            // A sandbox without a container has none of the caller's labels.
+            // A sandbox without a container has no labels of a spec.
             None => options.labels.is_empty(),
         };
         if wanted && old(sandbox) {
             let container = container.map(|container| ContainerId::new(&container.id));
             let annotations = Annotations::read(&sandbox.annotations).unwrap_or_default();
-            doomed.push(remove(Arc::clone(backend), sandbox.id.clone(), container, annotations));
+            removals.push(remove(Arc::clone(backend), sandbox.id.clone(), container, annotations));
         }
     }
-    let mut done = stream::iter(doomed).buffer_unordered(AT_ONCE);
+    let mut done = stream::iter(removals).buffer_unordered(REMOVE_CONCURRENCY);
     while let Some((sandbox, container, removed)) = done.next().await {
         match (removed, container) {
             (Ok(()), Some(id)) => report.removed.push(id),
@@ -114,8 +114,8 @@ async fn remove(
     (sandbox, container, removed)
 }
 
-/// Removes what lies on the host and belongs to no sandbox: of a create that broke off before it
-/// had one, or of a remove that broke off after it.
+/// Removes directories on this host that belong to no sandbox, from a create that was killed before its
+/// sandbox, or from a removal that was killed after it.
 async fn orphans(
     connection: &Connection,
     known: Vec<String>,
@@ -123,8 +123,8 @@ async fn orphans(
     age: Duration,
 ) -> Result<Vec<String>> {
     let (logs, state) = (connection.log_scope(), connection.state_scope());
-    // A create makes its folder a little before its sandbox can be seen, and would go on without it: a
-    // container without its logs or its /dev/shm is worse than a folder that stays until the next time.
+    // A create makes its directories shortly before its sandbox, and does not notice their removal. A
+    // directory that stays until the next reap is better than a container without log or /dev/shm.
     let age = age.max(connection.context.deadlines.create);
     let peer = connection.client.peer().clone();
     let found = run_blocking(move || {
@@ -134,12 +134,12 @@ async fn orphans(
                 && now.duration_since(*time).is_ok_and(|elapsed| elapsed >= age)
         };
         let mut found = BTreeMap::<String, Annotations>::new();
-        for (name, _) in inside_of(&logs).into_iter().filter(is_orphan) {
+        for (name, _) in entries(&logs).into_iter().filter(is_orphan) {
             let place = logs.join(&name);
             found.entry(name).or_default().logs = Some(place);
         }
-        // Where the engine's mounts cannot be seen, there are none of ours.
-        let mounts = peer.among_its_mounts(|| Ok(inside_of(&state))).unwrap_or_default();
+        // If the mount namespace is not visible, this library has no mounts in it.
+        let mounts = peer.among_its_mounts(|| Ok(entries(&state))).unwrap_or_default();
         for (name, _) in mounts.into_iter().filter(is_orphan) {
             let of_nonce = state.join(&name);
             let annotations = found.entry(name).or_default();
@@ -152,16 +152,18 @@ async fn orphans(
     let mut removed = Vec::new();
     for (name, annotations) in found {
         match connection.container_dirs().clear(&annotations).await {
-            Ok(()) => removed.push(format!("folders of {name}")),
-            Err(error) => tracing::warn!(%error, name, "a folder could not be removed"),
+            Ok(()) => removed.push(format!("directories of {name}")),
+            Err(error) => {
+                tracing::warn!(%error, name, "failed to remove the directories of a create")
+            }
         }
     }
     Ok(removed)
 }
 
-/// What is in a folder, and when it was last changed.
-fn inside_of(folder: &Path) -> Vec<(String, SystemTime)> {
-    std::fs::read_dir(folder)
+/// Lists the names in a directory, and the times of their last changes.
+fn entries(directory: &Path) -> Vec<(String, SystemTime)> {
+    std::fs::read_dir(directory)
         .into_iter()
         .flatten()
         .flatten()

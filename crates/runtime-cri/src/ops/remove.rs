@@ -51,7 +51,7 @@ pub(crate) async fn remove_now(backend: &CriBackend, container: &CriContainer) -
     }
     remove_sandbox(connection, Operation::Remove, &container.sandbox).await?;
     backend.poller.poll_now();
-    backend.samples.forget(&container.id);
+    backend.samples.remove(&container.id);
     connection.container_dirs().clear(&container.annotations).await
 }
 

@@ -9,7 +9,7 @@ use crate::state::connection::Connection;
 /// Number of attempts to remove a sandbox if the engine refuses without a reason.
 const REMOVE_ATTEMPTS: usize = 8;
 
-/// Kills what runs in a sandbox, and removes it with all that is in it. One that is gone is no
+/// Kills the processes of a sandbox, and removes it with its containers. A missing sandbox is not an
 /// error.
 pub(crate) async fn remove_sandbox(
     connection: &Connection,
@@ -20,10 +20,10 @@ pub(crate) async fn remove_sandbox(
     let request = cri::RemovePodSandboxRequest { pod_sandbox_id: sandbox.to_owned() };
     let until = Instant::now() + connection.context.deadlines.remove;
     let mut backoff = Backoff::default();
-    let mut tries = 0;
+    let mut attempts = 0;
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        // CRI-O crashes when two remove a sandbox that was not stopped.
+        // CRI-O crashes if two clients remove a sandbox that was not stopped.
         let removed = match connection.client.call(operation, left, stop.clone()).await {
             Ok(_) => {
                 let left = until.saturating_duration_since(Instant::now());
@@ -33,10 +33,10 @@ pub(crate) async fn remove_sandbox(
         };
         match removed {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            // Two at once get into each other's way, and the engine says so without a code.
-            Err(error) if error.kind() == ErrorKind::Internal && tries < REMOVE_ATTEMPTS => {
-                tracing::debug!(%error, sandbox, "a sandbox could not be removed: trying again");
-                tries += 1;
+            // Concurrent removals interfere, and the engine sends an error without a code.
+            Err(error) if error.kind() == ErrorKind::Internal && attempts < REMOVE_ATTEMPTS => {
+                tracing::debug!(%error, sandbox, "failed to remove a sandbox: retrying");
+                attempts += 1;
                 tokio::time::sleep(backoff.delay()).await;
             }
             done => return done,

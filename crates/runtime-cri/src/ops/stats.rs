@@ -24,7 +24,7 @@ use crate::state::CriBackend;
 use crate::state::inspect::{self, status_and_pid};
 use crate::state::samples::CpuSample;
 
-/// See [`Container::stats_once`](runtime_core::Container::stats_once).
+/// Measures a container once.
 pub(crate) async fn once(backend: &CriBackend, container: &CriContainer) -> Result<ContainerStats> {
     let connection = &backend.connection;
     let request = cri::ContainerStatsRequest { container_id: container.id.to_string() };
@@ -37,30 +37,30 @@ pub(crate) async fn once(backend: &CriBackend, container: &CriContainer) -> Resu
             let is_unseen =
                 connection.context.capabilities.stats_network && kernel.network.is_none();
             if is_unseen || connection.engine.is_crio() {
-                // No process is seen, so it may have ended or not started. CRI-O measures the runc
-                // init of a created container.
+                // Without a visible process the container may have exited or not started. CRI-O measures
+                // the runc init of a created container.
                 require_running(
                     &inspect::status(connection, Operation::Stats, &container.id).await?,
                 )?;
             }
             return Ok(measured(backend, &container.id, &container.annotations, &stats, kernel));
         }
-        // The engine has no words of its own for containers that do not run.
+        // The engine has no specific error for containers that do not run.
         Ok(_) => {}
         Err(error) if error.kind() == ErrorKind::Internal => {}
         Err(error) => {
             if error.kind() == ErrorKind::NotFound {
-                backend.samples.forget(&container.id);
+                backend.samples.remove(&container.id);
             }
             return Err(error);
         }
     }
     require_running(&inspect::status(connection, Operation::Stats, &container.id).await?)?;
-    Err(Error::new(ErrorKind::Unavailable).with_message("the engine gives no figures now"))
+    Err(Error::new(ErrorKind::Unavailable).with_message("the engine sent no statistics"))
 }
 
-/// Whether these are figures of something that runs. An engine can also measure a cgroup that has no
-/// process yet.
+/// Returns whether statistics are of a running container. An engine may also measure a cgroup without
+/// processes.
 fn was_measured(stats: &cri::ContainerStats) -> bool {
     let cpu = stats.cpu.as_ref();
     let zero = |value: Option<&cri::UInt64Value>| value.is_some_and(|value| value.value == 0);
@@ -68,7 +68,7 @@ fn was_measured(stats: &cri::ContainerStats) -> bool {
     cpu.is_some_and(|cpu| !(zero(cpu.usage_core_nano_seconds.as_ref()) && zero(memory)))
 }
 
-/// See [`Container::stats`](runtime_core::Container::stats).
+/// Measures a container repeatedly.
 pub(crate) async fn stream(
     backend: &Arc<CriBackend>,
     container: &CriContainer,
@@ -99,8 +99,8 @@ pub(crate) async fn stream(
     Ok(stream::iter([Ok(first)]).chain(more).boxed())
 }
 
-/// See [`Runtime::stats`](runtime_core::Runtime::stats). What is known of a container is read from
-/// its annotations, where `known` does not have it.
+/// Measures several containers. The annotations of a container are read from the engine, unless `known`
+/// has them.
 pub(crate) async fn many(
     backend: &CriBackend,
     ids: &[ContainerId],
@@ -113,10 +113,10 @@ pub(crate) async fn many(
     let asked = SystemTime::now();
     let answer = connection.call(Operation::Stats, request).await?;
     let listed = answer.stats.iter().filter_map(|stats| stats.attributes.as_ref());
-    backend.samples.keep(&listed.map(|attributes| attributes.id.as_str()).collect(), asked);
+    backend.samples.retain(&listed.map(|attributes| attributes.id.as_str()).collect(), asked);
     let mut wanted: BTreeSet<&str> = ids.iter().map(ContainerId::as_str).collect();
     let table = match connection.engine.is_crio() {
-        // It measures created containers as well.
+        // CRI-O measures created containers as well.
         true => Some(connection.list(Operation::Stats).await?),
         false => None,
     };
@@ -130,7 +130,7 @@ pub(crate) async fn many(
     let found: HashMap<ContainerId, cri::ContainerStats> = answer
         .stats
         .into_iter()
-        // What does not run has no figures.
+        // A container that does not run has no statistics.
         .filter(was_measured)
         .filter_map(|stats| {
             let id = stats.attributes.as_ref()?.id.as_str();
@@ -154,7 +154,7 @@ pub(crate) async fn many(
     Ok(measured.collect())
 }
 
-/// What the engine said and what the kernel said, together.
+/// Combines the statistics of the engine and the counters of the kernel.
 fn measured(
     backend: &CriBackend,
     id: &ContainerId,
@@ -184,10 +184,9 @@ fn measured(
     out
 }
 
-/// What the engine does not tell and the kernel does: the traffic of networks and disks.
+/// Returns the counters of networks and block devices, which the engine lacks.
 ///
-/// It is read from the cgroups of the containers, whose places are learnt from one container: the
-/// others lie beside it.
+/// They are read from the cgroups of the containers. The path of one cgroup gives those of the others.
 async fn kernel(
     backend: &CriBackend,
     ids: &[ContainerId],
@@ -199,7 +198,7 @@ async fn kernel(
     let cgroups = backend.samples.cgroups.clone();
     let mut places = HashMap::new();
     for id in ids {
-        let place = match cgroups.place(id) {
+        let place = match cgroups.get(id) {
             Some(place) => place,
             None => {
                 let looked = status_and_pid(connection, Operation::Stats, id).await;
@@ -209,7 +208,7 @@ async fn kernel(
                     Err(error) => return Err(error),
                 };
                 let Some(pid) = pid else { continue };
-                let Some(place) = cgroups.learn(id, pid) else { continue };
+                let Some(place) = cgroups.find(id, pid) else { continue };
                 place
             }
         };
@@ -230,7 +229,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_used_is_no_measurement() {
+    fn zero_usage_is_not_a_measurement() {
         let stats = |cpu: Option<u64>, memory: Option<u64>| {
             let value = |value: Option<u64>| value.map(|value| cri::UInt64Value { value });
             cri::ContainerStats {

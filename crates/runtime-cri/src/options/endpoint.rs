@@ -74,7 +74,7 @@ impl Endpoint {
             None => text,
         };
         if !path.starts_with('/') || path.contains('\0') {
-            return bad("names no absolute path");
+            return bad("is not an absolute path");
         }
         Ok(Self { socket: PathBuf::from(path) })
     }
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn option_variable_file_and_default_sockets_are_used_in_this_order() {
+    fn resolve_prefers_option_then_variable_then_file_then_default_sockets() {
         let named = |path: &str| vec![Endpoint { socket: path.into() }];
         for nothing in [None, Some("")] {
             let defaults = without_file(None, nothing).unwrap();
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn configuration_files_of_crictl() {
+    fn endpoint_of_file_reads_crictl_yaml() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("crictl.yaml");
         let endpoint = |text: &str| {
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_socket_names_where_it_was_said() {
+    fn resolve_invalid_endpoint_names_its_origin() {
         for bad in ["tcp://127.0.0.1:1", "unix://", "unix://a", "a", "npipe:////x", "/a\0"] {
             let error = without_file(None, Some(bad)).unwrap_err();
             assert_eq!(error.field(), Some(ENDPOINT_VARIABLE), "{bad:?}");

@@ -1,9 +1,8 @@
-//! Exec locks: one exec of a container is started at a time, so that its process can be told from
-//! others.
+//! Exec locks: one exec of a container starts at a time, so that its process can be identified.
 //!
-//! The lock is held among the tasks of this process, and by `flock` on a file beside the
-//! container's log among all processes that use this library. The directory of the file belongs to
-//! this user alone, so nobody else can hold the lock.
+//! A mutex excludes other tasks of this process, and `flock` on a file beside the log of the container
+//! excludes other processes of this library. Only this user can open the file, because it is in a
+//! private directory.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -19,23 +18,24 @@ use tokio::time::Instant;
 use crate::host::blocking::run_blocking;
 use crate::host::private_files;
 
-/// How long an exec waits for the execs of other processes to start. After that it starts without
-/// the lock, and its process is not looked for.
+/// Deadline for the lock. After it an exec starts without the lock, and its process is not looked up.
 const LOCK_DEADLINE: Duration = Duration::from_secs(10);
 
-/// How often the lock is tried.
-const POLL: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
+/// Shortest delay between two attempts to lock the file.
+const POLL_INTERVAL_MIN: Duration = Duration::from_millis(2);
+/// Longest delay between two attempts to lock the file.
+const POLL_INTERVAL_MAX: Duration = Duration::from_millis(50);
 
-/// The exec locks of a connection.
+/// Exec locks of a connection.
 #[derive(Debug, Default)]
 pub(crate) struct ExecLocks {
     containers: Mutex<HashMap<ContainerId, Weak<tokio::sync::Mutex<()>>>>,
 }
 
-/// A held exec lock.
+/// Held exec lock, which is released when dropped.
 #[derive(Debug)]
 pub(crate) struct ExecLock {
-    _here: OwnedMutexGuard<()>,
+    _mutex: OwnedMutexGuard<()>,
     _file: File,
 }
 
@@ -43,12 +43,12 @@ impl ExecLocks {
     /// Acquires the exec lock of a container. Returns `None` if it is not free in time.
     pub(crate) async fn acquire(&self, id: &ContainerId, lock: PathBuf) -> Option<ExecLock> {
         let until = Instant::now() + LOCK_DEADLINE;
-        let here = tokio::time::timeout_at(until, self.of(id).lock_owned()).await.ok()?;
-        let mut backoff = Backoff::new(POLL.0, POLL.1);
+        let mutex = tokio::time::timeout_at(until, self.of(id).lock_owned()).await.ok()?;
+        let mut backoff = Backoff::new(POLL_INTERVAL_MIN, POLL_INTERVAL_MAX);
         loop {
             let path = lock.clone();
             match run_blocking(move || try_lock(path)).await {
-                Ok(Some(file)) => return Some(ExecLock { _here: here, _file: file }),
+                Ok(Some(file)) => return Some(ExecLock { _mutex: mutex, _file: file }),
                 Ok(None) if Instant::now() < until => tokio::time::sleep(backoff.delay()).await,
                 Ok(None) => return None,
                 Err(error) => {
@@ -64,10 +64,10 @@ impl ExecLocks {
         if let Some(lock) = containers.get(id).and_then(Weak::upgrade) {
             return lock;
         }
-        containers.retain(|_, turn| turn.strong_count() > 0);
-        let turn = Arc::default();
-        containers.insert(id.clone(), Arc::downgrade(&turn));
-        turn
+        containers.retain(|_, lock| lock.strong_count() > 0);
+        let lock = Arc::default();
+        containers.insert(id.clone(), Arc::downgrade(&lock));
+        lock
     }
 }
 
@@ -89,11 +89,11 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn lock_of_another_process_is_waited_for() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("exec.lock");
+    async fn acquire_waits_for_another_process() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("exec.lock");
         let id = ContainerId::new("a");
-        // Two connections know nothing of each other, as two processes.
+        // Two connections share no state, as two processes.
         let (one, other) = (ExecLocks::default(), ExecLocks::default());
         let first = one.acquire(&id, path.clone()).await.unwrap();
         let second = other.acquire(&id, path.clone());
@@ -105,9 +105,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn lock_that_stays_held_is_given_up() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("exec.lock");
+    async fn acquire_of_held_lock_is_none_after_the_deadline() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("exec.lock");
         let id = ContainerId::new("a");
         let (one, other) = (ExecLocks::default(), ExecLocks::default());
         let _held = one.acquire(&id, path.clone()).await.unwrap();

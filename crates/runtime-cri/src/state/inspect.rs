@@ -34,7 +34,7 @@ pub(crate) async fn status(
 ) -> Result<cri::ContainerStatus> {
     let request = cri::ContainerStatusRequest { container_id: id.to_string(), verbose: false };
     let response = connection.call(operation, request).await.map_err(|error| error.about(id))?;
-    response.status.ok_or_else(|| Error::internal("the engine answers without a status").about(id))
+    response.status.ok_or_else(|| Error::internal("the engine sent no status").about(id))
 }
 
 /// Returns the status of a container, and the PID of its main process while it runs.
@@ -55,7 +55,7 @@ pub(crate) async fn status_and_pid(
     Ok((status, pid))
 }
 
-/// What the engine knows of a container, as ours, with how it ended.
+/// Returns the information about a container, with its exit.
 pub(crate) async fn details(
     connection: &Connection,
     operation: Operation,
@@ -72,13 +72,12 @@ pub(crate) async fn details(
     Ok(Details { info, out_of_memory: container.reason == info::OUT_OF_MEMORY })
 }
 
-/// How a container ended, with the status that says so; `None` while it has not.
+/// Returns the exit of a container and the status with it, or `None` if it has not exited.
 ///
-/// containerd hears of the memory limit and of the end in two messages that can come in either
-/// order, and on cgroup v1 it can miss the first one altogether. So of an end that looks like the
-/// work of the limit the kernel's log is asked, and where that does not have it, the engine again
-/// for a moment. What the kernel says stands in the status as if the engine had said it, so that
-/// everyone is told the same: who waits, who asks for information, and who listens to events.
+/// containerd receives the out-of-memory event and the exit in either order, and on cgroup v1 it can
+/// miss the event. So if an exit may be an out-of-memory kill, the kernel log is read, and if that has
+/// no record, the status is requested again for a short time. The result of the kernel log is set in
+/// the status, so that `wait`, `info` and events agree.
 pub(crate) async fn exit(
     connection: &Connection,
     operation: Operation,
@@ -87,7 +86,7 @@ pub(crate) async fn exit(
     let stopped = is_marked_stopped(&container).await;
     let Some(mut exit) = info::exit(&container, stopped) else { return Ok(None) };
     if connection.engine.is_crio() && container.started_at <= 0 && exit.code.is_some() {
-        // Its removal has ended the runc init that waits for the start; the code is that of runc.
+        // A removal has ended the runc init that waits for the start. The code is that of runc.
         exit = Exit::new(ExitReason::Removed).with_ended_at(info::time(container.finished_at));
     }
     let limited = Annotations::read(&container.annotations)
@@ -123,16 +122,16 @@ pub(crate) async fn exit(
     Ok(Some((container, exit)))
 }
 
-/// Whether the kernel may have more to say of an end. A stop does not rule that out: an engine says
-/// out of memory of a container that was stopped, too, when something in it had been killed before.
+/// Returns whether the kernel log may explain an exit. A stop does not exclude that, because an engine
+/// reports out of memory also for a stopped container with an earlier kill.
 fn is_unexplained_kill(exit: &Exit) -> bool {
     exit.signal == Some(Signal::KILL)
         && matches!(exit.reason, ExitReason::Signaled | ExitReason::StoppedByUs)
 }
 
-/// Whether the kernel's log has it that the limit on memory killed a process of the container.
+/// Returns whether the kernel log has an out-of-memory kill of the container.
 ///
-/// A mark is left of that, so that every process says the same when the log has gone on.
+/// A mark records it, so that every process returns the same after the log was overwritten.
 async fn kernel_reports_out_of_memory(
     connection: &Connection,
     id: &ContainerId,
@@ -144,21 +143,20 @@ async fn kernel_reports_out_of_memory(
     {
         return true;
     }
-    let told = connection.kernel_log.tells_out_of_memory(id).await;
-    if told {
-        tracing::debug!(container = %id, "out of memory, by the kernel's log");
+    let killed = connection.kernel_log.tells_out_of_memory(id).await;
+    if killed {
+        tracing::debug!(container = %id, "out of memory according to the kernel log");
         if let Some(mark) = mark
             && let Err(error) = marks::create(mark).await
         {
-            // It is told all the same, for as long as the log has it.
-            tracing::debug!(%error, "an out of memory could not be marked");
+            // Later calls return it while the log has the record.
+            tracing::debug!(%error, "failed to mark an out-of-memory kill");
         }
     }
-    told
+    killed
 }
 
-/// Whether a stop of this library ended the container. The mark stands in a file, so that every
-/// process says the same.
+/// Returns whether a stop of this library ended the container, by its mark.
 async fn is_marked_stopped(container: &cri::ContainerStatus) -> bool {
     if container.state() != cri::ContainerState::ContainerExited {
         return false;
@@ -176,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernel_is_asked_of_kills_that_the_engine_does_not_explain() {
+    fn kernel_log_may_explain_kills_only() {
         let killed = Exit::from_code(137);
         for (exit, asked) in [
             (killed.clone(), true),

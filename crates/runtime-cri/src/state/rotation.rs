@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::connection::Connection;
 use crate::generated as cri;
 use crate::host::blocking::run_blocking;
-use crate::host::log_rotation::{give_back, has_work, rename, rename_to_new, throw_away};
+use crate::host::log_rotation::{has_work, remove_oldest, rename, rename_to_new, restore};
 use crate::model::container::ListedContainer;
 use crate::model::log_directory::LOG_FILE;
 use crate::options::LogRotation;
@@ -135,7 +135,7 @@ async fn rename_and_reopen(
                 tracing::debug!(%error, "a log file keeps its rotated name");
             }
         } else if let Some(keep) = keep {
-            throw_away(&directory, keep).map_err(|error| failed(&directory, error))?;
+            remove_oldest(&directory, keep).map_err(|error| failed(&directory, error))?;
         }
         reopened.map(drop)
     })
@@ -147,10 +147,10 @@ async fn rename_and_reopen(
 /// engine writes no more to it and opens no other file.
 async fn restore_last(listed: &ListedContainer) -> Result<()> {
     let Some(directory) = listed.annotations.logs.clone() else { return Ok(()) };
-    run_blocking(move || give_back(&directory).map_err(|error| failed(&directory, error))).await
+    run_blocking(move || restore(&directory).map_err(|error| failed(&directory, error))).await
 }
 
 fn failed(directory: &Path, error: io::Error) -> Error {
-    let message = format!("cannot rotate the logs in {}", directory.display());
+    let message = format!("failed to rotate the logs in {}", directory.display());
     Error::internal(message).with_source(error)
 }

@@ -8,7 +8,7 @@ use runtime_core::ContainerId;
 
 use crate::host::cgroup::Cgroups;
 
-/// What has to be remembered between two measurements.
+/// Samples of a connection.
 #[derive(Debug, Default)]
 pub(crate) struct StatsSamples {
     cpu: Mutex<HashMap<ContainerId, CpuSample>>,
@@ -22,24 +22,24 @@ pub(crate) struct CpuSample {
 }
 
 impl StatsSamples {
-    /// The container is gone.
-    pub(crate) fn forget(&self, id: &ContainerId) {
+    /// Evicts a container.
+    pub(crate) fn remove(&self, id: &ContainerId) {
         self.lock().remove(id);
-        self.cgroups.forget(id);
+        self.cgroups.remove(id);
     }
 
-    /// Of all containers that are listed, only these are there. What was measured since `asked` may be of
-    /// one that came later.
-    pub(crate) fn keep(&self, listed: &HashSet<&str>, asked: SystemTime) {
+    /// Evicts all containers that are not listed. Samples since `asked` are kept, because their
+    /// containers may be newer than the list.
+    pub(crate) fn retain(&self, listed: &HashSet<&str>, asked: SystemTime) {
         self.lock().retain(|id, last| listed.contains(id.as_str()) || last.time >= asked);
-        self.cgroups.keep(|id| listed.contains(id.as_str()));
+        self.cgroups.retain(|id| listed.contains(id.as_str()));
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<ContainerId, CpuSample>> {
         self.cpu.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The use of CPU since the sample before, in CPUs.
+    /// Stores a sample, and returns the CPU usage since the last sample, in CPUs.
     pub(crate) fn cpus_used(&self, id: &ContainerId, now: CpuSample) -> Option<f64> {
         let before = self.lock().insert(id.clone(), now)?;
         let time = now.time.duration_since(before.time).ok().filter(|time| !time.is_zero())?;
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_engine_lists_no_more_is_forgotten() {
+    fn retain_evicts_containers_that_are_not_listed() {
         let samples = StatsSamples::default();
         let now = SystemTime::now();
         let before = now - Duration::from_secs(1);
@@ -61,7 +61,7 @@ mod tests {
         for (id, time) in [("here", before), ("gone", before), ("new", now)] {
             samples.cpus_used(&ContainerId::new(id), CpuSample { time, used });
         }
-        samples.keep(&["here"].into(), now);
+        samples.retain(&["here"].into(), now);
         let mut left: Vec<_> = samples.lock().keys().map(ToString::to_string).collect();
         left.sort();
         assert_eq!(left, ["here", "new"]);

@@ -9,8 +9,8 @@ use crate::host::blocking::run_blocking;
 use crate::model::spec::Plan;
 use crate::state::connection::Connection;
 
-/// Checks that the sources of mounts are there, and of the kinds that the spec requires. Some engines
-/// create a directory if a source is missing, and none has a field for the kind.
+/// Checks that the sources of mounts exist and have the kinds that the spec requires. Some engines
+/// create a directory for a missing source, and none has a field for the kind.
 pub(super) async fn check_mount_sources(connection: &Connection, plan: &Plan) -> Result<()> {
     if plan.mounts.is_empty() {
         return Ok(());
@@ -22,7 +22,7 @@ pub(super) async fn check_mount_sources(connection: &Connection, plan: &Plan) ->
             let mut mounts = mounts.iter().enumerate();
             Ok(mounts.try_for_each(|(at, mount)| check_mount_source(at, mount)))
         });
-        // Where the engine's files cannot be seen, the engine has to say it.
+        // If the files of the engine are not visible, the engine itself has to check.
         checked.unwrap_or(Ok(()))
     })
     .await
@@ -31,8 +31,8 @@ pub(super) async fn check_mount_sources(connection: &Connection, plan: &Plan) ->
 fn check_mount_source(at: usize, mount: &Mount) -> Result<()> {
     let source = &mount.source;
     if fs::symlink_metadata(source).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-        let words = format!("there is no {}", source.display());
-        return Err(Error::invalid(format!("mounts[{at}].source"), words));
+        let message = format!("{} does not exist", source.display());
+        return Err(Error::invalid(format!("mounts[{at}].source"), message));
     }
     match fs::metadata(source) {
         Ok(metadata) => runtime_support::check_mount_kind(at, mount, metadata.file_type()),

@@ -13,12 +13,12 @@ use crate::model::annotations::port_label;
 use crate::model::spec::Plan;
 use crate::state::connection::Connection;
 
-/// Binds a free port for each one to publish, and holds it.
+/// Binds a free port of the host for each published port.
 ///
-/// The engine does not keep the ports of its sandboxes bound: packets are led to the sandbox by
-/// rules. So a port that can be bound may lead to a container. Each sandbox carries its ports as
-/// labels, by which the engine is asked while the port is held: whoever held it before has its
-/// sandbox already, or has given it up.
+/// The engine does not bind the ports of its sandboxes, because it forwards packets by rules. So a
+/// port that can be bound may belong to a sandbox. Each sandbox has its ports as labels, and a list by
+/// label finds it while the port is bound: an earlier owner of the port has its sandbox already, or
+/// has released the port.
 pub(super) async fn reserve_ports(
     connection: &Connection,
     plan: &mut Plan,
@@ -34,7 +34,7 @@ pub(super) async fn reserve_ports(
     loop {
         let mut taken = None;
         for port in reserved.ports().filter(|port| !free.contains(port)).collect::<Vec<_>>() {
-            if with_port(connection, port, until).await? == 0 {
+            if count_with_port(connection, port, until).await? == 0 {
                 free.insert(port);
             } else {
                 taken = Some(port);
@@ -54,23 +54,23 @@ pub(super) async fn reserve_ports(
     Ok(Some(reserved))
 }
 
-/// Checks that no other sandbox has got a port of this one meanwhile: a process in another network
-/// namespace cannot see that a port is held.
+/// Checks that no other sandbox got a port of this one, because a process in another network namespace
+/// can bind the same port.
 pub(super) async fn check_ports(
     connection: &Connection,
     plan: &Plan,
     until: Instant,
 ) -> Result<()> {
     for binding in &plan.annotations.ports {
-        if with_port(connection, binding.host_port, until).await? > 1 {
+        if count_with_port(connection, binding.host_port, until).await? > 1 {
             return Err(port_conflict(binding.host_port));
         }
     }
     Ok(())
 }
 
-/// Returns how many sandboxes publish a port, whatever their scope.
-async fn with_port(connection: &Connection, port: u16, until: Instant) -> Result<usize> {
+/// Returns the number of sandboxes of all scopes that publish a port.
+async fn count_with_port(connection: &Connection, port: u16, until: Instant) -> Result<usize> {
     let filter =
         cri::PodSandboxFilter { label_selector: [port_label(port)].into(), ..Default::default() };
     let request = cri::ListPodSandboxRequest { filter: Some(filter) };

@@ -15,7 +15,7 @@ use crate::state::connection::Ownership;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// An engine that has nothing and does everything.
+/// Connects to an engine that sends empty responses.
 async fn connected() -> (Fake, Arc<Connection>) {
     let fake = Fake::start(Says::Empty);
     let options = CriOptions::new(Scope::new("s").unwrap())
@@ -41,7 +41,7 @@ fn spec() -> ContainerSpec {
 }
 
 #[tokio::test]
-async fn taken_name_that_the_engine_returns_is_already_exists() {
+async fn create_with_taken_name_on_crio_is_already_exists() {
     let fake = FakeCrio::start();
     let (one, other) = (connect(&fake, "one").await, connect(&fake, "other").await);
     let first = one.create_container(&spec().name("db")).await.unwrap();
@@ -79,21 +79,21 @@ async fn failed_create_returns_after_its_undo() {
 }
 
 #[tokio::test]
-async fn taken_port_is_replaced_by_another() {
+async fn create_retries_with_another_port() {
     let fake = FakeCrio::start();
     let runtime = connect(&fake, "one").await;
     let spec = spec().tcp_port(80);
     fake.state.lock().unwrap().run_fails =
         vec!["cannot open hostport 20001 for pod x: address already in use"];
     runtime.create_container(&spec).await.unwrap();
-    fake.state.lock().unwrap().run_fails = vec!["port is already allocated"; PORT_TRIES];
+    fake.state.lock().unwrap().run_fails = vec!["port is already allocated"; PORT_ATTEMPTS];
     let error = runtime.create_container(&spec).await.unwrap_err();
     assert!(is_port_conflict(&error), "{error:?}");
     assert_eq!(fake.state.lock().unwrap().sandboxes.len(), 1);
 }
 
 #[tokio::test]
-async fn port_of_another_sandbox_is_not_drawn() {
+async fn create_does_not_use_port_of_another_sandbox() {
     let fake = FakeCrio::start();
     let mut random = ports::random(&Nonce::random().unwrap());
     let reserved = PortReservation::new(ports::HOST_PORTS, 1, &mut random).unwrap();
@@ -125,7 +125,7 @@ async fn lists_have_a_selector() {
 }
 
 #[tokio::test]
-async fn directories_of_the_create_are_removed_with_other_options() {
+async fn clear_uses_the_directories_of_the_create() {
     let (fake, connection) = connected().await;
     let nonce = Nonce::random().unwrap();
     let own = |root: &str| fake.folder.path().join(root).join("s").join(nonce.as_str());
@@ -134,7 +134,7 @@ async fn directories_of_the_create_are_removed_with_other_options() {
     let annotations = Annotations { logs: Some(logs.clone()), ..Annotations::default() };
     connection.container_dirs().clear(&annotations).await.unwrap();
     assert!(!logs.exists());
-    // A mount in a namespace that is not seen is an error, and not taken for removed.
+    // A mount in a namespace that is not visible is an error.
     fs::create_dir_all(&shm).unwrap();
     let annotations = Annotations { shared_memory: Some(shm), ..Annotations::default() };
     let error = connection.container_dirs().clear(&annotations).await.unwrap_err();
@@ -142,7 +142,7 @@ async fn directories_of_the_create_are_removed_with_other_options() {
 }
 
 #[tokio::test]
-async fn a_container_that_nobody_takes_is_undone() {
+async fn dropped_container_is_undone() {
     let (_fake, connection) = connected().await;
     let unclaimed = |name: &str| {
         let nonce = Nonce::random().unwrap();
@@ -161,7 +161,7 @@ async fn a_container_that_nobody_takes_is_undone() {
     let (taken, kept) = unclaimed("taken");
     let (lost, gone) = unclaimed("lost");
     assert_eq!(&*taken.keep().name, "taken");
-    // The answer was given, and whoever waited for it went away before it was looked at.
+    // The caller is dropped after the send.
     let (answer, caller) = oneshot::channel::<Result<Unclaimed>>();
     assert!(answer.send(Ok(lost)).is_ok());
     drop(caller);
@@ -170,25 +170,25 @@ async fn a_container_that_nobody_takes_is_undone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_may_still_come_is_looked_for() {
+async fn undo_polls_during_its_patience() {
     let (_fake, connection) = connected().await;
     let nonce = Nonce::random().unwrap();
-    let looks = async |patience| {
+    let requests = async |patience| {
         let before = connection.client.requests_sent();
         undo(&connection, &nonce, None, &Annotations::default(), patience).await;
         connection.client.requests_sent() - before
     };
-    assert_eq!(looks(Duration::ZERO).await, 1);
+    assert_eq!(requests(Duration::ZERO).await, 1);
     let begun = Instant::now();
-    assert!(looks(MINUTE).await > 10);
+    assert!(requests(MINUTE).await > 10);
     assert!(begun.elapsed() > MINUTE / 2);
-    // Whoever closes waits for one look, not for all.
+    // A close waits for one attempt only.
     connection.context.half_made.close(MINUTE).await;
-    assert_eq!(looks(MINUTE).await, 1);
+    assert_eq!(requests(MINUTE).await, 1);
 }
 
 #[test]
-fn only_a_sandbox_without_an_answer_may_still_come() {
+fn sandbox_may_appear_without_a_response_only() {
     let unavailable = || Error::new(ErrorKind::Unavailable);
     let because = |kind: io::ErrorKind| unavailable().with_source(io::Error::from(kind));
     for (error, may) in [
@@ -199,12 +199,12 @@ fn only_a_sandbox_without_an_answer_may_still_come() {
         (Error::new(ErrorKind::AlreadyExists), false),
         (Error::new(ErrorKind::Internal), false),
     ] {
-        assert_eq!(may_come(&error), may, "{error:?}");
+        assert_eq!(may_appear(&error), may, "{error:?}");
     }
 }
 
 #[tokio::test]
-async fn container_removed_before_its_start_is_removed() {
+async fn exit_of_container_removed_before_its_start_is_removed() {
     let fake = FakeCrio::start();
     let runtime = connect(&fake, "one").await;
     let container = runtime.create_container(&spec()).await.unwrap();
@@ -222,7 +222,7 @@ async fn container_removed_before_its_start_is_removed() {
 }
 
 #[tokio::test]
-async fn second_start_of_crio_is_already_started() {
+async fn second_start_on_crio_is_already_started() {
     use runtime_core::StartOutcome;
     let fake = FakeCrio::start();
     let runtime = connect(&fake, "one").await;
@@ -236,7 +236,7 @@ async fn second_start_of_crio_is_already_started() {
 }
 
 #[tokio::test]
-async fn failures_of_runc_at_the_create_name_the_field() {
+async fn runc_error_at_create_names_the_field() {
     let fake = FakeCrio::start();
     let runtime = connect(&fake, "one").await;
     for (words, field) in [
@@ -256,7 +256,7 @@ async fn failures_of_runc_at_the_create_name_the_field() {
 }
 
 #[tokio::test]
-async fn image_ids_of_crio_have_no_algorithm() {
+async fn create_sends_image_id_of_crio_without_algorithm() {
     let fake = FakeCrio::start();
     let runtime = connect(&fake, "one").await;
     let id = format!("sha256:{}", crate::fake_crio::IMAGE_ID);
@@ -272,7 +272,7 @@ async fn image_ids_of_crio_have_no_algorithm() {
 }
 
 #[tokio::test]
-async fn created_container_of_crio_has_no_stats() {
+async fn stats_of_created_container_on_crio_are_not_started() {
     let fake = FakeCrio::start();
     let runtime = connect(&fake, "one").await;
     let created = runtime.create_container(&spec()).await.unwrap();
@@ -288,7 +288,7 @@ async fn created_container_of_crio_has_no_stats() {
 }
 
 #[tokio::test]
-async fn pod_labels_of_crio_are_not_taken_for_a_kubelet() {
+async fn health_ignores_pod_labels_of_crio() {
     let fake = FakeCrio::start();
     let runtime = connect(&fake, "one").await;
     runtime.create_container(&spec()).await.unwrap();

@@ -1,4 +1,4 @@
-//! Undo of a create that failed or that nobody waits for.
+//! Undo of a create that failed or was dropped.
 
 use std::time::Duration;
 
@@ -11,16 +11,17 @@ use crate::model::annotations::Annotations;
 use crate::ops::sandbox::remove_sandbox;
 use crate::state::connection::Connection;
 
-/// How long an engine that has not answered may take to make what it was asked for.
+/// Time for which an engine that has not responded may still create the sandbox.
 pub(super) const UNDO_PATIENCE: Duration = Duration::from_secs(120);
 
-/// Whether the engine may still be at it: it has not answered, or was stopped.
-pub(super) fn may_come(error: &Error) -> bool {
+/// Returns whether the engine may still create the sandbox after this error.
+pub(super) fn may_appear(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Unavailable) && !was_not_sent(error)
 }
 
-/// Removes everything that a create made, and for as long as `patience` also what may still come of
-/// it. Gives up when the engine is away for long: then a reap finds it by its labels.
+/// Removes the sandbox and the files of a create. A sandbox that may still appear is polled for
+/// during `patience`. If the engine is down for long, the undo fails, and a reap finds the sandbox by
+/// its labels.
 pub(super) async fn undo(
     connection: &Connection,
     nonce: &Nonce,
@@ -30,30 +31,30 @@ pub(super) async fn undo(
 ) {
     let mut backoff = Backoff::default();
     let begun = Instant::now();
-    let (until, looks_until) = (begun + connection.context.deadlines.remove, begun + patience);
+    let (until, poll_until) = (begun + connection.context.deadlines.remove, begun + patience);
     loop {
         match try_undo(connection, nonce, sandbox).await {
             Ok(found) => {
                 if let Err(error) = connection.container_dirs().clear(annotations).await {
-                    tracing::warn!(%error, %nonce, "something of a create was left on the host");
+                    tracing::warn!(%error, %nonce, "failed to remove the files of a create");
                 }
                 let half_made = &connection.context.half_made;
-                if found || !half_made.another(backoff.delay(), looks_until).await {
+                if found || !half_made.another(backoff.delay(), poll_until).await {
                     return;
                 }
             }
-            Err(error) if error.is_retryable() && Instant::now() < until.max(looks_until) => {
+            Err(error) if error.is_retryable() && Instant::now() < until.max(poll_until) => {
                 tokio::time::sleep(backoff.delay()).await;
             }
             Err(error) => {
-                tracing::warn!(%error, %nonce, "a create could not be undone");
+                tracing::warn!(%error, %nonce, "failed to undo a create");
                 return;
             }
         }
     }
 }
 
-/// Gives whether there was something.
+/// Removes the sandbox of a create. Returns whether there was one.
 pub(super) async fn try_undo(
     connection: &Connection,
     nonce: &Nonce,

@@ -1,4 +1,4 @@
-//! Records of the blocks of a log file.
+//! Conversion of the blocks of log files to records.
 
 use std::time::SystemTime;
 
@@ -9,13 +9,14 @@ use crate::model::container::CriContainer;
 use crate::model::log_format::Parser;
 use crate::state::connection::Connection;
 
-/// Whether the main process has a terminal, and what the engine makes of its lines.
+/// Terminal of the main process, and the effect of the engine on its lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Terminal {
+    /// There is no terminal.
     No,
-    /// Its log is as it was written.
+    /// The log has all bytes.
     Whole,
-    /// The carriage returns are missing that the terminal writes before line ends.
+    /// The log lacks the carriage returns before line ends.
     WithoutReturns,
 }
 
@@ -31,16 +32,16 @@ impl Terminal {
     }
 }
 
-/// How far a stream was read.
+/// Position in a stream.
 #[derive(Debug, Clone, Copy, Default)]
 struct Progress {
-    /// The time of its last piece.
+    /// Time of the last chunk.
     last: Option<SystemTime>,
-    /// In a file that is read anew: up to which time its pieces were there before.
+    /// In a truncated file that is read again: time up to which chunks were returned before.
     known_until: Option<SystemTime>,
 }
 
-/// Makes records of blocks.
+/// Converter of blocks to records.
 #[derive(Debug)]
 pub(super) struct Lines {
     pub(super) parser: Parser,
@@ -48,8 +49,8 @@ pub(super) struct Lines {
     max_line: usize,
     terminal: Terminal,
     unfinished: Unfinished,
-    /// The engine stamps the pieces of one stream in their order. Those of the other one can
-    /// overtake them on their way into the file.
+    /// The times of the chunks of one stream are in order. Chunks of the other stream can be written
+    /// before them.
     stdout: Progress,
     stderr: Progress,
     /// Whether the joiner may have a record ready.
@@ -70,7 +71,7 @@ impl Lines {
         }
     }
 
-    /// The next record. `None` when it takes another block.
+    /// Returns the next record, or `None` if another block is needed.
     #[inline]
     pub(super) fn next(&mut self) -> Option<LogRecord> {
         loop {
@@ -81,13 +82,13 @@ impl Lines {
                 self.joining = self.joiner.is_in_line();
             }
             let mut chunk = self.parser.next()?;
-            if self.came_before(&chunk) {
+            if self.was_returned(&chunk) {
                 continue;
             }
             if self.terminal == Terminal::WithoutReturns {
                 chunk = runtime_support::follow::with_carriage_return(chunk);
             }
-            // Nearly every line comes whole, and needs no joining.
+            // Most lines are whole and need no join.
             if chunk.ends_line
                 && !self.joining
                 && chunk.bytes.len() <= self.max_line
@@ -103,18 +104,18 @@ impl Lines {
         }
     }
 
-    /// What comes next is the beginning of a file that was cut and is read anew: what is left in it
-    /// of what was read before is passed over.
-    pub(super) fn begin_again(&mut self) {
-        self.parser.begin_again();
+    /// Prepares for the beginning of a truncated file that is read again. Its chunks that were returned
+    /// before are skipped.
+    pub(super) fn restart(&mut self) {
+        self.parser.reset();
         let (stdout, stderr) = (self.stdout.last, self.stderr.last);
-        // What was not read of a stream stood before the place where the reading began.
+        // Chunks of a stream without a position were before the start of the read.
         self.stdout.known_until = stdout.or(stderr);
         self.stderr.known_until = stderr.or(stdout);
     }
 
     #[inline]
-    fn came_before(&mut self, chunk: &Chunk) -> bool {
+    fn was_returned(&mut self, chunk: &Chunk) -> bool {
         let progress = match chunk.stream {
             LogStream::Stderr => &mut self.stderr,
             _ => &mut self.stdout,
@@ -142,26 +143,26 @@ impl Lines {
         self.joining = true;
     }
 
-    /// Whether records wait for the end of a line of another stream.
+    /// Returns whether records wait for the end of a line of the other stream.
     pub(super) fn holds_back(&self) -> bool {
         self.joining && self.joiner.holds_back()
     }
 
-    /// Lets the lines that wait for an unfinished line overtake it.
+    /// Releases the lines that wait for an unfinished line.
     pub(super) fn let_pass(&mut self) {
         self.joiner.let_pass();
     }
 
-    /// The log has ended: what is there of its last lines is given.
+    /// Ends the log, and releases its last partial lines.
     pub(super) fn finish(&mut self) {
         if let Some(chunk) = self.parser.finish() {
             self.push(chunk);
         }
         self.joiner.finish();
         self.joining = true;
-        let passed_over = self.parser.passed_over();
-        if passed_over > 0 {
-            tracing::warn!(bytes = passed_over, "parts of a log file made no sense");
+        let skipped = self.parser.skipped_bytes();
+        if skipped > 0 {
+            tracing::warn!(bytes = skipped, "skipped parts of a log file in an unknown format");
         }
     }
 }

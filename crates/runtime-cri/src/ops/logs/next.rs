@@ -1,26 +1,26 @@
-//! Which log file is read after another, whatever was rotated or removed meanwhile.
+//! Selection of the next log file, after rotations and removals.
 
 use runtime_core::{Error, ErrorKind, Result};
 
 use crate::host::log_files::LogFile;
 use crate::model::log_directory::LogDirectory;
 
-pub(super) fn thrown_away() -> Error {
-    Error::new(ErrorKind::Lost)
-        .with_message("a rotated log file was thrown away before it was read")
+/// Returns the error for a removed file that was not read.
+pub(super) fn file_removed() -> Error {
+    Error::new(ErrorKind::Lost).with_message("a rotated log file was removed before it was read")
 }
 
-/// The file that is open.
+/// Open file.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reading {
     pub(super) inode: u64,
-    /// As of [`LogFile`].
+    /// See [`LogFile::number`].
     pub(super) number: Option<u64>,
-    /// Whether its name is that of the current file, or was when it was removed.
+    /// Whether its current or last name is that of the current file.
     pub(super) is_current: bool,
 }
 
-/// The file that follows the one that is open, or the first one where none is open.
+/// Returns the file after the open one, or the first file if none is open.
 pub(super) fn following<'a>(
     directory: &LogDirectory,
     files: &'a [LogFile],
@@ -31,8 +31,8 @@ pub(super) fn following<'a>(
         Some(Reading { inode, number, is_current }) => {
             match files.iter().position(|file| file.inode == inode) {
                 Some(at) => (files[at].number, files.get(at + 1)),
-                // Rotated and packed, and so may be what came next.
-                None if !directory.keeps_all() && !files.is_empty() => return Err(thrown_away()),
+                // The file was compressed, and so may be those after it.
+                None if !directory.keeps_all() && !files.is_empty() => return Err(file_removed()),
                 None => (number, following_removed(directory, files, number, is_current)?),
             }
         }
@@ -40,29 +40,29 @@ pub(super) fn following<'a>(
     if let (Some(number), Some(next)) = (number, next.and_then(|next| next.number))
         && next > number + 1
     {
-        return Err(thrown_away());
+        return Err(file_removed());
     }
     Ok(next)
 }
 
-/// The file that follows one that is not there any more. Those with a lower number were read before it.
+/// Returns the file after a removed one. Files with a lower number were read before it.
 fn following_removed<'a>(
     directory: &LogDirectory,
     files: &'a [LogFile],
     number: Option<u64>,
     was_current: bool,
 ) -> Result<Option<&'a LogFile>> {
-    // One with the same number has come after the other was removed.
+    // A file with the same number is newer than the removed one.
     let is_later = |file: &&LogFile| number.is_some() && file.number >= number;
     match (files.iter().find(is_later), files.last()) {
         (Some(next), _) => Ok(Some(next)),
-        // Others came after it, which are gone as well.
-        (None, _) if !was_current => Err(thrown_away()),
-        // It was the last one: the engine still writes to it.
+        // Files after it were removed as well.
+        (None, _) if !was_current => Err(file_removed()),
+        // It was the last file, and the engine still writes to it.
         (None, None) => Ok(None),
         (None, Some(last)) if number.is_some() && last.path != directory.current() => Ok(None),
-        // Something else has rotated it, or more was removed than it: what came next is not known.
-        (None, Some(_)) => Err(thrown_away()),
+        // Another program has rotated it, or more files were removed: the next file is unknown.
+        (None, Some(_)) => Err(file_removed()),
     }
 }
 
@@ -72,9 +72,9 @@ mod tests {
     use crate::model::log_directory::LOG_FILE;
 
     #[test]
-    fn what_was_read_does_not_come_again_when_a_file_is_removed() {
+    fn following_repeats_no_file_after_removals() {
         let directory = LogDirectory::managed("/logs");
-        // Files are named by their inodes; 0 is that of the current one.
+        // Files are identified by their inodes; 0 is that of the current file.
         let file = |inode: u64, number: u64| LogFile {
             path: match inode {
                 0 => directory.current(),
@@ -88,20 +88,20 @@ mod tests {
             (&all[..], None, Ok(Some(1))),
             (&all, Some((2, Some(2))), Ok(Some(0))),
             (&all, Some((0, Some(3))), nothing),
-            // The current one was removed.
+            // The current file was removed.
             (&all[..2], Some((9, Some(3))), nothing),
-            // And the engine has opened a new one.
+            // And the engine has opened a new file.
             (&all, Some((9, Some(3))), Ok(Some(0))),
-            // Which was rotated.
+            // And the new file was rotated.
             (&[file(1, 1), file(2, 2), file(3, 3), file(0, 4)], Some((9, Some(3))), Ok(Some(3))),
-            // A rotated one was removed while it was read, and those before it, or one after it.
+            // A rotated file was removed while it was read, with files before or after it.
             (&[file(1, 1), file(3, 3), file(0, 4)], Some((2, Some(2))), Ok(Some(3))),
             (&[file(3, 3), file(0, 4)], Some((2, Some(2))), Ok(Some(3))),
             (&[file(1, 1), file(0, 4)], Some((2, Some(2))), Err(ErrorKind::Lost)),
-            // All were removed, and the numbers begin again.
+            // All were removed, and the numbers restart.
             (&[], Some((2, Some(2))), nothing),
             (&[file(0, 1)], Some((2, Some(2))), Err(ErrorKind::Lost)),
-            // Something else has rotated it.
+            // Another program has rotated the file.
             (&all, Some((9, None)), Err(ErrorKind::Lost)),
         ] {
             let reading = open.map(|(inode, number)| Reading { inode, number, is_current: true });
@@ -113,7 +113,7 @@ mod tests {
         let open = |inode, number, is_current| Some(Reading { inode, number, is_current });
         let packed = following(&kubelets, &all, open(9, Some(2), true));
         assert_eq!(packed.unwrap_err().kind(), ErrorKind::Lost);
-        // A rotated one that was removed with all that came after it.
+        // A rotated file was removed with all files after it.
         for files in [&[][..], &all[..1], &all[..2]] {
             let error = following(&directory, files, open(9, Some(3), false)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Lost, "{files:?}");

@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use runtime_core::{Error, ErrorKind, ExitReason, Result};
 use runtime_support::backend::closed;
 
-use super::next::{Reading, following, thrown_away};
+use super::next::{Reading, file_removed, following};
 use crate::host::blocking::run_blocking;
 use crate::host::directory_watcher::{DirectoryWatch, WatchMode};
 use crate::host::log_files::{self, Open};
@@ -32,44 +32,44 @@ const UNWATCHED_POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Delay between two checks of a watched directory.
 const WATCHED_POLL_INTERVAL: Duration = Duration::from_secs(2);
 
-/// What a source gives.
+/// Result of a fetch.
 pub(super) enum Fetched {
     Block(Bytes),
-    /// There is no more, and whether the container has ended.
+    /// The end of the log. `ended` is true if the container has exited.
     End {
         rest: Bytes,
         ended: bool,
     },
 }
 
-/// Where the blocks come from.
+/// Source of the blocks.
 pub(super) struct Source {
     pub(super) backend: Arc<CriBackend>,
     pub(super) container: CriContainer,
     pub(super) directory: LogDirectory,
     pub(super) open: Option<Open>,
-    /// The last file when the reading began, by its inode, and its length then.
+    /// Inode and length of the last file at the start of the read.
     pub(super) last: Option<(u64, u64)>,
     pub(super) follow: bool,
-    /// Whether the container has ended.
+    /// Whether the container has exited.
     pub(super) ended: bool,
-    /// When that was, where it is known.
+    /// Time of the exit, if known.
     pub(super) ended_at: Option<SystemTime>,
-    /// Whether there is or was a log.
+    /// Whether the engine has opened a log.
     pub(super) has_written: bool,
     pub(super) exit: Option<WatchedExit>,
     pub(super) watch: Option<DirectoryWatch>,
-    /// Whether the file was cut since this was asked the last time. What comes of it is its beginning.
-    pub(super) was_cut: bool,
+    /// Whether the file was truncated since the last fetch. The next block is from its beginning.
+    pub(super) was_truncated: bool,
 }
 
-/// The end of the container: its time, if it is known, and whether a process has run.
+/// Exit of the container: its time, if known, and whether the process has run.
 type WatchedExit = BoxFuture<'static, Result<(Option<SystemTime>, bool)>>;
 
-/// What comes after the end of a file.
+/// Step after the end of a file.
 enum Next {
     File(Open),
-    /// There is one, which was renamed since it was listed.
+    /// The next file was renamed after it was listed.
     Again,
     Nothing,
 }
@@ -86,8 +86,8 @@ impl Source {
                 return Err(closed());
             }
             if let Some(watch) = &mut self.watch {
-                // What comes after this look wakes the wait below.
-                watch.mark_seen();
+                // Later events complete the wait below.
+                watch.clear();
             }
             rest = match self.read(rest).await? {
                 Ok(block) => return Ok(Fetched::Block(block)),
@@ -100,27 +100,27 @@ impl Source {
                 }
                 match self.next_file().await? {
                     Next::File(next) => self.open = Some(next),
-                    // It was rotated since it was listed.
+                    // It was rotated after it was listed.
                     Next::Again => {}
-                    Next::Nothing => return Err(thrown_away()),
+                    Next::Nothing => return Err(file_removed()),
                 }
                 continue;
             }
             if self.watch.is_none() {
                 self.watch = self.backend.watcher.watch(&self.directory.path, WatchMode::Write);
                 if self.watch.is_some() {
-                    // What came before the watch is looked for once more.
+                    // Read again what was written before the watch.
                     rest = match self.read(rest).await? {
                         Ok(block) => return Ok(Fetched::Block(block)),
                         Err(rest) => rest,
                     };
                 }
             }
-            // Asked before the file is read to its end: then nothing can come in between.
+            // Set before the file was read to its end, so that no output can follow.
             let ended = self.ended;
             match self.next_file().await? {
                 Next::File(next) => {
-                    // The engine may still have something for the old one.
+                    // The engine may still have output for the old file.
                     self.settle().await?;
                     rest = match self.read(rest).await? {
                         Ok(block) => return Ok(Fetched::Block(block)),
@@ -150,32 +150,32 @@ impl Source {
         }
     }
 
-    /// Reads on in the file that is open.
+    /// Reads the next block of the open file.
     async fn read(&mut self, rest: Bytes) -> Result<Result<Bytes, Bytes>> {
         let Some(mut open) = self.open.clone() else { return Ok(Err(rest)) };
         let follow = self.follow;
         let last = self.last.filter(|(inode, _)| !follow && *inode == open.inode);
         let end = last.map(|(_, end)| end);
-        let (open, read, was_cut) = run_blocking(move || {
+        let (open, read, was_truncated) = run_blocking(move || {
             let path = open.path.clone();
             let read = if follow {
-                read_over_cut(&mut open, rest, end)
+                read_or_restart(&mut open, rest, end)
             } else {
                 open.read(rest, end).map(|read| (read, false))
             };
-            let (read, was_cut) = read.map_err(unreadable(&path))?;
-            if was_cut {
-                tracing::warn!(path = %path.display(), "a log file was cut: reading it anew");
+            let (read, was_truncated) = read.map_err(unreadable(&path))?;
+            if was_truncated {
+                tracing::warn!(path = %path.display(), "a log file was truncated: reading it again");
             }
-            Ok((open, read, was_cut))
+            Ok((open, read, was_truncated))
         })
         .await?;
         self.open = Some(open);
-        self.was_cut |= was_cut;
+        self.was_truncated |= was_truncated;
         Ok(read)
     }
 
-    /// The file that follows the one that is open, if there is one.
+    /// Returns the file after the open one.
     async fn next_file(&mut self) -> Result<Next> {
         let (directory, open) = (self.directory.clone(), self.open.clone());
         let may_be_empty = !(self.ended && self.has_written);
@@ -187,22 +187,22 @@ impl Source {
             });
             let files = match log_files::list(&directory) {
                 Ok(files) => files,
-                // It was removed, with the container or before it. What was current then was the last.
+                // The directory was removed, with the container or before it. The current file was the last.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     let is_whole = open.map_or(may_be_empty, |open| open.is_current);
-                    return if is_whole { Ok(Next::Nothing) } else { Err(thrown_away()) };
+                    return if is_whole { Ok(Next::Nothing) } else { Err(file_removed()) };
                 }
                 Err(error) => return Err(unreadable(&directory.path)(error)),
             };
             let Some(next) = following(&directory, &files, open)? else { return Ok(Next::Nothing) };
-            // Rotated since it was listed, the next look finds it under its new name.
+            // If it was rotated after it was listed, the next list has its new name.
             let next = Open::listed(next).map_err(unreadable(&next.path))?;
             Ok(next.map_or(Next::Again, Next::File))
         })
         .await
     }
 
-    /// Waits until the engine has written all that it has for the file that is open.
+    /// Waits until the engine has written all output for the open file.
     fn settle(&self) -> impl Future<Output = Result<()>> + Send + 'static {
         let (peer, open) = (self.backend.connection.client.peer().clone(), self.open.clone());
         let ended_at = self.ended_at;
@@ -214,7 +214,7 @@ impl Source {
         }
     }
 
-    /// Waits until something happens.
+    /// Waits for a change of the directory or for the exit of the container.
     async fn wait(&mut self) -> Result<()> {
         let exit = self.exit.get_or_insert_with(|| {
             let (backend, id) = (Arc::clone(&self.backend), self.container.id.clone());
@@ -253,24 +253,25 @@ impl Source {
     }
 }
 
-/// Reads on in a file, and from its beginning when somebody has cut it. Says whether that was so.
+/// Reads the next block of a file, or the first block if the file was truncated. Also returns whether it
+/// was.
 ///
-/// What is there then can be what was left of it, or new, or both: only its times can tell.
-fn read_over_cut(
+/// A truncated file has old lines, new lines, or both, which only their times distinguish.
+fn read_or_restart(
     open: &mut Open,
     rest: Bytes,
     end: Option<u64>,
 ) -> io::Result<(Result<Bytes, Bytes>, bool)> {
     let read = open.read(rest, end)?;
-    if read.is_ok() || !open.is_cut()? {
+    if read.is_ok() || !open.is_truncated()? {
         return Ok((read, false));
     }
     open.offset = 0;
-    // The beginning of a line that was there has gone with the rest of it.
+    // The partial line before the truncation is discarded.
     Ok((open.read(Bytes::new(), end)?, true))
 }
 
-/// Waits until the engine has written all that it has of a container that has ended.
+/// Waits until the engine has written all output of an exited container.
 pub(super) async fn settle_all(
     connection: &Connection,
     directory: &LogDirectory,
@@ -289,8 +290,8 @@ pub(super) async fn settle_all(
     }
 }
 
-/// The engine says that a container has ended, or that a new log file was begun, before it has
-/// written the last that it has read. When it has, it closes the file.
+/// Waits until the engine has written all output for a file. The engine reports the exit of a container,
+/// or a new log file, before it has written all output that it has read. It closes the file after that.
 async fn settle(peer: &Peer, open: &Open, ended_at: Option<SystemTime>) -> Result<()> {
     let until = tokio::time::Instant::now() + DRAIN_TIMEOUT;
     let mut pause = Duration::from_millis(1);
@@ -301,7 +302,7 @@ async fn settle(peer: &Peer, open: &Open, ended_at: Option<SystemTime>) -> Resul
             let file = open.metadata().map_err(unreadable(&open.path))?;
             let quiet_for = quiet_for(&file, ended_at);
             let quiet = |least: Duration| quiet_for.is_some_and(|time| time >= least);
-            // Long ago is long enough whoever writes.
+            // After this time no writer has output left.
             Ok(quiet(DRAIN_TIMEOUT)
                 || match peer.has_open(&file) {
                     Some(has_open) => !has_open,
@@ -317,8 +318,8 @@ async fn settle(peer: &Peer, open: &Open, ended_at: Option<SystemTime>) -> Resul
     }
 }
 
-/// How long ago the last of these was: a write, a new name for the file, the end of the container. A
-/// silent container can write its last line with its end. `None` when that is not over.
+/// Returns the time since the last of these: a write, a rename of the file, the exit of the container. A
+/// silent container can write its last line at its exit. `None` if that time is in the future.
 fn quiet_for(file: &Metadata, ended_at: Option<SystemTime>) -> Option<Duration> {
     let nanos = file.ctime().checked_mul(1_000_000_000)?.checked_add(file.ctime_nsec())?;
     info::time(nanos).max(ended_at)?.elapsed().ok()
@@ -330,7 +331,9 @@ pub(super) fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> Error + '_ {
             io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
             _ => ErrorKind::Internal,
         };
-        Error::new(kind).with_message(format!("cannot read {}", path.display())).with_source(error)
+        Error::new(kind)
+            .with_message(format!("failed to read {}", path.display()))
+            .with_source(error)
     }
 }
 
@@ -348,7 +351,7 @@ mod tests {
         format!("2026-11-23T16:00:{second:02}.5Z {stream} F {second}\n")
     }
 
-    /// A log file, and a follower of it.
+    /// Log file with a follower.
     struct Followed {
         _folder: tempfile::TempDir,
         file: File,
@@ -357,12 +360,12 @@ mod tests {
     }
 
     impl Followed {
-        /// Of a file with these lines, from a position in it on.
+        /// Creates a file with these lines, and a follower from a position on.
         fn new(text: &str, from: usize) -> Self {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join(LOG_FILE);
             fs::write(&path, text).unwrap();
-            // As engines open it.
+            // In the mode of the engines.
             let file = File::options().append(true).open(&path).unwrap();
             let mut open = Open::new(&path).unwrap();
             open.offset = from as u64;
@@ -370,7 +373,7 @@ mod tests {
             Self { _folder: folder, file, open, lines }
         }
 
-        fn cut(&self, length: usize) {
+        fn truncate(&self, length: usize) {
             self.file.set_len(length as u64).unwrap();
         }
 
@@ -378,14 +381,14 @@ mod tests {
             self.file.write_all(text.as_bytes()).unwrap();
         }
 
-        /// What comes up to the end of the file.
+        /// Returns the records up to the end of the file.
         fn read(&mut self) -> String {
             let mut texts = String::new();
             loop {
                 let rest = self.lines.parser.take_rest();
-                let (read, was_cut) = read_over_cut(&mut self.open, rest, None).unwrap();
-                if was_cut {
-                    self.lines.begin_again();
+                let (read, was_truncated) = read_or_restart(&mut self.open, rest, None).unwrap();
+                if was_truncated {
+                    self.lines.restart();
                 }
                 let is_end = read.is_err();
                 self.lines.parser.feed(read.unwrap_or_else(|rest| rest));
@@ -400,21 +403,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_of_a_file_that_was_cut_does_not_come_twice() {
+    fn truncated_file_repeats_no_lines() {
         let text = line(1, "stdout") + &line(2, "stderr") + &line(3, "stdout");
         let one = line(1, "stdout").len();
         let mut followed = Followed::new(&text, 0);
         assert_eq!(followed.read(), "1\n2\n3\n");
-        followed.cut(2 * one);
+        followed.truncate(2 * one);
         assert_eq!(followed.read(), "");
         followed.write(&line(4, "stderr"));
         assert_eq!(followed.read(), "4\n");
-        // ListedContainer only after more was written.
-        followed.cut(one);
+        // Detected only after more was written.
+        followed.truncate(one);
         followed.write(&line(5, "stdout"));
         assert_eq!(followed.read(), "5\n");
-        // Nothing is left of it.
-        followed.cut(0);
+        // The file is empty.
+        followed.truncate(0);
         followed.write(&line(6, "stderr"));
         assert_eq!(followed.read(), "6\n");
         followed.write(&line(7, "stdout"));
@@ -422,40 +425,40 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_in_the_middle_of_a_line_costs_only_that_line() {
+    fn truncated_line_is_lost_alone() {
         let text = line(1, "stdout") + &line(2, "stdout");
         let mut followed = Followed::new(&text, 0);
         assert_eq!(followed.read(), "1\n2\n");
         let part = "2026-11-23T16:00:03.5Z stdout F ";
         followed.write(part);
         assert_eq!(followed.read(), "");
-        followed.cut(line(1, "stdout").len());
+        followed.truncate(line(1, "stdout").len());
         followed.write(&line(4, "stdout"));
         assert_eq!(followed.read(), "4\n");
     }
 
     #[test]
-    fn what_stood_before_the_beginning_does_not_come_after_a_cut() {
+    fn truncated_file_returns_no_lines_before_the_start() {
         let before = line(1, "stderr") + &line(2, "stdout");
         let text = before.clone() + &line(3, "stdout") + &line(4, "stdout");
         let mut followed = Followed::new(&text, before.len());
         assert_eq!(followed.read(), "3\n4\n");
-        followed.cut(before.len());
+        followed.truncate(before.len());
         assert_eq!(followed.read(), "");
         followed.write(&line(5, "stderr"));
         assert_eq!(followed.read(), "5\n");
     }
 
     #[test]
-    fn a_silence_before_the_end_is_none_after_it() {
+    fn quiet_for_counts_from_the_exit() {
         let (now, hour) = (SystemTime::now(), Duration::from_secs(3600));
         let file = tempfile::tempfile().unwrap();
-        // Its last write was long ago, but not what happened to it last.
+        // The last write was long ago, but not the last change of the inode.
         file.set_modified(now - hour).unwrap();
         let file = file.metadata().unwrap();
         let is_new = |ended_at| quiet_for(&file, ended_at).is_none_or(|time| time < hour / 2);
         assert!(is_new(None) && is_new(Some(now - hour)));
-        // An end that is later counts.
+        // A later exit counts.
         assert_eq!(quiet_for(&file, Some(now + hour)), None);
     }
 }

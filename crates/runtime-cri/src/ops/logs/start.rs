@@ -1,4 +1,4 @@
-//! Where in the files a reader begins, and which records it passes over.
+//! Start of a read: its file and position, and the records to skip.
 
 use std::collections::VecDeque;
 use std::io;
@@ -8,39 +8,40 @@ use runtime_core::{LogCursor, LogOptions, LogRecord, Result};
 use runtime_support::follow::{CursorSearch, Given};
 
 use super::lines::{Lines, Terminal};
-use super::next::thrown_away;
+use super::next::file_removed;
 use super::source::unreadable;
-use crate::host::log_files::{self, LogFile, Open, SKEW, Unfinished};
+use crate::host::log_files::{self, LogFile, ORDER_SKEW_MAX, Open, Unfinished};
 use crate::model::log_directory::LogDirectory;
 
-/// Where and how to begin.
+/// Start of a read.
 pub(super) struct Start {
     pub(super) open: Option<Open>,
-    /// The last file now, by its inode, and its length.
+    /// Inode and length of the last file.
     pub(super) last: Option<(u64, u64)>,
     pub(super) unfinished: Unfinished,
     pub(super) filter: Filter,
 }
 
-/// Which records are given.
+/// Filter of records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Filter {
     since: Option<SystemTime>,
-    /// Whether `since` itself is not wanted.
+    /// Whether records at `since` are excluded.
     exclusive: bool,
-    /// How many of those are passed over first.
+    /// Number of further records to skip.
     skip: u64,
-    /// A place in the log, which is there: what was given before it is passed over.
+    /// Cursor that is in the log: records that were returned before it are skipped.
     after: Option<CursorSearch>,
 }
 
 impl Filter {
-    /// Whether records have to come in the order in which their lines began.
+    /// Returns whether records must be in the order in which their lines began.
     pub(super) fn needs_order(&self) -> bool {
         self.after.is_some_and(|after| after.needs_order())
     }
 
-    pub(super) fn lets_pass(&mut self, record: &mut LogRecord) -> bool {
+    /// Returns whether a record is to be returned.
+    pub(super) fn accepts(&mut self, record: &mut LogRecord) -> bool {
         if self
             .since
             .is_some_and(|since| record.time < since || (self.exclusive && record.time == since))
@@ -52,18 +53,18 @@ impl Filter {
             return false;
         }
         let Some(after) = &mut self.after else { return true };
-        // A later record that stands before the place was returned.
+        // A record before the cursor was returned.
         after.look(record) == Given::No
     }
 }
 
-/// How often it is planned anew because files are rotated or removed meanwhile.
-const PLAN_TRIES: usize = 20;
+/// Number of attempts to plan a start while files are rotated or removed.
+const PLAN_ATTEMPTS: usize = 20;
 
-/// Why there is no plan.
+/// Failure of a plan.
 enum Unplanned {
     Io(io::Error),
-    /// What the cursor stands behind was removed, and with it what came after.
+    /// The record of the cursor was removed, with records after it.
     Lost,
 }
 
@@ -73,7 +74,7 @@ impl From<io::Error> for Unplanned {
     }
 }
 
-/// Finds the place to begin at. It may block.
+/// Finds the start of a read. It may block.
 ///
 /// Files are opened one at a time, because a container may have more than a process may open.
 pub(super) fn plan_start(
@@ -82,20 +83,20 @@ pub(super) fn plan_start(
     terminal: Terminal,
     ended: bool,
 ) -> Result<Start> {
-    let mut tries = 0;
+    let mut attempts = 0;
     loop {
-        tries += 1;
+        attempts += 1;
         let planned = log_files::list(directory).or_else(|error| match error.kind() {
             io::ErrorKind::NotFound => Ok(Vec::new()),
             _ => Err(error),
         });
         let planned = planned.map_err(Unplanned::Io);
-        match planned.and_then(|files| place(files, options, terminal, ended)) {
-            // A file that was listed has another name now, or is gone.
+        match planned.and_then(|files| plan(files, options, terminal, ended)) {
+            // A file was renamed or removed after it was listed.
             Err(Unplanned::Io(error))
-                if error.kind() == io::ErrorKind::NotFound && tries < PLAN_TRIES => {}
+                if error.kind() == io::ErrorKind::NotFound && attempts < PLAN_ATTEMPTS => {}
             Err(Unplanned::Io(error)) => return Err(unreadable(&directory.path)(error)),
-            Err(Unplanned::Lost) => return Err(thrown_away()),
+            Err(Unplanned::Lost) => return Err(file_removed()),
             Ok(start) => return Ok(start),
         }
     }
@@ -105,7 +106,7 @@ fn open(file: &LogFile) -> io::Result<Open> {
     Open::listed(file)?.ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
-fn place(
+fn plan(
     mut files: Vec<LogFile>,
     options: &LogOptions,
     terminal: Terminal,
@@ -119,13 +120,13 @@ fn place(
     let mut first = 0;
     let mut offset = 0;
     if let Some(time) = options.since.or(options.after.map(CursorSearch::begin)) {
-        let time = time.checked_sub(SKEW).unwrap_or(time);
+        let time = time.checked_sub(ORDER_SKEW_MAX).unwrap_or(time);
         first = first_with(&files, time)?;
         if let Some(file) = files.get(first) {
             offset = open(file)?.seek_time(time)?;
         }
     } else if let Some(tail) = options.tail {
-        // The first line of each stream can be one that began before.
+        // The first line of each stream may have begun before.
         (first, offset) = tail_start(&files, tail.saturating_add(2))?;
     }
     let unfinished = unfinished_at(&files, first, offset)?;
@@ -152,7 +153,7 @@ fn place(
                     Some(file) => open(file)?.first_time()?,
                     None => None,
                 };
-                let end = after.time.checked_sub(SKEW).unwrap_or(after.time);
+                let end = after.time.checked_sub(ORDER_SKEW_MAX).unwrap_or(after.time);
                 if oldest.is_none_or(|oldest| oldest > end) {
                     return Err(Unplanned::Lost);
                 }
@@ -175,11 +176,11 @@ fn place(
     Ok(Start { open: begin, last, unfinished, filter })
 }
 
-/// The first file that can have a record of this time or later.
+/// Returns the index of the first file that can have a record of this time or later.
 fn first_with(files: &[LogFile], time: SystemTime) -> io::Result<usize> {
     for (at, file) in files.iter().enumerate().skip(1).rev() {
-        // All before it is older than what it begins with, but for the skew, which the caller
-        // has taken off.
+        // All earlier files are older than its first line, except for the skew, which the caller has
+        // subtracted.
         if open(file)?.first_time()?.is_some_and(|first| first <= time) {
             return Ok(at);
         }
@@ -198,8 +199,8 @@ fn tail_start(files: &[LogFile], tail: u64) -> io::Result<(usize, u64)> {
     Ok((0, 0))
 }
 
-/// Which streams are in the middle of a line where the reading begins: the head of that line is
-/// not read, and so the rest of it is not given.
+/// Returns the streams with an unfinished line at the start of a read. The rest of such a line is not
+/// returned, because its beginning is not read.
 fn unfinished_at(files: &[LogFile], first: usize, offset: u64) -> io::Result<Unfinished> {
     if offset > 0 {
         return match files.get(first) {
@@ -216,13 +217,13 @@ fn unfinished_at(files: &[LogFile], first: usize, offset: u64) -> io::Result<Unf
     }
 }
 
-/// Reads the log as it is, to find a place in it. It may block.
+/// Scan of the current log, to find a position in it. It may block.
 struct Scan {
     lines: Lines,
-    /// What is not read yet, with the file that is open.
+    /// Files that are not read to their end yet.
     files: VecDeque<LogFile>,
     open: Option<Open>,
-    /// Where in the first file the reading begins.
+    /// Position in the first file at which the scan begins.
     offset: u64,
     end: Option<u64>,
     ended: bool,
@@ -234,7 +235,7 @@ impl Scan {
     fn next(&mut self) -> io::Result<Option<LogRecord>> {
         loop {
             if let Some(mut record) = self.lines.next() {
-                if self.filter.lets_pass(&mut record) {
+                if self.filter.accepts(&mut record) {
                     return Ok(Some(record));
                 }
                 continue;
@@ -280,10 +281,10 @@ impl Scan {
         Ok(count)
     }
 
-    /// Whether the record that the cursor stands behind is in the log.
+    /// Returns whether the record of the cursor is in the log.
     fn has(mut self, cursor: LogCursor) -> io::Result<bool> {
         let mut after = CursorSearch::new(cursor);
-        let limit = cursor.time.checked_add(SKEW);
+        let limit = cursor.time.checked_add(ORDER_SKEW_MAX);
         while let Some(mut record) = self.next()? {
             after.look(&mut record);
             if after.is_found() {
@@ -312,7 +313,7 @@ mod tests {
         format!("2026-11-23T16:{:02}:{:02}.5Z stdout F {second}\n", second / 60, second % 60)
     }
 
-    /// Files with these numbers, each with the lines of a minute of its own.
+    /// Writes files with these numbers, each with the lines of one minute.
     fn written(numbers: &[u64]) -> (tempfile::TempDir, LogDirectory) {
         let folder = tempfile::tempdir().unwrap();
         let directory = LogDirectory::managed(folder.path());
@@ -334,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn cursor_in_a_file_that_was_removed_is_lost() {
+    fn cursor_in_removed_file_is_lost() {
         let (_folder, directory) = written(&[3, 4, 5]);
         for second in [1, 60, 179] {
             let error = plan(&directory, &after(second)).err().unwrap();
@@ -343,7 +344,7 @@ mod tests {
         for second in [180, 239, 240, 359] {
             plan(&directory, &after(second)).unwrap();
         }
-        // Nothing was removed: it begins with what comes after.
+        // No file was removed: the read begins with the next record.
         let (_folder, directory) = written(&[1, 2]);
         let before = after(59).after.map(|after| after.time - Duration::from_secs(3600));
         let before = LogCursor::new(before.unwrap(), 1);
@@ -351,20 +352,20 @@ mod tests {
     }
 
     #[test]
-    fn cursor_in_a_log_without_files_that_were_removed_is_found() {
+    fn cursor_in_complete_log_is_found() {
         let (_folder, directory) = written(&[1, 2, 3]);
         let start = plan(&directory, &after(100)).unwrap();
         assert_eq!(start.open.unwrap().number, Some(1));
     }
 
     #[test]
-    fn more_files_than_a_process_may_open_are_read() {
+    fn files_are_not_all_open_at_once() {
         let numbers: Vec<u64> = (1..40).collect();
         let (_folder, directory) = written(&numbers);
         let open_files = || fs::read_dir("/proc/self/fd").unwrap().count();
         let before = open_files();
         let start = plan(&directory, &LogOptions::default().tail(2000)).unwrap();
-        // Other tests open some meanwhile.
+        // Other tests open files concurrently.
         assert!(open_files() < before + 25, "all are open at once");
         assert!(start.last.is_some());
     }
