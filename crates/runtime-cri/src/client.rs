@@ -26,8 +26,8 @@ use crate::options::Endpoint;
 /// Maximum size of a response. containerd sends at most 16 MiB.
 const RESPONSE_BYTES_MAX: usize = 64 << 20;
 
-/// Client with one connection, which is opened on demand, after it was lost, and after the end of the
-/// executor on which it was opened.
+/// Client with one connection, which is opened on demand, after it was lost, and after the end of
+/// the executor on which it was opened.
 #[derive(Debug)]
 pub(crate) struct Client {
     /// `None` after the client is closed.
@@ -117,10 +117,10 @@ impl Client {
         };
         // The address is never resolved, because the connector opens the socket.
         //
-        // No keepalive pings: grpc-go, which the engines use, closes the connection after a few pings
-        // that are less than five minutes apart, in the middle of a long pull or stop (grpc-go's
-        // `keepalive.EnforcementPolicy`). Pings are not needed either: the kernel closes the socket of
-        // an engine that dies, and deadlines end the requests to one that hangs.
+        // No keepalive pings: grpc-go, which the engines use, closes the connection after a few
+        // pings that are less than five minutes apart, in the middle of a long pull or stop
+        // (grpc-go's `keepalive.EnforcementPolicy`). Pings are not needed either: the kernel closes
+        // the socket of an engine that dies, and deadlines end the requests to one that hangs.
         let open = move || {
             tonic::transport::Endpoint::from_static("http://localhost")
                 .connect_timeout(connect)
@@ -196,7 +196,7 @@ fn is_not_ready(status: &Status) -> bool {
 /// Returns the error for a response that does not arrive in time.
 pub(crate) fn too_late(operation: Operation, deadline: Duration) -> Error {
     Error::new(ErrorKind::Timeout)
-        .with_message(format!("the engine has not answered within {deadline:?}"))
+        .with_message(format!("the engine did not respond within {deadline:?}"))
         .during(operation)
         .on(BACKEND)
 }

@@ -69,8 +69,8 @@ async fn open_at(
     let (logs, root) = run_blocking(move || {
         let root = rustix::process::geteuid().is_root();
         if !is_managed {
-            let seen = peer.sees_as(Path::new(KUBELET_LOG_ROOT), &log_dir);
-            return Ok((seen == Some(true), root));
+            let is_shared = peer.sees_as(Path::new(KUBELET_LOG_ROOT), &log_dir);
+            return Ok((is_shared == Some(true), root));
         }
         let made = private_files::create_dir_all(&log_dir);
         if let Err(error) = &made {
@@ -87,11 +87,11 @@ async fn open_at(
                 "failed to create the state directory"
             );
         }
-        // The PID of an engine in another PID namespace is not visible. Its socket is mounted here, so
-        // the directory is assumed to be mounted as well; a log without files is an error then. The
-        // directory of an engine behind a relay is unknown.
-        let shared = peer.sees_the_same(&log_dir).unwrap_or_else(|| !peer.is_relay());
-        let logs = made.is_ok() && shared;
+        // The PID of an engine in another PID namespace is not visible. Its socket is mounted here,
+        // so the directory is assumed to be mounted as well; a log without files is an error then.
+        // The directory of an engine behind a relay is unknown.
+        let is_shared = peer.sees_the_same(&log_dir).unwrap_or_else(|| !peer.is_relay());
+        let logs = made.is_ok() && is_shared;
         Ok((logs, root))
     })
     .await?;

@@ -179,7 +179,7 @@ pub(crate) fn is_port_conflict(error: &Error) -> bool {
     let message = error.message().unwrap_or_default();
     [PORT_TAKEN, "address already in use", "port is already allocated", "cannot open hostport"]
         .iter()
-        .any(|words| message.contains(words))
+        .any(|part| message.contains(part))
 }
 
 /// Returns whether a start was refused because the container was started before.
@@ -198,7 +198,7 @@ pub(crate) fn is_started_before(error: &Error) -> bool {
 }
 
 fn blame(error: Error, fields: &[Blame]) -> Error {
-    let to_blame = fields.iter().find(|(_, words)| has_message(&error, words));
+    let to_blame = fields.iter().find(|(_, parts)| has_message(&error, parts));
     let Some((field, _)) = to_blame else { return error };
     // Without the original error as its source, because that has the same message.
     Error::invalid(*field, error.message().unwrap_or_default())
@@ -410,9 +410,9 @@ mod tests {
             assert_eq!(error.field(), field, "{message}");
         }
         // A retry does not make a certificate trusted.
-        let words =
+        let message =
             "tls: failed to verify certificate: x509: certificate signed by unknown authority";
-        let error = refusal("pull_image", Code::Unknown, words);
+        let error = refusal("pull_image", Code::Unknown, message);
         assert_eq!((error.kind(), error.is_retryable()), (K::Unavailable, false));
     }
 
@@ -458,11 +458,11 @@ mod tests {
             assert_eq!((error.kind(), error.field()), (kind, field), "{message}");
             assert_eq!(error.message(), Some(message));
         };
-        for (words, field) in starts {
-            check(at_start, "start_container", &format!("{runc}: {words}: unknown"), field);
+        for (message, field) in starts {
+            check(at_start, "start_container", &format!("{runc}: {message}: unknown"), field);
         }
-        for (words, field) in creates {
-            check(at_create, "create_container", words, field);
+        for (message, field) in creates {
+            check(at_create, "create_container", message, field);
         }
         // An error with a kind keeps it.
         let full = refusal("create_container", Code::ResourceExhausted, "no users found");
@@ -495,7 +495,7 @@ mod tests {
     #[test]
     fn from_status_maps_connection_errors() {
         use std::io::ErrorKind as Io;
-        for (io, kind, words) in [
+        for (io, kind, message) in [
             (Io::NotFound, K::Unavailable, "there is no socket"),
             (Io::ConnectionRefused, K::Unavailable, "connection refused"),
             (Io::PermissionDenied, K::PermissionDenied, "permission denied to open the socket"),
@@ -503,7 +503,7 @@ mod tests {
             (Io::ConnectionReset, K::Unavailable, "the connection was lost"),
         ] {
             let error = broken(io);
-            let message = format!("{words}: unix:///run/engine.sock");
+            let message = format!("{message}: unix:///run/engine.sock");
             assert_eq!((error.kind(), error.message()), (kind, Some(&*message)));
         }
         let endpoint = Endpoint { socket: "/run/engine.sock".into() };

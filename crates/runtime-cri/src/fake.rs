@@ -30,15 +30,15 @@ const END_HEADERS: u8 = 4;
 /// Fake engine.
 pub(crate) struct Fake {
     /// Directory of the socket and of the files of a test.
-    pub(crate) folder: TempDir,
+    pub(crate) directory: TempDir,
     frames: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Fake {
     pub(crate) fn start(says: Says) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let frames = Arc::<Mutex<Vec<u8>>>::default();
-        let fake = Self { folder, frames: frames.clone() };
+        let fake = Self { directory, frames: frames.clone() };
         let listener = UnixListener::bind(fake.endpoint().socket).unwrap();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -49,7 +49,7 @@ impl Fake {
     }
 
     pub(crate) fn endpoint(&self) -> Endpoint {
-        Endpoint { socket: self.folder.path().join("engine.sock") }
+        Endpoint { socket: self.directory.path().join("engine.sock") }
     }
 
     /// Returns the types of the received frames.

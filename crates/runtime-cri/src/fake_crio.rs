@@ -1,6 +1,6 @@
-//! Fake CRI-O for tests, because no package of CRI-O can be installed. It differs from containerd as
-//! CRI-O does: a known name returns the existing id, and the removal of a sandbox that was not stopped
-//! fails.
+//! Fake CRI-O for tests, because no package of CRI-O can be installed. It differs from containerd
+//! as CRI-O does: a known name returns the existing id, and the removal of a sandbox that was not
+//! stopped fails.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -20,7 +20,7 @@ use crate::options::Endpoint;
 
 /// Fake CRI-O.
 pub(crate) struct FakeCrio {
-    pub(crate) folder: TempDir,
+    pub(crate) directory: TempDir,
     pub(crate) state: Arc<Mutex<State>>,
 }
 
@@ -106,9 +106,9 @@ const UNIMPLEMENTED: u8 = 12;
 
 impl FakeCrio {
     pub(crate) fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let state = Arc::<Mutex<State>>::default();
-        let fake = Self { folder, state: state.clone() };
+        let fake = Self { directory, state: state.clone() };
         let listener = UnixListener::bind(fake.endpoint().socket).unwrap();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -125,7 +125,7 @@ impl FakeCrio {
     }
 
     pub(crate) fn endpoint(&self) -> Endpoint {
-        Endpoint { socket: self.folder.path().join("engine.sock") }
+        Endpoint { socket: self.directory.path().join("engine.sock") }
     }
 }
 
@@ -143,17 +143,17 @@ async fn answer(
         std::future::pending::<()>().await;
     }
     let answered = state.lock().unwrap().answer(&call, body.get(5..).unwrap_or_default());
-    let (message, code, words) = match answered {
+    let (response, code, message) = match answered {
         Ok(message) => {
             let length = u32::try_from(message.len()).unwrap().to_be_bytes();
             ([&[0], &length[..], &message].concat(), 0, String::new())
         }
-        Err((code, words)) => (Vec::new(), code, words),
+        Err((code, message)) => (Vec::new(), code, message),
     };
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from(u16::from(code)));
-    trailers.insert("grpc-message", HeaderValue::from_str(&words).unwrap());
-    let body = Full::new(Bytes::from(message)).with_trailers(async { Some(Ok(trailers)) });
+    trailers.insert("grpc-message", HeaderValue::from_str(&message).unwrap());
+    let body = Full::new(Bytes::from(response)).with_trailers(async { Some(Ok(trailers)) });
     Ok(Response::builder().header("content-type", "application/grpc").body(body).unwrap())
 }
 
@@ -165,7 +165,8 @@ fn fits(wanted: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) ->
     wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
-/// Returns the labels of a sandbox. CRI-O adds those of a kubelet, with the metadata of the request.
+/// Returns the labels of a sandbox. CRI-O adds those of a kubelet, with the metadata of the
+/// request.
 fn with_pod_labels(config: &cri::PodSandboxConfig) -> BTreeMap<String, String> {
     let metadata = config.metadata.clone().unwrap_or_default();
     let mut labels = config.labels.clone();
@@ -250,8 +251,8 @@ impl State {
             }
             "CreateContainer" => {
                 let request: cri::CreateContainerRequest = read(body);
-                if let Some(words) = self.create_fails {
-                    return Err((UNKNOWN, words.to_owned()));
+                if let Some(message) = self.create_fails {
+                    return Err((UNKNOWN, message.to_owned()));
                 }
                 let id = self.id();
                 let made = FakeContainer {
@@ -282,12 +283,12 @@ impl State {
                         Vec::new()
                     }
                     cri::ContainerState::ContainerRunning => {
-                        let words = format!("container {id} is not in created state: running");
-                        return Err((UNKNOWN, words));
+                        let message = format!("container {id} is not in created state: running");
+                        return Err((UNKNOWN, message));
                     }
                     _ => {
-                        let words = format!("container {id} is not in created state: stopped");
-                        return Err((UNKNOWN, words));
+                        let message = format!("container {id} is not in created state: stopped");
+                        return Err((UNKNOWN, message));
                     }
                 }
             }

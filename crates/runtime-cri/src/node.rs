@@ -101,8 +101,8 @@ impl NodeEngine {
         Ok(Self { inner: Connected::new(backend.during(Operation::Connect).on(BACKEND)?) })
     }
 
-    /// Returns the capabilities for containers of a kubelet. `logs` is false if the log directory of
-    /// the kubelet is not visible to this process.
+    /// Returns the capabilities for containers of a kubelet. `logs` is false if the log directory
+    /// of the kubelet is not visible to this process.
     #[must_use]
     pub fn capabilities(&self) -> &Capabilities {
         self.inner.capabilities()
@@ -122,10 +122,10 @@ impl NodeEngine {
         let status = Box::pin(inspect::status(connection, operation, &of.id)).await?;
         let mut annotations = of.annotations();
         if let Ok(log) = Path::new(&status.log_path).strip_prefix(KUBELET_LOG_ROOT)
-            && let Some(folder) = log.parent()
+            && let Some(directory) = log.parent()
             && let Some(file) = log.file_name().and_then(|file| file.to_str())
         {
-            annotations.logs = Some(connection.settings.log_dir.join(folder));
+            annotations.logs = Some(connection.settings.log_dir.join(directory));
             annotations.kubelets_log = Some(file.to_owned());
         }
         let is_running = info::status(status.state()) == ContainerStatus::Running;

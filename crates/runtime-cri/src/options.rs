@@ -39,8 +39,9 @@ pub struct CriOptions {
     /// Parent cgroup of the containers, in the form that the engine's cgroup driver requires. If
     /// absent, the engine's default.
     pub cgroup_parent: Option<String>,
-    /// Ports of this host that may be published. By default 20000 to 29999, below the range that Linux
-    /// uses for outgoing connections, so that the kernel gives none of them to another program.
+    /// Ports of this host that may be published. By default 20000 to 29999, below the range that
+    /// Linux uses for outgoing connections, so that the kernel gives none of them to another
+    /// program.
     pub host_ports: RangeInclusive<u16>,
     /// Kind of CDI device for the ids of GPUs: id `0` is the device `KIND=0`. By default
     /// `nvidia.com/gpu`.
@@ -52,8 +53,8 @@ pub struct CriOptions {
 
 /// Rotation of the log files of running containers, which the CRI leaves to its client.
 ///
-/// Rotated files stay beside the current file, with a number at the end of their names, and are part
-/// of the log. Without rotation the current file grows without bound.
+/// Rotated files stay beside the current file, with a number at the end of their names, and are
+/// part of the log. Without rotation the current file grows without bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LogRotation {

@@ -23,7 +23,7 @@ pub(crate) async fn run_blocking<T: Send + 'static>(
         }),
         Err(_) => Err(Error::new(ErrorKind::Timeout)
             .with_message(format!(
-                "the file system of this host has not answered within {BLOCKING_DEADLINE:?}"
+                "the file system of this host did not respond within {BLOCKING_DEADLINE:?}"
             ))
             .on(BACKEND)),
     }

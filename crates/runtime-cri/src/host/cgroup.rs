@@ -45,7 +45,8 @@ struct State {
 }
 
 impl Cgroups {
-    /// Returns the control group of a container, if it is cached or has a path like those of others.
+    /// Returns the control group of a container, if it is cached or has a path like those of
+    /// others.
     pub(crate) fn get(&self, id: &ContainerId) -> Option<Cgroup> {
         let mut state = self.lock();
         if let Some(known) = state.known.get(id) {

@@ -32,7 +32,7 @@ struct Inner {
 struct State {
     instance: Option<Instance>,
     directories: HashMap<PathBuf, Directory>,
-    by_number: HashMap<i32, watch::Sender<()>>,
+    by_descriptor: HashMap<i32, watch::Sender<()>>,
 }
 
 #[derive(Debug)]
@@ -46,7 +46,7 @@ struct Instance {
 
 #[derive(Debug)]
 struct Directory {
-    number: i32,
+    descriptor: i32,
     changed: watch::Sender<()>,
     /// Number of watches with [`WatchMode::Close`].
     close_watches: usize,
@@ -102,27 +102,27 @@ impl DirectoryWatcher {
             state.watch_again(&instance);
             state.instance = Some(instance);
         }
-        let State { instance: Some(instance), directories, by_number } = &mut *state else {
+        let State { instance: Some(instance), directories, by_descriptor } = &mut *state else {
             return Err(io::Error::other("no instance"));
         };
         let (closes, writes) = directories
             .get(path)
             .map_or((0, 0), |directory| (directory.close_watches, directory.write_watches));
         let flags = flags(writes > 0 || mode == WatchMode::Write);
-        let number = inotify::add_watch(&instance.fd, path, flags)?;
+        let descriptor = inotify::add_watch(&instance.fd, path, flags)?;
         let directory = directories.entry(path.to_owned()).or_insert_with(|| Directory {
-            number,
+            descriptor,
             changed: watch::Sender::new(()),
             close_watches: closes,
             write_watches: writes,
         });
-        // A directory that was removed and created again has another number.
-        directory.number = number;
+        // A directory that was removed and created again has another descriptor.
+        directory.descriptor = descriptor;
         match mode {
             WatchMode::Close => directory.close_watches += 1,
             WatchMode::Write => directory.write_watches += 1,
         }
-        by_number.insert(number, directory.changed.clone());
+        by_descriptor.insert(descriptor, directory.changed.clone());
         Ok(DirectoryWatch {
             watcher: self.clone(),
             path: path.to_owned(),
@@ -143,16 +143,16 @@ fn flags(writes: bool) -> WatchFlags {
 }
 
 impl State {
-    /// Watches the directories with a new instance, and reports a change of each, because events may
-    /// have been missed.
+    /// Watches the directories with a new instance, and reports a change of each, because events
+    /// may have been missed.
     fn watch_again(&mut self, instance: &Instance) {
-        self.by_number.clear();
+        self.by_descriptor.clear();
         for (path, directory) in &mut self.directories {
-            if let Ok(number) =
+            if let Ok(descriptor) =
                 inotify::add_watch(&instance.fd, path, flags(directory.write_watches > 0))
             {
-                directory.number = number;
-                self.by_number.insert(number, directory.changed.clone());
+                directory.descriptor = descriptor;
+                self.by_descriptor.insert(descriptor, directory.changed.clone());
             }
             directory.changed.send_replace(());
         }
@@ -166,7 +166,7 @@ impl Inner {
 
     fn unwatch(&self, path: &Path, mode: WatchMode) {
         let mut state = self.lock();
-        let State { instance: Some(instance), directories, by_number } = &mut *state else {
+        let State { instance: Some(instance), directories, by_descriptor } = &mut *state else {
             return;
         };
         let Some(directory) = directories.get_mut(path) else { return };
@@ -176,15 +176,15 @@ impl Inner {
         }
         if directory.close_watches + directory.write_watches == 0 {
             // Fails if the directory is gone, because the kernel has removed the watch then.
-            let _ = inotify::remove_watch(&instance.fd, directory.number);
-            by_number.remove(&directory.number);
+            let _ = inotify::remove_watch(&instance.fd, directory.descriptor);
+            by_descriptor.remove(&directory.descriptor);
             directories.remove(path);
         } else if directory.write_watches == 0 && mode == WatchMode::Write {
             let _ = inotify::add_watch(&instance.fd, path, flags(false));
         }
     }
 
-    fn notify(&self, number: i32, events: ReadFlags) {
+    fn notify(&self, descriptor: i32, events: ReadFlags) {
         if events.intersects(ReadFlags::CLOSE_WRITE | ReadFlags::DELETE_SELF) {
             self.closed.notify_one();
         }
@@ -194,7 +194,7 @@ impl Inner {
             for directory in state.directories.values() {
                 directory.changed.send_replace(());
             }
-        } else if let Some(changed) = state.by_number.get(&number) {
+        } else if let Some(changed) = state.by_descriptor.get(&descriptor) {
             changed.send_replace(());
         }
     }
@@ -305,7 +305,7 @@ mod tests {
         soon(closed).await;
         drop(closes);
         let state = watcher.inner.lock();
-        assert!(state.directories.is_empty() && state.by_number.is_empty());
+        assert!(state.directories.is_empty() && state.by_descriptor.is_empty());
     }
 
     #[tokio::test]

@@ -1,12 +1,13 @@
 //! Lookup of the process of an exec.
 //!
 //! The CRI does not return the PID of an exec. The shim of containerd, the parent of the main
-//! process, is also the parent of the process of each exec, and of no other process in the container,
-//! because orphans become children of the main process. A new child of the shim is therefore the
-//! process of this exec or of another. Execs of this library start one at a time, under a lock. Execs
-//! of other programs are distinguished by their command lines. A single new process with the command
-//! of the exec is accepted at once. A single one with another command (a shell that has replaced
-//! itself) is accepted if no second one appears for a while. If several match, none is accepted.
+//! process, is also the parent of the process of each exec, and of no other process in the
+//! container, because orphans become children of the main process. A new child of the shim is
+//! therefore the process of this exec or of another. Execs of this library start one at a time,
+//! under a lock. Execs of other programs are distinguished by their command lines. A single new
+//! process with the command of the exec is accepted at once. A single one with another command (a
+//! shell that has replaced itself) is accepted if no second one appears for a while. If several
+//! match, none is accepted.
 
 use std::collections::HashSet;
 use std::fs;
@@ -114,8 +115,8 @@ impl ExecProcessLookup {
         Ok(self.since()?.contains(&pid).then_some(ExecProcess { process, pid }))
     }
 
-    /// Selects the process of the exec from the new processes. Each is paired with a flag that is true
-    /// if the process has the command of the exec.
+    /// Selects the process of the exec from the new processes. Each is paired with a flag that is
+    /// true if the process has the command of the exec.
     fn choose(&mut self, new: &[(i32, bool)], now: Instant) -> Option<i32> {
         let mut fitting = new.iter().filter(|(_, fits)| *fits);
         match (fitting.next(), fitting.next(), new) {

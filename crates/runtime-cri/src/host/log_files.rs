@@ -21,14 +21,14 @@ use crate::model::log_format::{tag_of, time_of};
 /// Maximum size of a block that is read at once.
 const BLOCK_BYTES_MAX: usize = 512 << 10;
 
-/// Size of a block in which a search looks for lines.
+/// Size of a block that is searched for lines.
 const PROBE_BYTES: usize = 64 << 10;
 
 /// Number of attempts to list a directory whose files are being rotated.
 const LIST_ATTEMPTS: usize = 100;
 
-/// Maximum difference between the times of two lines in the wrong order. The engine sets the time of
-/// a line before it acquires the lock of the file.
+/// Maximum difference between the times of two lines in the wrong order. The engine sets the time
+/// of a line before it acquires the lock of the file.
 pub(crate) const ORDER_SKEW_MAX: Duration = Duration::from_secs(2);
 
 /// Listed log file.
@@ -36,8 +36,8 @@ pub(crate) const ORDER_SKEW_MAX: Duration = Duration::from_secs(2);
 pub(crate) struct LogFile {
     pub(crate) path: PathBuf,
     pub(crate) inode: u64,
-    /// Sequence number of the file, from 1 on: the number in its name, or the number that the current
-    /// file will get. `None` if this library did not rotate the file.
+    /// Sequence number of the file, from 1 on: the number in its name, or the number that the
+    /// current file will get. `None` if this library did not rotate the file.
     pub(crate) number: Option<u64>,
 }
 
@@ -94,8 +94,8 @@ fn list_once(directory: &LogDirectory) -> io::Result<Vec<LogFile>> {
     Ok(rotated)
 }
 
-/// Returns whether a suffix is a number of this library or a time of the kubelet, which both sort by
-/// name. Compressed files have another suffix.
+/// Returns whether a suffix is a number of this library or a time of the kubelet, which both sort
+/// by name. Compressed files have another suffix.
 fn is_rotated(suffix: &str) -> bool {
     suffix.strip_prefix('.').is_some_and(|rest| {
         !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-')
@@ -146,7 +146,8 @@ impl Open {
         self.file.metadata()
     }
 
-    /// Returns the next block, with `rest` before it, or `rest` as the error at the end of the file.
+    /// Returns the next block, with `rest` before it, or `rest` as the error at the end of the
+    /// file.
     pub(crate) fn read(
         &mut self,
         rest: Bytes,
@@ -301,11 +302,11 @@ mod tests {
     }
 
     fn open(text: &str) -> (tempfile::TempDir, Open) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join(LOG_FILE);
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join(LOG_FILE);
         fs::write(&path, text).unwrap();
         let open = Open::new(&path).unwrap();
-        (folder, open)
+        (temp, open)
     }
 
     fn time(number: u64) -> SystemTime {
@@ -314,7 +315,7 @@ mod tests {
 
     #[test]
     fn list_is_in_order_of_age() {
-        let folder = tempfile::tempdir().unwrap();
+        let temp = tempfile::tempdir().unwrap();
         for name in [
             "container.log",
             "container.log.0000000010",
@@ -323,9 +324,9 @@ mod tests {
             "container.log.tmp",
             "stopped",
         ] {
-            fs::write(folder.path().join(name), "").unwrap();
+            fs::write(temp.path().join(name), "").unwrap();
         }
-        let names: Vec<_> = list(&LogDirectory::managed(folder.path()))
+        let names: Vec<_> = list(&LogDirectory::managed(temp.path()))
             .unwrap()
             .into_iter()
             .map(|file| file.path.file_name().unwrap().to_str().unwrap().to_owned())
@@ -338,29 +339,29 @@ mod tests {
             let files = list(&LogDirectory::managed(path)).unwrap();
             files.into_iter().map(|file| file.number).collect()
         };
-        assert_eq!(numbers(folder.path()), [Some(9), Some(10), Some(11)]);
+        assert_eq!(numbers(temp.path()), [Some(9), Some(10), Some(11)]);
         // A file that a kubelet rotated.
-        fs::write(folder.path().join("container.log.20261123-160000"), "").unwrap();
-        assert_eq!(numbers(folder.path()), [Some(9), Some(10), None, None]);
+        fs::write(temp.path().join("container.log.20261123-160000"), "").unwrap();
+        assert_eq!(numbers(temp.path()), [Some(9), Some(10), None, None]);
     }
 
     #[test]
     fn name_now_of_removed_file_is_its_last_name() {
-        let (folder, open) = open("x");
+        let (temp, open) = open("x");
         assert_eq!(open.name_now().unwrap(), LOG_FILE);
-        let rotated = folder.path().join("container.log.0000000001");
+        let rotated = temp.path().join("container.log.0000000001");
         fs::rename(&open.path, &rotated).unwrap();
-        fs::remove_dir_all(folder.path()).unwrap();
+        fs::remove_dir_all(temp.path()).unwrap();
         assert_eq!(open.name_now().unwrap(), "container.log.0000000001");
-        let directory = LogDirectory::managed(folder.path());
+        let directory = LogDirectory::managed(temp.path());
         assert!(!directory.is_current(&open.name_now().unwrap()));
         assert!(directory.is_current(OsStr::new(LOG_FILE)));
     }
 
     #[test]
     fn list_of_kubelet_directory_has_only_its_files() {
-        let folder = tempfile::tempdir().unwrap();
-        let directory = LogDirectory::kubelet(folder.path(), "0.log");
+        let temp = tempfile::tempdir().unwrap();
+        let directory = LogDirectory::kubelet(temp.path(), "0.log");
         for name in [
             "0.log",
             "0.log.20261123-160000",
@@ -369,18 +370,18 @@ mod tests {
             "1.log",
             "container.log",
         ] {
-            fs::write(folder.path().join(name), "").unwrap();
+            fs::write(temp.path().join(name), "").unwrap();
         }
         let files = list(&directory).unwrap();
         let names: Vec<_> = files.iter().filter_map(|file| file.path.file_name()).collect();
         assert_eq!(names, ["0.log.20261123-160000", "0.log"]);
         assert_eq!(files[1].path, directory.current());
-        assert!(!directory.keeps_all() && LogDirectory::managed(folder.path()).keeps_all());
+        assert!(!directory.keeps_all() && LogDirectory::managed(temp.path()).keeps_all());
     }
 
     #[test]
     fn read_stops_at_the_given_end() {
-        let (_folder, mut open) = open(&"x".repeat(100_000));
+        let (_temp, mut open) = open(&"x".repeat(100_000));
         let mut read = 0;
         let mut rest = Bytes::new();
         while let Ok(block) = open.read(rest.clone(), Some(70_000)).unwrap() {
@@ -397,7 +398,7 @@ mod tests {
     fn seek_time_stops_before_the_time() {
         let pad = "x".repeat(500);
         let text: String = (0..3000).map(|n| line(n, "stdout", 'F', &pad)).collect();
-        let (_folder, open) = open(&text);
+        let (_temp, open) = open(&text);
         for number in [0, 1, 500, 1500, 2999, 5000] {
             let at = open.seek_time(time(number)).unwrap();
             let at = usize::try_from(at).unwrap();
@@ -417,7 +418,7 @@ mod tests {
                 line(n, "stdout", tag, &"y".repeat(usize::try_from(n % 700).unwrap()))
             })
             .collect();
-        let (_folder, open) = open(&text);
+        let (_temp, open) = open(&text);
         for count in [1_u64, 2, 10, 1000, 1999, 2000] {
             let at = open.seek_tail(count).unwrap().unwrap();
             let tail = &text[usize::try_from(at).unwrap()..];
@@ -430,7 +431,7 @@ mod tests {
     #[test]
     fn unfinished_before_finds_partial_lines() {
         let text = line(1, "stdout", 'P', "a") + &line(2, "stderr", 'F', "b");
-        let (_folder, open) = open(&text);
+        let (_temp, open) = open(&text);
         let end = text.len() as u64;
         let found = open.unfinished_before(end).unwrap();
         assert_eq!(found, Unfinished { stdout: true, stderr: false });

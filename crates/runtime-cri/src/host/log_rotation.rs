@@ -14,22 +14,22 @@ use crate::model::log_directory::{LOG_FILE, LogDirectory};
 
 /// Returns whether the current file of any container has more bytes, or is missing.
 pub(crate) fn has_work(root: &Path, max_bytes: u64) -> bool {
-    fs::read_dir(root).into_iter().flatten().flatten().any(|folder| {
-        let folder = folder.path();
-        match fs::metadata(folder.join(LOG_FILE)) {
+    fs::read_dir(root).into_iter().flatten().flatten().any(|directory| {
+        let directory = directory.path();
+        match fs::metadata(directory.join(LOG_FILE)) {
             Ok(file) => file.len() > max_bytes,
-            Err(_) => unfinished(&folder).is_ok_and(|file| file.is_some()),
+            Err(_) => unfinished(&directory).is_ok_and(|file| file.is_some()),
         }
     })
 }
 
 /// Returns the newest rotated file if there is no current file. A process was killed between the
 /// rename and the request, so the engine still writes to this file.
-fn unfinished(folder: &Path) -> io::Result<Option<PathBuf>> {
-    if folder.join(LOG_FILE).try_exists()? {
+fn unfinished(directory: &Path) -> io::Result<Option<PathBuf>> {
+    if directory.join(LOG_FILE).try_exists()? {
         return Ok(None);
     }
-    let files = match rotated(folder) {
+    let files = match rotated(directory) {
         Ok(files) => files,
         // The container was removed.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -40,9 +40,9 @@ fn unfinished(folder: &Path) -> io::Result<Option<PathBuf>> {
 }
 
 /// Renames the file of an unfinished rotation to the current file.
-pub(crate) fn restore(folder: &Path) -> io::Result<()> {
-    let Some(file) = unfinished(folder)? else { return Ok(()) };
-    match rename_to_new(&file, &folder.join(LOG_FILE)) {
+pub(crate) fn restore(directory: &Path) -> io::Result<()> {
+    let Some(file) = unfinished(directory)? else { return Ok(()) };
+    match rename_to_new(&file, &directory.join(LOG_FILE)) {
         // Another process has done it.
         Err(error)
             if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists) =>
@@ -55,18 +55,18 @@ pub(crate) fn restore(folder: &Path) -> io::Result<()> {
 
 /// Renames the current file if it is too large. Returns the rotated file to which the engine still
 /// writes, also that of an unfinished rotation.
-pub(crate) fn rename(folder: &Path, max_bytes: u64) -> io::Result<Option<PathBuf>> {
-    let current = folder.join(LOG_FILE);
+pub(crate) fn rename(directory: &Path, max_bytes: u64) -> io::Result<Option<PathBuf>> {
+    let current = directory.join(LOG_FILE);
     match fs::metadata(&current) {
         Ok(file) if file.len() > max_bytes => {}
         Ok(_) => return Ok(None),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return unfinished(folder),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return unfinished(directory),
         Err(error) => return Err(error),
     }
-    let mut number = rotated(folder)?.iter().filter_map(|file| file.number).max().unwrap_or(0);
+    let mut number = rotated(directory)?.iter().filter_map(|file| file.number).max().unwrap_or(0);
     loop {
         number += 1;
-        let name = folder.join(format!("{LOG_FILE}.{number:010}"));
+        let name = directory.join(format!("{LOG_FILE}.{number:010}"));
         match rename_to_new(&current, &name) {
             Ok(()) => return Ok(Some(name)),
             // Another process has rotated the file.
@@ -78,8 +78,8 @@ pub(crate) fn rename(folder: &Path, max_bytes: u64) -> io::Result<Option<PathBuf
 }
 
 /// Lists the rotated files.
-fn rotated(folder: &Path) -> io::Result<Vec<LogFile>> {
-    let mut files = log_files::list(&LogDirectory::managed(folder))?;
+fn rotated(directory: &Path) -> io::Result<Vec<LogFile>> {
+    let mut files = log_files::list(&LogDirectory::managed(directory))?;
     files.retain(|file| file.path.extension().is_some_and(|name| name != "log"));
     Ok(files)
 }
@@ -91,8 +91,8 @@ pub(crate) fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 /// Removes the oldest rotated files, and keeps this number of them.
-pub(crate) fn remove_oldest(folder: &Path, keep: u32) -> io::Result<()> {
-    let rotated = rotated(folder)?;
+pub(crate) fn remove_oldest(directory: &Path, keep: u32) -> io::Result<()> {
+    let rotated = rotated(directory)?;
     let keep = usize::try_from(keep).unwrap_or(usize::MAX);
     let surplus = rotated.len().saturating_sub(keep);
     for file in rotated.into_iter().take(surplus) {
@@ -111,21 +111,21 @@ mod tests {
     #[test]
     fn rename_increments_the_number() {
         let root = tempfile::tempdir().unwrap();
-        let folder = folder_in(&root);
-        let write = |text: &str| fs::write(folder.join(LOG_FILE), text).unwrap();
-        assert_eq!(rename(&folder, 3).unwrap(), None);
+        let directory = directory_in(&root);
+        let write = |text: &str| fs::write(directory.join(LOG_FILE), text).unwrap();
+        assert_eq!(rename(&directory, 3).unwrap(), None);
         write("abc");
-        assert_eq!(rename(&folder, 3).unwrap(), None);
+        assert_eq!(rename(&directory, 3).unwrap(), None);
         assert!(!has_work(root.path(), 3));
         for _ in 0..3 {
             write("abcd");
-            rename(&folder, 3).unwrap().unwrap();
+            rename(&directory, 3).unwrap().unwrap();
         }
         write("abcd");
         assert!(has_work(root.path(), 3));
-        remove_oldest(&folder, 2).unwrap();
+        remove_oldest(&directory, 2).unwrap();
         assert_eq!(
-            names(&folder),
+            names(&directory),
             ["container.log.0000000002", "container.log.0000000003", "container.log"]
         );
     }
@@ -133,53 +133,53 @@ mod tests {
     #[test]
     fn rename_returns_file_of_unfinished_rotation() {
         let root = tempfile::tempdir().unwrap();
-        let folder = folder_in(&root);
+        let directory = directory_in(&root);
         assert!(!has_work(root.path(), 3), "it was not started");
         for _ in 0..2 {
-            fs::write(folder.join(LOG_FILE), "abcd").unwrap();
-            rename(&folder, 3).unwrap().unwrap();
+            fs::write(directory.join(LOG_FILE), "abcd").unwrap();
+            rename(&directory, 3).unwrap().unwrap();
         }
-        // The process was killed here. Later calls find the file to which the engine writes, and rename
-        // nothing.
+        // The process was killed here. Later calls find the file to which the engine writes, and
+        // rename nothing.
         for _ in 0..2 {
             assert!(has_work(root.path(), 1000), "whatever its size");
-            let file = rename(&folder, 1000).unwrap().unwrap();
-            assert_eq!(file, folder.join("container.log.0000000002"));
+            let file = rename(&directory, 1000).unwrap().unwrap();
+            assert_eq!(file, directory.join("container.log.0000000002"));
         }
         // The engine has opened a new file.
-        fs::write(folder.join(LOG_FILE), "").unwrap();
+        fs::write(directory.join(LOG_FILE), "").unwrap();
         assert!(!has_work(root.path(), 1000));
-        assert_eq!(rename(&folder, 1000).unwrap(), None);
+        assert_eq!(rename(&directory, 1000).unwrap(), None);
     }
 
     #[test]
     fn restore_makes_the_newest_file_current() {
         let root = tempfile::tempdir().unwrap();
-        let folder = folder_in(&root);
-        restore(&folder).unwrap();
+        let directory = directory_in(&root);
+        restore(&directory).unwrap();
         for text in ["first", "second"] {
-            fs::write(folder.join(LOG_FILE), text).unwrap();
-            rename(&folder, 3).unwrap().unwrap();
+            fs::write(directory.join(LOG_FILE), text).unwrap();
+            rename(&directory, 3).unwrap().unwrap();
         }
-        restore(&folder).unwrap();
-        assert_eq!(names(&folder), ["container.log.0000000001", "container.log"]);
-        assert_eq!(fs::read_to_string(folder.join(LOG_FILE)).unwrap(), "second");
+        restore(&directory).unwrap();
+        assert_eq!(names(&directory), ["container.log.0000000001", "container.log"]);
+        assert_eq!(fs::read_to_string(directory.join(LOG_FILE)).unwrap(), "second");
         assert!(!has_work(root.path(), 1000));
         // A second call, and one for a missing directory, are no-ops.
-        restore(&folder).unwrap();
-        assert_eq!(names(&folder).len(), 2);
+        restore(&directory).unwrap();
+        assert_eq!(names(&directory).len(), 2);
         restore(&root.path().join("gone")).unwrap();
     }
 
     /// Creates the directory of a container.
-    fn folder_in(root: &tempfile::TempDir) -> PathBuf {
-        let folder = root.path().join("nonce");
-        fs::create_dir(&folder).unwrap();
-        folder
+    fn directory_in(root: &tempfile::TempDir) -> PathBuf {
+        let directory = root.path().join("nonce");
+        fs::create_dir(&directory).unwrap();
+        directory
     }
 
-    fn names(folder: &Path) -> Vec<String> {
-        log_files::list(&LogDirectory::managed(folder))
+    fn names(directory: &Path) -> Vec<String> {
+        log_files::list(&LogDirectory::managed(directory))
             .unwrap()
             .into_iter()
             .map(|file| file.path.file_name().unwrap().to_str().unwrap().to_owned())

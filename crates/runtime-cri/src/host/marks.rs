@@ -56,9 +56,9 @@ mod tests {
 
     #[tokio::test]
     async fn mark_is_created_by_one_stop() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let annotations =
-            Annotations { logs: Some(folder.path().to_owned()), ..Annotations::default() };
+            Annotations { logs: Some(directory.path().to_owned()), ..Annotations::default() };
         let mark = annotations.stop_mark().unwrap();
         assert!(mark_stopped(&annotations).await);
         assert!(!mark_stopped(&annotations).await, "another stop has made it");

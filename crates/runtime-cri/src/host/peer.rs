@@ -39,8 +39,8 @@ impl Peer {
 
     /// Returns the PID of the engine, if the process at the other end is the engine.
     ///
-    /// A relay (socat, `ssh -L`) has a PID, a root and namespaces as well, but not those of the engine
-    /// behind it.
+    /// A relay (socat, `ssh -L`) has a PID, a root and namespaces as well, but not those of the
+    /// engine behind it.
     fn pid(&self) -> Option<i32> {
         let pid = Some(self.pid.load(Ordering::Relaxed)).filter(|pid| *pid > 0)?;
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
@@ -52,7 +52,8 @@ impl Peer {
         self.pid.load(Ordering::Relaxed) > 0 && self.pid().is_none()
     }
 
-    /// Returns whether both processes share the namespace of this kind, or `None` if that is unknown.
+    /// Returns whether both processes share the namespace of this kind, or `None` if that is
+    /// unknown.
     pub(crate) fn shares_namespace(&self, kind: &str) -> Option<bool> {
         runtime_support::process::shares_namespace(self.pid()?, kind)
     }
@@ -65,8 +66,8 @@ impl Peer {
         self.sees_as(path, path)
     }
 
-    /// Returns whether `theirs` in the engine is the same file as `ours` in this process, or `None` if
-    /// that is unknown.
+    /// Returns whether `theirs` in the engine is the same file as `ours` in this process, or `None`
+    /// if that is unknown.
     pub(crate) fn sees_as(&self, theirs: &Path, ours: &Path) -> Option<bool> {
         let root = fs::File::open(format!("/proc/{}/root", self.pid()?)).ok()?;
         // A link in the path is resolved as in the engine.

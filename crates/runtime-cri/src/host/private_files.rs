@@ -1,8 +1,8 @@
 //! Files and directories of this host that only this user can open.
 //!
 //! This crate creates all its files in the directory of a scope, which has mode 0700, because it
-//! holds the output, the labels and the shared memory of containers. Files have mode 0600, except for
-//! the `/etc/hosts` of a container.
+//! holds the output, the labels and the shared memory of containers. Files have mode 0600, except
+//! for the `/etc/hosts` of a container.
 
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io;

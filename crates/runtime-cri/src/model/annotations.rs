@@ -93,15 +93,15 @@ impl Annotations {
 
     /// Returns the log directory.
     pub(crate) fn log_directory(&self) -> Option<LogDirectory> {
-        let folder = self.logs.as_deref()?;
+        let directory = self.logs.as_deref()?;
         Some(match &self.kubelets_log {
-            Some(file) => LogDirectory::kubelet(folder, file),
-            None => LogDirectory::managed(folder),
+            Some(file) => LogDirectory::kubelet(directory, file),
+            None => LogDirectory::managed(directory),
         })
     }
 
-    /// Returns the path of the mark that this library stopped the container. A container of a kubelet
-    /// has its mark in the pod.
+    /// Returns the path of the mark that this library stopped the container. A container of a
+    /// kubelet has its mark in the pod.
     pub(crate) fn stop_mark(&self) -> Option<PathBuf> {
         self.mark("stopped")
     }

@@ -20,9 +20,9 @@ pub(crate) struct EngineLocation {
     pub(crate) lists_children: bool,
 }
 
-/// Returns the capabilities of an engine. A capability that differs between engines is true for some
-/// versions of containerd, and for CRI-O if a test of its 1.34 showed it. It is false for other
-/// engines.
+/// Returns the capabilities of an engine. A capability that differs between engines is true for
+/// some versions of containerd, and for CRI-O if a test of its 1.34 showed it. It is false for
+/// other engines.
 pub(crate) fn of(engine: &Engine, location: &EngineLocation, logs: bool) -> Capabilities {
     let version = version_numbers(&engine.version);
     let (containerd, crio) = (engine.name == "containerd", engine.is_crio());
@@ -39,8 +39,8 @@ pub(crate) fn of(engine: &Engine, location: &EngineLocation, logs: bool) -> Capa
     can.shared_memory = root && here;
     can.cpu_count = true;
     can.cpu_shares = true;
-    // containerd 1.7 ignores CDI devices unless its configuration enables them; later versions enable
-    // them by default.
+    // containerd 1.7 ignores CDI devices unless its configuration enables them; later versions
+    // enable them by default.
     can.gpus_by_id = containerd && version >= [1, 7, 0] && engine.cdi == Some(true);
     can.user = true;
     can.user_name = true;
@@ -94,23 +94,23 @@ pub(crate) fn of(engine: &Engine, location: &EngineLocation, logs: bool) -> Capa
     can.copy_out = true;
     can.reattach = true;
     can.reap = true;
-    // runc needs about 2 MiB before it starts the process of the container, and fails with less. This
-    // is the minimum of Docker, for the same reason. CRI-O has a minimum of its own.
+    // runc needs about 2 MiB before it starts the process of the container, and fails with less.
+    // This is the minimum of Docker, for the same reason. CRI-O has a minimum of its own.
     can.limits.minimum_memory = Some(if crio { 12 << 20 } else { 6 << 20 });
     can.limits.stop_grace_unit = Some(Duration::from_secs(1));
     can
 }
 
-/// Returns whether each client of the engine gets all events. containerd 1.7 sends each event to one
-/// client only, also to clients that have disconnected.
+/// Returns whether each client of the engine gets all events. containerd 1.7 sends each event to
+/// one client only, also to clients that have disconnected.
 pub(crate) fn has_events(engine: &Engine) -> bool {
     let version = version_numbers(&engine.version);
     (engine.name == "containerd" && version >= [2, 0, 0])
         || (engine.name == "cri-o" && version >= [1, 26, 0])
 }
 
-/// Returns whether a container has the groups of its user if only the image sets the user. containerd
-/// before 1.6.22 and 1.7.3 gives it those of root (containerd#8136).
+/// Returns whether a container has the groups of its user if only the image sets the user.
+/// containerd before 1.6.22 and 1.7.3 gives it those of root (containerd#8136).
 pub(crate) fn has_groups_of_image(engine: &Engine) -> bool {
     let version = version_numbers(&engine.version);
     engine.name != "containerd"
@@ -118,9 +118,9 @@ pub(crate) fn has_groups_of_image(engine: &Engine) -> bool {
         || version >= [1, 7, 3]
 }
 
-/// Returns whether this version of containerd reads the pipes of an exited container to their end. From
-/// 1.5.8 and 1.6.0 on it closed them first (containerd#5974), and lost up to the content of a pipe,
-/// until 1.6.22 and 1.7.3 (containerd#8643).
+/// Returns whether this version of containerd reads the pipes of an exited container to their end.
+/// From 1.5.8 and 1.6.0 on it closed them first (containerd#5974), and lost up to the content of a
+/// pipe, until 1.6.22 and 1.7.3 (containerd#8643).
 fn drains_at_exit(version: [u32; 3]) -> bool {
     version < [1, 5, 8] || ([1, 6, 22]..[1, 7, 0]).contains(&version) || version >= [1, 7, 3]
 }

@@ -20,8 +20,8 @@ const HEAD_BYTES_MAX: usize = 256;
 
 /// Parser of the blocks of a log file. It does not copy: the chunks are slices of the blocks.
 ///
-/// Bytes that are not a line of this format are skipped up to the next line. A full disk or a crash of
-/// the host can leave such bytes.
+/// Bytes that are not a line of this format are skipped up to the next line. A full disk or a crash
+/// of the host can leave such bytes.
 #[derive(Debug)]
 pub(crate) struct Parser {
     block: Bytes,

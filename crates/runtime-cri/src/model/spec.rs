@@ -14,8 +14,8 @@ use super::image::ImageOnEngine;
 use super::log_directory::LOG_FILE;
 use crate::generated as cri;
 
-/// Namespace and UID in the metadata of every sandbox. They are constant, so that a name is unique on
-/// an engine, because an engine refuses a second sandbox with the same metadata.
+/// Namespace and UID in the metadata of every sandbox. They are constant, so that a name is unique
+/// on an engine, because an engine refuses a second sandbox with the same metadata.
 const SANDBOX_NAMESPACE: &str = "container-runtime";
 
 /// Period of the CPU quota in microseconds, the default of the kernel.
@@ -110,7 +110,7 @@ impl Plan {
             oom_score_adj,
         } = spec;
 
-        let own = |folder: &PathBuf| folder.join(scope.as_str()).join(nonce.as_str());
+        let own = |root: &PathBuf| root.join(scope.as_str()).join(nonce.as_str());
         let mut annotations = Annotations {
             image: image.to_string(),
             memory,
@@ -202,11 +202,11 @@ impl Plan {
                 ..Default::default()
             })
             .collect();
-        if let Some(folder) = &annotations.shared_memory {
+        if let Some(path) = &annotations.shared_memory {
             // The engine omits its own /dev/shm of fixed size if a mount replaces it.
             cri_mounts.push(cri::Mount {
                 container_path: "/dev/shm".to_owned(),
-                host_path: text(Some(folder)),
+                host_path: text(Some(path)),
                 ..Default::default()
             });
         }
@@ -289,8 +289,8 @@ impl Plan {
             }
             container.command.clone_from(&image.config.entrypoint);
         }
-        // The engine uses the user of the image by default, but some versions then set the groups of
-        // root.
+        // The engine uses the user of the image by default, but some versions then set the groups
+        // of root.
         let security =
             self.container.linux.as_mut().and_then(|linux| linux.security_context.as_mut());
         if let Some(security) = security

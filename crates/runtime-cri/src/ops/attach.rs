@@ -58,9 +58,9 @@ pub(crate) async fn attach(
         stdout: true,
         stderr: !tty,
     };
-    let asked = remote_command::Streams::outputs().stdin(stdin).stderr(!tty).tty(tty);
-    let address = connection.call(Operation::Attach, request).await?.url;
-    let session = streaming::connect(&address, asked).await?;
+    let requested = remote_command::Streams::outputs().stdin(stdin).stderr(!tty).tty(tty);
+    let url = connection.call(Operation::Attach, request).await?.url;
+    let session = streaming::connect(&url, requested).await?;
     let about = About {
         backend: BACKEND,
         operation: Operation::Attach,

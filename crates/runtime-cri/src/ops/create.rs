@@ -32,7 +32,8 @@ use crate::ops::pull;
 use crate::state::CriBackend;
 use crate::state::connection::Connection;
 
-/// Creates a container with its sandbox and its files. If the create fails or is dropped, it is undone.
+/// Creates a container with its sandbox and its files. If the create fails or is dropped, it is
+/// undone.
 pub(crate) async fn create(backend: &Arc<CriBackend>, spec: PreparedSpec) -> Result<CriContainer> {
     let connection = &backend.connection;
     let plan = Plan::new(spec, &connection.context.scope, &connection.settings);
@@ -43,15 +44,15 @@ pub(crate) async fn create(backend: &Arc<CriBackend>, spec: PreparedSpec) -> Res
 
 async fn create_planned(connection: &Arc<Connection>, plan: Plan) -> Result<CriContainer> {
     check_mount_sources(connection, &plan).await?;
-    let (answer, caller) = oneshot::channel();
-    let work = make_or_undo(Arc::clone(connection), plan, answer);
+    let (reply, result) = oneshot::channel();
+    let work = make_or_undo(Arc::clone(connection), plan, reply);
     connection.context.half_made.spawn(work);
-    let made = caller.await.unwrap_or_else(|_| Err(Error::internal("the create panicked")))?;
+    let made = result.await.unwrap_or_else(|_| Err(Error::internal("the create panicked")))?;
     Ok(made.keep())
 }
 
 /// Sends the result of a create to its caller.
-type Answer = oneshot::Sender<Result<Unclaimed>>;
+type Reply = oneshot::Sender<Result<Unclaimed>>;
 
 /// Container without a handle yet, whose create is undone when dropped.
 struct Unclaimed {
@@ -85,15 +86,15 @@ impl Drop for Unclaimed {
     }
 }
 
-async fn make_or_undo(connection: Arc<Connection>, mut plan: Plan, mut answer: Answer) {
+async fn make_or_undo(connection: Arc<Connection>, mut plan: Plan, mut reply: Reply) {
     let mut attempts = 0;
     loop {
         let mut progress = Progress::default();
-        let error = match make(&connection, &mut plan, &mut answer, &mut progress).await {
+        let error = match make(&connection, &mut plan, &mut reply, &mut progress).await {
             Ok(made) => {
                 let (nonce, handle) = (plan.nonce, Handle::current());
                 // If the caller is gone, the send fails, and the dropped container is undone.
-                drop(answer.send(Ok(Unclaimed { connection, made, nonce, kept: false, handle })));
+                drop(reply.send(Ok(Unclaimed { connection, made, nonce, kept: false, handle })));
                 return;
             }
             Err(error) => error,
@@ -106,20 +107,20 @@ async fn make_or_undo(connection: Arc<Connection>, mut plan: Plan, mut answer: A
             // The engine may be down or still at work: the caller does not wait for the full undo.
             let undone = try_undo(&connection, &plan.nonce, None);
             let undone = tokio::time::timeout(FIRST_UNDO_TIMEOUT, undone).await;
-            drop(answer.send(Err(error)));
+            drop(reply.send(Err(error)));
             let removed = matches!(undone, Ok(Ok(true)));
             let patience = if removed { Duration::ZERO } else { progress.patience };
             return undo(&connection, &plan.nonce, None, &plan.annotations, patience).await;
         } else {
             // The undo precedes the error, because the process may exit after it has the error.
             undo(&connection, &plan.nonce, None, &plan.annotations, progress.patience).await;
-            let again = is_port_conflict(&error) && attempts < PORT_ATTEMPTS && !answer.is_closed();
+            let again = is_port_conflict(&error) && attempts < PORT_ATTEMPTS && !reply.is_closed();
             if again {
                 tracing::debug!(%error, "a published port is taken: retrying with others");
                 continue;
             }
         }
-        drop(answer.send(Err(error)));
+        drop(reply.send(Err(error)));
         return;
     }
 }
@@ -135,8 +136,8 @@ struct Progress {
 /// Number of attempts of a create whose published ports are taken.
 const PORT_ATTEMPTS: usize = 4;
 
-/// Time for which the caller of a failed create waits for the first attempt of its undo, if the engine
-/// may not respond.
+/// Time for which the caller of a failed create waits for the first attempt of its undo, if the
+/// engine may not respond.
 const FIRST_UNDO_TIMEOUT: Duration = Duration::from_secs(2);
 
 async fn clear_after(connection: &Connection, plan: &Plan) {
@@ -153,7 +154,7 @@ fn abandoned() -> Error {
 async fn make(
     connection: &Connection,
     plan: &mut Plan,
-    answer: &mut Answer,
+    reply: &mut Reply,
     progress: &mut Progress,
 ) -> Result<CriContainer> {
     let ensure = pull::ensure(
@@ -165,11 +166,11 @@ async fn make(
     );
     let image = tokio::select! {
         image = ensure => image?,
-        () = answer.closed() => return Err(abandoned()),
+        () = reply.closed() => return Err(abandoned()),
     };
     plan.set_image(&image, has_groups_of_image(&connection.engine))?;
     let until = Instant::now() + connection.context.deadlines.create;
-    if answer.is_closed() || connection.context.closed.is_cancelled() {
+    if reply.is_closed() || connection.context.closed.is_cancelled() {
         return Err(abandoned());
     }
     let reserved = reserve_ports(connection, plan, until).await?;
@@ -183,7 +184,7 @@ async fn make(
     check_ports(connection, plan, until).await?;
     // From here on the ports belong to the sandbox.
     drop(reserved);
-    if answer.is_closed() {
+    if reply.is_closed() {
         return Err(abandoned());
     }
     if let Some(hosts) = plan.annotations.hosts.clone() {
@@ -236,8 +237,8 @@ async fn create_in(
     })
 }
 
-/// Checks the nonce of a returned sandbox or container, because CRI-O returns the existing one for a
-/// name that is taken.
+/// Checks the nonce of a returned sandbox or container, because CRI-O returns the existing one for
+/// a name that is taken.
 fn check_nonce(labels: &BTreeMap<String, String>, plan: &Plan) -> Result<()> {
     if labels.get(LABEL_NONCE).is_some_and(|nonce| nonce == plan.nonce.as_str()) {
         return Ok(());
@@ -246,8 +247,8 @@ fn check_nonce(labels: &BTreeMap<String, String>, plan: &Plan) -> Result<()> {
         .with_message(format!("the name {} is taken on this engine", plan.name)))
 }
 
-/// Sends a request of a create. A close of the runtime does not cancel it, because the undo needs the
-/// result.
+/// Sends a request of a create. A close of the runtime does not cancel it, because the undo needs
+/// the result.
 async fn call<R: Request>(
     connection: &Connection,
     until: Instant,

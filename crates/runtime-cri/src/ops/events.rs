@@ -138,8 +138,8 @@ struct Removed {
 }
 
 impl Removed {
-    /// Returns the containers that were removed before the stream was opened. Their records are read
-    /// again after the journal was rewritten.
+    /// Returns the containers that were removed before the stream was opened. Their records are
+    /// read again after the journal was rewritten.
     fn before(records: Vec<RemovalRecord>, existing: &HashSet<ContainerId>) -> Self {
         let mut removed = Self::default();
         for record in records.into_iter().filter(|record| !existing.contains(&record.info.id)) {
@@ -338,8 +338,8 @@ mod tests {
 
     #[test]
     fn rewritten_journal_repeats_no_removals() {
-        let folder = tempfile::tempdir().unwrap();
-        let journal = Journal::new(folder.path(), &Scope::new("s").unwrap());
+        let directory = tempfile::tempdir().unwrap();
+        let journal = Journal::new(directory.path(), &Scope::new("s").unwrap());
         for number in 0..511 {
             journal.write(&record(number)).unwrap();
         }
@@ -360,8 +360,8 @@ mod tests {
     fn options(fake: &FakeCrio) -> CriOptions {
         CriOptions::new(Scope::new("s").unwrap())
             .endpoint(fake.endpoint().to_string())
-            .log_dir(fake.folder.path().join("logs"))
-            .state_dir(fake.folder.path().join("state"))
+            .log_dir(fake.directory.path().join("logs"))
+            .state_dir(fake.directory.path().join("state"))
             .log_rotation(LogRotation::Off)
     }
 

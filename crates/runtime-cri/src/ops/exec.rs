@@ -1,9 +1,9 @@
 //! See [`Container::exec`](runtime_core::Container::exec).
 //!
 //! The engine responds to an exec with a URL, and creates the process when the streams are open
-//! there. It reports neither the start of the process nor its PID. If the container is visible on this
-//! host, both are looked up there. Otherwise a process that has neither written nor failed within a
-//! short time counts as started.
+//! there. It reports neither the start of the process nor its PID. If the container is visible on
+//! this host, both are looked up there. Otherwise a process that has neither written nor failed
+//! within a short time counts as started.
 
 use std::sync::Arc;
 
@@ -85,12 +85,12 @@ async fn open(
         stdout: true,
         stderr: !tty,
     };
-    let address = match connection.call(Operation::Exec, request).await {
-        Ok(answer) => answer.url,
+    let url = match connection.call(Operation::Exec, request).await {
+        Ok(response) => response.url,
         Err(error) => return Err(not_opened(connection, container, error).await),
     };
-    let asked = remote_command::Streams::outputs().stdin(stdin).stderr(!tty).tty(tty);
-    let session = streaming::connect(&address, asked).await?;
+    let requested = remote_command::Streams::outputs().stdin(stdin).stderr(!tty).tty(tty);
+    let session = streaming::connect(&url, requested).await?;
     let about = About {
         backend: BACKEND,
         operation: Operation::Exec,
@@ -101,8 +101,8 @@ async fn open(
     let mut streams =
         session::open(session, about, settled, gone(found.clone()), kill_found(found.clone()));
     if let (Some(size), Some(terminal)) = (size, &streams.terminal) {
-        // The server keeps the size until there is a terminal. If this fails, the session has ended,
-        // and its outcome has the reason.
+        // The server keeps the size until there is a terminal. If this fails, the session has
+        // ended, and its outcome has the reason.
         let _ = terminal.resize(size).await;
     }
     let find = lookup.as_mut().map(|lookup| {
@@ -144,8 +144,8 @@ async fn open(
 /// Exit code of runc for a process that it failed to execute.
 const RUNC_FAILED_CODE: i32 = 255;
 
-/// Returns the result of a failed start that CRI-O reports as output and exit code of runc. Any other
-/// output or exit code is that of the process.
+/// Returns the result of a failed start that CRI-O reports as output and exit code of runc. Any
+/// other output or exit code is that of the process.
 async fn written_failure(streams: &mut Streams) -> Option<Result<ExecExit>> {
     let has_failed = matches!(streams.end.seen(), Some(Ok(ExecExit { code: RUNC_FAILED_CODE })));
     let output = match &mut streams.stderr {
@@ -158,8 +158,8 @@ async fn written_failure(streams: &mut Streams) -> Option<Result<ExecExit>> {
     failure_of_runc(&String::from_utf8_lossy(output.peeked()?))
 }
 
-/// Returns the result for a log line of runc about a start: the process failed to execute, or was killed
-/// before.
+/// Returns the result for a log line of runc about a start: the process failed to execute, or was
+/// killed before.
 fn failure_of_runc(text: &str) -> Option<Result<ExecExit>> {
     let is_of_runc = text.contains("level=error") || text.starts_with("exec failed");
     if !is_of_runc {

@@ -38,8 +38,8 @@ pub(crate) async fn send(
 
 /// Checks that a PID of the engine is that of a process in the container on this host.
 ///
-/// The PID belongs to another process, or to none, if the engine is in another PID namespace or, behind
-/// a relay, on another host.
+/// The PID belongs to another process, or to none, if the engine is in another PID namespace or,
+/// behind a relay, on another host.
 fn check_in_container(pid: i32, id: &ContainerId) -> Result<()> {
     if process::is_in_container(pid, id.as_str()) {
         return Ok(());

@@ -126,8 +126,8 @@ struct Records {
 }
 
 impl Records {
-    /// Releases lines that wait for an unfinished line of the other stream, after [`HOLD_MAX`]. Ready if
-    /// there may be records.
+    /// Releases lines that wait for an unfinished line of the other stream, after [`HOLD_MAX`].
+    /// Ready if there may be records.
     fn poll_hold(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.follow || self.filter.needs_order() || !self.lines.holds_back() {
             self.hold = None;

@@ -26,9 +26,9 @@ async fn find(
         image.image = hex.to_owned();
     }
     let request = cri::ImageStatusRequest { image: Some(image), verbose: true };
-    let answer = connection.call(operation, request).await.about(reference)?;
-    let verbose = answer.info.get("info").map(String::as_str);
-    Ok(answer.image.map(|image| ImageOnEngine::new(image, verbose, reference)))
+    let response = connection.call(operation, request).await.about(reference)?;
+    let verbose = response.info.get("info").map(String::as_str);
+    Ok(response.image.map(|image| ImageOnEngine::new(image, verbose, reference)))
 }
 
 /// Pulls an image according to the policy, and returns it.
@@ -87,9 +87,9 @@ fn check_can_be_pulled(reference: &ImageRef, policy: PullPolicy) -> Result<()> {
     Err(Error::new(ErrorKind::ImageNotFound).with_message(why).about(reference))
 }
 
-/// Pulls an image. The deadline covers the whole pull, because the CRI reports no progress, so that a
-/// stalled pull looks like a large image. Some engines abort a stalled pull, see the documentation of
-/// the crate. A dropped future cancels the pull.
+/// Pulls an image. The deadline covers the whole pull, because the CRI reports no progress, so that
+/// a stalled pull looks like a large image. Some engines abort a stalled pull, see the
+/// documentation of the crate. A dropped future cancels the pull.
 async fn pull(
     connection: &Connection,
     operation: Operation,
@@ -140,8 +140,8 @@ async fn pull_without_deadline(
     })
 }
 
-/// Converts a credential. The address of the registry is omitted, so that the engine does not compare
-/// it with that of the image.
+/// Converts a credential. The address of the registry is omitted, so that the engine does not
+/// compare it with that of the image.
 fn auth_config(credential: Credential) -> cri::AuthConfig {
     match credential {
         Credential::Login(auth) => cri::AuthConfig {
@@ -181,8 +181,8 @@ mod tests {
 
     #[test]
     fn ambiguous_error_depends_on_the_login() {
-        let words = "pull access denied, repository does not exist or may require authorization";
-        let refused = || Error::new(ErrorKind::PermissionDenied).with_message(words);
+        let message = "pull access denied, repository does not exist or may require authorization";
+        let refused = || Error::new(ErrorKind::PermissionDenied).with_message(message);
         assert_eq!(map_ambiguous(refused(), true).kind(), ErrorKind::ImageNotFound);
         assert_eq!(map_ambiguous(refused(), false).kind(), ErrorKind::Unauthenticated);
         let other = Error::new(ErrorKind::Unavailable).with_message("connection refused");

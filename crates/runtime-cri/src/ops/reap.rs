@@ -114,8 +114,8 @@ async fn remove(
     (sandbox, container, removed)
 }
 
-/// Removes directories on this host that belong to no sandbox, from a create that was killed before its
-/// sandbox, or from a removal that was killed after it.
+/// Removes directories on this host that belong to no sandbox, from a create that was killed before
+/// its sandbox, or from a removal that was killed after it.
 async fn orphans(
     connection: &Connection,
     known: Vec<String>,
@@ -123,8 +123,9 @@ async fn orphans(
     age: Duration,
 ) -> Result<Vec<String>> {
     let (logs, state) = (connection.log_scope(), connection.state_scope());
-    // A create makes its directories shortly before its sandbox, and does not notice their removal. A
-    // directory that stays until the next reap is better than a container without log or /dev/shm.
+    // A create makes its directories shortly before its sandbox, and does not notice their removal.
+    // A directory that stays until the next reap is better than a container without log or
+    // /dev/shm.
     let age = age.max(connection.context.deadlines.create);
     let peer = connection.client.peer().clone();
     let found = run_blocking(move || {
@@ -135,8 +136,8 @@ async fn orphans(
         };
         let mut found = BTreeMap::<String, Annotations>::new();
         for (name, _) in entries(&logs).into_iter().filter(is_orphan) {
-            let place = logs.join(&name);
-            found.entry(name).or_default().logs = Some(place);
+            let path = logs.join(&name);
+            found.entry(name).or_default().logs = Some(path);
         }
         // If the mount namespace is not visible, this library has no mounts in it.
         let mounts = peer.among_its_mounts(|| Ok(entries(&state))).unwrap_or_default();

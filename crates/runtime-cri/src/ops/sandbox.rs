@@ -9,8 +9,8 @@ use crate::state::connection::Connection;
 /// Number of attempts to remove a sandbox if the engine refuses without a reason.
 const REMOVE_ATTEMPTS: usize = 8;
 
-/// Kills the processes of a sandbox, and removes it with its containers. A missing sandbox is not an
-/// error.
+/// Kills the processes of a sandbox, and removes it with its containers. A missing sandbox is not
+/// an error.
 pub(crate) async fn remove_sandbox(
     connection: &Connection,
     operation: Operation,

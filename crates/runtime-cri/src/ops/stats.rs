@@ -28,8 +28,8 @@ use crate::state::samples::CpuSample;
 pub(crate) async fn once(backend: &CriBackend, container: &CriContainer) -> Result<ContainerStats> {
     let connection = &backend.connection;
     let request = cri::ContainerStatsRequest { container_id: container.id.to_string() };
-    let answer = connection.call(Operation::Stats, request).await;
-    match answer {
+    let response = connection.call(Operation::Stats, request).await;
+    match response {
         Ok(cri::ContainerStatsResponse { stats: Some(stats) }) if was_measured(&stats) => {
             let ids = [container.id.clone()];
             let mut kernel = kernel(backend, &ids).await?;
@@ -37,8 +37,8 @@ pub(crate) async fn once(backend: &CriBackend, container: &CriContainer) -> Resu
             let is_unseen =
                 connection.context.capabilities.stats_network && kernel.network.is_none();
             if is_unseen || connection.engine.is_crio() {
-                // Without a visible process the container may have exited or not started. CRI-O measures
-                // the runc init of a created container.
+                // Without a visible process the container may have exited or not started. CRI-O
+                // measures the runc init of a created container.
                 require_running(
                     &inspect::status(connection, Operation::Stats, &container.id).await?,
                 )?;
@@ -59,8 +59,8 @@ pub(crate) async fn once(backend: &CriBackend, container: &CriContainer) -> Resu
     Err(Error::new(ErrorKind::Unavailable).with_message("the engine sent no statistics"))
 }
 
-/// Returns whether statistics are of a running container. An engine may also measure a cgroup without
-/// processes.
+/// Returns whether statistics are of a running container. An engine may also measure a cgroup
+/// without processes.
 fn was_measured(stats: &cri::ContainerStats) -> bool {
     let cpu = stats.cpu.as_ref();
     let zero = |value: Option<&cri::UInt64Value>| value.is_some_and(|value| value.value == 0);
@@ -99,8 +99,8 @@ pub(crate) async fn stream(
     Ok(stream::iter([Ok(first)]).chain(more).boxed())
 }
 
-/// Measures several containers. The annotations of a container are read from the engine, unless `known`
-/// has them.
+/// Measures several containers. The annotations of a container are read from the engine, unless
+/// `known` has them.
 pub(crate) async fn many(
     backend: &CriBackend,
     ids: &[ContainerId],
@@ -111,8 +111,8 @@ pub(crate) async fn many(
         cri::ContainerStatsFilter { label_selector: connection.selector(), ..Default::default() };
     let request = cri::ListContainerStatsRequest { filter: Some(filter) };
     let asked = SystemTime::now();
-    let answer = connection.call(Operation::Stats, request).await?;
-    let listed = answer.stats.iter().filter_map(|stats| stats.attributes.as_ref());
+    let response = connection.call(Operation::Stats, request).await?;
+    let listed = response.stats.iter().filter_map(|stats| stats.attributes.as_ref());
     backend.samples.retain(&listed.map(|attributes| attributes.id.as_str()).collect(), asked);
     let mut wanted: BTreeSet<&str> = ids.iter().map(ContainerId::as_str).collect();
     let table = match connection.engine.is_crio() {
@@ -122,12 +122,12 @@ pub(crate) async fn many(
     };
     if let Some(table) = &table {
         let is_running = |id: &str| {
-            let seen = table.get(&ContainerId::new(id));
-            seen.is_some_and(|seen| seen.info.status == ContainerStatus::Running)
+            let listed = table.get(&ContainerId::new(id));
+            listed.is_some_and(|listed| listed.info.status == ContainerStatus::Running)
         };
         wanted.retain(|id| is_running(id));
     }
-    let found: HashMap<ContainerId, cri::ContainerStats> = answer
+    let found: HashMap<ContainerId, cri::ContainerStats> = response
         .stats
         .into_iter()
         // A container that does not run has no statistics.
@@ -186,7 +186,8 @@ fn measured(
 
 /// Returns the counters of networks and block devices, which the engine lacks.
 ///
-/// They are read from the cgroups of the containers. The path of one cgroup gives those of the others.
+/// They are read from the cgroups of the containers. The path of one cgroup gives those of the
+/// others.
 async fn kernel(
     backend: &CriBackend,
     ids: &[ContainerId],
@@ -196,10 +197,10 @@ async fn kernel(
         return Ok(HashMap::new());
     }
     let cgroups = backend.samples.cgroups.clone();
-    let mut places = HashMap::new();
+    let mut found_cgroups = HashMap::new();
     for id in ids {
-        let place = match cgroups.get(id) {
-            Some(place) => place,
+        let cgroup = match cgroups.get(id) {
+            Some(cgroup) => cgroup,
             None => {
                 let looked = status_and_pid(connection, Operation::Stats, id).await;
                 let pid = match looked {
@@ -208,18 +209,18 @@ async fn kernel(
                     Err(error) => return Err(error),
                 };
                 let Some(pid) = pid else { continue };
-                let Some(place) = cgroups.find(id, pid) else { continue };
-                place
+                let Some(cgroup) = cgroups.find(id, pid) else { continue };
+                cgroup
             }
         };
-        places.insert(id.clone(), place);
+        found_cgroups.insert(id.clone(), cgroup);
     }
     run_blocking(move || {
-        let read = |(id, place): (ContainerId, Cgroup)| {
-            let kernel = place.read();
+        let read = |(id, cgroup): (ContainerId, Cgroup)| {
+            let kernel = cgroup.read();
             (id, kernel)
         };
-        Ok(places.into_iter().map(read).collect())
+        Ok(found_cgroups.into_iter().map(read).collect())
     })
     .await
 }

@@ -58,7 +58,7 @@ async fn stop_marked(
     container: &CriContainer,
     grace: Duration,
 ) -> Result<()> {
-    // Before the request, because whoever sees the end has to see the mark.
+    // Before the request, because an observer of the exit must also find the mark.
     let made = marks::mark_stopped(&container.annotations).await;
     let (stopped, had_effect) = stop_now(backend, container, grace).await;
     match &stopped {
@@ -120,8 +120,8 @@ async fn stop_by_signal(
     let Some(signal) = signal else { return Ok(BySignal::NotSent) };
     connection.context.capabilities.require(Capability::StopSignal)?;
     match kill::send(connection, container, signal).await {
-        // It has ended since the inspection, by itself or by a concurrent stop. The engine accepts a
-        // stop of an exited container, and so does this; the engine may not have noticed the end.
+        // It has ended since the inspection, by itself or by a concurrent stop. The engine accepts
+        // a stop of an exited container, and so does this; the engine may not have noticed the end.
         Err(error)
             if error.kind() == ErrorKind::InvalidState
                 && !connection.context.closed.is_cancelled() => {}

@@ -1,8 +1,8 @@
 //! Exec locks: one exec of a container starts at a time, so that its process can be identified.
 //!
-//! A mutex excludes other tasks of this process, and `flock` on a file beside the log of the container
-//! excludes other processes of this library. Only this user can open the file, because it is in a
-//! private directory.
+//! A mutex excludes other tasks of this process, and `flock` on a file beside the log of the
+//! container excludes other processes of this library. Only this user can open the file, because it
+//! is in a private directory.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -18,7 +18,8 @@ use tokio::time::Instant;
 use crate::host::blocking::run_blocking;
 use crate::host::private_files;
 
-/// Deadline for the lock. After it an exec starts without the lock, and its process is not looked up.
+/// Deadline for the lock. After it an exec starts without the lock, and its process is not looked
+/// up.
 const LOCK_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Shortest delay between two attempts to lock the file.

@@ -1,4 +1,5 @@
-//! Source of the exit watcher: the container poller reports ends, and an inspection returns the exit.
+//! Source of the exit watcher: the container poller reports ends, and an inspection returns the
+//! exit.
 
 use async_trait::async_trait;
 use futures_util::StreamExt;

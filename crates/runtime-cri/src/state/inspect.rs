@@ -74,10 +74,10 @@ pub(crate) async fn details(
 
 /// Returns the exit of a container and the status with it, or `None` if it has not exited.
 ///
-/// containerd receives the out-of-memory event and the exit in either order, and on cgroup v1 it can
-/// miss the event. So if an exit may be an out-of-memory kill, the kernel log is read, and if that has
-/// no record, the status is requested again for a short time. The result of the kernel log is set in
-/// the status, so that `wait`, `info` and events agree.
+/// containerd receives the out-of-memory event and the exit in either order, and on cgroup v1 it
+/// can miss the event. So if an exit may be an out-of-memory kill, the kernel log is read, and if
+/// that has no record, the status is requested again for a short time. The result of the kernel log
+/// is set in the status, so that `wait`, `info` and events agree.
 pub(crate) async fn exit(
     connection: &Connection,
     operation: Operation,
@@ -122,8 +122,8 @@ pub(crate) async fn exit(
     Ok(Some((container, exit)))
 }
 
-/// Returns whether the kernel log may explain an exit. A stop does not exclude that, because an engine
-/// reports out of memory also for a stopped container with an earlier kill.
+/// Returns whether the kernel log may explain an exit. A stop does not exclude that, because an
+/// engine reports out of memory also for a stopped container with an earlier kill.
 fn is_unexplained_kill(exit: &Exit) -> bool {
     exit.signal == Some(Signal::KILL)
         && matches!(exit.reason, ExitReason::Signaled | ExitReason::StoppedByUs)

@@ -1,9 +1,9 @@
 //! Journal of removed containers.
 //!
-//! The engine has no information about a container after its removal. So this library appends a record
-//! to a file of the scope before it removes a container, from which later event streams, also those
-//! of other processes, report the removal. The file is in the state directory, and keeps the last few
-//! hundred records.
+//! The engine has no information about a container after its removal. So this library appends a
+//! record to a file of the scope before it removes a container, from which later event streams,
+//! also those of other processes, report the removal. The file is in the state directory, and keeps
+//! the last few hundred records.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -89,8 +89,8 @@ impl Journal {
         fs::rename(&fresh, &self.path)
     }
 
-    /// Returns the records after an offset, and advances the offset. If the file was replaced, these
-    /// may include records that were read before. It may block.
+    /// Returns the records after an offset, and advances the offset. If the file was replaced,
+    /// these may include records that were read before. It may block.
     pub(crate) fn read(&self, offset: &mut JournalOffset) -> io::Result<Vec<RemovalRecord>> {
         let mut file = match File::open(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -194,8 +194,8 @@ pub(crate) mod tests {
 
     #[test]
     fn read_returns_each_record_once_and_the_oldest_are_removed() {
-        let folder = tempfile::tempdir().unwrap();
-        let journal = Journal::new(&folder.path().join("new"), &Scope::new("s").unwrap());
+        let directory = tempfile::tempdir().unwrap();
+        let journal = Journal::new(&directory.path().join("new"), &Scope::new("s").unwrap());
         let mut offset = JournalOffset::default();
         assert_eq!(journal.read(&mut offset).unwrap(), []);
         let first = record(0);
@@ -215,8 +215,8 @@ pub(crate) mod tests {
 
     #[test]
     fn write_to_locked_journal_times_out() {
-        let folder = tempfile::tempdir().unwrap();
-        let journal = Journal::new(folder.path(), &Scope::new("s").unwrap());
+        let directory = tempfile::tempdir().unwrap();
+        let journal = Journal::new(directory.path(), &Scope::new("s").unwrap());
         journal.write(&record(0)).unwrap();
         let file = File::open(&journal.path).unwrap();
         rustix::fs::flock(&file, FlockOperation::LockExclusive).unwrap();
@@ -229,8 +229,8 @@ pub(crate) mod tests {
 
     #[test]
     fn journal_has_private_mode() {
-        let folder = tempfile::tempdir().unwrap();
-        let journal = Journal::new(&folder.path().join("new"), &Scope::new("s").unwrap());
+        let directory = tempfile::tempdir().unwrap();
+        let journal = Journal::new(&directory.path().join("new"), &Scope::new("s").unwrap());
         let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
         for number in 0..3 * RECORDS_KEPT {
             journal.write(&record(number)).unwrap();
@@ -243,8 +243,8 @@ pub(crate) mod tests {
 
     #[test]
     fn concurrent_writes_are_all_kept() {
-        let folder = tempfile::tempdir().unwrap();
-        let journal = Journal::new(folder.path(), &Scope::new("s").unwrap());
+        let directory = tempfile::tempdir().unwrap();
+        let journal = Journal::new(directory.path(), &Scope::new("s").unwrap());
         std::thread::scope(|scope| {
             for thread in 0..4 {
                 let journal = &journal;

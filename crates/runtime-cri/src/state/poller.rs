@@ -1,7 +1,7 @@
 //! Container poller: one list poll that all operations of a connection share.
 //!
 //! The CRI has no method that waits, and many engines lack events, deliver each event to one client
-//! only, or have them disabled. So a repeated list is what decides. Everything else only triggers
+//! only, or have them disabled. So a repeated list decides, and everything else only triggers
 //! the next list: the events of the engine, calls of this library, and the log file of a container,
 //! which the engine closes when the container ends.
 

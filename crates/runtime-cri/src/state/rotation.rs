@@ -143,7 +143,7 @@ async fn rename_and_reopen(
     Ok(true)
 }
 
-/// Gives the last file of an exited container its name back, after an unfinished rotation. The
+/// Restores the name of the last file of an exited container after an unfinished rotation. The
 /// engine writes no more to it and opens no other file.
 async fn restore_last(listed: &ListedContainer) -> Result<()> {
     let Some(directory) = listed.annotations.logs.clone() else { return Ok(()) };

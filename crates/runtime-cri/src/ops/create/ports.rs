@@ -16,9 +16,9 @@ use crate::state::connection::Connection;
 /// Binds a free port of the host for each published port.
 ///
 /// The engine does not bind the ports of its sandboxes, because it forwards packets by rules. So a
-/// port that can be bound may belong to a sandbox. Each sandbox has its ports as labels, and a list by
-/// label finds it while the port is bound: an earlier owner of the port has its sandbox already, or
-/// has released the port.
+/// port that can be bound may belong to a sandbox. Each sandbox has its ports as labels, and a list
+/// by label finds it while the port is bound: an earlier owner of the port has its sandbox already,
+/// or has released the port.
 pub(super) async fn reserve_ports(
     connection: &Connection,
     plan: &mut Plan,
@@ -54,8 +54,8 @@ pub(super) async fn reserve_ports(
     Ok(Some(reserved))
 }
 
-/// Checks that no other sandbox got a port of this one, because a process in another network namespace
-/// can bind the same port.
+/// Checks that no other sandbox got a port of this one, because a process in another network
+/// namespace can bind the same port.
 pub(super) async fn check_ports(
     connection: &Connection,
     plan: &Plan,

@@ -20,8 +20,8 @@ async fn connected() -> (Fake, Arc<Connection>) {
     let fake = Fake::start(Says::Empty);
     let options = CriOptions::new(Scope::new("s").unwrap())
         .endpoint(fake.endpoint().to_string())
-        .log_dir(fake.folder.path().join("logs"))
-        .state_dir(fake.folder.path().join("state"))
+        .log_dir(fake.directory.path().join("logs"))
+        .state_dir(fake.directory.path().join("state"))
         .log_rotation(LogRotation::Off);
     let backend = open(options, Ownership::Managed).await.unwrap();
     (fake, Arc::clone(&backend.connection))
@@ -30,8 +30,8 @@ async fn connected() -> (Fake, Arc<Connection>) {
 async fn connect(fake: &FakeCrio, scope: &str) -> CriRuntime {
     let options = CriOptions::new(Scope::new(scope).unwrap())
         .endpoint(fake.endpoint().to_string())
-        .log_dir(fake.folder.path().join("logs"))
-        .state_dir(fake.folder.path().join("state"))
+        .log_dir(fake.directory.path().join("logs"))
+        .state_dir(fake.directory.path().join("state"))
         .log_rotation(LogRotation::Off);
     CriRuntime::connect(options).await.unwrap()
 }
@@ -104,8 +104,8 @@ async fn create_does_not_use_port_of_another_sandbox() {
     fake.state.lock().unwrap().sandboxes.insert("x".to_owned(), sandbox);
     let connected = CriOptions::new(Scope::new("s").unwrap())
         .endpoint(fake.endpoint().to_string())
-        .log_dir(fake.folder.path().join("logs"))
-        .state_dir(fake.folder.path().join("state"))
+        .log_dir(fake.directory.path().join("logs"))
+        .state_dir(fake.directory.path().join("state"))
         .host_ports(taken..=taken);
     let runtime = CriRuntime::connect(connected).await.unwrap();
     let error = runtime.create_container(&spec().tcp_port(80)).await.unwrap_err();
@@ -128,7 +128,7 @@ async fn lists_have_a_selector() {
 async fn clear_uses_the_directories_of_the_create() {
     let (fake, connection) = connected().await;
     let nonce = Nonce::random().unwrap();
-    let own = |root: &str| fake.folder.path().join(root).join("s").join(nonce.as_str());
+    let own = |root: &str| fake.directory.path().join(root).join("s").join(nonce.as_str());
     let (logs, shm) = (own("earlier-logs"), own("earlier-state").join("shm"));
     fs::create_dir_all(&logs).unwrap();
     let annotations = Annotations { logs: Some(logs.clone()), ..Annotations::default() };
@@ -162,8 +162,8 @@ async fn dropped_container_is_undone() {
     let (lost, gone) = unclaimed("lost");
     assert_eq!(&*taken.keep().name, "taken");
     // The caller is dropped after the send.
-    let (answer, caller) = oneshot::channel::<Result<Unclaimed>>();
-    assert!(answer.send(Ok(lost)).is_ok());
+    let (reply, caller) = oneshot::channel::<Result<Unclaimed>>();
+    assert!(reply.send(Ok(lost)).is_ok());
     drop(caller);
     connection.context.half_made.close(MINUTE).await;
     assert!(kept.exists() && !gone.exists());
@@ -239,7 +239,7 @@ async fn second_start_on_crio_is_already_started() {
 async fn runc_error_at_create_names_the_field() {
     let fake = FakeCrio::start();
     let runtime = connect(&fake, "one").await;
-    for (words, field) in [
+    for (message, field) in [
         ("unable to find user nobody-there: no matching entries in passwd file", "user"),
         (
             "container create failed: runc create failed: unable to start container process: exec: \
@@ -247,11 +247,11 @@ async fn runc_error_at_create_names_the_field() {
             "command",
         ),
     ] {
-        fake.state.lock().unwrap().create_fails = Some(words);
+        fake.state.lock().unwrap().create_fails = Some(message);
         let error = runtime.create_container(&spec()).await.unwrap_err();
         let found = (error.kind(), error.field());
         assert_eq!(found, (ErrorKind::InvalidArgument, Some(field)), "{error:?}");
-        assert!(fake.state.lock().unwrap().sandboxes.is_empty(), "{words}");
+        assert!(fake.state.lock().unwrap().sandboxes.is_empty(), "{message}");
     }
 }
 
@@ -293,5 +293,5 @@ async fn health_ignores_pod_labels_of_crio() {
     let runtime = connect(&fake, "one").await;
     runtime.create_container(&spec()).await.unwrap();
     let health = runtime.health().await.unwrap();
-    assert!(!health.warnings.iter().any(|words| words.contains("kubelet")), "{health:?}");
+    assert!(!health.warnings.iter().any(|message| message.contains("kubelet")), "{health:?}");
 }

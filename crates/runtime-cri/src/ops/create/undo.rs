@@ -20,8 +20,8 @@ pub(super) fn may_appear(error: &Error) -> bool {
 }
 
 /// Removes the sandbox and the files of a create. A sandbox that may still appear is polled for
-/// during `patience`. If the engine is down for long, the undo fails, and a reap finds the sandbox by
-/// its labels.
+/// during `patience`. If the engine is down for long, the undo fails, and a reap finds the sandbox
+/// by its labels.
 pub(super) async fn undo(
     connection: &Connection,
     nonce: &Nonce,

@@ -49,8 +49,8 @@ pub(super) struct Lines {
     max_line: usize,
     terminal: Terminal,
     unfinished: Unfinished,
-    /// The times of the chunks of one stream are in order. Chunks of the other stream can be written
-    /// before them.
+    /// The times of the chunks of one stream are in order. Chunks of the other stream can be
+    /// written before them.
     stdout: Progress,
     stderr: Progress,
     /// Whether the joiner may have a record ready.
@@ -104,8 +104,8 @@ impl Lines {
         }
     }
 
-    /// Prepares for the beginning of a truncated file that is read again. Its chunks that were returned
-    /// before are skipped.
+    /// Prepares for the beginning of a truncated file that is read again. Its chunks that were
+    /// returned before are skipped.
     pub(super) fn restart(&mut self) {
         self.parser.reset();
         let (stdout, stderr) = (self.stdout.last, self.stderr.last);

@@ -187,7 +187,8 @@ impl Source {
             });
             let files = match log_files::list(&directory) {
                 Ok(files) => files,
-                // The directory was removed, with the container or before it. The current file was the last.
+                // The directory was removed, with the container or before it. The current file was
+                // the last.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     let is_whole = open.map_or(may_be_empty, |open| open.is_current);
                     return if is_whole { Ok(Next::Nothing) } else { Err(file_removed()) };
@@ -253,8 +254,8 @@ impl Source {
     }
 }
 
-/// Reads the next block of a file, or the first block if the file was truncated. Also returns whether it
-/// was.
+/// Reads the next block of a file, or the first block if the file was truncated. Also returns
+/// whether it was.
 ///
 /// A truncated file has old lines, new lines, or both, which only their times distinguish.
 fn read_or_restart(
@@ -290,8 +291,9 @@ pub(super) async fn settle_all(
     }
 }
 
-/// Waits until the engine has written all output for a file. The engine reports the exit of a container,
-/// or a new log file, before it has written all output that it has read. It closes the file after that.
+/// Waits until the engine has written all output for a file. The engine reports the exit of a
+/// container, or a new log file, before it has written all output that it has read. It closes the
+/// file after that.
 async fn settle(peer: &Peer, open: &Open, ended_at: Option<SystemTime>) -> Result<()> {
     let until = tokio::time::Instant::now() + DRAIN_TIMEOUT;
     let mut pause = Duration::from_millis(1);
@@ -318,8 +320,9 @@ async fn settle(peer: &Peer, open: &Open, ended_at: Option<SystemTime>) -> Resul
     }
 }
 
-/// Returns the time since the last of these: a write, a rename of the file, the exit of the container. A
-/// silent container can write its last line at its exit. `None` if that time is in the future.
+/// Returns the time since the last of these: a write, a rename of the file, the exit of the
+/// container. A silent container can write its last line at its exit. `None` if that time is in the
+/// future.
 fn quiet_for(file: &Metadata, ended_at: Option<SystemTime>) -> Option<Duration> {
     let nanos = file.ctime().checked_mul(1_000_000_000)?.checked_add(file.ctime_nsec())?;
     info::time(nanos).max(ended_at)?.elapsed().ok()
@@ -353,7 +356,7 @@ mod tests {
 
     /// Log file with a follower.
     struct Followed {
-        _folder: tempfile::TempDir,
+        _temp: tempfile::TempDir,
         file: File,
         open: Open,
         lines: Lines,
@@ -362,15 +365,15 @@ mod tests {
     impl Followed {
         /// Creates a file with these lines, and a follower from a position on.
         fn new(text: &str, from: usize) -> Self {
-            let folder = tempfile::tempdir().unwrap();
-            let path = folder.path().join(LOG_FILE);
+            let temp = tempfile::tempdir().unwrap();
+            let path = temp.path().join(LOG_FILE);
             fs::write(&path, text).unwrap();
             // In the mode of the engines.
             let file = File::options().append(true).open(&path).unwrap();
             let mut open = Open::new(&path).unwrap();
             open.offset = from as u64;
             let lines = Lines::new(Terminal::No, 1000, Unfinished::default());
-            Self { _folder: folder, file, open, lines }
+            Self { _temp: temp, file, open, lines }
         }
 
         fn truncate(&self, length: usize) {

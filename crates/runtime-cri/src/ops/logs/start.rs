@@ -179,8 +179,8 @@ fn plan(
 /// Returns the index of the first file that can have a record of this time or later.
 fn first_with(files: &[LogFile], time: SystemTime) -> io::Result<usize> {
     for (at, file) in files.iter().enumerate().skip(1).rev() {
-        // All earlier files are older than its first line, except for the skew, which the caller has
-        // subtracted.
+        // All earlier files are older than its first line, except for the skew, which the caller
+        // has subtracted.
         if open(file)?.first_time()?.is_some_and(|first| first <= time) {
             return Ok(at);
         }
@@ -199,8 +199,8 @@ fn tail_start(files: &[LogFile], tail: u64) -> io::Result<(usize, u64)> {
     Ok((0, 0))
 }
 
-/// Returns the streams with an unfinished line at the start of a read. The rest of such a line is not
-/// returned, because its beginning is not read.
+/// Returns the streams with an unfinished line at the start of a read. The rest of such a line is
+/// not returned, because its beginning is not read.
 fn unfinished_at(files: &[LogFile], first: usize, offset: u64) -> io::Result<Unfinished> {
     if offset > 0 {
         return match files.get(first) {
@@ -315,14 +315,14 @@ mod tests {
 
     /// Writes files with these numbers, each with the lines of one minute.
     fn written(numbers: &[u64]) -> (tempfile::TempDir, LogDirectory) {
-        let folder = tempfile::tempdir().unwrap();
-        let directory = LogDirectory::managed(folder.path());
+        let temp = tempfile::tempdir().unwrap();
+        let directory = LogDirectory::managed(temp.path());
         for number in numbers {
             let text: String = (number * 60..number * 60 + 60).map(line).collect();
-            let path = folder.path().join(format!("{LOG_FILE}.{number:010}"));
+            let path = temp.path().join(format!("{LOG_FILE}.{number:010}"));
             fs::write(path, text).unwrap();
         }
-        (folder, directory)
+        (temp, directory)
     }
 
     fn after(second: u64) -> LogOptions {
@@ -336,7 +336,7 @@ mod tests {
 
     #[test]
     fn cursor_in_removed_file_is_lost() {
-        let (_folder, directory) = written(&[3, 4, 5]);
+        let (_temp, directory) = written(&[3, 4, 5]);
         for second in [1, 60, 179] {
             let error = plan(&directory, &after(second)).err().unwrap();
             assert_eq!(error.kind(), ErrorKind::Lost, "{second}");
@@ -345,7 +345,7 @@ mod tests {
             plan(&directory, &after(second)).unwrap();
         }
         // No file was removed: the read begins with the next record.
-        let (_folder, directory) = written(&[1, 2]);
+        let (_temp, directory) = written(&[1, 2]);
         let before = after(59).after.map(|after| after.time - Duration::from_secs(3600));
         let before = LogCursor::new(before.unwrap(), 1);
         plan(&directory, &LogOptions::default().after(before)).unwrap();
@@ -353,7 +353,7 @@ mod tests {
 
     #[test]
     fn cursor_in_complete_log_is_found() {
-        let (_folder, directory) = written(&[1, 2, 3]);
+        let (_temp, directory) = written(&[1, 2, 3]);
         let start = plan(&directory, &after(100)).unwrap();
         assert_eq!(start.open.unwrap().number, Some(1));
     }
@@ -361,7 +361,7 @@ mod tests {
     #[test]
     fn files_are_not_all_open_at_once() {
         let numbers: Vec<u64> = (1..40).collect();
-        let (_folder, directory) = written(&numbers);
+        let (_temp, directory) = written(&numbers);
         let open_files = || fs::read_dir("/proc/self/fd").unwrap().count();
         let before = open_files();
         let start = plan(&directory, &LogOptions::default().tail(2000)).unwrap();
