@@ -1,21 +1,21 @@
 //! Runs a command in a container: `run IMAGE COMMAND...`.
 //!
-//! The engine is the one of `CONTAINER_RUNTIME_ENDPOINT`, or containerd's or CRI-O's own socket.
+//! The endpoint is `CONTAINER_RUNTIME_ENDPOINT`, or the default socket of containerd or CRI-O.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program talks to its user")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command prints its output")]
 use futures_util::StreamExt;
 use runtime_core::{Container, ContainerSpec, Follow, LogOptions, Runtime, Scope};
 use runtime_cri::{CriOptions, CriRuntime};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut words = std::env::args().skip(1);
-    let image = words.next().ok_or("usage: run IMAGE COMMAND...")?;
+    let mut arguments = std::env::args().skip(1);
+    let image = arguments.next().ok_or("usage: run IMAGE COMMAND...")?;
     let runtime = CriRuntime::connect(CriOptions::new(Scope::new("example")?)).await?;
     for warning in runtime.health().await?.warnings {
         eprintln!("{warning}");
     }
-    let spec = ContainerSpec::new(image).command(words);
+    let spec = ContainerSpec::new(image).command(arguments);
     let container = runtime.create_container(&spec).await?;
     container.start().await?;
     let mut logs = container.logs(LogOptions::default().follow(Follow::Yes)).await?;

@@ -5,18 +5,18 @@ use std::sync::Arc;
 use runtime_core::{
     AttachOptions, ByteStream, ContainerId, ContainerInfo, ContainerStats, EventStream,
     EventsOptions, ExecOptions, Exit, Health, ImageRef, LabelFilter, LogOptions, LogReader,
-    Operation, PreparedSpec, PullPolicy, PullStream, ReapOptions, ReapReport, RegistryAuth, Result,
-    Session, Signal, StartOutcome, StatsOptions, StatsStream, StopOptions, StopOutcome,
+    PreparedSpec, PullPolicy, PullStream, ReapOptions, ReapReport, RegistryAuth, Result, Session,
+    Signal, StartOutcome, StatsOptions, StatsStream, StopOptions, StopOutcome,
 };
 use runtime_support::backend::{Backend, Context};
 
 use crate::BACKEND;
 use crate::model::container::CriContainer;
 use crate::ops::{
-    attach, copy, create, events, exec, health, kill, list, logs, pull, reap, remove, start, stats,
-    stop,
+    attach, copy, create, events, exec, health, info, kill, list, logs, pull, reap, remove, start,
+    stats, stop, wait,
 };
-use crate::state::{CriBackend, inspect};
+use crate::state::CriBackend;
 
 impl Backend for CriBackend {
     const NAME: &'static str = BACKEND;
@@ -80,11 +80,11 @@ impl Backend for CriBackend {
     }
 
     async fn info(self: &Arc<Self>, container: &CriContainer) -> Result<ContainerInfo> {
-        Ok(inspect::details(&self.connection, Operation::Info, &container.id).await?.info)
+        info::info(&self.connection, container).await
     }
 
     async fn wait(self: &Arc<Self>, container: &CriContainer) -> Result<Exit> {
-        self.exits.wait(&container.id).await
+        wait::wait(self, container).await
     }
 
     async fn logs(

@@ -155,7 +155,7 @@ async fn orphans(
         match connection.container_dirs().clear(&annotations).await {
             Ok(()) => removed.push(format!("directories of {name}")),
             Err(error) => {
-                tracing::warn!(%error, name, "failed to remove the directories of a create")
+                tracing::warn!(%error, name, "failed to remove the directories of a create");
             }
         }
     }

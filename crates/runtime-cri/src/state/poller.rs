@@ -296,3 +296,46 @@ async fn run(shared: Weak<Shared>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use runtime_core::{ContainerSpec, PullPolicy, Runtime as _, Scope};
+    use runtime_support::backend::Connected;
+    use tokio::runtime::{Builder, Runtime};
+
+    use super::*;
+    use crate::connect::open;
+    use crate::fake_crio::FakeCrio;
+    use crate::options::{CriOptions, LogRotation};
+    use crate::state::connection::Ownership;
+
+    fn executor() -> Runtime {
+        Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+    }
+
+    #[test]
+    fn subscribe_restarts_the_task_after_the_end_of_its_executor() {
+        let (server, first, second) = (executor(), executor(), executor());
+        let fake = server.block_on(async { FakeCrio::start() });
+        let options = CriOptions::new(Scope::new("s").unwrap())
+            .endpoint(fake.endpoint().to_string())
+            .log_dir(fake.directory.path().join("logs"))
+            .state_dir(fake.directory.path().join("state"))
+            .log_rotation(LogRotation::Off);
+        let backend = first.block_on(open(options, Ownership::Managed)).unwrap();
+        let (_, mut old) =
+            first.block_on(backend.poller.subscribe(Operation::Events, false)).unwrap();
+        drop(first);
+        second.block_on(async {
+            let (_, mut new) = backend.poller.subscribe(Operation::Events, false).await.unwrap();
+            let runtime = Connected::new(Arc::clone(&backend));
+            let spec = ContainerSpec::new("r.io/a:1").command(["x"]);
+            let spec = spec.pull_policy(PullPolicy::Never);
+            let container = runtime.create_container(&spec).await.unwrap();
+            for changes in [&mut old, &mut new] {
+                let change = tokio::time::timeout(Duration::from_secs(10), changes.recv()).await;
+                assert_eq!(change.unwrap().unwrap().id(), Some(container.id()));
+            }
+        });
+    }
+}
