@@ -1,7 +1,7 @@
-//! The requests to the API server.
+//! Requests to the API server.
 //!
-//! kube brings the connection, TLS and the caller's identity. The requests themselves are put
-//! together here, because the answers are read into types of our own, see `model/api.rs`.
+//! kube provides the layers for TLS and credentials. The requests are built here, because responses
+//! are deserialized into types of this crate, see `model/api.rs`.
 
 mod answer;
 pub(crate) mod authorization;
@@ -44,29 +44,29 @@ use crate::json;
 use crate::model::api::{self, ClusterEvent, List, Meta, Node, Pod, ServerVersion};
 use crate::options::SESSION_PING_INTERVAL;
 
-/// Where a server says who it is.
+/// Path of the version of a server.
 const VERSION: &str = "/version";
 
-/// Where a server has the metrics API.
+/// Path of the metrics API.
 const METRICS: &str = "/apis/metrics.k8s.io/v1beta1";
 
-/// A page of a list: as kubectl has it.
+/// Number of items in a page of a list. kubectl uses the same.
 const PAGE: &str = "500";
 
-/// The API server, for one namespace.
+/// A client of the API server, for one namespace.
 #[derive(Clone)]
 pub(crate) struct Client {
     link: Arc<Link>,
     namespace: Arc<str>,
     sent: Arc<AtomicU64>,
-    /// Whether the server has said who it is.
+    /// Whether the server has returned its version.
     knows_version: Arc<AtomicBool>,
-    /// What sessions are carried by, once that is known.
+    /// The session protocol, after the first session.
     carrier: Arc<OnceLock<Carrier>>,
-    /// The limit of a request that only reads.
+    /// Timeout of a request that only reads.
     read_limit: Duration,
     heartbeat: Heartbeat,
-    /// The warnings of the server that were reported.
+    /// The warnings of the server that were logged.
     warnings: Arc<Warnings>,
     /// The last refusal of a server that was too busy.
     throttled: Throttled,
@@ -78,7 +78,7 @@ impl fmt::Debug for Client {
     }
 }
 
-/// A request.
+/// A request to the API server, which can be sent more than once.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
     method: Method,
@@ -145,37 +145,36 @@ impl Call {
     }
 }
 
-/// How long an answer may be.
+/// Expected length of a response.
 #[derive(Debug, Clone, Copy)]
 enum Length {
     Short,
-    /// So long that the way it comes counts.
+    /// Long enough to be sent over an HTTP/2 connection of its own.
     Long,
 }
 
-/// What a compare-and-set came to.
+/// Outcome of a patch with tests.
 #[derive(Debug)]
 pub(crate) enum Patched {
-    /// It is done, and this is the pod now.
+    /// The patch was applied. This is the pod after it.
     Done(Box<Pod>),
-    /// The pod was not in the state that the patch was for, or so it seems: this is what the server
-    /// said.
+    /// The pod was probably not in the state that the patch tests. This is the error of the server.
     Other(Error),
 }
 
-/// Tells a patch that came too late from one that the server will not take: that names no field
-/// either where a webhook of the cluster refuses it.
+/// Distinguishes a patch that was too late from one that the server refuses in any state: the error
+/// of a webhook names no field either.
 #[derive(Debug, Default)]
 pub(crate) struct Refused {
-    /// The version that the pod had after the last refusal.
+    /// Version of the pod after the last refusal.
     version: Option<String>,
 }
 
 impl Refused {
-    /// A patch was refused, and this is the pod after that.
+    /// Records that a patch was refused, and the pod after the refusal.
     ///
     /// # Errors
-    /// What the server said, when the patch was made for this very version.
+    /// The error of the server, if the patch was built from this version of the pod.
     pub(crate) fn again(&mut self, pod: &Pod, error: Error) -> Result<()> {
         let version = pod.metadata.resource_version.clone();
         if self.version.as_ref() == Some(&version) {
@@ -186,12 +185,12 @@ impl Refused {
     }
 }
 
-/// What a delete came to.
+/// Outcome of a deletion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Deleted {
     /// The object is gone.
     Gone,
-    /// It goes when its node has ended its processes.
+    /// The object will be gone when its node has ended its processes.
     Going,
 }
 
@@ -210,30 +209,29 @@ impl Client {
         }
     }
 
-    /// Sets how often sessions are pinged.
+    /// Sets the interval of the pings of sessions.
     pub(crate) fn with_session_pings(mut self, interval: Duration) -> Self {
         self.heartbeat = Heartbeat::every(interval);
         self
     }
 
-    /// Sets the limit of a request that only reads.
+    /// Sets the timeout of a request that only reads.
     pub(crate) fn with_read_limit(mut self, limit: Duration) -> Self {
         self.read_limit = limit;
         self
     }
 
-    /// The namespace.
+    /// Returns the namespace.
     pub(crate) fn namespace(&self) -> &str {
         &self.namespace
     }
 
-    /// How many requests were sent, repeated ones counted each time.
+    /// Returns the number of requests that were sent, retries included.
     pub(crate) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Closes every connection, those of bodies too that somebody still holds. What is asked from
-    /// now on is refused.
+    /// Closes all connections, also those of bodies that are still being read. Later requests fail.
     pub(crate) fn close(&self) {
         self.link.close();
     }
@@ -259,7 +257,7 @@ impl Client {
         answer
     }
 
-    /// Sends a request whose answer may be long.
+    /// Sends a request whose response may be long.
     async fn send_for_long(&self, call: &Call) -> Result<Response<Body>> {
         if let Some(long) = self.link.clients()?.long {
             match self.send_by(&long, call.request()?).await {
@@ -273,10 +271,10 @@ impl Client {
         self.send(call.request()?).await
     }
 
-    /// Sends a request and gives the answer once its head is there and is no failure.
+    /// Sends a request and returns the response after its head, if the status is not a failure.
     ///
-    /// A server that has too much to do says when to come again, and has done nothing: so any
-    /// request is repeated then. The caller's deadline is what ends that.
+    /// If the server throttles the client, it has not processed the request. Any request is retried
+    /// then after the delay that the server requires, until the deadline of the caller.
     async fn open(&self, call: Call, length: Length) -> Result<Response<Body>> {
         let mut attempts = Attempts::default();
         loop {
@@ -291,30 +289,30 @@ impl Client {
         }
     }
 
-    /// Sends a request and reads the JSON of the answer.
+    /// Sends a request and deserializes the JSON of the response.
     pub(crate) async fn json<T: DeserializeOwned>(&self, call: Call) -> Result<T> {
         json::read(&self.bytes(call).await?)
     }
 
-    /// Who is there.
+    /// Requests the version of the server.
     pub(crate) async fn version(&self) -> Result<ServerVersion> {
         let version = self.json(Call::get(VERSION)).await?;
         self.knows_version.store(true, Ordering::Relaxed);
         Ok(version)
     }
 
-    /// What the metrics API has of the pods that a selector selects.
+    /// Returns the request for the metrics of the pods that match a selector.
     pub(crate) fn metrics(&self, selector: &str) -> Call {
         Call::get(self.path(METRICS, "pods")).query("labelSelector", selector)
     }
 
-    /// Whether the server has the metrics API, and the server behind it answers.
+    /// Returns whether the server has the metrics API, and the metrics server responds.
     ///
     /// # Errors
-    /// `PermissionDenied` when this caller may not read it.
+    /// `PermissionDenied` if the caller may not read metrics.
     pub(crate) async fn has_metrics(&self, selector: &str) -> Result<bool> {
         self.answered(self.read_limit, async {
-            // What a server does not have at all it forbids, too.
+            // A server also forbids an API that it does not have.
             let answer = self.send(Call::get(METRICS).request()?).await?;
             if !answer.status().is_success() {
                 return Ok(false);
@@ -332,7 +330,7 @@ impl Client {
         self.path("/api/v1", "pods")
     }
 
-    /// The path of a kind of things in the namespace.
+    /// Returns the path of a resource in the namespace.
     fn path(&self, api: &str, kind: &str) -> String {
         format!("{api}/namespaces/{}/{kind}", self.namespace)
     }
@@ -341,7 +339,7 @@ impl Client {
         self.json(Call::get(format!("{}/{name}", self.pods()))).await
     }
 
-    /// All pods that a selector selects, and the version of the list.
+    /// Returns all pods that match a selector, and the version of the list.
     pub(crate) async fn list_pods(&self, selector: &str) -> Result<(Vec<Pod>, String)> {
         self.list(&self.pods(), selector).await
     }
@@ -364,7 +362,7 @@ impl Client {
                 let page =
                     self.bytes(call).await.and_then(|page| json::readable(api::read_list(&page)));
                 let page: List<T> = match page {
-                    // The rest of a list is kept for some minutes only.
+                    // A server keeps the rest of a list for some minutes.
                     Err(error) if error.kind() == ErrorKind::Lost && !first => continue 'again,
                     page => page?,
                 };
@@ -377,11 +375,11 @@ impl Client {
         }
     }
 
-    /// Opens a watch of the pods that a selector selects, from a version on.
+    /// Opens a watch of the pods that match a selector, from a version on.
     ///
-    /// Over HTTP/2 the connection is pinged. Elsewhere only the lines show that a watch is alive, so
-    /// it is short: a server sends a bookmark two seconds before its end, and it is opened again over
-    /// a connection that works.
+    /// An HTTP/2 connection is pinged. With HTTP/1.1 only the lines of a watch show that it is
+    /// alive, so it is short: a server sends a bookmark two seconds before its end, and the watch
+    /// is reopened over a connection that works.
     pub(crate) async fn watch_pods(&self, selector: &str, version: &str) -> Result<Watch> {
         let call = |seconds: &str| {
             Call::get(self.pods())
@@ -397,7 +395,7 @@ impl Client {
                 let answer = self.open(call, Length::Long).await?;
                 let heard = answer.extensions().get::<Heard>().cloned();
                 let body = self.link.hold(answer.into_body());
-                // Without, the server has turned out to speak no HTTP/2.
+                // `None` if the server does not support HTTP/2.
                 return Ok(match heard {
                     Some(heard) => Watch::pinged(body, heard),
                     None => Watch::plain(body),
@@ -409,20 +407,20 @@ impl Client {
         .await
     }
 
-    /// Creates a pod. Returns it as the server has it, and the whole answer, in which are fields that
+    /// Creates a pod. Returns the pod of the server and the whole response, which has fields that
     /// `Pod` does not have.
     pub(crate) async fn create_pod(&self, pod: &impl Serialize) -> Result<(Pod, Bytes)> {
         let answer = self.bytes(Call::new(Method::POST, self.pods()).json(pod)?).await?;
         Ok((json::read(&answer)?, answer))
     }
 
-    /// Changes a pod if it is as the `test`s of the patch say, all of it or nothing.
+    /// Applies a patch to a pod atomically, if its `test`s hold.
     pub(crate) async fn patch_pod(&self, name: &str, patch: &[Value]) -> Result<Patched> {
         let call = Call::new(Method::PATCH, format!("{}/{name}", self.pods()))
             .content("application/json-patch+json", &patch)?;
         match self.json(call).await {
             Ok(pod) => Ok(Patched::Done(pod)),
-            // A `test` that fails is 422 like a bad pod, but names no field.
+            // A failed `test` is 422 like an invalid pod, but names no field.
             Err(error) if error.kind() == ErrorKind::InvalidArgument && error.field().is_none() => {
                 Ok(Patched::Other(error))
             }
@@ -432,7 +430,7 @@ impl Client {
         }
     }
 
-    /// Deletes the pod of this name if it is the one with this UID.
+    /// Deletes the pod of this name if it has this UID.
     pub(crate) async fn delete_pod(&self, name: &str, uid: &str, grace: u64) -> Result<Deleted> {
         let options = serde_json::json!({
             "apiVersion": "v1",
@@ -443,7 +441,7 @@ impl Client {
         });
         let call = Call::new(Method::DELETE, format!("{}/{name}", self.pods())).json(&options)?;
         match self.json::<Pod>(call).await {
-            // The server answers with the pod: as it went, or on its way with a grace.
+            // The server returns the pod: without a grace if it is gone, else with the grace.
             Ok(pod) if pod.metadata.deletion_grace_period_seconds.is_some_and(|s| s > 0) => {
                 Ok(Deleted::Going)
             }
@@ -456,13 +454,13 @@ impl Client {
         }
     }
 
-    /// Creates a thing of another kind.
+    /// Creates an object of another kind.
     pub(crate) async fn create(&self, api: &str, kind: &str, thing: &impl Serialize) -> Result<()> {
         let call = Call::new(Method::POST, self.path(api, kind)).json(thing)?;
         self.bytes(call).await.map(drop)
     }
 
-    /// Deletes a thing of another kind; one that is gone already is no error.
+    /// Deletes an object of another kind. An absent object is not an error.
     pub(crate) async fn delete(&self, api: &str, kind: &str, name: &str) -> Result<()> {
         let path = format!("{}/{name}", self.path(api, kind));
         match self.bytes(Call::new(Method::DELETE, path)).await {
@@ -479,17 +477,17 @@ impl Client {
         let events: List<ClusterEvent> = json::readable(api::read_list(&self.bytes(call).await?))?;
         let mut events = events.items;
         events.retain(|event| event.is_about(pod));
-        // Stable: events without a time stay where they are.
+        // The sort is stable, so that events without a time keep their order.
         events.sort_by_key(ClusterEvent::last);
         Ok(events)
     }
 
-    /// A node.
+    /// Returns a node.
     pub(crate) async fn node(&self, name: &str) -> Result<Node> {
         self.json(Call::get(format!("/api/v1/nodes/{name}"))).await
     }
 
-    /// Opens the log of a pod; `query` says what of it.
+    /// Opens the log of a pod. `query` has the options of the log.
     pub(crate) async fn open_log(&self, name: &str, query: &[(&str, String)]) -> Result<OpenBody> {
         let mut call = Call::get(format!("{}/{name}/log", self.pods()));
         for (name, value) in query {
@@ -500,12 +498,12 @@ impl Client {
         let is_pinged = answer.extensions().get::<Heard>().is_some();
         let body = self.link.hold(answer.into_body());
         let follows = query.iter().any(|(name, value)| *name == "follow" && value == "true");
-        // A follower may be silent for as long as its connection shows that it is alive.
+        // A follower may be silent if the pings show that its connection is alive.
         Ok(if follows && is_pinged { body } else { body.with_silence_limit(answer::LOG_SILENCE) })
     }
 }
 
-/// Whether an error is one of a connection. A login that cannot be had is not.
+/// Returns whether an error is one of the connection, and not of the credentials.
 fn is_loss(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Service(_) | kube::Error::HyperError(_))
         && !http2::is_not_spoken(error)

@@ -1,4 +1,4 @@
-//! A connected cluster.
+//! Connects to a cluster.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use crate::model::labels;
 use crate::options::{KubernetesOptions, StatsSource, StopMethod};
 use crate::state::KubernetesBackend;
 
-/// The oldest version that this backend is for and tested with.
+/// The oldest minor version that is supported and tested.
 const OLDEST: u32 = 20;
 
 /// A connection to a cluster, for one scope in one namespace.
 ///
-/// Clones share the connection. Dropping the last one, and the last of its containers' handles,
-/// closes it.
+/// Clones share the connection. Dropping the last clone and the last handle of a container closes
+/// it.
 #[derive(Clone)]
 pub struct KubernetesRuntime {
     inner: Connected<KubernetesBackend>,
@@ -42,13 +42,14 @@ impl KubernetesRuntime {
         self.inner.inner()
     }
 
-    /// Connects to a cluster as kubectl would, and asks its API server what it knows.
+    /// Connects to a cluster with the configuration of kubectl, and requests the version of its API
+    /// server.
     ///
     /// # Errors
-    /// `InvalidArgument` when the options or the kubeconfig cannot be used; `Unavailable` when there
-    /// is no kubeconfig, nobody is there, or no API server; `Timeout` when it does not answer;
-    /// `Unauthenticated` when it does not take the credentials; `Unsupported` when it is older
-    /// than 1.20.
+    /// `InvalidArgument` if the options or the kubeconfig cannot be used; `Unavailable` if
+    /// there is no kubeconfig, or the server is unreachable or not an API server; `Timeout` if it
+    /// does not respond; `Unauthenticated` if it refuses the credentials; `Unsupported` if it is
+    /// older than 1.20.
     pub async fn connect(options: KubernetesOptions) -> Result<Self> {
         let options = options.bounded();
         let connect = async {
@@ -61,12 +62,11 @@ impl KubernetesRuntime {
             .on(BACKEND)
     }
 
-    /// Connects with a client that is there already. The kubeconfig and the context of the options
-    /// do not count.
+    /// Connects with an existing client. The kubeconfig and the context of the options are ignored.
     ///
-    /// The connections are the client's: they are neither pinged nor discarded when one of them is
-    /// lost, so that a server which has vanished is noticed later, and they end with the executor on
-    /// which the client was made.
+    /// The client owns the connections: they are neither pinged nor discarded if one of them is
+    /// lost, so that a vanished server is detected later, and they end with the executor on which
+    /// the client was created.
     ///
     /// # Errors
     /// As [`connect`](Self::connect).
@@ -97,14 +97,14 @@ impl KubernetesRuntime {
         Ok(Self { inner: Connected::new(Arc::new(backend)) })
     }
 
-    /// How many requests this connection has sent to the API server so far, those that were repeated
-    /// counted each time.
+    /// Returns the number of requests that this connection has sent to the API server, retries
+    /// included.
     #[must_use]
     pub fn requests_sent(&self) -> u64 {
         self.backend().client.sent()
     }
 
-    /// The namespace that it works in.
+    /// Returns the namespace of the connection.
     #[must_use]
     pub fn namespace(&self) -> &str {
         self.backend().client.namespace()
@@ -113,7 +113,7 @@ impl KubernetesRuntime {
 
 delegate_runtime!(KubernetesRuntime);
 
-/// Asks a server who it is and what it knows.
+/// Requests the version and the features of a server.
 async fn ask(client: &Client, options: &KubernetesOptions) -> Result<Server> {
     let version = client.version().await?;
     if version.git_version.is_empty() {
@@ -122,7 +122,7 @@ async fn ask(client: &Client, options: &KubernetesOptions) -> Result<Server> {
             .with_retryable(false));
     }
     let mut server = Server {
-        // `20+` and `20-gke.1` are 20.
+        // `20+` and `20-gke.1` are parsed as 20.
         minor: if version.major == "1" { version_numbers(&version.minor)[0] } else { u32::MAX },
         version: version.git_version,
         ..Server::default()
@@ -155,7 +155,7 @@ async fn ask(client: &Client, options: &KubernetesOptions) -> Result<Server> {
     Ok(server)
 }
 
-/// Connects to the engine that the options name, and adds what can be done with it.
+/// Connects to the engine of the options, and adds its capabilities.
 #[cfg(feature = "cri")]
 async fn with_node_engine(mut backend: KubernetesBackend) -> Result<KubernetesBackend> {
     let Some(endpoint) = backend.options.node_engine.clone() else { return Ok(backend) };

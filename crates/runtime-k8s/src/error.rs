@@ -1,4 +1,4 @@
-//! The API server's and the client's failures as ours.
+//! Conversion of errors of the API server and the client.
 
 mod admission;
 mod policy;
@@ -18,7 +18,8 @@ pub(crate) use self::policy::is_policy;
 use self::status::Cause;
 pub(crate) use self::status::Status;
 
-/// A failure of the client itself: the server was not reached, or its answer made no sense.
+/// Returns the error for a failure of the client: the server was not reached, or its response is
+/// malformed.
 pub(crate) fn from_client(error: kube::Error) -> Error {
     use kube::Error as K;
     if let K::Service(source) = &error {
@@ -65,7 +66,7 @@ fn credentials_failure<'a>(source: &'a (dyn std::error::Error + 'static)) -> Opt
     })
 }
 
-/// A proxy does not open the way to a server.
+/// Error of a proxy that refuses or fails to connect.
 #[derive(Debug)]
 pub(crate) struct ProxyRefused {
     pub(crate) proxy: String,
@@ -92,7 +93,7 @@ fn refused<'a>(source: &'a (dyn std::error::Error + 'static)) -> Option<&'a Prox
     None
 }
 
-/// Returns the error of a proxy that does not open the way to the server.
+/// Returns the error for a failure of a proxy.
 fn of_proxy(refused: &ProxyRefused) -> Error {
     let kind = match refused.status {
         Some(StatusCode::PROXY_AUTHENTICATION_REQUIRED) => ErrorKind::Unauthenticated,
@@ -102,14 +103,14 @@ fn of_proxy(refused: &ProxyRefused) -> Error {
     Error::new(kind).with_message(refused.to_string())
 }
 
-/// Whether a request never left: there was no connection to send it over.
+/// Returns whether a request was certainly not sent, because there was no connection.
 pub(crate) fn was_not_sent(error: &Error) -> bool {
     find_source::<legacy::Error>(error).is_some_and(legacy::Error::is_connect)
 }
 
 /// Returns the error for a `Status` of the server.
 ///
-/// Its message is the server's own; the source is left out because it would repeat the message.
+/// It has the message of the server and no source, because the source would repeat the message.
 pub(crate) fn from_status(status: &Status) -> Error {
     if is_terminating(status) {
         // The namespace is being deleted: a retry does not help.
@@ -129,7 +130,7 @@ pub(crate) fn from_status(status: &Status) -> Error {
     Error::new(kind).with_message(message_of(status))
 }
 
-/// Returns the message of a status, with the wait that the server wants if it names one.
+/// Returns the message of a status, with the delay that the server requires.
 fn message_of(status: &Status) -> String {
     let message = match status.message.as_str() {
         "" if status.reason.is_empty() => format!("the server returned status {}", status.code),
@@ -143,7 +144,7 @@ fn message_of(status: &Status) -> String {
     }
 }
 
-/// Returns the field of our spec that a refusal is about, and the server's words on it.
+/// Returns the field of the spec that a refusal is about, and the message of the server.
 fn cause_of(status: &Status) -> Option<(String, String)> {
     let causes =
         status.details.as_ref().map(|details| details.causes.as_slice()).unwrap_or_default();
@@ -167,7 +168,7 @@ fn is_terminating(status: &Status) -> bool {
         || status.message.contains("because it is being terminated")
 }
 
-/// The kind of a failure by what the server says of it: first its reason, then its code.
+/// Returns the kind of a failure: by its reason if that is known, else by its code.
 pub(crate) fn kind(status: &Status) -> ErrorKind {
     match status.reason.as_str() {
         "NotFound" => ErrorKind::NotFound,
@@ -179,7 +180,7 @@ pub(crate) fn kind(status: &Status) -> ErrorKind {
         "Gone" | "Expired" => ErrorKind::Lost,
         "Timeout" => ErrorKind::Timeout,
         "ServerTimeout" | "TooManyRequests" | "ServiceUnavailable" => ErrorKind::Unavailable,
-        // A failure to reach a node comes without a reason from old servers.
+        // Old servers report a failure to reach a node without a reason.
         _ if status.code == 500 && passes(&status.message) => ErrorKind::Unavailable,
         _ => match status.code {
             400 | 413 | 422 => ErrorKind::InvalidArgument,
@@ -196,15 +197,16 @@ pub(crate) fn kind(status: &Status) -> ErrorKind {
     }
 }
 
-/// Whether an internal error is one of the server's own connections: to etcd, or to a node.
+/// Returns whether an internal error is transient: a failure of a connection of the server to etcd
+/// or to a node.
 fn passes(message: &str) -> bool {
     ["etcdserver: ", "dial tcp", "connection refused", "i/o timeout", "EOF", "connection reset"]
         .iter()
         .any(|words| message.contains(words))
 }
 
-/// An answer that is a failure, from its code and its body. Something that is not an API server
-/// answers without a `Status`.
+/// Returns the error for a response with a failure. The response of a server that is not an API
+/// server has no `Status`.
 pub(crate) fn from_answer(code: StatusCode, body: &[u8]) -> Error {
     match read_status(code, body) {
         Some(status) => from_status(&status),
@@ -221,7 +223,7 @@ pub(crate) fn from_answer(code: StatusCode, body: &[u8]) -> Error {
     }
 }
 
-/// The `Status` of an answer, if it is one.
+/// Returns the `Status` of a response, if it has one.
 pub(crate) fn read_status(code: StatusCode, body: &[u8]) -> Option<Status> {
     #[derive(serde::Deserialize)]
     struct Kind {
@@ -235,10 +237,10 @@ pub(crate) fn read_status(code: StatusCode, body: &[u8]) -> Option<Status> {
     Some(status)
 }
 
-/// Returns the field of our spec that a field of the pod came from.
+/// Returns the field of the spec that a field of the pod is built from.
 fn field_of(cause: &Cause) -> String {
     let path = cause.field.as_str();
-    // The cluster may have put other containers before ours.
+    // The cluster may have added other containers.
     let container = path
         .strip_prefix("spec.containers[")
         .and_then(|rest| rest.split_once("]."))
@@ -275,7 +277,7 @@ fn field_of(cause: &Cause) -> String {
         }
     }
     if let Some(rest) = container.strip_prefix("resources.") {
-        // `limits[memory]`, or the whole list with the resource in the words alone.
+        // `limits[memory]`, or the whole list with the resource only in the message.
         let named = rest.split_once('[').and_then(|(_, name)| name.strip_suffix(']'));
         let known = named.and_then(admission::field_of_resource);
         let in_words =

@@ -1,7 +1,7 @@
-//! Reads JSON fields leniently.
+//! Lenient deserialization of JSON fields.
 //!
-//! Other programs can create pods with our labels, and policies change ours. One odd value must not
-//! fail a list of thousands, so a value that cannot be used counts as absent.
+//! Other programs can create pods with the labels of this library, and policies change its pods.
+//! One malformed value must not fail a list of thousands, so it is deserialized as absent.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,12 +10,12 @@ use runtime_core::{Error, ErrorKind};
 use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-/// Reads JSON that the server sent.
+/// Deserializes JSON of the server.
 pub(crate) fn read<T: DeserializeOwned>(bytes: &[u8]) -> runtime_core::Result<T> {
     readable(serde_json::from_slice(bytes))
 }
 
-/// Returns what was read of JSON that the server sent.
+/// Converts the error of a deserialization.
 pub(crate) fn readable<T>(read: serde_json::Result<T>) -> runtime_core::Result<T> {
     read.map_err(|source| {
         Error::new(ErrorKind::Unavailable)
@@ -25,7 +25,7 @@ pub(crate) fn readable<T>(read: serde_json::Result<T>) -> runtime_core::Result<T
     })
 }
 
-/// A field that the server leaves out, or sends as `null`, has its default.
+/// Deserializes a field that may be absent or `null`.
 pub(crate) fn nullable<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     deserializer: D,
 ) -> Result<T, D::Error> {
@@ -111,19 +111,19 @@ impl Scalar {
     }
 }
 
-/// Reads a text. Anything else is an empty one.
+/// Deserializes a string. Another type is an empty string.
 pub(crate) fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     Ok(Scalar::deserialize(deserializer)?.text().unwrap_or_default())
 }
 
-/// Reads a text that may be absent.
+/// Deserializes a string that may be absent.
 pub(crate) fn some_text<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<String>, D::Error> {
     Ok(Scalar::deserialize(deserializer)?.text())
 }
 
-/// Reads texts by their keys. What is not a text is left out.
+/// Deserializes a map of strings without values of another type.
 pub(crate) fn texts<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<BTreeMap<String, String>, D::Error> {
@@ -131,21 +131,21 @@ pub(crate) fn texts<'de, D: Deserializer<'de>>(
     Ok(texts.into_iter().filter_map(|(key, value)| Some((key, value.text()?))).collect())
 }
 
-/// Reads a number. One that the type cannot hold is absent.
+/// Deserializes a number. A number out of range is absent.
 pub(crate) fn number<'de, D: Deserializer<'de>, T: TryFrom<i128>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
     Ok(Scalar::deserialize(deserializer)?.number().and_then(|number| T::try_from(number).ok()))
 }
 
-/// Reads a number that is 0 if absent.
+/// Deserializes a number that is 0 if absent.
 pub(crate) fn number_or_zero<'de, D: Deserializer<'de>, T: TryFrom<i128> + Default>(
     deserializer: D,
 ) -> Result<T, D::Error> {
     Ok(number(deserializer)?.unwrap_or_default())
 }
 
-/// Reads an exit code. One that cannot be read is never that of a success.
+/// Deserializes an exit code. A malformed one is never that of a success.
 pub(crate) fn exit_code<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i32, D::Error> {
     Ok(number(deserializer)?.unwrap_or_else(no_exit_code))
 }
@@ -154,7 +154,7 @@ pub(crate) const fn no_exit_code() -> i32 {
     -1
 }
 
-/// Reads seconds. The cluster takes a negative grace for the shortest that there is.
+/// Deserializes seconds. The cluster treats a negative grace as the shortest one.
 pub(crate) fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     let number = Scalar::deserialize(deserializer)?.number();
     Ok(number.map(|seconds| {

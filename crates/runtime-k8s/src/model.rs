@@ -1,4 +1,4 @@
-//! What does not need a connection: pods, their labels, and what is read of them.
+//! Pure functions and data: pods, their labels, and the types of the API.
 
 pub(crate) mod admitted;
 pub(crate) mod api;

@@ -1,4 +1,4 @@
-//! How to connect, and what only Kubernetes knows.
+//! Options of a connection.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -12,17 +12,17 @@ pub(crate) const SESSION_PING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How to connect to a cluster, and how pods are made there.
 ///
-/// What is common to all engines is in [`ContainerSpec`](runtime_core::ContainerSpec); here stands
-/// what only Kubernetes has. It holds for every container of the runtime.
+/// [`ContainerSpec`](runtime_core::ContainerSpec) has the options that all engines share. These are
+/// specific to Kubernetes, and apply to every container of the runtime.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct KubernetesOptions {
-    /// Whose containers are made and seen.
+    /// Scope of the containers that are created and listed.
     pub scope: Scope,
-    /// How long the operations may take.
+    /// Deadlines of the operations.
     pub deadlines: Deadlines,
-    /// The kubeconfig file. `None` looks where kubectl does: the files of `KUBECONFIG`, then
-    /// `~/.kube/config`, then the service account of the pod that this runs in.
+    /// The kubeconfig file. `None` uses the files that kubectl uses: those of `KUBECONFIG`, then
+    /// `~/.kube/config`, then the service account of the pod that this program runs in.
     pub kubeconfig: Option<PathBuf>,
     /// The context of the kubeconfig. `None` is its current one.
     pub context: Option<String>,
@@ -30,13 +30,13 @@ pub struct KubernetesOptions {
     pub namespace: Option<String>,
     /// The one node that all containers run on. `None` leaves it to the scheduler.
     pub node: Option<String>,
-    /// The container engine of that node, where this program runs on the node itself:
-    /// `unix://PATH` or the path of its socket. Logs, stats, stops and signals then go to it and
-    /// not through the API server. `None` leaves them to the API server.
+    /// The container engine of that node, if this program runs on the node: `unix://PATH` or the
+    /// path of its socket. Logs, stats, stops and signals then use the engine. With `None` they use
+    /// the API server.
     #[cfg(feature = "cri")]
     pub node_engine: Option<String>,
-    /// Where the node's `/var/log/pods` is seen from here, with `node_engine`. It is there, unless
-    /// this program runs in a container.
+    /// Path of the node's `/var/log/pods` in the mount namespace of this program, with
+    /// `node_engine`. It differs if this program runs in a container.
     #[cfg(feature = "cri")]
     pub node_logs: PathBuf,
     /// Labels that a node must have.
@@ -53,19 +53,19 @@ pub struct KubernetesOptions {
     pub annotations: BTreeMap<String, String>,
     /// Secrets with registry logins that are in the namespace already, by name.
     pub image_pull_secrets: Vec<String>,
-    /// Whether running containers may be evicted on purpose, as by a drain of their node.
+    /// Whether the cluster may evict running containers, for example to drain a node.
     pub eviction: VoluntaryEviction,
-    /// What becomes of `cpu_shares`, for which Kubernetes has no field.
+    /// Handling of `cpu_shares`, for which Kubernetes has no field.
     pub cpu_shares: CpuShares,
-    /// Where the stats come from.
+    /// Source of statistics.
     pub stats: StatsSource,
     /// The resource that `gpus` by number counts, for example `nvidia.com/gpu`. Without it the
     /// capability is false: a role in a namespace cannot see what the nodes have.
     pub gpu_resource: Option<String>,
-    /// Where on the nodes published ports are looked for. 20000 to 29999: below what nodes take for
-    /// services of type NodePort, and below what Linux takes for outgoing connections.
+    /// Host ports on the nodes that published ports are chosen from. 20000 to 29999: below the
+    /// range of services of type NodePort, and below the ephemeral ports of Linux.
     pub host_ports: RangeInclusive<u16>,
-    /// What the sources of mounts are.
+    /// Handling of mounts without a kind.
     pub mount_sources: MountSources,
     /// How containers are stopped.
     pub stop_method: StopMethod,
@@ -73,30 +73,31 @@ pub struct KubernetesOptions {
     /// nodes, and the nodes' engines honour it. Without it the capability is false, because a server
     /// that accepts the field proves none of that. A server that drops the field fails the create.
     pub stop_signals: bool,
-    /// How long a node may fail to pull an image before that is the end. 1 min.
+    /// How long a node may fail to pull an image before the container fails. 1 min.
     ///
     /// This budget and the next three are evaluated by every operation that waits for a container:
     /// start, wait, followed logs, attach, exec and events. They count from times that the cluster
-    /// has recorded, and are not begun anew by another process. The clocks of the hosts are expected
-    /// to agree.
+    /// has recorded, so that another process does not restart them. The clocks of the hosts are
+    /// expected to agree.
     ///
-    /// Less than 30 s can end what would have run: the first attempt of a node may come before the
-    /// cluster lets it read the login of the image, and goes without it (the node authorizer can
-    /// learn of a pod after the node; the kubelet's log on 1.20 had "no relationship found" 53 times
-    /// after one conformance run). The kubelet tries again after a pause of at least 10 s.
+    /// Less than 30 s can end a container that would have run: the first attempt of a node may
+    /// precede its right to read the login of the image, and is then made without the login (the
+    /// node authorizer can observe a pod after the node; the kubelet's log on 1.20 had "no
+    /// relationship found" 53 times after one conformance run). The kubelet tries again after a
+    /// pause of at least 10 s.
     pub pull_budget: Duration,
-    /// How long a pod may find no node before that is the end, counted from its start. 5 min. A queue
-    /// that holds pods by gates of its own needs more.
+    /// How long a pod may have no node before the container fails, counted from its start. 5 min. A
+    /// queue that gates pods itself needs more.
     pub schedule_budget: Duration,
-    /// How long a node may fail to make a container of a pulled image before that is the end,
-    /// counted from the first failure. 1 min.
+    /// How long a node may fail to create a container from a pulled image before the container
+    /// fails, counted from the first failure. 1 min.
     pub start_budget: Duration,
-    /// How long the node of a running container may be silent, counted from when the cluster says
-    /// that it is, before the container is lost with it. 5 min: as long as a cluster waits, unless
-    /// told otherwise, before it gives such a node's pods up by itself. A node that is back before
-    /// that changes nothing.
+    /// How long the node of a running container may be silent before the container is lost, counted
+    /// from the time at which the cluster reports the silence. 5 min, which is also the default
+    /// time after which a cluster evicts the pods of such a node. A node that is back earlier
+    /// changes nothing.
     pub node_budget: Duration,
-    /// How often sessions are pinged. 5 s. Tests have no time for that.
+    /// Interval of the pings of sessions. 5 s; tests use less.
     #[doc(hidden)]
     pub session_pings: Duration,
 }
@@ -111,7 +112,7 @@ pub struct Toleration {
     pub value: Option<String>,
     /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`. `None` tolerates all effects.
     pub effect: Option<String>,
-    /// For how many seconds `NoExecute` is tolerated. `None` is for ever.
+    /// For how many seconds `NoExecute` is tolerated. `None` is without limit.
     pub seconds: Option<u32>,
 }
 
@@ -122,21 +123,21 @@ impl Toleration {
         Self { key: Some(key.into()), ..Self::default() }
     }
 
-    /// Only with this value.
+    /// Restricts the toleration to this value.
     #[must_use]
     pub fn value(mut self, value: impl Into<String>) -> Self {
         self.value = Some(value.into());
         self
     }
 
-    /// Only with this effect.
+    /// Restricts the toleration to this effect.
     #[must_use]
     pub fn effect(mut self, effect: impl Into<String>) -> Self {
         self.effect = Some(effect.into());
         self
     }
 
-    /// Only for so long, where the effect is `NoExecute`.
+    /// Restricts the toleration to this time, if the effect is `NoExecute`.
     #[must_use]
     pub const fn seconds(mut self, seconds: u32) -> Self {
         self.seconds = Some(seconds);
@@ -144,83 +145,86 @@ impl Toleration {
     }
 }
 
-/// Whether containers may be evicted on purpose.
+/// Policy for voluntary evictions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum VoluntaryEviction {
-    /// They may, as any pod.
+    /// Containers may be evicted, like any pod.
     #[default]
     Allowed,
-    /// Each gets a PodDisruptionBudget that forbids it while it runs.
+    /// Each container gets a PodDisruptionBudget that forbids its eviction.
     Refused,
 }
 
-/// What becomes of `cpu_shares`.
+/// Handling of `cpu_shares`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CpuShares {
-    /// They are refused: the capability is false.
+    /// Shares are refused: the capability is false.
     #[default]
     Refused,
-    /// They become a CPU request: 1024 shares are one CPU that the scheduler sets aside, and the
-    /// node gives the container that weight.
+    /// Shares become a CPU request: for 1024 shares the scheduler reserves one CPU, and the
+    /// container gets that weight on the node.
     AsRequest,
 }
 
-/// Where stats come from.
+/// Source of statistics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum StatsSource {
-    /// The metrics API, where the cluster has it: CPU and memory, every 15 s or so.
+    /// The metrics API, if the cluster has it: CPU and memory, about every 15 s.
     #[default]
     MetricsApi,
-    /// The kubelets, through the API server's proxy: network and block devices too. It takes the
-    /// right to `nodes/proxy`, which is close to the right to run commands in any container.
+    /// The kubelets, through the API server's proxy: network and block devices too. This requires
+    /// the right to `nodes/proxy`, which is close to the right to run commands in any container.
     NodeProxy,
-    /// Nowhere.
+    /// No statistics.
     None,
 }
 
-/// What the sources of mounts are, and how it is made sure that they are there.
+/// Handling of mounts without a kind, and the check that their sources exist.
 ///
-/// A node makes an empty folder of a source that is not there, unless it is told what has to be
-/// there: a folder, or a file. The spec does not say which.
+/// A node creates an empty directory in place of a missing source, unless the volume has a kind: a
+/// directory, or a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum MountSources {
-    /// Of any kind. If a mount does not say the kind of its source, the create first runs one more pod
-    /// that has all such sources as volumes and runs no process, which takes about two seconds and a
-    /// node. It is removed before the container's pod is created. A FIFO is found out by nodes from
-    /// version 1.31 or so on.
+    /// Sources may be of any kind. If a mount has no kind, the create first creates one more pod
+    /// that has all such sources as volumes and runs no process, which takes about two seconds and
+    /// a node. It is removed before the container's pod is created. Nodes recognize a FIFO from
+    /// about version 1.31 on.
     #[default]
     Any,
-    /// Directories, unless a mount says otherwise. The node checks that when it mounts them.
+    /// Sources are directories, unless a mount has another kind. The node checks that when it
+    /// mounts them.
     Folders,
-    /// Files, unless a mount says otherwise. The node checks that when it mounts them.
+    /// Sources are files, unless a mount has another kind. The node checks that when it mounts
+    /// them.
     Files,
-    /// Of any kind. If a mount does not say its kind, the node creates a directory where nothing is.
+    /// Sources may be of any kind. If a mount has no kind, the node creates a directory in place of
+    /// a missing source.
     Unchecked,
 }
 
-/// How a container is stopped, so that its pod, its exit code and its logs stay.
+/// Method that stops a container and keeps its pod, its exit code and its logs.
 ///
-/// The API has no call for that: a deletion takes the pod and its logs. Each of the two changes of a
-/// running pod that end it may be forbidden by an admission policy of the cluster.
+/// The API has no call for that: a deletion removes the pod and its logs. An admission policy of
+/// the cluster may forbid either of the two changes that end a running pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum StopMethod {
-    /// [`Image`](Self::Image), and [`Deadline`](Self::Deadline) if a policy refuses that and the
-    /// server is new enough. The connection remembers which one works.
+    /// [`Image`](Self::Image), or [`Deadline`](Self::Deadline) if a policy refuses that and the
+    /// server is new enough. The connection remembers the method that works.
     #[default]
     Automatic,
-    /// The image is replaced by a reference that no image can have. It works on all versions, and
-    /// takes the grace of the container.
+    /// The image is replaced by an invalid reference. This works on all versions, and uses the
+    /// grace of the container.
     Image,
-    /// The pod gets a deadline that has passed. It takes about a second more, and keeps the exit code
-    /// on servers from 1.27 on: `connect` refuses it on others.
+    /// The pod gets a deadline that has passed. This takes about a second more, and keeps the exit
+    /// code on servers from 1.27 on: `connect` refuses it on others.
     Deadline,
 }
 
 impl KubernetesOptions {
-    /// The cluster that kubectl would speak to, for one scope.
+    /// Returns options for the cluster that kubectl would use, and for one scope.
     #[must_use]
     pub fn new(scope: Scope) -> Self {
         Self {
@@ -273,29 +277,29 @@ macro_rules! setters {
 }
 
 setters! {
-    /// Sets how long the operations may take.
+    /// Sets the deadlines of the operations.
     deadlines(deadlines: Deadlines) |o, deadlines| o.deadlines = deadlines;
     /// Adds a toleration.
     toleration(toleration: Toleration) |o, toleration| o.tolerations.push(toleration);
-    /// Sets whether containers may be evicted on purpose.
+    /// Sets the policy for voluntary evictions.
     eviction(eviction: VoluntaryEviction) |o, eviction| o.eviction = eviction;
-    /// Sets what becomes of `cpu_shares`.
+    /// Sets the handling of `cpu_shares`.
     cpu_shares(shares: CpuShares) |o, shares| o.cpu_shares = shares;
-    /// Sets where stats come from.
+    /// Sets the source of statistics.
     stats(stats: StatsSource) |o, stats| o.stats = stats;
-    /// Sets where published ports are looked for.
+    /// Sets the host ports that published ports are chosen from.
     host_ports(ports: RangeInclusive<u16>) |o, ports| o.host_ports = ports;
-    /// Sets what the sources of mounts are.
+    /// Sets the handling of mounts without a kind.
     mount_sources(sources: MountSources) |o, sources| o.mount_sources = sources;
-    /// Sets how containers are stopped.
+    /// Sets the method that stops containers.
     stop_method(method: StopMethod) |o, method| o.stop_method = method;
     /// Sets whether the cluster has the alpha feature `ContainerStopSignals`.
     stop_signals(has: bool) |o, has| o.stop_signals = has;
     /// Sets how long a node may fail to pull an image.
     pull_budget(budget: Duration) |o, budget| o.pull_budget = budget;
-    /// Sets how long a pod may find no node.
+    /// Sets how long a pod may have no node.
     schedule_budget(budget: Duration) |o, budget| o.schedule_budget = budget;
-    /// Sets how long a node may fail to make a container.
+    /// Sets how long a node may fail to create a container.
     start_budget(budget: Duration) |o, budget| o.start_budget = budget;
     /// Sets how long the node of a running container may be silent.
     node_budget(budget: Duration) |o, budget| o.node_budget = budget;
@@ -329,7 +333,7 @@ text_setters! {
     priority_class;
     /// Sets the runtime class of the pods.
     runtime_class;
-    /// Sets the container engine of the one node, on which this program runs too.
+    /// Sets the container engine of the node that this program runs on.
     #[cfg(feature = "cri")]
     node_engine;
 }
@@ -342,7 +346,7 @@ impl KubernetesOptions {
         self
     }
 
-    /// Sets where the node's `/var/log/pods` is seen from here.
+    /// Sets the path of the node's `/var/log/pods` in the mount namespace of this program.
     #[cfg(feature = "cri")]
     #[must_use]
     pub fn node_logs(mut self, folder: impl Into<PathBuf>) -> Self {
@@ -350,7 +354,7 @@ impl KubernetesOptions {
         self
     }
 
-    /// Wants this label of a node.
+    /// Requires a label of the nodes.
     #[must_use]
     pub fn node_label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.node_selector.insert(key.into(), value.into());
@@ -378,7 +382,7 @@ impl KubernetesOptions {
         self
     }
 
-    /// Returns these options with each time that is longer than ten years cut to that.
+    /// Returns these options with each time limited to ten years.
     pub(crate) fn bounded(mut self) -> Self {
         self.deadlines = self.deadlines.bounded();
         for budget in [
@@ -393,7 +397,7 @@ impl KubernetesOptions {
         self
     }
 
-    /// Checks what can be checked without a cluster.
+    /// Checks the values that do not depend on a cluster.
     pub(crate) fn check(&self) -> Result<()> {
         #[cfg(feature = "cri")]
         if self.node_engine.is_some() && self.node.is_none() {

@@ -1,7 +1,6 @@
 //! Quantities of the Kubernetes API, such as `500m` and `64Mi`.
 
-/// Returns a quantity of the API: a number with a suffix of thousands or of 1024s. A text that is no
-/// quantity is `None`.
+/// Parses a quantity of the API: a number with a decimal or binary suffix.
 pub(crate) fn quantity(text: &str) -> Option<f64> {
     let is_number = text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '.' | '+' | '-'));
     parse_quantity(text).filter(|number| is_number && number.is_finite())

@@ -1,4 +1,4 @@
-//! What a connection remembers between calls.
+//! State of a connection between calls.
 
 pub(crate) mod backend;
 pub(crate) mod failure_policy;

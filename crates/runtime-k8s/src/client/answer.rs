@@ -1,8 +1,9 @@
-//! How long the client waits for an answer, and what becomes of the connections if none arrives.
+//! Timeouts of requests.
 //!
-//! A server can vanish, freeze, or sit behind a balancer that has forgotten the connection: the
-//! request then has no answer and no error. Each request has a limit of its own, because the requests
-//! of background tasks have no caller whose deadline would end them.
+//! A server can vanish, freeze, or be behind a load balancer that has evicted the connection: the
+//! request then has no response and no error. Each request has a timeout of its own, because the
+//! requests of background tasks have no deadline of a caller. A timeout discards the pooled
+//! connections.
 
 use std::time::Duration;
 
@@ -17,43 +18,43 @@ use super::{Call, Client, Length};
 use crate::client::transport::connections::Link;
 use crate::error;
 
-/// The limit of a request that only reads, unless the client has another.
+/// Default timeout of a request that only reads.
 pub(super) const READ_LIMIT: Duration = Duration::from_secs(30);
 
-/// The limit of a request that changes something. API servers end a request after 60 s
+/// Timeout of a request that changes an object. API servers end a request after 60 s
 /// (`--request-timeout`), and admission webhooks may use most of that.
 const CHANGE_LIMIT: Duration = Duration::from_secs(65);
 
-/// The limit of opening a watch, which a server answers before it has anything to report.
+/// Timeout of opening a watch. A server sends the response head before the first change.
 const WATCH_LIMIT: Duration = Duration::from_secs(10);
 
-/// The limit of opening a session. An API server tries for 30 s to reach a node.
+/// Timeout of opening a session. An API server tries for 30 s to reach a node.
 pub(super) const SESSION_LIMIT: Duration = Duration::from_secs(40);
 
-/// The longest silence of a log that is not followed, or that is followed over a connection which is
-/// not pinged. Such a follower is opened again where it was.
+/// Maximum silence of a log that is not followed, or that is followed over a connection which is
+/// not pinged. Such a follower is then reopened at its position.
 pub(super) const LOG_SILENCE: Duration = Duration::from_secs(60);
 
-/// When a read without an answer is sent again over a new connection, at the latest.
+/// Maximum delay before a read without a response is sent again over a new connection.
 const RESEND_AFTER: Duration = Duration::from_secs(5);
 
-/// A request that was dropped without an answer after this time counts as a sign that the server is
-/// gone. It may have been dropped by a deadline of its caller.
+/// A request that is dropped after this time without a response also discards the pooled
+/// connections, because a deadline of its caller may have passed.
 const SUSPICION: Duration = Duration::from_secs(2);
 
 impl Client {
-    /// Returns the limit of a request.
+    /// Returns the timeout of a request.
     pub(super) fn limit_of(&self, call: &Call) -> Duration {
         if call.method == Method::GET { self.read_limit } else { CHANGE_LIMIT }
     }
 
-    /// Returns the limit of opening a watch.
+    /// Returns the timeout of opening a watch.
     pub(super) fn watch_limit(&self) -> Duration {
         self.read_limit.min(WATCH_LIMIT)
     }
 
-    /// Runs `work`, which waits for one answer, within `limit`. If there is no answer, the pooled
-    /// connections are discarded.
+    /// Runs `work`, which waits for one response, with the timeout `limit`. A timeout discards the
+    /// pooled connections.
     pub(super) async fn answered<T>(
         &self,
         limit: Duration,
@@ -71,10 +72,10 @@ impl Client {
         })
     }
 
-    /// Sends a request and returns the whole body of the answer.
+    /// Sends a request and returns the whole body of the response.
     ///
-    /// A read that has no answer for long is sent a second time over a new connection, which may lead
-    /// to another server, while the first one still waits. The first answer counts.
+    /// A read without a response is sent a second time over a new connection, which may lead to
+    /// another server, while the first request is still pending. The first response is returned.
     pub(crate) async fn bytes(&self, call: Call) -> Result<Bytes> {
         let limit = self.limit_of(&call);
         self.answered(limit, async {
@@ -89,7 +90,7 @@ impl Client {
             self.link.discard();
             let second = self.whole(&call);
             match select(first, second).await {
-                // The other one may still reach a server.
+                // The other request may still succeed.
                 Either::Left((Err(error), second)) if error.is_retryable() => second.await,
                 Either::Right((Err(error), first)) if error.is_retryable() => first.await,
                 Either::Left((done, _)) | Either::Right((done, _)) => done,
@@ -98,7 +99,8 @@ impl Client {
         .await
     }
 
-    /// Boxed, because a future that holds two of these, and all that wait for it, would be large.
+    /// Sends a request and reads the body. The future is boxed, because two of them would make the
+    /// futures of all callers large.
     fn whole<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Result<Bytes>> {
         Box::pin(async move {
             let answer = self.open(call.clone(), Length::Short).await?;
@@ -111,7 +113,7 @@ impl Client {
     }
 }
 
-/// Discards the pooled connections if a request is dropped while it waits for its answer.
+/// Discards the pooled connections if a request is dropped before its response.
 struct Waiting<'a> {
     link: &'a Link,
     since: Instant,
@@ -197,7 +199,7 @@ mod tests {
         let client = slow(|_, _| std::future::pending::<(u16, Answer)>());
         let generation = client.link.clients().unwrap().generation;
         let before = generation.current();
-        // A caller whose deadline is shorter than the limit of the request.
+        // A caller whose deadline is shorter than the timeout of the request.
         let hasty = tokio::time::timeout(SUSPICION, client.node("n"));
         hasty.await.unwrap_err();
         assert!(generation.current() > before);

@@ -13,12 +13,13 @@ use crate::model::{disruption_budget, secret};
 const SECRETS: (&str, &str) = ("/api/v1", "secrets");
 const BUDGETS: &str = "poddisruptionbudgets";
 
-/// Where the budgets are in this server's API.
+/// Returns the path of disruption budgets in the API of this server.
 fn budgets(server: &Server) -> (String, &'static str) {
     (format!("/apis/{}", server.policy_api()), BUDGETS)
 }
 
-/// Makes what belongs to a pod. The pod owns it, so it goes when the pod does.
+/// Creates the objects that belong to a pod. The pod owns them, so that the cluster deletes them
+/// with the pod.
 pub(crate) async fn create(
     client: &Client,
     server: &Server,
@@ -39,8 +40,8 @@ pub(crate) async fn create(
     Ok(())
 }
 
-/// Deletes what belongs to a pod, without waiting for the cluster to do it. The pod owns it, so the
-/// cluster deletes it for a caller that may not.
+/// Deletes the objects that belong to a pod at once. For a caller without this right the cluster
+/// deletes them later.
 pub(crate) async fn delete(client: &Client, server: &Server, pod: &Pod) -> Result<()> {
     let Some(nonce) = pod.metadata.labels.get(LABEL_NONCE) else { return Ok(()) };
     let name = belonging_name(nonce);

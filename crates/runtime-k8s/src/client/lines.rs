@@ -1,4 +1,4 @@
-//! A body line by line.
+//! Reads a body line by line.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use crate::client::transport::connections::OpenBody;
 pub(crate) struct Lines {
     body: OpenBody,
     held: BytesMut,
-    /// How far `held` is known to have no line end.
+    /// Length of the prefix of `held` that has no line end.
     searched: usize,
 }
 
@@ -20,13 +20,13 @@ impl Lines {
         Self { body, held: BytesMut::new(), searched: 0 }
     }
 
-    /// The next line. Dropping the future loses nothing.
+    /// Returns the next line. It is cancel safe.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>> {
         self.next_within(usize::MAX).await
     }
 
-    /// The next line, or what there is of it, without an end, once that is more than `most` bytes.
-    /// Dropping the future loses nothing.
+    /// Returns the next line, or its first part if that is longer than `most` bytes. It is cancel
+    /// safe.
     pub(crate) async fn next_within(&mut self, most: usize) -> Result<Option<Bytes>> {
         loop {
             if let Some(at) = memchr::memchr(b'\n', &self.held[self.searched..]) {
@@ -45,7 +45,7 @@ impl Lines {
         }
     }
 
-    /// What came after the last line end.
+    /// Returns the data after the last line end.
     pub(crate) fn rest(&mut self) -> Option<Bytes> {
         let rest = std::mem::take(&mut self.held);
         self.searched = 0;

@@ -1,4 +1,4 @@
-//! What a client does with a response that refuses a request.
+//! Responses that refuse a request.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,17 +14,17 @@ use tokio::time::Instant;
 use super::{Call, Client, VERSION};
 use crate::error;
 
-/// Where a server reports if it is ready: its caches of roles and bindings are filled then.
+/// Path of the readiness of a server. A ready server has read its roles and bindings.
 const READY: &str = "/readyz";
 
-/// How long a server that is back may know no rights: it serves requests before it has read the
-/// roles. Measured on 1.20, where it takes a second or so.
+/// How long a restarted server may refuse rights, because it serves requests before it has read the
+/// roles. On 1.20 this takes about a second.
 const BEGINNING: Duration = Duration::from_secs(30);
 
-/// The longest wait that a server may demand. A longer one is returned to the caller as an error.
+/// Maximum delay that a server may require. A longer one is returned to the caller as an error.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
 
-/// The last refusal of a server that was too busy.
+/// The last refusal of a server that throttles this client.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Throttled(Arc<Mutex<Option<(Instant, Error)>>>);
 
@@ -34,7 +34,7 @@ impl Throttled {
         *last = Some((Instant::now(), error.clone()));
     }
 
-    /// Returns the last refusal, if it is not older than `since`.
+    /// Returns the last refusal if it is not older than `since`.
     pub(super) fn since(&self, since: Instant) -> Option<Error> {
         let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         last.as_ref().filter(|(at, _)| *at >= since).map(|(_, error)| error.clone())
@@ -48,8 +48,7 @@ pub(super) struct Attempts {
 }
 
 impl Client {
-    /// Returns when to send a request again that was refused, after it has waited as long as the
-    /// server demands.
+    /// Returns when a refused request can be sent again, after the delay that the server requires.
     ///
     /// # Errors
     /// The refusal, if sending the request again does not help.
@@ -62,7 +61,8 @@ impl Client {
         let after = retry_after(answer.headers());
         let error = refusal(answer).await;
         match status {
-            // A server that is too busy has done nothing. A webhook can use the code as well.
+            // A server that throttles has not processed the request. A webhook can use the same
+            // code.
             StatusCode::TOO_MANY_REQUESTS if error.kind() == ErrorKind::Unavailable => {
                 let error = with_wait(error, after);
                 if after.is_some_and(|after| after > RETRY_AFTER_MAX) {
@@ -74,7 +74,7 @@ impl Client {
             }
             StatusCode::FORBIDDEN => {
                 let error = self.unless_beginning(error).await;
-                // The server may have become ready just now.
+                // The server may have become ready in the meantime.
                 let again = error.kind() == ErrorKind::PermissionDenied
                     && is_of_authorizer(&error)
                     && self.link.was_lost(BEGINNING)
@@ -92,7 +92,7 @@ impl Client {
         if status == StatusCode::FORBIDDEN { self.unless_beginning(error).await } else { error }
     }
 
-    /// Returns the error, or `Unavailable` if a right seems to be missing only because the server
+    /// Returns the error, or `Unavailable` if the right is probably missing only because the server
     /// has just started.
     async fn unless_beginning(&self, error: Error) -> Error {
         if !is_of_authorizer(&error) || !self.is_beginning().await {
@@ -103,8 +103,8 @@ impl Client {
             .with_source(error)
     }
 
-    /// Whether the server is not ready yet: it reports so, or it refuses to report anything to this
-    /// caller although it has done so before.
+    /// Returns whether the server is not ready yet: it reports so, or it refuses requests of this
+    /// caller that it has accepted before.
     async fn is_beginning(&self) -> bool {
         match self.status_of(READY).await {
             Some(status) if status.is_server_error() => true,
@@ -121,26 +121,27 @@ impl Client {
         self.send(request).await.ok().map(|answer| answer.status())
     }
 
-    /// Returns the refusal of a server that was too busy, if there was one since then.
+    /// Returns the refusal of a server that throttles this client, if there was one since then.
     pub(crate) fn throttled_since(&self, since: Instant) -> Option<Error> {
         self.throttled.since(since)
     }
 }
 
-/// Whether the authorizer has refused. What the admission chain refuses stays refused.
+/// Returns whether the error is one of the authorizer. A refusal of the admission chain is
+/// permanent.
 fn is_of_authorizer(error: &Error) -> bool {
     error.message().is_some_and(|message| {
         message.starts_with("the right to ") || error::is_missing_right(message)
     })
 }
 
-/// The wait that a server demands, in whole seconds. A date is not used by API servers.
+/// Returns the delay that a server requires, in seconds. API servers do not use dates.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds))
 }
 
-/// Adds the wait that a server demands to the error, unless its message has it already.
+/// Adds the delay that a server requires to the error, unless its message already has it.
 fn with_wait(error: Error, after: Option<Duration>) -> Error {
     let message = error.message().unwrap_or_default().to_owned();
     match after {

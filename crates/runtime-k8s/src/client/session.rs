@@ -1,4 +1,4 @@
-//! Sessions with a pod: which protocol carries them, and how they are opened.
+//! Sessions with a pod.
 
 pub(crate) mod keepalive;
 mod websocket;
@@ -16,20 +16,20 @@ use super::answer::SESSION_LIMIT;
 use super::{Call, Client};
 use keepalive::Heartbeat;
 
-/// What sessions are carried by.
+/// Protocol of sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Carrier {
-    /// WebSocket, version 5 of the protocol: the older ones cannot end an input.
+    /// WebSocket, version 5 of the protocol: the older ones cannot close stdin.
     WebSocket,
-    /// SPDY, which can in every version.
+    /// SPDY, which can close stdin in every version.
     Spdy,
 }
 
 impl Client {
-    /// Opens a session with a pod: `kind` is `exec` or `attach`, `query` says what more is wanted.
+    /// Opens a session with a pod: `kind` is `exec` or `attach`.
     ///
-    /// A server says only by its answer what it speaks, so the first session of a connection asks
-    /// for a WebSocket, and for SPDY where that is refused.
+    /// Only the response of a server shows its protocol, so the first session of a connection
+    /// requests a WebSocket, and SPDY if that is refused.
     pub(crate) async fn session(
         &self,
         pod: &str,
@@ -105,7 +105,7 @@ impl Client {
     }
 }
 
-/// The connection that an answer has left to another protocol.
+/// Returns the upgraded connection of a response.
 async fn upgraded(answer: Response<Body>) -> Result<TokioIo<Upgraded>> {
     let upgraded = hyper::upgrade::on(answer).await.map_err(|source| {
         Error::new(ErrorKind::Unavailable)

@@ -27,7 +27,7 @@ impl Warnings {
         }
     }
 
-    /// Returns the warnings of a response that are new, and remembers them.
+    /// Returns the new warnings of a response, and records them.
     fn unreported(&self, headers: &HeaderMap) -> Vec<String> {
         let mut new = Vec::new();
         for header in headers.get_all(WARNING) {

@@ -12,47 +12,47 @@ use crate::json::readable;
 use crate::model::api::{WatchLine, read_line};
 
 /// The time after which a server ends a watch whose connection is pinged, in seconds. kubectl and
-/// client-go use as much.
+/// client-go use the same.
 pub(crate) const PINGED_SECONDS: &str = "290";
 
 /// The same for a watch whose connection cannot be pinged.
 pub(crate) const PLAIN_SECONDS: &str = "15";
 
-/// The longest silence of a watch whose connection is pinged. Servers send a bookmark about once a
-/// minute, and a server that sends none loses nothing when the watch is opened again where it was.
+/// Maximum silence of a watch whose connection is pinged. Servers send a bookmark about once a
+/// minute. With a server that sends none, the watch is reopened without a loss.
 const PINGED_SILENCE: Duration = Duration::from_secs(90);
 
-/// The longest silence of a watch that ends by itself before that.
+/// Maximum silence of a watch whose connection cannot be pinged. It usually ends before.
 const PLAIN_SILENCE: Duration = Duration::from_secs(20);
 
 /// An open watch.
 #[derive(Debug)]
 pub(crate) struct Watch {
     lines: Lines,
-    /// The signs of life of the connection, if it is pinged.
+    /// Liveness of the connection, if it is pinged.
     heard: Option<Heard>,
-    /// When the watch was opened, or the last line arrived.
+    /// The time at which the watch was opened, or the last line arrived.
     last: Instant,
 }
 
 impl Watch {
-    /// A watch over a connection that is pinged.
+    /// Returns a watch over a connection that is pinged.
     pub(crate) fn pinged(body: OpenBody, heard: Heard) -> Self {
         Self { lines: Lines::new(body), heard: Some(heard), last: Instant::now() }
     }
 
-    /// A watch of which only the lines show that it is alive.
+    /// Returns a watch over a connection that is not pinged.
     pub(crate) fn plain(body: OpenBody) -> Self {
         Self { lines: Lines::new(body), heard: None, last: Instant::now() }
     }
 
-    /// The signs of life of the connection, if it is pinged.
+    /// Returns the liveness of the connection, if it is pinged.
     pub(crate) fn heard(&self) -> Option<Heard> {
         self.heard.clone()
     }
 
     /// Returns the next line; `None` if the server has ended the watch, the connection was lost, or
-    /// the watch was silent for too long. Dropping the future loses nothing.
+    /// the watch was silent for too long. It is cancel safe.
     pub(crate) async fn next(&mut self) -> Result<Option<WatchLine>> {
         let silence = if self.heard.is_some() { PINGED_SILENCE } else { PLAIN_SILENCE };
         let line = tokio::time::timeout_at(self.last + silence, self.lines.next()).await;

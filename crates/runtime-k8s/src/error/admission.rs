@@ -43,7 +43,7 @@ fn reason_of(message: &str) -> &str {
     }
 }
 
-/// Whether the request is larger than the API server, or the store behind it, takes.
+/// Returns whether the request is too large for the API server, or for etcd.
 fn is_too_large(status: &Status) -> bool {
     let message = &status.message;
     (status.code == 413 && reason_of(message) == message)
@@ -125,7 +125,7 @@ fn refused_by(policy: &str, message: &str) -> Error {
 
 fn quota(words: &str, message: &str) -> Option<Error> {
     if words.starts_with("status unknown for quota:") {
-        // The quota is new, and its controller has not counted yet.
+        // The quota is new, and its controller has not computed its usage yet.
         return Some(new(ErrorKind::Unavailable, message));
     }
     if words.starts_with("insufficient quota to ") {
@@ -180,10 +180,10 @@ fn limit_range(words: &str, message: &str) -> Option<Error> {
     Some(Error::invalid(field_of_first(resources.iter().map(String::as_str))?, message))
 }
 
-/// What the options of the connection refer to, and the cluster does not have.
+/// Returns the error for an object that the options refer to and that does not exist.
 fn reference(words: &str, message: &str) -> Option<Error> {
     if let Some(rest) = words.strip_prefix("error looking up service account ") {
-        // A controller makes this one soon after the namespace.
+        // A controller creates this one soon after the namespace.
         let is_default = rest.split(':').next().is_some_and(|name| name.ends_with("/default"));
         return Some(match is_default {
             true => new(ErrorKind::Unavailable, message),
@@ -217,12 +217,12 @@ fn missing_right(words: &str, message: &str) -> Option<Error> {
     Some(new(ErrorKind::PermissionDenied, &format!("the right to {right} is missing: {message}")))
 }
 
-/// Whether the authorizer refuses, and not the admission chain.
+/// Returns whether the message is one of the authorizer, and not of the admission chain.
 pub(crate) fn is_missing_right(message: &str) -> bool {
     right_of(reason_of(message.trim())).is_some()
 }
 
-/// The caller, the verb, the object, and what follows.
+/// Returns the caller, the verb, the object, and the rest.
 fn right_of(words: &str) -> Option<(&str, &str, &str, &str)> {
     let rest = words.strip_prefix("User ")?;
     let user = quoted(rest, '"')?;
@@ -233,18 +233,18 @@ fn right_of(words: &str) -> Option<(&str, &str, &str, &str)> {
     Some((user, verb, object, &rest[object.len() + 2..]))
 }
 
-/// The text between the first two of these marks, if it begins with one.
+/// Returns the text between the first two of these marks, if it begins with one.
 fn quoted(text: &str, mark: char) -> Option<&str> {
     text.strip_prefix(mark)?.split_once(mark).map(|(quoted, _)| quoted)
 }
 
-/// The field of the first resource that a spec has, or the name of the first resource.
+/// Returns the field of the first resource that a spec has, or the name of the first resource.
 fn field_of_first<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Option<String> {
     let known = names.clone().find_map(field_of_resource).map(str::to_owned);
     known.or_else(|| names.map(str::to_owned).find(|name| !name.is_empty()))
 }
 
-/// The field of a spec that decides on a resource of the cluster.
+/// Returns the field of a spec that sets a resource of the cluster.
 pub(super) fn field_of_resource(name: &str) -> Option<&'static str> {
     let name =
         name.strip_prefix("limits.").or_else(|| name.strip_prefix("requests.")).unwrap_or(name);

@@ -2,16 +2,16 @@
 
 use runtime_core::{Error, ErrorKind};
 
-/// What a server answers to a patch with a failed test.
+/// Message of a server about a patch with a failed test.
 const FAILED_TEST: &str = "the server rejected our request due to an error in our request";
 
 /// Returns whether a policy of the cluster has refused a request that the server itself would take:
-/// an admission webhook, an admission policy or plugin. A missing right is none.
+/// an admission webhook, an admission policy or plugin. A missing right is not a policy.
 pub(crate) fn is_policy(error: &Error) -> bool {
     let message = error.message().unwrap_or_default();
     match error.kind() {
         ErrorKind::PermissionDenied => !lacks_right(message),
-        // Webhooks and policies choose their code.
+        // Webhooks and policies can use any code.
         ErrorKind::InvalidArgument => {
             error.field().is_none_or(str::is_empty) && !message.starts_with(FAILED_TEST)
         }
@@ -19,8 +19,8 @@ pub(crate) fn is_policy(error: &Error) -> bool {
     }
 }
 
-/// Returns whether the server says that the caller lacks a right: `User "u" cannot patch resource
-/// "pods" in API group "" in the namespace "n"`.
+/// Returns whether the message reports a missing right: `User "u" cannot patch resource "pods" in
+/// API group "" in the namespace "n"`.
 fn lacks_right(message: &str) -> bool {
     message.contains(" cannot ") && message.contains(" resource ")
 }

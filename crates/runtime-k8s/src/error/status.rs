@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use crate::json;
 
-/// What the server says of a failure.
+/// A failure that the server reports.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub(crate) struct Status {

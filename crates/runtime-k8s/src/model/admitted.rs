@@ -1,4 +1,4 @@
-//! What the admission chain of the cluster has made of a pod, compared with what was sent.
+//! Checks of a pod after the admission chain of the cluster.
 
 use k8s_openapi::api::core::v1::Container;
 use runtime_core::{Error, ErrorKind, Result};
@@ -6,7 +6,7 @@ use runtime_core::{Error, ErrorKind, Result};
 use crate::model::api::Pod;
 use crate::model::spec::Plan;
 
-/// Checks that a pod which the server has created does what its spec says.
+/// Checks that a created pod still complies with its spec.
 ///
 /// # Errors
 /// `PermissionDenied` if the cluster pulls an image that must not be pulled.
@@ -31,7 +31,7 @@ pub(crate) fn check(plan: &Plan, pod: &Pod) -> Result<()> {
     }
 }
 
-/// Adds the field to a refusal that names none: of a request that is too large, the largest.
+/// Adds the field to a refusal of a request that is too large: the largest one.
 pub(crate) fn with_field(error: Error, plan: &Plan) -> Error {
     if error.kind() != ErrorKind::InvalidArgument || error.field().is_some() {
         return error;

@@ -1,8 +1,8 @@
-//! What is read of the API server's answers.
+//! Types of the responses of the API server.
 //!
-//! The types are small on purpose: a pod as the server sends it is several times larger than what
-//! this backend needs of it, thousands are held at once, and a field that is not read here cannot
-//! differ between the versions of Kubernetes.
+//! The types have only the fields that this backend uses. A complete pod is several times larger
+//! and thousands are in memory at once, and an unused field cannot differ between versions of
+//! Kubernetes.
 
 mod lenient;
 #[cfg(test)]
@@ -20,7 +20,7 @@ use crate::json;
 
 pub(crate) use self::lenient::{read_line, read_list};
 
-/// A time of the API. It counts seconds, now and then microseconds.
+/// A time of the API, in seconds or in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Time(pub(crate) SystemTime);
 
@@ -37,7 +37,7 @@ impl Time {
     }
 }
 
-/// A timestamp as the standard library has it.
+/// Converts a timestamp.
 pub(crate) fn system_time(time: Timestamp) -> SystemTime {
     let since = time.as_duration();
     let distance = since.unsigned_abs();
@@ -68,7 +68,7 @@ pub(crate) struct Meta {
     pub(crate) deletion_timestamp: Option<Time>,
     #[serde(deserialize_with = "json::seconds")]
     pub(crate) deletion_grace_period_seconds: Option<u64>,
-    /// Counts the changes of the spec and the first deletion. Pods have it from 1.33 on.
+    /// Number of changes of the spec, including the first deletion. Pods have it from 1.33 on.
     pub(crate) generation: i64,
 }
 
@@ -194,7 +194,7 @@ pub(crate) struct Condition {
     pub(crate) message: Option<String>,
     #[serde(deserialize_with = "lenient::time")]
     pub(crate) last_transition_time: Option<Time>,
-    /// The generation of the pod that this was written for.
+    /// The generation of the pod that the condition is for.
     pub(crate) observed_generation: Option<i64>,
 }
 
@@ -206,7 +206,7 @@ pub(crate) struct ContainerStatus {
     #[serde(rename = "imageID")]
     #[serde(deserialize_with = "json::text")]
     pub(crate) image_id: String,
-    /// With the name of the engine before it: `containerd://ID`.
+    /// The id with the name of the engine as prefix: `containerd://ID`.
     #[cfg(feature = "cri")]
     #[serde(rename = "containerID")]
     #[serde(deserialize_with = "json::some_text")]
@@ -257,40 +257,41 @@ pub(crate) struct Terminated {
 }
 
 impl Pod {
-    /// Our container of the spec. A cluster may have put others before it and after it.
+    /// Returns the container of this library. A cluster may have added others before it and after
+    /// it.
     pub(crate) fn container(&self) -> Option<&ContainerSpec> {
         self.spec.containers.iter().find(|container| container.name == CONTAINER)
     }
 
-    /// The state of our container.
+    /// Returns the status of the container of this library.
     pub(crate) fn container_status(&self) -> Option<&ContainerStatus> {
         self.status.container_statuses.iter().find(|status| status.name == CONTAINER)
     }
 
-    /// Where a patch finds the image of our container. The list of a pod's containers never changes.
+    /// Returns the path of the image in a patch. The list of the containers of a pod never changes.
     pub(crate) fn image_path(&self) -> String {
         let ours = self.spec.containers.iter().position(|container| container.name == CONTAINER);
         format!("/spec/containers/{}/image", ours.unwrap_or(0))
     }
 
-    /// An annotation.
+    /// Returns an annotation.
     pub(crate) fn annotation(&self, key: &str) -> Option<&str> {
         self.metadata.annotations.get(key).map(String::as_str)
     }
 
-    /// An annotation that holds a time in milliseconds.
+    /// Returns an annotation that is a time in milliseconds.
     pub(crate) fn annotated_time(&self, key: &str) -> Option<SystemTime> {
         let millis = self.annotation(key)?.parse().ok()?;
         UNIX_EPOCH.checked_add(Duration::from_millis(millis))
     }
 
-    /// A condition of the pod.
+    /// Returns a condition of the pod.
     pub(crate) fn condition(&self, kind: &str) -> Option<&Condition> {
         self.status.conditions.iter().find(|condition| condition.kind == kind)
     }
 
-    /// The version of the object as a number. The API calls versions opaque, but for all servers
-    /// there are they are etcd's revisions, and from 1.35 on the API says so.
+    /// Returns the version of the object as a number. The API documents versions as opaque before
+    /// 1.35, but on all servers they are revisions of etcd.
     pub(crate) fn version(&self) -> Option<u64> {
         self.metadata.resource_version.parse().ok()
     }
@@ -322,7 +323,7 @@ pub(crate) struct ListMeta {
     pub(crate) next: Option<String>,
 }
 
-/// An object of which only the metadata counts.
+/// An object of which only the metadata is used.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Object {
@@ -353,36 +354,36 @@ pub(crate) struct Involved {
 }
 
 impl ClusterEvent {
-    /// The time of the first of the occurrences that were put together.
+    /// Returns the time of the first occurrence.
     pub(crate) fn first(&self) -> Option<SystemTime> {
         self.first_timestamp.or(self.event_time).or(self.last_timestamp).map(|time| time.0)
     }
 
-    /// The time of the last of them.
+    /// Returns the time of the last occurrence.
     pub(crate) fn last(&self) -> Option<SystemTime> {
         self.last_timestamp.or(self.event_time).or(self.first_timestamp).map(|time| time.0)
     }
 
-    /// Whether the event is about this pod. A controller names the pod that it evicts without its
+    /// Returns whether the event is about this pod. The event of an eviction by a controller has no
     /// UID.
     pub(crate) fn is_about(&self, pod: &Meta) -> bool {
         if !self.involved_object.uid.is_empty() {
             return self.involved_object.uid == pod.uid;
         }
         let created = pod.creation_timestamp.map(|time| time.0);
-        // An older one is about a pod that had the name before.
+        // An older event is about an earlier pod of the same name.
         self.last().is_none_or(|last| created.is_none_or(|created| last >= created))
     }
 }
 
-/// Whether a message of a node refuses the source of a mount for what it is, or because nothing is
-/// there.
+/// Returns whether a message of a node refuses the source of a mount because of its kind or its
+/// absence.
 pub(crate) fn refuses_source(message: &str) -> bool {
     message.contains("hostPath type check failed") || says_missing(message)
 }
 
-/// Whether a message of a node says that nothing is where the source of a mount should be. Nodes before
-/// version 1.30 or so say only that it is of another kind.
+/// Returns whether a message of a node reports that the source of a mount does not exist. Nodes
+/// before about 1.30 report only that it is of another kind.
 pub(crate) fn says_missing(message: &str) -> bool {
     message.contains("hostPath ") && message.contains(" doesn't exist")
 }
@@ -402,7 +403,7 @@ pub(crate) struct NodeStatus {
     pub(crate) conditions: Vec<Condition>,
 }
 
-/// The answer of `/version`.
+/// Response of `/version`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct ServerVersion {
@@ -414,16 +415,16 @@ pub(crate) struct ServerVersion {
     pub(crate) git_version: String,
 }
 
-/// One line of a watch.
+/// A line of a watch.
 #[derive(Debug)]
 pub(crate) enum WatchLine {
-    /// The pod as it is now.
+    /// A new version of a pod.
     Seen(Box<Pod>),
-    /// The pod as it was when it went.
+    /// The last version of a removed pod.
     Deleted(Box<Pod>),
-    /// Nothing happened up to this version.
+    /// There are no further changes up to this version.
     Bookmark(String),
-    /// The watch cannot go on.
+    /// The watch has failed.
     Failed(Status),
 }
 

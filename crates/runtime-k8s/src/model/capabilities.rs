@@ -1,4 +1,4 @@
-//! What a cluster can do, by what its API server says.
+//! Capabilities of a cluster.
 
 use std::time::Duration;
 
@@ -6,23 +6,23 @@ use runtime_core::Capabilities;
 
 use crate::options::{CpuShares, KubernetesOptions, StatsSource};
 
-/// What was found out about a server when it was connected.
+/// Properties of a server that were determined when it was connected.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Server {
-    /// Its version as it says it: `v1.36.2`.
+    /// Its version, for example `v1.36.2`.
     pub(crate) version: String,
-    /// The number after the first dot of it.
+    /// The minor version.
     pub(crate) minor: u32,
     /// Whether it serves the metrics API.
     pub(crate) metrics: bool,
-    /// What the user should know.
+    /// Warnings for the user.
     pub(crate) warnings: Vec<String>,
 }
 
-/// From this version on the size of a folder in memory is its size, and not half of the node's
-/// memory: the feature SizeMemoryBackedVolumes. It is the kubelets that have it, and this is the
-/// version of the API server: kubelets may be some versions older, and no role in a namespace shows
-/// theirs.
+/// The first version in which the size of a volume in memory is its size limit, and not half of the
+/// node's memory: the feature SizeMemoryBackedVolumes. It is a feature of the kubelet, but this is
+/// the version of the API server. Kubelets may be some versions older, and a role in a namespace
+/// does not show their versions.
 const SIZED_MEMORY_FOLDERS: u32 = 22;
 
 /// The first version with scheduling gates that are on by default: PodSchedulingReadiness, beta in
@@ -32,9 +32,9 @@ const SCHEDULING_GATES: u32 = 27;
 /// The first version on whose nodes a pod that reaches its deadline keeps the exit codes of its
 /// containers.
 ///
-/// Measured: 1.20.2 loses them, 1.36.2 keeps them. In between, kubernetes#108366 (1.24) made kubelets
-/// report a final phase only after the containers have ended, which is what lost the codes. Nodes
-/// may be two versions older than a server of 1.27, so that all of them have it there.
+/// Measured: 1.20.2 loses them, 1.36.2 keeps them. kubernetes#108366 (1.24) changed kubelets to
+/// report a final phase only after the containers have ended. Nodes may be two versions older than
+/// a server of 1.27, so that all of its nodes have this change.
 const DEADLINE_KEEPS_CODE: u32 = 27;
 
 impl Server {
@@ -48,13 +48,14 @@ impl Server {
         self.minor >= DEADLINE_KEEPS_CODE
     }
 
-    /// The API of disruption budgets: `policy/v1` came with 1.21, `policy/v1beta1` went with 1.25.
+    /// Returns the API of disruption budgets: `policy/v1` was added in 1.21, and `policy/v1beta1`
+    /// removed in 1.25.
     pub(crate) fn policy_api(&self) -> &'static str {
         if self.minor >= 21 { "policy/v1" } else { "policy/v1beta1" }
     }
 }
 
-/// What the cluster can do for a runtime with these options.
+/// Returns the capabilities of a connection with these options.
 pub(crate) fn capabilities(server: &Server, options: &KubernetesOptions) -> Capabilities {
     let proxy = options.stats == StatsSource::NodeProxy;
     let metrics = options.stats == StatsSource::MetricsApi && server.metrics;
@@ -75,14 +76,15 @@ pub(crate) fn capabilities(server: &Server, options: &KubernetesOptions) -> Capa
     can.oom_score_adj = true;
     can.interactive_stdin = true;
     can.terminal = true;
-    // Alpha and off by default up to 1.36, so that the caller knows if the cluster has it.
+    // The feature is alpha and off by default up to 1.36, so that the caller has to enable it here,
+    // too.
     can.stop_signal = options.stop_signals;
     can.oom_reason = true;
     can.wait = true;
     can.exit_while_away = true;
     can.logs = true;
     can.logs_exact_bytes = true;
-    // These two are up to the engines of the nodes, of which nobody tells.
+    // These two depend on the engines of the nodes, which are unknown.
     can.logs_carriage_returns = false;
     can.logs_at_exit = false;
     can.logs_follow = true;
@@ -93,7 +95,7 @@ pub(crate) fn capabilities(server: &Server, options: &KubernetesOptions) -> Capa
     can.bulk_stats = proxy || metrics;
     can.events = true;
     can.exec = true;
-    // Of a WebSocket only version 5 is spoken, and SPDY else.
+    // Sessions use version 5 of the WebSocket protocol, or SPDY.
     can.exec_stdin_eof = true;
     can.exec_terminal = true;
     can.attach = true;
@@ -101,7 +103,7 @@ pub(crate) fn capabilities(server: &Server, options: &KubernetesOptions) -> Capa
     can.copy_out = true;
     can.reattach = true;
     can.reap = true;
-    // The kubelet counts whole seconds, and gives every process two: minimumGracePeriodInSeconds.
+    // The kubelet uses whole seconds, and at least two: minimumGracePeriodInSeconds.
     can.limits.minimum_stop_grace = Some(Duration::from_secs(2));
     can.limits.stop_grace_unit = Some(Duration::from_secs(1));
     can

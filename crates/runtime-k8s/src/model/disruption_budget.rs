@@ -1,13 +1,13 @@
-//! A budget that forbids to evict a container on purpose.
+//! The budget that forbids the voluntary eviction of a container.
 
 use std::collections::BTreeMap;
 
 use runtime_core::LABEL_NONCE;
 use serde_json::{Value, json};
 
-/// The PodDisruptionBudget of one pod, which the cluster removes with its owner.
+/// Returns the PodDisruptionBudget of one pod, which the cluster deletes with its owner.
 ///
-/// For pods without a controller only a number for `minAvailable` is counted.
+/// For pods without a controller only a number is valid for `minAvailable`.
 pub(crate) fn object(
     api: &str,
     name: &str,

@@ -1,4 +1,4 @@
-//! A pod as our info.
+//! Conversion of a pod to `ContainerInfo`.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::model::pod::lifecycle::{self, State};
 use crate::model::pod::observed::Seen;
 use crate::quantity::{quantity, whole};
 
-/// What is known of a container.
+/// Returns the info of a container.
 pub(crate) fn info(seen: &Seen) -> ContainerInfo {
     let pod = &*seen.pod;
     let mut info =
@@ -52,18 +52,18 @@ pub(crate) fn info(seen: &Seen) -> ContainerInfo {
     info
 }
 
-/// The caller's name of the container of a pod.
+/// Returns the name that the caller has given to the container of a pod.
 pub(crate) fn name_of(pod: &Pod) -> &str {
     pod.annotation(NAME).unwrap_or(&pod.metadata.name)
 }
 
-/// The caller's labels of the container of a pod.
+/// Returns the labels that the caller has given to the container of a pod.
 pub(crate) fn labels(pod: &Pod) -> BTreeMap<String, String> {
-    // What this library wrote it can read; a pod that somebody else has changed has none.
+    // A malformed annotation is from another client.
     pod.annotation(LABELS).and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default()
 }
 
-/// Whether a pod has the labels that a filter wants.
+/// Returns whether a pod matches a filter.
 pub(crate) fn has_labels(pod: &Pod, wanted: &LabelFilter) -> bool {
     if wanted.is_empty() {
         return true;
@@ -72,10 +72,10 @@ pub(crate) fn has_labels(pod: &Pod, wanted: &LabelFilter) -> bool {
     runtime_support::has_labels(wanted, |key| labels.get(key).map(String::as_str))
 }
 
-/// Where in its life a container is.
+/// Returns the status of a container.
 ///
-/// A pod that was started and of which nothing runs yet is Created: that is what the word means.
-/// One that has ended without the cluster saying how is Running until it does.
+/// A started pod is Created until its process runs. A pod that has ended is Running until the
+/// cluster reports its exit.
 pub(crate) const fn status(state: &State) -> ContainerStatus {
     match state {
         State::Held | State::Pending(_) => ContainerStatus::Created,
@@ -88,7 +88,7 @@ fn image(pod: &Pod) -> ImageInfo {
     let mut image = ImageInfo::default();
     image.requested = pod.annotation(IMAGE).map(str::to_owned);
     let id = pod.container_status().map(|status| status.image_id.as_str()).unwrap_or_default();
-    // The old Docker shim puts a word before it.
+    // The old Docker shim adds a prefix.
     let id = id.strip_prefix("docker-pullable://").unwrap_or(id);
     if id.contains('@') {
         image.resolved = Some(id.to_owned());

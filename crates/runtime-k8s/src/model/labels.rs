@@ -1,8 +1,9 @@
-//! Names, labels and annotations of what this backend makes.
+//! Names, labels and annotations of the objects that this backend creates.
 //!
-//! A label of Kubernetes takes 63 bytes of a few characters; ours take any text. So the pod's
-//! annotations carry the caller's labels whole, and for each of them a label made of two hashes
-//! serves selection by the server: the key's hash as its name, the value's hash as its value.
+//! A label of Kubernetes has at most 63 characters of a small set; those of the caller may be any
+//! text. So an annotation of the pod has all labels of the caller, and for each of them a label of
+//! two hashes is for selection by the server: its name is the hash of the key, its value the hash
+//! of the value.
 
 use std::fmt::Write as _;
 
@@ -12,44 +13,44 @@ use sha2::{Digest, Sha256};
 /// The name of the one container of every pod.
 pub(crate) const CONTAINER: &str = "main";
 
-/// The caller's name of the container.
+/// The name that the caller has given to the container.
 pub(crate) const NAME: &str = "container-runtime/name";
-/// The caller's labels, as one JSON object.
+/// The labels of the caller, as one JSON object.
 pub(crate) const LABELS: &str = "container-runtime/labels";
-/// The image that the caller asked for: a webhook may have rewritten the pod's own field, and a stop
-/// replaces it.
+/// The image that the caller has requested. A webhook may replace the field of the pod, and a stop
+/// does.
 pub(crate) const IMAGE: &str = "container-runtime/image";
-/// When it was started, by the caller's clock, in milliseconds since the Unix epoch.
+/// The time of the start, by the clock of the caller, in milliseconds since the Unix epoch.
 pub(crate) const STARTED_AT: &str = "container-runtime/started-at";
-/// When it was stopped, by the caller's clock, in milliseconds since the Unix epoch.
+/// The time of the stop, by the clock of the caller, in milliseconds since the Unix epoch.
 pub(crate) const STOPPED_AT: &str = "container-runtime/stopped-at";
-/// How it ended, as JSON, where this library decided that: the cluster would go on trying.
+/// The exit, as JSON, if this library has marked the container as failed.
 pub(crate) const VERDICT: &str = "container-runtime/verdict";
-/// What else was made for it: `secret`, `budget`, joined by a comma.
+/// The objects that belong to the pod: `secret`, `budget`, joined by a comma.
 pub(crate) const BELONGINGS: &str = "container-runtime/belongings";
 
-/// The value of the managed label of a pod that is no container: it only asks its node something.
+/// The value of the managed label of a probe, which is not a container.
 pub(crate) const PROBE: &str = "probe";
 
-/// In place of the image after a stop.
+/// The invalid image reference of a stopped container.
 pub(crate) const STOPPED_IMAGE: &str = "!stopped";
 
-/// The scheduling gate of a pod that is held until its start.
+/// The name of the scheduling gate of a pod until its start.
 pub(crate) const GATE: &str = "container-runtime/start";
 
-/// The label that every start gives to its pod, with the nonce as its value. A pod without a gate
-/// waits for it.
+/// The label that every start adds to its pod, with the nonce as its value. The affinity of a pod
+/// without a scheduling gate requires it.
 pub(crate) const RELEASED: &str = "container-runtime/released";
 
-/// The name of the volume of a mount.
+/// Returns the name of the volume of a mount.
 pub(crate) fn volume(at: usize) -> String {
     format!("mount-{at}")
 }
 
 const SELECTION_PREFIX: &str = "labels.container-runtime/";
 
-/// The name of the pod of a container. It is made of the container's name alone, so that the API
-/// server itself refuses a name that is taken, and it is short enough to be a host name.
+/// Returns the name of the pod of a container. It depends only on the name of the container, so
+/// that the API server refuses a name that is taken, and it is short enough for a host name.
 pub(crate) fn pod_name(name: &ContainerName) -> String {
     let mut slug = String::with_capacity(63);
     for c in name.as_str().chars() {
@@ -73,17 +74,17 @@ pub(crate) fn pod_name(name: &ContainerName) -> String {
     slug
 }
 
-/// The label by which a caller's label is selected.
+/// Returns the label that selects a label of the caller.
 pub(crate) fn selection_label(key: &str) -> String {
     format!("{SELECTION_PREFIX}{}", &hash(key)[..32])
 }
 
-/// Its value.
+/// Returns the value of the label that selects a label of the caller.
 pub(crate) fn selection_value(value: &str) -> String {
     hash(value)[..32].to_owned()
 }
 
-/// The label selector for the pods of a scope that have these labels.
+/// Returns the label selector for the pods of a scope with these labels.
 pub(crate) fn selector(scope: &Scope, labels: &LabelFilter) -> String {
     let mut selector = format!("{LABEL_MANAGED}=true,{LABEL_SCOPE}={scope}");
     for (key, value) in labels {
@@ -95,7 +96,7 @@ pub(crate) fn selector(scope: &Scope, labels: &LabelFilter) -> String {
     selector
 }
 
-/// The label selector for the probes of a scope.
+/// Returns the label selector for the probes of a scope.
 pub(crate) fn probe_selector(scope: &Scope) -> String {
     format!("{LABEL_MANAGED}={PROBE},{LABEL_SCOPE}={scope}")
 }

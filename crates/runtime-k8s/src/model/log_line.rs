@@ -1,4 +1,4 @@
-//! Lines of a log as the kubelet gives them.
+//! Lines of a log as the kubelet returns them.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -6,36 +6,36 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use runtime_core::{Chunk, Error, ErrorKind, LogStream, Result};
 use runtime_support::follow::with_carriage_return;
 
-/// How long the pieces are into which engines cut long lines: containerd and Docker, CRI-O.
+/// Lengths of the pieces into which engines split long lines: containerd and Docker, CRI-O.
 const PIECES: [usize; 2] = [16 << 10, 8 << 10];
 
-/// How much earlier the time of a piece may be than that of the piece before it. The pieces may be of
-/// both streams, which the engine of the node reads each for itself.
+/// How much earlier the time of a piece may be than that of the previous piece. The pieces may be
+/// of both streams, which the engine reads independently.
 const DISORDER_MAX: Duration = Duration::from_secs(2);
 
-/// How much of a line is needed to know whether it has a time behind its first piece.
+/// How much of a line shows if it has a time after its first piece.
 const ENOUGH: usize = PIECES[0] + 64;
 
-/// How long a piece is at most. A line may have no end at all, and is not held whole for that.
+/// Maximum length of a piece. It limits the memory for a line without an end.
 pub(crate) const MOST: usize = 1 << 20;
 
 /// Reads the lines of one log, in order.
 ///
-/// A kubelet before 1.27 or so writes a time before every piece of a long line, in the middle of
-/// the line; later ones only before the first.
+/// A kubelet before about 1.27 writes a time before every piece of a long line, within the line.
+/// Later ones write a time only before the first piece.
 #[derive(Debug)]
 pub(crate) struct Reader {
     stream: LogStream,
-    /// A line that goes on.
+    /// A line whose end was not read yet.
     begun: Option<Begun>,
 }
 
 #[derive(Debug)]
 struct Begun {
     time: SystemTime,
-    /// What was not given yet.
+    /// The part that was not returned yet.
     rest: Bytes,
-    /// Whether the kubelet has joined its pieces: then there is no other time in it.
+    /// Whether the kubelet has joined the pieces, so that the line has only one time.
     is_joined: bool,
 }
 
@@ -44,16 +44,16 @@ impl Reader {
         Self { stream, begun: None }
     }
 
-    /// Whether a line goes on.
+    /// Returns whether the end of the current line was not read yet.
     pub(crate) const fn is_in_line(&self) -> bool {
         self.begun.is_some()
     }
 
-    /// Reads a line, or what comes next of one, and gives its pieces in order. `is_all` says that
-    /// no more of the line comes.
+    /// Reads a line, or the next part of one, and passes its pieces to `take` in order. `is_all`
+    /// marks the last part of a line.
     ///
-    /// Where a line is cut does not depend on how it comes: a log that is opened again has the same
-    /// pieces.
+    /// The pieces do not depend on the parts in which a line arrives, so that a reopened log has
+    /// the same pieces.
     pub(crate) fn read(
         &mut self,
         part: Bytes,
@@ -86,7 +86,7 @@ impl Reader {
         }
         let ends_line = line.last() == Some(&b'\n');
         let last = Chunk { time, stream, bytes: line, ends_line };
-        // The engine of the node is not known here; a terminal ends its lines this way with any.
+        // The engine of the node is unknown. With any engine, a terminal ends its lines this way.
         take(if stream == LogStream::Console { with_carriage_return(last) } else { last });
         Ok(())
     }
@@ -108,7 +108,8 @@ fn join(rest: &Bytes, part: Bytes) -> Bytes {
     joined.freeze()
 }
 
-/// Where the first piece of a line ends, the time of the next, and how long that is written.
+/// Returns the end of the first piece of a line, the time of the next piece, and the length of that
+/// time.
 fn cut(line: &[u8], time: SystemTime) -> Option<(usize, SystemTime, usize)> {
     PIECES.iter().find_map(|&at| {
         let (next, head) = stamp(line.get(at..)?)?;
@@ -116,16 +117,17 @@ fn cut(line: &[u8], time: SystemTime) -> Option<(usize, SystemTime, usize)> {
     })
 }
 
-/// Every line begins with its time. What does not is the kubelet speaking, with a status of 200.
+/// Returns the error for a line without a time, which is an error message of the kubelet with the
+/// status 200.
 fn no_log(line: &[u8]) -> Error {
     let words = String::from_utf8_lossy(&line[..line.len().min(500)]).trim_end().to_owned();
-    // The engine was away, or the container went at the moment of the question.
+    // The engine was unavailable, or the container was removed during the request.
     let passes = words.starts_with("rpc error:") || words.contains("failed to watch file");
     let kind = if passes { ErrorKind::Unavailable } else { ErrorKind::Lost };
     Error::new(kind).with_message(format!("the node has no log to give: {words}"))
 }
 
-/// The time at the beginning of a line, and how long it is with the blank behind it.
+/// Returns the time at the beginning of a line, and its length with the following space.
 pub(crate) fn stamp(line: &[u8]) -> Option<(SystemTime, usize)> {
     // 2026-11-23T17:03:44.600863496Z, or an offset in place of the Z.
     let fixed = line.get(..20)?;
@@ -180,8 +182,8 @@ fn number(digits: &[u8]) -> Option<u64> {
     })
 }
 
-/// Days from 1970-01-01 to a day of the Gregorian calendar, counted in years that begin in March,
-/// so that the day of the leap comes last.
+/// Returns the days from 1970-01-01 to a day of the Gregorian calendar. It counts in years that
+/// begin in March, so that a leap day is the last of its year.
 fn days_from_civil(year: i64, month: u64, day: u64) -> i64 {
     let (month, day) = (month.cast_signed(), day.cast_signed());
     let year = if month <= 2 { year - 1 } else { year };
@@ -229,7 +231,7 @@ mod tests {
         assert_eq!((got[0].1.len(), got[0].2), (16 << 10, false));
         assert_eq!((got[1].1.len(), got[1].2), (16 << 10, false));
         assert_eq!((&got[2].1[..], got[2].2), (&b"rest\n"[..], true));
-        // The streams are two, and the second piece is of the other one.
+        // The second piece is of the other stream.
         let earlier = "2026-11-23T17:03:44.590000000Z ";
         let got = pieces(format!("{T}{piece}{earlier}rest").as_bytes()).unwrap();
         assert_eq!((got.len(), &got[1].1[..]), (2, &b"rest\n"[..]));
@@ -240,7 +242,7 @@ mod tests {
         assert_eq!(pieces(whole.as_bytes()).unwrap().len(), 1, "a new kubelet joins them");
     }
 
-    /// What becomes of a line that comes in parts of so many bytes, the last of which is the rest.
+    /// Returns the chunks of a line that arrives in parts of this length.
     fn in_parts(line: &[u8], length: usize) -> Vec<Chunk> {
         let mut reader = Reader::new(LogStream::Unknown);
         let mut chunks = Vec::new();

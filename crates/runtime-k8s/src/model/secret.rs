@@ -1,4 +1,4 @@
-//! The login of a registry as a Secret that goes with its pod.
+//! The Secret with the login of a registry.
 
 use std::collections::BTreeMap;
 
@@ -6,14 +6,14 @@ use serde_json::{Value, json};
 
 use crate::model::spec::PullSecret;
 
-/// The Secret, which the cluster removes with its owner.
+/// Returns the Secret, which the cluster deletes with its owner.
 pub(crate) fn object(
     name: &str,
     labels: &BTreeMap<String, String>,
     owner: &Value,
     secret: &PullSecret,
 ) -> Value {
-    // The kubelet knows Docker Hub by the name that Docker's configuration has for it.
+    // The kubelet uses the name of Docker Hub in Docker's configuration.
     let server = match secret.registry.as_str() {
         "docker.io" => "https://index.docker.io/v1/",
         server => server,

@@ -1,4 +1,4 @@
-//! Our spec as a pod.
+//! Conversion of a spec to a pod.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,32 +21,32 @@ use crate::model::labels;
 use crate::model::pod::gate::Hold;
 use crate::options::{KubernetesOptions, MountSources};
 
-/// The longest that all annotations of an object may be, keys and values: the API server's own
-/// limit, `TotalAnnotationSizeLimitB`.
+/// Maximum size of all annotations of an object, keys and values: `TotalAnnotationSizeLimitB` of
+/// the API server.
 const MOST_ANNOTATIONS: usize = 256 * 1024;
 
-/// A pod that is ready to be sent, and what has to be made with it.
+/// A pod to be created, and the objects that belong to it.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) pod: Pod,
     /// The pod's name.
     pub(crate) name: String,
-    /// The nonce of the create, by which the pod is known again.
+    /// The nonce of the create, which identifies the pod.
     pub(crate) nonce: String,
     /// A Secret for the pull of the image.
     pub(crate) secret: Option<PullSecret>,
     /// Whether it gets a disruption budget.
     pub(crate) budget: bool,
-    /// The labels of everything that is made for the container.
+    /// The labels of all objects of the container.
     pub(crate) labels: BTreeMap<String, String>,
-    /// The mounts whose sources have kinds that a node has to tell.
+    /// The mounts whose kinds a node has to report.
     pub(crate) unknown_mounts: Vec<usize>,
     /// Whether the pod has a stop signal, which a server may drop.
     pub(crate) has_stop_signal: bool,
 }
 
 impl Plan {
-    /// Gives the pod this hold, in place of the one that it has.
+    /// Replaces the gate of the pod.
     pub(crate) fn set_hold(&mut self, hold: Hold) {
         let spec = self.pod.spec.get_or_insert_default();
         spec.scheduling_gates =
@@ -60,20 +60,19 @@ impl Plan {
     }
 }
 
-/// The login that becomes a Secret.
+/// A login that is stored in a Secret.
 #[derive(Debug)]
 pub(crate) struct PullSecret {
     pub(crate) registry: String,
     pub(crate) auth: RegistryAuth,
 }
 
-/// The name of the Secret and of the disruption budget of a container.
+/// Returns the name of the Secret and of the disruption budget of a container.
 pub(crate) fn belonging_name(nonce: &str) -> String {
     format!("container-{nonce}")
 }
 
-/// Makes the pod of a container. `host_ports` are free as far as is known, as many as the spec
-/// publishes; `hold` keeps the pod from the scheduler until its start.
+/// Builds the pod of a container. `host_ports` has one port for each port that the spec publishes.
 pub(crate) fn plan(
     spec: PreparedSpec,
     options: &KubernetesOptions,
@@ -81,10 +80,10 @@ pub(crate) fn plan(
     host_ports: &[u16],
     auth: Option<RegistryAuth>,
 ) -> Result<Plan> {
-    // Taken apart whole, so that a new field does not compile until it is decided on here.
+    // Destructured without `..`, so that a new field does not compile until it is handled here.
     let PreparedSpec {
         image,
-        // The caller of this has looked further than the spec.
+        // The caller has resolved it.
         auth: _,
         pull_policy,
         name,
@@ -108,8 +107,8 @@ pub(crate) fn plan(
         hostname,
         stop_grace,
         stop_signal,
-        // The kubelet sets it by the class of the pod, which follows from what it asks for: 1000
-        // for a pod that asks for nothing. See `resources`.
+        // The kubelet derives it from the QoS class of the pod, and the class from the requests:
+        // 1000 for a pod without requests. See `resources`.
         oom_score_adj,
     } = spec;
     if image.is_id() {
@@ -169,7 +168,7 @@ pub(crate) fn plan(
         )),
         volume_mounts: Some(volume_mounts),
         stdin: Some(interactive != Interactive::No),
-        // Who attaches to it can end it.
+        // A session with the main process can close stdin.
         stdin_once: Some(interactive != Interactive::No),
         tty: Some(interactive == Interactive::Terminal),
         lifecycle: stop_signal
@@ -193,8 +192,8 @@ pub(crate) fn plan(
         hostname: hostname.map(|hostname| host_label(&hostname)).transpose()?,
         volumes: Some(volumes),
         security_context: Some(PodSecurityContext {
-            // As Docker and containerd do by default. Without it the kubelet runs a container with no
-            // filter at all.
+            // The default of Docker and containerd. Without it the kubelet runs a container without
+            // a filter.
             seccomp_profile: Some(SeccompProfile {
                 type_: "RuntimeDefault".to_owned(),
                 ..SeccompProfile::default()
@@ -212,7 +211,7 @@ pub(crate) fn plan(
                 .map(|name| LocalObjectReference { name })
                 .collect(),
         ),
-        // Servers want it said where a stop signal is.
+        // Servers require it with a stop signal.
         os: stop_signal.map(|_| PodOS { name: "linux".to_owned() }),
         affinity: options.node.as_deref().map(bound_to),
         node_selector: Some(options.node_selector.clone()),
@@ -239,7 +238,7 @@ pub(crate) fn plan(
         annotations.insert(labels::BELONGINGS.to_owned(), belongings.join(","));
     }
     let size: usize = annotations.iter().map(|(key, value)| key.len() + value.len()).sum();
-    // Room for what a start, a stop or a verdict writes.
+    // Reserved for the annotations of a start, a stop or a verdict.
     if size + 4096 > MOST_ANNOTATIONS {
         return Err(Error::invalid(
             "labels",
@@ -272,7 +271,8 @@ pub(crate) fn plan(
     Ok(plan)
 }
 
-/// The kubelet expands `$(NAME)` in commands, arguments and values, and takes `$$` for `$`.
+/// Escapes a text for the kubelet, which expands `$(NAME)` in commands, arguments and values, and
+/// replaces `$$` by `$`.
 fn escape(text: &str) -> String {
     text.replace('$', "$$")
 }
@@ -300,7 +300,7 @@ fn user_and_group(user: Option<&str>) -> Result<(Option<i64>, Option<i64>)> {
     })
 }
 
-/// Kubernetes takes one label of a host name, in lower case.
+/// Checks a host name. Kubernetes accepts one DNS label, in lower case.
 fn host_label(hostname: &str) -> Result<String> {
     if hostname.contains('.') || hostname.chars().any(|c| c.is_ascii_uppercase()) {
         return Err(Error::unsupported(Capability::Hostname).with_field("hostname").with_message(
@@ -325,7 +325,7 @@ fn signal_name(signal: Signal) -> Result<String> {
     }
 }
 
-/// The type of a host path volume for a kind of source. The node has no check for a FIFO.
+/// Returns the type of a host path volume for a kind of source. The node has no check for a FIFO.
 pub(crate) fn volume_type(kind: MountKind) -> Option<String> {
     match kind {
         MountKind::Directory => Some("Directory"),
@@ -410,7 +410,7 @@ fn resources(
             limits.insert("cpu".to_owned(), Quantity(format!("{}m", milli(count))));
         }
         CpuLimit::Shares(shares) => {
-            // The kubelet gives a request of 1000m the weight 1024.
+            // The kubelet converts a request of 1000m to the weight 1024.
             let milli = (u128::from(shares) * 1000).div_ceil(1024);
             requests.insert("cpu".to_owned(), Quantity(format!("{milli}m")));
         }
@@ -418,8 +418,8 @@ fn resources(
     if let (Gpus::Count(count @ 1..), Some(resource)) = (gpus, gpu_resource) {
         limits.insert(resource.to_owned(), Quantity(count.to_string()));
     }
-    // GPUs do not count for the class of a pod. The least of requests lifts it out of the class
-    // that dies first.
+    // GPUs do not count for the QoS class of a pod. The smallest request removes it from the class
+    // that is killed first.
     let asks = ["cpu", "memory"];
     if oom_score_adj < runtime_core::OOM_SCORE_ADJ_EVICTABLE
         && !asks.iter().any(|&name| limits.contains_key(name) || requests.contains_key(name))
@@ -433,7 +433,7 @@ fn resources(
     }
 }
 
-/// Kubernetes counts a thousandth of a CPU.
+/// Returns CPUs in the unit of Kubernetes, thousandths of a CPU.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0.01 to 100000")]
 fn milli(cpus: f64) -> u64 {
     (cpus * 1000.0).round() as u64
@@ -441,7 +441,7 @@ fn milli(cpus: f64) -> u64 {
 
 /// Returns the affinity to the one node.
 fn bound_to(node: &str) -> Affinity {
-    // By the name of the node, which no label has to repeat.
+    // The field with the name of the node, because a label may be missing.
     let term = NodeSelectorTerm {
         match_fields: Some(vec![NodeSelectorRequirement {
             key: "metadata.name".to_owned(),

@@ -1,17 +1,17 @@
-//! What the sources of statistics have of containers and nodes.
+//! Measurements of containers and nodes.
 
 pub(crate) mod cadvisor;
 pub(crate) mod summary;
 
 use std::time::{Duration, SystemTime};
 
-/// What was measured of one container.
+/// Measurement of a container.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Measured {
     pub(crate) time: Option<SystemTime>,
     /// CPU time since the start.
     pub(crate) cpu: Option<Duration>,
-    /// CPUs in use, where the source counts that itself.
+    /// CPUs in use, if the source reports them.
     pub(crate) cores: Option<f64>,
     pub(crate) memory: Option<u64>,
     pub(crate) received: Option<u64>,
@@ -21,15 +21,15 @@ pub(crate) struct Measured {
 }
 
 impl Measured {
-    /// Whether nothing had run yet: a kubelet also measures a cgroup that has no process so far. One
-    /// that runs has taken some time of a CPU, though its memory can be counted as zero: of what is
-    /// charged to it, what may be dropped is taken off.
+    /// Returns whether the measurement is from before the start: a kubelet also measures a cgroup
+    /// without a process. A process has used some CPU time, though its memory can be zero, because
+    /// the kubelet subtracts reclaimable memory.
     pub(crate) fn is_before_the_start(&self) -> bool {
         self.cpu == Some(Duration::ZERO) && self.memory == Some(0)
     }
 }
 
-/// What a node has.
+/// Capacity of a node.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Machine {
     pub(crate) cores: Option<f64>,

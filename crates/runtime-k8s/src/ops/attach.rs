@@ -1,4 +1,4 @@
-//! Sessions with the main process.
+//! Attaches to the main process.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +14,8 @@ use crate::model::labels::CONTAINER;
 use crate::ops::exec::{about, assemble};
 use crate::state::KubernetesBackend;
 
-/// How long after the end of its session the cluster may take to say how the process ended. The
-/// node reports it within a second or two.
+/// How long the cluster may take to report the exit after the end of a session. The node reports it
+/// within a second or two.
 const EXIT: Duration = Duration::from_secs(15);
 
 /// See [`Container::attach`](runtime_core::Container::attach).
@@ -42,7 +42,7 @@ pub(crate) async fn run(
         _ => (false, None),
     };
     if running.is_err() {
-        // The node attaches to what runs, and only from then on.
+        // A node attaches only to a running process.
         return Err(Error::unsupported(Capability::AttachCreated));
     }
     let asked = remote_command::Streams::outputs().stdin(stdin).stderr(!tty).tty(tty);
@@ -53,7 +53,7 @@ pub(crate) async fn run(
         Err(error) => return Err(backend.not_opened(container, error).await),
     };
     let (ended, watching) = (container.clone(), Arc::clone(backend));
-    // The server's outcome says nothing of the process.
+    // The outcome of the server does not have the exit of the process.
     let settle = |_| async move { main_exit(watching.until_ended(&ended), EXIT).await };
     let streams = session::open(
         transport,
@@ -63,7 +63,7 @@ pub(crate) async fn run(
         std::future::ready(()),
     );
     if let (Some(size), Some(terminal)) = (size, &streams.terminal) {
-        // When it is not taken any more, the outcome says why.
+        // If the session has ended, its outcome has the reason.
         let _ = terminal.resize(size).await;
     }
     Ok(assemble(backend, container, Operation::Attach, Capability::Kill, streams))

@@ -1,4 +1,4 @@
-//! Making a pod and what belongs to it: all of it or nothing.
+//! Creates a pod and the objects that belong to it: all of them or none.
 
 mod mounts;
 mod ports;
@@ -29,16 +29,16 @@ use crate::model::pod::gate::{self, Hold};
 use crate::model::spec::{self, Plan};
 use crate::state::KubernetesBackend;
 
-/// A quota counts a pod that was just deleted for a moment longer: so long the pod that has probed
-/// mounts may keep the container's pod from being created.
+/// How long a create is retried after a probe of mounts if a quota is full: a quota still counts a
+/// pod for a moment after its deletion.
 const QUOTA_RETURNS_WITHIN: Duration = Duration::from_secs(15);
 
 const QUOTA_POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Creates the pod of a container.
 ///
-/// The requests are a task of their own: when nobody waits for the answer any more, the task still
-/// gets it, and undoes what was made.
+/// The requests run in a task of their own: if the caller drops the future, the task still receives
+/// the response, and undoes the create.
 pub(crate) async fn run(
     backend: &Arc<KubernetesBackend>,
     spec: PreparedSpec,
@@ -60,7 +60,7 @@ async fn create(
     backend.context.half_made.spawn(async move {
         let deadline = task.context.deadlines.create;
         let made = match mounts::settle(&task, &mut plan).await {
-            // Nobody waits any more.
+            // The caller has dropped the future.
             Ok(_) if sender.is_closed() => return,
             Ok(probed) => make(&task, &mut plan, deadline, probed).await,
             Err(error) => Err(admitted::with_field(error, &plan)),
@@ -68,9 +68,9 @@ async fn create(
         if let Ok(pod) = &made {
             task.pods.take(pod.clone());
         }
-        // The pod is seen to have them from now on.
+        // The pod has them from now on.
         drop(ports);
-        // If nobody listens, what is made drops here, and is undone by that.
+        // If the receiver was dropped, the pod is dropped here, which undoes the create.
         let executor = Handle::current();
         let _ = sender.send(made.map(|pod| Made { backend: task, pod: Some(pod), executor }));
     });
@@ -80,11 +80,11 @@ async fn create(
     Ok(KubernetesContainer::new(Arc::new(made?.keep())))
 }
 
-/// A pod that is undone unless it is kept.
+/// A created pod that is removed on drop unless it is kept.
 struct Made {
     backend: Arc<KubernetesBackend>,
     pod: Option<Pod>,
-    /// The executor of the create, because it may be dropped outside of one.
+    /// The executor of the create, because the drop may be outside of one.
     executor: Handle,
 }
 
@@ -125,7 +125,7 @@ async fn make(
     let pod = match posted {
         Ok(pod) => pod,
         Err(error) if is_unclear(&error) && !was_not_sent(&error) => {
-            // The server may have made it before the answer was lost, or make it yet.
+            // The server may have created it, or may still create it.
             let undone = undo_by_name(Arc::clone(backend), plan.name.clone(), plan.nonce.clone());
             backend.context.half_made.spawn(undone);
             return Err(error);
@@ -148,10 +148,10 @@ async fn make(
     Ok(pod)
 }
 
-/// Creates the pod, and checks that the server kept what it was sent.
+/// Creates the pod, and checks the pod that the server returns.
 ///
-/// A pod that comes back without its gate is deleted at once, because nothing keeps it from the
-/// scheduler, and created again with the affinity.
+/// A pod that is returned without its gate is deleted at once, because a scheduler may place it,
+/// and created again with the affinity.
 async fn post(backend: &Arc<KubernetesBackend>, plan: &mut Plan) -> Result<Pod> {
     let mut hold = backend.hold();
     plan.set_hold(hold);
@@ -181,8 +181,8 @@ async fn post(backend: &Arc<KubernetesBackend>, plan: &mut Plan) -> Result<Pod> 
     }
 }
 
-/// Runs a part of a create. When the runtime is being closed it has little time left, because the
-/// undo comes after it.
+/// Runs a part of a create. When the runtime is closed it has only little time, because the undo
+/// follows.
 async fn until_closing<T>(
     backend: &KubernetesBackend,
     work: impl Future<Output = Result<T>>,
@@ -195,7 +195,8 @@ async fn until_closing<T>(
     })
 }
 
-/// The login for an image: the caller's, or the one that Docker's command line would use.
+/// Returns the login for an image: that of the caller, or the one that Docker's command line would
+/// use.
 async fn login(image: &ImageRef, given: Option<RegistryAuth>) -> Result<Option<RegistryAuth>> {
     match find_credential(image, given, LoginsOf::Docker).await {
         Some(Credential::Login(auth)) => Ok(Some(auth)),

@@ -21,10 +21,10 @@ pub(crate) async fn open(
     Ok(Box::pin(stream(Arc::clone(backend), options)))
 }
 
-/// How often a stream of events evaluates the budgets of the containers that do not run yet.
+/// Interval at which a stream of events evaluates the budgets of pending containers.
 const EVALUATION: Duration = Duration::from_secs(1);
 
-/// Returns what happens to the containers of the scope from now on.
+/// Returns the events of the containers of the scope from now on.
 fn stream(
     backend: Arc<KubernetesBackend>,
     options: EventsOptions,
@@ -54,7 +54,7 @@ fn stream(
                         let event = event.during(Operation::Events).on(BACKEND);
                         return Some((event, (receiver, closed, tick, (backend, labels))));
                     }
-                    // The events are what the caller waits by.
+                    // The caller may wait for a container only by its events.
                     _ = tick.tick() => backend.judge_overdue(&labels).await,
                 }
             }

@@ -1,9 +1,9 @@
-//! Commands in a running container.
+//! Runs commands in a running container.
 //!
-//! The API server hands a session on to the node, whose engine makes the process when its streams
-//! are open. Neither says that the process runs: one that has neither said anything nor failed
-//! within a moment is taken for running. The end of a session does not end its process, and there is
-//! no call that would.
+//! The API server forwards a session to the node, whose engine starts the process when its streams
+//! are open. Neither reports that the process runs, so a process without output or failure for a
+//! moment is assumed to run. The end of a session does not end its process, and there is no call
+//! that does.
 
 use std::sync::Arc;
 
@@ -61,7 +61,7 @@ async fn begin(
         std::future::ready(()),
     );
     if let (Some(size), Some(terminal)) = (size, &streams.terminal) {
-        // When it is not taken any more, the outcome says why.
+        // If the session has ended, its outcome has the reason.
         let _ = terminal.resize(size).await;
     }
     let unseen = None::<fn() -> Result<Option<()>>>;
@@ -69,7 +69,7 @@ async fn begin(
     Ok(assemble(backend, container, Operation::Exec, Capability::ExecSignal, streams))
 }
 
-/// What a session is about.
+/// Returns the context of the errors of a session.
 pub(super) fn about(
     backend: &KubernetesBackend,
     container: &KubernetesContainer,
@@ -83,7 +83,7 @@ pub(super) fn about(
     }
 }
 
-/// The session of these streams. Signals take a capability that is not there.
+/// Returns the session of these streams. Signals are refused with the capability `signals`.
 pub(super) fn assemble(
     backend: &KubernetesBackend,
     container: &KubernetesContainer,
@@ -103,7 +103,7 @@ pub(super) fn assemble(
 
 struct Control {
     about: About,
-    /// The capability that a signal would take.
+    /// The capability that a signal would require.
     signals: Capability,
     terminal: Option<Arc<dyn Terminal>>,
     end: End,

@@ -19,7 +19,8 @@ pub(crate) async fn run(
         .iter()
         .map(|seen| (KubernetesContainer::new(Arc::clone(&seen.pod)), info::info(seen)))
         .collect();
-    // A server counts whole seconds: the containers of one second are in the order of their names.
+    // Creation times are in whole seconds: the containers of one second are in the order of their
+    // names.
     listed.sort_by(|(_, a), (_, b)| a.name.cmp(&b.name));
     Ok(listed)
 }
@@ -34,7 +35,7 @@ async fn find(backend: &KubernetesBackend, labels: &LabelFilter) -> Result<Vec<S
         let (pods, _) = backend.client.list_pods(&selector).await?;
         pods.into_iter().map(|pod| backend.pods.seen(pod)).collect()
     };
-    // The server selects by hashes.
+    // The server selects by hashes, which may collide.
     found.retain(|seen| info::has_labels(&seen.pod, labels));
     Ok(found)
 }

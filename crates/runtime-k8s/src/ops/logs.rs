@@ -1,9 +1,9 @@
-//! The logs of a container.
+//! Opens the logs of a container.
 //!
-//! The kubelet gives its log file line by line with times, both streams together, and of a rotated
-//! log only the newest file. A kubelet before 1.29 goes on reading a file that was rotated away
-//! under a follower, in which nothing will ever come: that is noticed here, and the log is opened
-//! anew. A part of a log that was rotated away before it was read is said to be lost.
+//! The kubelet returns its log file line by line with times and with both streams merged. Of a
+//! rotated log it returns only the newest file. A kubelet before 1.29 continues to read the old
+//! file after a rotation: this is detected here, and the log is reopened. A part of a log that was
+//! rotated before it was read is reported as `Lost`.
 
 pub(super) mod closing;
 mod ending;
@@ -45,9 +45,9 @@ pub(crate) async fn open_raw(
     backend: &Arc<KubernetesBackend>,
     container: &KubernetesContainer,
 ) -> Result<RawLogs> {
-    // A terminal's log needs mending.
+    // Lines of a terminal need their carriage returns back.
     let with_times = container.has_terminal();
-    // The log files of a node's engine are here, and have times.
+    // The log files of the engine have times.
     #[cfg(feature = "cri")]
     let with_times = with_times || super::node_engine::with_logs(backend).is_some();
     let raw = if with_times { None } else { raw::open(backend, container).await? };

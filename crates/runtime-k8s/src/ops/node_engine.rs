@@ -1,9 +1,8 @@
-//! The engine of the one node that a connection is bound to.
+//! Operations through the engine of the node that a connection is bound to.
 //!
-//! Pods are made, watched and removed through the API server as always. What the API server would
-//! only pass on to the node goes to the node's engine itself: the log files, with the streams
-//! apart; the figures; signals; and a stop, with whatever grace. The kubelet sees that the
-//! container has ended and tells everyone.
+//! Pods are created, watched and removed through the API server. Logs with separate streams,
+//! statistics, signals, and stops with any grace use the engine of the node. The kubelet observes
+//! the end of the container and reports it.
 
 use std::collections::HashMap;
 use std::io;
@@ -29,12 +28,12 @@ use crate::model::pod::observed::Seen;
 use crate::ops::logs::closing::{context, until_closed};
 use crate::state::KubernetesBackend;
 
-/// The engine, where its log files can be read.
+/// Returns the engine if its log files can be read.
 pub(crate) fn with_logs(backend: &KubernetesBackend) -> Option<&NodeEngine> {
     backend.engine.as_ref().filter(|engine| engine.capabilities().logs)
 }
 
-/// The container as its pod describes it; nothing before the engine has made one.
+/// Returns the container of a pod for the engine; `None` before the engine has created it.
 fn described(seen: &Seen) -> Option<PodContainer> {
     let pod = &*seen.pod;
     let id = pod.container_status()?.container_id.as_deref()?;
@@ -49,14 +48,14 @@ fn described(seen: &Seen) -> Option<PodContainer> {
     Some(container)
 }
 
-/// The container on the engine.
+/// Returns the container on the engine.
 async fn on(engine: &NodeEngine, operation: Operation, seen: &Seen) -> Result<NodeContainer> {
     let described = described(seen)
         .ok_or_else(|| Error::internal("the cluster gives no id of the container"))?;
     engine.container(operation, &described).await
 }
 
-/// The container on the engine, if it runs as far as the cluster knows.
+/// Returns the container on the engine, if it runs according to the cluster.
 async fn running(
     backend: &KubernetesBackend,
     container: &KubernetesContainer,
@@ -143,8 +142,7 @@ pub(crate) async fn kill(
     running(backend, container, engine, Operation::Kill).await?.kill(signal).await
 }
 
-/// Stops a container that runs as far as the cluster knows. `None` when the cluster has to be asked
-/// again.
+/// Stops a container that runs according to the cluster. Returns `None` if its state has changed.
 pub(crate) async fn stop(
     backend: &KubernetesBackend,
     container: &KubernetesContainer,
@@ -155,7 +153,7 @@ pub(crate) async fn stop(
 ) -> Result<Option<StopOutcome>> {
     let inside = on(engine, Operation::Stop, seen).await?;
     if !inside.was_running() {
-        // The kubelet has not told yet.
+        // The kubelet has not reported the end yet.
         return backend.until_ended(container).await.map(StopOutcome::AlreadyExited).map(Some);
     }
     let now = millis_now();
@@ -177,7 +175,7 @@ pub(crate) async fn stop(
         }
     }
     if let Err(error) = inside.stop(StopOptions::default().grace(grace)).await {
-        // The mark of another stop before this one stays.
+        // The mark of an earlier stop is kept.
         if had_no_effect(&error) && seen.pod.annotation(STOPPED_AT).is_none() {
             unmark(backend, container, &now).await;
         }
@@ -186,19 +184,19 @@ pub(crate) async fn stop(
     backend.until_ended(container).await.map(StopOutcome::Stopped).map(Some)
 }
 
-/// Whether the container cannot have felt a stop that failed.
+/// Returns whether a failed stop has certainly not reached the container.
 fn had_no_effect(error: &Error) -> bool {
     let io = find_source::<io::Error>(error).map(io::Error::kind);
     !is_unclear(error)
         || matches!(io, Some(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused))
 }
 
-/// Takes the mark of a stop back, so that an end that comes later is not called ours.
+/// Removes the mark of a stop, so that a later end is not reported as `StoppedByUs`.
 async fn unmark(backend: &KubernetesBackend, container: &KubernetesContainer, marked: &str) {
     match backend.client.patch_pod(container.pod_name(), &unmarking(container.uid(), marked)).await
     {
         Ok(Patched::Done(pod)) => backend.pods.take(*pod),
-        // It is another stop's by now, or the pod is gone.
+        // Another stop has set the mark in the meantime, or the pod is gone.
         Ok(Patched::Other(_)) => {}
         Err(error) => tracing::warn!(%error, "the mark of a stop that failed stays"),
     }

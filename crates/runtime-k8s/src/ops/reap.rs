@@ -1,8 +1,8 @@
-//! Removing what a scope left behind.
+//! Removes the leftovers of a scope.
 //!
-//! A Secret or a budget is owned by its pod and has a name that follows from the pod's nonce. It is
-//! removed with its pod, and the cluster deletes one whose pod is gone. So none is ever listed: the
-//! right to list Secrets is the right to read every Secret of the namespace.
+//! A Secret or a budget is owned by its pod, and its name contains the pod's nonce. It is removed
+//! with its pod, and the cluster deletes it if its pod is gone. So Secrets are never listed,
+//! because the right to list them is the right to read every Secret of the namespace.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -18,10 +18,10 @@ use crate::model::container::KubernetesContainer;
 use crate::model::labels;
 use crate::state::KubernetesBackend;
 
-/// How many pods are removed at once.
+/// Maximum number of concurrent removals.
 const AT_ONCE: usize = 16;
 
-/// Removes the containers of the scope that are old enough, and what belongs to none any more.
+/// Removes the containers and the probes of the scope that are old enough.
 pub(crate) async fn run(
     backend: &Arc<KubernetesBackend>,
     options: ReapOptions,
@@ -42,7 +42,7 @@ pub(crate) async fn run(
         let id = container.id().clone();
         match removed {
             Ok(()) => report.removed.push(id),
-            // Somebody else was quicker.
+            // Another client has removed it.
             Err(error) if error.kind() == ErrorKind::NotFound => report.removed.push(id),
             Err(error) => report.failed.push((id, error.to_string())),
         }
@@ -63,7 +63,7 @@ pub(crate) async fn run(
     Ok(report)
 }
 
-/// Removes a probe that was left behind. Nothing of it runs, so there is nothing to wait for.
+/// Removes a probe. It has no process whose end could be waited for.
 async fn remove_probe(backend: &KubernetesBackend, probe: &Pod) -> Result<()> {
     match backend.client.delete_pod(&probe.metadata.name, &probe.metadata.uid, 0).await {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
@@ -71,7 +71,7 @@ async fn remove_probe(backend: &KubernetesBackend, probe: &Pod) -> Result<()> {
     }
 }
 
-/// Whether something was made so long ago.
+/// Returns whether an object is older than `age`.
 fn is_old(meta: &Meta, age: Duration) -> bool {
     let label = meta.labels.get(LABEL_CREATED_AT).map(String::as_str);
     let engines = meta.creation_timestamp.map(|time| time.0);

@@ -1,4 +1,4 @@
-//! Removing a container: the pod, and what belongs to it.
+//! Removes a container: the pod, and the objects that belong to it.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use crate::model::pod::observed::Seen;
 use crate::state::KubernetesBackend;
 use crate::state::observe::LOOK_AGAIN;
 
-/// How long a removal waits for a node to report a process that it may have started. A process that is
-/// reported later is ended by the node without a grace.
+/// How long a removal waits for a node to report a process that it may have started. The node kills
+/// a process that it reports later.
 const PROCESS_REPORTED_WITHIN: Duration = Duration::from_secs(3);
 
-/// Removes a container and what belongs to it.
+/// Removes a container and the objects that belong to it.
 pub(crate) async fn run(
     backend: &KubernetesBackend,
     container: &KubernetesContainer,
@@ -26,14 +26,14 @@ pub(crate) async fn run(
     if let Some(entry) = &entry {
         entry.removing();
     }
-    // Where no process has run there is nothing to wait for.
+    // If no process has run, there is no end to wait for.
     let never_ran = entry.as_ref().is_some_and(|entry| lifecycle::never_ran(&entry.now().pod));
     let grace = if never_ran { 0 } else { 1 };
     let is_starting =
         entry.as_ref().is_some_and(|entry| matches!(entry.now().state, State::Pending(_)));
     if delete(backend, &container.pod, grace).await? == Deleted::Going {
-        // A node reports the end of the processes seconds before it gives the pod up, and one
-        // that is away reports nothing. In either case the server is told to forget the pod.
+        // A node reports the end of the processes seconds before it releases the pod, and an
+        // unreachable node reports nothing. In both cases the pod is then deleted without a grace.
         let patience = backend.context.deadlines.remove / 2;
         if !is_starting
             || is_reported(backend, container, patience.min(PROCESS_REPORTED_WITHIN)).await
@@ -64,9 +64,9 @@ async fn is_reported(
     tokio::time::timeout(patience, backend.until(container, reported)).await.is_ok()
 }
 
-/// Waits until the pod is gone, or no process of it is left.
+/// Waits until the pod is gone, or its processes have ended.
 async fn until_dead(backend: &KubernetesBackend, container: &KubernetesContainer) {
-    // What was lost with its node is not waited for: nobody will say that it is dead.
+    // A lost node will not report the end.
     let lost = |seen: &Seen| seen.exit().is_some_and(|e| e.reason == ExitReason::NodeLost);
     match backend
         .until(container, |seen| seen.gone || lifecycle::is_dead(&seen.pod) || lost(seen))
@@ -74,7 +74,7 @@ async fn until_dead(backend: &KubernetesBackend, container: &KubernetesContainer
     {
         Ok(_) => {}
         Err(error) if error.kind() == ErrorKind::NotFound => {}
-        // Without the watch, the server is asked.
+        // Without the watch, the pod is polled.
         Err(_) => loop {
             match backend.client.pod(container.pod_name()).await {
                 Ok(pod) if pod.metadata.uid == container.uid() && !lifecycle::is_dead(&pod) => {}
@@ -86,7 +86,7 @@ async fn until_dead(backend: &KubernetesBackend, container: &KubernetesContainer
     }
 }
 
-/// Deletes a pod and what belongs to it. A node gets a grace of so many seconds to end it.
+/// Deletes a pod and the objects that belong to it. The grace is in seconds.
 pub(super) async fn delete(backend: &KubernetesBackend, pod: &Pod, grace: u64) -> Result<Deleted> {
     let meta = &pod.metadata;
     let deleted = backend.client.delete_pod(&meta.name, &meta.uid, grace).await?;

@@ -1,9 +1,9 @@
-//! From the request of a start to the process.
+//! Starts a container and waits for its process.
 //!
-//! The request is a change of the pod, and what follows is the cluster's: a node is found, pulls the
-//! image and makes the container. `Started` is returned when the process runs. At the deadline the
-//! request stands: another start goes on waiting, and the budgets of the options end what never
-//! runs, see `state/failure_policy.rs`.
+//! The request is a change of the pod. The cluster then finds a node, which pulls the image and
+//! creates the container. `Started` is returned when the process runs. The deadline does not cancel
+//! the request: another start continues to wait, and the budgets of the options end a container
+//! that never runs, see `state/failure_policy.rs`.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ pub(crate) async fn run(
     until_started(backend, container, outcome).await
 }
 
-/// Lets the pod go, which a scheduler may place from then on.
+/// Removes the gate of the pod, so that a scheduler may place it.
 async fn release(
     backend: &KubernetesBackend,
     container: &KubernetesContainer,
@@ -39,7 +39,7 @@ async fn release(
                 backend.pods.take(*pod);
                 return Ok(StartOutcome::Started);
             }
-            // It was started before.
+            // The pod may have been started before.
             Patched::Other(error) => {
                 pod = backend.fresh(container).await?;
                 if !gate::is_held(&pod) {
@@ -51,10 +51,10 @@ async fn release(
     }
 }
 
-/// Waits until the process of a container runs or has run.
+/// Waits until the process runs or has run.
 ///
 /// # Errors
-/// The reason why it never will, once that is known.
+/// The reason if the process will never run.
 async fn until_started(
     backend: &KubernetesBackend,
     container: &KubernetesContainer,
@@ -71,7 +71,7 @@ async fn until_started(
     }
 }
 
-/// The error of a start whose deadline has passed.
+/// Returns the error of a start whose deadline has passed.
 pub(crate) fn not_started_yet(
     backend: &KubernetesBackend,
     container: &KubernetesContainer,
@@ -87,7 +87,7 @@ pub(crate) fn not_started_yet(
     }
 }
 
-/// The error of a start that ended without a process.
+/// Returns the error of a start that has ended without a process.
 fn failed(exit: &Exit) -> Error {
     let words = exit.message.clone().unwrap_or_default();
     let error = match exit.reason {
@@ -97,7 +97,7 @@ fn failed(exit: &Exit) -> Error {
         _ => Error::new(ErrorKind::InvalidState)
             .with_message(format!("the container has ended before its process ran: {exit}")),
     };
-    // What has ended is not started again.
+    // A container that has ended cannot be started again.
     error.with_retryable(false)
 }
 
@@ -117,7 +117,7 @@ fn start_failed(words: String) -> Error {
     Error::invalid(field, words)
 }
 
-/// The words of a node about an image that it could not get, which are those of its engine.
+/// Returns the error for a failed pull. The message is that of the node's engine.
 fn pull_failed(words: String) -> Error {
     let text = words.to_lowercase();
     let says = |any: &[&str]| any.iter().any(|part| text.contains(part));

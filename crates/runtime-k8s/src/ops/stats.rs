@@ -1,8 +1,8 @@
-//! What containers use.
+//! Statistics of containers.
 //!
-//! From the kubelets, through the API server's proxy: one summary a node for CPU, memory and
-//! network of all its pods, and one page of cAdvisor's metrics for block devices and for what the
-//! node itself has. Or from the metrics API: CPU and memory only.
+//! The source is the kubelets, through the API server's proxy: one summary for each node has CPU,
+//! memory and network of all its pods, and one page of cAdvisor's metrics has the block devices and
+//! the capacity of the node. Or it is the metrics API, which has only CPU and memory.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -26,10 +26,10 @@ use crate::model::{info, labels};
 use crate::options::StatsSource;
 use crate::state::KubernetesBackend;
 
-/// How many nodes are asked at once.
+/// Maximum number of concurrent requests to nodes.
 const AT_ONCE: usize = 8;
 
-/// How often a node is asked again that does not know a container yet.
+/// Interval of the requests until a new container is measured.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// Measures one container once.
@@ -60,7 +60,7 @@ async fn until_known(
         if let Some((_, stats)) = measured.into_iter().next() {
             return Ok(stats);
         }
-        // A container that was just started is measured a little later.
+        // A new container has no measurement yet.
         tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
@@ -95,7 +95,7 @@ pub(crate) async fn stream(
                 _ = tick.tick() => {}
             }
             match backend.query(Operation::Stats, once(&backend, &container)).await {
-                // A node measures every few seconds; what it gives again is not new.
+                // A node measures every few seconds, so this is the same measurement.
                 Ok(stats) if stats.time <= last => {}
                 Ok(stats) => {
                     let time = stats.time;
@@ -113,7 +113,7 @@ pub(crate) async fn stream(
     Ok(Box::pin(futures_util::stream::once(std::future::ready(Ok(first))).chain(later)))
 }
 
-/// Measures many containers together: two calls a node, or one for all.
+/// Measures many containers with two requests for each node, or one for all.
 pub(crate) async fn of_many(
     backend: &KubernetesBackend,
     containers: &[ContainerId],
@@ -135,7 +135,7 @@ pub(crate) async fn of_many(
     measure(backend, &running).await
 }
 
-/// Measures running pods. Those that nobody has measured yet are left out.
+/// Measures running pods. Pods without a measurement are left out.
 async fn measure(
     backend: &KubernetesBackend,
     pods: &[Seen],
@@ -167,7 +167,7 @@ async fn measure(
                 Err(error) => failed = Some(error),
             }
         }
-        // A node that is away hides its own containers, and not those of all others.
+        // An unreachable node does not fail the measurements of other nodes.
         if let (true, Some(error)) = (machines.is_empty(), failed) {
             return Err(error);
         }
@@ -186,7 +186,7 @@ async fn measure(
         .collect())
 }
 
-/// What one kubelet has measured, by the UIDs of its pods.
+/// Returns the measurements of one kubelet, by the UIDs of its pods.
 async fn of_node(
     backend: &KubernetesBackend,
     node: &str,
@@ -208,7 +208,7 @@ async fn of_node(
     Ok((machine, found.into_iter().map(|pod| (pod.uid, pod.measured)).collect()))
 }
 
-/// What the metrics API has of all pods of the scope, by their UIDs.
+/// Returns the measurements of the metrics API for all pods of the scope, by their UIDs.
 async fn of_metrics_api(
     backend: &KubernetesBackend,
     pods: &[Seen],
@@ -226,7 +226,7 @@ async fn of_metrics_api(
         .collect())
 }
 
-/// A measurement as our stats; `None` for one from before the container's start.
+/// Converts a measurement; `None` if it is from before the start of the container.
 fn stats(
     backend: &KubernetesBackend,
     seen: &Seen,

@@ -1,14 +1,15 @@
-//! Stopping a container and keeping its pod.
+//! Stops a container and keeps its pod.
 //!
-//! Two changes of a pod end its container with the pod's grace, and leave the true exit code and the
-//! logs. An image that cannot be one: the node ends the container because its image is another, and
-//! finds that there is nothing to run in its place. A deadline that has passed: only on servers whose
-//! nodes keep the exit code then. The first is tried first, because it is quicker and works on every
-//! version; a cluster whose policy refuses it gets the second.
+//! Two changes of a pod end its container with the pod's grace, and keep the true exit code and the
+//! logs. One is an invalid image: the node ends the container because its image has changed, and
+//! cannot start another one. The other is a deadline that has passed, on servers whose nodes keep
+//! the exit code then. The image is used first, because it is faster and works on every version. If
+//! a policy of the cluster refuses it, the deadline is used.
 //!
-//! A container whose process has not run gets both at once. The image alone would leave a pod that is
-//! scheduled later and holds its reservation for ever; the deadline alone lets the process run for a
-//! moment on a node that comes later, because it counts from the time at which the node takes the pod.
+//! A container whose process has not run gets both at once. With the image alone, the pod could be
+//! scheduled later and keep its reservation. With the deadline alone, the process could run for a
+//! moment on a later node, because the deadline counts from the time at which the node accepts the
+//! pod.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
@@ -30,7 +31,7 @@ use crate::state::KubernetesBackend;
 /// The changes of a pod that a stop makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// Another image.
+    /// An invalid image.
     Image,
     /// A deadline that has passed.
     Deadline,
@@ -38,10 +39,9 @@ pub(crate) enum Change {
     Both,
 }
 
-/// Returns the patch that stops a pod in the phase that it was seen in.
+/// Returns the patch that stops a pod in its observed phase.
 ///
-/// The phase is part of the condition, so that a pod whose end the server knows is not marked as
-/// stopped.
+/// The patch tests the phase, so that a pod that has already ended is not marked as stopped.
 pub(crate) fn stop(pod: &Pod, change: Change) -> Vec<Value> {
     let path = pod.image_path();
     let mut patch = vec![
@@ -50,7 +50,7 @@ pub(crate) fn stop(pod: &Pod, change: Change) -> Vec<Value> {
         json!({"op": "test", "path": path, "value": image(pod)}),
     ];
     if pod.spec.node_name.is_none() {
-        // No node has it, and none will run it from now on: that is how it ended, for everyone.
+        // The pod has no node, and no node will run it from now on, so that the exit is final.
         patch.push(json!({"op": "test", "path": "/spec/nodeName", "value": null}));
         let now = Some(SystemTime::now());
         if change == Change::Both
@@ -76,7 +76,7 @@ fn image(pod: &Pod) -> &str {
 }
 
 impl KubernetesBackend {
-    /// Returns the change that stops this pod, or `None` when it has been made.
+    /// Returns the change that stops this pod, or `None` if the pod already has it.
     fn stopping_change(&self, seen: &Seen) -> Option<Change> {
         let pod = &*seen.pod;
         let has_image = image(pod) == STOPPED_IMAGE;
@@ -89,9 +89,9 @@ impl KubernetesBackend {
         let has_deadline = pod.spec.active_deadline_seconds == Some(1);
         let wanted = match &seen.state {
             State::Pending(_) if pod.spec.node_name.is_none() => Change::Both,
-            // Its node may start the process at this moment: without the code a deadline would lose
-            // how that ended. A node that waits for its next attempt does not, and would report the
-            // image only with that attempt, ten seconds later.
+            // The node may start the process at this moment, and on old servers a deadline would
+            // lose its exit code. A node between two attempts does not start it, and would report
+            // the image only with the next attempt, ten seconds later.
             State::Pending(_) if may_change_image && (keeps_code || lifecycle::never_ran(pod)) => {
                 Change::Both
             }
@@ -109,11 +109,12 @@ impl KubernetesBackend {
         }
     }
 
-    /// Takes that a policy of the cluster has refused a change. Returns an error if there is no other.
+    /// Records that a policy of the cluster has refused a change. Returns an error if there is no
+    /// other change.
     fn change_refused(&self, seen: &Seen, change: Change, error: Error) -> Result<()> {
         let has_other = match (change, &seen.state) {
             (Change::Deadline, _) => false,
-            // The deadline alone would let the process run if a node came later.
+            // With the deadline alone the process could run on a later node.
             (Change::Both, _) if seen.pod.spec.node_name.is_none() => false,
             _ => {
                 self.options.stop_method == StopMethod::Automatic
@@ -176,8 +177,8 @@ pub(crate) async fn run(
 
 /// Returns the error of a stop whose deadline has passed while a node starts the container.
 ///
-/// A kubelet that pulls an image looks at the pod again only after it has started the process, and
-/// then ends it. Only a removal makes it start nothing.
+/// A kubelet that pulls an image processes the stop only after it has started the process, and then
+/// ends it. Only a removal prevents the start.
 fn not_stopped_yet(
     backend: &KubernetesBackend,
     container: &KubernetesContainer,
@@ -257,7 +258,7 @@ async fn until_stopped(
                     continue;
                 }
                 Ok(Patched::Other(error)) => {
-                    // Something happened to it meanwhile. Is it what was waited for?
+                    // The pod has changed in the meantime, possibly to its end.
                     let pod = backend.client.pod(container.pod_name()).await?;
                     if pod.metadata.uid != uid {
                         return Err(Error::new(ErrorKind::NotFound));
@@ -269,7 +270,7 @@ async fn until_stopped(
             }
         }
         stopped = true;
-        // A container that was not seen to run may have run by now, and may need another change.
+        // A pending container may have run in the meantime, and may need another change.
         let was_pending = matches!(seen.state, State::Pending(_));
         let version = seen.pod.metadata.resource_version.clone();
         let now = backend
@@ -278,15 +279,15 @@ async fn until_stopped(
             })
             .await;
         match now {
-            // It goes on from what the pod is now.
+            // The loop continues with the new state.
             Ok(_) => {}
             Err(_) => return backend.until_ended(container).await.map(StopOutcome::Stopped),
         }
     }
 }
 
-/// Lets the node give back what it holds for a pod that never ran and that only its image keeps from
-/// running: one that has no deadline yet, because that would have lost the exit code.
+/// Adds a deadline to a stopped pod that never ran and has none, so that the node releases its
+/// reservation. It was not added before, because it would have lost an exit code.
 async fn give_back(backend: &KubernetesBackend, container: &KubernetesContainer, pod: &Pod) {
     let is_waiting = pod.status.phase == "Pending" && pod.spec.node_name.is_some();
     if !is_waiting || pod.spec.active_deadline_seconds.is_some() {
@@ -294,7 +295,7 @@ async fn give_back(backend: &KubernetesBackend, container: &KubernetesContainer,
     }
     match backend.client.patch_pod(container.pod_name(), &stop(pod, Change::Deadline)).await {
         Ok(Patched::Done(pod)) => backend.pods.take(*pod),
-        // It has changed, or gone.
+        // The pod has changed, or is gone.
         Ok(Patched::Other(_)) => {}
         Err(error) => tracing::debug!(%error, "a stopped pod keeps its place on the node"),
     }

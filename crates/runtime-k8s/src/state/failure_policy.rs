@@ -1,15 +1,12 @@
-//! Ending what would never run, and what was lost with its node.
+//! Ends containers that would never run, or that were lost with their node.
 //!
-//! A node tries to pull an image for ever, and a scheduler to find a node. A pod whose node has
-//! fallen silent is called running for as long as nobody gives it up; some controllers never do
-//! (kubernetes#94183). When that has gone on for long enough, this library decides that it is over.
-//! So that it is over for everyone, and does not come to life an hour later, the decision is written
-//! to the pod, and the pod is changed so that it cannot run any more.
+//! A node retries a pull without limit, and a scheduler the search for a node. A pod whose node is
+//! silent is reported as running until a controller evicts it, and some controllers never do
+//! (kubernetes#94183). When its budget is spent, this library marks the container as failed. The
+//! verdict is written to the pod, so that all processes agree, and the same patch prevents the pod
+//! from running later.
 //!
-//! The budgets count from times that are recorded in the cluster: the start, which the pod carries
-//! as an annotation, the binding to a node, the first failure, the silence of the node. They are
-//! the same for every process, so that a budget does not begin anew with each of them. A process
-//! whose clock is behind those of the others counts from what it has seen itself.
+//! `model/pod/budget.rs` computes when a budget is spent.
 
 use std::time::Duration;
 
@@ -29,14 +26,14 @@ use crate::model::pod::gate::annotate;
 use crate::model::pod::lifecycle::{self, State, Trouble, node_lost};
 use crate::model::pod::observed::Seen;
 
-/// The longest pause between two looks at the events of one pod.
+/// Maximum interval between two checks of the events of one pod.
 const RAREST_LOOK: Duration = Duration::from_secs(60);
 
 impl KubernetesBackend {
-    /// Looks closer at a pod that is due, and ends it if it has to be. Gives the time of the next
-    /// look if there is one before the pod changes.
+    /// Evaluates a pod whose budget is due, and marks it as failed if the budget is spent. Returns
+    /// the time of the next evaluation if the pod does not change before.
     pub(crate) async fn judge(&self, entry: &Entry) -> Result<Option<Instant>> {
-        // Of any number of waiters one looks; the others find it done.
+        // One of several waiters evaluates the pod; the others use its result.
         let mut judging = entry.judging.lock().await;
         let seen = entry.now();
         let options = &self.options;
@@ -105,8 +102,8 @@ impl KubernetesBackend {
         Ok(None)
     }
 
-    /// Evaluates the budgets of a container that may be waiting to run, for callers that do not wait
-    /// on the watch. Returns whether that took a closer look.
+    /// Evaluates a pod if its budget is due, for callers that do not wait on the watch. Returns
+    /// whether it was due.
     pub(crate) async fn judge_if_due(&self, seen: &Seen) -> Result<bool> {
         if due(seen, &self.options).is_none_or(|due| due > Instant::now()) {
             return Ok(false);
@@ -117,7 +114,7 @@ impl KubernetesBackend {
         Ok(true)
     }
 
-    /// Evaluates the budgets of all containers with these labels, for callers that wait for any of
+    /// Evaluates all pods with these labels whose budgets are due, for callers that wait for any of
     /// them.
     pub(crate) async fn judge_overdue(&self, labels: &LabelFilter) {
         let now = Instant::now();
@@ -132,7 +129,7 @@ impl KubernetesBackend {
         }
     }
 
-    /// Writes a verdict to the pod, which cannot run from then on.
+    /// Writes the exit to the pod, and prevents the pod from running.
     pub(crate) async fn pronounce(&self, seen: &Seen, exit: &Exit) -> Result<()> {
         let pod = &*seen.pod;
         let (uid, name) = (&pod.metadata.uid, &pod.metadata.name);
@@ -147,8 +144,8 @@ impl KubernetesBackend {
         if let Ok(Patched::Other(error)) | Err(error) = &patched
             && is_policy(error)
         {
-            // A policy refuses images that are none. The deadline alone keeps the pod from running
-            // for longer than a moment, if a node should take it yet.
+            // A policy refuses invalid images. The deadline alone still ends the pod soon after a
+            // node has started it.
             tracing::debug!(%error, "a pod is ended by its deadline alone");
             let path = pod.image_path();
             patch.retain(|change| change["op"] != "replace" || change["path"] != path.as_str());
@@ -156,9 +153,9 @@ impl KubernetesBackend {
         }
         let after = match patched {
             Ok(Patched::Done(pod)) => *pod,
-            // It runs after all, or somebody else was faster.
+            // The pod runs after all, or another client was faster.
             Ok(Patched::Other(_)) => self.client.pod(name).await?,
-            // It is gone, as the watch will say.
+            // The pod is gone, which the watch will report.
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
         };
@@ -168,7 +165,7 @@ impl KubernetesBackend {
         Ok(())
     }
 
-    /// What the cluster recorded about a pod; nothing where that may not be read.
+    /// Returns the events of a pod; none if the caller may not read events.
     async fn events_of(&self, seen: &Seen) -> Result<Vec<ClusterEvent>> {
         match self.client.events_of(&seen.pod.metadata).await {
             Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(Vec::new()),
@@ -177,7 +174,7 @@ impl KubernetesBackend {
     }
 }
 
-/// The change that writes a verdict to a pod in the state that it was seen in.
+/// Returns the patch that writes a verdict to a pod in its observed state.
 fn end(pod: &Pod, verdict: &str) -> Vec<Value> {
     let path = pod.image_path();
     let image = pod.container().map(|container| container.image.as_str()).unwrap_or_default();
@@ -187,7 +184,7 @@ fn end(pod: &Pod, verdict: &str) -> Vec<Value> {
         json!({"op": "test", "path": path, "value": image}),
     ];
     if let Some(at) = lifecycle::silence(pod) {
-        // A node that has been heard again meanwhile has its pod as it is.
+        // The patch fails if the node is back in the meantime.
         let condition = format!("/status/conditions/{at}");
         patch.extend([
             json!({"op": "test", "path": format!("{condition}/type"), "value": "Ready"}),
@@ -197,14 +194,14 @@ fn end(pod: &Pod, verdict: &str) -> Vec<Value> {
     patch.extend([
         json!({"op": "replace", "path": path, "value": STOPPED_IMAGE}),
         annotate(VERDICT, verdict),
-        // Its node gives back what it holds for it, also one that the scheduler finds only now.
+        // Its node releases the reservation, also if the scheduler finds it later.
         json!({"op": "add", "path": "/spec/activeDeadlineSeconds", "value": 1}),
     ]);
     patch
 }
 
-/// The registry's words about a pull that failed. In the pauses between two attempts only the events
-/// have them.
+/// Returns the message of the registry about a failed pull. Between two attempts only the events
+/// have it.
 fn words_of_registry(events: &[ClusterEvent], message: &str) -> String {
     if !(message.is_empty() || message.starts_with("Back-off pulling image")) {
         return message.to_owned();
@@ -217,8 +214,8 @@ fn words_of_registry(events: &[ClusterEvent], message: &str) -> String {
     words.unwrap_or_else(|| message.to_owned())
 }
 
-/// The end of the budget of what fails, if it is to come. The failures may have begun long after
-/// the start: a large image is pulled for minutes before a connection breaks.
+/// Returns the end of the budget of a failure, if it is in the future. The failures may have begun
+/// long after the start: the pull of a large image may fail after minutes.
 fn fails_within(events: &[ClusterEvent], seen: &Seen, budget: Duration) -> Option<Instant> {
     let failures = events.iter().filter(|event| event.reason.as_deref() == Some("Failed"));
     let first = failures.filter_map(ClusterEvent::first).min()?;
@@ -226,8 +223,8 @@ fn fails_within(events: &[ClusterEvent], seen: &Seen, budget: Duration) -> Optio
     (end > Instant::now()).then_some(end)
 }
 
-/// What the events say has kept a container from being made. Some of it passes by itself, so it
-/// counts only when it has gone on for `long`, and nothing has gone well since.
+/// Returns the failure that the events report for the creation of a container. Some failures are
+/// transient, so most count only if `long` is set and no later event reports progress.
 fn failure(events: &[ClusterEvent], long: bool) -> Option<String> {
     let went_well = |event: &&ClusterEvent| {
         matches!(event.reason.as_deref(), Some("Pulling" | "Pulled" | "Created" | "Started"))
@@ -248,7 +245,7 @@ fn failure(events: &[ClusterEvent], long: bool) -> Option<String> {
     })
 }
 
-/// What the node does for a pod that it has said nothing of.
+/// Returns the latest message of the node about a pod whose status shows nothing.
 fn progress(events: &[ClusterEvent]) -> Option<String> {
     let told = |event: &&ClusterEvent| event.reason.as_deref() != Some("Scheduled");
     events.iter().rev().find(told)?.message.clone().filter(|words| !words.is_empty())

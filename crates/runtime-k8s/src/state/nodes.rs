@@ -1,7 +1,7 @@
-//! Whether a node is still there.
+//! Health of nodes.
 //!
-//! It takes the right to read nodes, which a role in a namespace cannot give. Without it nothing
-//! is known, and a vanished pod was removed.
+//! This requires the right to read nodes, which a role in a namespace cannot grant. Without it the
+//! health is unknown, and a pod that has vanished was removed.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,12 +14,12 @@ use tokio::time::Instant;
 use crate::client::Client;
 use crate::model::api::Node;
 
-/// How long an answer is good.
+/// How long the health of a node is cached.
 const FRESH: Duration = Duration::from_secs(5);
-/// How long to wait for one.
+/// Timeout of a request.
 const DEADLINE: Duration = Duration::from_secs(3);
 
-/// What is known of nodes.
+/// The cached health of nodes.
 #[derive(Debug)]
 pub(crate) struct Nodes {
     client: Client,
@@ -29,11 +29,11 @@ pub(crate) struct Nodes {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Health {
-    /// It reports.
+    /// The node reports its status.
     Well,
-    /// It is gone, or has stopped to report.
+    /// The node is gone, or has stopped to report.
     Lost,
-    /// Nobody says, or this caller may not ask.
+    /// The node has no status, or the caller may not read nodes.
     Unknown,
 }
 
@@ -42,7 +42,7 @@ impl Nodes {
         Self { client, refused: AtomicBool::new(false), known: Mutex::default() }
     }
 
-    /// What is known of a node, for some seconds without a new question.
+    /// Returns the health of a node, cached for some seconds.
     pub(crate) async fn health(&self, name: &str) -> Health {
         if self.refused.load(Ordering::Relaxed) {
             return Health::Unknown;
@@ -69,8 +69,8 @@ impl Nodes {
     }
 }
 
-/// A node that reports that it is not ready is still there; one that has stopped to report has
-/// the status Unknown.
+/// Returns the health from the status of a node. A node that reports not to be ready is healthy in
+/// this sense; a silent node has the status Unknown.
 fn health_of(node: &Node) -> Health {
     match node.status.conditions.iter().find(|condition| condition.kind == "Ready") {
         Some(ready) if ready.status == "Unknown" => Health::Lost,

@@ -1,4 +1,4 @@
-//! The container as the cluster has it, now and until it is as wanted.
+//! The current state of a container, and waiting for a state.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +16,7 @@ use crate::model::pod::lifecycle::{self, State};
 use crate::model::pod::observed::Seen;
 
 impl KubernetesBackend {
-    /// Returns what is known of it now, from the watch if that is known to be current. Otherwise the
-    /// server is asked.
+    /// Returns the current state: from the watch if that is current, else from the server.
     pub(crate) async fn look(&self, container: &KubernetesContainer) -> Result<Seen> {
         if self.pods.is_current()
             && let Some(entry) = self.pods.entry(container.uid())
@@ -34,8 +33,8 @@ impl KubernetesBackend {
         Ok(self.pods.seen(pod))
     }
 
-    /// Waits until the container is as wanted, and ends it where it never will be. There is no
-    /// deadline.
+    /// Waits until the state matches a predicate, and evaluates the budgets in the meantime. There
+    /// is no deadline.
     pub(crate) async fn until(
         &self,
         container: &KubernetesContainer,
@@ -58,7 +57,7 @@ impl KubernetesBackend {
                     next_look = None;
                     was_reported = false;
                     if changed.is_err() {
-                        // The watch was closed, or has begun anew without this pod.
+                        // The watch was closed, or a new list is without this pod.
                         let last = seen.borrow().clone();
                         if wanted(&last) {
                             return Ok(last);
@@ -75,10 +74,10 @@ impl KubernetesBackend {
                 () = sleep_until(due) => match Box::pin(self.judge(&entry)).await {
                     Ok(next) => {
                         next_look = next.or(Some(Instant::now() + LOOK_AGAIN));
-                        // The node may do something else by now.
+                        // The reason may be another one now.
                         was_reported = false;
                     }
-                    // A server that is away is waited for, as everywhere here.
+                    // An unavailable server is retried.
                     Err(error) if error.is_retryable() => {
                         next_look = Some(Instant::now() + LOOK_AGAIN);
                     }
@@ -89,14 +88,14 @@ impl KubernetesBackend {
         }
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the container.
     pub(crate) async fn until_ended(&self, container: &KubernetesContainer) -> Result<Exit> {
         let begun = Instant::now();
         match self.until(container, |seen| seen.exit().is_some()).await {
             Ok(seen) => {
                 seen.exit().cloned().ok_or_else(|| Error::internal("an end without an exit"))
             }
-            // The wait had begun, and the pod went before the watch could show it.
+            // The pod was removed after the beginning of the wait and before the watch was live.
             Err(error)
                 if error.kind() == ErrorKind::NotFound
                     && self.pods.has_gone_since(container.uid(), begun) =>
@@ -107,7 +106,7 @@ impl KubernetesBackend {
         }
     }
 
-    /// Waits for its end, also while the server is away.
+    /// Waits for the end of the container, also while the server is unavailable.
     pub(crate) async fn until_ended_whatever_comes(
         &self,
         container: &KubernetesContainer,
@@ -120,7 +119,7 @@ impl KubernetesBackend {
         }
     }
 
-    /// The pod as the server has it now.
+    /// Requests the pod.
     pub(crate) async fn fresh(&self, container: &KubernetesContainer) -> Result<Arc<Pod>> {
         let pod = self.client.pod(container.pod_name()).await?;
         if pod.metadata.uid != container.uid() || pod.metadata.deletion_timestamp.is_some() {
@@ -130,7 +129,7 @@ impl KubernetesBackend {
         Ok(Arc::new(pod))
     }
 
-    /// Refuses what needs a running container.
+    /// Checks that the container runs.
     pub(crate) async fn must_run(&self, container: &KubernetesContainer) -> Result<()> {
         let mut seen = self.look(container).await?;
         if Box::pin(self.judge_if_due(&seen)).await? {
@@ -146,13 +145,13 @@ impl KubernetesBackend {
         }
     }
 
-    /// The error of a session that was not opened. A container that ends at this time makes that
-    /// fail in many words.
+    /// Returns the error of a session that was not opened. If the container has ended in the
+    /// meantime, the errors of servers vary, so that the state is the better reason.
     pub(crate) async fn not_opened(&self, container: &KubernetesContainer, error: Error) -> Error {
         if error.kind() == ErrorKind::InvalidArgument && error.field() == Some("command") {
             return error;
         }
-        // What the server says now, and not what the watch has brought so far.
+        // The watch may be behind the server.
         if let Err(gone) = self.fresh(container).await
             && gone.kind() == ErrorKind::NotFound
         {

@@ -1,9 +1,9 @@
-//! The one watch of a runtime: all pods of its scope, as the server changes them.
+//! The watch of a connection: all pods of its scope.
 //!
-//! Info, wait, list and events of any number of containers are answered from here. The watch
-//! begins with the first question that needs it, and ends with the runtime. It goes on over lost
-//! connections and restarted servers from the version it has seen, and lists anew when the server
-//! has forgotten that version.
+//! Info, wait, list and events of any number of containers use its state. The watch begins with the
+//! first call that needs it, and ends with the runtime. After a lost connection or a restart of the
+//! server it resumes from the last version, and lists again if the server does not have that
+//! version any more.
 
 mod current;
 mod ends;
@@ -36,23 +36,24 @@ use removals::Removals;
 pub(crate) use store::Entry;
 use store::{Listener, MOST_WAITING_EVENTS, Store};
 
-/// How long a server may refuse the caller before that is the answer. A token may have expired and
-/// be on its way to be renewed; a server that has just started knows no roles yet.
+/// How long a server may refuse the credentials before the watch fails. A token may have expired
+/// and be renewed soon, and a server that has just started has not read the roles yet.
 const PATIENCE_WITH_REFUSALS: Duration = Duration::from_secs(75);
 
-/// How long a right may be missing that was there before, as while a role is being replaced.
+/// How long a right may be missing that was granted before, for example while a role is being
+/// replaced.
 const PATIENCE_WITHOUT_RIGHT: Duration = Duration::from_secs(10);
 
-/// Watches that end at once begin no more often than this.
+/// Minimum interval between watches that end at once.
 const SHORTEST_WATCH: Duration = Duration::from_millis(250);
 
-/// After this a version may well be forgotten.
+/// After a watch of this length an expired version is normal and resets the backoff.
 const LONG_WATCH: Duration = Duration::from_secs(60);
 
-/// How often it is checked that the watch has not fallen behind, and that ends are not unclear.
+/// Interval of the checks for a watch that is behind, and for unclear ends.
 const CHECK: Duration = Duration::from_secs(1);
 
-/// The watch and all it has seen.
+/// The watch and the state of its pods.
 #[derive(Debug)]
 pub(crate) struct Pods {
     inner: Arc<Inner>,
@@ -72,13 +73,14 @@ struct Inner {
 
 #[derive(Debug, Clone)]
 enum Condition {
-    /// Nothing was asked yet.
+    /// The watch has not been used yet.
     Idle,
-    /// The first list is under way, or the connection is lost and being made anew.
+    /// The first list is in progress, or the connection is being reopened. The error is the last
+    /// failure.
     Away(Option<Error>),
-    /// What is seen is what the server has, but for what is under way.
+    /// The watch is open.
     Live,
-    /// The server refuses. Whoever asks next starts it again.
+    /// The server has refused the watch. The next call starts it again.
     Failed(Error),
 }
 
@@ -142,7 +144,7 @@ impl Pods {
         }
     }
 
-    /// Why the watch is not live, where that is known.
+    /// Returns the reason why the watch is not live, if it is known.
     pub(crate) fn why_away(&self) -> Option<Error> {
         match &*self.inner.condition.borrow() {
             Condition::Away(error) => error.clone(),
@@ -151,7 +153,7 @@ impl Pods {
         }
     }
 
-    /// Completes when the watch has given up, and says why.
+    /// Completes when the watch has failed, with the reason.
     pub(crate) async fn failed(&self) -> Error {
         let mut condition = self.inner.condition.subscribe();
         let failed = condition
@@ -164,61 +166,62 @@ impl Pods {
         }
     }
 
-    /// Whether what is seen is what the server has, or had a few seconds ago.
+    /// Returns whether the state is that of the server, or was a few seconds ago.
     pub(crate) fn is_current(&self) -> bool {
         matches!(*self.inner.condition.borrow(), Condition::Live)
             && self.inner.currency.is_current()
     }
 
-    /// A pod of the scope.
+    /// Returns a pod of the scope.
     pub(crate) fn entry(&self, uid: &str) -> Option<Arc<Entry>> {
         self.inner.store().entries.get(uid).cloned()
     }
 
-    /// Whether a pod is known to have gone, and was there at `time` as far as that is known.
+    /// Returns whether a pod was removed after `time`, as far as the watch has observed.
     pub(crate) fn has_gone_since(&self, uid: &str, time: Instant) -> bool {
         self.inner.store().removed.get(uid).is_some_and(|gone| *gone >= time)
     }
 
-    /// All pods of the scope.
+    /// Returns all pods of the scope.
     pub(crate) fn all(&self) -> Vec<Seen> {
         let seen: Vec<Seen> =
             self.inner.store().entries.values().map(|entry| entry.now()).collect();
         seen.into_iter().filter(|seen| !self.is_gone(&seen.pod.metadata.uid)).collect()
     }
 
-    /// Whether the server does not have a pod any more whose removal is still being explained.
+    /// Returns whether a pod is gone whose removal is still being explained.
     pub(crate) fn is_gone(&self, uid: &str) -> bool {
         self.inner.removals.is_gone(uid)
     }
 
-    /// The pods of the scope of which this holds.
+    /// Returns the pods of the scope that match a predicate.
     pub(crate) fn those(&self, hold: impl Fn(&Seen) -> bool) -> Vec<Arc<Entry>> {
         let store = self.inner.store();
         store.entries.values().filter(|entry| entry.is(&hold)).cloned().collect()
     }
 
-    /// Takes what the server answered to a request of ours. The watch has to bring it, too.
+    /// Updates the state with a pod that the server has returned. The watch has to reach its
+    /// version, too.
     pub(crate) fn take(&self, pod: Pod) {
         if matches!(*self.inner.condition.borrow(), Condition::Idle) {
             return;
         }
         self.inner.currency.expect(pod.version());
-        // A removal is news when it is explained.
+        // A removal is reported after its explanation.
         if !self.inner.removals.contains(&pod.metadata.uid) {
             self.inner.store().see(pod);
         }
     }
 
-    /// Takes what the server answered to a request of ours, and returns what is known of that pod.
+    /// Updates the state with a pod that the server has returned, and returns the observed pod.
     pub(crate) fn seen(&self, pod: Pod) -> Seen {
         self.take(pod.clone());
-        // What was seen before tells more than one pod.
+        // Earlier observations have more than the pod alone.
         let entry = self.entry(&pod.metadata.uid);
         entry.map_or_else(|| Seen::first(pod), |entry| entry.now())
     }
 
-    /// Takes that a pod is gone, because the server said so to us.
+    /// Records that a pod is gone, because the server has reported it.
     pub(crate) fn take_gone(&self, uid: &str) {
         if !matches!(*self.inner.condition.borrow(), Condition::Idle) {
             self.inner.removals.forget(uid);
@@ -226,7 +229,7 @@ impl Pods {
         }
     }
 
-    /// What happens from now on to the containers with these labels.
+    /// Returns a channel with the events of the containers with these labels, from now on.
     pub(crate) fn listen(&self, labels: LabelFilter) -> mpsc::Receiver<Result<Event>> {
         let (sender, receiver) = mpsc::channel(MOST_WAITING_EVENTS);
         self.inner.store().listeners.push(Listener { labels, sender });
@@ -246,7 +249,7 @@ impl Inner {
             never = self.clear_up_again_and_again() => match never {},
         };
         self.removals.clear();
-        // Whoever asks is told.
+        // Later calls return this error.
         tracing::debug!(%error, "the watch of the pods has ended");
         let mut store = self.store();
         for listener in store.listeners.drain(..) {
@@ -257,7 +260,7 @@ impl Inner {
         self.condition.send_replace(Condition::Failed(error));
     }
 
-    /// Watches until the server refuses for good.
+    /// Watches until the server refuses permanently.
     async fn watch(&self) -> Error {
         let mut patience = Patience::default();
         let mut forgotten = Backoff::default();
@@ -285,7 +288,8 @@ impl Inner {
             if let Err(error) = self.go_on(version, &mut patience).await {
                 return error;
             }
-            // A server that has forgotten the version of its own list is not asked without end.
+            // The backoff limits the requests to a server that does not have the version of its own
+            // list.
             if begun.elapsed() >= LONG_WATCH {
                 forgotten.reset();
             }
@@ -293,7 +297,7 @@ impl Inner {
         }
     }
 
-    /// Watches from a version on, until a new list is needed.
+    /// Watches from a version on, until a new list is required.
     async fn go_on(&self, mut version: String, patience: &mut Patience) -> Result<()> {
         let mut opened = Instant::now();
         loop {
@@ -310,7 +314,7 @@ impl Inner {
                 Err(error) => Some(error),
             };
             let Some(error) = failed else {
-                // A watch that just ended is opened again at once, unless it ends again and again.
+                // A watch is reopened at once, unless it has ended soon after it was opened.
                 tokio::time::sleep(SHORTEST_WATCH.saturating_sub(opened.elapsed())).await;
                 continue;
             };
@@ -338,8 +342,8 @@ impl Inner {
         self.condition.send_replace(Condition::Away(Some(error)));
     }
 
-    /// Reads an open watch to its end, and returns why it ended if that was a failure. Nothing is
-    /// requested meanwhile: what a request would delay is everything that the watch brings.
+    /// Reads an open watch to its end, and returns the error if it failed. No request is sent in
+    /// the meantime, because it would delay all changes.
     async fn read(
         &self,
         mut watch: crate::client::watch::Watch,
@@ -368,7 +372,7 @@ impl Inner {
                 Ok(Some(WatchLine::Failed(status))) => {
                     return Some(crate::error::from_status(&status));
                 }
-                // The server ends watches as it likes; one that ends them at once is ill.
+                // A server may end a watch at any time.
                 Ok(None) => return None,
                 Err(error) => return Some(error),
             };
@@ -378,8 +382,8 @@ impl Inner {
         }
     }
 
-    /// Takes a pod from the watch. A removal by somebody else is news when it is explained, and others
-    /// do not wait for that.
+    /// Updates the state with a pod from the watch. A removal by another client is reported after
+    /// its explanation, which delays no other pod.
     fn take(&self, pod: Box<Pod>, is_gone: bool) {
         let pod = match self.removed_with(&pod, is_gone) {
             Some(exit) => match self.removals.add(pod, exit, is_gone) {
@@ -414,7 +418,7 @@ fn interval(period: Duration) -> Interval {
     interval
 }
 
-/// How often to come again, and when to give up.
+/// Backoff after errors, and the limits after which an error is final.
 #[derive(Debug, Default)]
 struct Patience {
     backoff: Backoff,
@@ -428,12 +432,12 @@ impl Patience {
         self.refused_since = None;
     }
 
-    /// The error and the delay after it, or the error alone if it is the last.
+    /// Returns the error and the delay before the next attempt.
     fn with(&mut self, error: Error) -> Result<(Error, Duration)> {
         match error.kind() {
             ErrorKind::Unauthenticated | ErrorKind::PermissionDenied => {
                 let since = *self.refused_since.get_or_insert_with(Instant::now);
-                // A token can be on its way to be renewed; a right that is missing mostly stays so.
+                // A token may be renewed soon, but a missing right usually stays missing.
                 let patience = match error.kind() {
                     ErrorKind::PermissionDenied => PATIENCE_WITHOUT_RIGHT,
                     _ => PATIENCE_WITH_REFUSALS,

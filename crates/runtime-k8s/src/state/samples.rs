@@ -6,25 +6,25 @@ use std::time::{Duration, SystemTime};
 
 use runtime_core::Result;
 
-/// A sample of so long ago is of a container that has ended, or says little of what it does now.
+/// Maximum age of a sample. The container of an older one has probably ended.
 const OLD: Duration = Duration::from_secs(3600);
 
-/// Fewer samples than this are kept whatever they are of.
+/// Number of samples that are kept independently of their age.
 const LEAST_ROOM: usize = 256;
 
-/// What the measurement before has seen.
+/// The previous measurements.
 #[derive(Debug, Default)]
 pub(crate) struct Samples {
     /// The last measurement of each container, for the CPU time between two.
     last: Mutex<Last>,
-    /// The nodes that did not answer.
+    /// The nodes that did not respond.
     silent: Mutex<BTreeSet<String>>,
 }
 
 #[derive(Debug, Default)]
 struct Last {
     samples: HashMap<String, Sample>,
-    /// How many there may be before those of containers that nobody asks for any more are dropped.
+    /// The number of samples at which old ones are dropped.
     room: usize,
 }
 
@@ -47,7 +47,7 @@ struct Sample {
 }
 
 impl Samples {
-    /// CPUs in use since the measurement before.
+    /// Returns the CPUs in use since the previous measurement.
     pub(crate) fn cores(&self, uid: &str, time: SystemTime, cpu: Duration) -> Option<f64> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let before = last.samples.get(uid).copied();
@@ -64,7 +64,7 @@ impl Samples {
         cores
     }
 
-    /// Warns of a node that does not answer, once until it does.
+    /// Logs a warning for a node that does not respond, once until it responds.
     pub(crate) fn note_answer<T>(&self, node: &str, answer: &Result<T>) {
         let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
         match answer {

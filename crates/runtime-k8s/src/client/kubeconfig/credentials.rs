@@ -1,4 +1,4 @@
-//! What proves to the API server who sends a request.
+//! Credentials of requests.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,7 +21,7 @@ const REREAD_INTERVAL: Duration = Duration::from_secs(50);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The credentials of a user. Clones share what is read or run.
+/// The credentials of a user. Clones share the token of a file or a plugin.
 #[derive(Clone)]
 pub(crate) struct Credentials(Arc<Kind>);
 
@@ -32,7 +32,7 @@ pub(super) enum Kind {
     Plugin(Box<Plugin>),
 }
 
-/// What a request was sent with.
+/// The credentials that a request was sent with.
 enum Used {
     Unchanging,
     Read(HeaderValue),
@@ -44,7 +44,7 @@ impl Credentials {
         Self(Arc::new(kind))
     }
 
-    /// Reads or runs what the credentials come from.
+    /// Reads the file or runs the plugin that has the credentials.
     ///
     /// # Errors
     /// `InvalidArgument` if a plugin is missing; `Unauthenticated` if it fails.
@@ -52,7 +52,7 @@ impl Credentials {
         self.header().await.map(drop)
     }
 
-    /// Returns whether they can be others after a response with 401.
+    /// Returns whether the credentials may have changed after a response with 401.
     fn can_change(&self) -> bool {
         matches!(&*self.0, Kind::File(_) | Kind::Plugin(_))
     }
@@ -86,7 +86,7 @@ impl Credentials {
 
 #[cfg(test)]
 impl Credentials {
-    /// Makes a token file due.
+    /// Makes the next request read a token file again.
     pub(crate) fn expire(&self) {
         if let Kind::File(file) = &*self.0 {
             file.expire();

@@ -70,7 +70,7 @@ pub(super) fn certified(
         .map_err(|error| bad(format!("client-certificate and client-key cannot be used: {error}")))
 }
 
-/// Where the client certificate comes from.
+/// The source of the client certificate.
 pub(super) enum Identity {
     /// The kubeconfig or its files, which are read again while they are used.
     Kubeconfig { chain: Pem, key: Pem, provider: Arc<CryptoProvider>, last: Mutex<Last> },
@@ -78,7 +78,7 @@ pub(super) enum Identity {
     Plugin(Arc<Issued>),
 }
 
-/// The certificate that an exec plugin returned last.
+/// The last certificate of an exec plugin.
 pub(super) type Issued = Mutex<Option<Arc<CertifiedKey>>>;
 
 pub(super) struct Last {

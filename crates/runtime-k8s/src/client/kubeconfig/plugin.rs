@@ -77,7 +77,7 @@ struct Spec<'a> {
     cluster: Option<&'a ClusterInfo>,
 }
 
-/// The cluster, as a plugin is told about it.
+/// The cluster in the input of a plugin.
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct ClusterInfo {

@@ -1,4 +1,4 @@
-//! Which files are read, and which cluster and user are taken from them.
+//! Selects the files, and the cluster and the user in them.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ pub(super) struct Selected {
     pub(super) namespace: String,
 }
 
-/// Where the configuration comes from.
+/// The source of the configuration.
 pub(super) enum Source {
     Kubeconfig(Box<Selected>),
     /// The service account of the pod that this process runs in.

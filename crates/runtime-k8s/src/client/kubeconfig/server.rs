@@ -61,7 +61,7 @@ fn redacted(server: &str) -> &str {
     server.rsplit_once('@').map_or(server, |(_, rest)| rest)
 }
 
-/// Returns the address of the API server that every pod is told.
+/// Returns the address of the API server from the variables of a pod.
 pub(super) fn of_pod(environment: &Environment) -> Result<Server> {
     let host = environment.text("KUBERNETES_SERVICE_HOST").unwrap_or_default();
     let port = environment.text("KUBERNETES_SERVICE_PORT").unwrap_or_default();

@@ -1,47 +1,46 @@
-//! Signs of life of sessions.
+//! Keepalive of sessions.
 //!
-//! A session may be quiet for hours. Pings keep its connection in the tables of balancers, and their
-//! answers show that the server is still there. kubectl sends as many, and waits as long.
+//! A session may be silent for hours. Pings keep its connection in the tables of load balancers,
+//! and the responses show that the server is alive. kubectl uses the same interval and timeout.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// How often sessions are pinged, and how long the server may be silent.
+/// Interval of the pings of a session, and the timeout of a silent server.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Heartbeat {
     pub(crate) interval: Duration,
     pub(crate) limit: Duration,
 }
 
-/// How many pings in a row may have no answer.
+/// Maximum number of consecutive pings without a response.
 const MISSED: u32 = 12;
 
 impl Heartbeat {
-    /// Pings that often. The limit is a minute with the usual interval.
+    /// Returns a keepalive with this interval. With the default interval the timeout is a minute.
     pub(crate) fn every(interval: Duration) -> Self {
         let limit = runtime_core::bounded(interval.saturating_mul(MISSED));
         Self { interval, limit }
     }
 }
 
-/// As much input as the smallest buffer between a server and a process holds, in bytes: that of a
-/// terminal.
+/// Capacity of the smallest buffer between a server and a process, in bytes: that of a terminal.
 const HARMLESS_INPUT: usize = 4096;
 
-/// The pings of a session over a WebSocket and the input among them.
+/// Tracks the pings and the input of a session over a WebSocket.
 ///
-/// A server that passes on input which the process does not read answers no ping. So a silence
-/// counts only if the input is too short for that, or the answer to a later ping has shown that the
-/// server has taken all of it.
+/// A server that forwards input to a process that does not read it does not respond to pings. So a
+/// silence counts only if the input fits into the buffers, or the response to a later ping has
+/// shown that the server has forwarded all input.
 #[derive(Debug, Default)]
 pub(crate) struct Pulse {
     /// The number of the next ping.
     next: AtomicU64,
-    /// How much input was sent.
+    /// The number of bytes of input that were sent.
     sent: AtomicUsize,
     /// The number of the first ping after the last input.
     wanted: AtomicU64,
-    /// The number after that of the last ping that was answered.
+    /// The number after that of the last ping with a response.
     answered: AtomicU64,
 }
 
@@ -51,7 +50,7 @@ impl Pulse {
         self.next.fetch_add(1, Ordering::Relaxed).to_be_bytes()
     }
 
-    /// The answer to a ping has arrived.
+    /// Records the response to a ping.
     pub(crate) fn pong(&self, payload: &[u8]) {
         if let Ok(number) = <[u8; 8]>::try_from(payload) {
             let number = u64::from_be_bytes(number).saturating_add(1);
@@ -59,13 +58,13 @@ impl Pulse {
         }
     }
 
-    /// So much input is sent now.
+    /// Records that input of this length is sent now.
     pub(crate) fn input(&self, length: usize) {
         self.sent.fetch_add(length, Ordering::Relaxed);
         self.wanted.store(self.next.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    /// Whether the server may be waiting for a process that does not read.
+    /// Returns whether the server may be waiting for a process that does not read.
     pub(crate) fn may_be_busy(&self) -> bool {
         self.sent.load(Ordering::Relaxed) > HARMLESS_INPUT
             && self.answered.load(Ordering::Relaxed) <= self.wanted.load(Ordering::Relaxed)

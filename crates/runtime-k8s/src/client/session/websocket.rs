@@ -1,8 +1,8 @@
 //! Remote commands over a WebSocket, in version 5 of their protocol.
 //!
-//! Every message begins with a byte that names its stream; 255 ends the stream that the byte after
-//! it names. The older versions lack that, so that a process which reads its input to the end never
-//! gets there: they are not spoken. The protocol is that of Kubernetes' `remotecommand` package
+//! Every message begins with the number of its stream; 255 closes the stream whose number follows.
+//! The older versions lack this half close, so that a process that reads its input to the end would
+//! not end: they are not supported. The protocol is that of Kubernetes' `remotecommand` package
 //! (KEP-4006); API servers have it from 1.30 on.
 
 use std::io;
@@ -32,7 +32,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::client::session::keepalive::{Heartbeat, Pulse};
 
-/// The only version that is asked for.
+/// The only version that is requested.
 const PROTOCOL: &str = "v5.channel.k8s.io";
 
 const STDIN: u8 = 0;
@@ -42,13 +42,13 @@ const OUTCOME: u8 = 3;
 const RESIZE: u8 = 4;
 const CLOSE: u8 = 255;
 
-/// How many pieces wait for the reader of a stream.
+/// Capacity of the channel to the reader of a stream, in pieces.
 const PIECES: usize = 2;
 
-/// How much input waits to be sent, and is sent at once.
+/// Size of the input buffer and maximum size of a message, in bytes.
 const ROOM: usize = 32 << 10;
 
-/// The request that asks for such a connection, and its key.
+/// Returns the upgrade request and its key.
 pub(crate) fn request(uri: &str) -> Result<(Request<Body>, String)> {
     let key = generate_key();
     let request = Request::get(uri)
@@ -62,7 +62,7 @@ pub(crate) fn request(uri: &str) -> Result<(Request<Body>, String)> {
     Ok((request, key))
 }
 
-/// Checks that a server which upgrades does so to what was asked for.
+/// Checks that a server has upgraded to the requested protocol.
 pub(crate) fn check(headers: &HeaderMap, key: &str) -> Result<()> {
     let is = |name, wanted: &str| {
         let value = headers.get(name).and_then(|value| value.to_str().ok());
@@ -78,9 +78,9 @@ pub(crate) fn check(headers: &HeaderMap, key: &str) -> Result<()> {
     }
 }
 
-/// The streams of a session over `io`, which a server has upgraded.
+/// Returns the streams of a session over an upgraded connection.
 ///
-/// The connection is closed when the session has ended, or every part of it was dropped.
+/// The connection is closed when the session has ended, or all of its parts were dropped.
 pub(crate) async fn transport<T>(io: T, streams: Streams, heartbeat: Heartbeat) -> Transport
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -128,11 +128,11 @@ where
     tokio::spawn(async move {
         let reader = Reader { messages, outputs, outcome: None, heartbeat, pulse };
         let read = reader.read().map(|outcome| {
-            // Nobody may wait for it.
+            // The receiver may be dropped.
             let _ = tell.send(outcome);
         });
         unwanted.run_until_cancelled(read).await;
-        // What waits to be sent goes nowhere now.
+        // Buffered input is discarded.
         unwanted.cancel();
     });
     transport
@@ -148,10 +148,10 @@ fn chunks(wanted: Arc<DropGuard>) -> (mpsc::Sender<io::Result<Bytes>>, Chunks) {
     (sender, chunks.boxed())
 }
 
-/// Reads what comes to its end.
+/// Reads all messages.
 struct Reader<T> {
     messages: SplitStream<WebSocketStream<T>>,
-    /// Standard output and standard error, until they have ended.
+    /// Stdout and stderr, until they have ended.
     outputs: [Option<mpsc::Sender<io::Result<Bytes>>>; 2],
     outcome: Option<std::result::Result<Outcome, remote_command::Error>>,
     heartbeat: Heartbeat,
@@ -168,12 +168,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Reader<T> {
                 Ok(Some(_)) => {}
                 Err(error) => break Some(error),
             }
-            // The outcome is the last that is said, and servers may be slow to hang up.
+            // The outcome is the last message, and servers may close the connection late.
             if let Some(outcome) = self.outcome.take() {
                 return outcome;
             }
         };
-        // Outputs that have not ended were cut.
+        // Outputs without an end were cut off.
         let cut = || match &failure {
             Some(error) => io::Error::from(error.clone()),
             None => io::ErrorKind::UnexpectedEof.into(),
@@ -184,7 +184,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Reader<T> {
         Err(remote_command::Error::NoOutcome(failure))
     }
 
-    /// Returns the next message. A server that is silent for too long is lost.
+    /// Returns the next message. A server that is silent for too long is reported as lost.
     async fn next(&mut self) -> std::result::Result<Option<Message>, spdy_client::Error> {
         loop {
             let limit = tokio::time::sleep(self.heartbeat.limit);
@@ -210,7 +210,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Reader<T> {
         match message[0] {
             number @ (STDOUT | STDERR) if !rest.is_empty() => {
                 if let Some(output) = &self.outputs[usize::from(number - STDOUT)] {
-                    // One that nobody reads is thrown away.
+                    // The output is discarded if its reader was dropped.
                     let _ = output.send(Ok(rest)).await;
                 }
             }
@@ -244,7 +244,7 @@ async fn send_input<T: AsyncRead + AsyncWrite + Unpin>(
             let message = if end { Bytes::from_static(&[CLOSE, STDIN]) } else { message.freeze() };
             let mut sink = sink.lock().await;
             pulse.input(message.len());
-            // The reader learns of a connection that is lost.
+            // The reader also gets the error of a lost connection.
             if sink.send(Message::Binary(message)).await.is_err() || end {
                 return;
             }
@@ -274,7 +274,7 @@ async fn send_pings<T: AsyncRead + AsyncWrite + Unpin>(
     unwanted.run_until_cancelled(send).await;
 }
 
-/// The input, as its writer has it.
+/// The writer of the input.
 struct Input {
     pipe: DuplexStream,
     _wanted: Arc<DropGuard>,
@@ -446,7 +446,7 @@ mod tests {
         let mut stdout = transport.stdout.unwrap();
         let hour = Duration::from_secs(3600);
         assert!(tokio::time::timeout(hour, stdout.try_next()).await.is_err());
-        // It has read. Now silence counts again.
+        // After the read, silence counts again.
         answer(&mut server, Duration::from_secs(30)).await;
         tokio::time::timeout(hour, stdout.try_next()).await.unwrap().unwrap_err();
     }

@@ -1,9 +1,9 @@
-//! A stream that lets what comes in small pieces gather before it is read.
+//! A stream that coalesces small pieces before they are read.
 //!
-//! A node sends each line of a log as a piece of its own, and the API server passes it on as one. A
-//! reader that is faster than both is woken for each of them, and where it shares their processors it
-//! is in their way. With the pauses it reads some tens of lines at a time, and a server that has
-//! filled the window of its reader ([`crate::client::transport::http2`]) sends hundreds.
+//! A node sends each line of a log in a piece of its own, and the API server forwards it as one. A
+//! faster reader is woken for each piece, and competes with the server if they share processors.
+//! With the delays it reads some tens of lines at a time, and a server that has filled the window
+//! of its reader ([`crate::client::transport::http2`]) sends hundreds.
 
 use std::io;
 use std::pin::Pin;
@@ -13,22 +13,21 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// How long pieces gather.
+/// Delay before a read within a burst.
 const PAUSE: Duration = Duration::from_millis(4);
 
-/// Pieces that come no further apart than this are of one stream.
+/// Maximum gap between the pieces of a burst.
 const APART: Duration = Duration::from_millis(4);
 
-/// After how many of them in a row there is a pause: answers that are short, and lines that are few,
-/// come without.
+/// Number of reads in a burst before a delay. Short responses and single lines are not delayed.
 const MANY: u32 = 32;
 
-/// A connection that is read in larger pieces than it comes in.
+/// A connection whose small pieces are coalesced.
 #[derive(Debug)]
 pub(crate) struct Gathered<T> {
     inner: T,
     pause: Option<Pin<Box<Sleep>>>,
-    /// When something was last read, and how often in a row soon after the time before.
+    /// The time of the last read, and the number of reads in the current burst.
     last: Instant,
     row: u32,
 }
@@ -50,7 +49,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Gathered<T> {
             self.pause = None;
         }
         ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
-        // What fills the buffer was waiting, and so is more of it.
+        // A full buffer means that more data is ready.
         if buf.remaining() > 0 {
             let now = Instant::now();
             let soon = now.duration_since(self.last) < APART;
@@ -101,7 +100,7 @@ mod tests {
 
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-    /// How many reads it takes for so many pieces of which the next follows after `apart`.
+    /// Returns the number of reads for so many pieces with `apart` in between.
     async fn reads(pieces: usize, apart: impl AsyncFn()) -> usize {
         let (mut theirs, ours) = tokio::io::duplex(1 << 16);
         let mut ours = Gathered::new(ours);
@@ -127,7 +126,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_comes_fast_gathers_and_what_comes_slowly_is_read_at_once() {
-        // Each piece is read before the next is sent, but for the pauses.
+        // Without the delays each piece would be read before the next is sent.
         let fast = reads(10_000, tokio::task::yield_now).await;
         assert!(fast < 200, "{fast} reads");
         assert_eq!(reads(100, || sleep(APART)).await, 100);

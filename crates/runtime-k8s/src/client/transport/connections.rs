@@ -1,4 +1,4 @@
-//! The connections of a client, and how they are closed while somebody still holds what they give.
+//! The connections of a client, which can be closed while their bodies are still being read.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -18,46 +18,47 @@ use tokio::time::Instant;
 use crate::client::transport::pool::Generation;
 use crate::error;
 
-/// How long a read that has just begun may take at least.
+/// Minimum time of a read, independently of the silence limit.
 const MOMENT: Duration = Duration::from_secs(2);
 
-/// The ways to the server.
+/// The HTTP clients of a connection.
 #[derive(Clone)]
 pub(crate) struct Clients {
-    /// For everything.
+    /// The client for all requests.
     pub(crate) all: kube::Client,
-    /// For answers that are long, where there is another way for them.
+    /// The client for long responses, if the server may support HTTP/2.
     pub(crate) long: Option<kube::Client>,
-    /// What the pools of both are discarded by.
+    /// The generation of the pools of both.
     pub(crate) generation: Generation,
 }
 
 impl Clients {
-    /// A client of the caller's, whose connections are its own.
+    /// Returns the client of the caller, which has its own connections.
     pub(crate) fn single(client: kube::Client) -> OnExecutor<Self> {
         OnExecutor::only(Self { all: client, long: None, generation: Generation::default() })
     }
 }
 
-/// What is open, or nothing once it was closed.
+/// The clients and the open bodies, until they are closed.
 pub(crate) struct Link {
     clients: Mutex<Option<OnExecutor<Clients>>>,
-    /// Set when long answers go the way of all others.
+    /// Set if the server does not support HTTP/2.
     has_no_long: AtomicBool,
     bodies: Mutex<Vec<Weak<Slot>>>,
     losses: Arc<Losses>,
 }
 
-/// What is known of connections that were lost.
+/// Lost connections.
 #[derive(Debug, Default)]
 struct Losses {
-    /// When the last one was lost.
+    /// The time of the last loss.
     last: Mutex<Option<Instant>>,
     generation: Generation,
 }
 
 impl Losses {
-    /// A connection was lost. The pooled ones lead to the same server, so they are discarded.
+    /// Records a lost connection, and discards the pooled connections, because they lead to the
+    /// same server.
     fn note(&self) {
         *lock(&self.last) = Some(Instant::now());
         self.generation.discard();
@@ -66,13 +67,13 @@ impl Losses {
 
 type Slot = Mutex<Option<Body>>;
 
-/// A body that comes as long as it is read. Dropping it closes its connection.
+/// A response body that is still being received. Dropping it closes its connection.
 pub(crate) struct OpenBody {
     slot: Arc<Slot>,
     losses: Arc<Losses>,
-    /// How long nothing may arrive.
+    /// Timeout of the next data.
     silence_limit: Option<Duration>,
-    /// When something arrived last, or was read.
+    /// The time at which data last arrived, or was read.
     last: Instant,
 }
 
@@ -88,22 +89,22 @@ impl Link {
         }
     }
 
-    /// The clients.
+    /// Returns the clients.
     ///
     /// # Errors
-    /// `InvalidState` once they were closed.
+    /// `InvalidState` after a close.
     pub(crate) fn clients(&self) -> Result<Clients> {
         let mut clients = lock(&self.clients).as_ref().ok_or_else(closed)?.get();
         clients.long = clients.long.filter(|_| !self.has_no_long.load(Ordering::Relaxed));
         Ok(clients)
     }
 
-    /// Long answers go the way of all others from now on.
+    /// Uses HTTP/1.1 for long responses from now on.
     pub(crate) fn forget_long(&self) {
         self.has_no_long.store(true, Ordering::Relaxed);
     }
 
-    /// Takes a body that is closed with the rest.
+    /// Returns a body that a close also closes.
     pub(crate) fn hold(&self, body: Body) -> OpenBody {
         let slot = Arc::new(Mutex::new(Some(body)));
         let mut bodies = lock(&self.bodies);
@@ -121,22 +122,22 @@ impl Link {
         }
     }
 
-    /// A connection was lost.
+    /// Records a lost connection.
     pub(crate) fn lost(&self) {
         self.losses.note();
     }
 
-    /// Discards the pooled connections, because the server has left a request without an answer.
+    /// Discards the pooled connections after a request without a response.
     pub(crate) fn discard(&self) {
         self.losses.generation.discard();
     }
 
-    /// Whether a connection was lost so short a time ago.
+    /// Returns whether a connection was lost within this time.
     pub(crate) fn was_lost(&self, within: Duration) -> bool {
         lock(&self.losses.last).is_some_and(|lost| lost.elapsed() < within)
     }
 
-    /// Drops the clients, with the connections that they keep, and every body.
+    /// Drops the clients with their connections, and all bodies.
     pub(crate) fn close(&self) {
         lock(&self.clients).take();
         for slot in lock(&self.bodies).drain(..) {
@@ -148,16 +149,16 @@ impl Link {
 }
 
 impl OpenBody {
-    /// Fails if nothing arrives for so long.
+    /// Sets a timeout for the next data.
     pub(crate) fn with_silence_limit(mut self, limit: Duration) -> Self {
         self.silence_limit = Some(limit);
         self
     }
 
-    /// The next bytes; `None` at the end. Dropping the future loses nothing.
+    /// Returns the next bytes; `None` at the end. It is cancel safe.
     ///
     /// # Errors
-    /// `Unavailable` when the connection was lost, or nothing has arrived for too long.
+    /// `Unavailable` if the connection was lost, or at the silence limit.
     pub(crate) async fn data(&mut self) -> Result<Option<Bytes>> {
         while let Some(frame) = self.frame_in_time().await {
             if let Ok(data) = frame?.into_data() {
@@ -169,7 +170,7 @@ impl OpenBody {
 
     async fn frame_in_time(&mut self) -> Option<Result<Frame<Bytes>>> {
         let Some(limit) = self.silence_limit else { return self.frame().await };
-        // What has arrived while the reader did something else takes a moment to get here.
+        // Data that has arrived since the last read takes a moment to be delivered.
         let end = (self.last + limit).max(Instant::now() + MOMENT);
         match tokio::time::timeout_at(end, self.frame()).await {
             Ok(frame) => {
@@ -185,7 +186,7 @@ impl OpenBody {
         }
     }
 
-    /// The next frame. Dropping the future loses nothing.
+    /// Returns the next frame. It is cancel safe.
     async fn frame(&mut self) -> Option<Result<Frame<Bytes>>> {
         poll_fn(|cx| match lock(&self.slot).as_mut() {
             Some(body) => Pin::new(body).poll_frame(cx).map(|frame| {
@@ -202,7 +203,7 @@ impl OpenBody {
 
 #[cfg(test)]
 impl OpenBody {
-    /// One that nobody closes.
+    /// Returns a body that no close closes.
     pub(crate) fn of(body: Body) -> Self {
         Self {
             slot: Arc::new(Mutex::new(Some(body))),
@@ -239,7 +240,7 @@ mod tests {
         let mut body = client.open_log("p", &[("follow", "true".to_owned())]).await.unwrap();
         assert_eq!(body.data().await.unwrap().unwrap(), "line\n");
         let begun = Instant::now();
-        // A reader that looks at something else again and again.
+        // A reader that is cancelled repeatedly.
         let error = loop {
             match tokio::time::timeout(MOMENT * 2, body.data()).await {
                 Ok(read) => break read.unwrap_err(),

@@ -1,4 +1,4 @@
-//! How connections to the API server are opened.
+//! Opens connections to the API server.
 
 use std::future::poll_fn;
 use std::io;
@@ -26,16 +26,14 @@ use crate::client::proxy::{Connector, Stream};
 use crate::client::transport::pool::{Generation, Pool};
 use crate::error;
 
-/// After how long a silent connection is asked for a sign of life, how often, and how many times
-/// without an answer: whoever waits on one whose server has vanished without a word hears of it
-/// after a minute. A session has no other way to know.
+/// TCP keepalive of a silent connection. A vanished server is detected after a minute.
 const SILENCE: Duration = Duration::from_secs(30);
 const INTERVAL: Duration = Duration::from_secs(10);
 const ATTEMPTS: u32 = 3;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Opens TCP connections that notice when the other end has vanished.
+/// Returns a connector for TCP connections with keepalive.
 pub(crate) fn tcp(connect_timeout: Option<Duration>) -> HttpConnector {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
@@ -53,13 +51,12 @@ pub(crate) fn connector(settings: &Settings) -> Connector {
     Connector::new(tcp(limit), settings.proxy.as_ref(), tls, limit)
 }
 
-/// Returns the client for everything. Its connections go through the proxy of the configuration, and are
+/// Returns the client for all requests. Its connections use the proxy of the configuration, and are
 /// discarded with their generation.
 pub(crate) fn client(settings: &Settings, generation: Generation) -> Result<kube::Client> {
     let Settings { config, credentials, proxy, .. } = settings;
     let connector = connector(settings);
-    // An HTTP proxy is sent the requests for a server without TLS, but for those that end in another
-    // protocol: they take a tunnel.
+    // Requests for a server without TLS are sent to an HTTP proxy itself. Upgrades use a tunnel.
     let tunnels = pool(settings, connector.clone().tunnelling(), generation.clone())?;
     let takes_requests = config.cluster_url.scheme() == Some(&Scheme::HTTP)
         && proxy.as_ref().is_some_and(|proxy| proxy.takes_requests());
@@ -89,7 +86,7 @@ pub(crate) fn client(settings: &Settings, generation: Generation) -> Result<kube
     Ok(ClientBuilder::new(service, &config.default_namespace).build())
 }
 
-/// Returns a pool of connections to the server. TLS is part of the time that opening one may take.
+/// Returns a pool of connections to the server. The timeout of opening one includes TLS.
 #[expect(clippy::type_complexity, reason = "a connector has no shorter name")]
 fn pool(
     settings: &Settings,
@@ -199,7 +196,7 @@ impl AsyncWrite for Wire {
     }
 }
 
-/// Opens connections in so much time, or not at all.
+/// Returns a connector with a timeout.
 fn in_time<C>(
     connector: C,
     limit: Option<Duration>,
@@ -277,12 +274,12 @@ mod tests {
             let mut head = [0; 1024];
             let _ = peer.read(&mut head).await.unwrap();
             peer.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
-            // The next is lost on its way.
+            // The next request is lost.
             let _ = peer.read(&mut head).await;
         });
         assert_eq!(ask("http", address).await.unwrap(), 204);
         served.await.unwrap();
-        // Nobody listens any more.
+        // No server listens any more.
         let refused = ask("http", address).await.unwrap_err();
         assert!(error::was_not_sent(&refused), "{refused:?}");
         assert!(refused.is_retryable());

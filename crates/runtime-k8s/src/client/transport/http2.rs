@@ -1,13 +1,13 @@
-//! Long answers over HTTP/2, a connection for each while it is read.
+//! Long responses over HTTP/2, each over a connection of its own.
 //!
-//! kube speaks HTTP/1.1, in which an API server writes an answer and reads on from the node in
-//! turns. In HTTP/2 it does both at once, which is what kubectl has.
+//! kube uses HTTP/1.1, with which an API server alternates between writing to its client and
+//! reading from the node. With HTTP/2 it does both concurrently. kubectl uses HTTP/2.
 //!
-//! Connections are kept for the next answer and never shared: a server allows few answers at a time
-//! on one, and a reader that is slow would hold up all others.
+//! Idle connections are reused for later responses but never shared: a server limits the streams of
+//! a connection, and a slow reader would delay all others.
 //!
-//! The watch of the pods is a long answer, too. Its connection is new and is not kept afterwards, and
-//! the answers to its pings show that what it has said so far is all that there is.
+//! The watch of the pods is a long response, too. Its connection is new and is not reused
+//! afterwards. The responses to its pings show that no earlier line is missing.
 
 use std::ops::RangeInclusive;
 use std::pin::Pin;
@@ -41,12 +41,12 @@ use crate::client::transport::liveness::{Heard, Listening};
 use crate::client::transport::pool::{Generation, IDLE_LIMIT};
 use crate::error;
 
-/// How much of an answer may be on its way while its reader is busy: as much as keeps a link of
-/// this speed in use, in bytes a second, within these limits.
+/// Bandwidth that the flow-control window is sized for, in bytes a second, and the limits of the
+/// window.
 ///
-/// More would do harm. A node writes a log line by line, and an API server that may pass on all it
-/// gets does so line by line too; made to wait for its reader, it passes on what has come
-/// meanwhile in one piece, and has time for the node.
+/// A larger window is slower. A node writes a log line by line, and an API server with free window
+/// forwards each line in a frame of its own. If the window is full, it forwards all lines that have
+/// arrived in the meantime in one frame.
 const LINK: f64 = (64 << 20) as f64;
 const WINDOWS: RangeInclusive<f64> = (64 << 10) as f64..=(1 << 20) as f64;
 
@@ -55,26 +55,26 @@ fn window(round_trip: Duration) -> u32 {
     (round_trip.as_secs_f64() * LINK).clamp(*WINDOWS.start(), *WINDOWS.end()) as u32
 }
 
-/// Its name where the protocol is agreed on.
+/// Name of HTTP/2 in ALPN.
 const HTTP2: &[u8] = b"h2";
 
-/// How many connections are kept for later.
+/// Maximum number of idle connections.
 const MOST_IDLE: usize = 8;
 
-/// How often a connection without traffic is pinged, and how long the answer may take.
+/// Interval of the pings of an idle connection, and the timeout of a response.
 #[derive(Debug, Clone, Copy)]
 struct Pings {
     interval: Duration,
     timeout: Duration,
 }
 
-/// A follower of a quiet container keeps its connection in the tables of balancers, which forget it
-/// after some tens of seconds, and is reopened when its server has vanished.
+/// Pings keep the connection of a silent follower in the tables of load balancers, which evict it
+/// after some tens of seconds. The follower is reopened if its server has vanished.
 const LOG_PINGS: Pings =
     Pings { interval: Duration::from_secs(5), timeout: Duration::from_secs(15) };
 
-/// State that the watch has brought is returned only while its connection is known to be alive, so
-/// the interval is a fraction of the time that `pods/current.rs` allows.
+/// The state of the watch is used only while its connection is alive, so the interval is a fraction
+/// of the time that `state/pods/freshness.rs` allows.
 const WATCH_PINGS: Pings =
     Pings { interval: Duration::from_secs(2), timeout: Duration::from_secs(8) };
 
@@ -84,7 +84,7 @@ pub(crate) struct OpensWatch;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The server, or what stands before it, speaks no HTTP/2.
+/// Error if the server, or a proxy in front of it, does not support HTTP/2.
 #[derive(Debug)]
 struct NotSpoken;
 
@@ -96,13 +96,13 @@ impl std::fmt::Display for NotSpoken {
 
 impl std::error::Error for NotSpoken {}
 
-/// Whether a request failed for want of HTTP/2 alone.
+/// Returns whether a request failed only because the server does not support HTTP/2.
 pub(crate) fn is_not_spoken(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Service(source) if source.is::<NotSpoken>())
 }
 
-/// Returns a client that speaks HTTP/2 alone. `None` if the server has no TLS, in which the protocol
-/// is agreed on.
+/// Returns a client that uses only HTTP/2. `None` if the server has no TLS, which negotiates the
+/// protocol.
 pub(crate) fn client(settings: &Settings, generation: Generation) -> Result<Option<kube::Client>> {
     client_with(settings, generation, LOG_PINGS, WATCH_PINGS)
 }
@@ -140,16 +140,16 @@ fn client_with(
 
 type Sender = SendRequest<Body>;
 
-/// The window of the connection of an answer with this window, which it never fills.
+/// Returns the window of a connection whose stream has this window.
 ///
-/// h2 ends a connection on which too many small pieces wait for their reader: each may cost 256 bytes
-/// beside its own, and half of this window is what all may cost. A log of empty lines is one of pieces
-/// of one byte.
+/// h2 closes a connection on which too many small frames are buffered: it counts up to 256 bytes of
+/// overhead for each, and allows half of this window for all of them. A log of empty lines has
+/// frames of one byte.
 fn room(window: u32) -> u32 {
     window.saturating_mul(2 * 256).min((1 << 31) - 1)
 }
 
-/// The connections without an answer under way.
+/// The idle connections.
 #[derive(Debug, Default)]
 struct Idle {
     generation: u64,
@@ -164,7 +164,7 @@ struct IdleConnection {
 }
 
 impl Idle {
-    /// Drops the connections that are closed, too old or of an earlier generation.
+    /// Drops connections that are closed, too old or of an earlier generation.
     fn clean(&mut self, generation: u64) {
         if self.generation != generation {
             self.generation = generation;
@@ -207,8 +207,7 @@ struct Connections {
     shortest: Arc<RoundTrip>,
 }
 
-/// The shortest time to the server and back that was seen, in nanoseconds: the one that the fewest
-/// other things have lengthened.
+/// Minimum observed round-trip time, in nanoseconds.
 #[derive(Debug)]
 struct RoundTrip(AtomicU64);
 
@@ -225,7 +224,8 @@ impl Default for RoundTrip {
     }
 }
 
-/// Whether a connection ends where it begins, however long a busy machine takes to open it.
+/// Returns whether both ends of a connection are on this host. The time that it takes to open is
+/// then no round-trip time.
 fn is_local(tcp: &TcpStream) -> bool {
     matches!((tcp.local_addr(), tcp.peer_addr()), (Ok(ours), Ok(theirs)) if ours.ip() == theirs.ip())
 }
@@ -275,7 +275,7 @@ impl Connections {
                     let (sender, home) = (Some(sender), Some(home));
                     return Ok(answer.map(|body| Answer { body, sender, home }));
                 }
-                // The server has closed it while nobody used it, and never saw the request.
+                // The server has closed the idle connection and has not received the request.
                 Err(mut failed) => match failed.take_message() {
                     Some(unsent) if is_kept => request = unsent,
                     _ => return Err(failed.into_error().into()),
@@ -284,7 +284,7 @@ impl Connections {
         }
     }
 
-    /// Opens a connection within the time that there is for that, TLS and HTTP/2 included.
+    /// Opens a connection within its timeout, TLS and HTTP/2 included.
     async fn open(&self, uri: Uri, pings: Pings) -> std::result::Result<(Sender, Heard), BoxError> {
         match self.limit {
             Some(limit) => tokio::time::timeout(limit, self.connect(uri, pings)).await?,
@@ -316,7 +316,7 @@ impl Connections {
             .keep_alive_timeout(pings.timeout)
             .handshake(TokioIo::new(stream))
             .await?;
-        // It ends with its sender and its last answer.
+        // The task ends with the sender and the last response.
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection has ended");
@@ -326,10 +326,10 @@ impl Connections {
     }
 }
 
-/// Where a connection goes when its answer has been read.
+/// The connection of a response, which becomes idle when the response was read.
 struct Home {
     idle: Weak<Mutex<Idle>>,
-    /// The generation in which its request was sent, and what tells the current one.
+    /// The generation in which its request was sent.
     sent_in: u64,
     generation: Generation,
     heard: Heard,
@@ -344,7 +344,8 @@ impl Home {
     }
 }
 
-/// The body of an answer. Read to its end it gives its connection back, dropped before it ends it.
+/// The body of a response. At its end the connection becomes idle. If the body is dropped before,
+/// the connection is closed.
 struct Answer {
     body: Incoming,
     sender: Option<Sender>,
@@ -373,7 +374,7 @@ impl HttpBody for Answer {
     }
 
     fn is_end_stream(&self) -> bool {
-        // Not before the connection was given back.
+        // The end is reported after the connection has become idle.
         self.sender.is_none() && self.body.is_end_stream()
     }
 

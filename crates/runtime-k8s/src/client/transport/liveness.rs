@@ -1,4 +1,4 @@
-//! When a connection last showed that its other end is alive.
+//! Liveness of connections.
 
 use std::io;
 use std::pin::Pin;
@@ -10,8 +10,8 @@ use tokio::time::Instant;
 
 /// Time of the last byte that was received on a connection. Clones share the time.
 ///
-/// With HTTP/2 an idle connection receives the answers to its pings, so that the time is recent as
-/// long as the server is there.
+/// An idle HTTP/2 connection receives the responses to its pings, so that the time is recent while
+/// the server is alive.
 #[derive(Debug, Clone)]
 pub(crate) struct Heard(Arc<Mutex<Instant>>);
 
@@ -30,7 +30,7 @@ impl Heard {
     }
 }
 
-/// A stream that notes when something was read from it.
+/// A stream that records the time of each read.
 #[derive(Debug)]
 pub(crate) struct Listening<T> {
     inner: T,

@@ -1,4 +1,4 @@
-//! Objects that are read as far as they have a known structure.
+//! Deserialization of objects as far as they have a known structure.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize as _, Deserializer};
@@ -7,13 +7,13 @@ use serde_json::Value;
 use super::{List, Time, WatchLine};
 use crate::json::Scalar;
 
-/// Reads a time. One that is none is absent.
+/// Deserializes a time. A malformed one is absent.
 pub(super) fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Time>, D::Error> {
     Ok(Scalar::deserialize(deserializer)?.text().and_then(|text| Time::parse(&text)))
 }
 
-/// Reads a page of a list. Of an object with another structure only its metadata is read; one
-/// without is left out.
+/// Deserializes a page of a list. Of an object with another structure only the metadata is used; an
+/// object without metadata is skipped.
 pub(crate) fn read_list<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<List<T>> {
     match serde_json::from_slice(bytes) {
         Ok(list) => Ok(list),
@@ -25,7 +25,7 @@ pub(crate) fn read_list<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result
     }
 }
 
-/// Reads a line of a watch. Of a pod with another structure only its metadata is read.
+/// Deserializes a line of a watch. Of a pod with another structure only the metadata is used.
 pub(crate) fn read_line(bytes: &[u8]) -> serde_json::Result<WatchLine> {
     serde_json::from_slice(bytes).or_else(|error| {
         let mut line: Value = serde_json::from_slice(bytes)?;
@@ -38,7 +38,7 @@ pub(crate) fn read_line(bytes: &[u8]) -> serde_json::Result<WatchLine> {
     })
 }
 
-/// Reads an object as far as it has the structure of one.
+/// Deserializes an object, or only its metadata.
 fn mended<T: DeserializeOwned>(mut object: Value) -> Option<T> {
     if let Ok(object) = serde_json::from_value(object.clone()) {
         return Some(object);

@@ -1,9 +1,9 @@
-//! Budgets of what may never run, and when they are spent.
+//! Budgets of containers that may never run, and the times at which they are spent.
 //!
-//! They count from times that are recorded in the cluster: the start, which the pod carries as an
-//! annotation, the binding to a node, the first failure, the silence of the node. These are the same
-//! for every process, so that a budget does not begin anew with each of them. A process whose clock
-//! is behind those of the others counts from what it has seen itself.
+//! They count from times that are recorded in the cluster: the start, which is an annotation of the
+//! pod, the binding to a node, the first failure, the silence of the node. These are the same for
+//! every process, so that a new process does not restart a budget. A process whose clock is behind
+//! counts from its own observations.
 
 use std::time::{Duration, SystemTime};
 
@@ -15,20 +15,21 @@ use crate::model::api::Pod;
 use crate::model::labels::{STARTED_AT, STOPPED_IMAGE};
 use crate::options::KubernetesOptions;
 
-/// How long a node may say nothing before the cluster's events are asked what it does. Longer after
-/// each time.
+/// How long a node may report nothing before the events of the pod are read. The interval grows
+/// with each check.
 pub(crate) const FIRST_LOOK: Duration = Duration::from_secs(2);
 
-/// A time that does not come.
+/// A delay that never ends.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// How long a start may take before it is reported what keeps it.
+/// How long a start may take before its failure is reported.
 const REPORT_TROUBLE: Duration = Duration::from_secs(3);
 
-/// The same where nothing is known to be wrong: nodes are busy, and images are large.
+/// How long a start without a failure may take before its progress is reported: nodes are busy, and
+/// images are large.
 const REPORT_PROGRESS: Duration = Duration::from_secs(10);
 
-/// When it is to be reported why a container does not run yet.
+/// Returns when to report why a container does not run yet.
 pub(crate) fn report_due(seen: &Seen) -> Option<Instant> {
     let is_pending = matches!(seen.state, State::Pending(_));
     if !is_pending || seen.is_stopping() || seen.is_going() {
@@ -38,7 +39,7 @@ pub(crate) fn report_due(seen: &Seen) -> Option<Instant> {
     Some(spent(requested_at(&seen.pod), seen.pending_since, delay))
 }
 
-/// When a pod has to be looked at more closely, if it does not change until then.
+/// Returns when to evaluate a pod, if it does not change before.
 pub(crate) fn due(seen: &Seen, options: &KubernetesOptions) -> Option<Instant> {
     let pod = &*seen.pod;
     let trouble = match &seen.state {
@@ -50,7 +51,7 @@ pub(crate) fn due(seen: &Seen, options: &KubernetesOptions) -> Option<Instant> {
         State::Pending(trouble) => trouble,
         _ => return None,
     };
-    // How that ends is not decided here.
+    // The end of a deletion does not depend on a budget.
     if pod.metadata.deletion_timestamp.is_some() {
         return None;
     }
@@ -62,7 +63,7 @@ pub(crate) fn due(seen: &Seen, options: &KubernetesOptions) -> Option<Instant> {
         Trouble::Unschedulable(_) => {
             Some(spent(requested_at(pod), failing, options.schedule_budget))
         }
-        // A stop is on its way by itself.
+        // The stop completes by itself.
         Trouble::None if image(pod) == STOPPED_IMAGE => None,
         Trouble::None if pod.spec.node_name.is_none() => {
             Some(spent(requested_at(pod), seen.pending_since, options.schedule_budget))
@@ -71,8 +72,8 @@ pub(crate) fn due(seen: &Seen, options: &KubernetesOptions) -> Option<Instant> {
     }
 }
 
-/// The end of a budget that has begun at the recorded time, or when this process has seen it begin:
-/// whichever was earlier.
+/// Returns the end of a budget that began at the recorded time, or at the time at which this
+/// process observed the beginning: the earlier of both.
 pub(crate) fn spent(
     recorded: Option<SystemTime>,
     seen: Option<Instant>,
@@ -91,12 +92,12 @@ pub(crate) fn spent(
     end.unwrap_or_else(|| after(now, budget))
 }
 
-/// The time of the start, by the caller's clock.
+/// Returns the time of the start, by the clock of the caller.
 pub(crate) fn requested_at(pod: &Pod) -> Option<SystemTime> {
     pod.annotated_time(STARTED_AT)
 }
 
-/// The time from which a node has had the pod to start.
+/// Returns the time from which a node was able to start the pod.
 pub(crate) fn placed_at(pod: &Pod) -> Option<SystemTime> {
     let placed = pod.condition("PodScheduled").filter(|scheduled| scheduled.status == "True");
     let placed = placed.and_then(|scheduled| scheduled.last_transition_time).map(|time| time.0);
@@ -132,7 +133,7 @@ mod tests {
         k8s_openapi::jiff::Timestamp::from_second(seconds).unwrap().to_string()
     }
 
-    /// A pod that was started so many seconds ago.
+    /// Returns a pod that was started this many seconds ago.
     fn started_ago(seconds: u64, node: Option<&str>, status: &Value) -> Seen {
         let since = ago(seconds).duration_since(SystemTime::UNIX_EPOCH).unwrap();
         let pod: Pod = serde_json::from_value(json!({
@@ -154,7 +155,7 @@ mod tests {
     async fn budget_counts_from_the_start_for_every_process() {
         let unschedulable = json!({"phase": "Pending", "conditions": [
             {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1"}]});
-        // Other people's gates, and a scheduler that nobody runs.
+        // Gates of other controllers, and an absent scheduler.
         let gated = json!({"phase": "Pending", "conditions": [
             {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}]});
         for status in [&unschedulable, &gated, &json!({"phase": "Pending"})] {
@@ -169,7 +170,7 @@ mod tests {
             json!({"phase": "Pending", "conditions": [condition], "containerStatuses": [
             {"name": "main", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no"}}}]})
         };
-        // The search for a node is not taken from the budget of the pull.
+        // The search for a node does not count for the budget of the pull.
         for (since_placed, want) in [(20, 40), (50, 10), (400, 0)] {
             let seen = started_ago(500, Some("n"), &pull(placed(since_placed)));
             let left = left(&seen).unwrap();

@@ -1,16 +1,16 @@
-//! Held until start.
+//! The gate that keeps a pod from the scheduler until its start.
 //!
-//! A pod carries its real image from its creation, so that the cluster's admission judges it then.
-//! One of two holds keeps it from the scheduler until its start:
+//! A pod has its real image from its creation, so that the admission of the cluster checks it then.
+//! One of two gates keeps it from the scheduler until its start:
 //!
-//! - a scheduling gate of ours, on servers that have gates;
-//! - elsewhere a required affinity to a label that no pod has. The start puts that label on the pod
-//!   itself: a pod may satisfy its own affinity.
+//! - a scheduling gate, on servers that support them;
+//! - on other servers a required affinity to a label that no pod has. The start adds that label to
+//!   the pod itself: a pod may satisfy its own affinity.
 //!
-//! The pod has one hold, never both. Servers older than 1.27 drop a gate in silence, and so may an
-//! admission webhook on any server: the pod that the server returns shows if the hold was kept, see
-//! [`missing`]. Both kinds of start put the label on the pod, so that every connection can read from
-//! the pod alone if it is held, whichever hold the connection would use itself.
+//! The pod never has both. Servers older than 1.27 drop a scheduling gate silently, and so may an
+//! admission webhook on any server: the pod that the server returns shows if the gate was kept, see
+//! [`is_missing`]. Every start adds the label to the pod, so that the pod alone shows if it is
+//! gated, independently of the gate that a connection itself would use.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use crate::model::api::Pod;
 use crate::model::labels::{GATE, RELEASED, STARTED_AT};
 
-/// The way in which a pod is kept from the scheduler.
+/// Gate of a pod that was created and not started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hold {
     /// A scheduling gate.
@@ -30,17 +30,17 @@ pub(crate) enum Hold {
     Affinity,
 }
 
-/// Returns the position of our gate among the pod's gates. A webhook may have added others.
+/// Returns the index of the gate of this library. A webhook may have added others.
 fn gate(pod: &Pod) -> Option<usize> {
     pod.spec.scheduling_gates.iter().position(|gate| gate.name == GATE)
 }
 
-/// Returns whether a pod still waits for its start.
+/// Returns whether a pod was not started yet.
 pub(crate) fn is_held(pod: &Pod) -> bool {
     gate(pod).is_some() || !pod.metadata.labels.contains_key(RELEASED)
 }
 
-/// Returns whether the pod that a server returned lacks the hold that it was sent with.
+/// Returns whether the pod that a server returned lacks its gate.
 pub(crate) fn missing(hold: Hold, pod: &Pod, raw: &[u8]) -> bool {
     match hold {
         Hold::Gate => gate(pod).is_none(),
@@ -48,9 +48,9 @@ pub(crate) fn missing(hold: Hold, pod: &Pod, raw: &[u8]) -> bool {
     }
 }
 
-/// Returns whether a pod has the affinity to the label that only a start gives.
+/// Returns whether a pod has the affinity to the label of the start.
 ///
-/// The pods that are kept in memory do not have that field, because only a create needs it.
+/// `Pod` does not have that field, because only a create needs it.
 fn waits_for_label(raw: &[u8]) -> bool {
     #[derive(Deserialize, Default)]
     #[serde(default, rename_all = "camelCase")]
@@ -80,7 +80,7 @@ fn waits_for_label(raw: &[u8]) -> bool {
     })
 }
 
-/// Returns the patch that starts a held pod, and that applies to no pod twice.
+/// Returns the patch that starts a gated pod. It cannot be applied twice.
 pub(crate) fn start(pod: &Pod) -> Vec<Value> {
     let mut patch = vec![json!({"op": "test", "path": "/metadata/uid", "value": pod.metadata.uid})];
     match gate(pod) {
@@ -91,8 +91,8 @@ pub(crate) fn start(pod: &Pod) -> Vec<Value> {
                 json!({"op": "remove", "path": gate}),
             ]);
         }
-        // An absent member is null to a test: RFC 6902 leaves that open, and the servers' own
-        // library has it so.
+        // A test compares an absent member to null: RFC 6902 does not specify that, but the library
+        // of the servers does it.
         None => patch.push(json!({"op": "test", "path": released(), "value": null})),
     }
     patch.extend([
@@ -102,7 +102,7 @@ pub(crate) fn start(pod: &Pod) -> Vec<Value> {
     patch
 }
 
-/// Returns the path of the label that a start gives.
+/// Returns the path of the label that a start adds.
 fn released() -> String {
     format!("/metadata/labels/{}", RELEASED.replace('/', "~1"))
 }
@@ -117,7 +117,7 @@ pub(crate) fn annotate(key: &str, value: &str) -> Value {
     json!({"op": "add", "path": format!("/metadata/annotations/{key}"), "value": value})
 }
 
-/// Returns the time as the annotations have it.
+/// Returns the current time in the format of the annotations.
 pub(crate) fn millis_now() -> String {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis().to_string()
 }

@@ -1,7 +1,7 @@
-//! What a pod says about the life of its container.
+//! The state of a container, computed from its pod.
 //!
-//! All of it is one pure function of the pod as the server shows it, so that info, wait, list and
-//! events, and two processes that look at one pod, cannot come to different answers.
+//! The state is a pure function of the pod as the server returns it, so that info, wait, list and
+//! events agree, as do several processes.
 
 use std::time::SystemTime;
 
@@ -11,48 +11,48 @@ use super::gate;
 use crate::model::api::{Meta, Pod, Terminated};
 use crate::model::labels::{RELEASED, STOPPED_AT, STOPPED_IMAGE, VERDICT};
 
-/// Where in its life a container is.
+/// State of a container.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum State {
-    /// Created and held: nothing runs.
+    /// Created and gated: no process runs.
     Held,
     /// Started by the caller; the cluster has not started the process yet.
     Pending(Trouble),
     /// The process runs.
     Running,
-    /// The cluster says that it is over and not yet how.
+    /// The cluster reports that the container has ended, and has not reported the exit yet.
     Settling,
-    /// Over.
+    /// The container has ended.
     Ended(Exit),
 }
 
-/// What keeps a started pod from running.
+/// Reason why a started pod does not run yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Trouble {
-    /// Nothing is known to be wrong.
+    /// No failure is reported.
     None,
-    /// It will never run as it is.
+    /// The pod will never run.
     Final {
-        /// How the wait ends.
+        /// Reason of the exit that `wait` returns.
         reason: ExitReason,
-        /// The cluster's words.
+        /// Message of the cluster.
         message: String,
     },
-    /// The image could not be pulled so far; the node goes on trying.
+    /// The pull of the image has failed so far; the node retries.
     Pull(String),
-    /// No node takes the pod so far.
+    /// The scheduler has found no node so far.
     Unschedulable(String),
-    /// The node could not make the container so far, and goes on trying.
+    /// The node has failed to create the container so far, and retries.
     Start(String),
 }
 
 impl Trouble {
-    /// Whether two troubles are of the same kind, whatever their words.
+    /// Returns whether two reasons are of the same kind. Their messages may differ.
     pub(crate) fn is_like(&self, other: &Self) -> bool {
         std::mem::discriminant(self) == std::mem::discriminant(other)
     }
 
-    /// The cluster's words.
+    /// Returns the message of the cluster.
     pub(crate) fn message(&self) -> Option<&str> {
         match self {
             Self::None => None,
@@ -64,22 +64,23 @@ impl Trouble {
     }
 }
 
-/// What was known of a pod's deletion before the news of its end.
+/// Deletion of a pod as it was known before its end was reported.
 ///
-/// The times of a pod do not tell which came first. A server moves the time of the deletion when it
-/// is asked again with a shorter grace, as a node does when the processes have ended; from 1.30 on
-/// it moves it past their end (kubernetes#122646). And an end has the clock of the node.
+/// The times of a pod do not show which was first. A server changes the time of the deletion if a
+/// second request has a shorter grace, as that of a node has when the processes have ended; from
+/// 1.30 on the new time is after their end (kubernetes#122646). The time of an end is from the
+/// clock of the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Deletion {
-    /// Nothing is known but what stands in the pod.
+    /// Only the pod itself shows it.
     Unknown,
     /// The pod was being deleted when its container had not ended.
     First,
 }
 
-/// Reads the state of a pod that the server has.
+/// Returns the state of the container of a pod.
 pub(crate) fn assess(pod: &Pod, deletion: Deletion) -> State {
-    // A verdict was made only after the pod was kept from running ever.
+    // A verdict is written in the same patch that prevents the pod from running.
     if let Some(verdict) = pod.annotation(VERDICT)
         && let Ok(exit) = serde_json::from_str(verdict)
     {
@@ -106,17 +107,17 @@ pub(crate) fn assess(pod: &Pod, deletion: Deletion) -> State {
     }
 }
 
-/// The end of what ran on a node that is not heard of any more.
+/// Returns the exit of a container whose node was lost.
 pub(crate) fn node_lost(node: &str) -> Exit {
     Exit::new(ExitReason::NodeLost).with_message(format!("node {node} does not answer any more"))
 }
 
-/// How a container ends that is stopped before its process has run.
+/// Returns the exit of a container that was stopped before its process ran.
 pub(crate) fn stopped_before_start(at: Option<SystemTime>) -> Exit {
     Exit::new(ExitReason::StoppedByUs).with_ended_at(at).with_message(STOPPED_BEFORE)
 }
 
-/// How a pod ended that the server does not have any more, by the last that was seen of it.
+/// Returns the exit of a pod that the server does not have any more, from its last observed state.
 pub(crate) fn removed(last: &Pod, deletion: Deletion) -> Exit {
     if let Some(terminated) = terminated(last) {
         return exit_of(last, terminated, deletion);
@@ -124,7 +125,8 @@ pub(crate) fn removed(last: &Pod, deletion: Deletion) -> Exit {
     without_code(last).unwrap_or_else(|| Exit::new(ExitReason::Removed))
 }
 
-/// The exit of a pod that the cluster or a stop has ended, and that shows no end of its process.
+/// Returns the exit of a pod that the cluster or a stop has ended, and whose status has no
+/// terminated process.
 fn without_code(pod: &Pod) -> Option<Exit> {
     let (reason, message) = ended_by_cluster(pod)?;
     let ended_at = match reason {
@@ -134,15 +136,14 @@ fn without_code(pod: &Pod) -> Option<Exit> {
     Some(Exit::new(reason).with_ended_at(ended_at).with_message(message))
 }
 
-/// Whether the container of a pod that is being deleted has not ended by its own or by a stop: the
-/// deletion came first.
+/// Returns whether the deletion of a pod began before its container ended by itself or by a stop.
 pub(crate) fn is_deleted_first(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_some()
         && terminated(pod).is_none()
         && pod.annotation(STOPPED_AT).is_none()
 }
 
-/// When the main process was started, where it was.
+/// Returns the start time of the main process, if it was started.
 pub(crate) fn started_at(pod: &Pod) -> Option<SystemTime> {
     let state = &pod.container_status()?.state;
     if let Some(running) = &state.running {
@@ -155,25 +156,25 @@ pub(crate) fn started_at(pod: &Pod) -> Option<SystemTime> {
     terminated.started_at.map(|time| time.0)
 }
 
-/// Whether the kernel's memory killer was at work in the container.
+/// Returns whether the OOM killer has killed a process of the container.
 pub(crate) fn had_oom(pod: &Pod) -> bool {
     terminated(pod).is_some_and(|t| t.reason.as_deref() == Some("OOMKilled"))
 }
 
-/// Whether the node says that the processes of the pod have ended.
+/// Returns whether the node reports that the processes of the pod have ended.
 ///
-/// A kubelet can have swept a container away before it looked how it ended. It then calls the pod
-/// failed and the container waiting, as one that was never made, and says no more for as long as
-/// was seen (a minute; version 1.20, two of a hundred removals on a busy node).
+/// A kubelet can remove a container before it has read the exit. It then reports the pod as failed
+/// and the container as waiting, like a container that was never created, and reports nothing else
+/// (observed for a minute on version 1.20, in two of a hundred removals on a busy node).
 pub(crate) fn is_dead(pod: &Pod) -> bool {
     let waits = pod.container_status().is_some_and(|status| status.state.waiting.is_some());
     terminated(pod).is_some() || (waits && has_final_phase(pod))
 }
 
-/// Returns whether no process of a pod has run or can come to run without the node's next attempt.
+/// Returns whether no process of a pod has run, or can run before the next attempt of its node.
 ///
-/// The words of a node that is between two attempts, or makes none. One that creates the container
-/// may have started the process and not reported it yet.
+/// These reasons are reported between two attempts, or if there is none. With any other reason the
+/// node may have started the process and not reported it yet.
 pub(crate) fn never_ran(pod: &Pod) -> bool {
     let Some(status) = pod.container_status() else { return pod.spec.node_name.is_none() };
     let state = &status.state;
@@ -197,18 +198,18 @@ pub(crate) fn never_ran(pod: &Pod) -> bool {
         })
 }
 
-/// The message of a stop that came before the process.
+/// Message of the exit if a stop preceded the process.
 const STOPPED_BEFORE: &str = "stopped before its process was started";
 
 fn has_final_phase(pod: &Pod) -> bool {
     matches!(pod.status.phase.as_str(), "Failed" | "Succeeded")
 }
 
-/// Which of the pod's conditions says that the cluster does not hear from its node, if one does.
+/// Returns the index of the condition that reports a silent node, if there is one.
 ///
-/// A kubelet that calls a pod not ready gives the reason, and mostly calls its containers so too.
-/// What watches the nodes changes that one word alone when a node has fallen silent, in all
-/// versions; a node that is back changes it again.
+/// A kubelet that sets `Ready` to false adds a reason, and usually sets `ContainersReady` as well.
+/// The node controller changes only the status of `Ready` when a node has become silent, in all
+/// versions. A node that is back changes it again.
 pub(crate) fn silence(pod: &Pod) -> Option<usize> {
     let conditions = &pod.status.conditions;
     let at = conditions.iter().position(|condition| condition.kind == "Ready")?;
@@ -222,14 +223,14 @@ fn terminated(pod: &Pod) -> Option<&Terminated> {
     pod.container_status()?.state.terminated.as_ref()
 }
 
-/// `ContainerCannotRun` is how the kubelet's old Docker shim says it.
+/// `ContainerCannotRun` is the reason that the old Docker shim of the kubelet reports.
 fn was_started(terminated: &Terminated) -> bool {
     !matches!(terminated.reason.as_deref(), Some("StartError" | "ContainerCannotRun"))
         && terminated.started_at.is_some_and(|time| time.0 > SystemTime::UNIX_EPOCH)
 }
 
-/// A stop of a container that did not run yet is done when its node has seen that there is nothing
-/// to run any more, or when it has no node.
+/// Returns whether a stop of a container that had not run is complete: its node has observed the
+/// invalid image, or there is no node.
 fn is_stop_done(pod: &Pod) -> bool {
     pod.spec.node_name.is_none()
         || pod
@@ -247,7 +248,7 @@ fn exit_of(pod: &Pod, terminated: &Terminated, deletion: Deletion) -> Exit {
         Some("StartError" | "ContainerCannotRun") => {
             return Exit::new(ExitReason::StartFailed).with_ended_at(ended_at).with_message(said);
         }
-        // The node lost sight of the container, or never had one: its code 137 is made up.
+        // The node does not have the container, so the code 137 is not that of a process.
         Some("ContainerStatusUnknown") => {
             let (reason, message) =
                 ended_by_cluster(pod).unwrap_or_else(|| match was_deleted_first(pod, deletion) {
@@ -260,8 +261,8 @@ fn exit_of(pod: &Pod, terminated: &Terminated, deletion: Deletion) -> Exit {
             });
             return Exit::new(reason).with_ended_at(ended_at).with_message(or_said(message));
         }
-        // The reason also stands where a child was killed and the main process then ended by
-        // itself; only a killed main process has 137.
+        // The reason is also set if a child was killed and the main process then ended by itself.
+        // Only a killed main process has 137.
         Some("OOMKilled") if terminated.exit_code == 137 => {
             let mut exit = Exit::from_code(137).with_reason(ExitReason::OutOfMemory);
             exit.signal = Some(Signal::KILL);
@@ -273,12 +274,12 @@ fn exit_of(pod: &Pod, terminated: &Terminated, deletion: Deletion) -> Exit {
     exit.with_ended_at(ended_at).with_message(or_said(message))
 }
 
-/// The exit of a process that ran. A bare pod is never restarted, so an end without a word of the
-/// cluster is its own.
+/// Returns the exit of a process that ran. A bare pod is never restarted, so an end without a
+/// reason of the cluster is its own.
 fn own_exit(pod: &Pod, terminated: &Terminated, deletion: Deletion) -> Exit {
     let exit = Exit::from_code(terminated.exit_code);
     match ended_by_cluster(pod) {
-        // A stop that was made with a deadline.
+        // The stop has set a deadline.
         Some((ExitReason::StoppedByUs, _)) => exit.with_reason(ExitReason::StoppedByUs),
         Some((reason, message)) => without_success(exit.with_reason(reason)).with_message(message),
         None if deletion == Deletion::First => Exit::new(ExitReason::Removed),
@@ -288,8 +289,8 @@ fn own_exit(pod: &Pod, terminated: &Terminated, deletion: Deletion) -> Exit {
     }
 }
 
-/// A process that obeys when the cluster tells it to go may well return 0, and has still not done
-/// its work.
+/// Removes the code 0 from an exit: a process that exits with 0 on SIGTERM has not completed its
+/// work.
 fn without_success(mut exit: Exit) -> Exit {
     if exit.code == Some(0) {
         exit.code = None;
@@ -297,8 +298,8 @@ fn without_success(mut exit: Exit) -> Exit {
     exit
 }
 
-/// Whether the deletion of a pod has come before the end of its container, as far as it can be told
-/// apart: an end that cannot is not called the container's own.
+/// Returns whether the deletion of a pod began before the end of its container. If the order is
+/// unknown, the end is not attributed to the container.
 fn was_deleted_first(pod: &Pod, deletion: Deletion) -> bool {
     if pod.metadata.deletion_timestamp.is_none() {
         return false;
@@ -306,10 +307,10 @@ fn was_deleted_first(pod: &Pod, deletion: Deletion) -> bool {
     deletion == Deletion::First || !had_ended_before(pod)
 }
 
-/// Whether a pod that is being deleted shows that its end was known before that.
+/// Returns whether a pod that is being deleted shows that its container had ended before.
 ///
-/// A server gives no grace to a pod that has ended. The node writes for which generation of the pod
-/// it reports, and a deletion makes a new one.
+/// A server sets no grace for a pod that has ended. The node reports the generation that its status
+/// is for, and a deletion increments the generation.
 fn had_ended_before(pod: &Pod) -> bool {
     let Meta { deletion_grace_period_seconds: grace, generation, .. } = &pod.metadata;
     let reported = pod.condition("Ready").and_then(|ready| ready.observed_generation);
@@ -318,24 +319,24 @@ fn had_ended_before(pod: &Pod) -> bool {
         && reported.is_some_and(|reported| reported > 0 && reported < *generation)
 }
 
-/// The cluster's own reason for the end of a pod, where it has one.
+/// Returns the reason of the cluster for the end of a pod, if there is one.
 fn ended_by_cluster(pod: &Pod) -> Option<(ExitReason, String)> {
     let status = &pod.status;
     let message = || status.message.clone().unwrap_or_default();
     let by_reason = match status.reason.as_deref() {
-        // `Shutdown` and `Terminated`: the node was shut down in good order.
+        // `Shutdown` and `Terminated`: a graceful shutdown of the node.
         Some(
             "Evicted" | "Preempting" | "Preempted" | "Shutdown" | "NodeShutdown" | "Terminated",
         ) => Some(ExitReason::Evicted),
         Some("NodeLost") => Some(ExitReason::NodeLost),
-        // A stop sets a deadline where the image cannot be changed, or nothing ran yet.
+        // A stop sets a deadline if the image cannot be changed, or no process has run yet.
         Some("DeadlineExceeded") if pod.annotation(STOPPED_AT).is_some() => {
             let never_ran = started_at(pod).is_none();
             let words = if never_ran { STOPPED_BEFORE } else { "" };
             return Some((ExitReason::StoppedByUs, words.to_owned()));
         }
         Some("DeadlineExceeded") => Some(ExitReason::DeadlineExceeded),
-        // The node refused the pod that the scheduler had given it.
+        // The node has refused the pod after the scheduler had placed it.
         Some(
             "NodeAffinity"
             | "NodePorts"
@@ -364,30 +365,29 @@ fn ended_by_cluster(pod: &Pod) -> Option<(ExitReason, String)> {
     let words = target.message.clone().unwrap_or_default();
     let reason = match target.reason.as_deref() {
         Some("DeletionByPodGC") => ExitReason::NodeLost,
-        // Somebody has tainted the node, or a controller because the node is silent.
+        // The taint is from a user, or from a controller because the node is silent.
         Some("DeletionByTaintManager") if silence(pod).is_some() => ExitReason::NodeLost,
         _ => ExitReason::Evicted,
     };
     Some((reason, words))
 }
 
-/// What every scheduler says of a pod that an affinity holds.
+/// Message of every scheduler for a pod that is gated by an affinity.
 const HELD_WORDS: &str = "didn't match pod affinity";
 
-/// What the kubelet leaves out when it does not find an image that must not be pulled: it hides from
-/// a pod what the pod's login does not give access to.
+/// Explanation that is added to the kubelet's error about a missing image that must not be pulled:
+/// a kubelet hides an image from a pod whose login does not give access to it.
 const NEVER_PULLED: &str = " (a node from version 1.35 on reports the same for an image that it has, unless the login of \
      the container has pulled it there before)";
 
-/// What keeps a started pod from running.
+/// Returns the reason why a started pod does not run yet.
 fn trouble(pod: &Pod) -> Trouble {
     if let Some(scheduled) = pod.condition("PodScheduled")
         && scheduled.status == "False"
         && scheduled.reason.as_deref() == Some("Unschedulable")
     {
         let words = scheduled.message.clone().unwrap_or_default();
-        // The scheduler's words from before the start, where an affinity has held the pod: with the
-        // start it has what it waited for.
+        // This message is from before the start, when an affinity gated the pod.
         let is_of_hold = pod.metadata.labels.contains_key(RELEASED) && words.contains(HELD_WORDS);
         return if is_of_hold { Trouble::None } else { Trouble::Unschedulable(words) };
     }
@@ -395,7 +395,7 @@ fn trouble(pod: &Pod) -> Trouble {
     let Some(waiting) = waiting else { return Trouble::None };
     let message = waiting.message.clone().unwrap_or_default();
     match waiting.reason.as_deref().unwrap_or_default() {
-        // The node looks at what a stop left.
+        // The node reports the image that a stop has set.
         "InvalidImageName" if message.contains(STOPPED_IMAGE) => Trouble::None,
         "InvalidImageName" => Trouble::Final { reason: ExitReason::ImagePullFailed, message },
         "ErrImageNeverPull" => {

@@ -1,4 +1,4 @@
-//! What was seen of one pod so far.
+//! The observations of one pod so far.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -10,30 +10,29 @@ use crate::model::api::Pod;
 use crate::model::labels::{NAME, STOPPED_AT};
 use crate::model::pod::lifecycle::{self, Deletion, State, Trouble};
 
-/// A pod, and what can no longer be read of it but was seen before.
+/// A pod, and earlier observations that its latest version does not show any more.
 #[derive(Debug, Clone)]
 pub(crate) struct Seen {
-    /// The pod as it was last seen.
+    /// The latest version of the pod.
     pub(crate) pod: Arc<Pod>,
-    /// Where the container is in its life. Once it has ended it has ended that way.
+    /// The state of the container. An exit is final.
     pub(crate) state: State,
     /// Whether the server does not have the pod any more.
     pub(crate) gone: bool,
-    /// What has kept it from running, and since when that was seen.
+    /// The reason why it does not run yet, and the time of its first observation.
     pub(crate) trouble: Option<(Trouble, Instant)>,
-    /// Since when it has been unclear how it ends: it is settling, or it is being deleted.
+    /// The time since which its end has been unclear: it is settling, or it is being deleted.
     pub(crate) unclear_since: Option<Instant>,
-    /// When it was first seen with what it waits for now.
+    /// The time of the first observation of the current pending state.
     pub(crate) pending_since: Option<Instant>,
-    /// Since when the cluster has not heard from the node that it runs on.
+    /// The time since which its node has been silent.
     pub(crate) silent_since: Option<Instant>,
-    /// Whether it was being deleted before it had ended: then its end is not its own, whatever the
-    /// pod says later.
+    /// Whether the deletion began before the end. If so, the end is not attributed to the process.
     deletion: Deletion,
 }
 
 impl Seen {
-    /// A pod that is seen for the first time.
+    /// Returns the first observation of a pod.
     pub(crate) fn first(pod: Pod) -> Self {
         let state = lifecycle::assess(&pod, Deletion::Unknown);
         let now = Instant::now();
@@ -51,7 +50,7 @@ impl Seen {
         seen
     }
 
-    /// The pod again.
+    /// Adds a new version of the pod.
     pub(crate) fn next(&self, pod: Pod) -> Self {
         let mut seen = self.clone();
         if !matches!(self.state, State::Ended(_)) {
@@ -62,7 +61,7 @@ impl Seen {
         seen
     }
 
-    /// The pod is not there any more. `exit` overrides what can be read of the last that was seen.
+    /// Adds that the pod is gone. `exit` overrides the exit that follows from the last version.
     pub(crate) fn last(&self, exit: Option<Exit>) -> Self {
         let mut seen = self.clone();
         if !matches!(self.state, State::Ended(_)) {
@@ -73,7 +72,7 @@ impl Seen {
         seen
     }
 
-    /// The container has ended this way, whatever the pod says from now on.
+    /// Adds the exit of the container, which is final.
     pub(crate) fn ended(&self, exit: Exit) -> Self {
         Self { state: State::Ended(exit), ..self.clone() }
     }
@@ -97,7 +96,7 @@ impl Seen {
         };
         self.pending_since.get_or_insert(now);
         if *trouble == Trouble::None {
-            // Between two attempts a node may have nothing to say; the trouble is not over.
+            // Between two attempts a node may report nothing, although the reason persists.
             return;
         }
         match &self.trouble {
@@ -110,22 +109,22 @@ impl Seen {
         }
     }
 
-    /// Whether it was stopped before it ran.
+    /// Returns whether a stop was requested.
     pub(crate) fn is_stopping(&self) -> bool {
         self.pod.annotation(STOPPED_AT).is_some()
     }
 
-    /// Whether the pod is being deleted.
+    /// Returns whether the pod is being deleted.
     pub(crate) fn is_going(&self) -> bool {
         self.pod.metadata.deletion_timestamp.is_some()
     }
 
-    /// Whether nothing stands in the pod about why its node has not started it.
+    /// Returns whether the pod has a node and does not show why the node has not started it.
     pub(crate) fn is_silent_about_start(&self) -> bool {
         self.pod.spec.node_name.is_some() && self.trouble.is_none()
     }
 
-    /// What a container that was started waits for, in the words of the cluster.
+    /// Returns the reason why a started container does not run yet, as a message of the cluster.
     pub(crate) fn waits_for(&self) -> String {
         let trouble = match &self.state {
             State::Pending(Trouble::None) => self.trouble.as_ref().map(|(trouble, _)| trouble),
@@ -148,7 +147,7 @@ impl Seen {
         }
     }
 
-    /// How long the end may be unclear before it is taken for lost.
+    /// Returns how long the end may be unclear.
     pub(crate) fn patience(&self) -> Duration {
         match self.state {
             State::Settling => SETTLING,
@@ -159,7 +158,7 @@ impl Seen {
         }
     }
 
-    /// The exit, once it is known.
+    /// Returns the exit if the container has ended.
     pub(crate) const fn exit(&self) -> Option<&Exit> {
         match &self.state {
             State::Ended(exit) => Some(exit),
@@ -167,12 +166,12 @@ impl Seen {
         }
     }
 
-    /// Whether its process was started.
+    /// Returns whether the process was started.
     pub(crate) fn was_started(&self) -> bool {
         self.state == State::Running || lifecycle::started_at(&self.pod).is_some()
     }
 
-    /// What has happened since `before`.
+    /// Returns the events since `before`.
     pub(crate) fn events_since(&self, before: Option<&Self>) -> Vec<Event> {
         let pod = &*self.pod;
         let mut events = Vec::new();
@@ -191,7 +190,7 @@ impl Seen {
         {
             happened(self.exit().and_then(|exit| exit.ended_at), EventKind::Oom);
         }
-        // What was removed before its start has not ended: it had not begun.
+        // A container that is removed before its start has no exit.
         let was_held = before.is_some_and(|before| before.state == State::Held);
         if let Some(exit) = self.exit()
             && before.is_none_or(|before| before.exit().is_none())
@@ -206,13 +205,13 @@ impl Seen {
     }
 }
 
-/// A final phase without a container's exit is filled in by the kubelet's next report.
+/// How long a final phase may have no exit. The next report of the kubelet adds it.
 const SETTLING: Duration = Duration::from_secs(10);
 
-/// What a node may take, beyond the grace, to end a container and say so.
+/// How long a node may take, beyond the grace, to end a container and report it.
 const DELETION_MARGIN: Duration = Duration::from_secs(30);
 
-/// Between two attempts the node says only that it waits. What the registry said is worth more.
+/// Keeps the message of the registry. Between two attempts the node reports only that it waits.
 fn keep_words(before: &Trouble, now: &mut Trouble) {
     if let (Trouble::Pull(before), Trouble::Pull(now)) = (before, now)
         && (now.is_empty() || now.starts_with("Back-off pulling image"))

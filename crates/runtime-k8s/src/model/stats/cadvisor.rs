@@ -1,11 +1,11 @@
-//! The few lines that count of cAdvisor's metrics, in the text format of Prometheus.
+//! Parses cAdvisor's metrics in the text format of Prometheus.
 
 use std::collections::HashMap;
 
 use super::Machine;
 use crate::model::labels::CONTAINER;
 
-/// What one container has read from and written to block devices.
+/// Bytes that a container has read from and written to block devices.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Block {
     pub(crate) read: u64,
@@ -15,10 +15,10 @@ pub(crate) struct Block {
 const READS: &str = "container_fs_reads_bytes_total";
 const WRITES: &str = "container_fs_writes_bytes_total";
 
-/// Reads `/metrics/cadvisor`: what the machine has, and the block traffic of the pods of a
+/// Parses `/metrics/cadvisor`. Returns the capacity of the node, and the block IO of the pods of a
 /// namespace by their names, all devices together.
 ///
-/// A page is as large as the node has pods, so lines that do not count are passed over quickly.
+/// A page grows with the number of pods, so other lines are skipped early.
 pub(crate) fn read(text: &[u8], namespace: &str) -> (Machine, HashMap<String, Block>) {
     let text = String::from_utf8_lossy(text);
     let mut machine = Machine::default();
@@ -53,7 +53,7 @@ fn of_pod<'a>(
     Some((blocks.entry(label(rest, "pod")?.to_owned()).or_default(), bytes))
 }
 
-/// The value after the labels; a time may follow it.
+/// Returns the value after the labels. A time may follow it.
 fn value(rest: &str) -> Option<f64> {
     let after = match rest.strip_prefix('{') {
         Some(labels) => labels.rsplit_once('}')?.1,
@@ -62,7 +62,7 @@ fn value(rest: &str) -> Option<f64> {
     after.split_ascii_whitespace().next()?.parse().ok()
 }
 
-/// A label's value. Those that are asked for have nothing that would be escaped.
+/// Returns the value of a label. The values in use have no escaped characters.
 fn label<'a>(rest: &'a str, name: &str) -> Option<&'a str> {
     let labels = rest.strip_prefix('{')?;
     let mut from = 0;

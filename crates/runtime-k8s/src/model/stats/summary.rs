@@ -1,4 +1,4 @@
-//! The kubelet's summary, and the metrics API.
+//! Parses the summary of a kubelet, and the metrics API.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,7 +11,7 @@ use crate::model::api::Time;
 use crate::model::labels::CONTAINER;
 use crate::quantity::quantity;
 
-/// What the summary has of one pod.
+/// The measurement of a pod in the summary.
 #[derive(Debug)]
 pub(crate) struct PodMeasured {
     pub(crate) name: String,
@@ -64,7 +64,7 @@ struct Memory {
 
 #[derive(Debug, Deserialize)]
 struct Network {
-    /// All of them; the fields beside them are those of the first.
+    /// All interfaces. The other fields are those of the first interface.
     #[serde(default)]
     interfaces: Vec<Interface>,
 }
@@ -77,7 +77,7 @@ struct Interface {
     tx_bytes: Option<u64>,
 }
 
-/// Reads `/stats/summary`.
+/// Parses `/stats/summary`.
 pub(crate) fn read(json: &[u8]) -> Result<Vec<PodMeasured>> {
     let summary: Summary = read_json(json)?;
     Ok(summary.pods.into_iter().filter_map(pod).collect())
@@ -145,7 +145,7 @@ struct Usage {
     memory: Option<String>,
 }
 
-/// Reads the metrics of pods, by their names.
+/// Parses the metrics of pods, by their names.
 pub(crate) fn read_metrics(json: &[u8]) -> Result<Vec<(String, Measured)>> {
     let list: MetricsList = read_json(json)?;
     Ok(list

@@ -1,11 +1,11 @@
-//! What the sources of mounts are on a node.
+//! Determines the kinds of the sources of mounts.
 //!
-//! A volume of a host path names the kind of its source, and the node refuses a source of another
-//! kind. Without a kind the node creates a directory where nothing is. So if a spec does not say the
-//! kind of a source, one more pod finds it out before the container's pod is created: it has the
-//! sources as volumes of several kinds each, and the node reports the ones that it refuses. No
-//! process of it runs, because no source has two kinds. It is removed before the container's pod is
-//! created, so that a quota for one pod is enough.
+//! A host path volume has the kind of its source, and the node refuses a source of another kind.
+//! Without a kind the node creates a directory in place of a missing source. So if a mount in a
+//! spec has no kind, a probe determines it before the container's pod is created: a pod that has
+//! each source as volumes of several kinds, of which the node reports the refused ones. No process
+//! of the probe runs, because no source has two kinds. The probe is removed before the container's
+//! pod is created, so that a quota for one pod is enough.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,26 +24,26 @@ use crate::model::labels::{self, PROBE};
 use crate::model::spec::{Plan, volume_type};
 use crate::state::KubernetesBackend;
 
-/// How often the events of the probe are read.
+/// Interval of the requests for the events of the probe.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// How long no further refusal may be reported until the kind that is left is taken for the right
-/// one. A wrong guess is refused by the node when the container starts.
+/// Time without a further refusal after which the remaining kind is assumed to be correct. The node
+/// refuses a wrong kind when the container starts.
 const SETTLED_AFTER: Duration = Duration::from_millis(1200);
 
-/// So many messages of one reason are kept apart for one pod: the limit of the event recorder in
-/// every kubelet. Later ones replace each other.
+/// Maximum number of messages with one reason that a kubelet records separately for one pod. Later
+/// messages replace each other.
 const REFUSALS_MAX: usize = 9;
 
-/// When the node itself ends a probe that its creator has not removed.
+/// Deadline after which the node ends a probe that was not removed.
 const PROBE_DEADLINE: Duration = Duration::from_secs(600);
 
-/// What a node reports of a source.
+/// Report of a node about a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Finding {
     /// The source is of this kind.
     Is(MountKind),
-    /// Nothing is there.
+    /// The source does not exist.
     Missing,
     /// The source is of none of the kinds that were tried.
     None,
@@ -57,11 +57,10 @@ struct Source {
     tried: Vec<MountKind>,
 }
 
-/// Finds out the kinds of the sources that the spec does not name, and puts them into the pod.
-/// Returns whether a pod was needed for that.
+/// Sets the kinds of the sources that have none in the spec. Returns whether a probe was created.
 ///
 /// # Errors
-/// `InvalidArgument` with the mount whose source is not on the node.
+/// `InvalidArgument` with the mount if a source does not exist.
 pub(crate) async fn settle(backend: &Arc<KubernetesBackend>, plan: &mut Plan) -> Result<bool> {
     let sources = sources(plan);
     if sources.is_empty() {
@@ -111,7 +110,7 @@ fn kind_of(source: &Source, finding: Finding) -> Result<MountKind> {
     }
 }
 
-/// The sources whose kind the node has to tell.
+/// Returns the sources whose kind the node has to report.
 fn sources(plan: &Plan) -> Vec<Source> {
     let volumes = plan.pod.spec.as_ref().and_then(|spec| spec.volumes.as_ref());
     let path = |at: usize| {
@@ -121,7 +120,7 @@ fn sources(plan: &Plan) -> Vec<Source> {
     };
     let unknown: Vec<(usize, String)> =
         plan.unknown_mounts.iter().filter_map(|&at| Some((at, path(at)?))).collect();
-    // Of each source all kinds but the right one are refused.
+    // For each source all kinds but one are refused.
     let count = unknown.len().max(1);
     let kinds = ((REFUSALS_MAX + count) / count).clamp(2, 5);
     let source = |(at, path): (usize, String)| {
@@ -131,7 +130,7 @@ fn sources(plan: &Plan) -> Vec<Source> {
     unknown.into_iter().map(source).collect()
 }
 
-/// The kinds that a path can have, the likeliest first.
+/// Returns the kinds that a path can have, the most likely first.
 fn likely_kinds(path: &str) -> [MountKind; 5] {
     use MountKind::{BlockDevice, CharDevice, Directory, File, Socket};
     if path.starts_with("/dev/") {
@@ -143,7 +142,7 @@ fn likely_kinds(path: &str) -> [MountKind; 5] {
     }
 }
 
-/// Reads what the node reports of the sources, until each is known.
+/// Polls the events of the probe until the kinds of all sources are known.
 async fn find(backend: &KubernetesBackend, pod: &Pod, sources: &[Source]) -> Result<Vec<Finding>> {
     let client = &backend.client;
     let begun = Instant::now();
@@ -199,7 +198,7 @@ fn unreadable(error: Error) -> Error {
     }
 }
 
-/// What the messages of a node say of a source, as far as that is certain.
+/// Returns the finding for a source, if the messages of the node determine it.
 fn finding(source: &Source, messages: &[&str], is_settled: bool) -> Option<Finding> {
     let mut left = Vec::new();
     for &kind in &source.tried {
@@ -242,8 +241,8 @@ fn probe_volume(at: usize, kind: MountKind) -> String {
     format!("{}-{}", labels::volume(at), kind.as_str().replace(' ', "-"))
 }
 
-/// The container's pod with other volumes, and with a command that no image has. Everything that the
-/// admission chain and the scheduler look at is the same.
+/// Returns the container's pod with other volumes, and with a command that no image has. Everything
+/// else that admission and the scheduler check is the same.
 fn probe(pod: &ApiPod, sources: &[Source], nonce: &Nonce) -> ApiPod {
     let mut probe = pod.clone();
     let meta = &mut probe.metadata;
@@ -257,7 +256,7 @@ fn probe(pod: &ApiPod, sources: &[Source], nonce: &Nonce) -> ApiPod {
     }
     let Some(spec) = &mut probe.spec else { return probe };
     spec.scheduling_gates = None;
-    // The affinity to itself holds the container's pod.
+    // The affinity to the label of the start gates only the container's pod.
     if let Some(affinity) = &mut spec.affinity {
         affinity.pod_affinity = None;
     }

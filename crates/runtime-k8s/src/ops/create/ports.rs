@@ -8,16 +8,15 @@ use runtime_support::ports;
 
 use crate::state::KubernetesBackend;
 
-/// Ports that a create has drawn, and that no other draws until it has ended.
+/// Host ports of a create, which no other create uses until this one has ended.
 pub(super) struct DrawnPorts {
     backend: Arc<KubernetesBackend>,
     ports: Vec<u16>,
 }
 
 impl DrawnPorts {
-    /// Free ports, as far as is known: none that a container of this scope has or is about to have.
-    /// The scheduler finds a node where they are free of other pods; that none is, is then the pod's
-    /// trouble.
+    /// Draws ports that no container of this scope has, or gets from a create in progress. The
+    /// scheduler chooses a node on which they are free; if there is none, the pod stays pending.
     pub(super) async fn draw(backend: &Arc<KubernetesBackend>, wanted: usize) -> Result<Self> {
         let mut drawn = Self { backend: Arc::clone(backend), ports: Vec::new() };
         if wanted == 0 {
@@ -52,7 +51,7 @@ fn lock(ports: &Mutex<BTreeSet<u16>>) -> MutexGuard<'_, BTreeSet<u16>> {
     ports.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The ports that the containers of this scope have.
+/// Returns the host ports of the containers of this scope.
 fn used_ports(backend: &KubernetesBackend) -> BTreeSet<u16> {
     let pods = backend.pods.all();
     let ports = pods.iter().filter_map(|seen| seen.pod.container()).flat_map(|c| &c.ports);

@@ -1,4 +1,4 @@
-//! Undoing a create that failed, or that nobody waits for any more.
+//! Undoes a create that has failed or was cancelled.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,16 +10,14 @@ use crate::model::api::Pod;
 use crate::ops::remove::delete;
 use crate::state::KubernetesBackend;
 
-/// How long an undo is tried before what is left is left to a reap: longer than a server works on a
-/// request.
+/// How long an undo is retried. It is longer than the request timeout of servers. A reap removes
+/// the rest.
 pub(super) const UNDO_PATIENCE: Duration = Duration::from_secs(90);
 
-/// How long one attempt of an undo may take, and a create whose runtime is being closed. A server that
-/// does not answer is asked again, or is left to a reap.
+/// Timeout of one attempt of an undo, and of a create after the runtime was closed.
 pub(super) const ATTEMPT_LIMIT: Duration = Duration::from_secs(10);
 
-/// Undoes a create whose caller waits for its error, and gets it even if the undo takes more than one
-/// attempt.
+/// Undoes a create whose caller waits for the error. The caller waits for at most one attempt.
 pub(super) async fn undo_soon(backend: &Arc<KubernetesBackend>, pod: Pod) {
     let undone = backend.context.half_made.spawn(undo(Arc::clone(backend), pod));
     let _ = tokio::time::timeout(ATTEMPT_LIMIT, undone).await;
@@ -30,8 +28,8 @@ async fn attempt<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     runtime_support::within(Operation::Create, ATTEMPT_LIMIT, work).await
 }
 
-/// Undoes a create whose answer was lost. The server may still be at it, so that a pod which is not
-/// there is looked for again.
+/// Undoes a create whose response was lost. The server may still process it, so an absent pod is
+/// requested again.
 pub(in crate::ops) async fn undo_by_name(
     backend: Arc<KubernetesBackend>,
     name: String,
@@ -43,7 +41,7 @@ pub(in crate::ops) async fn undo_by_name(
             Ok(pod) if pod.metadata.labels.get(LABEL_NONCE) == Some(&nonce) => {
                 return undo(backend, pod).await;
             }
-            // Another has the name.
+            // Another pod has the name.
             Ok(_) => return,
             Err(error) => error,
         };
@@ -60,7 +58,7 @@ pub(in crate::ops) async fn undo_by_name(
 pub(in crate::ops) async fn undo(backend: Arc<KubernetesBackend>, pod: Pod) {
     let (mut backoff, until) = (Backoff::default(), Instant::now() + UNDO_PATIENCE);
     loop {
-        // Nothing of it was started, unless its hold was dropped: then its node ends what runs.
+        // The pod was not started, unless its gate was dropped. Its node ends the process then.
         match attempt(delete(&backend, &pod, 0)).await {
             Ok(_) => return,
             Err(error) if error.kind() == ErrorKind::NotFound => return,

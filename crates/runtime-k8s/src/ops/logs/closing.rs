@@ -1,4 +1,4 @@
-//! The end of an open log when its runtime is closed.
+//! Ends open logs when the runtime is closed.
 
 use futures_util::{Stream, StreamExt as _};
 use runtime_core::{Error, Operation, Result};
@@ -7,7 +7,7 @@ use runtime_support::backend::ContainerRef as _;
 use crate::BACKEND;
 use crate::model::container::KubernetesContainer;
 
-/// Returns what adds the operation and the container to the errors of an open log.
+/// Returns a function that adds the operation and the container to the errors of an open log.
 pub(in crate::ops) fn context(
     container: &KubernetesContainer,
 ) -> impl Fn(Error) -> Error + Send + use<> {
@@ -15,7 +15,7 @@ pub(in crate::ops) fn context(
     move |error| error.during(Operation::Logs).on(BACKEND).about(&id)
 }
 
-/// The records until the runtime is closed.
+/// Returns the stream until the runtime is closed.
 pub(in crate::ops) fn until_closed<T>(
     mut reader: impl Stream<Item = Result<T>> + Send + Unpin,
     closed: impl Future<Output = Error> + Send + 'static,

@@ -1,11 +1,11 @@
-//! The end of what was read of a log, to be compared with the end of the log.
+//! The last line that was read of a log, for the comparison with the end of the log.
 
 use std::collections::VecDeque;
 use std::time::SystemTime;
 
 use runtime_core::Chunk;
 
-/// How much of the last line is kept.
+/// How much of the line is kept, in bytes.
 const KEPT_MAX: usize = 64 << 10;
 
 /// The last line that was read.
@@ -14,13 +14,13 @@ pub(super) struct Ending {
     newest: Option<SystemTime>,
     /// The end of the line.
     end: Vec<u8>,
-    /// How long the line is.
+    /// The length of the line.
     length: usize,
     is_over: bool,
 }
 
 impl Ending {
-    /// Takes the next chunk.
+    /// Adds the next chunk.
     pub(super) fn push(&mut self, chunk: &Chunk) {
         self.newest = self.newest.max(Some(chunk.time));
         if std::mem::replace(&mut self.is_over, chunk.ends_line) {
@@ -34,19 +34,19 @@ impl Ending {
         }
     }
 
-    /// The newest time that was read.
+    /// Returns the newest time that was read.
     pub(super) const fn newest(&self) -> Option<SystemTime> {
         self.newest
     }
 
-    /// Whether something was read that is newer than this.
+    /// Returns whether a chunk newer than `before` was read.
     pub(super) fn has_new(&self, before: Option<SystemTime>) -> bool {
         self.newest > before || (self.newest.is_none() && before.is_none())
     }
 
-    /// Whether the line that was read ends with this last part of the log. A node joins the pieces of
-    /// a line, and gives it the time of the first; asked for the last piece, it gives that alone, with
-    /// the time of the piece. A line that is as long as the part is another line.
+    /// Returns whether the line ends with this last piece of the log. A node joins the pieces of a
+    /// line and returns them with the time of the first. A request for the last line returns only
+    /// the last piece, with its own time. A line of the length of the piece is another line.
     pub(super) fn ends_with(&self, last: &VecDeque<Chunk>) -> bool {
         let last: Vec<u8> = last.iter().flat_map(|chunk| &chunk.bytes).copied().collect();
         let (end, last) = (without_end(&self.end), without_end(&last));
@@ -55,7 +55,8 @@ impl Ending {
     }
 }
 
-/// A terminal's line ends with a carriage return as well, which not every log has.
+/// Removes the line end. The lines of a terminal also have a carriage return, which some engines
+/// drop.
 fn without_end(line: &[u8]) -> &[u8] {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     line.strip_suffix(b"\r").unwrap_or(line)

@@ -1,8 +1,8 @@
-//! A log without times: the bytes as the node gives them.
+//! A log without times: the bytes as the node returns them.
 //!
-//! Nothing tells the node's own words, with which it ends a log that it cannot read on, from those
-//! of the container, and the API server ends a log in order when it has lost the node. So the end
-//! of what was read is compared with the last line of the log.
+//! A node that cannot continue to read a log ends it with an error message, which cannot be
+//! distinguished from the output of the container, and the API server ends a log without an error
+//! if it has lost the node. So the end of the data is compared with the last line of the log.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,13 +21,13 @@ use crate::model::labels::CONTAINER;
 use crate::model::pod::lifecycle;
 use crate::state::KubernetesBackend;
 
-/// A log shorter than this is read with its times. It can be nothing but the words of the node.
+/// A shorter log is read with times, because it may be only an error message of the node.
 const SHORT: usize = 4 << 10;
 
-/// How much of the end is kept to be compared.
+/// How much of the end is kept for the comparison.
 const END: usize = 32 << 10;
 
-/// Opens the log of a container. `None` when it is short.
+/// Opens the log of a container. `None` if it is short.
 pub(super) async fn open(
     backend: &Arc<KubernetesBackend>,
     container: &KubernetesContainer,
@@ -70,7 +70,7 @@ struct Raw {
     backend: Arc<KubernetesBackend>,
     container: KubernetesContainer,
     body: OpenBody,
-    /// What was read already.
+    /// The data that was read to determine the length.
     begin: VecDeque<Bytes>,
     end: End,
 }
@@ -90,7 +90,7 @@ impl Raw {
         }
     }
 
-    /// Whether this is the end of the log of a container that has ended.
+    /// Checks that the log of an ended container was read to its end.
     async fn check_end(&mut self) -> Result<()> {
         let work = async {
             let seen = self.backend.look(&self.container).await?;
@@ -108,7 +108,7 @@ impl Raw {
     }
 }
 
-/// The end of what was read.
+/// The end of the data.
 #[derive(Debug, Default)]
 struct End {
     pieces: VecDeque<Bytes>,
@@ -127,7 +127,7 @@ impl End {
         }
     }
 
-    /// Whether it ends with this, as far as it is kept.
+    /// Returns whether the data ends with `last`, as far as it is kept.
     fn is(&self, last: &[u8]) -> bool {
         let kept: Vec<u8> = self.pieces.iter().flatten().copied().collect();
         let last = &last[last.len() - last.len().min(kept.len())..];

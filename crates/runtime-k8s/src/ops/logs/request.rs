@@ -1,4 +1,4 @@
-//! The requests for a log.
+//! Requests for a log.
 
 use std::collections::VecDeque;
 use std::time::SystemTime;
@@ -16,10 +16,10 @@ use crate::model::labels::CONTAINER;
 use crate::model::log_line as line;
 use crate::state::KubernetesBackend;
 
-/// How much of the end of a log is looked at.
+/// How much of the last line is kept.
 const END: usize = 64 << 10;
 
-/// A followed log that is open from the beginning of its file, and since when.
+/// An open log, and the time at which it was opened.
 pub(super) type Opened = (OpenBody, Instant);
 
 /// Opens a log.
@@ -43,7 +43,7 @@ pub(super) async fn open(
     Ok((body, Instant::now()))
 }
 
-/// The last line of a log, as far as the engine has it in one piece; of a long one the end.
+/// Returns the last line of a log, or its last piece if the engine has split it.
 pub(super) async fn last_line(
     backend: &KubernetesBackend,
     container: &KubernetesContainer,
@@ -52,7 +52,7 @@ pub(super) async fn last_line(
     Ok((!chunks.is_empty()).then(|| chunks.into_iter().flat_map(|chunk| chunk.bytes).collect()))
 }
 
-/// The last chunks of a log, all of one line.
+/// Returns the last chunks of a log, all of one line.
 pub(super) async fn last_chunks(
     backend: &KubernetesBackend,
     container: &KubernetesContainer,
@@ -83,7 +83,7 @@ pub(super) async fn last_chunks(
     }
 }
 
-/// Keeps the last chunks, as many as make up the end of a log.
+/// Adds a chunk, and drops the first ones beyond the limit.
 fn keep(chunks: &mut VecDeque<Chunk>, chunk: Chunk) {
     chunks.push_back(chunk);
     let mut length: usize = chunks.iter().map(|chunk| chunk.bytes.len()).sum();
@@ -95,8 +95,9 @@ fn keep(chunks: &mut VecDeque<Chunk>, chunk: Chunk) {
     }
 }
 
-/// Between a look at the pod and the question for its log the container can have come or gone. A
-/// kubelet that has just begun knows none of its pods, and says so without naming one.
+/// Converts errors that a retry can fix: the container can have been started or removed between the
+/// requests for the pod and for its log, and a kubelet that has just started does not have its pods
+/// yet.
 pub(super) fn mistaken(error: Error) -> Error {
     let words = error.message().unwrap_or_default().to_owned();
     let passes = match error.kind() {
@@ -110,7 +111,7 @@ pub(super) fn mistaken(error: Error) -> Error {
     Error::new(ErrorKind::Unavailable).with_message(words).with_source(error)
 }
 
-/// The second that a time is in: the kubelet cuts times to that.
+/// Returns a time rounded down to seconds, as the kubelet does.
 fn whole_seconds(time: SystemTime) -> Option<String> {
     let seconds = time.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
     let time = Timestamp::from_second(i64::try_from(seconds).ok()?).ok()?;

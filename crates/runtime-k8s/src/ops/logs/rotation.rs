@@ -1,32 +1,32 @@
-//! What can have been lost of a log that the node has rotated.
+//! Detection of lines that a rotation of the log may have removed.
 
 use std::time::{Duration, SystemTime};
 
 use runtime_core::{Error, ErrorKind};
 use tokio::time::Instant;
 
-/// The kubelet looks every 10 s at what is to be rotated, so a file lives at least that long.
+/// Minimum interval between two rotations: the kubelet checks the size of logs every 10 s.
 const FILE_LIFE: Duration = Duration::from_secs(10);
 
-/// What has been read over all opens.
+/// Progress over all opens of a log.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Progress {
     pub(super) newest: Option<SystemTime>,
-    /// When something last came, or was known to have come.
+    /// The time at which the progress was last known to be complete.
     pub(super) at: Option<Instant>,
-    /// Whether the file that was open is known to have been read to its end.
+    /// Whether the open file was read to its end.
     pub(super) drained: bool,
-    /// The time of the last line when a log without follow was found to be cut off.
+    /// The time of the last line of a log that was cut off and is not followed.
     pub(super) target: Option<SystemTime>,
 }
 
 impl Progress {
-    /// What can have been lost between this and a log that was `opened` then and begins with a chunk
-    /// of the time `first`, or has none.
+    /// Returns the loss between this progress and a log that was `opened` later and whose first
+    /// chunk has the time `first`.
     ///
-    /// If what was read before is not there any more, the log was rotated in between. If that can
-    /// have been twice, what stood in the file between is gone; and of the file before only who has
-    /// read it to its end has everything.
+    /// If the log begins after the progress, it was rotated in between. If it may have been rotated
+    /// twice, a whole file may be missing. Otherwise the end of the previous file is missing,
+    /// unless that was read to its end.
     pub(super) fn gap(&self, first: Option<SystemTime>, opened: Instant) -> Option<Gap> {
         let newest = self.newest?;
         if first.is_some_and(|first| first <= newest) {
@@ -38,21 +38,22 @@ impl Progress {
         (first.is_some() && !self.drained).then_some(Gap::End)
     }
 
-    /// Whether nothing can have been lost before a log that was `opened` then, wherever it begins.
+    /// Returns whether nothing was lost before a log that was `opened` then, independently of its
+    /// first chunk.
     pub(super) fn is_whole(&self, opened: Instant) -> bool {
         self.newest.is_none() || (self.drained && self.is_within(opened))
     }
 
-    /// Whether the log can have been rotated only once since.
+    /// Returns whether the log was rotated at most once since.
     fn is_within(&self, opened: Instant) -> bool {
         self.at.is_none_or(|at| opened.saturating_duration_since(at) < FILE_LIFE)
     }
 }
 
-/// What a rotation can have taken away.
+/// Part of a log that a rotation may have removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Gap {
-    /// A whole file: the log was not seen for longer than a file lives.
+    /// A whole file: the log was not read for longer than the interval of rotations.
     File,
     /// The end of the file that was read.
     End,
@@ -89,13 +90,13 @@ mod tests {
             // The same file.
             (cut_off, late, Some(4), None),
             (cut_off, late, Some(5), None),
-            // The next file, and all of the one before was read.
+            // The next file, after the previous one was read to its end.
             (at_end, soon, Some(6), None),
-            // Who was cut off may not have had the end of it.
+            // After a cut the end of the file may be missing.
             (cut_off, soon, Some(6), Some(Gap::End)),
-            // There may have been another between.
+            // Another file may be missing in between.
             (at_end, late, Some(6), Some(Gap::File)),
-            // A file that is empty still.
+            // The new file is still empty.
             (at_end, soon, None, None),
             (cut_off, soon, None, None),
             (at_end, late, None, Some(Gap::File)),

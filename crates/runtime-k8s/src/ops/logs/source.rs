@@ -1,4 +1,4 @@
-//! A pod's log as a source that can be opened again.
+//! The log of a pod as a source that can be reopened.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -23,24 +23,24 @@ use crate::model::log_line as line;
 use crate::model::pod::lifecycle;
 use crate::state::KubernetesBackend;
 
-/// How far before a time the log is opened, so that a line that began before it comes with its
-/// beginning. A line is written in pieces only where it is longer than a piece; one that takes its
-/// writer longer than this comes without its first pieces.
+/// How far before a time the log is opened, so that a line that began before it is read from its
+/// beginning. Only a line that is longer than a piece is written in pieces. If its writer takes
+/// longer than this for it, the first pieces are missing.
 const BEFORE: Duration = Duration::from_secs(60);
 
-/// A server from this version on has no node whose kubelet loses sight of a rotated log: that was
-/// mended in 1.29 (kubernetes#115702), and a kubelet is at most three versions older.
+/// The first minor version of a server all of whose kubelets follow a log over its rotation: this
+/// was fixed in 1.29 (kubernetes#115702), and a kubelet is at most three versions older.
 const FOLLOWS_ROTATION: u32 = 32;
 
-/// How long a follower may be silent before it is asked whether that is the truth: short enough
-/// that no file is rotated away in the meantime, also when one of the questions has no answer.
+/// How long a follower may be silent before the log is checked for more lines. It is short enough
+/// that no file is removed by rotation in the meantime, even if one check has no response.
 const SILENCE: Duration = Duration::from_secs(3);
 
-/// How long a follower is silent when it has read all of the file that it has open: shorter than
-/// what a reader waits for the rest of a container that has ended.
+/// Silence after which a follower has read all of its open file. It is shorter than the time that a
+/// reader waits for the rest of the log of an ended container.
 const DRAINED: Duration = Duration::from_millis(500);
 
-/// A log shorter than this is not rotated: the kubelet's default is 10 MiB.
+/// A shorter log is not rotated: the default of the kubelet is 10 MiB.
 const SHORT: usize = 64 << 10;
 
 /// The log of a container.
@@ -48,7 +48,7 @@ pub(super) struct PodLog {
     backend: Arc<KubernetesBackend>,
     container: KubernetesContainer,
     progress: Arc<Mutex<Progress>>,
-    /// The file in which the log goes on, opened at once by who has found that.
+    /// The next file of the log, opened as soon as the rotation was detected.
     next_file: Arc<Mutex<Option<Opened>>>,
 }
 
@@ -83,18 +83,18 @@ struct Open {
     reader: line::Reader,
     since: Option<SystemTime>,
     follow: bool,
-    /// What was read at the open before, until a chunk has shown whether the log goes on there.
+    /// Progress of the previous open, until the first chunk was compared with it.
     before: Option<Progress>,
-    /// The newest that was read before this open.
+    /// The newest time that was read before this open.
     newest_before: Option<SystemTime>,
     opened: Instant,
-    /// Whether the log may have been rotated since it was opened.
+    /// How much was read. A short log is not rotated.
     bytes: usize,
-    /// The end of what was read.
+    /// The last line that was read.
     ending: Ending,
     ready: VecDeque<Chunk>,
     ended: bool,
-    /// Whether it ends because the log goes on in another file.
+    /// Whether this open ends because the log continues in another file.
     has_moved: bool,
 }
 
@@ -110,7 +110,7 @@ impl LogSource for PodLog {
                 let look = self.backend.look(&self.container);
                 let seen = self.backend.query(Operation::Logs, look).await?;
                 if lifecycle::started_at(&seen.pod).is_none() {
-                    // Nothing was ever written. A follower comes again when it was started.
+                    // The log is empty before the start. A follower is reopened after the start.
                     return Ok(Box::pin(futures_util::stream::empty()));
                 }
                 open(&self.backend, &self.container, from).await?
@@ -129,7 +129,7 @@ impl LogSource for PodLog {
             before: Some(before),
             newest_before: before.newest,
             opened,
-            // Without the beginning of the log its length is not known.
+            // The length of a log is unknown without its beginning.
             bytes: if from.since.is_some() || from.tail.is_some() { SHORT } else { 0 },
             ending: Ending::default(),
             ready: VecDeque::new(),
@@ -142,7 +142,7 @@ impl LogSource for PodLog {
             match open.next().await {
                 Ok(Some(chunk)) => Some((Ok(chunk), Some(open))),
                 Ok(None) => {
-                    // An API server ends a log in order also when it has lost the node.
+                    // An API server also ends a log without an error if it has lost the node.
                     lock(&open.progress).drained = false;
                     None
                 }
@@ -170,14 +170,14 @@ impl LogSource for PodLog {
         }
     }
 
-    /// A node looks once a second whether the container has ended whose log it gives. A container
-    /// that has ended has written all of it, and only the network may lag.
+    /// A node checks once a second if the container of a followed log has ended. An ended container
+    /// has written all of its log, so that only the network may delay the rest.
     fn drained(&self) -> Duration {
-        // The rest is read anew after that, so this only saves a request.
+        // The rest is read again after that, so this only saves a request.
         Duration::from_millis(5)
     }
 
-    /// The node counts the lines of the log file, and of a long line each piece.
+    /// The node counts lines of the log file, and each piece of a long line.
     fn has_line_tail(&self) -> bool {
         true
     }
@@ -227,7 +227,7 @@ impl Open {
                         return Ok(None);
                     }
                     if self.follow && !self.has_ended().await? {
-                        // Of a container that runs this is a line that was cut on its way.
+                        // If the container runs, the connection was lost within a line.
                         return Err(
                             Error::new(ErrorKind::Unavailable).with_message("the log was cut off")
                         );
@@ -241,9 +241,9 @@ impl Open {
         }
     }
 
-    /// Checks that a log that was not followed has been read to its end: the API server ends a
-    /// response in order also when it has lost the node. Nothing is asked if this open has returned
-    /// nothing new, because then two reads agree on the end.
+    /// Checks that a log that is not followed was read to its end, because the API server also ends
+    /// a response without an error if it has lost the node. No request is sent if this open has
+    /// returned nothing new, because then two reads agree on the end.
     async fn check_end(&mut self) -> Result<()> {
         let (newest, target) = {
             let progress = lock(&self.progress);
@@ -253,7 +253,7 @@ impl Open {
             return Ok(());
         }
         let is_short = match target {
-            // A container that goes on writing has more by now, which is not asked for.
+            // Lines that the container has written since are not required.
             Some(_) if newest >= target => return Ok(()),
             Some(_) => true,
             None => false,
@@ -264,7 +264,7 @@ impl Open {
         let last = last_chunks(&self.backend, &self.container);
         let last = match self.backend.query(Operation::Logs, last).await {
             Ok(last) => last,
-            // The container, or its log, has been removed since.
+            // The container, or its log, was removed in the meantime.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -287,8 +287,8 @@ impl Open {
         ))
     }
 
-    /// The next line, or a part of a long one. A follower that is silent for long asks whether there
-    /// is more.
+    /// Returns the next line, or a part of a long line. A silent follower checks if the log has
+    /// more lines.
     async fn line(&mut self) -> Result<Option<Bytes>> {
         if !self.follow {
             return self.lines.next_within(line::MOST).await;
@@ -304,7 +304,7 @@ impl Open {
             let asleep = Instant::now();
             match tokio::time::timeout(SILENCE, self.lines.next_within(line::MOST)).await {
                 Ok(line) => return line,
-                // The node goes on with the next file by itself.
+                // The node itself continues with the next file.
                 Err(_) if !self.can_lose_sight() => self.is_current(asleep),
                 Err(_) if self.has_more().await? => return Err(self.moved().await),
                 Err(_) => {}
@@ -312,20 +312,20 @@ impl Open {
         }
     }
 
-    /// Whether nothing was lost between the opens, whatever comes next.
+    /// Returns whether nothing was lost between the opens, independently of the next chunk.
     fn is_sound(&self) -> bool {
         self.before.is_none_or(|before| before.is_whole(self.opened))
     }
 
-    /// The open file was the newest of the log then.
+    /// Records that the open file was the newest of the log at that time.
     fn is_current(&self, then: Instant) {
         if self.is_sound() {
             lock(&self.progress).at = Some(then);
         }
     }
 
-    /// The follower reads a file in which nothing comes any more. The next one is opened before
-    /// anything else is asked, because a file does not live for long.
+    /// Opens the next file of a rotated log before any other request, because rotation soon removes
+    /// files.
     async fn moved(&mut self) -> Error {
         self.has_moved = true;
         let from = OpenLog { since: None, tail: None, follow: true };
@@ -339,7 +339,7 @@ impl Open {
         self.backend.server.minor < FOLLOWS_ROTATION
     }
 
-    /// Whether the log has lines that a follower was not given.
+    /// Returns whether the log has lines that the follower has not received.
     async fn has_more(&mut self) -> Result<bool> {
         if !self.can_lose_sight() || self.bytes < SHORT {
             return Ok(false);
@@ -348,14 +348,14 @@ impl Open {
         let last = last_chunks(&self.backend, &self.container);
         let newest = match self.backend.query(Operation::Logs, last).await {
             Ok(last) => last.back().map(|chunk| chunk.time),
-            // It is asked again after the next silence.
+            // The check is repeated after the next silence.
             Err(error) if error.is_retryable() => return Ok(false),
             Err(error) => return Err(mistaken(error)),
         };
         let read = lock(&self.progress).newest;
         match newest {
-            // The file that was read was rotated away. The new one is opened before it is, too;
-            // that of a container that has ended stays as it is.
+            // The log was rotated and the new file is empty. It has to be opened before it is
+            // rotated, too. The file of an ended container is not rotated.
             None if self.before.is_none() => {
                 return Ok(!self.ended || self.has_ended().await.is_ok_and(|ended| !ended));
             }
@@ -380,8 +380,8 @@ impl Open {
         Ok(())
     }
 
-    /// The first chunk of a log that was opened again, or that there is none: is what was read
-    /// before still there, or known to be followed by this?
+    /// Checks with the first chunk after a reopen, or its absence, that nothing was lost in
+    /// between.
     fn check_continuity(&mut self, first: Option<SystemTime>) -> Result<()> {
         match self.before.take().and_then(|before| before.gap(first, self.opened)) {
             Some(gap) => Err(gap.error()),

@@ -1,9 +1,8 @@
-//! Whether what the watch has brought is what the server has.
+//! Freshness of the state of the watch.
 //!
-//! A watch says nothing while nothing happens, and nothing either when its server is frozen or a
-//! balancer has forgotten the connection. So what it has brought counts as current only for a short
-//! time after a sign of life, and it is reopened if an answer to another request shows that it has
-//! fallen behind.
+//! A watch is silent if nothing changes, but also if its server is frozen or a load balancer has
+//! evicted the connection. So its state is current only for a short time after a sign of life, and
+//! the watch is reopened if a response to another request shows that it is behind.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,10 +11,10 @@ use tokio::time::Instant;
 
 use crate::client::transport::liveness::Heard;
 
-/// How old the last sign of life may be: the age of the state that is returned at most.
+/// Maximum age of the last sign of life, and so of returned state.
 pub(super) const FRESH: Duration = Duration::from_secs(5);
 
-/// How long a watch may lack a version that another answer has had.
+/// How long a watch may lack a version that another response had.
 const LAG: Duration = Duration::from_secs(4);
 
 /// The signs of life of a watch.
@@ -26,11 +25,11 @@ pub(super) struct Currency {
 
 #[derive(Debug, Default)]
 struct Signs {
-    /// When the server last answered with the state of the pods.
+    /// The time of the last response with the state of the pods.
     last: Option<Instant>,
-    /// The connection of the open watch, if that is pinged.
+    /// The connection of the open watch, if it is pinged.
     heard: Option<Heard>,
-    /// The version that the watch has come to.
+    /// The version that the watch has reached.
     version: u64,
     missing: Option<Missing>,
 }
@@ -40,9 +39,9 @@ struct Signs {
 struct Missing {
     first: u64,
     newest: u64,
-    /// When the first one was missed.
+    /// The time at which the first of them was missing.
     since: Instant,
-    /// Whether the watch was reopened for it. A server that does not send it again never will.
+    /// Whether the watch was reopened for them. A server that does not send them then never will.
     is_retried: bool,
 }
 
@@ -54,31 +53,31 @@ impl Missing {
 }
 
 impl Currency {
-    /// The server has answered with the state of the pods as it was after `sent`.
+    /// Records a list that was requested at `sent`.
     pub(super) fn listed(&self, sent: Instant, version: &str) {
         let mut signs = self.signs();
         *signs = Signs { last: Some(sent), ..Signs::default() };
         signs.reached(version);
     }
 
-    /// A watch is open.
+    /// Records that a watch was opened.
     pub(super) fn opened(&self, heard: Option<Heard>) {
         let mut signs = self.signs();
         signs.last = Some(Instant::now());
         signs.heard = heard;
     }
 
-    /// A line of the watch has arrived, which has come to `version`.
+    /// Records a line of the watch, which has reached `version`.
     pub(super) fn line(&self, version: &str) {
         let mut signs = self.signs();
         signs.last = Some(Instant::now());
         signs.reached(version);
     }
 
-    /// The watch has ended.
+    /// Records that the watch has ended.
     pub(super) fn closed(&self) {
         let mut signs = self.signs();
-        // What was missing is missed anew by the next watch.
+        // The time of missing versions restarts with the next watch.
         signs.missing = signs
             .missing
             .filter(|missing| !missing.is_retried)
@@ -88,7 +87,7 @@ impl Currency {
         }
     }
 
-    /// An answer to another request has had a pod of this version.
+    /// Records the version of a pod in a response to another request.
     pub(super) fn expect(&self, version: Option<u64>) {
         let mut signs = self.signs();
         let Some(version) = version.filter(|version| *version > signs.version) else { return };
@@ -96,14 +95,14 @@ impl Currency {
         missing.newest = missing.newest.max(version);
     }
 
-    /// Whether there was a sign of life a short time ago.
+    /// Returns whether the last sign of life is recent.
     pub(super) fn is_current(&self) -> bool {
         let signs = self.signs();
         let last = signs.last.max(signs.heard.as_ref().map(Heard::last));
         last.is_some_and(|last| last.elapsed() < FRESH)
     }
 
-    /// Whether the watch has lacked a version for too long.
+    /// Returns whether the watch has lacked a version for too long.
     pub(super) fn is_behind(&self) -> bool {
         self.signs().missing.is_some_and(|missing| missing.since.elapsed() >= LAG)
     }

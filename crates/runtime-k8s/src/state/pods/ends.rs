@@ -1,4 +1,4 @@
-//! How a container ended whose pod alone does not say it: its events and its node may.
+//! Exits that the pod alone does not show, but its events or its node may.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,15 +13,16 @@ use crate::model::pod::lifecycle::node_lost;
 use crate::model::pod::observed::Seen;
 use crate::state::nodes::Health;
 
-/// How long to wait for the events that explain an end.
+/// Timeout of the requests for the events that explain an end.
 const EXPLANATION: Duration = Duration::from_secs(3);
 
-/// The pauses after which such an event is looked for once more: a scheduler removes a pod first,
-/// and says why a moment later.
+/// Delays between the requests for such an event, in milliseconds: a scheduler records it after it
+/// has removed the pod.
 pub(super) const LATER: [u64; 3] = [50, 150, 400];
 
 impl Inner {
-    /// How a pod ended that vanished before it did, where its events or its node can explain that.
+    /// Returns the exit of a pod that was removed before its end, if its events or its node explain
+    /// it.
     pub(super) async fn explain(&self, last: &Pod) -> Option<Exit> {
         let exit = self.newly_removed(last, |seen| seen.last(None))?;
         if let Some(exit) = self.preemption(last, exit, &[]).await {
@@ -31,7 +32,7 @@ impl Inner {
         (self.nodes.health(node).await == Health::Lost).then(|| node_lost(node))
     }
 
-    /// The exit of a pod that with this news is gone, or about to be removed, and not by this runtime.
+    /// Returns the exit of a pod whose new version shows a removal by another client.
     pub(super) fn removed_with(&self, pod: &Pod, is_gone: bool) -> Option<Exit> {
         if is_gone {
             return self.newly_removed(pod, |seen| seen.last(None));
@@ -40,7 +41,7 @@ impl Inner {
         self.newly_removed(pod, |seen| seen)
     }
 
-    /// The exit of a pod that with this news was removed, and not by this runtime.
+    /// Returns the exit of a pod that another client has just removed.
     fn newly_removed(&self, news: &Pod, last: impl FnOnce(Seen) -> Seen) -> Option<Exit> {
         let entry = self.store().entries.get(news.metadata.uid.as_str()).cloned()?;
         let before = entry.now();
@@ -51,9 +52,9 @@ impl Inner {
         after.exit().filter(|exit| exit.reason == ExitReason::Removed).cloned()
     }
 
-    /// The exit of a pod that the cluster has removed in favour of another, or from a node with a
-    /// taint. Older versions say so in an event alone, newer ones in the pod too. The event is looked
-    /// for at once, and again after each of the pauses, in milliseconds.
+    /// Returns the exit of a pod that was preempted, or evicted by a taint. Older versions report
+    /// this only in an event, newer ones in the pod too. The event is requested at once, and again
+    /// after each of the delays, in milliseconds.
     pub(super) async fn preemption(&self, pod: &Pod, exit: Exit, pauses: &[u64]) -> Option<Exit> {
         let look = async {
             let mut pauses = pauses.iter();
@@ -69,7 +70,7 @@ impl Inner {
         Some(exit.with_reason(ExitReason::Evicted).with_message(words))
     }
 
-    /// Decides on the pods that have been unclear for too long.
+    /// Sets the exits of the pods whose end was unclear for too long.
     pub(super) async fn clear_up(&self) {
         let due: Vec<(Arc<str>, Seen, bool)> = {
             let store = self.store();
@@ -108,7 +109,7 @@ impl Inner {
     }
 }
 
-/// Why the cluster has taken a pod away, by its events.
+/// Returns the reason of an eviction from the events of a pod.
 fn eviction(events: &[ClusterEvent]) -> Option<String> {
     events.iter().rev().find_map(|event| {
         let words = event.message.clone().unwrap_or_default();
@@ -122,16 +123,16 @@ fn eviction(events: &[ClusterEvent]) -> Option<String> {
     })
 }
 
-/// What is said of a container that is removed without a word of its node.
+/// Message of the exit of a container whose node has not confirmed its end.
 const NOT_CONFIRMED: &str = "its node has not said that it ended";
 
-/// How a pod ends that somebody else removes and whose node has not ended it in time. A node that
-/// reports may take as long as it likes: it is busy, or an image is still being pulled.
+/// Returns the exit of a pod that another client removes and whose node has not ended it in time. A
+/// healthy node has no limit: it is busy, or still pulls an image.
 fn given_up(seen: &Seen, node: &str, health: Health) -> Option<Exit> {
     match health {
         Health::Well => None,
         Health::Lost => Some(node_lost(node)),
-        // What watches the nodes says it in the pod, but only of one that was ready.
+        // The node controller marks the pod of a lost node, but only if the pod was ready.
         Health::Unknown if seen.silent_since.is_some() => Some(node_lost(node)),
         Health::Unknown if seen.state == State::Running => None,
         Health::Unknown => Some(Exit::new(ExitReason::Removed).with_message(NOT_CONFIRMED)),

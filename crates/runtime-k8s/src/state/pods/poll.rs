@@ -1,4 +1,4 @@
-//! Lists the pods again and again, for a caller that has no right to watch them.
+//! Polls the pods for a caller that has no right to watch them.
 
 use std::time::Duration;
 
@@ -7,23 +7,23 @@ use tokio::time::Instant;
 
 use super::{Condition, Inner};
 
-/// How often the pods are listed.
+/// Interval of the lists.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long they are listed until the watch is tried again.
+/// How long the pods are polled before the watch is retried.
 const WATCH_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
-/// Whether the caller has no right to watch pods. A server that has just started refuses in another
-/// way.
+/// Returns whether the caller has no right to watch pods. The error of a server that has just
+/// started is another one.
 pub(super) fn may_not_watch(error: &Error) -> bool {
     error.kind() == ErrorKind::PermissionDenied
 }
 
 impl Inner {
-    /// Keeps the pods current without a watch, and returns when the watch is to be tried again.
+    /// Polls the pods, and returns when the watch has to be retried.
     ///
     /// # Errors
-    /// When a list fails.
+    /// That of a list that fails.
     pub(super) async fn poll(&self, version: &mut String, error: &Error) -> Result<()> {
         tracing::debug!(%error, "pods may not be watched and are listed every second");
         let until = Instant::now() + WATCH_AGAIN_AFTER;

@@ -19,8 +19,8 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/k8s/recordings")
 }
 
-/// The events of a recording. Its pods were started by removing their gates alone, and stopped by
-/// changing their images alone; ours get a label and an annotation with that.
+/// The events of a recording. Its pods were started only by removing their gates, and stopped only
+/// by changing their images. The label and the annotation of this library are added here.
 fn read(name: &str) -> Vec<Line> {
     let text = std::fs::read_to_string(folder().join(format!("{name}.watch.jsonl"))).unwrap();
     let line = |line: &str| {
@@ -41,7 +41,7 @@ fn pod(object: &Value) -> Pod {
     serde_json::from_value(object.clone()).unwrap()
 }
 
-/// How each ends for whoever has not stopped it.
+/// The exit of each recording for a client that has not stopped it.
 const ENDS: [(&str, ExitReason, Option<i32>); 20] = [
     ("command-not-found", ExitReason::StartFailed, None),
     ("deleted-by-others-exit-0", ExitReason::Removed, None),
@@ -52,7 +52,7 @@ const ENDS: [(&str, ExitReason, Option<i32>); 20] = [
     ("image-not-found", ExitReason::Removed, None),
     ("out-of-memory", ExitReason::Exited, Some(0)),
     ("out-of-memory-main", ExitReason::OutOfMemory, Some(137)),
-    // Its process had a moment to go on, and nobody saw its end.
+    // Its process continued for a moment, and its end was not observed.
     ("own-deadline", ExitReason::Removed, None),
     ("preempted-exit-0", ExitReason::Evicted, None),
     ("pull-backoff-then-deadline", ExitReason::DeadlineExceeded, None),
@@ -66,13 +66,13 @@ const ENDS: [(&str, ExitReason, Option<i32>); 20] = [
     ("unscheduled-deadline-then-node", ExitReason::Removed, None),
 ];
 
-/// The pods of events, and whether they are gone with that.
+/// Returns the pods of events, and whether they are gone.
 fn parse(events: &[Line]) -> Vec<(Pod, bool)> {
     let parse = |(kind, object): &Line| (pod(object), kind == "DELETED");
     events.iter().map(parse).collect()
 }
 
-/// Plays events to an observer that begins with the first of them, and returns the exit.
+/// Replays events to an observer from the first of them on, and returns the exit.
 fn play<'a>(events: impl IntoIterator<Item = &'a (Pod, bool)>) -> Exit {
     let mut seen: Option<Seen> = None;
     let mut first: Option<Exit> = None;
@@ -92,7 +92,7 @@ fn play<'a>(events: impl IntoIterator<Item = &'a (Pod, bool)>) -> Exit {
     last
 }
 
-/// What a server before 1.33 sends: without generations.
+/// Returns the events of a server before 1.33, which has no generations.
 fn without_generations(mut events: Vec<Line>) -> Vec<Line> {
     for (_, object) in &mut events {
         object["metadata"].as_object_mut().unwrap().remove("generation");
@@ -133,7 +133,7 @@ async fn exit_is_the_same_after_a_gap_in_the_watch() {
         let events = parse(&read(name));
         for begin in 1..events.len() {
             for end in 0..begin {
-                // The list after the gap has the pod as it is then.
+                // The list after the gap has the current pod.
                 let exit = play(events[..end].iter().chain(&events[begin..]));
                 assert_eq!(
                     (exit.reason, exit.code),
@@ -156,7 +156,8 @@ async fn exit_of_pod_that_was_taken_away_is_no_success_without_generations() {
         for begin in 0..events.len() {
             let exit = play(&pods[begin..]);
             assert!(is_own || !exit.success(), "{name} from {begin} on: {exit:?}");
-            // A pod that is first seen when it goes does not show that it had ended before.
+            // A pod that is first observed during its deletion does not show that it had ended
+            // before.
             let is_shown = events[begin].1["metadata"]["deletionTimestamp"].is_null();
             assert!(!is_shown || (exit.reason, exit.code) == (reason, code), "{name} {exit:?}");
         }
@@ -192,8 +193,8 @@ async fn exit_after_a_recorded_stop_is_of_the_stop() {
     }
 }
 
-/// The exits that a connection tells of whose watch gives the events from `begin` on, and whose list
-/// has the pod as it was before.
+/// Returns the exits that a connection reports if its list has the pod before `begin` and its watch
+/// the events from `begin` on.
 async fn watched(events: &[Line], begin: usize) -> Vec<Exit> {
     let line = |(kind, object): &Line| format!("{}\n", json!({"type": kind, "object": object}));
     let stream: &'static str = events[begin..].iter().map(line).collect::<String>().leak();

@@ -1,7 +1,8 @@
-//! Removals by somebody else, which are explained before they are reported.
+//! Removals by other clients, which are explained before they are reported.
 //!
-//! An explanation takes requests to the server. They are sent beside the reader of the watch, few at
-//! a time and within a limit, so that a namespace that is emptied delays nothing else.
+//! An explanation requires requests to the server. They are sent concurrently with the reader of
+//! the watch, few at a time and with a timeout, so that the removal of many pods delays nothing
+//! else.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -18,16 +19,16 @@ use super::Inner;
 use super::ends::LATER;
 use crate::model::api::Pod;
 
-/// How many removals are explained at once.
+/// Maximum number of concurrent explanations.
 const AT_ONCE: usize = 8;
 
-/// How long a removal may wait for its explanation.
+/// Timeout of an explanation.
 const LIMIT: Duration = Duration::from_secs(3);
 
-/// How many removals may wait. Further ones are reported at once, without an explanation.
+/// Maximum number of removals that wait. Further ones are reported at once, without an explanation.
 const MOST_WAITING: usize = 1024;
 
-/// The removals that are not reported yet.
+/// The removals that were not reported yet.
 #[derive(Debug, Default)]
 pub(super) struct Removals {
     waiting: Mutex<HashMap<Arc<str>, Removal>>,
@@ -36,17 +37,17 @@ pub(super) struct Removals {
 
 #[derive(Debug)]
 struct Removal {
-    /// The pod as the watch last had it.
+    /// The last version of the pod.
     pod: Box<Pod>,
     /// The exit without an explanation.
     exit: Exit,
-    /// Whether the pod is gone, and not only going.
+    /// Whether the pod is gone, and not only being deleted.
     is_gone: bool,
     until: Instant,
 }
 
 impl Removals {
-    /// Takes a pod that somebody else removes. Returns the pod if it cannot wait.
+    /// Adds a pod that another client removes. Returns the pod if it cannot wait.
     pub(super) fn add(&self, pod: Box<Pod>, exit: Exit, is_gone: bool) -> Result<(), Box<Pod>> {
         let mut waiting = lock(&self.waiting);
         if let Some(removal) = waiting.get_mut(pod.metadata.uid.as_str()) {
@@ -68,22 +69,22 @@ impl Removals {
         Ok(())
     }
 
-    /// Whether a removal waits.
+    /// Returns whether a removal waits.
     pub(super) fn contains(&self, uid: &str) -> bool {
         lock(&self.waiting).contains_key(uid)
     }
 
-    /// Whether a removal waits of a pod that is gone.
+    /// Returns whether the removal of a pod that is gone waits.
     pub(super) fn is_gone(&self, uid: &str) -> bool {
         self.get(uid, |removal| removal.is_gone).unwrap_or(false)
     }
 
-    /// Takes a removal back, because it was reported in another way.
+    /// Drops a removal, because it was reported otherwise.
     pub(super) fn forget(&self, uid: &str) {
         lock(&self.waiting).remove(uid);
     }
 
-    /// Takes all removals back.
+    /// Drops all removals.
     pub(super) fn clear(&self) {
         lock(&self.waiting).clear();
     }
@@ -94,7 +95,7 @@ impl Removals {
 }
 
 impl Inner {
-    /// Explains and reports removals for as long as it is polled.
+    /// Explains and reports removals while it is polled.
     pub(super) async fn report_removals(&self) -> Infallible {
         let (sender, mut queue) = mpsc::unbounded_channel();
         *lock(&self.removals.queue) = Some(sender);

@@ -1,4 +1,4 @@
-//! What the watch has seen of the pods.
+//! The pods as the watch has observed them.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,50 +13,50 @@ use crate::model::api::Pod;
 use crate::model::info;
 use crate::model::pod::observed::Seen;
 
-/// How long a pod that was removed is remembered, in case older news of it is still under way.
+/// How long a removed pod is remembered, in case an older version of it arrives later.
 const REMEMBERED: Duration = Duration::from_secs(300);
 
-/// How many events may wait for one that does not read them.
+/// Capacity of the channel to a listener, in events.
 pub(super) const MOST_WAITING_EVENTS: usize = 100_000;
 
 #[derive(Debug, Default)]
 pub(super) struct Store {
     pub(super) entries: HashMap<Arc<str>, Arc<Entry>>,
-    /// Pods that are known to be gone, and since when.
+    /// Pods that are gone, with the time of their removal.
     pub(super) removed: HashMap<Arc<str>, Instant>,
-    /// Pods of which it is unclear how they end.
+    /// Pods whose end is unclear.
     pub(super) unclear: HashSet<Arc<str>>,
     pub(super) listeners: Vec<Listener>,
 }
 
-/// One who wants to know what happens to the containers with these labels.
+/// A receiver of the events of the containers with these labels.
 #[derive(Debug)]
 pub(super) struct Listener {
     pub(super) labels: LabelFilter,
     pub(super) sender: mpsc::Sender<Result<Event>>,
 }
 
-/// One pod.
+/// A pod of the scope.
 #[derive(Debug)]
 pub(crate) struct Entry {
     seen: watch::Sender<Seen>,
-    /// Held by the one who looks closer at what keeps the pod from running.
+    /// Locked while one of the waiters evaluates the budget.
     pub(crate) judging: tokio::sync::Mutex<Judging>,
-    /// Whether this runtime is removing it.
+    /// Whether this runtime is removing the pod.
     pub(super) removing: AtomicBool,
     waiting: Mutex<Waiting>,
 }
 
-/// What is known and was reported of a container that waits to run.
+/// Progress of a pending start.
 #[derive(Debug, Default)]
 struct Waiting {
-    /// What its node does, by the cluster's events.
+    /// The latest message of the node in the events of the cluster.
     progress: Option<String>,
-    /// What was reported last.
+    /// The message that was reported last.
     reported: Option<String>,
 }
 
-/// How often was looked closer, and when next.
+/// Number of evaluations, and the time of the next.
 #[derive(Debug, Default)]
 pub(crate) struct Judging {
     pub(crate) looks: u32,
@@ -77,19 +77,19 @@ impl Entry {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes what the node does for it, by the cluster's events.
+    /// Records the latest message of the node in the events of the cluster.
     pub(crate) fn progress(&self, words: String) {
         self.waiting().progress = Some(words);
     }
 
-    /// Returns what the container waits for.
+    /// Returns the reason why the container does not run yet.
     pub(crate) fn waits_for(&self, seen: &Seen) -> String {
         let progress = || self.waiting().progress.clone();
         let words = if seen.is_silent_about_start() { progress() } else { None };
         words.unwrap_or_else(|| seen.waits_for())
     }
 
-    /// Returns what the container waits for, unless that was reported before.
+    /// Returns the reason why the container does not run yet, unless it was reported before.
     pub(crate) fn news(&self, seen: &Seen) -> Option<String> {
         let words = self.waits_for(seen);
         let mut waiting = self.waiting();
@@ -100,29 +100,29 @@ impl Entry {
         Some(words)
     }
 
-    /// What is seen of it, now and from now on.
+    /// Returns a receiver of the current and all later observations.
     pub(crate) fn subscribe(&self) -> watch::Receiver<Seen> {
         self.seen.subscribe()
     }
 
-    /// What is seen of it now.
+    /// Returns the current observation.
     pub(crate) fn now(&self) -> Seen {
         self.seen.borrow().clone()
     }
 
-    /// Whether this holds of it now.
+    /// Returns whether the current observation matches a predicate.
     pub(super) fn is(&self, hold: impl Fn(&Seen) -> bool) -> bool {
         hold(&self.seen.borrow())
     }
 
-    /// Says that this runtime is removing it: its end needs no further explanation.
+    /// Records that this runtime is removing the pod, so that its end needs no explanation.
     pub(crate) fn removing(&self) {
         self.removing.store(true, Ordering::Relaxed);
     }
 }
 
 impl Store {
-    /// Takes a pod as the server has, or had, it.
+    /// Adds a version of a pod.
     pub(super) fn see(&mut self, pod: Pod) {
         let uid: Arc<str> = pod.metadata.uid.as_str().into();
         if uid.is_empty() || self.removed.contains_key(&uid) {
@@ -131,7 +131,7 @@ impl Store {
         let (before, after) = match self.entries.get(&uid) {
             Some(entry) => {
                 let before = entry.now();
-                // Answers to requests of ours and lines of the watch may overtake each other.
+                // Responses to requests and lines of the watch can arrive in any order.
                 if pod.version() <= before.pod.version() && pod.version().is_some() {
                     return;
                 }
@@ -149,7 +149,7 @@ impl Store {
         self.tell(&after, before.as_ref());
     }
 
-    /// Takes that a pod is gone.
+    /// Records that a pod is gone.
     pub(super) fn gone(&mut self, uid: &str, last: Option<Pod>, exit: Option<Exit>) {
         self.unclear.remove(uid);
         let now = Instant::now();
@@ -176,7 +176,7 @@ impl Store {
         self.tell(&after, before.as_ref());
     }
 
-    /// Takes how a container ended.
+    /// Records the exit of a container.
     pub(super) fn ended(&mut self, uid: &str, exit: Exit) {
         self.unclear.remove(uid);
         let Some(entry) = self.entries.get(uid).cloned() else { return };
@@ -188,7 +188,7 @@ impl Store {
         }
     }
 
-    /// Takes a whole list. What is not in it is gone, unless it is newer than the list.
+    /// Applies a complete list. Other pods are gone, unless they are newer than the list.
     pub(super) fn reset(&mut self, pods: Vec<Pod>, version: Option<u64>) {
         let listed: HashSet<String> = pods.iter().map(|pod| pod.metadata.uid.clone()).collect();
         let lost: Vec<Arc<str>> = self
@@ -220,7 +220,7 @@ impl Store {
             return;
         }
         let events = after.events_since(before);
-        // One that cannot take any more has its stream ended: a gap in it would be a lie.
+        // The stream of a full listener is ended, because events would be missing from it.
         self.listeners.retain(|Listener { labels, sender }| {
             if sender.is_closed() {
                 return false;
@@ -264,7 +264,7 @@ mod tests {
         assert_eq!(entry.news(&seen), None);
         let other = seen.next(pod(2, Some("n"), "no such registry"));
         assert_eq!(entry.news(&other).as_deref(), Some("no such registry"));
-        // The events say what a node does that says nothing in the pod.
+        // The events have the progress of a node that the pod does not show.
         let quiet: Pod = serde_json::from_value(json!({
             "metadata": {"uid": "u", "labels": {crate::model::labels::RELEASED: "n"}},
             "spec": {"nodeName": "n"}, "status": {"phase": "Pending"}}))
@@ -304,7 +304,7 @@ mod tests {
         );
         assert!(told.iter().all(|(id, _)| id == "went" || id == "came"), "{told:?}");
 
-        // News that were under way bring nothing back.
+        // Older versions do not restore a removed pod.
         store.see(running("went", 5));
         assert!(!store.entries.contains_key("went"));
     }
