@@ -117,7 +117,7 @@ impl Call {
 
     fn content(mut self, kind: &'static str, content: &impl Serialize) -> Result<Self> {
         let body = serde_json::to_vec(content).map_err(|source| {
-            Error::internal("the request cannot be written as JSON").with_source(source)
+            Error::internal("failed to serialize the request").with_source(source)
         })?;
         self.content = Some((kind, body.into()));
         Ok(self)
@@ -262,7 +262,7 @@ impl Client {
         if let Some(long) = self.link.clients()?.long {
             match self.send_by(&long, call.request()?).await {
                 Err(error) if http2::is_not_spoken(&error) => {
-                    tracing::debug!("the server speaks no HTTP/2: logs come as all else");
+                    tracing::debug!("the server does not support HTTP/2, so logs use HTTP/1.1");
                     self.link.forget_long();
                 }
                 answer => return answer.map_err(error::from_client),

@@ -118,7 +118,7 @@ async fn ask(client: &Client, options: &KubernetesOptions) -> Result<Server> {
     let version = client.version().await?;
     if version.git_version.is_empty() {
         return Err(Error::new(ErrorKind::Unavailable)
-            .with_message("what answers is no API server")
+            .with_message("the server is not an API server")
             .with_retryable(false));
     }
     let mut server = Server {
@@ -129,7 +129,7 @@ async fn ask(client: &Client, options: &KubernetesOptions) -> Result<Server> {
     };
     if server.minor < OLDEST {
         return Err(Error::new(ErrorKind::Unsupported).with_message(format!(
-            "the API server has version {}, and 1.{OLDEST} is the oldest that is supported",
+            "the API server has version {}, but the oldest supported version is 1.{OLDEST}",
             server.version
         )));
     }
@@ -145,7 +145,7 @@ async fn ask(client: &Client, options: &KubernetesOptions) -> Result<Server> {
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
                 let namespace = client.namespace();
                 server.warnings.push(format!(
-                    "there are no statistics, metrics may not be read in namespace {namespace}: {error}"
+                    "statistics are not available: failed to read metrics in namespace {namespace}: {error}"
                 ));
                 false
             }
@@ -182,7 +182,7 @@ async fn with_node_engine(mut backend: KubernetesBackend) -> Result<KubernetesBa
     if !of.logs {
         let folder = backend.options.node_logs.display();
         backend.server.warnings.push(format!(
-            "the logs come through the API server: {folder} is not the node's /var/log/pods"
+            "logs are read through the API server: {folder} is not the node's /var/log/pods"
         ));
     }
     backend.engine = Some(engine);

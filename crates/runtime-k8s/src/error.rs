@@ -53,7 +53,7 @@ pub(crate) fn from_client(error: kube::Error) -> Error {
     let new = Error::new(kind);
     let new = match kind {
         ErrorKind::InvalidArgument => new.with_field("kubeconfig"),
-        ErrorKind::Unavailable => new.with_message("the API server cannot be reached"),
+        ErrorKind::Unavailable => new.with_message("failed to connect to the API server"),
         _ => new,
     };
     new.with_source(error)
@@ -218,7 +218,7 @@ pub(crate) fn from_answer(code: StatusCode, body: &[u8]) -> Error {
             };
             let text = String::from_utf8_lossy(&body[..body.len().min(200)]);
             let text = text.trim();
-            Error::new(kind).with_message(format!("the server answered {code}: {text:?}"))
+            Error::new(kind).with_message(format!("the server returned {code}: {text:?}"))
         }
     }
 }

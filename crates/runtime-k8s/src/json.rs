@@ -19,7 +19,7 @@ pub(crate) fn read<T: DeserializeOwned>(bytes: &[u8]) -> runtime_core::Result<T>
 pub(crate) fn readable<T>(read: serde_json::Result<T>) -> runtime_core::Result<T> {
     read.map_err(|source| {
         Error::new(ErrorKind::Unavailable)
-            .with_message("the answer is not one of an API server")
+            .with_message("the response is not one of an API server")
             .with_retryable(false)
             .with_source(source)
     })

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use runtime_core::{Deadlines, Error, Result, Scope};
 
-/// How often sessions are pinged, unless the options say otherwise.
+/// Default interval of the pings of sessions.
 pub(crate) const SESSION_PING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How to connect to a cluster, and how pods are made there.
@@ -401,10 +401,10 @@ impl KubernetesOptions {
     pub(crate) fn check(&self) -> Result<()> {
         #[cfg(feature = "cri")]
         if self.node_engine.is_some() && self.node.is_none() {
-            return Err(Error::invalid("node_engine", "is an engine of no node: set the node too"));
+            return Err(Error::invalid("node_engine", "requires the option `node`"));
         }
         if self.host_ports.is_empty() || *self.host_ports.start() == 0 {
-            return Err(Error::invalid("host_ports", "is no range of ports"));
+            return Err(Error::invalid("host_ports", "is not a range of ports"));
         }
         for key in self.annotations.keys() {
             if key.starts_with(runtime_core::LABEL_PREFIX) {

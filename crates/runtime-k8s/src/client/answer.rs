@@ -32,7 +32,7 @@ const WATCH_LIMIT: Duration = Duration::from_secs(10);
 pub(super) const SESSION_LIMIT: Duration = Duration::from_secs(40);
 
 /// Maximum silence of a log that is not followed, or that is followed over a connection which is
-/// not pinged. Such a follower is then reopened at its position.
+/// not pinged. The follower is then reopened at its position.
 pub(super) const LOG_SILENCE: Duration = Duration::from_secs(60);
 
 /// Maximum delay before a read without a response is sent again over a new connection.
@@ -68,7 +68,7 @@ impl Client {
         waiting.is_over = true;
         done.unwrap_or_else(|_| {
             Err(Error::new(ErrorKind::Timeout)
-                .with_message(format!("the API server has not answered within {limit:?}")))
+                .with_message(format!("the API server has not responded within {limit:?}")))
         })
     }
 

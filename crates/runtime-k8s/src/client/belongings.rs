@@ -56,7 +56,7 @@ pub(crate) async fn delete(client: &Client, server: &Server, pod: &Pod) -> Resul
         };
         match deleted {
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                tracing::debug!(%error, name, "the cluster deletes it with its pod");
+                tracing::debug!(%error, name, "no right to delete an object, which the cluster deletes with its pod");
             }
             deleted => deleted?,
         }

@@ -48,7 +48,7 @@ use crate::client::environment::Environment;
 use crate::client::proxy::Proxy;
 use crate::error;
 
-/// What connections to a cluster are built from.
+/// The settings of the connections to a cluster.
 #[derive(Clone)]
 pub(crate) struct Settings {
     /// The server, the namespace and the headers. Its `auth_info` has no credentials and its

@@ -87,7 +87,7 @@ impl Client {
             Err(remote_command::Error::Refused { .. }) => return Err(self.refusal(answer).await),
             Err(source) => {
                 return Err(Error::internal(
-                    "the server speaks another protocol than it was asked for",
+                    "the server has not switched to the requested protocol",
                 )
                 .with_source(source));
             }

@@ -23,7 +23,7 @@ impl Warnings {
     /// Reports the warnings of a response that were not reported before.
     pub(super) fn report(&self, headers: &HeaderMap) {
         for text in self.unreported(headers) {
-            tracing::warn!(warning = %text, "the API server warns");
+            tracing::warn!(warning = %text, "warning of the API server");
         }
     }
 

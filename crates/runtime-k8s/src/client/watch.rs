@@ -65,7 +65,7 @@ impl Watch {
             Ok(Some(line)) => readable(read_line(&line)).map(Some),
             Ok(None) => Ok(None),
             Err(error) => {
-                tracing::debug!(%error, "the watch was cut");
+                tracing::debug!(%error, "the watch has failed");
                 Ok(None)
             }
         }

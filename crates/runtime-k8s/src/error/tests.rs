@@ -87,8 +87,8 @@ fn what_is_no_api_server_is_not_there() {
     assert_eq!(error.kind(), ErrorKind::Unauthenticated);
 }
 
-/// The refusals of the admission chain in the words of API servers from 1.20 to 1.36, and of the
-/// usual policy engines.
+/// Refusals of the admission chain with the messages of API servers from 1.20 to 1.36 and of common
+/// policy engines.
 #[test]
 fn admission_refusal_has_the_kind_and_the_field() {
     use ErrorKind as K;
@@ -209,7 +209,7 @@ fn admission_refusal_has_the_kind_and_the_field() {
             K::InvalidArgument,
             "memory",
         ),
-        // What the options name.
+        // Objects in the options.
         (
             403,
             "Forbidden",

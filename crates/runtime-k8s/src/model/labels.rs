@@ -1,9 +1,9 @@
 //! Names, labels and annotations of the objects that this backend creates.
 //!
-//! A label of Kubernetes has at most 63 characters of a small set; those of the caller may be any
-//! text. So an annotation of the pod has all labels of the caller, and for each of them a label of
-//! two hashes is for selection by the server: its name is the hash of the key, its value the hash
-//! of the value.
+//! A label of Kubernetes has at most 63 characters of a small set, but a label of the caller may be
+//! any text. So an annotation of the pod has all labels of the caller, and for each of them a label
+//! of two hashes is for selection by the server: its name is the hash of the key, its value the
+//! hash of the value.
 
 use std::fmt::Write as _;
 

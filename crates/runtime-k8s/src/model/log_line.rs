@@ -124,7 +124,7 @@ fn no_log(line: &[u8]) -> Error {
     // The engine was unavailable, or the container was removed during the request.
     let passes = words.starts_with("rpc error:") || words.contains("failed to watch file");
     let kind = if passes { ErrorKind::Unavailable } else { ErrorKind::Lost };
-    Error::new(kind).with_message(format!("the node has no log to give: {words}"))
+    Error::new(kind).with_message(format!("failed to read the log on the node: {words}"))
 }
 
 /// Returns the time at the beginning of a line, and its length with the following space.

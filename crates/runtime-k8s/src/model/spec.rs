@@ -112,7 +112,7 @@ pub(crate) fn plan(
         oom_score_adj,
     } = spec;
     if image.is_id() {
-        return Err(Error::invalid("image", "the nodes of a cluster know no image by its id"));
+        return Err(Error::invalid("image", "nodes of a cluster do not support image ids"));
     }
     let pod_name = labels::pod_name(&name);
     let nonce = nonce.to_string();
@@ -242,7 +242,7 @@ pub(crate) fn plan(
     if size + 4096 > MOST_ANNOTATIONS {
         return Err(Error::invalid(
             "labels",
-            format!("{size} bytes are more than a pod's annotations can hold"),
+            format!("{size} bytes exceed the maximum size of a pod's annotations"),
         ));
     }
     let pod = Pod {
@@ -279,7 +279,7 @@ fn escape(text: &str) -> String {
 
 fn json(labels: &BTreeMap<String, String>) -> Result<String> {
     serde_json::to_string(labels)
-        .map_err(|source| Error::internal("the labels cannot be written").with_source(source))
+        .map_err(|source| Error::internal("failed to serialize the labels").with_source(source))
 }
 
 fn whole_seconds(grace: Duration) -> i64 {
@@ -288,7 +288,7 @@ fn whole_seconds(grace: Duration) -> i64 {
 
 fn number(field: &str, text: &str) -> Result<i64> {
     text.parse().map_err(|source| {
-        Error::invalid(field, format!("{text:?} is no number")).with_source(source)
+        Error::invalid(field, format!("{text:?} is not a number")).with_source(source)
     })
 }
 
@@ -304,7 +304,7 @@ fn user_and_group(user: Option<&str>) -> Result<(Option<i64>, Option<i64>)> {
 fn host_label(hostname: &str) -> Result<String> {
     if hostname.contains('.') || hostname.chars().any(|c| c.is_ascii_uppercase()) {
         return Err(Error::unsupported(Capability::Hostname).with_field("hostname").with_message(
-            format!("{hostname:?}: Kubernetes takes host names without dots and in lower case"),
+            format!("{hostname:?}: Kubernetes supports only host names without dots and in lower case"),
         ));
     }
     Ok(hostname.to_owned())
@@ -352,7 +352,7 @@ fn volumes(
         };
         // The API server refuses it: `must not contain ':'`.
         if mount.target.contains(':') {
-            return Err(Error::invalid(format!("mounts[{at}].target"), "cannot have a ':'"));
+            return Err(Error::invalid(format!("mounts[{at}].target"), "must not contain ':'"));
         }
         volumes.push(Volume {
             name: name.clone(),

@@ -76,7 +76,7 @@ async fn create(
     });
     let made = receiver
         .await
-        .unwrap_or_else(|_| Err(Error::internal("the task that creates a container has ended")));
+        .unwrap_or_else(|_| Err(Error::internal("the create task has ended without a result")));
     Ok(KubernetesContainer::new(Arc::new(made?.keep())))
 }
 
@@ -160,14 +160,14 @@ async fn post(backend: &Arc<KubernetesBackend>, plan: &mut Plan) -> Result<Pod> 
         let is_dropped = gate::missing(hold, &pod, &answer);
         let error = if is_dropped {
             Error::new(ErrorKind::Unsupported).with_message(
-                "the cluster removes from new pods what would hold them until their start",
+                "the cluster removes the gate of new pods",
             )
         } else if plan.has_stop_signal
             && pod.container().is_none_or(|container| container.lifecycle.stop_signal.is_none())
         {
             Error::unsupported(Capability::StopSignal)
                 .with_field("stop_signal")
-                .with_message("the server has not kept the stop signal of the pod")
+                .with_message("the server has dropped the stop signal of the pod")
         } else {
             return Ok(pod);
         };
@@ -190,7 +190,7 @@ async fn until_closing<T>(
     let done = backend.context.half_made.until_closing(ATTEMPT_LIMIT, work).await;
     done.unwrap_or_else(|| {
         Err(Error::new(ErrorKind::Timeout)
-            .with_message("the API server has not answered before the runtime was closed")
+            .with_message("the API server has not responded before the runtime was closed")
             .during(Operation::Create))
     })
 }

@@ -64,5 +64,5 @@ fn stream(
 
 fn overrun() -> Error {
     Error::new(ErrorKind::Lost)
-        .with_message("events came faster than they were read, and some are lost")
+        .with_message("the event stream was read too slowly, and events were lost")
 }

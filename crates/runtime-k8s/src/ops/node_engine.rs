@@ -51,7 +51,7 @@ fn described(seen: &Seen) -> Option<PodContainer> {
 /// Returns the container on the engine.
 async fn on(engine: &NodeEngine, operation: Operation, seen: &Seen) -> Result<NodeContainer> {
     let described = described(seen)
-        .ok_or_else(|| Error::internal("the cluster gives no id of the container"))?;
+        .ok_or_else(|| Error::internal("the pod status has no container id"))?;
     engine.container(operation, &described).await
 }
 
@@ -198,7 +198,7 @@ async fn unmark(backend: &KubernetesBackend, container: &KubernetesContainer, ma
         Ok(Patched::Done(pod)) => backend.pods.take(*pod),
         // Another stop has set the mark in the meantime, or the pod is gone.
         Ok(Patched::Other(_)) => {}
-        Err(error) => tracing::warn!(%error, "the mark of a stop that failed stays"),
+        Err(error) => tracing::warn!(%error, "failed to remove the mark of a failed stop"),
     }
 }
 

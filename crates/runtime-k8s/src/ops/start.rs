@@ -81,7 +81,7 @@ pub(crate) fn not_started_yet(
     let words = entry.map(|entry| (entry.waits_for(&entry.now()), entry.now()));
     match words {
         Some((words, seen)) if matches!(seen.state, State::Pending(_)) => error.with_message(
-            format!("the process has not started so far: {words}; the start goes on"),
+            format!("the process has not started yet: {words}; the start continues"),
         ),
         _ => error,
     }
@@ -102,7 +102,7 @@ fn failed(exit: &Exit) -> Error {
 }
 
 fn start_failed(words: String) -> Error {
-    if words.starts_with("no node takes it") {
+    if words.starts_with("no node accepts it") {
         return Error::new(ErrorKind::ResourceExhausted).with_message(words);
     }
     let field = if crate::model::api::refuses_source(&words) || words.contains("mounting") {
@@ -162,7 +162,7 @@ mod tests {
         use ErrorKind as K;
         use ExitReason as R;
         for (reason, words, want) in [
-            (R::StartFailed, "no node takes it: 0/1 nodes", (K::ResourceExhausted, None)),
+            (R::StartFailed, "no node accepts it: 0/1 nodes", (K::ResourceExhausted, None)),
             (
                 R::StartFailed,
                 "exec: \"x\": executable file not found",

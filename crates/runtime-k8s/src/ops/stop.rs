@@ -125,7 +125,7 @@ impl KubernetesBackend {
         if !has_other {
             return Err(forbidden(change, error));
         }
-        tracing::debug!(%error, "a policy refuses the image of a stop: containers get a deadline");
+        tracing::debug!(%error, "a policy refuses the image of a stop, so containers are stopped by a deadline");
         self.stop_image_refused.store(true, Ordering::Relaxed);
         Ok(())
     }
@@ -141,7 +141,7 @@ fn forbidden(change: Change, error: Error) -> Error {
     let policy = error.message().unwrap_or_default().to_owned();
     Error::new(ErrorKind::PermissionDenied)
         .with_message(format!(
-            "failed to set {what}: {policy}; the container runs on, and `remove` still ends it"
+            "failed to set {what}: {policy}; the container continues to run, and `remove` still ends it"
         ))
         .with_source(error)
 }
@@ -190,7 +190,7 @@ fn not_stopped_yet(
         State::Pending(_) if seen.is_stopping() && seen.pod.spec.node_name.is_some() => {
             let words = entry.waits_for(&seen);
             error.with_message(format!(
-                "the node has not taken the stop so far: {words}; the stop goes on, and `remove` \
+                "the node has not processed the stop yet: {words}; the stop continues, and `remove` \
                  ends the container at once"
             ))
         }
@@ -297,7 +297,7 @@ async fn give_back(backend: &KubernetesBackend, container: &KubernetesContainer,
         Ok(Patched::Done(pod)) => backend.pods.take(*pod),
         // The pod has changed, or is gone.
         Ok(Patched::Other(_)) => {}
-        Err(error) => tracing::debug!(%error, "a stopped pod keeps its place on the node"),
+        Err(error) => tracing::debug!(%error, "failed to release the reservation of a stopped pod"),
     }
 }
 

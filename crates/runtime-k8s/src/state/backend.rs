@@ -79,7 +79,7 @@ impl KubernetesBackend {
 
     /// Remembers that the cluster drops gates.
     pub(crate) fn gates_are_dropped(&self) {
-        tracing::debug!("the cluster drops scheduling gates: pods are held by an affinity");
+        tracing::debug!("the cluster drops scheduling gates, so pods are gated by an affinity");
         self.gates_dropped.store(true, Ordering::Relaxed);
     }
 

@@ -124,7 +124,7 @@ impl KubernetesBackend {
         };
         for entry in self.pods.those(is_overdue) {
             if let Err(error) = self.judge(&entry).await {
-                tracing::debug!(%error, "a budget could not be evaluated");
+                tracing::debug!(%error, "failed to evaluate a budget");
             }
         }
     }
@@ -136,7 +136,7 @@ impl KubernetesBackend {
         let verdict =
             serde_json::to_string(&exit.clone().with_ended_at(Some(std::time::SystemTime::now())))
                 .map_err(|source| {
-                    runtime_core::Error::internal("the verdict cannot be written")
+                    runtime_core::Error::internal("failed to serialize the exit")
                         .with_source(source)
                 })?;
         let mut patch = end(pod, &verdict);
@@ -146,7 +146,7 @@ impl KubernetesBackend {
         {
             // A policy refuses invalid images. The deadline alone still ends the pod soon after a
             // node has started it.
-            tracing::debug!(%error, "a pod is ended by its deadline alone");
+            tracing::debug!(%error, "a policy refuses the image of a failed pod, so it gets only a deadline");
             let path = pod.image_path();
             patch.retain(|change| change["op"] != "replace" || change["path"] != path.as_str());
             patched = self.client.patch_pod(name, &patch).await;

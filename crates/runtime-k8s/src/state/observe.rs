@@ -93,7 +93,7 @@ impl KubernetesBackend {
         let begun = Instant::now();
         match self.until(container, |seen| seen.exit().is_some()).await {
             Ok(seen) => {
-                seen.exit().cloned().ok_or_else(|| Error::internal("an end without an exit"))
+                seen.exit().cloned().ok_or_else(|| Error::internal("the container has ended without an exit"))
             }
             // The pod was removed after the beginning of the wait and before the watch was live.
             Err(error)

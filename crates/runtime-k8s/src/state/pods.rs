@@ -319,7 +319,7 @@ impl Inner {
                 continue;
             };
             if error.kind() == ErrorKind::Lost {
-                tracing::debug!(%error, "the server has forgotten the version of the watch");
+                tracing::debug!(%error, "the version of the watch has expired");
                 return Ok(());
             }
             let error = match error {
@@ -338,7 +338,7 @@ impl Inner {
     }
 
     fn away(&self, error: Error) {
-        tracing::debug!(%error, "the watch of the pods is away");
+        tracing::debug!(%error, "the watch of the pods is not connected");
         self.condition.send_replace(Condition::Away(Some(error)));
     }
 
@@ -355,7 +355,7 @@ impl Inner {
                 line = watch.next() => line,
                 _ = check.tick() => {
                     if self.currency.is_behind() {
-                        tracing::debug!("the watch lacks what the server has answered elsewhere");
+                        tracing::debug!("the watch is behind another response of the server");
                         return None;
                     }
                     continue;

@@ -71,7 +71,7 @@ impl Samples {
             Ok(_) => drop(silent.remove(node)),
             Err(error) => {
                 if silent.insert(node.to_owned()) {
-                    tracing::warn!(node, %error, "a node does not say what its containers use");
+                    tracing::warn!(node, %error, "failed to measure the containers of a node");
                 }
             }
         }

@@ -40,7 +40,7 @@ pub(crate) fn what_cannot_be_run(shell: &Shell<'_>) {
 pub(crate) fn a_start_that_waits_says_why(shell: &Shell<'_>) {
     let missing = format!("{}:no-such-tag", shell.image.strip_suffix(":1").unwrap());
     for (name, options, image, reason) in [
-        ("huge", &["--cpus", "1000"][..], &shell.image, "no node takes it"),
+        ("huge", &["--cpus", "1000"][..], &shell.image, "no node accepts it"),
         ("missing", &[][..], &missing, "no-such-tag"),
     ] {
         let arguments = [&["run", "--name", name], options, &[image.as_str(), "true"]].concat();

@@ -249,6 +249,6 @@ async fn warning_of_a_policy_is_reported_once() -> Outcome {
     let warned = WARNED.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let ours: Vec<_> = warned.iter().filter(|text| text.contains(WARNING)).collect();
     assert_eq!(ours.len(), 1, "{warned:?}");
-    assert!(ours[0].contains("the API server warns"), "{ours:?}");
+    assert!(ours[0].contains("warning of the API server"), "{ours:?}");
     namespace.finish().await
 }

@@ -47,7 +47,7 @@ fn fits_no_node(exit: Option<&Exit>) {
     let Some(exit) = exit else { panic!("there is no exit") };
     assert_eq!((exit.reason, exit.code), (ExitReason::StartFailed, None), "{exit:?}");
     let words = exit.message.as_deref().unwrap_or_default();
-    assert!(words.contains("no node takes it") && words.contains("cpu"), "{exit:?}");
+    assert!(words.contains("no node accepts it") && words.contains("cpu"), "{exit:?}");
 }
 
 /// Whoever waits in whatever way for a container that fits no node sees its end, when the time from
@@ -69,7 +69,7 @@ async fn a_container_that_fits_no_node_ends_for_everyone() -> Outcome {
         assert_eq!(error.kind(), ErrorKind::Timeout, "{error:?}");
         assert!(error.is_retryable(), "{error:?}");
         let words = error.message().unwrap_or_default();
-        assert!(words.contains("no node takes it") && words.contains("cpu"), "{error:?}");
+        assert!(words.contains("no node accepts it") && words.contains("cpu"), "{error:?}");
     }
     let info = containers[0].info().await?;
     assert_eq!(info.status, ContainerStatus::Created);

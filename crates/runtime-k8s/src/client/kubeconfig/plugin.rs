@@ -144,7 +144,7 @@ impl Plugin {
         Self { exec, cluster, provider, issued: Arc::default(), state: Mutex::default() }
     }
 
-    /// Returns where the certificate of the last run is.
+    /// Returns the certificate of the last run.
     pub(super) fn issued(&self) -> Arc<Issued> {
         Arc::clone(&self.issued)
     }

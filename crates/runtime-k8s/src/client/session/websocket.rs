@@ -74,7 +74,7 @@ pub(crate) fn check(headers: &HeaderMap, key: &str) -> Result<()> {
     if is(UPGRADE, "websocket") && is(SEC_WEBSOCKET_PROTOCOL, PROTOCOL) && accepted {
         Ok(())
     } else {
-        Err(Error::internal("the server speaks another protocol than it was asked for"))
+        Err(Error::internal("the server has not switched to the requested protocol"))
     }
 }
 

@@ -90,7 +90,7 @@ struct NotSpoken;
 
 impl std::fmt::Display for NotSpoken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the server speaks no HTTP/2")
+        f.write_str("the server does not support HTTP/2")
     }
 }
 

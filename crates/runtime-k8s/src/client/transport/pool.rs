@@ -16,8 +16,8 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::Body;
 use tower_service::Service;
 
-/// How long a connection is kept without a request. Balancers forget idle connections after some
-/// tens of seconds, often without telling either end.
+/// How long an idle connection is kept. Load balancers evict idle connections after some tens of
+/// seconds, often without a reset.
 pub(crate) const IDLE_LIMIT: Duration = Duration::from_secs(25);
 
 /// Generation of pooled connections. Clones share the generation.
@@ -106,8 +106,7 @@ mod tests {
     use tokio::net::TcpListener;
     use tokio::sync::watch;
 
-    /// A server that answers on the connections that it took while it was well. One that is ill takes
-    /// and says nothing.
+    /// A server that responds only on the connections that it accepted in its current state.
     async fn serve(is_well: watch::Receiver<bool>, taken: Arc<AtomicUsize>) -> String {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -232,6 +232,6 @@ mod tests {
             assert_eq!(due.map(|due| due - now), want, "{status}");
         }
         let seen = started(&unschedulable, &json!({}));
-        assert_eq!(seen.waits_for(), "no node takes it: 0/1");
+        assert_eq!(seen.waits_for(), "no node accepts it: 0/1");
     }
 }

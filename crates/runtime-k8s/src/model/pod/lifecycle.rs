@@ -109,7 +109,7 @@ pub(crate) fn assess(pod: &Pod, deletion: Deletion) -> State {
 
 /// Returns the exit of a container whose node was lost.
 pub(crate) fn node_lost(node: &str) -> Exit {
-    Exit::new(ExitReason::NodeLost).with_message(format!("node {node} does not answer any more"))
+    Exit::new(ExitReason::NodeLost).with_message(format!("node {node} has stopped responding"))
 }
 
 /// Returns the exit of a container that was stopped before its process ran.

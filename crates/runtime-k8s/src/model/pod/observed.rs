@@ -133,17 +133,17 @@ impl Seen {
         };
         let pod = &*self.pod;
         match (trouble, &pod.spec.node_name) {
-            (Some(Trouble::Unschedulable(words)), None) => format!("no node takes it: {words}"),
+            (Some(Trouble::Unschedulable(words)), None) => format!("no node accepts it: {words}"),
             (Some(trouble), Some(_)) if !matches!(trouble, Trouble::Unschedulable(_)) => {
                 trouble.message().unwrap_or_default().to_owned()
             }
-            (_, Some(node)) => format!("node {node} is starting it"),
+            (_, Some(node)) => format!("node {node} is starting the container"),
             (_, None) if !pod.spec.scheduling_gates.is_empty() => {
                 let gates: Vec<&str> =
                     pod.spec.scheduling_gates.iter().map(|gate| gate.name.as_str()).collect();
-                format!("no node takes it: it is held by the scheduling gate {}", gates.join(", "))
+                format!("no node accepts it: it is held by the scheduling gate {}", gates.join(", "))
             }
-            (_, None) => "no node takes it: no scheduler has placed it so far".to_owned(),
+            (_, None) => "no node accepts it: no scheduler has placed it yet".to_owned(),
         }
     }
 

@@ -96,13 +96,13 @@ fn kind_of(source: &Source, finding: Finding) -> Result<MountKind> {
     let path = &source.path;
     match finding {
         Finding::Is(kind) => Ok(kind),
-        Finding::Missing => Err(Error::invalid(field(), format!("{path} is not on the node"))),
+        Finding::Missing => Err(Error::invalid(field(), format!("{path} does not exist on the node"))),
         Finding::None => {
             let tried: Vec<&str> = source.tried.iter().map(|kind| kind.as_str()).collect();
             Err(Error::invalid(
                 field(),
                 format!(
-                    "{path} is not on the node, or of another kind than {}: set the kind of the mount",
+                    "{path} does not exist on the node, or is of another kind than {}: set the kind of the mount",
                     tried.join(", ")
                 ),
             ))
@@ -175,13 +175,13 @@ async fn find(backend: &KubernetesBackend, pod: &Pod, sources: &[Source]) -> Res
                 placed_at = Some(Instant::now());
             } else if begun.elapsed() >= backend.options.schedule_budget {
                 let words = now.condition("PodScheduled").and_then(|c| c.message.clone());
-                let words = format!("no node takes it: {}", words.unwrap_or_default());
+                let words = format!("no node accepts it: {}", words.unwrap_or_default());
                 return Err(Error::new(ErrorKind::ResourceExhausted).with_message(words));
             }
         }
         if placed_at.is_some_and(|at: Instant| at.elapsed() >= backend.options.start_budget) {
             return Err(Error::new(ErrorKind::Unavailable).with_message(
-                "the node does not report what the sources of the mounts are: set their kinds",
+                "the node does not report the kinds of the mounts: set them",
             ));
         }
     }
@@ -191,7 +191,7 @@ fn unreadable(error: Error) -> Error {
     match error.kind() {
         ErrorKind::PermissionDenied => {
             let words = error.message().unwrap_or_default();
-            let words = format!("the kind of a mount cannot be found out, set it: {words}");
+            let words = format!("failed to determine the kind of a mount, set it: {words}");
             error.with_message(words)
         }
         _ => error,

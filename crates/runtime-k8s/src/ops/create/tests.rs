@@ -45,7 +45,7 @@ async fn create(
     super::create(backend, spec.prepare(&context.scope, &context.capabilities)?).await
 }
 
-/// A connection to a server that answers nothing.
+/// Returns a connection to a server that does not respond.
 fn silent() -> Arc<KubernetesBackend> {
     let client = slow(|_, _| std::future::pending::<(u16, Answer)>());
     let options = KubernetesOptions::new(Scope::new("t").unwrap());
@@ -109,7 +109,7 @@ fn create_can_be_dropped_after_the_executor() {
     });
     drop(executor);
     drop(made);
-    // Nothing holds on to what can no longer be undone.
+    // The undo that cannot run any more does not keep the backend alive.
     assert_eq!(Arc::strong_count(&backend), 1);
 }
 

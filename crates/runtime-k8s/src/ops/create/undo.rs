@@ -47,7 +47,7 @@ pub(in crate::ops) async fn undo_by_name(
         };
         if !backend.context.half_made.another(backoff.delay(), until).await {
             if looked.kind() != ErrorKind::NotFound {
-                tracing::warn!(pod = name, "a create whose answer was lost could not be undone");
+                tracing::warn!(pod = name, "failed to undo a create whose response was lost");
             }
             return;
         }
@@ -63,13 +63,13 @@ pub(in crate::ops) async fn undo(backend: Arc<KubernetesBackend>, pod: Pod) {
             Ok(_) => return,
             Err(error) if error.kind() == ErrorKind::NotFound => return,
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                tracing::warn!(pod = pod.metadata.name, %error, "a create could not be undone");
+                tracing::warn!(pod = pod.metadata.name, %error, "failed to undo a create");
                 return;
             }
-            Err(error) => tracing::debug!(%error, "a create is being undone"),
+            Err(error) => tracing::debug!(%error, "failed to undo a create, retrying"),
         }
         if !backend.context.half_made.another(backoff.delay(), until).await {
-            tracing::warn!(pod = pod.metadata.name, "a create could not be undone");
+            tracing::warn!(pod = pod.metadata.name, "failed to undo a create");
             return;
         }
     }

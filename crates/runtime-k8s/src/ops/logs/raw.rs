@@ -101,7 +101,7 @@ impl Raw {
         };
         match self.backend.query(Operation::Logs, work).await? {
             Some(last) if !self.end.is(&last) => Err(Error::new(ErrorKind::Lost).with_message(
-                "the log does not end as the container's does: the node has not given all of it",
+                "the log ends before the last line of the container: the node has not returned all of it",
             )),
             _ => Ok(()),
         }

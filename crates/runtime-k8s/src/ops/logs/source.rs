@@ -229,7 +229,7 @@ impl Open {
                     if self.follow && !self.has_ended().await? {
                         // If the container runs, the connection was lost within a line.
                         return Err(
-                            Error::new(ErrorKind::Unavailable).with_message("the log was cut off")
+                            Error::new(ErrorKind::Unavailable).with_message("the connection was lost within a line of the log")
                         );
                     }
                     (rest.unwrap_or_default(), true)
@@ -283,7 +283,7 @@ impl Open {
         }
         lock(&self.progress).target.get_or_insert(time);
         Err(Error::new(ErrorKind::Lost).with_retryable(true).with_message(
-            "the server has ended the log before its end, and not all of it was returned",
+            "the server has ended the log before its last line",
         ))
     }
 

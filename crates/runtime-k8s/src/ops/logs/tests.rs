@@ -120,7 +120,7 @@ async fn tail_since_a_time_is_asked_of_the_server() {
     let options = LogOptions::default().tail(5).since(since);
     assert_eq!(read(client, options).await.unwrap(), lines(29_995..30_000));
     assert!(asked.lock().unwrap().iter().all(|query| query.contains("tailLines=")), "{asked:?}");
-    // Fewer are that new than are asked for.
+    // Fewer lines than requested are that new.
     let (client, _) = server(ENDED, 30_000, usize::MAX);
     let options = LogOptions::default().tail(50).since(since);
     assert_eq!(read(client, options).await.unwrap(), lines(29_990..30_000));

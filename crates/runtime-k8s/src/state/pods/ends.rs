@@ -87,7 +87,7 @@ impl Inner {
             let exit = if seen.pod.metadata.deletion_timestamp.is_none() {
                 Some(
                     Exit::new(ExitReason::Unknown)
-                        .with_message("the cluster says that it ended, and not how"),
+                        .with_message("the cluster has reported the end and no exit"),
                 )
             } else if is_ours {
                 Some(Exit::new(ExitReason::Removed).with_message(NOT_CONFIRMED))
@@ -124,7 +124,7 @@ fn eviction(events: &[ClusterEvent]) -> Option<String> {
 }
 
 /// Message of the exit of a container whose node has not confirmed its end.
-const NOT_CONFIRMED: &str = "its node has not said that it ended";
+const NOT_CONFIRMED: &str = "its node has not confirmed its end";
 
 /// Returns the exit of a pod that another client removes and whose node has not ended it in time. A
 /// healthy node has no limit: it is busy, or still pulls an image.

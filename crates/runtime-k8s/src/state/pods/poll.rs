@@ -25,7 +25,7 @@ impl Inner {
     /// # Errors
     /// That of a list that fails.
     pub(super) async fn poll(&self, version: &mut String, error: &Error) -> Result<()> {
-        tracing::debug!(%error, "pods may not be watched and are listed every second");
+        tracing::debug!(%error, "no right to watch pods, polling them every second");
         let until = Instant::now() + WATCH_AGAIN_AFTER;
         while Instant::now() < until {
             let sent = Instant::now();

@@ -270,7 +270,7 @@ mod tests {
             "spec": {"nodeName": "n"}, "status": {"phase": "Pending"}}))
         .unwrap();
         let quiet = Seen::first(quiet);
-        assert_eq!(entry.news(&quiet).as_deref(), Some("node n is starting it"));
+        assert_eq!(entry.news(&quiet).as_deref(), Some("node n is starting the container"));
         entry.progress("Pulling image \"large\"".to_owned());
         assert_eq!(entry.news(&quiet).as_deref(), Some("Pulling image \"large\""));
         assert_eq!(entry.waits_for(&other), "no such registry");

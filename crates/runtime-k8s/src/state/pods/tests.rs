@@ -110,7 +110,7 @@ async fn watch_that_lacks_an_answer_of_the_server_is_opened_again() {
         async move {
             match (is_watch, number) {
                 (false, _) => (200, list(1, &[pod("p", 1, false)])),
-                // What leads to the server has forgotten the first one.
+                // The load balancer has evicted the first connection.
                 (true, 0) => (200, endless(Vec::new())),
                 (true, _) => (200, endless(vec![line("MODIFIED", &pod("p", 5, true))])),
             }

@@ -1,4 +1,4 @@
-//! What a server gets from each kind of user.
+//! The credentials that a server receives for each kind of user.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;

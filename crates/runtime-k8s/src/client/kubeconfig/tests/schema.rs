@@ -5,11 +5,11 @@ use runtime_core::ErrorKind;
 use super::{load, one};
 use crate::client::proxy::fake::{certificate, certificate_pem};
 
-/// What a row comes to.
+/// Expected result of a row.
 enum Is {
     /// The settings have this server.
     At(&'static str),
-    /// An error whose message has these words.
+    /// An error whose message contains this text.
     Bad(&'static str),
 }
 use Is::{At, Bad};

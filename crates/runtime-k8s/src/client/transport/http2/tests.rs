@@ -15,9 +15,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
-/// A server that answers every path, with as many pieces as the path says, and of the size that it
-/// says. With a third number the answer does not end. It knows how many connections it was asked for, how many are open, and how many pieces it
-/// was about to send.
+/// A server whose responses have the number of pieces and the size of a piece that the path
+/// specifies. With a third number the response does not end. The server counts the accepted and the
+/// open connections, and the sent pieces.
 struct Server {
     address: SocketAddr,
     root: Vec<u8>,
@@ -159,13 +159,13 @@ async fn connections_are_used_again_and_never_shared() {
         assert_eq!(bytes.len(), 100 * (16 << 10));
     }
     assert_eq!(server.taken(), 1);
-    // The first two have more to say than there is room for.
+    // The first two responses are larger than the window.
     let (one, two) = (ask(&client, 10_000).await.unwrap(), ask(&client, 10_000).await.unwrap());
     let three = ask(&client, 100).await.unwrap().into_body().collect().await.unwrap();
     assert_eq!(three.to_bytes().len(), 100 * (16 << 10));
     assert_eq!(server.taken(), 3);
     server.until_open(3).await;
-    // Who has not read to the end closes the connection, and nothing is left with the client.
+    // A response that was not read to its end closes its connection.
     drop((one, two));
     server.until_open(1).await;
     drop(client);
@@ -177,7 +177,7 @@ async fn a_reader_may_be_slow_and_the_pieces_small() {
     let server = serve(&[b"h2"]).await;
     let count = 3 * (64 << 10);
     let answer = ask(&server.client(), format!("{count}x1")).await.unwrap();
-    // All that the window has room for is on its way, and nobody has read any.
+    // The window is full, and no data was read.
     while server.sent.load(Ordering::Relaxed) < 64 << 10 {
         tokio::task::yield_now().await;
     }
@@ -185,7 +185,7 @@ async fn a_reader_may_be_slow_and_the_pieces_small() {
     assert_eq!(bytes.len(), count);
 }
 
-/// Leads to a server until it is told to be silent, and takes connections all the same.
+/// Forwards to a server until it is switched to silent, but still accepts connections.
 async fn relay(to: SocketAddr, silent: Arc<AtomicBool>) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -209,7 +209,7 @@ async fn relay(to: SocketAddr, silent: Arc<AtomicBool>) -> SocketAddr {
     address
 }
 
-/// Opens an answer that never ends as a watch does.
+/// Opens an endless response, like a watch.
 async fn open_watch(client: &kube::Client) -> std::result::Result<(Heard, Body), kube::Error> {
     let mut request = Request::get("/1x0x1").body(Body::empty()).unwrap();
     request.extensions_mut().insert(OpensWatch);
@@ -233,10 +233,10 @@ async fn watch_of_a_silent_server_ends_and_a_quiet_one_goes_on() {
     let cut = tokio::time::timeout(Duration::from_secs(20), body.frame()).await;
     assert!(cut.expect("its end is noticed").unwrap().is_err());
     assert!(heard.last() - last < Duration::from_secs(1), "nothing is heard meanwhile");
-    // A server that takes a connection and says nothing on it is not waited for.
+    // A server that accepts a connection and sends nothing times out.
     let opened = tokio::time::timeout(Duration::from_secs(20), open_watch(&client)).await;
     assert!(opened.expect("its silence is noticed").is_err());
-    // Another one answers.
+    // Another server responds.
     silent.store(false, Ordering::Relaxed);
     open_watch(&client).await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! What the states and exits of pods are, case by case.
+//! States and exits of pods.
 
 use super::*;
 use serde_json::{Value, json};
@@ -84,7 +84,7 @@ fn a_silent_node_shows_in_one_word() {
     };
     assert_eq!(silence(&with("False", Value::Null, "True")), Some(1));
     assert_eq!(silence(&with("False", json!(""), "True")), Some(1));
-    // The words of a kubelet.
+    // Messages of a kubelet.
     assert_eq!(silence(&with("True", Value::Null, "True")), None);
     assert_eq!(silence(&with("False", json!("ContainersNotReady"), "False")), None);
     assert_eq!(silence(&with("False", json!("ReadinessGatesNotReady"), "True")), None);
@@ -141,7 +141,8 @@ fn deleted(mut pod: Pod, at: &str, grace: u64) -> Pod {
 
 #[test]
 fn exit_of_deleted_pod_without_proof_of_earlier_end_is_removed() {
-    // Whatever the times say: a server can have moved that of the deletion past the end.
+    // The times are ignored: a server can have changed the time of the deletion to one after the
+    // end.
     for (at, grace) in [
         ("2026-11-23T16:00:38Z", 30),
         ("2026-11-23T16:01:00Z", 30),
@@ -168,7 +169,7 @@ fn exit_of_deleted_pod_reported_for_earlier_generation_is_its_own() {
     for (reported, grace, want) in [
         (json!(2), 0, ExitReason::Exited),
         (json!(3), 0, ExitReason::Removed),
-        // The server gave a grace, so the pod had not ended.
+        // The server has set a grace, so the pod had not ended.
         (json!(2), 10, ExitReason::Removed),
         (json!(0), 0, ExitReason::Removed),
         (Value::Null, 0, ExitReason::Removed),
@@ -242,7 +243,7 @@ fn dead_is_what_has_ended_or_was_swept_away() {
     assert!(is_dead(&pod("busybox", ended(0, "Completed"))));
     assert!(with("Failed", json!({"waiting": {"reason": "ContainerCreating"}})));
     assert!(!with("Running", json!({"waiting": {"reason": "ContainerCreating"}})));
-    // A deadline ends the pod in name before it ends the process.
+    // A deadline sets the phase of the pod before it ends the process.
     assert!(!with("Failed", json!({"running": {}})));
     assert!(!is_dead(&pod("busybox", json!({"phase": "Failed"}))));
 }
@@ -274,7 +275,7 @@ fn before_it_runs() {
         assess_of(&pod("busybox", status.clone())),
         State::Pending(Trouble::Unschedulable("0/1".into()))
     );
-    // Held whatever the scheduler reports, and whatever the image is.
+    // The state is gated independently of the scheduler's report and of the image.
     let mut held = pod("mirror.test/busybox", status);
     held.metadata.labels.clear();
     assert_eq!(assess_of(&held), State::Held);
