@@ -32,12 +32,12 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use self::refusal::{Attempts, Throttled};
-use self::session::Carrier;
-use self::session::keepalive::Heartbeat;
+use self::session::SessionProtocol;
+use self::session::keepalive::Keepalive;
 use self::warnings::Warnings;
-use crate::client::transport::connections::{Clients, Link, OpenBody};
+use crate::client::transport::connections::{Clients, Connections, OpenBody};
 use crate::client::transport::http2;
-use crate::client::transport::liveness::Heard;
+use crate::client::transport::liveness::Liveness;
 use crate::client::watch::Watch;
 use crate::error;
 use crate::json;
@@ -45,27 +45,27 @@ use crate::model::api::{self, ClusterEvent, List, Meta, Node, Pod, ServerVersion
 use crate::options::SESSION_PING_INTERVAL;
 
 /// Path of the version of a server.
-const VERSION: &str = "/version";
+const VERSION_PATH: &str = "/version";
 
 /// Path of the metrics API.
-const METRICS: &str = "/apis/metrics.k8s.io/v1beta1";
+const METRICS_API: &str = "/apis/metrics.k8s.io/v1beta1";
 
 /// Number of items in a page of a list. kubectl uses the same.
-const PAGE: &str = "500";
+const PAGE_SIZE: &str = "500";
 
 /// A client of the API server, for one namespace.
 #[derive(Clone)]
 pub(crate) struct Client {
-    link: Arc<Link>,
+    connections: Arc<Connections>,
     namespace: Arc<str>,
     sent: Arc<AtomicU64>,
     /// Whether the server has returned its version.
     knows_version: Arc<AtomicBool>,
     /// The session protocol, after the first session.
-    carrier: Arc<OnceLock<Carrier>>,
+    protocol: Arc<OnceLock<SessionProtocol>>,
     /// Timeout of a request that only reads.
     read_limit: Duration,
-    heartbeat: Heartbeat,
+    keepalive: Keepalive,
     /// The warnings of the server that were logged.
     warnings: Arc<Warnings>,
     /// The last refusal of a server that was too busy.
@@ -80,7 +80,7 @@ impl fmt::Debug for Client {
 
 /// A request to the API server, which can be sent more than once.
 #[derive(Debug, Clone)]
-pub(crate) struct Call {
+pub(crate) struct ApiRequest {
     method: Method,
     path: String,
     query: String,
@@ -88,7 +88,7 @@ pub(crate) struct Call {
     opens_watch: bool,
 }
 
-impl Call {
+impl ApiRequest {
     pub(crate) fn new(method: Method, path: impl Into<String>) -> Self {
         let query = String::new();
         Self { method, path: path.into(), query, content: None, opens_watch: false }
@@ -165,12 +165,12 @@ pub(crate) enum Patched {
 /// Distinguishes a patch that was too late from one that the server refuses in any state: the error
 /// of a webhook names no field either.
 #[derive(Debug, Default)]
-pub(crate) struct Refused {
+pub(crate) struct PatchRetries {
     /// Version of the pod after the last refusal.
     version: Option<String>,
 }
 
-impl Refused {
+impl PatchRetries {
     /// Records that a patch was refused, and the pod after the refusal.
     ///
     /// # Errors
@@ -197,13 +197,13 @@ pub(crate) enum Deleted {
 impl Client {
     pub(crate) fn new(clients: OnExecutor<Clients>, namespace: &str) -> Self {
         Self {
-            link: Arc::new(Link::new(clients)),
+            connections: Arc::new(Connections::new(clients)),
             namespace: namespace.into(),
             sent: Arc::default(),
             knows_version: Arc::default(),
-            carrier: Arc::default(),
+            protocol: Arc::default(),
             read_limit: answer::READ_LIMIT,
-            heartbeat: Heartbeat::every(SESSION_PING_INTERVAL),
+            keepalive: Keepalive::every(SESSION_PING_INTERVAL),
             warnings: Arc::default(),
             throttled: Throttled::default(),
         }
@@ -211,7 +211,7 @@ impl Client {
 
     /// Sets the interval of the pings of sessions.
     pub(crate) fn with_session_pings(mut self, interval: Duration) -> Self {
-        self.heartbeat = Heartbeat::every(interval);
+        self.keepalive = Keepalive::every(interval);
         self
     }
 
@@ -233,11 +233,11 @@ impl Client {
 
     /// Closes all connections, also those of bodies that are still being read. Later requests fail.
     pub(crate) fn close(&self) {
-        self.link.close();
+        self.connections.close();
     }
 
     async fn send(&self, request: Request<Body>) -> Result<Response<Body>> {
-        let client = self.link.clients()?.all;
+        let client = self.connections.clients()?.all;
         self.send_by(&client, request).await.map_err(error::from_client)
     }
 
@@ -249,7 +249,7 @@ impl Client {
         self.sent.fetch_add(1, Ordering::Relaxed);
         let answer = client.send(request).await;
         if answer.as_ref().is_err_and(is_loss) {
-            self.link.lost();
+            self.connections.lost();
         }
         if let Ok(answer) = &answer {
             self.warnings.report(answer.headers());
@@ -258,12 +258,12 @@ impl Client {
     }
 
     /// Sends a request whose response may be long.
-    async fn send_for_long(&self, call: &Call) -> Result<Response<Body>> {
-        if let Some(long) = self.link.clients()?.long {
+    async fn send_for_long(&self, call: &ApiRequest) -> Result<Response<Body>> {
+        if let Some(long) = self.connections.clients()?.long {
             match self.send_by(&long, call.request()?).await {
-                Err(error) if http2::is_not_spoken(&error) => {
+                Err(error) if http2::is_unsupported(&error) => {
                     tracing::debug!("the server does not support HTTP/2, so logs use HTTP/1.1");
-                    self.link.forget_long();
+                    self.connections.disable_long();
                 }
                 answer => return answer.map_err(error::from_client),
             }
@@ -275,7 +275,7 @@ impl Client {
     ///
     /// If the server throttles the client, it has not processed the request. Any request is retried
     /// then after the delay that the server requires, until the deadline of the caller.
-    async fn open(&self, call: Call, length: Length) -> Result<Response<Body>> {
+    async fn open(&self, call: ApiRequest, length: Length) -> Result<Response<Body>> {
         let mut attempts = Attempts::default();
         loop {
             let answer = match length {
@@ -290,20 +290,20 @@ impl Client {
     }
 
     /// Sends a request and deserializes the JSON of the response.
-    pub(crate) async fn json<T: DeserializeOwned>(&self, call: Call) -> Result<T> {
+    pub(crate) async fn json<T: DeserializeOwned>(&self, call: ApiRequest) -> Result<T> {
         json::read(&self.bytes(call).await?)
     }
 
     /// Requests the version of the server.
     pub(crate) async fn version(&self) -> Result<ServerVersion> {
-        let version = self.json(Call::get(VERSION)).await?;
+        let version = self.json(ApiRequest::get(VERSION_PATH)).await?;
         self.knows_version.store(true, Ordering::Relaxed);
         Ok(version)
     }
 
     /// Returns the request for the metrics of the pods that match a selector.
-    pub(crate) fn metrics(&self, selector: &str) -> Call {
-        Call::get(self.path(METRICS, "pods")).query("labelSelector", selector)
+    pub(crate) fn metrics(&self, selector: &str) -> ApiRequest {
+        ApiRequest::get(self.path(METRICS_API, "pods")).query("labelSelector", selector)
     }
 
     /// Returns whether the server has the metrics API, and the metrics server responds.
@@ -313,7 +313,7 @@ impl Client {
     pub(crate) async fn has_metrics(&self, selector: &str) -> Result<bool> {
         self.answered(self.read_limit, async {
             // A server also forbids an API that it does not have.
-            let answer = self.send(Call::get(METRICS).request()?).await?;
+            let answer = self.send(ApiRequest::get(METRICS_API).request()?).await?;
             if !answer.status().is_success() {
                 return Ok(false);
             }
@@ -336,7 +336,7 @@ impl Client {
     }
 
     pub(crate) async fn pod(&self, name: &str) -> Result<Pod> {
-        self.json(Call::get(format!("{}/{name}", self.pods()))).await
+        self.json(ApiRequest::get(format!("{}/{name}", self.pods()))).await
     }
 
     /// Returns all pods that match a selector, and the version of the list.
@@ -353,8 +353,9 @@ impl Client {
             let mut items = Vec::new();
             let mut next: Option<String> = None;
             loop {
-                let mut call =
-                    Call::get(path).query("labelSelector", selector).query("limit", PAGE);
+                let mut call = ApiRequest::get(path)
+                    .query("labelSelector", selector)
+                    .query("limit", PAGE_SIZE);
                 let first = next.is_none();
                 if let Some(next) = &next {
                     call = call.query("continue", next);
@@ -382,7 +383,7 @@ impl Client {
     /// is reopened over a connection that works.
     pub(crate) async fn watch_pods(&self, selector: &str, version: &str) -> Result<Watch> {
         let call = |seconds: &str| {
-            Call::get(self.pods())
+            ApiRequest::get(self.pods())
                 .query("watch", "true")
                 .query("allowWatchBookmarks", "true")
                 .query("timeoutSeconds", seconds)
@@ -390,19 +391,19 @@ impl Client {
                 .query("resourceVersion", version)
         };
         self.answered(self.watch_limit(), async {
-            if self.link.clients()?.long.is_some() {
+            if self.connections.clients()?.long.is_some() {
                 let call = call(watch::PINGED_SECONDS).opens_watch();
                 let answer = self.open(call, Length::Long).await?;
-                let heard = answer.extensions().get::<Heard>().cloned();
-                let body = self.link.hold(answer.into_body());
+                let liveness = answer.extensions().get::<Liveness>().cloned();
+                let body = self.connections.hold(answer.into_body());
                 // `None` if the server does not support HTTP/2.
-                return Ok(match heard {
-                    Some(heard) => Watch::pinged(body, heard),
+                return Ok(match liveness {
+                    Some(liveness) => Watch::pinged(body, liveness),
                     None => Watch::plain(body),
                 });
             }
             let answer = self.open(call(watch::PLAIN_SECONDS), Length::Short).await?;
-            Ok(Watch::plain(self.link.hold(answer.into_body())))
+            Ok(Watch::plain(self.connections.hold(answer.into_body())))
         })
         .await
     }
@@ -410,13 +411,13 @@ impl Client {
     /// Creates a pod. Returns the pod of the server and the whole response, which has fields that
     /// `Pod` does not have.
     pub(crate) async fn create_pod(&self, pod: &impl Serialize) -> Result<(Pod, Bytes)> {
-        let answer = self.bytes(Call::new(Method::POST, self.pods()).json(pod)?).await?;
+        let answer = self.bytes(ApiRequest::new(Method::POST, self.pods()).json(pod)?).await?;
         Ok((json::read(&answer)?, answer))
     }
 
     /// Applies a patch to a pod atomically, if its `test`s hold.
     pub(crate) async fn patch_pod(&self, name: &str, patch: &[Value]) -> Result<Patched> {
-        let call = Call::new(Method::PATCH, format!("{}/{name}", self.pods()))
+        let call = ApiRequest::new(Method::PATCH, format!("{}/{name}", self.pods()))
             .content("application/json-patch+json", &patch)?;
         match self.json(call).await {
             Ok(pod) => Ok(Patched::Done(pod)),
@@ -439,7 +440,8 @@ impl Client {
             "preconditions": {"uid": uid},
             "propagationPolicy": "Background",
         });
-        let call = Call::new(Method::DELETE, format!("{}/{name}", self.pods())).json(&options)?;
+        let call =
+            ApiRequest::new(Method::DELETE, format!("{}/{name}", self.pods())).json(&options)?;
         match self.json::<Pod>(call).await {
             // The server returns the pod: without a grace if it is gone, else with the grace.
             Ok(pod) if pod.metadata.deletion_grace_period_seconds.is_some_and(|s| s > 0) => {
@@ -456,14 +458,14 @@ impl Client {
 
     /// Creates an object of another kind.
     pub(crate) async fn create(&self, api: &str, kind: &str, thing: &impl Serialize) -> Result<()> {
-        let call = Call::new(Method::POST, self.path(api, kind)).json(thing)?;
+        let call = ApiRequest::new(Method::POST, self.path(api, kind)).json(thing)?;
         self.bytes(call).await.map(drop)
     }
 
     /// Deletes an object of another kind. An absent object is not an error.
     pub(crate) async fn delete(&self, api: &str, kind: &str, name: &str) -> Result<()> {
         let path = format!("{}/{name}", self.path(api, kind));
-        match self.bytes(Call::new(Method::DELETE, path)).await {
+        match self.bytes(ApiRequest::new(Method::DELETE, path)).await {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
@@ -471,9 +473,9 @@ impl Client {
 
     /// Returns the events that the cluster recorded about a pod, in the order of their times.
     pub(crate) async fn events_of(&self, pod: &Meta) -> Result<Vec<ClusterEvent>> {
-        let call = Call::get(self.path("/api/v1", "events"))
+        let call = ApiRequest::get(self.path("/api/v1", "events"))
             .query("fieldSelector", &format!("involvedObject.name={}", pod.name))
-            .query("limit", PAGE);
+            .query("limit", PAGE_SIZE);
         let events: List<ClusterEvent> = json::readable(api::read_list(&self.bytes(call).await?))?;
         let mut events = events.items;
         events.retain(|event| event.is_about(pod));
@@ -484,19 +486,19 @@ impl Client {
 
     /// Returns a node.
     pub(crate) async fn node(&self, name: &str) -> Result<Node> {
-        self.json(Call::get(format!("/api/v1/nodes/{name}"))).await
+        self.json(ApiRequest::get(format!("/api/v1/nodes/{name}"))).await
     }
 
     /// Opens the log of a pod. `query` has the options of the log.
     pub(crate) async fn open_log(&self, name: &str, query: &[(&str, String)]) -> Result<OpenBody> {
-        let mut call = Call::get(format!("{}/{name}/log", self.pods()));
+        let mut call = ApiRequest::get(format!("{}/{name}/log", self.pods()));
         for (name, value) in query {
             call = call.query(name, value);
         }
         let limit = self.limit_of(&call);
         let answer = self.answered(limit, self.open(call, Length::Long)).await?;
-        let is_pinged = answer.extensions().get::<Heard>().is_some();
-        let body = self.link.hold(answer.into_body());
+        let is_pinged = answer.extensions().get::<Liveness>().is_some();
+        let body = self.connections.hold(answer.into_body());
         let follows = query.iter().any(|(name, value)| *name == "follow" && value == "true");
         // A follower may be silent if the pings show that its connection is alive.
         Ok(if follows && is_pinged { body } else { body.with_silence_limit(answer::LOG_SILENCE) })
@@ -506,7 +508,7 @@ impl Client {
 /// Returns whether an error is one of the connection, and not of the credentials.
 fn is_loss(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Service(_) | kube::Error::HyperError(_))
-        && !http2::is_not_spoken(error)
+        && !http2::is_unsupported(error)
 }
 
 #[cfg(test)]

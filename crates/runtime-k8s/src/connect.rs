@@ -16,7 +16,7 @@ use crate::options::{KubernetesOptions, StatsSource, StopMethod};
 use crate::state::KubernetesBackend;
 
 /// The oldest minor version that is supported and tested.
-const OLDEST: u32 = 20;
+const OLDEST_MINOR: u32 = 20;
 
 /// A connection to a cluster, for one scope in one namespace.
 ///
@@ -127,9 +127,9 @@ async fn ask(client: &Client, options: &KubernetesOptions) -> Result<Server> {
         version: version.git_version,
         ..Server::default()
     };
-    if server.minor < OLDEST {
+    if server.minor < OLDEST_MINOR {
         return Err(Error::new(ErrorKind::Unsupported).with_message(format!(
-            "the API server has version {}, but the oldest supported version is 1.{OLDEST}",
+            "the API server has version {}, but the oldest supported version is 1.{OLDEST_MINOR}",
             server.version
         )));
     }

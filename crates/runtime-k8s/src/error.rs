@@ -149,15 +149,15 @@ fn cause_of(status: &Status) -> Option<(String, String)> {
     let causes =
         status.details.as_ref().map(|details| details.causes.as_slice()).unwrap_or_default();
     if let Some(cause) = causes.iter().find(|cause| !cause.field.is_empty()) {
-        let words = [&cause.message, &status.message].into_iter().find(|words| !words.is_empty());
-        return Some((field_of(cause), words.cloned().unwrap_or_default()));
+        let text = [&cause.message, &status.message].into_iter().find(|text| !text.is_empty());
+        return Some((field_of(cause), text.cloned().unwrap_or_default()));
     }
     // `Pod "x" is invalid: spec.containers[0].image: Invalid value: ...`
-    let (_, words) = status.message.split_once(" is invalid: ")?;
-    let (field, _) = words.trim_start_matches('[').split_once(": ")?;
+    let (_, text) = status.message.split_once(" is invalid: ")?;
+    let (field, _) = text.trim_start_matches('[').split_once(": ")?;
     let is_path = !field.is_empty() && !field.contains(char::is_whitespace);
-    let cause = Cause { field: field.to_owned(), message: words.to_owned(), ..Cause::default() };
-    is_path.then(|| (field_of(&cause), words.to_owned()))
+    let cause = Cause { field: field.to_owned(), message: text.to_owned(), ..Cause::default() };
+    is_path.then(|| (field_of(&cause), text.to_owned()))
 }
 
 fn is_terminating(status: &Status) -> bool {
@@ -202,7 +202,7 @@ pub(crate) fn kind(status: &Status) -> ErrorKind {
 fn passes(message: &str) -> bool {
     ["etcdserver: ", "dial tcp", "connection refused", "i/o timeout", "EOF", "connection reset"]
         .iter()
-        .any(|words| message.contains(words))
+        .any(|text| message.contains(text))
 }
 
 /// Returns the error for a response with a failure. The response of a server that is not an API

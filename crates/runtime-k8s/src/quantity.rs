@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantities() {
+    fn quantity_with_suffix_is_parsed_and_malformed_is_none() {
         for (text, want) in [
             ("1", 1.0),
             ("500m", 0.5),

@@ -14,8 +14,8 @@ use http_body_util::BodyExt as _;
 use runtime_core::{Error, ErrorKind, Result};
 use tokio::time::Instant;
 
-use super::{Call, Client, Length};
-use crate::client::transport::connections::Link;
+use super::{ApiRequest, Client, Length};
+use crate::client::transport::connections::Connections;
 use crate::error;
 
 /// Default timeout of a request that only reads.
@@ -40,11 +40,11 @@ const RESEND_AFTER: Duration = Duration::from_secs(5);
 
 /// A request that is dropped after this time without a response also discards the pooled
 /// connections, because a deadline of its caller may have passed.
-const SUSPICION: Duration = Duration::from_secs(2);
+const SUSPECT_AFTER: Duration = Duration::from_secs(2);
 
 impl Client {
     /// Returns the timeout of a request.
-    pub(super) fn limit_of(&self, call: &Call) -> Duration {
+    pub(super) fn limit_of(&self, call: &ApiRequest) -> Duration {
         if call.method == Method::GET { self.read_limit } else { CHANGE_LIMIT }
     }
 
@@ -60,10 +60,11 @@ impl Client {
         limit: Duration,
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        let mut waiting = Waiting { link: &self.link, since: Instant::now(), is_over: false };
+        let mut waiting =
+            Waiting { connections: &self.connections, since: Instant::now(), is_over: false };
         let done = tokio::time::timeout(limit, Box::pin(work)).await;
         if done.is_err() {
-            self.link.discard();
+            self.connections.discard();
         }
         waiting.is_over = true;
         done.unwrap_or_else(|_| {
@@ -76,7 +77,7 @@ impl Client {
     ///
     /// A read without a response is sent a second time over a new connection, which may lead to
     /// another server, while the first request is still pending. The first response is returned.
-    pub(crate) async fn bytes(&self, call: Call) -> Result<Bytes> {
+    pub(crate) async fn bytes(&self, call: ApiRequest) -> Result<Bytes> {
         let limit = self.limit_of(&call);
         self.answered(limit, async {
             if call.method != Method::GET {
@@ -87,7 +88,7 @@ impl Client {
             if let Ok(done) = tokio::time::timeout(resend_after, &mut first).await {
                 return done;
             }
-            self.link.discard();
+            self.connections.discard();
             let second = self.whole(&call);
             match select(first, second).await {
                 // The other request may still succeed.
@@ -101,11 +102,11 @@ impl Client {
 
     /// Sends a request and reads the body. The future is boxed, because two of them would make the
     /// futures of all callers large.
-    fn whole<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Result<Bytes>> {
+    fn whole<'a>(&'a self, call: &'a ApiRequest) -> BoxFuture<'a, Result<Bytes>> {
         Box::pin(async move {
             let answer = self.open(call.clone(), Length::Short).await?;
             let body = answer.into_body().collect().await.map_err(|source| {
-                self.link.lost();
+                self.connections.lost();
                 error::from_client(source)
             })?;
             Ok(body.to_bytes())
@@ -115,15 +116,15 @@ impl Client {
 
 /// Discards the pooled connections if a request is dropped before its response.
 struct Waiting<'a> {
-    link: &'a Link,
+    connections: &'a Connections,
     since: Instant,
     is_over: bool,
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        if !self.is_over && self.since.elapsed() >= SUSPICION {
-            self.link.discard();
+        if !self.is_over && self.since.elapsed() >= SUSPECT_AFTER {
+            self.connections.discard();
         }
     }
 }
@@ -143,7 +144,7 @@ mod tests {
     const DAY: Duration = Duration::from_secs(24 * 3600);
 
     #[tokio::test(start_paused = true)]
-    async fn request_without_answer_ends_at_its_limit() {
+    async fn request_without_response_times_out() {
         let silent = slow(|_, _| std::future::pending::<(u16, Answer)>());
         let client = &silent;
         let ends = async |what: &str, request: &mut (dyn Future<Output = ErrorKind> + Unpin)| {
@@ -175,7 +176,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn read_without_answer_is_sent_again_and_a_change_is_not() {
+    async fn only_reads_are_resent_without_response() {
         let sent = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&sent);
         let client = slow(move |_, _| {
@@ -195,12 +196,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn request_without_answer_discards_the_pools() {
+    async fn request_without_response_discards_pools() {
         let client = slow(|_, _| std::future::pending::<(u16, Answer)>());
-        let generation = client.link.clients().unwrap().generation;
+        let generation = client.connections.clients().unwrap().generation;
         let before = generation.current();
         // A caller whose deadline is shorter than the timeout of the request.
-        let hasty = tokio::time::timeout(SUSPICION, client.node("n"));
+        let hasty = tokio::time::timeout(SUSPECT_AFTER, client.node("n"));
         hasty.await.unwrap_err();
         assert!(generation.current() > before);
         let before = generation.current();

@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_line_without_an_end_is_not_held_whole() {
+    async fn endless_line_is_returned_in_parts() {
         assert_eq!(read("ab\ncd\ne", usize::MAX).await, ["ab\n", "cd\n", "e"]);
         assert_eq!(read("ab\nlong", 3).await, ["ab\n", "long"]);
         assert_eq!(read("abc", 3).await, ["abc"]);

@@ -11,15 +11,15 @@ use kube::client::Body;
 use runtime_core::{Error, ErrorKind, Result};
 use tokio::time::Instant;
 
-use super::{Call, Client, VERSION};
+use super::{ApiRequest, Client, VERSION_PATH};
 use crate::error;
 
 /// Path of the readiness of a server. A ready server has read its roles and bindings.
-const READY: &str = "/readyz";
+const READY_PATH: &str = "/readyz";
 
 /// How long a restarted server may refuse rights, because it serves requests before it has read the
 /// roles. On 1.20 this takes about a second.
-const BEGINNING: Duration = Duration::from_secs(30);
+const STARTUP_LIMIT: Duration = Duration::from_secs(30);
 
 /// Maximum delay that a server may require. A longer one is returned to the caller as an error.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
@@ -73,11 +73,11 @@ impl Client {
                 Ok(())
             }
             StatusCode::FORBIDDEN => {
-                let error = self.unless_beginning(error).await;
+                let error = self.unless_starting_up(error).await;
                 // The server may have become ready in the meantime.
                 let again = error.kind() == ErrorKind::PermissionDenied
                     && is_of_authorizer(&error)
-                    && self.link.was_lost(BEGINNING)
+                    && self.connections.was_lost(STARTUP_LIMIT)
                     && !std::mem::replace(&mut attempts.forbidden, true);
                 if again { Ok(()) } else { Err(error) }
             }
@@ -89,13 +89,13 @@ impl Client {
     pub(super) async fn refusal(&self, answer: Response<Body>) -> Error {
         let status = answer.status();
         let error = refusal(answer).await;
-        if status == StatusCode::FORBIDDEN { self.unless_beginning(error).await } else { error }
+        if status == StatusCode::FORBIDDEN { self.unless_starting_up(error).await } else { error }
     }
 
     /// Returns the error, or `Unavailable` if the right is probably missing only because the server
     /// has just started.
-    async fn unless_beginning(&self, error: Error) -> Error {
-        if !is_of_authorizer(&error) || !self.is_beginning().await {
+    async fn unless_starting_up(&self, error: Error) -> Error {
+        if !is_of_authorizer(&error) || !self.is_starting_up().await {
             return error;
         }
         Error::new(ErrorKind::Unavailable)
@@ -105,19 +105,19 @@ impl Client {
 
     /// Returns whether the server is not ready yet: it reports so, or it refuses requests of this
     /// caller that it has accepted before.
-    async fn is_beginning(&self) -> bool {
-        match self.status_of(READY).await {
+    async fn is_starting_up(&self) -> bool {
+        match self.status_of(READY_PATH).await {
             Some(status) if status.is_server_error() => true,
             Some(StatusCode::FORBIDDEN) => {
                 self.knows_version.load(Ordering::Relaxed)
-                    && self.status_of(VERSION).await == Some(StatusCode::FORBIDDEN)
+                    && self.status_of(VERSION_PATH).await == Some(StatusCode::FORBIDDEN)
             }
             _ => false,
         }
     }
 
     async fn status_of(&self, path: &str) -> Option<StatusCode> {
-        let request = Call::get(path).request().ok()?;
+        let request = ApiRequest::get(path).request().ok()?;
         self.send(request).await.ok().map(|answer| answer.status())
     }
 
@@ -175,7 +175,7 @@ mod tests {
         "message": "pods \"a\" is forbidden: failed quota: q: must specify limits.memory"}"#;
 
     #[tokio::test(start_paused = true)]
-    async fn forbidden_after_a_lost_connection_is_what_the_server_says() {
+    async fn forbidden_after_lost_connection_is_checked_with_server() {
         for (message, ready, kind) in [
             (RIGHT, (200, "ok"), ErrorKind::PermissionDenied),
             (RIGHT, (404, ""), ErrorKind::PermissionDenied),
@@ -191,14 +191,14 @@ mod tests {
                 _ => (403, message),
             });
             client.version().await.unwrap();
-            client.link.lost();
+            client.connections.lost();
             let error = client.list_pods("a=b").await.unwrap_err();
             assert_eq!(error.kind(), kind, "{message} {ready:?}");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn server_that_becomes_ready_is_asked_again() {
+    async fn request_is_retried_when_server_becomes_ready() {
         let lists = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&lists);
         let client = of(move |_, uri| match uri {
@@ -206,13 +206,13 @@ mod tests {
             _ if count.fetch_add(1, Ordering::Relaxed) == 0 => (403, RIGHT),
             _ => (200, r#"{"items": []}"#),
         });
-        client.link.lost();
+        client.connections.lost();
         assert!(client.list_pods("a=b").await.is_ok());
         assert_eq!(lists.load(Ordering::Relaxed), 2);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn busy_server_is_asked_again_and_its_words_are_kept() {
+    async fn throttled_request_is_retried_and_error_is_kept() {
         const BUSY: &str = r#"{"kind": "Status", "code": 429, "reason": "TooManyRequests",
             "message": "too many requests, please try again later", "details": {"retryAfterSeconds": 2}}"#;
         let begun = Instant::now();
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn webhook_that_denies_as_busy_is_a_policy() {
+    async fn webhook_denial_with_429_is_policy() {
         let client = of(|_, _| {
             (
                 429,
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn wait_of_a_header_is_read() {
+    fn retry_after_header_is_parsed() {
         let with = |value: &'static str| {
             HeaderMap::from_iter([(RETRY_AFTER, http::HeaderValue::from_static(value))])
         };

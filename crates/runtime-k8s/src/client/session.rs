@@ -13,12 +13,12 @@ use spdy_client::Config;
 use spdy_client::remote_command::{self, Options, Streams};
 
 use super::answer::SESSION_LIMIT;
-use super::{Call, Client};
-use keepalive::Heartbeat;
+use super::{ApiRequest, Client};
+use keepalive::Keepalive;
 
 /// Protocol of sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Carrier {
+pub(super) enum SessionProtocol {
     /// WebSocket, version 5 of the protocol: the older ones cannot close stdin.
     WebSocket,
     /// SPDY, which can close stdin in every version.
@@ -48,7 +48,7 @@ impl Client {
         query: &[(&str, &str)],
         streams: Streams,
     ) -> Result<Transport> {
-        let mut call = Call::get(format!("{}/{pod}/{kind}", self.pods()));
+        let mut call = ApiRequest::get(format!("{}/{pod}/{kind}", self.pods()));
         let flags = [
             ("stdin", streams.stdin),
             ("stdout", streams.stdout),
@@ -61,15 +61,15 @@ impl Client {
         for (name, value) in query {
             call = call.query(name, value);
         }
-        let known = self.carrier.get().copied();
-        if known != Some(Carrier::Spdy) {
+        let known = self.protocol.get().copied();
+        if known != Some(SessionProtocol::Spdy) {
             let (request, key) = websocket::request(&call.uri())?;
             let answer = self.send(request).await?;
             if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
                 websocket::check(answer.headers(), &key)?;
-                let _ = self.carrier.set(Carrier::WebSocket);
+                let _ = self.protocol.set(SessionProtocol::WebSocket);
                 return Ok(
-                    websocket::transport(upgraded(answer).await?, streams, self.heartbeat).await
+                    websocket::transport(upgraded(answer).await?, streams, self.keepalive).await
                 );
             }
             if known.is_some() {
@@ -92,8 +92,8 @@ impl Client {
                 .with_source(source));
             }
         }
-        let _ = self.carrier.set(Carrier::Spdy);
-        let Heartbeat { interval, limit } = self.heartbeat;
+        let _ = self.protocol.set(SessionProtocol::Spdy);
+        let Keepalive { interval, limit } = self.keepalive;
         let config = Config::default().keep_alive(interval).silence_limit(limit);
         let options = Options::new(streams).connection(config);
         let opened = remote_command::start(upgraded(answer).await?, &options).await;

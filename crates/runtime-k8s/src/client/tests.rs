@@ -52,7 +52,7 @@ pub(crate) fn endless(lines: Vec<String>) -> Answer {
 }
 
 #[tokio::test]
-async fn metrics_are_there_when_they_may_be_read() {
+async fn metrics_are_available_with_right() {
     const FORBIDDEN: &str = r#"{"kind": "Status", "code": 403, "reason": "Forbidden"}"#;
     for (discovery, list, want) in [
         ((404, ""), (403, FORBIDDEN), Ok(false)),

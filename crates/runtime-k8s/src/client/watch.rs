@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::client::lines::Lines;
 use crate::client::transport::connections::OpenBody;
-use crate::client::transport::liveness::Heard;
+use crate::client::transport::liveness::Liveness;
 use crate::json::readable;
 use crate::model::api::{WatchLine, read_line};
 
@@ -30,31 +30,31 @@ const PLAIN_SILENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Watch {
     lines: Lines,
     /// Liveness of the connection, if it is pinged.
-    heard: Option<Heard>,
+    liveness: Option<Liveness>,
     /// The time at which the watch was opened, or the last line arrived.
     last: Instant,
 }
 
 impl Watch {
     /// Returns a watch over a connection that is pinged.
-    pub(crate) fn pinged(body: OpenBody, heard: Heard) -> Self {
-        Self { lines: Lines::new(body), heard: Some(heard), last: Instant::now() }
+    pub(crate) fn pinged(body: OpenBody, liveness: Liveness) -> Self {
+        Self { lines: Lines::new(body), liveness: Some(liveness), last: Instant::now() }
     }
 
     /// Returns a watch over a connection that is not pinged.
     pub(crate) fn plain(body: OpenBody) -> Self {
-        Self { lines: Lines::new(body), heard: None, last: Instant::now() }
+        Self { lines: Lines::new(body), liveness: None, last: Instant::now() }
     }
 
     /// Returns the liveness of the connection, if it is pinged.
-    pub(crate) fn heard(&self) -> Option<Heard> {
-        self.heard.clone()
+    pub(crate) fn liveness(&self) -> Option<Liveness> {
+        self.liveness.clone()
     }
 
     /// Returns the next line; `None` if the server has ended the watch, the connection was lost, or
     /// the watch was silent for too long. It is cancel safe.
     pub(crate) async fn next(&mut self) -> Result<Option<WatchLine>> {
-        let silence = if self.heard.is_some() { PINGED_SILENCE } else { PLAIN_SILENCE };
+        let silence = if self.liveness.is_some() { PINGED_SILENCE } else { PLAIN_SILENCE };
         let line = tokio::time::timeout_at(self.last + silence, self.lines.next()).await;
         let Ok(line) = line else {
             tracing::debug!("the watch was silent for too long");

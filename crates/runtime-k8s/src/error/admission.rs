@@ -13,20 +13,20 @@ use crate::quantity::quantity;
 /// one.
 pub(super) fn read(status: &Status) -> Option<Error> {
     let message = status.message.trim();
-    let words = reason_of(message);
+    let text = reason_of(message);
     if is_too_large(status) {
         return Some(new(ErrorKind::InvalidArgument, message));
     }
-    if let Some(error) = webhook(words, message).or_else(|| policy(words, message)) {
+    if let Some(error) = webhook(text, message).or_else(|| policy(text, message)) {
         return Some(error);
     }
     if status.reason != "Forbidden" && status.code != 403 {
         return None;
     }
-    quota(words, message)
-        .or_else(|| limit_range(words, message))
-        .or_else(|| reference(words, message))
-        .or_else(|| missing_right(words, message))
+    quota(text, message)
+        .or_else(|| limit_range(text, message))
+        .or_else(|| reference(text, message))
+        .or_else(|| missing_right(text, message))
 }
 
 fn new(kind: ErrorKind, message: &str) -> Error {
@@ -38,7 +38,7 @@ fn reason_of(message: &str) -> &str {
     let message = message.strip_prefix("Internal error occurred: ").unwrap_or(message);
     match message.split_once(" is forbidden: ") {
         // The head is a resource and a quoted name, or a resource alone.
-        Some((head, words)) if head.split(' ').count() <= 2 => words.trim_start(),
+        Some((head, text)) if head.split(' ').count() <= 2 => text.trim_start(),
         _ => message.strip_prefix("forbidden: ").unwrap_or(message),
     }
 }
@@ -51,9 +51,9 @@ fn is_too_large(status: &Status) -> bool {
         || message.contains("trying to send message larger than max")
 }
 
-fn webhook(words: &str, message: &str) -> Option<Error> {
+fn webhook(text: &str, message: &str) -> Option<Error> {
     for failure in ["failed calling webhook ", "failed calling admission webhook "] {
-        if let Some(rest) = words.strip_prefix(failure) {
+        if let Some(rest) = text.strip_prefix(failure) {
             let name = quoted(rest, '"').unwrap_or("of the cluster");
             return Some(new(
                 ErrorKind::Unavailable,
@@ -61,11 +61,11 @@ fn webhook(words: &str, message: &str) -> Option<Error> {
             ));
         }
     }
-    let rest = words.strip_prefix("admission webhook ")?;
+    let rest = text.strip_prefix("admission webhook ")?;
     let name = quoted(rest, '"')?;
     let rest = &rest[name.len() + 2..];
-    let words = rest.strip_prefix(" denied the request")?;
-    let policies = policies_of(words.trim_start_matches(':').trim_start());
+    let text = rest.strip_prefix(" denied the request")?;
+    let policies = policies_of(text.trim_start_matches(':').trim_start());
     let policy = match policies.is_empty() {
         true => format!("the admission webhook {name}"),
         false => format!("the policy {} of the admission webhook {name}", policies.join(", ")),
@@ -74,16 +74,16 @@ fn webhook(words: &str, message: &str) -> Option<Error> {
 }
 
 /// Returns the names of policies in the reply of a webhook, as Gatekeeper and Kyverno write them.
-fn policies_of(words: &str) -> Vec<&str> {
+fn policies_of(text: &str) -> Vec<&str> {
     let mut names = Vec::new();
     let heads = ["blocked due to the following policies", "for resource violation:"];
-    if let Some((_, listed)) = heads.iter().find_map(|head| words.split_once(head)) {
+    if let Some((_, listed)) = heads.iter().find_map(|head| text.split_once(head)) {
         // Kyverno: one line `NAME:` for each policy, and its rules below it with an indent.
         names.extend(listed.lines().filter_map(|line| line.trim_end().strip_suffix(':')));
         names.retain(|name| !name.is_empty() && !name.contains(char::is_whitespace));
     } else {
         // Gatekeeper: `[NAME] words` on each line, `[denied by NAME] words` before version 3.7.
-        names.extend(words.lines().filter_map(|line| {
+        names.extend(text.lines().filter_map(|line| {
             let name = line.strip_prefix('[')?.split_once(']')?.0;
             Some(name.strip_prefix("denied by ").unwrap_or(name))
         }));
@@ -93,14 +93,14 @@ fn policies_of(words: &str) -> Vec<&str> {
 }
 
 /// Policies of the API server itself and of OpenShift.
-fn policy(words: &str, message: &str) -> Option<Error> {
+fn policy(text: &str, message: &str) -> Option<Error> {
     for kind in ["ValidatingAdmissionPolicy", "MutatingAdmissionPolicy"] {
-        let name = words.strip_prefix(kind).and_then(|rest| quoted(rest.trim_start(), '\''));
+        let name = text.strip_prefix(kind).and_then(|rest| quoted(rest.trim_start(), '\''));
         if let Some(name) = name {
             return Some(refused_by(&format!("the {kind} {name}"), message));
         }
     }
-    if let Some(level) = words.strip_prefix("violates PodSecurity ") {
+    if let Some(level) = text.strip_prefix("violates PodSecurity ") {
         let level = quoted(level, '"').unwrap_or_default();
         return Some(refused_by(&format!("the PodSecurity level {level}"), message));
     }
@@ -115,7 +115,7 @@ fn policy(words: &str, message: &str) -> Option<Error> {
         ("pod tolerations (possibly merged", "the PodTolerationRestriction of the namespace"),
         ("pod node label selector conflicts", "the PodNodeSelector of the namespace"),
     ];
-    let (_, by) = by.iter().find(|(prefix, _)| words.starts_with(prefix))?;
+    let (_, by) = by.iter().find(|(prefix, _)| text.starts_with(prefix))?;
     Some(refused_by(by, message))
 }
 
@@ -123,21 +123,21 @@ fn refused_by(policy: &str, message: &str) -> Error {
     new(ErrorKind::PermissionDenied, &format!("refused by {policy}: {message}"))
 }
 
-fn quota(words: &str, message: &str) -> Option<Error> {
-    if words.starts_with("status unknown for quota:") {
+fn quota(text: &str, message: &str) -> Option<Error> {
+    if text.starts_with("status unknown for quota:") {
         // The quota is new, and its controller has not computed its usage yet.
         return Some(new(ErrorKind::Unavailable, message));
     }
-    if words.starts_with("insufficient quota to ") {
+    if text.starts_with("insufficient quota to ") {
         return Some(new(ErrorKind::ResourceExhausted, message));
     }
-    if let Some(rest) = words.strip_prefix("failed quota: ") {
+    if let Some(rest) = text.strip_prefix("failed quota: ") {
         let (_, missing) = rest.split_once(": must specify ")?;
         // Servers from 1.25 on name the containers: `limits.cpu for: main; limits.memory for: main`.
         let names = missing.split([',', ';']).filter_map(|part| part.split_whitespace().next());
         return Some(Error::invalid(field_of_first(names)?, message));
     }
-    let rest = words.strip_prefix("exceeded quota: ")?;
+    let rest = text.strip_prefix("exceeded quota: ")?;
     Some(match larger_than_quota(rest) {
         Some(field) => Error::invalid(field, message),
         None => new(ErrorKind::ResourceExhausted, message),
@@ -146,8 +146,8 @@ fn quota(words: &str, message: &str) -> Option<Error> {
 
 /// The field of a resource of which more is requested than the whole quota, which never fits:
 /// `NAME, requested: A=1,B=2, used: A=1,B=2, limited: A=1,B=2`.
-fn larger_than_quota(words: &str) -> Option<&'static str> {
-    let (_, rest) = words.split_once(", requested: ")?;
+fn larger_than_quota(text: &str) -> Option<&'static str> {
+    let (_, rest) = text.split_once(", requested: ")?;
     let (requested, rest) = rest.split_once(", used: ")?;
     let (_, limited) = rest.split_once(", limited: ")?;
     amounts(requested).find_map(|(name, amount)| {
@@ -163,9 +163,9 @@ fn amounts(text: &str) -> impl Iterator<Item = (&str, f64)> {
     })
 }
 
-fn limit_range(words: &str, message: &str) -> Option<Error> {
+fn limit_range(text: &str, message: &str) -> Option<Error> {
     // Several are a list: `[minimum cpu usage per Container is ..., maximum memory usage ...]`.
-    let words = words.strip_prefix('[').unwrap_or(words);
+    let text = text.strip_prefix('[').unwrap_or(text);
     let resource = |part: &'_ str| {
         let part = part.trim_start();
         if let Some((resource, rest)) = part.split_once(" max limit to request ratio per ") {
@@ -175,14 +175,14 @@ fn limit_range(words: &str, message: &str) -> Option<Error> {
         let (resource, _) = rest.split_once(" usage per ")?;
         (!resource.contains(' ')).then(|| resource.to_owned())
     };
-    resource(words)?;
-    let resources: Vec<String> = words.split(", ").filter_map(resource).collect();
+    resource(text)?;
+    let resources: Vec<String> = text.split(", ").filter_map(resource).collect();
     Some(Error::invalid(field_of_first(resources.iter().map(String::as_str))?, message))
 }
 
 /// Returns the error for an object that the options refer to and that does not exist.
-fn reference(words: &str, message: &str) -> Option<Error> {
-    if let Some(rest) = words.strip_prefix("error looking up service account ") {
+fn reference(text: &str, message: &str) -> Option<Error> {
+    if let Some(rest) = text.strip_prefix("error looking up service account ") {
         // A controller creates this one soon after the namespace.
         let is_default = rest.split(':').next().is_some_and(|name| name.ends_with("/default"));
         return Some(match is_default {
@@ -190,10 +190,10 @@ fn reference(words: &str, message: &str) -> Option<Error> {
             false => Error::invalid("service_account", message),
         });
     }
-    if words.starts_with("no PriorityClass with name ") {
+    if text.starts_with("no PriorityClass with name ") {
         return Some(Error::invalid("priority_class", message));
     }
-    if words.starts_with("pod rejected: RuntimeClass ") {
+    if text.starts_with("pod rejected: RuntimeClass ") {
         return Some(Error::invalid("runtime_class", message));
     }
     None
@@ -201,8 +201,8 @@ fn reference(words: &str, message: &str) -> Option<Error> {
 
 /// A refusal by the authorizer: `User "u" cannot create resource "pods" in API group "" in the
 /// namespace "n"`.
-fn missing_right(words: &str, message: &str) -> Option<Error> {
-    let (_, verb, object, rest) = right_of(words)?;
+fn missing_right(text: &str, message: &str) -> Option<Error> {
+    let (_, verb, object, rest) = right_of(text)?;
     let mut right = format!("{verb} {object}");
     if let Some(group) = rest.split_once("in API group ").and_then(|(_, rest)| quoted(rest, '"'))
         && !group.is_empty()
@@ -223,8 +223,8 @@ pub(crate) fn is_missing_right(message: &str) -> bool {
 }
 
 /// Returns the caller, the verb, the object, and the rest.
-fn right_of(words: &str) -> Option<(&str, &str, &str, &str)> {
-    let rest = words.strip_prefix("User ")?;
+fn right_of(text: &str) -> Option<(&str, &str, &str, &str)> {
+    let rest = text.strip_prefix("User ")?;
     let user = quoted(rest, '"')?;
     let rest = rest[user.len() + 2..].strip_prefix(" cannot ")?;
     let (verb, rest) = rest.split_once(' ')?;

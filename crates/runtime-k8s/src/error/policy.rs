@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refusal_by_policy_is_told_from_missing_right_and_failed_test() {
+    fn policy_refusal_differs_from_missing_right_and_failed_test() {
         use ErrorKind as K;
         for (kind, message, policy) in [
             (K::PermissionDenied, "admission webhook \"i.test\" denied the request: no", true),

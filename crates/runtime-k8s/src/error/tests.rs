@@ -7,7 +7,7 @@ fn status(code: u16, reason: &str, message: &str) -> Status {
 }
 
 #[test]
-fn the_servers_answers() {
+fn status_is_mapped_to_kind() {
     use ErrorKind as K;
     for (code, reason, message, kind) in [
         (404, "NotFound", "pods \"a\" not found", K::NotFound),
@@ -43,7 +43,7 @@ fn the_servers_answers() {
 }
 
 #[test]
-fn retrying_helps_where_the_server_is_away() {
+fn unavailable_server_is_retryable() {
     assert!(from_status(&status(503, "ServiceUnavailable", "")).is_retryable());
     assert!(from_status(&status(504, "Timeout", "")).is_retryable());
     assert!(!from_status(&status(401, "Unauthorized", "")).is_retryable());
@@ -51,7 +51,7 @@ fn retrying_helps_where_the_server_is_away() {
 }
 
 #[test]
-fn a_wrong_field_is_named_as_the_caller_wrote_it() {
+fn refused_field_is_mapped_to_spec_field() {
     for (theirs, ours) in [
         ("spec.containers[0].env[3].name", "env"),
         ("spec.containers[0].envFrom", "spec.containers[0].envFrom"),
@@ -78,7 +78,7 @@ fn a_wrong_field_is_named_as_the_caller_wrote_it() {
 }
 
 #[test]
-fn what_is_no_api_server_is_not_there() {
+fn response_of_other_server_is_unavailable() {
     for (code, body) in [(404, "<html>"), (200, ""), (500, "{}"), (302, "{\"kind\":3}")] {
         let error = from_answer(StatusCode::from_u16(code).unwrap(), body.as_bytes());
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{code} {body}");
@@ -90,10 +90,10 @@ fn what_is_no_api_server_is_not_there() {
 /// Refusals of the admission chain with the messages of API servers from 1.20 to 1.36 and of common
 /// policy engines.
 #[test]
-fn admission_refusal_has_the_kind_and_the_field() {
+fn admission_refusal_has_kind_and_field() {
     use ErrorKind as K;
     const POD: &str = "pods \"web\" is forbidden: ";
-    for (code, reason, words, kind, field) in [
+    for (code, reason, text, kind, field) in [
         // Quotas. Servers from 1.25 on name the containers.
         (
             403,
@@ -246,15 +246,15 @@ fn admission_refusal_has_the_kind_and_the_field() {
             "namespace",
         ),
     ] {
-        let error = from_status(&status(code, reason, &format!("{POD}{words}")));
-        assert_eq!(error.kind(), kind, "{words}");
-        assert_eq!(error.field().unwrap_or_default(), field, "{words}");
-        assert!(error.message().is_some_and(|message| message.contains(words)), "{error:?}");
+        let error = from_status(&status(code, reason, &format!("{POD}{text}")));
+        assert_eq!(error.kind(), kind, "{text}");
+        assert_eq!(error.field().unwrap_or_default(), field, "{text}");
+        assert!(error.message().is_some_and(|message| message.contains(text)), "{error:?}");
     }
 }
 
 #[test]
-fn policy_refusal_names_the_policy() {
+fn policy_refusal_names_policy() {
     for (code, reason, message, policy) in [
         // A webhook chooses the code and the reason itself; without them it is 400.
         (
@@ -376,14 +376,14 @@ fn policy_refusal_names_the_policy() {
         assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{message}");
         assert_eq!(error.field(), None, "{message}");
         assert!(!error.is_retryable(), "{message}");
-        let words = error.message().unwrap_or_default();
-        assert!(words.starts_with("refused by ") && words.contains(policy), "{words}");
-        assert!(words.ends_with(message.trim()), "{words}");
+        let text = error.message().unwrap_or_default();
+        assert!(text.starts_with("refused by ") && text.contains(policy), "{text}");
+        assert!(text.ends_with(message.trim()), "{text}");
     }
 }
 
 #[test]
-fn missing_right_is_named() {
+fn missing_right_is_named_in_error() {
     for (message, right) in [
         (
             "pods is forbidden: User \"system:serviceaccount:ns:app\" cannot create resource \"pods\" in API group \"\" in the namespace \"ns\"",
@@ -408,8 +408,8 @@ fn missing_right_is_named() {
     ] {
         let error = from_status(&status(403, "Forbidden", message));
         assert_eq!((error.kind(), error.field()), (ErrorKind::PermissionDenied, None), "{message}");
-        let words = error.message().unwrap_or_default();
-        assert!(words.contains(message) && words.starts_with(right), "{words}");
+        let text = error.message().unwrap_or_default();
+        assert!(text.contains(message) && text.starts_with(right), "{text}");
         assert!(is_missing_right(message), "{message}");
     }
     for message in ["pods \"a\" is forbidden: exceeded quota: q", "", "User", "User \"u\" cannot"] {
@@ -418,7 +418,7 @@ fn missing_right_is_named() {
 }
 
 #[test]
-fn webhook_that_fails_is_unavailable() {
+fn failed_webhook_is_unavailable() {
     for message in [
         "Internal error occurred: failed calling webhook \"a.example.com\": Post \"https://a.ns.svc:443/?timeout=10s\": context deadline exceeded",
         "Internal error occurred: failed calling webhook \"a.example.com\": failed to call webhook: Post \"https://x\": x509: certificate signed by unknown authority",
@@ -427,12 +427,12 @@ fn webhook_that_fails_is_unavailable() {
         let error = from_status(&status(500, "InternalError", message));
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{message}");
         assert!(error.is_retryable());
-        assert!(error.message().is_some_and(|words| words.contains("webhook a.example.com")));
+        assert!(error.message().is_some_and(|text| text.contains("webhook a.example.com")));
     }
 }
 
 #[test]
-fn request_that_is_too_large_is_invalid() {
+fn too_large_request_is_invalid_argument() {
     for (code, reason, message) in [
         (413, "RequestEntityTooLarge", "Request entity too large: limit is 3145728"),
         (413, "", "limit is 3145728"),
@@ -450,7 +450,7 @@ fn request_that_is_too_large_is_invalid() {
 }
 
 #[test]
-fn text_of_the_caller_decides_nothing() {
+fn text_of_caller_does_not_change_kind() {
     for text in ["exceeded quota: q, requested: ", "admission webhook \"x\" denied the request"] {
         let message = format!(
             "Pod \"web\" is invalid: spec.containers[0].image: Invalid value: \"{text}\": bad"
@@ -461,7 +461,7 @@ fn text_of_the_caller_decides_nothing() {
 }
 
 #[test]
-fn field_is_never_empty() {
+fn field_is_not_empty() {
     let with = |message: &str, causes: &[&str]| {
         let causes =
             causes.iter().map(|field| Cause { field: (*field).into(), ..Cause::default() });
@@ -477,7 +477,7 @@ fn field_is_never_empty() {
 }
 
 #[test]
-fn refusal_has_words_and_the_wait() {
+fn refusal_has_message_and_retry_delay() {
     let details = StatusDetails { retry_after_seconds: Some(7), ..StatusDetails::default() };
     let busy =
         Status { details: Some(details), ..status(429, "TooManyRequests", "too many requests") };

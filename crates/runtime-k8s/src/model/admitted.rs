@@ -15,16 +15,16 @@ pub(crate) fn check(plan: &Plan, pod: &Pod) -> Result<()> {
     let kept = pod.container().map(|container| container.image_pull_policy.as_str());
     match (sent, kept) {
         (Some(sent), Some(kept)) if !kept.is_empty() && kept != sent => {
-            let words = format!(
+            let message = format!(
                 "a policy of the cluster replaces the pull policy {sent} with {kept}, as the admission \
                  plugin AlwaysPullImages does"
             );
             if sent == "Never" {
                 return Err(Error::new(ErrorKind::PermissionDenied)
                     .with_field("pull_policy")
-                    .with_message(words));
+                    .with_message(message));
             }
-            tracing::warn!(pod = pod.metadata.name, "{words}");
+            tracing::warn!(pod = pod.metadata.name, "{message}");
             Ok(())
         }
         _ => Ok(()),
@@ -37,13 +37,14 @@ pub(crate) fn with_field(error: Error, plan: &Plan) -> Error {
         return error;
     }
     let container = main(plan);
-    let words = |words: Option<&Vec<String>>| words.into_iter().flatten().map(String::len).sum();
+    let message =
+        |message: Option<&Vec<String>>| message.into_iter().flatten().map(String::len).sum();
     let env = container.and_then(|container| container.env.as_ref()).into_iter().flatten();
     let annotations = plan.pod.metadata.annotations.iter().flatten();
     let sizes: [(usize, &str); 4] = [
         (env.map(|e| e.name.len() + e.value.as_ref().map_or(0, String::len)).sum(), "env"),
-        (words(container.and_then(|container| container.args.as_ref())), "arguments"),
-        (words(container.and_then(|container| container.command.as_ref())), "command"),
+        (message(container.and_then(|container| container.args.as_ref())), "arguments"),
+        (message(container.and_then(|container| container.command.as_ref())), "command"),
         (annotations.map(|(key, value)| key.len() + value.len()).sum(), "labels"),
     ];
     match sizes.into_iter().max() {
@@ -70,12 +71,18 @@ mod tests {
         let options = KubernetesOptions::new(Scope::new("t").unwrap());
         let can: Capabilities = capabilities(&Server::default(), &options);
         let prepared = spec.prepare(&options.scope, &can).unwrap();
-        crate::model::spec::plan(prepared, &options, crate::model::pod::gate::Hold::Gate, &[], None)
-            .unwrap()
+        crate::model::spec::plan(
+            prepared,
+            &options,
+            crate::model::pod::gate::StartGate::SchedulingGate,
+            &[],
+            None,
+        )
+        .unwrap()
     }
 
     #[test]
-    fn never_that_becomes_a_pull_is_refused() {
+    fn policy_never_replaced_by_cluster_is_refused() {
         let pod = |policy: &str| -> Pod {
             let container = json!({"name": "main", "image": "i", "imagePullPolicy": policy});
             serde_json::from_value(json!({"spec": {"containers": [container]}})).unwrap()
@@ -86,7 +93,7 @@ mod tests {
             (error.kind(), error.field()),
             (ErrorKind::PermissionDenied, Some("pull_policy"))
         );
-        assert!(error.message().is_some_and(|words| words.contains("AlwaysPullImages")));
+        assert!(error.message().is_some_and(|message| message.contains("AlwaysPullImages")));
         assert!(check(&never, &pod("Never")).is_ok());
         assert!(check(&never, &Pod::default()).is_ok());
         let missing = plan(&ContainerSpec::new("busybox").pull_policy(PullPolicy::Missing));
@@ -94,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn request_that_is_too_large_names_its_largest_field() {
+    fn too_large_request_names_largest_field() {
         let large = || Error::new(ErrorKind::InvalidArgument).with_message("too large");
         let spec = ContainerSpec::new("busybox").env("A", "x".repeat(5000));
         assert_eq!(with_field(large(), &plan(&spec)).field(), Some("env"));

@@ -419,7 +419,7 @@ pub(crate) struct ServerVersion {
 #[derive(Debug)]
 pub(crate) enum WatchLine {
     /// A new version of a pod.
-    Seen(Box<Pod>),
+    Changed(Box<Pod>),
     /// The last version of a removed pod.
     Deleted(Box<Pod>),
     /// There are no further changes up to this version.
@@ -440,7 +440,7 @@ impl<'de> Deserialize<'de> for WatchLine {
             Error(Status),
         }
         Ok(match Line::deserialize(deserializer)? {
-            Line::Added(pod) | Line::Modified(pod) => Self::Seen(pod),
+            Line::Added(pod) | Line::Modified(pod) => Self::Changed(pod),
             Line::Deleted(pod) => Self::Deleted(pod),
             Line::Bookmark(object) => Self::Bookmark(object.metadata.resource_version),
             Line::Error(status) => Self::Failed(status),

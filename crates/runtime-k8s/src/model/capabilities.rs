@@ -23,29 +23,29 @@ pub(crate) struct Server {
 /// node's memory: the feature SizeMemoryBackedVolumes. It is a feature of the kubelet, but this is
 /// the version of the API server. Kubelets may be some versions older, and a role in a namespace
 /// does not show their versions.
-const SIZED_MEMORY_FOLDERS: u32 = 22;
+const SIZED_MEMORY_VOLUMES_MINOR: u32 = 22;
 
 /// The first version with scheduling gates that are on by default: PodSchedulingReadiness, beta in
 /// 1.27.
-const SCHEDULING_GATES: u32 = 27;
+const SCHEDULING_GATES_MINOR: u32 = 27;
 
 /// The first version on whose nodes a pod that reaches its deadline keeps the exit codes of its
 /// containers.
 ///
-/// Measured: 1.20.2 loses them, 1.36.2 keeps them. kubernetes#108366 (1.24) changed kubelets to
+/// Measurement: 1.20.2 loses them, 1.36.2 keeps them. kubernetes#108366 (1.24) changed kubelets to
 /// report a final phase only after the containers have ended. Nodes may be two versions older than
 /// a server of 1.27, so that all of its nodes have this change.
-const DEADLINE_KEEPS_CODE: u32 = 27;
+const DEADLINE_KEEPS_CODE_MINOR: u32 = 27;
 
 impl Server {
     /// Returns whether the server has scheduling gates.
     pub(crate) const fn has_gates(&self) -> bool {
-        self.minor >= SCHEDULING_GATES
+        self.minor >= SCHEDULING_GATES_MINOR
     }
 
     /// Returns whether an exit code outlives the deadline of its pod.
     pub(crate) const fn deadline_keeps_code(&self) -> bool {
-        self.minor >= DEADLINE_KEEPS_CODE
+        self.minor >= DEADLINE_KEEPS_CODE_MINOR
     }
 
     /// Returns the API of disruption budgets: `policy/v1` was added in 1.21, and `policy/v1beta1`
@@ -62,7 +62,7 @@ pub(crate) fn capabilities(server: &Server, options: &KubernetesOptions) -> Capa
     let mut can = Capabilities::default();
     can.deferred_pull = true;
     can.memory_limit = true;
-    can.shared_memory = server.minor >= SIZED_MEMORY_FOLDERS;
+    can.shared_memory = server.minor >= SIZED_MEMORY_VOLUMES_MINOR;
     can.cpu_count = true;
     can.cpu_shares = options.cpu_shares == CpuShares::AsRequest;
     can.gpus_by_count = options.gpu_resource.is_some();
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn the_server_decides() {
+    fn capabilities_depend_on_server_version() {
         let old = Server { minor: 20, ..Server::default() };
         let new = Server { minor: 36, metrics: true, ..Server::default() };
         let (old, new) = (capabilities(&old, &options()), capabilities(&new, &options()));
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn the_caller_opts_in() {
+    fn capabilities_depend_on_options() {
         let server = Server { minor: 30, ..Server::default() };
         let plain = capabilities(&server, &options());
         assert!(!plain.cpu_shares && !plain.stats_network && !plain.gpus_by_count);

@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_budget_selects_one_pod() {
+    fn disruption_budget_selects_one_pod() {
         let object = object("policy/v1", "b", "abc", &BTreeMap::new(), &json!({"uid": "u"}));
         assert_eq!(object["apiVersion"], "policy/v1");
         assert_eq!(

@@ -9,11 +9,11 @@ use runtime_core::{
 use crate::model::api::Pod;
 use crate::model::labels::{IMAGE, LABELS, NAME};
 use crate::model::pod::lifecycle::{self, State};
-use crate::model::pod::observed::Seen;
+use crate::model::pod::observed::ObservedPod;
 use crate::quantity::{quantity, whole};
 
 /// Returns the info of a container.
-pub(crate) fn info(seen: &Seen) -> ContainerInfo {
+pub(crate) fn info(seen: &ObservedPod) -> ContainerInfo {
     let pod = &*seen.pod;
     let mut info =
         ContainerInfo::new(ContainerId::new(&pod.metadata.uid), name_of(pod), status(&seen.state));
@@ -28,8 +28,8 @@ pub(crate) fn info(seen: &Seen) -> ContainerInfo {
             info.message.clone_from(&exit.message);
             info.exit = Some(exit.clone());
         }
-        State::Pending(_) => info.message = Some(seen.waits_for()),
-        State::Held | State::Running | State::Settling => {
+        State::Pending(_) => info.message = Some(seen.pending_message()),
+        State::Gated | State::Running | State::Settling => {
             info.message.clone_from(&pod.status.message);
         }
     }
@@ -78,7 +78,7 @@ pub(crate) fn has_labels(pod: &Pod, wanted: &LabelFilter) -> bool {
 /// cluster reports its exit.
 pub(crate) const fn status(state: &State) -> ContainerStatus {
     match state {
-        State::Held | State::Pending(_) => ContainerStatus::Created,
+        State::Gated | State::Pending(_) => ContainerStatus::Created,
         State::Running | State::Settling => ContainerStatus::Running,
         State::Ended(_) => ContainerStatus::Exited,
     }
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn seen() -> Seen {
+    fn seen() -> ObservedPod {
         let pod: Pod = serde_json::from_value(json!({
             "metadata": {
                 "name": "web-1-abc", "uid": "u", "creationTimestamp": "2026-11-23T16:00:00Z",
@@ -125,11 +125,11 @@ mod tests {
             }]},
         }))
         .unwrap();
-        Seen::first(pod)
+        ObservedPod::first(pod)
     }
 
     #[tokio::test]
-    async fn a_running_pod() {
+    async fn info_of_running_pod_has_limits_and_ports() {
         let info = info(&seen());
         assert_eq!((info.name.as_str(), info.status), ("web_1", ContainerStatus::Running));
         assert_eq!(info.labels.get("a/b/c").map(String::as_str), Some("x y"));
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_ended_pod_has_its_exit_and_no_ports() {
+    async fn info_of_ended_pod_has_exit_and_no_ports() {
         let mut pod = (*seen().pod).clone();
         pod.metadata.resource_version = "2".into();
         pod.status = serde_json::from_value(json!({"phase": "Failed", "containerStatuses": [{

@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn names_can_be_read_again() {
+    fn pod_name_is_slug_and_hash() {
         let name = |text: &str| pod_name(&ContainerName::new(text).unwrap());
         assert!(name("web.1_A").starts_with("web-1-a-"));
         assert_eq!(name("web-1").len(), "web-1-".len() + 20);
@@ -132,13 +132,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_name_makes_a_host_name(text in "[A-Za-z0-9][A-Za-z0-9_.-]{1,127}") {
+        fn pod_name_is_dns_label(text in "[A-Za-z0-9][A-Za-z0-9_.-]{1,127}") {
             let name = pod_name(&ContainerName::new(&text).unwrap());
             prop_assert!(is_dns_label(&name), "{name}");
         }
 
         #[test]
-        fn every_label_can_be_selected(key in "\\PC{1,80}", value in "\\PC{0,80}") {
+        fn selection_label_is_valid(key in "\\PC{1,80}", value in "\\PC{0,80}") {
             let label = selection_label(&key);
             let (prefix, short) = label.split_once('/').unwrap();
             prop_assert!(prefix.split('.').all(is_dns_label));
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_selector_asks_for_scope_and_labels() {
+    fn selector_has_scope_and_labels() {
         let scope = Scope::new("s1").unwrap();
         let labels = LabelFilter::from([
             ("a/b/c".to_owned(), Some("x y".to_owned())),

@@ -7,17 +7,17 @@ use runtime_core::{Chunk, Error, ErrorKind, LogStream, Result};
 use runtime_support::follow::with_carriage_return;
 
 /// Lengths of the pieces into which engines split long lines: containerd and Docker, CRI-O.
-const PIECES: [usize; 2] = [16 << 10, 8 << 10];
+const PIECE_LENGTHS: [usize; 2] = [16 << 10, 8 << 10];
 
 /// How much earlier the time of a piece may be than that of the previous piece. The pieces may be
 /// of both streams, which the engine reads independently.
 const DISORDER_MAX: Duration = Duration::from_secs(2);
 
 /// How much of a line shows if it has a time after its first piece.
-const ENOUGH: usize = PIECES[0] + 64;
+const HEAD_BYTES: usize = PIECE_LENGTHS[0] + 64;
 
 /// Maximum length of a piece. It limits the memory for a line without an end.
-pub(crate) const MOST: usize = 1 << 20;
+pub(crate) const PIECE_BYTES_MAX: usize = 1 << 20;
 
 /// Reads the lines of one log, in order.
 ///
@@ -65,11 +65,11 @@ impl Reader {
             Some(begun) => Begun { rest: join(&begun.rest, part), ..begun },
             None => begin(part)?,
         };
-        while is_all || is_joined || line.len() >= ENOUGH {
+        while is_all || is_joined || line.len() >= HEAD_BYTES {
             let cut = if is_joined { None } else { cut(&line, time) };
             let (at, next, head) = match cut {
                 Some(cut) => cut,
-                None if line.len() > MOST => (MOST, time, 0),
+                None if line.len() > PIECE_BYTES_MAX => (PIECE_BYTES_MAX, time, 0),
                 None => {
                     is_joined = true;
                     break;
@@ -111,7 +111,7 @@ fn join(rest: &Bytes, part: Bytes) -> Bytes {
 /// Returns the end of the first piece of a line, the time of the next piece, and the length of that
 /// time.
 fn cut(line: &[u8], time: SystemTime) -> Option<(usize, SystemTime, usize)> {
-    PIECES.iter().find_map(|&at| {
+    PIECE_LENGTHS.iter().find_map(|&at| {
         let (next, head) = stamp(line.get(at..)?)?;
         (next + DISORDER_MAX >= time).then_some((at, next, head))
     })
@@ -120,11 +120,11 @@ fn cut(line: &[u8], time: SystemTime) -> Option<(usize, SystemTime, usize)> {
 /// Returns the error for a line without a time, which is an error message of the kubelet with the
 /// status 200.
 fn no_log(line: &[u8]) -> Error {
-    let words = String::from_utf8_lossy(&line[..line.len().min(500)]).trim_end().to_owned();
+    let message = String::from_utf8_lossy(&line[..line.len().min(500)]).trim_end().to_owned();
     // The engine was unavailable, or the container was removed during the request.
-    let passes = words.starts_with("rpc error:") || words.contains("failed to watch file");
+    let passes = message.starts_with("rpc error:") || message.contains("failed to watch file");
     let kind = if passes { ErrorKind::Unavailable } else { ErrorKind::Lost };
-    Error::new(kind).with_message(format!("failed to read the log on the node: {words}"))
+    Error::new(kind).with_message(format!("failed to read the log on the node: {message}"))
 }
 
 /// Returns the time at the beginning of a line, and its length with the following space.
@@ -212,7 +212,7 @@ mod tests {
     const T: &str = "2026-11-23T17:03:44.600863496Z ";
 
     #[test]
-    fn a_line_has_its_time_and_its_text() {
+    fn line_is_parsed_with_time_and_text() {
         let got = pieces(format!("{T}start  2026-11-23T17:03:44Z x").as_bytes()).unwrap();
         let nanos = 1_795_453_424_600_863_496;
         assert_eq!(got, [(nanos, Bytes::from("start  2026-11-23T17:03:44Z x\n"), true)]);
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_kubelet_writes_times_into_long_lines() {
+    fn times_within_long_lines_are_removed() {
         let piece = "x".repeat(16 << 10);
         let later = "2026-11-23T17:03:44.607006791Z ";
         let line = format!("{T}{piece}{later}{piece}{later}rest");
@@ -237,7 +237,7 @@ mod tests {
         assert_eq!((got.len(), &got[1].1[..]), (2, &b"rest\n"[..]));
         let other = "2026-11-23T16:59:00Z rest";
         let got = pieces(format!("{T}{piece}{other}").as_bytes()).unwrap();
-        assert_eq!(got.len(), 1, "the container's own words");
+        assert_eq!(got.len(), 1, "a line of the container");
         let whole = format!("{T}{piece}{piece}");
         assert_eq!(pieces(whole.as_bytes()).unwrap().len(), 1, "a new kubelet joins them");
     }
@@ -256,28 +256,28 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_an_end_comes_in_the_same_pieces_however_it_comes() {
+    fn pieces_of_endless_line_do_not_depend_on_parts() {
         let piece = "x".repeat(16 << 10);
-        let joined = format!("{T}{}", "x".repeat(2 * MOST + 5));
+        let joined = format!("{T}{}", "x".repeat(2 * PIECE_BYTES_MAX + 5));
         let stamped = format!("{T}{piece}").repeat(150) + T + "rest\n";
         let small = format!("{T}{}", "x".repeat(8 << 10)).repeat(5) + T + "rest\n";
-        for line in [&joined, &format!("{T}{}\n", "x".repeat(MOST)), &stamped, &small] {
+        for line in [&joined, &format!("{T}{}\n", "x".repeat(PIECE_BYTES_MAX)), &stamped, &small] {
             let whole = in_parts(line.as_bytes(), usize::MAX);
-            for length in [64, 16 << 10, MOST + 1] {
+            for length in [64, 16 << 10, PIECE_BYTES_MAX + 1] {
                 assert_eq!(in_parts(line.as_bytes(), length), whole, "{length}");
             }
-            assert!(whole.iter().all(|chunk| chunk.bytes.len() <= MOST));
+            assert!(whole.iter().all(|chunk| chunk.bytes.len() <= PIECE_BYTES_MAX));
             let ends = whole.iter().filter(|chunk| chunk.ends_line).count();
             assert_eq!(ends, usize::from(line.ends_with('\n')));
         }
-        assert_eq!(in_parts(joined.as_bytes(), MOST).len(), 3);
-        assert_eq!(in_parts(stamped.as_bytes(), MOST).len(), 151);
-        assert_eq!(in_parts(small.as_bytes(), MOST).len(), 6);
+        assert_eq!(in_parts(joined.as_bytes(), PIECE_BYTES_MAX).len(), 3);
+        assert_eq!(in_parts(stamped.as_bytes(), PIECE_BYTES_MAX).len(), 151);
+        assert_eq!(in_parts(small.as_bytes(), PIECE_BYTES_MAX).len(), 6);
     }
 
     #[test]
-    fn the_kubelets_own_words_are_no_line() {
-        for (words, kind) in [
+    fn kubelet_error_message_returns_error() {
+        for (message, kind) in [
             ("unable to retrieve container logs for containerd://ab", ErrorKind::Lost),
             ("failed to try resolving symlinks in path \"/var\"", ErrorKind::Lost),
             ("rpc error: code = NotFound desc = an error occurred", ErrorKind::Unavailable),
@@ -285,13 +285,13 @@ mod tests {
             ("2026-13-23T17:03:44Z x", ErrorKind::Lost),
             ("2026-11-23T17:03:44Zx", ErrorKind::Lost),
         ] {
-            assert_eq!(pieces(words.as_bytes()).unwrap_err().kind(), kind, "{words}");
+            assert_eq!(pieces(message.as_bytes()).unwrap_err().kind(), kind, "{message}");
         }
     }
 
     proptest! {
         #[test]
-        fn any_time_is_read_as_it_was_written(seconds in 0_i64..4_102_444_800, nanos in 0_i32..1_000_000_000) {
+        fn any_time_is_parsed(seconds in 0_i64..4_102_444_800, nanos in 0_i32..1_000_000_000) {
             let time = k8s_openapi::jiff::Timestamp::new(seconds, nanos).unwrap();
             let text = format!("{time:.9} x");
             let (read, head) = stamp(text.as_bytes()).unwrap();
@@ -300,7 +300,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+        fn any_bytes_are_parsed_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
             let _ = pieces(&bytes);
             let mut line = T.as_bytes().to_vec();
             line.extend(&bytes);

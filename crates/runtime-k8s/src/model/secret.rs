@@ -38,7 +38,7 @@ mod tests {
     use runtime_core::RegistryAuth;
 
     #[test]
-    fn a_secret_is_what_the_kubelet_reads() {
+    fn secret_has_docker_config() {
         for (registry, key) in
             [("docker.io", "https://index.docker.io/v1/"), ("127.0.0.1:5000", "127.0.0.1:5000")]
         {

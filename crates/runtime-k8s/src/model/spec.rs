@@ -18,12 +18,12 @@ use runtime_core::{
 };
 
 use crate::model::labels;
-use crate::model::pod::gate::Hold;
+use crate::model::pod::gate::StartGate;
 use crate::options::{KubernetesOptions, MountSources};
 
 /// Maximum size of all annotations of an object, keys and values: `TotalAnnotationSizeLimitB` of
 /// the API server.
-const MOST_ANNOTATIONS: usize = 256 * 1024;
+const ANNOTATION_BYTES_MAX: usize = 256 * 1024;
 
 /// A pod to be created, and the objects that belong to it.
 #[derive(Debug)]
@@ -47,11 +47,11 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// Replaces the gate of the pod.
-    pub(crate) fn set_hold(&mut self, hold: Hold) {
+    pub(crate) fn set_gate(&mut self, gate: StartGate) {
         let spec = self.pod.spec.get_or_insert_default();
-        spec.scheduling_gates =
-            (hold == Hold::Gate).then(|| vec![PodSchedulingGate { name: labels::GATE.to_owned() }]);
-        let pods = (hold == Hold::Affinity).then(|| released_by(&self.nonce));
+        spec.scheduling_gates = (gate == StartGate::SchedulingGate)
+            .then(|| vec![PodSchedulingGate { name: labels::GATE.to_owned() }]);
+        let pods = (gate == StartGate::Affinity).then(|| released_by(&self.nonce));
         let nodes = spec.affinity.take().and_then(|affinity| affinity.node_affinity);
         if pods.is_some() || nodes.is_some() {
             spec.affinity =
@@ -76,7 +76,7 @@ pub(crate) fn belonging_name(nonce: &str) -> String {
 pub(crate) fn plan(
     spec: PreparedSpec,
     options: &KubernetesOptions,
-    hold: Hold,
+    gate: StartGate,
     host_ports: &[u16],
     auth: Option<RegistryAuth>,
 ) -> Result<Plan> {
@@ -135,8 +135,8 @@ pub(crate) fn plan(
             }
             .to_owned(),
         ),
-        command: command.map(|words| words.iter().map(|word| escape(word)).collect()),
-        args: arguments.map(|words| words.iter().map(|word| escape(word)).collect()),
+        command: command.map(|message| message.iter().map(|word| escape(word)).collect()),
+        args: arguments.map(|message| message.iter().map(|word| escape(word)).collect()),
         env: Some(
             env.into_iter()
                 .map(|(name, value)| EnvVar {
@@ -239,7 +239,7 @@ pub(crate) fn plan(
     }
     let size: usize = annotations.iter().map(|(key, value)| key.len() + value.len()).sum();
     // Reserved for the annotations of a start, a stop or a verdict.
-    if size + 4096 > MOST_ANNOTATIONS {
+    if size + 4096 > ANNOTATION_BYTES_MAX {
         return Err(Error::invalid(
             "labels",
             format!("{size} bytes exceed the maximum size of a pod's annotations"),
@@ -267,7 +267,7 @@ pub(crate) fn plan(
         unknown_mounts: unknown.map(|(at, _)| at).collect(),
         has_stop_signal: stop_signal.is_some(),
     };
-    plan.set_hold(hold);
+    plan.set_gate(gate);
     Ok(plan)
 }
 
@@ -304,7 +304,9 @@ fn user_and_group(user: Option<&str>) -> Result<(Option<i64>, Option<i64>)> {
 fn host_label(hostname: &str) -> Result<String> {
     if hostname.contains('.') || hostname.chars().any(|c| c.is_ascii_uppercase()) {
         return Err(Error::unsupported(Capability::Hostname).with_field("hostname").with_message(
-            format!("{hostname:?}: Kubernetes supports only host names without dots and in lower case"),
+            format!(
+                "{hostname:?}: Kubernetes supports only host names without dots and in lower case"
+            ),
         ));
     }
     Ok(hostname.to_owned())

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 /// Measurement of a container.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Measured {
+pub(crate) struct Measurement {
     pub(crate) time: Option<SystemTime>,
     /// CPU time since the start.
     pub(crate) cpu: Option<Duration>,
@@ -20,7 +20,7 @@ pub(crate) struct Measured {
     pub(crate) block_written: Option<u64>,
 }
 
-impl Measured {
+impl Measurement {
     /// Returns whether the measurement is from before the start: a kubelet also measures a cgroup
     /// without a process. A process has used some CPU time, though its memory can be zero, because
     /// the kubelet subtracts reclaimable memory.
@@ -31,7 +31,7 @@ impl Measured {
 
 /// Capacity of a node.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(crate) struct Machine {
+pub(crate) struct NodeCapacity {
     pub(crate) cores: Option<f64>,
     pub(crate) memory: Option<u64>,
 }
@@ -47,10 +47,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_empty_cgroup_is_no_measurement() {
+    fn measurement_of_empty_cgroup_is_before_start() {
         let measured = |cpu, memory| {
             let cpu = Some(Duration::from_nanos(cpu));
-            Measured { cpu, memory: Some(memory), ..Measured::default() }.is_before_the_start()
+            Measurement { cpu, memory: Some(memory), ..Measurement::default() }
+                .is_before_the_start()
         };
         assert!(measured(0, 0));
         assert!(!measured(1, 0));
@@ -58,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn percentages_need_both() {
+    fn percent_without_limit_or_usage_is_none() {
         assert_eq!(percent(Some(1), Some(4)), Some(25.0));
         assert_eq!(percent(Some(1), Some(0)), None);
         assert_eq!(percent(None, Some(4)), None);

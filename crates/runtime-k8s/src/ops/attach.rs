@@ -16,7 +16,7 @@ use crate::state::KubernetesBackend;
 
 /// How long the cluster may take to report the exit after the end of a session. The node reports it
 /// within a second or two.
-const EXIT: Duration = Duration::from_secs(15);
+const EXIT_REPORT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// See [`Container::attach`](runtime_core::Container::attach).
 pub(crate) async fn run(
@@ -25,7 +25,7 @@ pub(crate) async fn run(
     options: AttachOptions,
 ) -> Result<Session> {
     let invalid = |why: &str| Err(Error::new(ErrorKind::InvalidState).with_message(why));
-    let running = backend.must_run(container).await;
+    let running = backend.require_running(container).await;
     if let Err(error) = &running
         && error.kind() != ErrorKind::NotStarted
     {
@@ -50,11 +50,12 @@ pub(crate) async fn run(
     let query = [("container", CONTAINER)];
     let transport = match client.session(container.pod_name(), "attach", &query, asked).await {
         Ok(transport) => transport,
-        Err(error) => return Err(backend.not_opened(container, error).await),
+        Err(error) => return Err(backend.explain_unopened(container, error).await),
     };
     let (ended, watching) = (container.clone(), Arc::clone(backend));
     // The outcome of the server does not have the exit of the process.
-    let settle = |_| async move { main_exit(watching.until_ended(&ended), EXIT).await };
+    let settle =
+        |_| async move { main_exit(watching.wait_ended(&ended), EXIT_REPORT_TIMEOUT).await };
     let streams = session::open(
         transport,
         about(backend, container, Operation::Attach),

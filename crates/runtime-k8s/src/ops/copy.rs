@@ -44,7 +44,7 @@ async fn check_running(
     container: &KubernetesContainer,
     operation: Operation,
 ) -> Result<()> {
-    let running = backend.query(operation, backend.must_run(container)).await;
+    let running = backend.query(operation, backend.require_running(container)).await;
     running.map_err(|error| match error.kind() {
         ErrorKind::NotStarted | ErrorKind::InvalidState => {
             Error::unsupported(Capability::CopyStopped)

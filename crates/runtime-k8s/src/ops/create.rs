@@ -19,13 +19,13 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use self::ports::DrawnPorts;
-use self::undo::{ATTEMPT_LIMIT, undo, undo_by_name, undo_soon};
+use self::undo::{ATTEMPT_TIMEOUT, undo, undo_by_name, undo_soon};
 use crate::client::belongings;
 use crate::error::was_not_sent;
 use crate::model::admitted;
 use crate::model::api::Pod;
 use crate::model::container::KubernetesContainer;
-use crate::model::pod::gate::{self, Hold};
+use crate::model::pod::gate::{StartGate, is_missing};
 use crate::model::spec::{self, Plan};
 use crate::state::KubernetesBackend;
 
@@ -53,7 +53,7 @@ async fn create(
 ) -> Result<KubernetesContainer> {
     let auth = login(&spec.image, spec.auth.clone()).await?;
     let ports = DrawnPorts::draw(backend, spec.tcp_ports.len()).await?;
-    let mut plan = spec::plan(spec, &backend.options, backend.hold(), ports.ports(), auth)?;
+    let mut plan = spec::plan(spec, &backend.options, backend.start_gate(), ports.ports(), auth)?;
 
     let (sender, receiver) = oneshot::channel();
     let task = Arc::clone(backend);
@@ -72,7 +72,8 @@ async fn create(
         drop(ports);
         // If the receiver was dropped, the pod is dropped here, which undoes the create.
         let executor = Handle::current();
-        let _ = sender.send(made.map(|pod| Made { backend: task, pod: Some(pod), executor }));
+        let _ =
+            sender.send(made.map(|pod| UnclaimedPod { backend: task, pod: Some(pod), executor }));
     });
     let made = receiver
         .await
@@ -81,20 +82,20 @@ async fn create(
 }
 
 /// A created pod that is removed on drop unless it is kept.
-struct Made {
+struct UnclaimedPod {
     backend: Arc<KubernetesBackend>,
     pod: Option<Pod>,
     /// The executor of the create, because the drop may be outside of one.
     executor: Handle,
 }
 
-impl Made {
+impl UnclaimedPod {
     fn keep(mut self) -> Pod {
         self.pod.take().unwrap_or_default()
     }
 }
 
-impl Drop for Made {
+impl Drop for UnclaimedPod {
     fn drop(&mut self) {
         if let Some(pod) = self.pod.take() {
             let undone = undo(Arc::clone(&self.backend), pod);
@@ -153,15 +154,14 @@ async fn make(
 /// A pod that is returned without its gate is deleted at once, because a scheduler may place it,
 /// and created again with the affinity.
 async fn post(backend: &Arc<KubernetesBackend>, plan: &mut Plan) -> Result<Pod> {
-    let mut hold = backend.hold();
-    plan.set_hold(hold);
+    let mut gate = backend.start_gate();
+    plan.set_gate(gate);
     loop {
         let (pod, answer) = backend.client.create_pod(&plan.pod).await?;
-        let is_dropped = gate::missing(hold, &pod, &answer);
+        let is_dropped = is_missing(gate, &pod, &answer);
         let error = if is_dropped {
-            Error::new(ErrorKind::Unsupported).with_message(
-                "the cluster removes the gate of new pods",
-            )
+            Error::new(ErrorKind::Unsupported)
+                .with_message("the cluster removes the gate of new pods")
         } else if plan.has_stop_signal
             && pod.container().is_none_or(|container| container.lifecycle.stop_signal.is_none())
         {
@@ -172,12 +172,12 @@ async fn post(backend: &Arc<KubernetesBackend>, plan: &mut Plan) -> Result<Pod> 
             return Ok(pod);
         };
         undo_soon(backend, pod).await;
-        if !is_dropped || hold == Hold::Affinity {
+        if !is_dropped || gate == StartGate::Affinity {
             return Err(error);
         }
         backend.gates_are_dropped();
-        hold = Hold::Affinity;
-        plan.set_hold(hold);
+        gate = StartGate::Affinity;
+        plan.set_gate(gate);
     }
 }
 
@@ -187,7 +187,7 @@ async fn until_closing<T>(
     backend: &KubernetesBackend,
     work: impl Future<Output = Result<T>>,
 ) -> Result<T> {
-    let done = backend.context.half_made.until_closing(ATTEMPT_LIMIT, work).await;
+    let done = backend.context.half_made.until_closing(ATTEMPT_TIMEOUT, work).await;
     done.unwrap_or_else(|| {
         Err(Error::new(ErrorKind::Timeout)
             .with_message("the API server has not responded before the runtime was closed")

@@ -22,7 +22,7 @@ pub(crate) async fn open(
 }
 
 /// Interval at which a stream of events evaluates the budgets of pending containers.
-const EVALUATION: Duration = Duration::from_secs(1);
+const EVALUATION_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Returns the events of the containers of the scope from now on.
 fn stream(
@@ -32,7 +32,7 @@ fn stream(
     let labels = options.labels.clone();
     let receiver = backend.pods.listen(options.labels);
     let closed = Box::pin(backend.closed(Operation::Events));
-    let mut tick = tokio::time::interval(EVALUATION);
+    let mut tick = tokio::time::interval(EVALUATION_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     futures_util::stream::unfold(
         (receiver, Some(closed), tick, (backend, labels)),
@@ -55,7 +55,7 @@ fn stream(
                         return Some((event, (receiver, closed, tick, (backend, labels))));
                     }
                     // The caller may wait for a container only by its events.
-                    _ = tick.tick() => backend.judge_overdue(&labels).await,
+                    _ = tick.tick() => backend.evaluate_overdue(&labels).await,
                 }
             }
         },

@@ -29,10 +29,10 @@ pub(crate) async fn run(
     options: ExecOptions,
 ) -> Result<Session> {
     let command = exec_command(&options, &backend.context.capabilities)?;
-    backend.must_run(container).await?;
+    backend.require_running(container).await?;
     match begin(backend, container, options.mode, &command).await {
         Ok(session) => Ok(session),
-        Err(error) => Err(backend.not_opened(container, error).await),
+        Err(error) => Err(backend.explain_unopened(container, error).await),
     }
 }
 

@@ -11,5 +11,5 @@ pub(crate) async fn run(
     backend: &KubernetesBackend,
     container: &KubernetesContainer,
 ) -> Result<ContainerInfo> {
-    Ok(info::info(&backend.look(container).await?))
+    Ok(info::info(&backend.current(container).await?))
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use runtime_core::{ContainerInfo, LabelFilter, Result};
 
 use crate::model::container::KubernetesContainer;
-use crate::model::pod::observed::Seen;
+use crate::model::pod::observed::ObservedPod;
 use crate::model::{info, labels};
 use crate::state::KubernetesBackend;
 
@@ -27,7 +27,7 @@ pub(crate) async fn run(
 
 /// Returns the pods of the scope with these labels: from the watch if that is current, or by one
 /// list.
-async fn find(backend: &KubernetesBackend, labels: &LabelFilter) -> Result<Vec<Seen>> {
+async fn find(backend: &KubernetesBackend, labels: &LabelFilter) -> Result<Vec<ObservedPod>> {
     let mut found = if backend.pods.is_current() {
         backend.pods.all()
     } else {

@@ -6,7 +6,7 @@
 //! rotated before it was read is reported as `Lost`.
 
 pub(super) mod closing;
-mod ending;
+mod last_line;
 mod raw;
 mod request;
 mod rotation;

@@ -18,13 +18,13 @@ use runtime_cri::{NodeContainer, NodeEngine, PodContainer};
 use runtime_support::{find_source, is_unclear};
 use serde_json::{Value, json};
 
-use crate::client::{Patched, Refused};
+use crate::client::{PatchRetries, Patched};
 use crate::model::container::KubernetesContainer;
 use crate::model::info;
 use crate::model::labels::STOPPED_AT;
 use crate::model::pod::gate::{annotate, millis_now};
 use crate::model::pod::lifecycle::{self, State};
-use crate::model::pod::observed::Seen;
+use crate::model::pod::observed::ObservedPod;
 use crate::ops::logs::closing::{context, until_closed};
 use crate::state::KubernetesBackend;
 
@@ -34,7 +34,7 @@ pub(crate) fn with_logs(backend: &KubernetesBackend) -> Option<&NodeEngine> {
 }
 
 /// Returns the container of a pod for the engine; `None` before the engine has created it.
-fn described(seen: &Seen) -> Option<PodContainer> {
+fn described(seen: &ObservedPod) -> Option<PodContainer> {
     let pod = &*seen.pod;
     let id = pod.container_status()?.container_id.as_deref()?;
     let (_, id) = id.split_once("://")?;
@@ -49,9 +49,13 @@ fn described(seen: &Seen) -> Option<PodContainer> {
 }
 
 /// Returns the container on the engine.
-async fn on(engine: &NodeEngine, operation: Operation, seen: &Seen) -> Result<NodeContainer> {
-    let described = described(seen)
-        .ok_or_else(|| Error::internal("the pod status has no container id"))?;
+async fn on(
+    engine: &NodeEngine,
+    operation: Operation,
+    seen: &ObservedPod,
+) -> Result<NodeContainer> {
+    let described =
+        described(seen).ok_or_else(|| Error::internal("the pod status has no container id"))?;
     engine.container(operation, &described).await
 }
 
@@ -62,9 +66,9 @@ async fn running(
     engine: &NodeEngine,
     operation: Operation,
 ) -> Result<NodeContainer> {
-    let seen = backend.look(container).await?;
+    let seen = backend.current(container).await?;
     match &seen.state {
-        State::Held | State::Pending(_) => Err(Error::new(ErrorKind::NotStarted)),
+        State::Gated | State::Pending(_) => Err(Error::new(ErrorKind::NotStarted)),
         State::Ended(_) | State::Settling => Err(Error::new(ErrorKind::InvalidState)),
         State::Running => on(engine, operation, &seen).await,
     }
@@ -77,7 +81,7 @@ pub(crate) async fn logs(
     engine: &NodeEngine,
     options: LogOptions,
 ) -> Result<LogReader> {
-    let seen = backend.query(Operation::Logs, backend.look(container)).await?;
+    let seen = backend.query(Operation::Logs, backend.current(container)).await?;
     if lifecycle::started_at(&seen.pod).is_some() {
         return backend.query(Operation::Logs, open(engine, &seen, options)).await;
     }
@@ -87,9 +91,9 @@ pub(crate) async fn logs(
     }
     let (task, this, engine) = (Arc::clone(backend), container.clone(), engine.clone());
     let records = futures_util::stream::once(async move {
-        let was_started = |seen: &Seen| lifecycle::started_at(&seen.pod).is_some();
-        let is_over = |seen: &Seen| was_started(seen) || seen.exit().is_some();
-        let seen = task.until(&this, is_over).await?;
+        let was_started = |seen: &ObservedPod| lifecycle::started_at(&seen.pod).is_some();
+        let is_over = |seen: &ObservedPod| was_started(seen) || seen.exit().is_some();
+        let seen = task.wait_until(&this, is_over).await?;
         if was_started(&seen) {
             open(&engine, &seen, options).await
         } else {
@@ -102,7 +106,7 @@ pub(crate) async fn logs(
     Ok(LogReader::new(until_closed(reader, closed, context(container)), after))
 }
 
-async fn open(engine: &NodeEngine, seen: &Seen, options: LogOptions) -> Result<LogReader> {
+async fn open(engine: &NodeEngine, seen: &ObservedPod, options: LogOptions) -> Result<LogReader> {
     on(engine, Operation::Logs, seen).await?.logs(options).await
 }
 
@@ -118,7 +122,7 @@ pub(crate) async fn stats_once(
 /// See [`Runtime::stats`](runtime_core::Runtime::stats).
 pub(crate) async fn stats_of_many(
     engine: &NodeEngine,
-    running: &[Seen],
+    running: &[ObservedPod],
 ) -> Result<Vec<(ContainerId, ContainerStats)>> {
     let mut uids = HashMap::new();
     let mut containers = Vec::with_capacity(running.len());
@@ -147,14 +151,14 @@ pub(crate) async fn stop(
     backend: &KubernetesBackend,
     container: &KubernetesContainer,
     engine: &NodeEngine,
-    seen: &Seen,
+    seen: &ObservedPod,
     grace: Duration,
-    refused: &mut Refused,
+    refused: &mut PatchRetries,
 ) -> Result<Option<StopOutcome>> {
     let inside = on(engine, Operation::Stop, seen).await?;
     if !inside.was_running() {
         // The kubelet has not reported the end yet.
-        return backend.until_ended(container).await.map(StopOutcome::AlreadyExited).map(Some);
+        return backend.wait_ended(container).await.map(StopOutcome::AlreadyExited).map(Some);
     }
     let now = millis_now();
     let patch = [
@@ -181,7 +185,7 @@ pub(crate) async fn stop(
         }
         return Err(error);
     }
-    backend.until_ended(container).await.map(StopOutcome::Stopped).map(Some)
+    backend.wait_ended(container).await.map(StopOutcome::Stopped).map(Some)
 }
 
 /// Returns whether a failed stop has certainly not reached the container.
@@ -216,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stop_that_failed_takes_back_its_own_mark_alone() {
+    fn failed_stop_removes_only_its_own_mark() {
         let path = "/metadata/annotations/container-runtime~1stopped-at";
         let patch = unmarking("u", "1000");
         assert_eq!(patch[0], json!({"op": "test", "path": "/metadata/uid", "value": "u"}));
@@ -225,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn an_engine_that_may_have_stopped_it_keeps_the_mark() {
+    fn unclear_stop_keeps_mark() {
         let away = |kind: io::ErrorKind| {
             Error::new(ErrorKind::Unavailable).with_source(io::Error::from(kind))
         };

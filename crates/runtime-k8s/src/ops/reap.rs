@@ -19,7 +19,7 @@ use crate::model::labels;
 use crate::state::KubernetesBackend;
 
 /// Maximum number of concurrent removals.
-const AT_ONCE: usize = 16;
+const CONCURRENT_REMOVALS_MAX: usize = 16;
 
 /// Removes the containers and the probes of the scope that are old enough.
 pub(crate) async fn run(
@@ -37,7 +37,7 @@ pub(crate) async fn run(
             let container = Handle::new(backend, container);
             (container.remove().await, container)
         })
-        .buffer_unordered(AT_ONCE);
+        .buffer_unordered(CONCURRENT_REMOVALS_MAX);
     while let Some((removed, container)) = removals.next().await {
         let id = container.id().clone();
         match removed {

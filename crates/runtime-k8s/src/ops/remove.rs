@@ -8,9 +8,9 @@ use crate::client::{Deleted, belongings};
 use crate::model::api::Pod;
 use crate::model::container::KubernetesContainer;
 use crate::model::pod::lifecycle::{self, State};
-use crate::model::pod::observed::Seen;
+use crate::model::pod::observed::ObservedPod;
 use crate::state::KubernetesBackend;
-use crate::state::observe::LOOK_AGAIN;
+use crate::state::observe::RECHECK_INTERVAL;
 
 /// How long a removal waits for a node to report a process that it may have started. The node kills
 /// a process that it reports later.
@@ -45,7 +45,7 @@ pub(crate) async fn run(
             _ => {}
         }
     }
-    pods.take_gone(container.uid());
+    pods.mark_gone(container.uid());
     Ok(())
 }
 
@@ -58,18 +58,18 @@ async fn is_reported(
     container: &KubernetesContainer,
     patience: Duration,
 ) -> bool {
-    let reported = |seen: &Seen| {
+    let reported = |seen: &ObservedPod| {
         seen.gone || matches!(seen.state, State::Running) || lifecycle::is_dead(&seen.pod)
     };
-    tokio::time::timeout(patience, backend.until(container, reported)).await.is_ok()
+    tokio::time::timeout(patience, backend.wait_until(container, reported)).await.is_ok()
 }
 
 /// Waits until the pod is gone, or its processes have ended.
 async fn until_dead(backend: &KubernetesBackend, container: &KubernetesContainer) {
     // A lost node will not report the end.
-    let lost = |seen: &Seen| seen.exit().is_some_and(|e| e.reason == ExitReason::NodeLost);
+    let lost = |seen: &ObservedPod| seen.exit().is_some_and(|e| e.reason == ExitReason::NodeLost);
     match backend
-        .until(container, |seen| seen.gone || lifecycle::is_dead(&seen.pod) || lost(seen))
+        .wait_until(container, |seen| seen.gone || lifecycle::is_dead(&seen.pod) || lost(seen))
         .await
     {
         Ok(_) => {}
@@ -81,7 +81,7 @@ async fn until_dead(backend: &KubernetesBackend, container: &KubernetesContainer
                 Err(error) if error.kind() != ErrorKind::NotFound => {}
                 _ => return,
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
+            tokio::time::sleep(RECHECK_INTERVAL).await;
         },
     }
 }

@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use runtime_core::{Error, ErrorKind, Exit, ExitReason, Result, StartOutcome};
 
-use crate::client::{Patched, Refused};
+use crate::client::{PatchRetries, Patched};
 use crate::model::container::KubernetesContainer;
 use crate::model::pod::gate;
 use crate::model::pod::lifecycle::State;
-use crate::model::pod::observed::Seen;
+use crate::model::pod::observed::ObservedPod;
 use crate::state::KubernetesBackend;
 
 /// Starts a container, and waits for its process.
@@ -31,7 +31,7 @@ async fn release(
     container: &KubernetesContainer,
 ) -> Result<StartOutcome> {
     let mut pod = Arc::clone(&container.pod);
-    let mut refused = Refused::default();
+    let mut refused = PatchRetries::default();
     loop {
         let patch = gate::start(&pod);
         match backend.client.patch_pod(container.pod_name(), &patch).await? {
@@ -41,8 +41,8 @@ async fn release(
             }
             // The pod may have been started before.
             Patched::Other(error) => {
-                pod = backend.fresh(container).await?;
-                if !gate::is_held(&pod) {
+                pod = backend.fetch(container).await?;
+                if !gate::is_gated(&pod) {
                     return Ok(StartOutcome::AlreadyStarted);
                 }
                 refused.again(&pod, error)?;
@@ -60,11 +60,12 @@ async fn until_started(
     container: &KubernetesContainer,
     outcome: StartOutcome,
 ) -> Result<StartOutcome> {
-    if outcome == StartOutcome::AlreadyStarted && backend.look(container).await?.exit().is_some() {
+    if outcome == StartOutcome::AlreadyStarted && backend.current(container).await?.exit().is_some()
+    {
         return Ok(outcome);
     }
-    let is_over = |seen: &Seen| matches!(seen.state, State::Running | State::Ended(_));
-    let seen = backend.until(container, is_over).await?;
+    let is_over = |seen: &ObservedPod| matches!(seen.state, State::Running | State::Ended(_));
+    let seen = backend.wait_until(container, is_over).await?;
     match seen.exit() {
         Some(exit) if exit.code.is_none() && !seen.was_started() => Err(failed(exit)),
         _ => Ok(outcome),
@@ -78,10 +79,10 @@ pub(crate) fn not_started_yet(
     error: Error,
 ) -> Error {
     let entry = backend.pods.entry(container.uid());
-    let words = entry.map(|entry| (entry.waits_for(&entry.now()), entry.now()));
-    match words {
-        Some((words, seen)) if matches!(seen.state, State::Pending(_)) => error.with_message(
-            format!("the process has not started yet: {words}; the start continues"),
+    let message = entry.map(|entry| (entry.pending_message(&entry.now()), entry.now()));
+    match message {
+        Some((message, seen)) if matches!(seen.state, State::Pending(_)) => error.with_message(
+            format!("the process has not started yet: {message}; the start continues"),
         ),
         _ => error,
     }
@@ -89,10 +90,10 @@ pub(crate) fn not_started_yet(
 
 /// Returns the error of a start that has ended without a process.
 fn failed(exit: &Exit) -> Error {
-    let words = exit.message.clone().unwrap_or_default();
+    let message = exit.message.clone().unwrap_or_default();
     let error = match exit.reason {
-        ExitReason::StartFailed => start_failed(words),
-        ExitReason::ImagePullFailed => pull_failed(words),
+        ExitReason::StartFailed => start_failed(message),
+        ExitReason::ImagePullFailed => pull_failed(message),
         ExitReason::Removed => Error::new(ErrorKind::NotFound),
         _ => Error::new(ErrorKind::InvalidState)
             .with_message(format!("the container has ended before its process ran: {exit}")),
@@ -101,28 +102,28 @@ fn failed(exit: &Exit) -> Error {
     error.with_retryable(false)
 }
 
-fn start_failed(words: String) -> Error {
-    if words.starts_with("no node accepts it") {
-        return Error::new(ErrorKind::ResourceExhausted).with_message(words);
+fn start_failed(message: String) -> Error {
+    if message.starts_with("no node accepts it") {
+        return Error::new(ErrorKind::ResourceExhausted).with_message(message);
     }
-    let field = if crate::model::api::refuses_source(&words) || words.contains("mounting") {
+    let field = if crate::model::api::refuses_source(&message) || message.contains("mounting") {
         "mounts"
-    } else if words.contains("exec:") || words.contains("executable file not found") {
+    } else if message.contains("exec:") || message.contains("executable file not found") {
         "command"
-    } else if words.contains("chdir to cwd") || words.contains("cwd") {
+    } else if message.contains("chdir to cwd") || message.contains("cwd") {
         "working_dir"
     } else {
-        return Error::new(ErrorKind::InvalidArgument).with_message(words);
+        return Error::new(ErrorKind::InvalidArgument).with_message(message);
     };
-    Error::invalid(field, words)
+    Error::invalid(field, message)
 }
 
 /// Returns the error for a failed pull. The message is that of the node's engine.
-fn pull_failed(words: String) -> Error {
-    let text = words.to_lowercase();
+fn pull_failed(message: String) -> Error {
+    let text = message.to_lowercase();
     let says = |any: &[&str]| any.iter().any(|part| text.contains(part));
     let kind = if says(&["couldn't parse image", "invalid reference format", "invalidimagename"]) {
-        return Error::invalid("image", words);
+        return Error::invalid("image", message);
     } else if says(&[
         "401 unauthorized",
         "unauthorized",
@@ -150,7 +151,7 @@ fn pull_failed(words: String) -> Error {
     } else {
         ErrorKind::Unavailable
     };
-    Error::new(kind).with_message(words)
+    Error::new(kind).with_message(message)
 }
 
 #[cfg(test)]
@@ -158,10 +159,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failed_start_has_the_kind_of_its_reason() {
+    fn failed_start_returns_kind_of_reason() {
         use ErrorKind as K;
         use ExitReason as R;
-        for (reason, words, want) in [
+        for (reason, message, want) in [
             (R::StartFailed, "no node accepts it: 0/1 nodes", (K::ResourceExhausted, None)),
             (
                 R::StartFailed,
@@ -200,12 +201,12 @@ mod tests {
             (R::StoppedByUs, "stopped before its process was started", (K::InvalidState, None)),
             (R::Evicted, "the node was low on memory", (K::InvalidState, None)),
         ] {
-            let error = failed(&Exit::new(reason).with_message(words));
-            assert_eq!((error.kind(), error.field()), want, "{words}");
-            assert!(!error.is_retryable(), "{words}");
-            if !words.is_empty() {
+            let error = failed(&Exit::new(reason).with_message(message));
+            assert_eq!((error.kind(), error.field()), want, "{message}");
+            assert!(!error.is_retryable(), "{message}");
+            if !message.is_empty() {
                 assert!(
-                    error.message().is_some_and(|message| message.contains(words)),
+                    error.message().is_some_and(|message| message.contains(message)),
                     "{error:?}"
                 );
             }

@@ -17,20 +17,20 @@ use runtime_support::backend::ContainerRef as _;
 use tokio::time::MissedTickBehavior;
 
 use crate::BACKEND;
-use crate::client::Call;
+use crate::client::ApiRequest;
 use crate::model::container::KubernetesContainer;
 use crate::model::pod::lifecycle::State;
-use crate::model::pod::observed::Seen;
-use crate::model::stats::{Machine, Measured, cadvisor, percent, summary};
+use crate::model::pod::observed::ObservedPod;
+use crate::model::stats::{Measurement, NodeCapacity, cadvisor, percent, summary};
 use crate::model::{info, labels};
 use crate::options::StatsSource;
 use crate::state::KubernetesBackend;
 
 /// Maximum number of concurrent requests to nodes.
-const AT_ONCE: usize = 8;
+const CONCURRENT_NODES_MAX: usize = 8;
 
 /// Interval of the requests until a new container is measured.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
+const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Measures one container once.
 pub(crate) async fn once(
@@ -50,9 +50,9 @@ async fn until_known(
 ) -> Result<ContainerStats> {
     backend.context.capabilities.require(Capability::StatsMemory)?;
     loop {
-        let seen = backend.look(container).await?;
+        let seen = backend.current(container).await?;
         match &seen.state {
-            State::Held | State::Pending(_) => return Err(Error::new(ErrorKind::NotStarted)),
+            State::Gated | State::Pending(_) => return Err(Error::new(ErrorKind::NotStarted)),
             State::Ended(_) => return Err(Error::new(ErrorKind::InvalidState)),
             State::Running | State::Settling => {}
         }
@@ -61,7 +61,7 @@ async fn until_known(
             return Ok(stats);
         }
         // A new container has no measurement yet.
-        tokio::time::sleep(LOOK_AGAIN).await;
+        tokio::time::sleep(RETRY_INTERVAL).await;
     }
 }
 
@@ -84,7 +84,7 @@ pub(crate) async fn stream(
             tokio::select! {
                 biased;
                 error = backend.closed(Operation::Stats) => return Some((Err(context(error)), None)),
-                ended = backend.until_ended(&container) => {
+                ended = backend.wait_ended(&container) => {
                     return match ended {
                         Err(error) if error.kind() != ErrorKind::NotFound => {
                             Some((Err(context(error)), None))
@@ -122,7 +122,7 @@ pub(crate) async fn of_many(
         return Ok(Vec::new());
     }
     backend.pods.live().await?;
-    let running: Vec<Seen> = containers
+    let running: Vec<ObservedPod> = containers
         .iter()
         .filter_map(|id| Some(backend.pods.entry(id.as_str())?.now()))
         .filter(|seen| seen.state == State::Running)
@@ -131,20 +131,20 @@ pub(crate) async fn of_many(
     if let Some(engine) = &backend.engine {
         return super::node_engine::stats_of_many(engine, &running).await;
     }
-    backend.samples.forget_all_but(|uid| backend.pods.entry(uid).is_some());
+    backend.samples.retain(|uid| backend.pods.entry(uid).is_some());
     measure(backend, &running).await
 }
 
 /// Measures running pods. Pods without a measurement are left out.
 async fn measure(
     backend: &KubernetesBackend,
-    pods: &[Seen],
+    pods: &[ObservedPod],
 ) -> Result<Vec<(ContainerId, ContainerStats)>> {
     if pods.is_empty() {
         return Ok(Vec::new());
     }
-    let mut machines: BTreeMap<String, Machine> = BTreeMap::new();
-    let mut measured: HashMap<String, Measured> = HashMap::new();
+    let mut machines: BTreeMap<String, NodeCapacity> = BTreeMap::new();
+    let mut measured: HashMap<String, Measurement> = HashMap::new();
     if backend.options.stats == StatsSource::NodeProxy {
         let nodes: BTreeSet<String> =
             pods.iter().filter_map(|seen| seen.pod.spec.node_name.clone()).collect();
@@ -155,10 +155,11 @@ async fn measure(
                 (node, answer)
             })
             .collect();
-        let mut answers = futures_util::stream::iter(questions).buffer_unordered(AT_ONCE);
+        let mut answers =
+            futures_util::stream::iter(questions).buffer_unordered(CONCURRENT_NODES_MAX);
         let mut failed = None;
         while let Some((node, answer)) = answers.next().await {
-            backend.samples.note_answer(&node, &answer);
+            backend.samples.record_response(&node, &answer);
             match answer {
                 Ok((machine, found)) => {
                     machines.insert(node, machine);
@@ -190,12 +191,12 @@ async fn measure(
 async fn of_node(
     backend: &KubernetesBackend,
     node: &str,
-) -> Result<(Machine, HashMap<String, Measured>)> {
+) -> Result<(NodeCapacity, HashMap<String, Measurement>)> {
     let client = &backend.client;
     let proxy = format!("/api/v1/nodes/{node}/proxy");
     let (summary, metrics) = futures_util::try_join!(
-        client.bytes(Call::get(format!("{proxy}/stats/summary"))),
-        client.bytes(Call::get(format!("{proxy}/metrics/cadvisor"))),
+        client.bytes(ApiRequest::get(format!("{proxy}/stats/summary"))),
+        client.bytes(ApiRequest::get(format!("{proxy}/metrics/cadvisor"))),
     )?;
     let (machine, blocks) = cadvisor::read(&metrics, client.namespace());
     let mut found = summary::read(&summary)?;
@@ -211,8 +212,8 @@ async fn of_node(
 /// Returns the measurements of the metrics API for all pods of the scope, by their UIDs.
 async fn of_metrics_api(
     backend: &KubernetesBackend,
-    pods: &[Seen],
-) -> Result<HashMap<String, Measured>> {
+    pods: &[ObservedPod],
+) -> Result<HashMap<String, Measurement>> {
     let selector = labels::selector(&backend.options.scope, &LabelFilter::new());
     let call = backend.client.metrics(&selector);
     let found = summary::read_metrics(&backend.client.bytes(call).await?)?;
@@ -229,9 +230,9 @@ async fn of_metrics_api(
 /// Converts a measurement; `None` if it is from before the start of the container.
 fn stats(
     backend: &KubernetesBackend,
-    seen: &Seen,
-    measured: &Measured,
-    machine: Machine,
+    seen: &ObservedPod,
+    measured: &Measurement,
+    machine: NodeCapacity,
 ) -> Option<ContainerStats> {
     let time = measured.time?;
     let memory = measured.memory?;

@@ -17,14 +17,14 @@ use std::time::{Duration, SystemTime};
 use runtime_core::{Capability, Error, ErrorKind, Operation, Result, StopOptions, StopOutcome};
 use serde_json::{Value, json};
 
-use crate::client::{Patched, Refused};
+use crate::client::{PatchRetries, Patched};
 use crate::error::is_policy;
 use crate::model::api::Pod;
 use crate::model::container::KubernetesContainer;
 use crate::model::labels::{STOPPED_AT, STOPPED_IMAGE, VERDICT};
 use crate::model::pod::gate::{annotate, millis_now};
 use crate::model::pod::lifecycle::{self, State};
-use crate::model::pod::observed::Seen;
+use crate::model::pod::observed::ObservedPod;
 use crate::options::StopMethod;
 use crate::state::KubernetesBackend;
 
@@ -77,7 +77,7 @@ fn image(pod: &Pod) -> &str {
 
 impl KubernetesBackend {
     /// Returns the change that stops this pod, or `None` if the pod already has it.
-    fn stopping_change(&self, seen: &Seen) -> Option<Change> {
+    fn stopping_change(&self, seen: &ObservedPod) -> Option<Change> {
         let pod = &*seen.pod;
         let has_image = image(pod) == STOPPED_IMAGE;
         let keeps_code = self.server.deadline_keeps_code();
@@ -111,7 +111,7 @@ impl KubernetesBackend {
 
     /// Records that a policy of the cluster has refused a change. Returns an error if there is no
     /// other change.
-    fn change_refused(&self, seen: &Seen, change: Change, error: Error) -> Result<()> {
+    fn change_refused(&self, seen: &ObservedPod, change: Change, error: Error) -> Result<()> {
         let has_other = match (change, &seen.state) {
             (Change::Deadline, _) => false,
             // With the deadline alone the process could run on a later node.
@@ -188,9 +188,9 @@ fn not_stopped_yet(
     let seen = entry.now();
     match seen.state {
         State::Pending(_) if seen.is_stopping() && seen.pod.spec.node_name.is_some() => {
-            let words = entry.waits_for(&seen);
+            let message = entry.pending_message(&seen);
             error.with_message(format!(
-                "the node has not processed the stop yet: {words}; the stop continues, and `remove` \
+                "the node has not processed the stop yet: {message}; the stop continues, and `remove` \
                  ends the container at once"
             ))
         }
@@ -204,20 +204,20 @@ async fn until_stopped(
     grace: Duration,
 ) -> Result<StopOutcome> {
     let uid = container.uid();
-    let mut refused = Refused::default();
+    let mut refused = PatchRetries::default();
     // Whether this stop has made its change.
     let mut stopped = false;
     loop {
         let seen = backend.entry(uid, container.pod_name()).await?.now();
         match seen.state {
-            State::Held => return Ok(StopOutcome::NotStarted),
+            State::Gated => return Ok(StopOutcome::NotStarted),
             State::Ended(exit) if stopped => {
-                give_back(backend, container, &seen.pod).await;
+                release_reservation(backend, container, &seen.pod).await;
                 return Ok(StopOutcome::Stopped(exit));
             }
             State::Ended(exit) => return Ok(StopOutcome::AlreadyExited(exit)),
             State::Settling => {
-                let exit = backend.until_ended(container).await?;
+                let exit = backend.wait_ended(container).await?;
                 return Ok(match stopped {
                     true => StopOutcome::Stopped(exit),
                     false => StopOutcome::AlreadyExited(exit),
@@ -274,21 +274,25 @@ async fn until_stopped(
         let was_pending = matches!(seen.state, State::Pending(_));
         let version = seen.pod.metadata.resource_version.clone();
         let now = backend
-            .until(container, |now| {
+            .wait_until(container, |now| {
                 now.exit().is_some() || was_pending && now.pod.metadata.resource_version != version
             })
             .await;
         match now {
             // The loop continues with the new state.
             Ok(_) => {}
-            Err(_) => return backend.until_ended(container).await.map(StopOutcome::Stopped),
+            Err(_) => return backend.wait_ended(container).await.map(StopOutcome::Stopped),
         }
     }
 }
 
 /// Adds a deadline to a stopped pod that never ran and has none, so that the node releases its
 /// reservation. It was not added before, because it would have lost an exit code.
-async fn give_back(backend: &KubernetesBackend, container: &KubernetesContainer, pod: &Pod) {
+async fn release_reservation(
+    backend: &KubernetesBackend,
+    container: &KubernetesContainer,
+    pod: &Pod,
+) {
     let is_waiting = pod.status.phase == "Pending" && pod.spec.node_name.is_some();
     if !is_waiting || pod.spec.active_deadline_seconds.is_some() {
         return;
@@ -310,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_is_for_one_pod_in_one_state() {
+    fn stop_patch_tests_uid_and_phase() {
         let pod = pod(json!({
             "metadata": {"uid": "u"},
             "spec": {"nodeName": "n", "containers": [

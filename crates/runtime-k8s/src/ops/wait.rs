@@ -10,5 +10,5 @@ pub(crate) async fn run(
     backend: &KubernetesBackend,
     container: &KubernetesContainer,
 ) -> Result<Exit> {
-    backend.until_ended_whatever_comes(container).await
+    backend.wait_ended_with_retries(container).await
 }

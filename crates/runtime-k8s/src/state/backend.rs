@@ -14,7 +14,7 @@ use super::samples::Samples;
 use crate::BACKEND;
 use crate::client::Client;
 use crate::model::capabilities::Server;
-use crate::model::pod::gate::Hold;
+use crate::model::pod::gate::StartGate;
 use crate::options::KubernetesOptions;
 
 /// The connection to a cluster, and what it remembers between calls.
@@ -71,10 +71,10 @@ impl KubernetesBackend {
         }
     }
 
-    /// Returns the hold that a new pod gets.
-    pub(crate) fn hold(&self) -> Hold {
+    /// Returns the gate of a new pod.
+    pub(crate) fn start_gate(&self) -> StartGate {
         let has_gates = self.server.has_gates() && !self.gates_dropped.load(Ordering::Relaxed);
-        if has_gates { Hold::Gate } else { Hold::Affinity }
+        if has_gates { StartGate::SchedulingGate } else { StartGate::Affinity }
     }
 
     /// Remembers that the cluster drops gates.
@@ -127,7 +127,7 @@ impl KubernetesBackend {
         if error.kind() != ErrorKind::Timeout {
             return error;
         }
-        let why = self.pods.why_away().or_else(|| self.client.throttled_since(begun));
+        let why = self.pods.unavailable_reason().or_else(|| self.client.throttled_since(begun));
         match (why, error.operation()) {
             (Some(why), Some(operation)) => why.during(operation),
             (Some(why), None) => why,

@@ -21,116 +21,119 @@ use crate::error::is_policy;
 use crate::model::api::{ClusterEvent, Pod, refuses_source};
 use crate::model::info;
 use crate::model::labels::{STOPPED_IMAGE, VERDICT};
-use crate::model::pod::budget::{FIRST_LOOK, due, placed_at, spent};
+use crate::model::pod::budget::{EVENT_CHECK_INTERVAL_MIN, due, placed_at, spent};
 use crate::model::pod::gate::annotate;
-use crate::model::pod::lifecycle::{self, State, Trouble, node_lost};
-use crate::model::pod::observed::Seen;
+use crate::model::pod::lifecycle::{self, PendingReason, State, node_lost};
+use crate::model::pod::observed::ObservedPod;
 
 /// Maximum interval between two checks of the events of one pod.
-const RAREST_LOOK: Duration = Duration::from_secs(60);
+const EVENT_CHECK_INTERVAL_MAX: Duration = Duration::from_secs(60);
 
 impl KubernetesBackend {
     /// Evaluates a pod whose budget is due, and marks it as failed if the budget is spent. Returns
     /// the time of the next evaluation if the pod does not change before.
-    pub(crate) async fn judge(&self, entry: &Entry) -> Result<Option<Instant>> {
+    pub(crate) async fn evaluate(&self, entry: &Entry) -> Result<Option<Instant>> {
         // One of several waiters evaluates the pod; the others use its result.
-        let mut judging = entry.judging.lock().await;
+        let mut evaluation = entry.evaluation.lock().await;
         let seen = entry.now();
         let options = &self.options;
         let Some(due) = due(&seen, options) else { return Ok(None) };
         let now = Instant::now();
-        if let Some(next) = judging.next.filter(|next| *next > now) {
+        if let Some(next) = evaluation.next.filter(|next| *next > now) {
             return Ok(Some(next));
         }
         if due > now {
             return Ok(Some(due));
         }
-        let trouble = match &seen.state {
+        let reason = match &seen.state {
             State::Running => {
                 let node = seen.pod.spec.node_name.as_deref().unwrap_or_default();
-                self.pronounce(&seen, &node_lost(node)).await?;
+                self.mark_failed(&seen, &node_lost(node)).await?;
                 return Ok(None);
             }
-            State::Pending(trouble) => trouble,
+            State::Pending(reason) => reason,
             _ => return Ok(None),
         };
-        let exit = match trouble {
-            Trouble::Final { reason, message } => Exit::new(*reason).with_message(message.clone()),
-            Trouble::Pull(message) => {
+        let exit = match reason {
+            PendingReason::Final { reason, message } => {
+                Exit::new(*reason).with_message(message.clone())
+            }
+            PendingReason::Pull(message) => {
                 let events = self.events_of(&seen).await?;
                 if let Some(next) = fails_within(&events, &seen, options.pull_budget) {
-                    judging.next = Some(next);
+                    evaluation.next = Some(next);
                     return Ok(Some(next));
                 }
                 Exit::new(ExitReason::ImagePullFailed)
-                    .with_message(words_of_registry(&events, message))
+                    .with_message(registry_message(&events, message))
             }
-            Trouble::Unschedulable(_) => {
-                Exit::new(ExitReason::StartFailed).with_message(seen.waits_for())
+            PendingReason::Unschedulable(_) => {
+                Exit::new(ExitReason::StartFailed).with_message(seen.pending_message())
             }
-            Trouble::Start(message) => {
+            PendingReason::Start(message) => {
                 let events = self.events_of(&seen).await?;
                 if let Some(next) = fails_within(&events, &seen, options.start_budget) {
-                    judging.next = Some(next);
+                    evaluation.next = Some(next);
                     return Ok(Some(next));
                 }
                 Exit::new(ExitReason::StartFailed).with_message(message.clone())
             }
-            Trouble::None if seen.pod.spec.node_name.is_none() => {
-                Exit::new(ExitReason::StartFailed).with_message(seen.waits_for())
+            PendingReason::None if seen.pod.spec.node_name.is_none() => {
+                Exit::new(ExitReason::StartFailed).with_message(seen.pending_message())
             }
-            Trouble::None => {
+            PendingReason::None => {
                 let events = self.events_of(&seen).await?;
                 let long = spent(placed_at(&seen.pod), seen.pending_since, options.start_budget);
                 match failure(&events, long <= now) {
-                    Some(words) => Exit::new(ExitReason::StartFailed).with_message(words),
+                    Some(text) => Exit::new(ExitReason::StartFailed).with_message(text),
                     None => {
-                        if let Some(words) = progress(&events) {
-                            entry.progress(words);
+                        if let Some(text) = progress(&events) {
+                            entry.set_progress(text);
                         }
-                        let delay =
-                            FIRST_LOOK.saturating_mul(1 << judging.looks.min(10)).min(RAREST_LOOK);
-                        judging.looks += 1;
+                        let delay = EVENT_CHECK_INTERVAL_MIN
+                            .saturating_mul(1 << evaluation.looks.min(10))
+                            .min(EVENT_CHECK_INTERVAL_MAX);
+                        evaluation.looks += 1;
                         let next = now + delay;
-                        judging.next = Some(next);
+                        evaluation.next = Some(next);
                         return Ok(Some(next));
                     }
                 }
             }
         };
-        self.pronounce(&seen, &exit).await?;
+        self.mark_failed(&seen, &exit).await?;
         Ok(None)
     }
 
     /// Evaluates a pod if its budget is due, for callers that do not wait on the watch. Returns
     /// whether it was due.
-    pub(crate) async fn judge_if_due(&self, seen: &Seen) -> Result<bool> {
+    pub(crate) async fn evaluate_if_due(&self, seen: &ObservedPod) -> Result<bool> {
         if due(seen, &self.options).is_none_or(|due| due > Instant::now()) {
             return Ok(false);
         }
         let meta = &seen.pod.metadata;
         let entry = self.entry(&meta.uid, &meta.name).await?;
-        self.judge(&entry).await?;
+        self.evaluate(&entry).await?;
         Ok(true)
     }
 
     /// Evaluates all pods with these labels whose budgets are due, for callers that wait for any of
     /// them.
-    pub(crate) async fn judge_overdue(&self, labels: &LabelFilter) {
+    pub(crate) async fn evaluate_overdue(&self, labels: &LabelFilter) {
         let now = Instant::now();
-        let is_overdue = |seen: &Seen| {
+        let is_overdue = |seen: &ObservedPod| {
             due(seen, &self.options).is_some_and(|due| due <= now)
                 && info::has_labels(&seen.pod, labels)
         };
-        for entry in self.pods.those(is_overdue) {
-            if let Err(error) = self.judge(&entry).await {
+        for entry in self.pods.matching(is_overdue) {
+            if let Err(error) = self.evaluate(&entry).await {
                 tracing::debug!(%error, "failed to evaluate a budget");
             }
         }
     }
 
     /// Writes the exit to the pod, and prevents the pod from running.
-    pub(crate) async fn pronounce(&self, seen: &Seen, exit: &Exit) -> Result<()> {
+    pub(crate) async fn mark_failed(&self, seen: &ObservedPod, exit: &Exit) -> Result<()> {
         let pod = &*seen.pod;
         let (uid, name) = (&pod.metadata.uid, &pod.metadata.name);
         let verdict =
@@ -166,7 +169,7 @@ impl KubernetesBackend {
     }
 
     /// Returns the events of a pod; none if the caller may not read events.
-    async fn events_of(&self, seen: &Seen) -> Result<Vec<ClusterEvent>> {
+    async fn events_of(&self, seen: &ObservedPod) -> Result<Vec<ClusterEvent>> {
         match self.client.events_of(&seen.pod.metadata).await {
             Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(Vec::new()),
             events => events,
@@ -202,24 +205,24 @@ fn end(pod: &Pod, verdict: &str) -> Vec<Value> {
 
 /// Returns the message of the registry about a failed pull. Between two attempts only the events
 /// have it.
-fn words_of_registry(events: &[ClusterEvent], message: &str) -> String {
+fn registry_message(events: &[ClusterEvent], message: &str) -> String {
     if !(message.is_empty() || message.starts_with("Back-off pulling image")) {
         return message.to_owned();
     }
-    let words = events.iter().rev().find_map(|event| {
-        let words = event.message.as_deref()?;
-        let is_pull = words.starts_with("Failed to pull image");
-        (event.reason.as_deref() == Some("Failed") && is_pull).then(|| words.to_owned())
+    let text = events.iter().rev().find_map(|event| {
+        let text = event.message.as_deref()?;
+        let is_pull = text.starts_with("Failed to pull image");
+        (event.reason.as_deref() == Some("Failed") && is_pull).then(|| text.to_owned())
     });
-    words.unwrap_or_else(|| message.to_owned())
+    text.unwrap_or_else(|| message.to_owned())
 }
 
 /// Returns the end of the budget of a failure, if it is in the future. The failures may have begun
 /// long after the start: the pull of a large image may fail after minutes.
-fn fails_within(events: &[ClusterEvent], seen: &Seen, budget: Duration) -> Option<Instant> {
+fn fails_within(events: &[ClusterEvent], seen: &ObservedPod, budget: Duration) -> Option<Instant> {
     let failures = events.iter().filter(|event| event.reason.as_deref() == Some("Failed"));
     let first = failures.filter_map(ClusterEvent::first).min()?;
-    let end = spent(Some(first), seen.trouble.as_ref().map(|(_, since)| *since), budget);
+    let end = spent(Some(first), seen.pending_reason.as_ref().map(|(_, since)| *since), budget);
     (end > Instant::now()).then_some(end)
 }
 
@@ -231,9 +234,9 @@ fn failure(events: &[ClusterEvent], long: bool) -> Option<String> {
     };
     let well = events.iter().filter(went_well).filter_map(ClusterEvent::last).max();
     events.iter().rev().find_map(|event| {
-        let words = event.message.as_deref()?;
+        let text = event.message.as_deref()?;
         let counts = match event.reason.as_deref()? {
-            "FailedMount" => long || refuses_source(words),
+            "FailedMount" => long || refuses_source(text),
             "FailedCreatePodSandBox"
             | "FailedCreatePodContainer"
             | "FailedAttachVolume"
@@ -241,14 +244,14 @@ fn failure(events: &[ClusterEvent], long: bool) -> Option<String> {
             _ => false,
         };
         let has_passed = matches!((event.last(), well), (Some(last), Some(well)) if last <= well);
-        (counts && !has_passed).then(|| words.to_owned())
+        (counts && !has_passed).then(|| text.to_owned())
     })
 }
 
 /// Returns the latest message of the node about a pod whose status shows nothing.
 fn progress(events: &[ClusterEvent]) -> Option<String> {
     let told = |event: &&ClusterEvent| event.reason.as_deref() != Some("Scheduled");
-    events.iter().rev().find(told)?.message.clone().filter(|words| !words.is_empty())
+    events.iter().rev().find(told)?.message.clone().filter(|text| !text.is_empty())
 }
 
 #[cfg(test)]
@@ -266,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_verdict_ends_a_pod_that_has_no_node_yet() {
+    fn verdict_patch_ends_pod_without_node() {
         let pod: Pod = serde_json::from_value(json!({
             "metadata": {"uid": "u"},
             "spec": {"containers": [
@@ -286,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn events_tell_what_the_pod_does_not() {
+    fn failure_is_read_from_events() {
         let check = event("FailedMount", "hostPath type check failed: /x is not a directory");
         let missing = event("FailedMount", "MountVolume.SetUp failed: hostPath /x doesn't exist");
         assert_eq!(failure(std::slice::from_ref(&missing), false), missing.message);
@@ -306,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn failure_that_has_passed_does_not_count() {
+    fn transient_failure_is_ignored_after_progress() {
         let mount = || event("FailedMount", "the volume is not there yet");
         let pulling = || event("Pulling", "Pulling image \"large\"");
         assert_eq!(failure(&[at(mount(), 1), at(pulling(), 5)], true), None);
@@ -316,7 +319,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn budget_of_failures_counts_from_the_first_of_them() {
+    async fn failure_budget_counts_from_first_failure() {
         let pod: Pod = serde_json::from_value(json!({
             "metadata": {"name": "p", "uid": "u", "labels": {crate::model::labels::RELEASED: "n"}},
             "spec": {"nodeName": "n", "containers": [{"name": "main", "image": "busybox"}]},
@@ -324,7 +327,7 @@ mod tests {
                 {"name": "main", "state": {"waiting": {"reason": "ErrImagePull", "message": "no"}}}]},
         }))
         .unwrap();
-        let seen = Seen::first(pod);
+        let seen = ObservedPod::first(pod);
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
         let budget = Duration::from_secs(60);
         let failed = |ago| at(event("Failed", "Failed to pull image"), now - ago);

@@ -1,4 +1,4 @@
-//! Health of nodes.
+//! NodeHealth of nodes.
 //!
 //! This requires the right to read nodes, which a role in a namespace cannot grant. Without it the
 //! health is unknown, and a pod that has vanished was removed.
@@ -15,20 +15,20 @@ use crate::client::Client;
 use crate::model::api::Node;
 
 /// How long the health of a node is cached.
-const FRESH: Duration = Duration::from_secs(5);
+const HEALTH_TTL: Duration = Duration::from_secs(5);
 /// Timeout of a request.
-const DEADLINE: Duration = Duration::from_secs(3);
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The cached health of nodes.
 #[derive(Debug)]
 pub(crate) struct Nodes {
     client: Client,
     refused: AtomicBool,
-    known: Mutex<HashMap<String, (Health, Instant)>>,
+    known: Mutex<HashMap<String, (NodeHealth, Instant)>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Health {
+pub(crate) enum NodeHealth {
     /// The node reports its status.
     Well,
     /// The node is gone, or has stopped to report.
@@ -43,26 +43,26 @@ impl Nodes {
     }
 
     /// Returns the health of a node, cached for some seconds.
-    pub(crate) async fn health(&self, name: &str) -> Health {
+    pub(crate) async fn health(&self, name: &str) -> NodeHealth {
         if self.refused.load(Ordering::Relaxed) {
-            return Health::Unknown;
+            return NodeHealth::Unknown;
         }
         let mut known = self.known.lock().await;
         if let Some((health, at)) = known.get(name)
-            && at.elapsed() < FRESH
+            && at.elapsed() < HEALTH_TTL
         {
             return *health;
         }
-        let health = match tokio::time::timeout(DEADLINE, self.client.node(name)).await {
+        let health = match tokio::time::timeout(HEALTH_TIMEOUT, self.client.node(name)).await {
             Ok(Ok(node)) => health_of(&node),
-            Ok(Err(error)) if error.kind() == ErrorKind::NotFound => Health::Lost,
+            Ok(Err(error)) if error.kind() == ErrorKind::NotFound => NodeHealth::Lost,
             Ok(Err(error)) => {
                 if error.kind() == ErrorKind::PermissionDenied {
                     self.refused.store(true, Ordering::Relaxed);
                 }
-                Health::Unknown
+                NodeHealth::Unknown
             }
-            Err(_) => Health::Unknown,
+            Err(_) => NodeHealth::Unknown,
         };
         known.insert(name.to_owned(), (health, Instant::now()));
         health
@@ -71,11 +71,11 @@ impl Nodes {
 
 /// Returns the health from the status of a node. A node that reports not to be ready is healthy in
 /// this sense; a silent node has the status Unknown.
-fn health_of(node: &Node) -> Health {
+fn health_of(node: &Node) -> NodeHealth {
     match node.status.conditions.iter().find(|condition| condition.kind == "Ready") {
-        Some(ready) if ready.status == "Unknown" => Health::Lost,
-        Some(_) => Health::Well,
-        None => Health::Unknown,
+        Some(ready) if ready.status == "Unknown" => NodeHealth::Lost,
+        Some(_) => NodeHealth::Well,
+        None => NodeHealth::Unknown,
     }
 }
 
@@ -85,9 +85,9 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_node_that_reports_is_there() {
+    fn reporting_node_is_well() {
         for (status, health) in
-            [("True", Health::Well), ("False", Health::Well), ("Unknown", Health::Lost)]
+            [("True", NodeHealth::Well), ("False", NodeHealth::Well), ("Unknown", NodeHealth::Lost)]
         {
             let node: Node = serde_json::from_value(json!({
                 "status": {"conditions": [{"type": "MemoryPressure", "status": "False"},
@@ -96,6 +96,6 @@ mod tests {
             .unwrap();
             assert_eq!(health_of(&node), health);
         }
-        assert_eq!(health_of(&Node::default()), Health::Unknown);
+        assert_eq!(health_of(&Node::default()), NodeHealth::Unknown);
     }
 }

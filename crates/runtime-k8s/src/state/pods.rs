@@ -5,8 +5,8 @@
 //! server it resumes from the last version, and lists again if the server does not have that
 //! version any more.
 
-mod current;
 mod ends;
+mod freshness;
 mod poll;
 #[cfg(test)]
 mod recordings;
@@ -28,30 +28,30 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 use crate::client::Client;
 use crate::model::api::{Pod, WatchLine};
 use crate::model::labels;
-use crate::model::pod::observed::Seen;
+use crate::model::pod::observed::ObservedPod;
 use crate::state::nodes::Nodes;
 
-use current::Currency;
+use freshness::Freshness;
 use removals::Removals;
 pub(crate) use store::Entry;
-use store::{Listener, MOST_WAITING_EVENTS, Store};
+use store::{EVENT_CHANNEL_CAPACITY, Listener, Store};
 
 /// How long a server may refuse the credentials before the watch fails. A token may have expired
 /// and be renewed soon, and a server that has just started has not read the roles yet.
-const PATIENCE_WITH_REFUSALS: Duration = Duration::from_secs(75);
+const UNAUTHENTICATED_LIMIT: Duration = Duration::from_secs(75);
 
 /// How long a right may be missing that was granted before, for example while a role is being
 /// replaced.
-const PATIENCE_WITHOUT_RIGHT: Duration = Duration::from_secs(10);
+const PERMISSION_DENIED_LIMIT: Duration = Duration::from_secs(10);
 
 /// Minimum interval between watches that end at once.
-const SHORTEST_WATCH: Duration = Duration::from_millis(250);
+const WATCH_INTERVAL_MIN: Duration = Duration::from_millis(250);
 
 /// After a watch of this length an expired version is normal and resets the backoff.
-const LONG_WATCH: Duration = Duration::from_secs(60);
+const WATCH_BACKOFF_RESET_AFTER: Duration = Duration::from_secs(60);
 
 /// Interval of the checks for a watch that is behind, and for unclear ends.
-const CHECK: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The watch and the state of its pods.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ struct Inner {
     nodes: Nodes,
     store: Mutex<Store>,
     condition: watch::Sender<Condition>,
-    currency: Currency,
+    freshness: Freshness,
     removals: Removals,
 }
 
@@ -99,7 +99,7 @@ impl Pods {
             selector,
             store: Mutex::default(),
             condition: watch::Sender::new(Condition::Idle),
-            currency: Currency::default(),
+            freshness: Freshness::default(),
             removals: Removals::default(),
         };
         Self { inner: Arc::new(inner), task: Mutex::default() }
@@ -145,7 +145,7 @@ impl Pods {
     }
 
     /// Returns the reason why the watch is not live, if it is known.
-    pub(crate) fn why_away(&self) -> Option<Error> {
+    pub(crate) fn unavailable_reason(&self) -> Option<Error> {
         match &*self.inner.condition.borrow() {
             Condition::Away(error) => error.clone(),
             Condition::Failed(error) => Some(error.clone()),
@@ -169,7 +169,7 @@ impl Pods {
     /// Returns whether the state is that of the server, or was a few seconds ago.
     pub(crate) fn is_current(&self) -> bool {
         matches!(*self.inner.condition.borrow(), Condition::Live)
-            && self.inner.currency.is_current()
+            && self.inner.freshness.is_current()
     }
 
     /// Returns a pod of the scope.
@@ -183,8 +183,8 @@ impl Pods {
     }
 
     /// Returns all pods of the scope.
-    pub(crate) fn all(&self) -> Vec<Seen> {
-        let seen: Vec<Seen> =
+    pub(crate) fn all(&self) -> Vec<ObservedPod> {
+        let seen: Vec<ObservedPod> =
             self.inner.store().entries.values().map(|entry| entry.now()).collect();
         seen.into_iter().filter(|seen| !self.is_gone(&seen.pod.metadata.uid)).collect()
     }
@@ -195,9 +195,9 @@ impl Pods {
     }
 
     /// Returns the pods of the scope that match a predicate.
-    pub(crate) fn those(&self, hold: impl Fn(&Seen) -> bool) -> Vec<Arc<Entry>> {
+    pub(crate) fn matching(&self, predicate: impl Fn(&ObservedPod) -> bool) -> Vec<Arc<Entry>> {
         let store = self.inner.store();
-        store.entries.values().filter(|entry| entry.is(&hold)).cloned().collect()
+        store.entries.values().filter(|entry| entry.matches(&predicate)).cloned().collect()
     }
 
     /// Updates the state with a pod that the server has returned. The watch has to reach its
@@ -206,7 +206,7 @@ impl Pods {
         if matches!(*self.inner.condition.borrow(), Condition::Idle) {
             return;
         }
-        self.inner.currency.expect(pod.version());
+        self.inner.freshness.expect(pod.version());
         // A removal is reported after its explanation.
         if !self.inner.removals.contains(&pod.metadata.uid) {
             self.inner.store().see(pod);
@@ -214,15 +214,15 @@ impl Pods {
     }
 
     /// Updates the state with a pod that the server has returned, and returns the observed pod.
-    pub(crate) fn seen(&self, pod: Pod) -> Seen {
+    pub(crate) fn seen(&self, pod: Pod) -> ObservedPod {
         self.take(pod.clone());
         // Earlier observations have more than the pod alone.
         let entry = self.entry(&pod.metadata.uid);
-        entry.map_or_else(|| Seen::first(pod), |entry| entry.now())
+        entry.map_or_else(|| ObservedPod::first(pod), |entry| entry.now())
     }
 
     /// Records that a pod is gone, because the server has reported it.
-    pub(crate) fn take_gone(&self, uid: &str) {
+    pub(crate) fn mark_gone(&self, uid: &str) {
         if !matches!(*self.inner.condition.borrow(), Condition::Idle) {
             self.inner.removals.forget(uid);
             self.inner.store().gone(uid, None, None);
@@ -231,7 +231,7 @@ impl Pods {
 
     /// Returns a channel with the events of the containers with these labels, from now on.
     pub(crate) fn listen(&self, labels: LabelFilter) -> mpsc::Receiver<Result<Event>> {
-        let (sender, receiver) = mpsc::channel(MOST_WAITING_EVENTS);
+        let (sender, receiver) = mpsc::channel(EVENT_CHANNEL_CAPACITY);
         self.inner.store().listeners.push(Listener { labels, sender });
         receiver
     }
@@ -246,7 +246,7 @@ impl Inner {
         let error = tokio::select! {
             error = self.watch() => error,
             never = self.report_removals() => match never {},
-            never = self.clear_up_again_and_again() => match never {},
+            never = self.clear_up_periodically() => match never {},
         };
         self.removals.clear();
         // Later calls return this error.
@@ -262,18 +262,18 @@ impl Inner {
 
     /// Watches until the server refuses permanently.
     async fn watch(&self) -> Error {
-        let mut patience = Patience::default();
+        let mut retry_policy = RetryPolicy::default();
         let mut forgotten = Backoff::default();
         loop {
             let sent = Instant::now();
             let version = match self.client.list_pods(&self.selector).await {
                 Ok((pods, version)) => {
-                    self.currency.listed(sent, &version);
+                    self.freshness.listed(sent, &version);
                     self.removals.clear();
                     self.store().reset(pods, version.parse().ok());
                     version
                 }
-                Err(error) => match patience.with(error) {
+                Err(error) => match retry_policy.with(error) {
                     Ok((error, delay)) => {
                         self.away(error);
                         tokio::time::sleep(delay).await;
@@ -282,15 +282,15 @@ impl Inner {
                     Err(error) => return error,
                 },
             };
-            patience.has_been_live = true;
+            retry_policy.has_been_live = true;
             self.condition.send_replace(Condition::Live);
             let begun = Instant::now();
-            if let Err(error) = self.go_on(version, &mut patience).await {
+            if let Err(error) = self.follow(version, &mut retry_policy).await {
                 return error;
             }
             // The backoff limits the requests to a server that does not have the version of its own
             // list.
-            if begun.elapsed() >= LONG_WATCH {
+            if begun.elapsed() >= WATCH_BACKOFF_RESET_AFTER {
                 forgotten.reset();
             }
             tokio::time::sleep(forgotten.delay()).await;
@@ -298,24 +298,24 @@ impl Inner {
     }
 
     /// Watches from a version on, until a new list is required.
-    async fn go_on(&self, mut version: String, patience: &mut Patience) -> Result<()> {
+    async fn follow(&self, mut version: String, retry_policy: &mut RetryPolicy) -> Result<()> {
         let mut opened = Instant::now();
         loop {
             let failed = match self.client.watch_pods(&self.selector, &version).await {
                 Ok(watch) => {
                     opened = Instant::now();
-                    patience.good();
-                    self.currency.opened(watch.heard());
+                    retry_policy.good();
+                    self.freshness.opened(watch.liveness());
                     self.condition.send_replace(Condition::Live);
                     let failed = self.read(watch, &mut version).await;
-                    self.currency.closed();
+                    self.freshness.closed();
                     failed
                 }
                 Err(error) => Some(error),
             };
             let Some(error) = failed else {
                 // A watch is reopened at once, unless it has ended soon after it was opened.
-                tokio::time::sleep(SHORTEST_WATCH.saturating_sub(opened.elapsed())).await;
+                tokio::time::sleep(WATCH_INTERVAL_MIN.saturating_sub(opened.elapsed())).await;
                 continue;
             };
             if error.kind() == ErrorKind::Lost {
@@ -331,7 +331,7 @@ impl Inner {
                 }
                 error => error,
             };
-            let (error, delay) = patience.with(error)?;
+            let (error, delay) = retry_policy.with(error)?;
             self.away(error);
             tokio::time::sleep(delay).await;
         }
@@ -349,12 +349,12 @@ impl Inner {
         mut watch: crate::client::watch::Watch,
         version: &mut String,
     ) -> Option<Error> {
-        let mut check = interval(CHECK);
+        let mut check = interval(CHECK_INTERVAL);
         loop {
             let line = tokio::select! {
                 line = watch.next() => line,
                 _ = check.tick() => {
-                    if self.currency.is_behind() {
+                    if self.freshness.is_behind() {
                         tracing::debug!("the watch is behind another response of the server");
                         return None;
                     }
@@ -362,10 +362,10 @@ impl Inner {
                 }
             };
             let (pod, is_gone) = match line {
-                Ok(Some(WatchLine::Seen(pod))) => (pod, false),
+                Ok(Some(WatchLine::Changed(pod))) => (pod, false),
                 Ok(Some(WatchLine::Deleted(pod))) => (pod, true),
                 Ok(Some(WatchLine::Bookmark(at))) => {
-                    self.currency.line(&at);
+                    self.freshness.line(&at);
                     *version = at;
                     continue;
                 }
@@ -377,7 +377,7 @@ impl Inner {
                 Err(error) => return Some(error),
             };
             version.clone_from(&pod.metadata.resource_version);
-            self.currency.line(version);
+            self.freshness.line(version);
             self.take(pod, is_gone);
         }
     }
@@ -401,8 +401,8 @@ impl Inner {
         }
     }
 
-    async fn clear_up_again_and_again(&self) -> Infallible {
-        let mut check = interval(CHECK);
+    async fn clear_up_periodically(&self) -> Infallible {
+        let mut check = interval(CHECK_INTERVAL);
         loop {
             check.tick().await;
             if !self.store().unclear.is_empty() {
@@ -420,13 +420,13 @@ fn interval(period: Duration) -> Interval {
 
 /// Backoff after errors, and the limits after which an error is final.
 #[derive(Debug, Default)]
-struct Patience {
+struct RetryPolicy {
     backoff: Backoff,
     refused_since: Option<Instant>,
     has_been_live: bool,
 }
 
-impl Patience {
+impl RetryPolicy {
     fn good(&mut self) {
         self.backoff.reset();
         self.refused_since = None;
@@ -438,11 +438,11 @@ impl Patience {
             ErrorKind::Unauthenticated | ErrorKind::PermissionDenied => {
                 let since = *self.refused_since.get_or_insert_with(Instant::now);
                 // A token may be renewed soon, but a missing right usually stays missing.
-                let patience = match error.kind() {
-                    ErrorKind::PermissionDenied => PATIENCE_WITHOUT_RIGHT,
-                    _ => PATIENCE_WITH_REFUSALS,
+                let limit = match error.kind() {
+                    ErrorKind::PermissionDenied => PERMISSION_DENIED_LIMIT,
+                    _ => UNAUTHENTICATED_LIMIT,
                 };
-                if !self.has_been_live || since.elapsed() >= patience {
+                if !self.has_been_live || since.elapsed() >= limit {
                     return Err(error);
                 }
             }

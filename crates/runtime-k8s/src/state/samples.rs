@@ -7,10 +7,10 @@ use std::time::{Duration, SystemTime};
 use runtime_core::Result;
 
 /// Maximum age of a sample. The container of an older one has probably ended.
-const OLD: Duration = Duration::from_secs(3600);
+const SAMPLE_AGE_MAX: Duration = Duration::from_secs(3600);
 
 /// Number of samples that are kept independently of their age.
-const LEAST_ROOM: usize = 256;
+const SAMPLES_MIN: usize = 256;
 
 /// The previous measurements.
 #[derive(Debug, Default)]
@@ -31,9 +31,9 @@ struct Last {
 impl Last {
     fn insert(&mut self, uid: &str, sample: Sample) {
         if self.samples.len() >= self.room {
-            let oldest = sample.time.checked_sub(OLD).unwrap_or(SystemTime::UNIX_EPOCH);
+            let oldest = sample.time.checked_sub(SAMPLE_AGE_MAX).unwrap_or(SystemTime::UNIX_EPOCH);
             self.samples.retain(|_, sample| sample.time >= oldest);
-            self.room = (2 * self.samples.len()).max(LEAST_ROOM);
+            self.room = (2 * self.samples.len()).max(SAMPLES_MIN);
         }
         self.samples.insert(uid.to_owned(), sample);
     }
@@ -65,7 +65,7 @@ impl Samples {
     }
 
     /// Logs a warning for a node that does not respond, once until it responds.
-    pub(crate) fn note_answer<T>(&self, node: &str, answer: &Result<T>) {
+    pub(crate) fn record_response<T>(&self, node: &str, answer: &Result<T>) {
         let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
         match answer {
             Ok(_) => drop(silent.remove(node)),
@@ -77,7 +77,7 @@ impl Samples {
         }
     }
 
-    pub(crate) fn forget_all_but(&self, keep: impl Fn(&str) -> bool) {
+    pub(crate) fn retain(&self, keep: impl Fn(&str) -> bool) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         last.samples.retain(|uid, _| keep(uid));
     }
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cpu_is_counted_between_two_measurements() {
+    fn cpu_is_computed_between_two_measurements() {
         let samples = Samples::default();
         let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         assert_eq!(samples.cores("u", at(10), Duration::from_secs(1)), None);
@@ -96,12 +96,12 @@ mod tests {
         assert_eq!(samples.cores("u", at(20), Duration::from_secs(6)), Some(0.5));
         assert_eq!(samples.cores("u", at(20), Duration::from_secs(6)), Some(0.5));
         assert_eq!(samples.cores("other", at(20), Duration::ZERO), None);
-        samples.forget_all_but(|uid| uid == "other");
+        samples.retain(|uid| uid == "other");
         assert_eq!(samples.cores("u", at(30), Duration::from_secs(7)), None);
     }
 
     #[test]
-    fn samples_that_nobody_asks_for_any_more_are_dropped() {
+    fn old_samples_are_dropped() {
         let samples = Samples::default();
         for second in 0..20_000 {
             let time = SystemTime::UNIX_EPOCH + Duration::from_secs(second);

@@ -24,7 +24,7 @@ use super::connector::Io;
 
 /// A request that the server has got.
 #[derive(Debug, Clone)]
-pub(crate) struct Seen {
+pub(crate) struct ReceivedRequest {
     pub(crate) version: Version,
     pub(crate) uri: String,
     pub(crate) headers: HeaderMap,
@@ -32,7 +32,7 @@ pub(crate) struct Seen {
     pub(crate) has_certificate: bool,
 }
 
-impl Seen {
+impl ReceivedRequest {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|value| value.to_str().unwrap())
     }
@@ -47,7 +47,7 @@ type Log<T> = Arc<Mutex<Vec<T>>>;
 /// An API server that answers every request, and echoes what follows an upgrade.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
-    seen: Log<Seen>,
+    seen: Log<ReceivedRequest>,
 }
 
 /// A certificate that signs itself, for any of the names that the tests use.
@@ -107,12 +107,12 @@ impl Server {
     pub(crate) async fn start(
         certificate: Option<&CertifiedKey<KeyPair>>,
         clients: Option<&CertifiedKey<KeyPair>>,
-        answer: impl Fn(&Seen) -> u16 + Send + Sync + 'static,
+        answer: impl Fn(&ReceivedRequest) -> u16 + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let acceptor = certificate.map(|own| acceptor(own, clients, &[b"h2", b"http/1.1"]));
-        let (seen, answer) = (Log::<Seen>::default(), Arc::new(answer));
+        let (seen, answer) = (Log::<ReceivedRequest>::default(), Arc::new(answer));
         let log = Arc::clone(&seen);
         tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
@@ -129,7 +129,7 @@ impl Server {
                         }
                     };
                     let service = service_fn(move |request: Request<Incoming>| {
-                        let seen = Seen {
+                        let seen = ReceivedRequest {
                             version: request.version(),
                             uri: request.uri().to_string(),
                             headers: request.headers().clone(),
@@ -154,7 +154,7 @@ impl Server {
         Self { address, seen }
     }
 
-    pub(crate) fn seen(&self) -> Vec<Seen> {
+    pub(crate) fn seen(&self) -> Vec<ReceivedRequest> {
         self.seen.lock().unwrap().clone()
     }
 }

@@ -59,7 +59,7 @@ async fn echo(client: &kube::Client) {
 }
 
 #[tokio::test]
-async fn every_kind_of_request_goes_through_every_kind_of_proxy() {
+async fn every_request_uses_every_kind_of_proxy() {
     let own = certificate();
     let authority =
         base64::Engine::encode(&base64::engine::general_purpose::STANDARD, certificate_pem(&own));
@@ -108,7 +108,7 @@ async fn every_kind_of_request_goes_through_every_kind_of_proxy() {
 }
 
 #[tokio::test]
-async fn http_proxy_gets_requests_for_a_server_without_tls() {
+async fn http_proxy_receives_requests_for_server_without_tls() {
     let server = Server::start(None, None, |_| 200).await;
     let proxy = FakeProxy::start(Speaks::Http, server.address, Some("u:p")).await;
     let url = format!("http://u:p@{}", proxy.address);
@@ -125,7 +125,7 @@ async fn http_proxy_gets_requests_for_a_server_without_tls() {
 }
 
 #[tokio::test]
-async fn proxy_of_the_environment_is_used_unless_no_proxy_names_the_server() {
+async fn environment_proxy_is_used_unless_excluded() {
     let own = certificate();
     let server = Server::start(Some(&own), None, |_| 200).await;
     let proxy = FakeProxy::start(Speaks::Http, server.address, None).await;
@@ -153,7 +153,7 @@ async fn proxy_of_the_environment_is_used_unless_no_proxy_names_the_server() {
 }
 
 #[tokio::test]
-async fn refusal_of_a_proxy_is_an_error_with_its_reason_and_without_the_password() {
+async fn proxy_refusal_returns_reason_without_password() {
     let server = Server::start(None, None, |_| 200).await;
     let http = FakeProxy::start(Speaks::Http, server.address, Some("u:p")).await;
     let socks = FakeProxy::start(Speaks::Socks5, server.address, Some("u:p")).await;
@@ -193,7 +193,7 @@ async fn refusal_of_a_proxy_is_an_error_with_its_reason_and_without_the_password
 }
 
 #[test]
-fn proxy_urls_are_read_as_client_go_does() {
+fn proxy_urls_are_parsed_like_client_go() {
     for (url, expected) in [
         ("http://p", Some("p:80")),
         ("https://p", Some("p:443")),

@@ -8,24 +8,24 @@ use std::time::Duration;
 
 /// Interval of the pings of a session, and the timeout of a silent server.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Heartbeat {
+pub(crate) struct Keepalive {
     pub(crate) interval: Duration,
     pub(crate) limit: Duration,
 }
 
 /// Maximum number of consecutive pings without a response.
-const MISSED: u32 = 12;
+const MISSED_PINGS_MAX: u32 = 12;
 
-impl Heartbeat {
+impl Keepalive {
     /// Returns a keepalive with this interval. With the default interval the timeout is a minute.
     pub(crate) fn every(interval: Duration) -> Self {
-        let limit = runtime_core::bounded(interval.saturating_mul(MISSED));
+        let limit = runtime_core::bounded(interval.saturating_mul(MISSED_PINGS_MAX));
         Self { interval, limit }
     }
 }
 
 /// Capacity of the smallest buffer between a server and a process, in bytes: that of a terminal.
-const HARMLESS_INPUT: usize = 4096;
+const BUFFERED_INPUT_BYTES: usize = 4096;
 
 /// Tracks the pings and the input of a session over a WebSocket.
 ///
@@ -33,7 +33,7 @@ const HARMLESS_INPUT: usize = 4096;
 /// silence counts only if the input fits into the buffers, or the response to a later ping has
 /// shown that the server has forwarded all input.
 #[derive(Debug, Default)]
-pub(crate) struct Pulse {
+pub(crate) struct PingTracker {
     /// The number of the next ping.
     next: AtomicU64,
     /// The number of bytes of input that were sent.
@@ -44,7 +44,7 @@ pub(crate) struct Pulse {
     answered: AtomicU64,
 }
 
-impl Pulse {
+impl PingTracker {
     /// Returns the payload of the next ping.
     pub(crate) fn ping(&self) -> [u8; 8] {
         self.next.fetch_add(1, Ordering::Relaxed).to_be_bytes()
@@ -66,7 +66,7 @@ impl Pulse {
 
     /// Returns whether the server may be waiting for a process that does not read.
     pub(crate) fn may_be_busy(&self) -> bool {
-        self.sent.load(Ordering::Relaxed) > HARMLESS_INPUT
+        self.sent.load(Ordering::Relaxed) > BUFFERED_INPUT_BYTES
             && self.answered.load(Ordering::Relaxed) <= self.wanted.load(Ordering::Relaxed)
     }
 }

@@ -30,7 +30,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Message, Role};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::client::session::keepalive::{Heartbeat, Pulse};
+use crate::client::session::keepalive::{Keepalive, PingTracker};
 
 /// The only version that is requested.
 const PROTOCOL: &str = "v5.channel.k8s.io";
@@ -43,7 +43,7 @@ const RESIZE: u8 = 4;
 const CLOSE: u8 = 255;
 
 /// Capacity of the channel to the reader of a stream, in pieces.
-const PIECES: usize = 2;
+const FRAME_BYTES_MAX: usize = 2;
 
 /// Size of the input buffer and maximum size of a message, in bytes.
 const ROOM: usize = 32 << 10;
@@ -81,7 +81,7 @@ pub(crate) fn check(headers: &HeaderMap, key: &str) -> Result<()> {
 /// Returns the streams of a session over an upgraded connection.
 ///
 /// The connection is closed when the session has ended, or all of its parts were dropped.
-pub(crate) async fn transport<T>(io: T, streams: Streams, heartbeat: Heartbeat) -> Transport
+pub(crate) async fn transport<T>(io: T, streams: Streams, keepalive: Keepalive) -> Transport
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -90,7 +90,7 @@ where
     let sink = Arc::new(Mutex::new(sink));
     let unwanted = CancellationToken::new();
     let wanted = Arc::new(unwanted.clone().drop_guard());
-    let pulse = Arc::new(Pulse::default());
+    let pings = Arc::new(PingTracker::default());
 
     let (tell, told) = oneshot::channel();
     let held = Arc::clone(&wanted);
@@ -117,16 +117,16 @@ where
     if streams.stdin {
         let (ours, theirs) = tokio::io::duplex(ROOM);
         transport.stdin = Some(Box::new(Input { pipe: ours, _wanted: Arc::clone(&wanted) }));
-        tokio::spawn(send_input(theirs, Arc::clone(&sink), Arc::clone(&pulse), unwanted.clone()));
+        tokio::spawn(send_input(theirs, Arc::clone(&sink), Arc::clone(&pings), unwanted.clone()));
     }
     if streams.tty {
         let sink = Arc::clone(&sink);
         let _wanted = Arc::clone(&wanted);
         transport.terminal = Some(Arc::new(Resize { sink, _wanted }));
     }
-    tokio::spawn(send_pings(sink, heartbeat.interval, Arc::clone(&pulse), unwanted.clone()));
+    tokio::spawn(send_pings(sink, keepalive.interval, Arc::clone(&pings), unwanted.clone()));
     tokio::spawn(async move {
-        let reader = Reader { messages, outputs, outcome: None, heartbeat, pulse };
+        let reader = Reader { messages, outputs, outcome: None, keepalive, pings };
         let read = reader.read().map(|outcome| {
             // The receiver may be dropped.
             let _ = tell.send(outcome);
@@ -141,7 +141,7 @@ where
 type Sink<T> = Arc<Mutex<SplitSink<WebSocketStream<T>, Message>>>;
 
 fn chunks(wanted: Arc<DropGuard>) -> (mpsc::Sender<io::Result<Bytes>>, Chunks) {
-    let (sender, receiver) = mpsc::channel(PIECES);
+    let (sender, receiver) = mpsc::channel(FRAME_BYTES_MAX);
     let chunks = stream::unfold((receiver, wanted), |(mut receiver, wanted)| async move {
         receiver.recv().await.map(|piece| (piece, (receiver, wanted)))
     });
@@ -154,8 +154,8 @@ struct Reader<T> {
     /// Stdout and stderr, until they have ended.
     outputs: [Option<mpsc::Sender<io::Result<Bytes>>>; 2],
     outcome: Option<std::result::Result<Outcome, remote_command::Error>>,
-    heartbeat: Heartbeat,
-    pulse: Arc<Pulse>,
+    keepalive: Keepalive,
+    pings: Arc<PingTracker>,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Reader<T> {
@@ -163,7 +163,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Reader<T> {
         let failure = loop {
             match self.next().await {
                 Ok(Some(Message::Binary(message))) => self.take(message).await,
-                Ok(Some(Message::Pong(payload))) => self.pulse.pong(&payload),
+                Ok(Some(Message::Pong(payload))) => self.pings.pong(&payload),
                 Ok(Some(Message::Close(_)) | None) => break None,
                 Ok(Some(_)) => {}
                 Err(error) => break Some(error),
@@ -187,14 +187,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Reader<T> {
     /// Returns the next message. A server that is silent for too long is reported as lost.
     async fn next(&mut self) -> std::result::Result<Option<Message>, spdy_client::Error> {
         loop {
-            let limit = tokio::time::sleep(self.heartbeat.limit);
+            let limit = tokio::time::sleep(self.keepalive.limit);
             tokio::select! {
                 biased;
                 message = self.messages.next() => {
                     return message.transpose().map_err(|error| io::Error::other(error).into());
                 }
                 () = limit => {
-                    if !self.pulse.may_be_busy() {
+                    if !self.pings.may_be_busy() {
                         return Err(spdy_client::Error::Silent);
                     }
                 }
@@ -229,7 +229,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Reader<T> {
 async fn send_input<T: AsyncRead + AsyncWrite + Unpin>(
     mut pipe: DuplexStream,
     sink: Sink<T>,
-    pulse: Arc<Pulse>,
+    pings: Arc<PingTracker>,
     unwanted: CancellationToken,
 ) {
     let send = async {
@@ -243,7 +243,7 @@ async fn send_input<T: AsyncRead + AsyncWrite + Unpin>(
             };
             let message = if end { Bytes::from_static(&[CLOSE, STDIN]) } else { message.freeze() };
             let mut sink = sink.lock().await;
-            pulse.input(message.len());
+            pings.input(message.len());
             // The reader also gets the error of a lost connection.
             if sink.send(Message::Binary(message)).await.is_err() || end {
                 return;
@@ -257,14 +257,14 @@ async fn send_input<T: AsyncRead + AsyncWrite + Unpin>(
 async fn send_pings<T: AsyncRead + AsyncWrite + Unpin>(
     sink: Sink<T>,
     interval: Duration,
-    pulse: Arc<Pulse>,
+    pings: Arc<PingTracker>,
     unwanted: CancellationToken,
 ) {
     let send = async {
         loop {
             tokio::time::sleep(interval).await;
             let mut sink = sink.lock().await;
-            let ping = Bytes::copy_from_slice(&pulse.ping());
+            let ping = Bytes::copy_from_slice(&pings.ping());
             // The reader learns of a connection that is lost.
             if sink.send(Message::Ping(ping)).await.is_err() {
                 return;
@@ -332,8 +332,8 @@ mod tests {
     async fn pair(streams: Streams) -> (Transport, Server) {
         let (ours, theirs) = tokio::io::duplex(1 << 20);
         let server = WebSocketStream::from_raw_socket(theirs, Role::Server, None).await;
-        let heartbeat = Heartbeat::every(Duration::from_secs(5));
-        (transport(ours, streams, heartbeat).await, server)
+        let keepalive = Keepalive::every(Duration::from_secs(5));
+        (transport(ours, streams, keepalive).await, server)
     }
 
     async fn say(server: &mut Server, message: &[u8]) {
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn streams_are_told_apart_and_end() {
+    async fn streams_are_separate_and_end() {
         let (transport, mut server) = pair(Streams::outputs().stdin(true)).await;
         let mut stdin = transport.stdin.unwrap();
         stdin.write_all(b"in").await.unwrap();
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_an_outcome_it_was_cut() {
+    async fn session_without_outcome_is_lost() {
         let (transport, mut server) = pair(Streams::outputs()).await;
         say(&mut server, b"\x01half").await;
         drop(server);
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn dropping_all_of_it_closes_the_connection() {
+    async fn dropped_session_closes_connection() {
         let (transport, mut server) = pair(Streams::terminal()).await;
         let terminal = transport.terminal.clone().unwrap();
         drop(transport);
@@ -415,7 +415,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn quiet_session_is_pinged_and_goes_on() {
+    async fn silent_session_is_pinged_and_continues() {
         let (transport, mut server) = pair(Streams::outputs()).await;
         assert_eq!(answer(&mut server, Duration::from_secs(303)).await, 60);
         let status = br#"{"status":"Success"}"#;
@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn session_without_answers_to_its_pings_is_lost() {
+    async fn session_without_pongs_is_lost() {
         let (transport, mut server) = pair(Streams::outputs().stdin(true)).await;
         let mut stdin = transport.stdin.unwrap();
         stdin.write_all(b"little").await.unwrap();
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn session_whose_process_may_not_read_is_not_lost() {
+    async fn session_with_unread_input_is_not_lost() {
         let (transport, mut server) = pair(Streams::outputs().stdin(true)).await;
         let mut stdin = transport.stdin.unwrap();
         stdin.write_all(&[b'x'; 16 << 10]).await.unwrap();
@@ -452,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn another_protocol_is_refused() {
+    fn other_protocol_is_refused() {
         let (request, key) = request("/x").unwrap();
         assert_eq!(request.headers()[SEC_WEBSOCKET_PROTOCOL], PROTOCOL);
         let mut answer = HeaderMap::new();

@@ -14,17 +14,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
 /// Delay before a read within a burst.
-const PAUSE: Duration = Duration::from_millis(4);
+const COALESCE_DELAY: Duration = Duration::from_millis(4);
 
 /// Maximum gap between the pieces of a burst.
-const APART: Duration = Duration::from_millis(4);
+const BURST_GAP_MAX: Duration = Duration::from_millis(4);
 
 /// Number of reads in a burst before a delay. Short responses and single lines are not delayed.
-const MANY: u32 = 32;
+const BURST_READS: u32 = 32;
 
 /// A connection whose small pieces are coalesced.
 #[derive(Debug)]
-pub(crate) struct Gathered<T> {
+pub(crate) struct CoalescingStream<T> {
     inner: T,
     pause: Option<Pin<Box<Sleep>>>,
     /// The time of the last read, and the number of reads in the current burst.
@@ -32,13 +32,13 @@ pub(crate) struct Gathered<T> {
     row: u32,
 }
 
-impl<T> Gathered<T> {
+impl<T> CoalescingStream<T> {
     pub(crate) fn new(inner: T) -> Self {
         Self { inner, pause: None, last: Instant::now(), row: 0 }
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Gathered<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for CoalescingStream<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -52,19 +52,19 @@ impl<T: AsyncRead + Unpin> AsyncRead for Gathered<T> {
         // A full buffer means that more data is ready.
         if buf.remaining() > 0 {
             let now = Instant::now();
-            let soon = now.duration_since(self.last) < APART;
+            let soon = now.duration_since(self.last) < BURST_GAP_MAX;
             self.row = if soon { self.row + 1 } else { 0 };
             self.last = now;
-            if self.row >= MANY {
+            if self.row >= BURST_READS {
                 self.row = 0;
-                self.pause = Some(Box::pin(sleep(PAUSE)));
+                self.pause = Some(Box::pin(sleep(COALESCE_DELAY)));
             }
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Gathered<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for CoalescingStream<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -103,7 +103,7 @@ mod tests {
     /// Returns the number of reads for so many pieces with `apart` in between.
     async fn reads(pieces: usize, apart: impl AsyncFn()) -> usize {
         let (mut theirs, ours) = tokio::io::duplex(1 << 16);
-        let mut ours = Gathered::new(ours);
+        let mut ours = CoalescingStream::new(ours);
         let send = async move {
             for _ in 0..pieces {
                 theirs.write_all(b"line").await.unwrap();
@@ -125,11 +125,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_comes_fast_gathers_and_what_comes_slowly_is_read_at_once() {
+    async fn bursts_are_coalesced_and_slow_pieces_are_not() {
         // Without the delays each piece would be read before the next is sent.
         let fast = reads(10_000, tokio::task::yield_now).await;
         assert!(fast < 200, "{fast} reads");
-        assert_eq!(reads(100, || sleep(APART)).await, 100);
+        assert_eq!(reads(100, || sleep(BURST_GAP_MAX)).await, 100);
         let begun = Instant::now();
         reads(30, tokio::task::yield_now).await;
         assert_eq!(begun.elapsed(), Duration::ZERO, "what is short does not pause");

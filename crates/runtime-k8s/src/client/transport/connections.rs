@@ -19,7 +19,7 @@ use crate::client::transport::pool::Generation;
 use crate::error;
 
 /// Minimum time of a read, independently of the silence limit.
-const MOMENT: Duration = Duration::from_secs(2);
+const DELIVERY_GRACE: Duration = Duration::from_secs(2);
 
 /// The HTTP clients of a connection.
 #[derive(Clone)]
@@ -40,10 +40,10 @@ impl Clients {
 }
 
 /// The clients and the open bodies, until they are closed.
-pub(crate) struct Link {
+pub(crate) struct Connections {
     clients: Mutex<Option<OnExecutor<Clients>>>,
     /// Set if the server does not support HTTP/2.
-    has_no_long: AtomicBool,
+    long_is_disabled: AtomicBool,
     bodies: Mutex<Vec<Weak<Slot>>>,
     losses: Arc<Losses>,
 }
@@ -77,13 +77,13 @@ pub(crate) struct OpenBody {
     last: Instant,
 }
 
-impl Link {
+impl Connections {
     pub(crate) fn new(clients: OnExecutor<Clients>) -> Self {
         let generation = clients.get().generation;
         let losses = Arc::new(Losses { generation, ..Losses::default() });
         Self {
             clients: Mutex::new(Some(clients)),
-            has_no_long: AtomicBool::new(false),
+            long_is_disabled: AtomicBool::new(false),
             bodies: Mutex::default(),
             losses,
         }
@@ -95,13 +95,13 @@ impl Link {
     /// `InvalidState` after a close.
     pub(crate) fn clients(&self) -> Result<Clients> {
         let mut clients = lock(&self.clients).as_ref().ok_or_else(closed)?.get();
-        clients.long = clients.long.filter(|_| !self.has_no_long.load(Ordering::Relaxed));
+        clients.long = clients.long.filter(|_| !self.long_is_disabled.load(Ordering::Relaxed));
         Ok(clients)
     }
 
     /// Uses HTTP/1.1 for long responses from now on.
-    pub(crate) fn forget_long(&self) {
-        self.has_no_long.store(true, Ordering::Relaxed);
+    pub(crate) fn disable_long(&self) {
+        self.long_is_disabled.store(true, Ordering::Relaxed);
     }
 
     /// Returns a body that a close also closes.
@@ -171,7 +171,7 @@ impl OpenBody {
     async fn frame_in_time(&mut self) -> Option<Result<Frame<Bytes>>> {
         let Some(limit) = self.silence_limit else { return self.frame().await };
         // Data that has arrived since the last read takes a moment to be delivered.
-        let end = (self.last + limit).max(Instant::now() + MOMENT);
+        let end = (self.last + limit).max(Instant::now() + DELIVERY_GRACE);
         match tokio::time::timeout_at(end, self.frame()).await {
             Ok(frame) => {
                 self.last = Instant::now();
@@ -222,9 +222,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl fmt::Debug for Link {
+impl fmt::Debug for Connections {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link").finish_non_exhaustive()
+        f.debug_struct("Connections").finish_non_exhaustive()
     }
 }
 
@@ -235,14 +235,14 @@ mod tests {
     use crate::client::tests::{endless, slow};
 
     #[tokio::test(start_paused = true)]
-    async fn log_without_data_fails_and_one_with_data_goes_on() {
+    async fn log_without_data_fails_at_silence_limit() {
         let client = slow(|_, _| async { (200, endless(vec!["line\n".to_owned()])) });
         let mut body = client.open_log("p", &[("follow", "true".to_owned())]).await.unwrap();
         assert_eq!(body.data().await.unwrap().unwrap(), "line\n");
         let begun = Instant::now();
         // A reader that is cancelled repeatedly.
         let error = loop {
-            match tokio::time::timeout(MOMENT * 2, body.data()).await {
+            match tokio::time::timeout(DELIVERY_GRACE * 2, body.data()).await {
                 Ok(read) => break read.unwrap_err(),
                 Err(_) => assert!(begun.elapsed() < Duration::from_secs(600), "it is silent"),
             }

@@ -27,9 +27,9 @@ use crate::client::transport::pool::{Generation, Pool};
 use crate::error;
 
 /// TCP keepalive of a silent connection. A vanished server is detected after a minute.
-const SILENCE: Duration = Duration::from_secs(30);
-const INTERVAL: Duration = Duration::from_secs(10);
-const ATTEMPTS: u32 = 3;
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_RETRIES: u32 = 3;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -38,9 +38,9 @@ pub(crate) fn tcp(connect_timeout: Option<Duration>) -> HttpConnector {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_connect_timeout(connect_timeout);
-    tcp.set_keepalive(Some(SILENCE));
-    tcp.set_keepalive_interval(Some(INTERVAL));
-    tcp.set_keepalive_retries(Some(ATTEMPTS));
+    tcp.set_keepalive(Some(KEEPALIVE_IDLE));
+    tcp.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
+    tcp.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
     tcp
 }
 
@@ -255,19 +255,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_that_is_opened_is_asked_for_signs_of_life() {
+    async fn connection_has_tcp_keepalive() {
         let (_listener, address) = listener().await;
         let uri = format!("http://{address}").parse().unwrap();
         let tcp = tcp(None).call(uri).await.unwrap().into_inner();
         let socket = socket2::SockRef::from(&tcp);
         assert!(socket.keepalive().unwrap());
-        assert_eq!(socket.tcp_keepalive_time().unwrap(), SILENCE);
-        assert_eq!(socket.tcp_keepalive_interval().unwrap(), INTERVAL);
-        assert_eq!(socket.tcp_keepalive_retries().unwrap(), ATTEMPTS);
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEPALIVE_INTERVAL);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), KEEPALIVE_RETRIES);
     }
 
     #[tokio::test]
-    async fn an_answer_comes_and_a_request_that_never_left_is_known() {
+    async fn unsent_request_is_detected() {
         let (server, address) = listener().await;
         let served = tokio::spawn(async move {
             let (mut peer, _) = server.accept().await.unwrap();
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_that_says_nothing_is_not_waited_for() {
+    async fn connect_to_silent_server_times_out() {
         let (server, address) = listener().await;
         let silent = tokio::spawn(async move { server.accept().await });
         let error = ask("https", address).await.unwrap_err();

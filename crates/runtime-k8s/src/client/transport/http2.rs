@@ -35,9 +35,9 @@ use tower_service::Service;
 
 use crate::client::kubeconfig::{Authorized, Settings};
 use crate::client::proxy::Connector;
-use crate::client::transport::coalesce::Gathered;
+use crate::client::transport::coalesce::CoalescingStream;
 use crate::client::transport::dial;
-use crate::client::transport::liveness::{Heard, Listening};
+use crate::client::transport::liveness::{Liveness, LivenessStream};
 use crate::client::transport::pool::{Generation, IDLE_LIMIT};
 use crate::error;
 
@@ -59,7 +59,7 @@ fn window(round_trip: Duration) -> u32 {
 const HTTP2: &[u8] = b"h2";
 
 /// Maximum number of idle connections.
-const MOST_IDLE: usize = 8;
+const IDLE_CONNECTIONS_MAX: usize = 8;
 
 /// Interval of the pings of an idle connection, and the timeout of a response.
 #[derive(Debug, Clone, Copy)]
@@ -97,7 +97,7 @@ impl std::fmt::Display for NotSpoken {
 impl std::error::Error for NotSpoken {}
 
 /// Returns whether a request failed only because the server does not support HTTP/2.
-pub(crate) fn is_not_spoken(error: &kube::Error) -> bool {
+pub(crate) fn is_unsupported(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Service(source) if source.is::<NotSpoken>())
 }
 
@@ -159,7 +159,7 @@ struct Idle {
 #[derive(Debug)]
 struct IdleConnection {
     sender: Sender,
-    heard: Heard,
+    liveness: Liveness,
     since: Instant,
 }
 
@@ -174,16 +174,16 @@ impl Idle {
             .retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < IDLE_LIMIT);
     }
 
-    fn take(&mut self, generation: u64) -> Option<(Sender, Heard)> {
+    fn take(&mut self, generation: u64) -> Option<(Sender, Liveness)> {
         self.clean(generation);
-        self.connections.pop().map(|idle| (idle.sender, idle.heard))
+        self.connections.pop().map(|idle| (idle.sender, idle.liveness))
     }
 
     /// Keeps a connection whose request was sent in `generation`.
-    fn keep(&mut self, sender: Sender, heard: Heard, generation: u64, current: u64) {
+    fn keep(&mut self, sender: Sender, liveness: Liveness, generation: u64, current: u64) {
         self.clean(current);
-        if generation == current && self.connections.len() < MOST_IDLE {
-            self.connections.push(IdleConnection { sender, heard, since: Instant::now() });
+        if generation == current && self.connections.len() < IDLE_CONNECTIONS_MAX {
+            self.connections.push(IdleConnection { sender, liveness, since: Instant::now() });
         }
     }
 }
@@ -250,27 +250,27 @@ impl Connections {
         mut request: Request<Body>,
     ) -> std::result::Result<Response<Answer>, BoxError> {
         if request.extensions().get::<OpensWatch>().is_some() {
-            let (mut sender, heard) = self.open(request.uri().clone(), self.watch_pings).await?;
+            let (mut sender, liveness) = self.open(request.uri().clone(), self.watch_pings).await?;
             let mut answer = sender.send_request(request).await?;
-            answer.extensions_mut().insert(heard);
+            answer.extensions_mut().insert(liveness);
             return Ok(answer.map(|body| Answer { body, sender: Some(sender), home: None }));
         }
         let generation = self.generation.current();
         loop {
             let kept = lock(&self.idle).take(generation);
             let is_kept = kept.is_some();
-            let (mut sender, heard) = match kept {
+            let (mut sender, liveness) = match kept {
                 Some(kept) => kept,
                 None => self.open(request.uri().clone(), self.log_pings).await?,
             };
             match sender.try_send_request(request).await {
                 Ok(mut answer) => {
-                    answer.extensions_mut().insert(heard.clone());
+                    answer.extensions_mut().insert(liveness.clone());
                     let home = Home {
                         idle: Arc::downgrade(&self.idle),
                         sent_in: generation,
                         generation: self.generation,
-                        heard,
+                        liveness,
                     };
                     let (sender, home) = (Some(sender), Some(home));
                     return Ok(answer.map(|body| Answer { body, sender, home }));
@@ -285,7 +285,11 @@ impl Connections {
     }
 
     /// Opens a connection within its timeout, TLS and HTTP/2 included.
-    async fn open(&self, uri: Uri, pings: Pings) -> std::result::Result<(Sender, Heard), BoxError> {
+    async fn open(
+        &self,
+        uri: Uri,
+        pings: Pings,
+    ) -> std::result::Result<(Sender, Liveness), BoxError> {
         match self.limit {
             Some(limit) => tokio::time::timeout(limit, self.connect(uri, pings)).await?,
             None => self.connect(uri, pings).await,
@@ -296,15 +300,15 @@ impl Connections {
         &self,
         uri: Uri,
         pings: Pings,
-    ) -> std::result::Result<(Sender, Heard), BoxError> {
+    ) -> std::result::Result<(Sender, Liveness), BoxError> {
         let begun = Instant::now();
         let tcp = self.connector.clone().open(uri).await?;
         let is_local = tcp.direct().is_some_and(is_local);
         let took = if is_local { Duration::ZERO } else { begun.elapsed() };
         let window = window(self.shortest.seen(took));
-        let tcp = Listening::new(tcp);
-        let heard = tcp.heard();
-        let stream = self.tls.connect(self.server_name.clone(), Gathered::new(tcp)).await?;
+        let tcp = LivenessStream::new(tcp);
+        let liveness = tcp.liveness();
+        let stream = self.tls.connect(self.server_name.clone(), CoalescingStream::new(tcp)).await?;
         if stream.get_ref().1.alpn_protocol() != Some(HTTP2) {
             return Err(NotSpoken.into());
         }
@@ -322,7 +326,7 @@ impl Connections {
                 tracing::debug!(%error, "a connection has ended");
             }
         });
-        Ok((sender, heard))
+        Ok((sender, liveness))
     }
 }
 
@@ -332,14 +336,14 @@ struct Home {
     /// The generation in which its request was sent.
     sent_in: u64,
     generation: Generation,
-    heard: Heard,
+    liveness: Liveness,
 }
 
 impl Home {
     fn take(self, sender: Sender) {
         if let Some(idle) = self.idle.upgrade() {
             let current = self.generation.current();
-            lock(&idle).keep(sender, self.heard, self.sent_in, current);
+            lock(&idle).keep(sender, self.liveness, self.sent_in, current);
         }
     }
 }

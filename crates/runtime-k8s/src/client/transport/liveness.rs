@@ -13,9 +13,9 @@ use tokio::time::Instant;
 /// An idle HTTP/2 connection receives the responses to its pings, so that the time is recent while
 /// the server is alive.
 #[derive(Debug, Clone)]
-pub(crate) struct Heard(Arc<Mutex<Instant>>);
+pub(crate) struct Liveness(Arc<Mutex<Instant>>);
 
-impl Heard {
+impl Liveness {
     pub(crate) fn now() -> Self {
         Self(Arc::new(Mutex::new(Instant::now())))
     }
@@ -32,22 +32,22 @@ impl Heard {
 
 /// A stream that records the time of each read.
 #[derive(Debug)]
-pub(crate) struct Listening<T> {
+pub(crate) struct LivenessStream<T> {
     inner: T,
-    heard: Heard,
+    liveness: Liveness,
 }
 
-impl<T> Listening<T> {
+impl<T> LivenessStream<T> {
     pub(crate) fn new(inner: T) -> Self {
-        Self { inner, heard: Heard::now() }
+        Self { inner, liveness: Liveness::now() }
     }
 
-    pub(crate) fn heard(&self) -> Heard {
-        self.heard.clone()
+    pub(crate) fn liveness(&self) -> Liveness {
+        self.liveness.clone()
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Listening<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for LivenessStream<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -56,13 +56,13 @@ impl<T: AsyncRead + Unpin> AsyncRead for Listening<T> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
         if buf.filled().len() > before {
-            self.heard.note();
+            self.liveness.note();
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Listening<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for LivenessStream<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

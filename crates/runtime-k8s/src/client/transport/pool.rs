@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn vanished_server_costs_one_deadline_however_many_connections_there_were() {
+    async fn vanished_server_discards_all_connections() {
         let taken = Arc::new(AtomicUsize::new(0));
         // A new value stands for another server at the same address.
         let (server, is_well) = watch::channel(true);

@@ -31,7 +31,7 @@ pub(crate) fn read_line(bytes: &[u8]) -> serde_json::Result<WatchLine> {
         let mut line: Value = serde_json::from_slice(bytes)?;
         let pod = line.get_mut("object").map(Value::take).and_then(mended).map(Box::new);
         match (line.get("type").and_then(Value::as_str), pod) {
-            (Some("ADDED" | "MODIFIED"), Some(pod)) => Ok(WatchLine::Seen(pod)),
+            (Some("ADDED" | "MODIFIED"), Some(pod)) => Ok(WatchLine::Changed(pod)),
             (Some("DELETED"), Some(pod)) => Ok(WatchLine::Deleted(pod)),
             _ => Err(error),
         }

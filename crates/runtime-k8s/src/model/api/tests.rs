@@ -2,14 +2,14 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::model::info;
-use crate::model::pod::observed::Seen;
+use crate::model::pod::observed::ObservedPod;
 
 #[test]
-fn watch_lines() {
+fn watch_lines_are_deserialized() {
     let line = |text: &str| serde_json::from_str::<WatchLine>(text).unwrap();
     assert!(matches!(
         line(r#"{"type":"ADDED","object":{"kind":"Pod","metadata":{"uid":"u","labels":null}}}"#),
-        WatchLine::Seen(pod) if pod.metadata.uid == "u"
+        WatchLine::Changed(pod) if pod.metadata.uid == "u"
     ));
     assert!(matches!(
         line(r#"{"type":"DELETED","object":{"metadata":{"uid":"u"},"spec":{"containers":null}}}"#),
@@ -26,7 +26,7 @@ fn watch_lines() {
 }
 
 #[test]
-fn our_container_is_found_by_its_name() {
+fn container_is_found_by_name() {
     let pod: Pod = serde_json::from_value(json!({
         "spec": {"containers": [
             {"name": "istio-proxy", "image": "proxy"}, {"name": "main", "image": "ours"},
@@ -42,7 +42,7 @@ fn our_container_is_found_by_its_name() {
 }
 
 #[test]
-fn times_with_and_without_fractions() {
+fn times_with_and_without_fractions_are_parsed() {
     let time = |text: &str| {
         let Time(time) = Time::parse(text).unwrap();
         time.duration_since(UNIX_EPOCH).unwrap()
@@ -107,7 +107,7 @@ fn read_between(odd: &Value) -> Vec<String> {
     list.items
         .into_iter()
         .map(|pod| {
-            let seen = Seen::first(pod);
+            let seen = ObservedPod::first(pod);
             let _ = seen.patience();
             let _ = seen.last(None).events_since(Some(&seen));
             let info = info::info(&seen);
@@ -118,7 +118,7 @@ fn read_between(odd: &Value) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn odd_value_fails_no_list() {
+async fn malformed_value_does_not_fail_list() {
     let mut places = Vec::new();
     paths(&plain(), "", &mut places);
     assert!(places.len() > 40);
@@ -158,7 +158,7 @@ async fn odd_value_fails_no_list() {
 }
 
 #[tokio::test]
-async fn missing_field_fails_no_list() {
+async fn missing_field_does_not_fail_list() {
     let mut places = Vec::new();
     paths(&plain(), "", &mut places);
     for place in &places {
@@ -172,7 +172,7 @@ async fn missing_field_fails_no_list() {
 }
 
 #[test]
-fn odd_numbers_have_a_meaning() {
+fn malformed_numbers_have_defaults() {
     let pod = |grace: Value| -> Pod {
         serde_json::from_value(json!({"spec": {"terminationGracePeriodSeconds": grace}})).unwrap()
     };
@@ -193,7 +193,7 @@ fn odd_numbers_have_a_meaning() {
 }
 
 #[test]
-fn answer_that_is_no_list_is_an_error() {
+fn response_without_list_returns_error() {
     for text in ["", "x", "{", "\"x\"", r#"{"items": 7}"#] {
         assert!(read_list::<Pod>(text.as_bytes()).is_err(), "{text}");
     }
@@ -202,7 +202,7 @@ fn answer_that_is_no_list_is_an_error() {
 }
 
 #[test]
-fn event_is_about_the_pod_of_its_uid_or_of_its_name_and_time() {
+fn event_matches_pod_by_uid_or_by_name_and_time() {
     let pod: Pod = serde_json::from_value(serde_json::json!({
         "metadata": {"name": "p", "uid": "u", "creationTimestamp": "2026-11-23T16:00:00Z"},
     }))

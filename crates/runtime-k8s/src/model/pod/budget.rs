@@ -9,66 +9,69 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use super::lifecycle::{self, State, Trouble};
-use super::observed::Seen;
+use super::lifecycle::{self, PendingReason, State};
+use super::observed::ObservedPod;
 use crate::model::api::Pod;
 use crate::model::labels::{STARTED_AT, STOPPED_IMAGE};
 use crate::options::KubernetesOptions;
 
 /// How long a node may report nothing before the events of the pod are read. The interval grows
 /// with each check.
-pub(crate) const FIRST_LOOK: Duration = Duration::from_secs(2);
+pub(crate) const EVENT_CHECK_INTERVAL_MIN: Duration = Duration::from_secs(2);
 
 /// A delay that never ends.
-const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+const FAR_FUTURE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// How long a start may take before its failure is reported.
-const REPORT_TROUBLE: Duration = Duration::from_secs(3);
+const REPORT_FAILING_AFTER: Duration = Duration::from_secs(3);
 
 /// How long a start without a failure may take before its progress is reported: nodes are busy, and
 /// images are large.
-const REPORT_PROGRESS: Duration = Duration::from_secs(10);
+const REPORT_PENDING_AFTER: Duration = Duration::from_secs(10);
 
 /// Returns when to report why a container does not run yet.
-pub(crate) fn report_due(seen: &Seen) -> Option<Instant> {
+pub(crate) fn report_due(seen: &ObservedPod) -> Option<Instant> {
     let is_pending = matches!(seen.state, State::Pending(_));
     if !is_pending || seen.is_stopping() || seen.is_going() {
         return None;
     }
-    let delay = if seen.trouble.is_some() { REPORT_TROUBLE } else { REPORT_PROGRESS };
+    let delay =
+        if seen.pending_reason.is_some() { REPORT_FAILING_AFTER } else { REPORT_PENDING_AFTER };
     Some(spent(requested_at(&seen.pod), seen.pending_since, delay))
 }
 
 /// Returns when to evaluate a pod, if it does not change before.
-pub(crate) fn due(seen: &Seen, options: &KubernetesOptions) -> Option<Instant> {
+pub(crate) fn due(seen: &ObservedPod, options: &KubernetesOptions) -> Option<Instant> {
     let pod = &*seen.pod;
-    let trouble = match &seen.state {
+    let reason = match &seen.state {
         State::Running => {
             let silent = pod.status.conditions.get(lifecycle::silence(pod)?)?;
             let recorded = silent.last_transition_time.map(|time| time.0);
             return Some(spent(recorded, seen.silent_since, options.node_budget));
         }
-        State::Pending(trouble) => trouble,
+        State::Pending(reason) => reason,
         _ => return None,
     };
     // The end of a deletion does not depend on a budget.
     if pod.metadata.deletion_timestamp.is_some() {
         return None;
     }
-    let failing = seen.trouble.as_ref().map(|(_, since)| *since);
-    match trouble {
-        Trouble::Final { .. } => Some(failing.unwrap_or_else(Instant::now)),
-        Trouble::Pull(_) => Some(spent(placed_at(pod), failing, options.pull_budget)),
-        Trouble::Start(_) => Some(spent(placed_at(pod), failing, options.start_budget)),
-        Trouble::Unschedulable(_) => {
+    let failing = seen.pending_reason.as_ref().map(|(_, since)| *since);
+    match reason {
+        PendingReason::Final { .. } => Some(failing.unwrap_or_else(Instant::now)),
+        PendingReason::Pull(_) => Some(spent(placed_at(pod), failing, options.pull_budget)),
+        PendingReason::Start(_) => Some(spent(placed_at(pod), failing, options.start_budget)),
+        PendingReason::Unschedulable(_) => {
             Some(spent(requested_at(pod), failing, options.schedule_budget))
         }
         // The stop completes by itself.
-        Trouble::None if image(pod) == STOPPED_IMAGE => None,
-        Trouble::None if pod.spec.node_name.is_none() => {
+        PendingReason::None if image(pod) == STOPPED_IMAGE => None,
+        PendingReason::None if pod.spec.node_name.is_none() => {
             Some(spent(requested_at(pod), seen.pending_since, options.schedule_budget))
         }
-        Trouble::None => Some(spent(placed_at(pod), seen.pending_since, FIRST_LOOK)),
+        PendingReason::None => {
+            Some(spent(placed_at(pod), seen.pending_since, EVENT_CHECK_INTERVAL_MIN))
+        }
     }
 }
 
@@ -81,7 +84,7 @@ pub(crate) fn spent(
 ) -> Instant {
     let now = Instant::now();
     let after = |time: Instant, delay: Duration| {
-        time.checked_add(delay.min(NEVER)).unwrap_or_else(|| now + NEVER)
+        time.checked_add(delay.min(FAR_FUTURE)).unwrap_or_else(|| now + FAR_FUTURE)
     };
     let by_record = recorded.map(|since| {
         let passed = SystemTime::now().duration_since(since).unwrap_or_default();
@@ -134,7 +137,7 @@ mod tests {
     }
 
     /// Returns a pod that was started this many seconds ago.
-    fn started_ago(seconds: u64, node: Option<&str>, status: &Value) -> Seen {
+    fn started_ago(seconds: u64, node: Option<&str>, status: &Value) -> ObservedPod {
         let since = ago(seconds).duration_since(SystemTime::UNIX_EPOCH).unwrap();
         let pod: Pod = serde_json::from_value(json!({
             "metadata": {"name": "p", "uid": "u", "labels": {crate::model::labels::RELEASED: "n"},
@@ -143,16 +146,16 @@ mod tests {
             "status": status,
         }))
         .unwrap();
-        Seen::first(pod)
+        ObservedPod::first(pod)
     }
 
-    fn left(seen: &Seen) -> Option<u64> {
+    fn left(seen: &ObservedPod) -> Option<u64> {
         let due = due(seen, &options())?;
         Some(due.saturating_duration_since(Instant::now()).as_secs_f64().round() as u64)
     }
 
     #[tokio::test]
-    async fn budget_counts_from_the_start_for_every_process() {
+    async fn budget_counts_from_recorded_times() {
         let unschedulable = json!({"phase": "Pending", "conditions": [
             {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1"}]});
         // Gates of other controllers, and an absent scheduler.
@@ -185,36 +188,36 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn budget_counts_from_what_was_seen_when_clocks_disagree() {
+    async fn budget_counts_from_observations_if_clocks_differ() {
         let mut seen = started_ago(0, None, &json!({"phase": "Pending"}));
         let later = SystemTime::now() + Duration::from_secs(3600);
         let millis = later.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
         let mut pod = (*seen.pod).clone();
         pod.metadata.annotations.insert(STARTED_AT.into(), millis.to_string());
-        seen = Seen::first(pod);
+        seen = ObservedPod::first(pod);
         tokio::time::advance(Duration::from_secs(40)).await;
         assert_eq!(left(&seen), Some(60));
     }
 
     #[tokio::test]
-    async fn pod_that_is_being_deleted_has_no_budget() {
+    async fn deleted_pod_has_no_budget() {
         let mut pod = (*started_ago(500, None, &json!({"phase": "Pending"})).pod).clone();
         pod.metadata.deletion_timestamp =
             Some(serde_json::from_value(json!("2026-11-23T16:01:00Z")).unwrap());
-        assert_eq!(left(&Seen::first(pod)), None);
+        assert_eq!(left(&ObservedPod::first(pod)), None);
     }
 
-    fn started(status: &Value, annotations: &Value) -> Seen {
+    fn started(status: &Value, annotations: &Value) -> ObservedPod {
         let pod = serde_json::from_value(json!({
             "metadata": {"name": "p", "uid": "u", "labels": {RELEASED: "n"}, "annotations": annotations},
             "spec": {"containers": [{"name": "main", "image": "busybox"}]},
             "status": status,
         }));
-        Seen::first(pod.unwrap())
+        ObservedPod::first(pod.unwrap())
     }
 
     #[tokio::test(start_paused = true)]
-    async fn pending_start_is_reported_after_seconds_and_ended_ones_are_not() {
+    async fn report_is_due_only_for_pending_start() {
         let now = Instant::now();
         let unschedulable = json!({"phase": "Pending", "conditions": [
             {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1"}]});
@@ -223,8 +226,8 @@ mod tests {
             {"name": "main", "state": {"running": {}}}]});
         let stopped = json!({STOPPED_AT: "1000"});
         for (status, annotations, want) in [
-            (&unschedulable, &json!({}), Some(REPORT_TROUBLE)),
-            (&pending, &json!({}), Some(REPORT_PROGRESS)),
+            (&unschedulable, &json!({}), Some(REPORT_FAILING_AFTER)),
+            (&pending, &json!({}), Some(REPORT_PENDING_AFTER)),
             (&pending, &stopped, None),
             (&running, &json!({}), None),
         ] {
@@ -232,6 +235,6 @@ mod tests {
             assert_eq!(due.map(|due| due - now), want, "{status}");
         }
         let seen = started(&unschedulable, &json!({}));
-        assert_eq!(seen.waits_for(), "no node accepts it: 0/1");
+        assert_eq!(seen.pending_message(), "no node accepts it: 0/1");
     }
 }

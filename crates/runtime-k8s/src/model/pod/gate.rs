@@ -23,35 +23,35 @@ use crate::model::labels::{GATE, RELEASED, STARTED_AT};
 
 /// Gate of a pod that was created and not started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Hold {
+pub(crate) enum StartGate {
     /// A scheduling gate.
-    Gate,
+    SchedulingGate,
     /// An affinity to the label [`RELEASED`].
     Affinity,
 }
 
 /// Returns the index of the gate of this library. A webhook may have added others.
-fn gate(pod: &Pod) -> Option<usize> {
+fn gate_index(pod: &Pod) -> Option<usize> {
     pod.spec.scheduling_gates.iter().position(|gate| gate.name == GATE)
 }
 
 /// Returns whether a pod was not started yet.
-pub(crate) fn is_held(pod: &Pod) -> bool {
-    gate(pod).is_some() || !pod.metadata.labels.contains_key(RELEASED)
+pub(crate) fn is_gated(pod: &Pod) -> bool {
+    gate_index(pod).is_some() || !pod.metadata.labels.contains_key(RELEASED)
 }
 
 /// Returns whether the pod that a server returned lacks its gate.
-pub(crate) fn missing(hold: Hold, pod: &Pod, raw: &[u8]) -> bool {
-    match hold {
-        Hold::Gate => gate(pod).is_none(),
-        Hold::Affinity => !waits_for_label(raw),
+pub(crate) fn is_missing(gate: StartGate, pod: &Pod, raw: &[u8]) -> bool {
+    match gate {
+        StartGate::SchedulingGate => gate_index(pod).is_none(),
+        StartGate::Affinity => !has_affinity_to_label(raw),
     }
 }
 
 /// Returns whether a pod has the affinity to the label of the start.
 ///
 /// `Pod` does not have that field, because only a create needs it.
-fn waits_for_label(raw: &[u8]) -> bool {
+fn has_affinity_to_label(raw: &[u8]) -> bool {
     #[derive(Deserialize, Default)]
     #[serde(default, rename_all = "camelCase")]
     struct Kept {
@@ -83,7 +83,7 @@ fn waits_for_label(raw: &[u8]) -> bool {
 /// Returns the patch that starts a gated pod. It cannot be applied twice.
 pub(crate) fn start(pod: &Pod) -> Vec<Value> {
     let mut patch = vec![json!({"op": "test", "path": "/metadata/uid", "value": pod.metadata.uid})];
-    match gate(pod) {
+    match gate_index(pod) {
         Some(at) => {
             let gate = format!("/spec/schedulingGates/{at}");
             patch.extend([
@@ -138,19 +138,19 @@ mod tests {
     }
 
     #[test]
-    fn pod_is_held_by_gate_or_missing_label_whatever_its_image() {
+    fn pod_is_gated_by_gate_or_missing_label() {
         let ours = json!([{"name": GATE}]);
         let others = json!([{"name": "kueue.x-k8s.io/admission"}]);
         let released = json!({RELEASED: "n"});
-        assert!(is_held(&with(json!({}), ours.clone())));
-        assert!(is_held(&with(json!({}), Value::Null)));
-        assert!(is_held(&with(released.clone(), ours)));
-        assert!(!is_held(&with(released.clone(), Value::Null)));
-        assert!(!is_held(&with(released, others)));
+        assert!(is_gated(&with(json!({}), ours.clone())));
+        assert!(is_gated(&with(json!({}), Value::Null)));
+        assert!(is_gated(&with(released.clone(), ours)));
+        assert!(!is_gated(&with(released.clone(), Value::Null)));
+        assert!(!is_gated(&with(released, others)));
     }
 
     #[test]
-    fn start_removes_our_gate_alone_and_applies_once() {
+    fn start_removes_only_own_gate_and_applies_once() {
         let gates = json!([{"name": "kueue.x-k8s.io/admission"}, {"name": GATE}]);
         let patch = start(&with(json!({LABEL_NONCE: "n"}), gates));
         assert_eq!(patch[0], json!({"op": "test", "path": "/metadata/uid", "value": "u"}));
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn hold_that_server_dropped_is_missing() {
+    fn dropped_gate_is_missing() {
         let gated = json!({"spec": {"schedulingGates": [{"name": GATE}]}});
         let term = json!({"labelSelector": {"matchLabels": {RELEASED: "n"}}, "topologyKey": "t"});
         let required = "requiredDuringSchedulingIgnoredDuringExecution";
@@ -182,8 +182,12 @@ mod tests {
         {
             let raw = value.to_string();
             let pod = pod(value.clone());
-            assert_eq!(missing(Hold::Gate, &pod, raw.as_bytes()), gate, "{value}");
-            assert_eq!(missing(Hold::Affinity, &pod, raw.as_bytes()), affinity, "{value}");
+            assert_eq!(
+                is_missing(StartGate::SchedulingGate, &pod, raw.as_bytes()),
+                gate,
+                "{value}"
+            );
+            assert_eq!(is_missing(StartGate::Affinity, &pod, raw.as_bytes()), affinity, "{value}");
         }
     }
 }

@@ -15,9 +15,9 @@ use crate::model::labels::{RELEASED, STOPPED_AT, STOPPED_IMAGE, VERDICT};
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum State {
     /// Created and gated: no process runs.
-    Held,
+    Gated,
     /// Started by the caller; the cluster has not started the process yet.
-    Pending(Trouble),
+    Pending(PendingReason),
     /// The process runs.
     Running,
     /// The cluster reports that the container has ended, and has not reported the exit yet.
@@ -28,7 +28,7 @@ pub(crate) enum State {
 
 /// Reason why a started pod does not run yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Trouble {
+pub(crate) enum PendingReason {
     /// No failure is reported.
     None,
     /// The pod will never run.
@@ -46,7 +46,7 @@ pub(crate) enum Trouble {
     Start(String),
 }
 
-impl Trouble {
+impl PendingReason {
     /// Returns whether two reasons are of the same kind. Their messages may differ.
     pub(crate) fn is_like(&self, other: &Self) -> bool {
         std::mem::discriminant(self) == std::mem::discriminant(other)
@@ -96,14 +96,14 @@ pub(crate) fn assess(pod: &Pod, deletion: Deletion) -> State {
     if running {
         return State::Running;
     }
-    if gate::is_held(pod) {
-        return State::Held;
+    if gate::is_gated(pod) {
+        return State::Gated;
     }
     match pod.container().map(|container| container.image.as_str()) {
         Some(STOPPED_IMAGE) if is_stop_done(pod) => {
             State::Ended(stopped_before_start(pod.annotated_time(STOPPED_AT)))
         }
-        _ => State::Pending(trouble(pod)),
+        _ => State::Pending(pending_reason(pod)),
     }
 }
 
@@ -332,8 +332,8 @@ fn ended_by_cluster(pod: &Pod) -> Option<(ExitReason, String)> {
         // A stop sets a deadline if the image cannot be changed, or no process has run yet.
         Some("DeadlineExceeded") if pod.annotation(STOPPED_AT).is_some() => {
             let never_ran = started_at(pod).is_none();
-            let words = if never_ran { STOPPED_BEFORE } else { "" };
-            return Some((ExitReason::StoppedByUs, words.to_owned()));
+            let text = if never_ran { STOPPED_BEFORE } else { "" };
+            return Some((ExitReason::StoppedByUs, text.to_owned()));
         }
         Some("DeadlineExceeded") => Some(ExitReason::DeadlineExceeded),
         // The node has refused the pod after the scheduler had placed it.
@@ -356,24 +356,23 @@ fn ended_by_cluster(pod: &Pod) -> Option<(ExitReason, String)> {
         _ => None,
     };
     if let Some(reason) = by_reason {
-        let words = message();
-        let words =
-            if words.is_empty() { status.reason.clone().unwrap_or_default() } else { words };
-        return Some((reason, words));
+        let text = message();
+        let text = if text.is_empty() { status.reason.clone().unwrap_or_default() } else { text };
+        return Some((reason, text));
     }
     let target = pod.condition("DisruptionTarget").filter(|target| target.status == "True")?;
-    let words = target.message.clone().unwrap_or_default();
+    let text = target.message.clone().unwrap_or_default();
     let reason = match target.reason.as_deref() {
         Some("DeletionByPodGC") => ExitReason::NodeLost,
         // The taint is from a user, or from a controller because the node is silent.
         Some("DeletionByTaintManager") if silence(pod).is_some() => ExitReason::NodeLost,
         _ => ExitReason::Evicted,
     };
-    Some((reason, words))
+    Some((reason, text))
 }
 
 /// Message of every scheduler for a pod that is gated by an affinity.
-const HELD_WORDS: &str = "didn't match pod affinity";
+const GATED_MESSAGE: &str = "didn't match pod affinity";
 
 /// Explanation that is added to the kubelet's error about a missing image that must not be pulled:
 /// a kubelet hides an image from a pod whose login does not give access to it.
@@ -381,36 +380,40 @@ const NEVER_PULLED: &str = " (a node from version 1.35 on reports the same for a
      the container has pulled it there before)";
 
 /// Returns the reason why a started pod does not run yet.
-fn trouble(pod: &Pod) -> Trouble {
+fn pending_reason(pod: &Pod) -> PendingReason {
     if let Some(scheduled) = pod.condition("PodScheduled")
         && scheduled.status == "False"
         && scheduled.reason.as_deref() == Some("Unschedulable")
     {
-        let words = scheduled.message.clone().unwrap_or_default();
+        let text = scheduled.message.clone().unwrap_or_default();
         // This message is from before the start, when an affinity gated the pod.
-        let is_of_hold = pod.metadata.labels.contains_key(RELEASED) && words.contains(HELD_WORDS);
-        return if is_of_hold { Trouble::None } else { Trouble::Unschedulable(words) };
+        let is_of_gate = pod.metadata.labels.contains_key(RELEASED) && text.contains(GATED_MESSAGE);
+        return if is_of_gate { PendingReason::None } else { PendingReason::Unschedulable(text) };
     }
     let waiting = pod.container_status().and_then(|status| status.state.waiting.as_ref());
-    let Some(waiting) = waiting else { return Trouble::None };
+    let Some(waiting) = waiting else { return PendingReason::None };
     let message = waiting.message.clone().unwrap_or_default();
     match waiting.reason.as_deref().unwrap_or_default() {
         // The node reports the image that a stop has set.
-        "InvalidImageName" if message.contains(STOPPED_IMAGE) => Trouble::None,
-        "InvalidImageName" => Trouble::Final { reason: ExitReason::ImagePullFailed, message },
+        "InvalidImageName" if message.contains(STOPPED_IMAGE) => PendingReason::None,
+        "InvalidImageName" => PendingReason::Final { reason: ExitReason::ImagePullFailed, message },
         "ErrImageNeverPull" => {
             let hides = message.contains("is not present with pull policy of Never");
             let message = format!("{message}{}", if hides { NEVER_PULLED } else { "" });
-            Trouble::Final { reason: ExitReason::ImagePullFailed, message }
+            PendingReason::Final { reason: ExitReason::ImagePullFailed, message }
         }
-        "CreateContainerConfigError" => Trouble::Final { reason: ExitReason::StartFailed, message },
+        "CreateContainerConfigError" => {
+            PendingReason::Final { reason: ExitReason::StartFailed, message }
+        }
         "ErrImagePull"
         | "ImagePullBackOff"
         | "ImageInspectError"
         | "RegistryUnavailable"
-        | "SignatureValidationFailed" => Trouble::Pull(message),
-        "" | "ContainerCreating" | "PodInitializing" => Trouble::None,
-        reason => Trouble::Start(if message.is_empty() { reason.to_owned() } else { message }),
+        | "SignatureValidationFailed" => PendingReason::Pull(message),
+        "" | "ContainerCreating" | "PodInitializing" => PendingReason::None,
+        reason => {
+            PendingReason::Start(if message.is_empty() { reason.to_owned() } else { message })
+        }
     }
 }
 

@@ -8,11 +8,11 @@ use tokio::time::Instant;
 
 use crate::model::api::Pod;
 use crate::model::labels::{NAME, STOPPED_AT};
-use crate::model::pod::lifecycle::{self, Deletion, State, Trouble};
+use crate::model::pod::lifecycle::{self, Deletion, PendingReason, State};
 
 /// A pod, and earlier observations that its latest version does not show any more.
 #[derive(Debug, Clone)]
-pub(crate) struct Seen {
+pub(crate) struct ObservedPod {
     /// The latest version of the pod.
     pub(crate) pod: Arc<Pod>,
     /// The state of the container. An exit is final.
@@ -20,7 +20,7 @@ pub(crate) struct Seen {
     /// Whether the server does not have the pod any more.
     pub(crate) gone: bool,
     /// The reason why it does not run yet, and the time of its first observation.
-    pub(crate) trouble: Option<(Trouble, Instant)>,
+    pub(crate) pending_reason: Option<(PendingReason, Instant)>,
     /// The time since which its end has been unclear: it is settling, or it is being deleted.
     pub(crate) unclear_since: Option<Instant>,
     /// The time of the first observation of the current pending state.
@@ -31,7 +31,7 @@ pub(crate) struct Seen {
     deletion: Deletion,
 }
 
-impl Seen {
+impl ObservedPod {
     /// Returns the first observation of a pod.
     pub(crate) fn first(pod: Pod) -> Self {
         let state = lifecycle::assess(&pod, Deletion::Unknown);
@@ -40,7 +40,7 @@ impl Seen {
             pod: Arc::new(pod),
             state,
             gone: false,
-            trouble: None,
+            pending_reason: None,
             unclear_since: None,
             pending_since: None,
             silent_since: None,
@@ -89,23 +89,23 @@ impl Seen {
         self.unclear_since = unclear.then(|| self.unclear_since.unwrap_or(now));
         let silent = self.state == State::Running && lifecycle::silence(&self.pod).is_some();
         self.silent_since = silent.then(|| self.silent_since.unwrap_or(now));
-        let State::Pending(trouble) = &mut self.state else {
-            self.trouble = None;
+        let State::Pending(reason) = &mut self.state else {
+            self.pending_reason = None;
             self.pending_since = None;
             return;
         };
         self.pending_since.get_or_insert(now);
-        if *trouble == Trouble::None {
+        if *reason == PendingReason::None {
             // Between two attempts a node may report nothing, although the reason persists.
             return;
         }
-        match &self.trouble {
-            Some((before, since)) if before.is_like(trouble) => {
+        match &self.pending_reason {
+            Some((before, since)) if before.is_like(reason) => {
                 let since = *since;
-                keep_words(before, trouble);
-                self.trouble = Some((trouble.clone(), since));
+                keep_message(before, reason);
+                self.pending_reason = Some((reason.clone(), since));
             }
-            _ => self.trouble = Some((trouble.clone(), now)),
+            _ => self.pending_reason = Some((reason.clone(), now)),
         }
     }
 
@@ -121,27 +121,34 @@ impl Seen {
 
     /// Returns whether the pod has a node and does not show why the node has not started it.
     pub(crate) fn is_silent_about_start(&self) -> bool {
-        self.pod.spec.node_name.is_some() && self.trouble.is_none()
+        self.pod.spec.node_name.is_some() && self.pending_reason.is_none()
     }
 
     /// Returns the reason why a started container does not run yet, as a message of the cluster.
-    pub(crate) fn waits_for(&self) -> String {
-        let trouble = match &self.state {
-            State::Pending(Trouble::None) => self.trouble.as_ref().map(|(trouble, _)| trouble),
-            State::Pending(trouble) => Some(trouble),
+    pub(crate) fn pending_message(&self) -> String {
+        let reason = match &self.state {
+            State::Pending(PendingReason::None) => {
+                self.pending_reason.as_ref().map(|(reason, _)| reason)
+            }
+            State::Pending(reason) => Some(reason),
             _ => None,
         };
         let pod = &*self.pod;
-        match (trouble, &pod.spec.node_name) {
-            (Some(Trouble::Unschedulable(words)), None) => format!("no node accepts it: {words}"),
-            (Some(trouble), Some(_)) if !matches!(trouble, Trouble::Unschedulable(_)) => {
-                trouble.message().unwrap_or_default().to_owned()
+        match (reason, &pod.spec.node_name) {
+            (Some(PendingReason::Unschedulable(message)), None) => {
+                format!("no node accepts it: {message}")
+            }
+            (Some(reason), Some(_)) if !matches!(reason, PendingReason::Unschedulable(_)) => {
+                reason.message().unwrap_or_default().to_owned()
             }
             (_, Some(node)) => format!("node {node} is starting the container"),
             (_, None) if !pod.spec.scheduling_gates.is_empty() => {
                 let gates: Vec<&str> =
                     pod.spec.scheduling_gates.iter().map(|gate| gate.name.as_str()).collect();
-                format!("no node accepts it: it is held by the scheduling gate {}", gates.join(", "))
+                format!(
+                    "no node accepts it: it is held by the scheduling gate {}",
+                    gates.join(", ")
+                )
             }
             (_, None) => "no node accepts it: no scheduler has placed it yet".to_owned(),
         }
@@ -150,7 +157,7 @@ impl Seen {
     /// Returns how long the end may be unclear.
     pub(crate) fn patience(&self) -> Duration {
         match self.state {
-            State::Settling => SETTLING,
+            State::Settling => SETTLING_LIMIT,
             _ => {
                 let grace = self.pod.metadata.deletion_grace_period_seconds.unwrap_or(0);
                 Duration::from_secs(grace) + DELETION_MARGIN
@@ -191,10 +198,10 @@ impl Seen {
             happened(self.exit().and_then(|exit| exit.ended_at), EventKind::Oom);
         }
         // A container that is removed before its start has no exit.
-        let was_held = before.is_some_and(|before| before.state == State::Held);
+        let was_gated = before.is_some_and(|before| before.state == State::Gated);
         if let Some(exit) = self.exit()
             && before.is_none_or(|before| before.exit().is_none())
-            && !(was_held && exit.reason == ExitReason::Removed)
+            && !(was_gated && exit.reason == ExitReason::Removed)
         {
             happened(exit.ended_at, EventKind::Exited(exit.clone()));
         }
@@ -206,14 +213,14 @@ impl Seen {
 }
 
 /// How long a final phase may have no exit. The next report of the kubelet adds it.
-const SETTLING: Duration = Duration::from_secs(10);
+const SETTLING_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long a node may take, beyond the grace, to end a container and report it.
 const DELETION_MARGIN: Duration = Duration::from_secs(30);
 
 /// Keeps the message of the registry. Between two attempts the node reports only that it waits.
-fn keep_words(before: &Trouble, now: &mut Trouble) {
-    if let (Trouble::Pull(before), Trouble::Pull(now)) = (before, now)
+fn keep_message(before: &PendingReason, now: &mut PendingReason) {
+    if let (PendingReason::Pull(before), PendingReason::Pull(now)) = (before, now)
         && (now.is_empty() || now.starts_with("Back-off pulling image"))
         && now.len() <= before.len()
     {
@@ -251,7 +258,7 @@ mod tests {
         json!({"waiting": {"reason": reason, "message": message}})
     }
 
-    fn kinds(seen: &Seen, before: Option<&Seen>) -> Vec<&'static str> {
+    fn kinds(seen: &ObservedPod, before: Option<&ObservedPod>) -> Vec<&'static str> {
         seen.events_since(before)
             .iter()
             .map(|event| match event.kind {
@@ -266,8 +273,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_thing_happens_once_and_in_order() {
-        let created = Seen::first(pod(1, waiting("ContainerCreating", "")));
+    async fn events_are_returned_once_and_in_order() {
+        let created = ObservedPod::first(pod(1, waiting("ContainerCreating", "")));
         assert_eq!(kinds(&created, None), ["created"]);
         let up = created.next(pod(2, running()));
         assert_eq!(kinds(&up, Some(&created)), ["started"]);
@@ -276,44 +283,45 @@ mod tests {
         assert_eq!(kinds(&done, Some(&up)), ["oom", "exited"]);
         assert_eq!(kinds(&done.last(None), Some(&done)), ["removed"]);
         assert_eq!(kinds(&up.last(None), Some(&up)), ["exited", "removed"]);
-        let all = Seen::first(pod(4, ended("Completed", 0)));
+        let all = ObservedPod::first(pod(4, ended("Completed", 0)));
         assert_eq!(kinds(&all, None), ["created", "started", "exited"]);
     }
 
     #[tokio::test]
-    async fn what_was_removed_before_its_start_had_no_end() {
-        let mut held = pod(1, json!({}));
-        held.metadata.labels.clear();
-        let held = Seen::first(held);
-        assert_eq!(held.state, State::Held);
-        assert_eq!(kinds(&held.last(None), Some(&held)), ["removed"]);
+    async fn container_removed_before_start_has_no_exit_event() {
+        let mut gated = pod(1, json!({}));
+        gated.metadata.labels.clear();
+        let gated = ObservedPod::first(gated);
+        assert_eq!(gated.state, State::Gated);
+        assert_eq!(kinds(&gated.last(None), Some(&gated)), ["removed"]);
     }
 
     #[tokio::test]
-    async fn the_first_exit_is_the_exit() {
-        let done = Seen::first(pod(1, ended("Error", 3)));
+    async fn first_exit_is_final() {
+        let done = ObservedPod::first(pod(1, ended("Error", 3)));
         let changed = done.next(pod(2, ended("ContainerStatusUnknown", 137)));
         assert_eq!(changed.exit(), done.exit());
         assert_eq!(changed.last(Some(Exit::new(ExitReason::NodeLost))).exit(), done.exit());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_registrys_words_are_kept_and_the_clock_runs_on() {
-        let first = Seen::first(pod(1, waiting("ErrImagePull", "rpc error: 401 Unauthorized")));
+    async fn registry_message_and_time_are_kept_between_attempts() {
+        let first =
+            ObservedPod::first(pod(1, waiting("ErrImagePull", "rpc error: 401 Unauthorized")));
         tokio::time::advance(Duration::from_secs(5)).await;
         let quiet = first.next(pod(2, waiting("ContainerCreating", "")));
         let second =
             quiet.next(pod(3, waiting("ImagePullBackOff", "Back-off pulling image \"x\"")));
-        let (trouble, since) = second.trouble.clone().unwrap();
-        assert_eq!(trouble, Trouble::Pull("rpc error: 401 Unauthorized".into()));
+        let (reason, since) = second.pending_reason.clone().unwrap();
+        assert_eq!(reason, PendingReason::Pull("rpc error: 401 Unauthorized".into()));
         assert_eq!(since.elapsed(), Duration::from_secs(5));
         let other = second.next(pod(4, waiting("CreateContainerError", "no")));
-        assert_eq!(other.trouble.unwrap().1.elapsed(), Duration::ZERO);
-        assert!(second.next(pod(5, running())).trouble.is_none());
+        assert_eq!(other.pending_reason.unwrap().1.elapsed(), Duration::ZERO);
+        assert!(second.next(pod(5, running())).pending_reason.is_none());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_silence_of_a_node_is_counted_until_it_is_heard_again() {
+    async fn node_silence_counts_until_node_is_back() {
         let with = |version: u64, ready: &str| {
             let mut pod = pod(version, running());
             pod.status.conditions = serde_json::from_value(json!([
@@ -323,7 +331,7 @@ mod tests {
             .unwrap();
             pod
         };
-        let well = Seen::first(with(1, "True"));
+        let well = ObservedPod::first(with(1, "True"));
         assert!(well.silent_since.is_none());
         let silent = well.next(with(2, "False"));
         tokio::time::advance(Duration::from_secs(7)).await;
@@ -333,12 +341,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_pod_that_is_being_deleted_is_unclear_until_it_has_ended() {
+    async fn deleted_pod_is_unclear_until_end() {
         let mut going = pod(1, running());
         going.metadata.deletion_timestamp =
             Some(serde_json::from_value(json!("2026-11-23T16:01:00Z")).unwrap());
         going.metadata.deletion_grace_period_seconds = Some(5);
-        let seen = Seen::first(going);
+        let seen = ObservedPod::first(going);
         assert!(seen.unclear_since.is_some());
         assert_eq!(seen.patience(), Duration::from_secs(35));
         assert!(seen.next(pod(2, ended("Error", 143))).unclear_since.is_none());

@@ -22,7 +22,7 @@ fn options() -> KubernetesOptions {
 fn try_plan(spec: &ContainerSpec, options: &KubernetesOptions) -> Result<Plan> {
     let prepared = spec.prepare(&options.scope, &all())?;
     let auth = prepared.auth.clone();
-    plan(prepared, options, Hold::Gate, &[20_001, 20_002], auth)
+    plan(prepared, options, StartGate::SchedulingGate, &[20_001, 20_002], auth)
 }
 
 fn pod(spec: &ContainerSpec, options: &KubernetesOptions) -> Value {
@@ -34,7 +34,7 @@ fn container(spec: &ContainerSpec) -> Value {
 }
 
 #[test]
-fn every_pod_is_held_and_bare() {
+fn every_pod_is_gated_and_without_controller() {
     let pod = pod(&ContainerSpec::new("busybox").name("web.1"), &options());
     let spec = &pod["spec"];
     assert_eq!(spec["restartPolicy"], "Never");
@@ -53,28 +53,29 @@ fn every_pod_is_held_and_bare() {
 }
 
 #[test]
-fn without_gates_a_pod_waits_for_a_label_of_its_own() {
+fn pod_without_gates_has_affinity_to_its_own_label() {
     let prepared = ContainerSpec::new("busybox").prepare(&options().scope, &all()).unwrap();
     let nonce = prepared.nonce.to_string();
-    let plan = plan(prepared, &options().node("n1"), Hold::Affinity, &[], None).unwrap();
+    let plan = plan(prepared, &options().node("n1"), StartGate::Affinity, &[], None).unwrap();
     let pod = serde_json::to_value(&plan.pod).unwrap();
     let term = &pod["spec"]["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
         [0];
     assert_eq!(term["labelSelector"]["matchLabels"], json!({"container-runtime/released": nonce}));
     assert_eq!(pod["metadata"]["labels"]["container-runtime/released"], Value::Null);
-    // One hold, never two, and the node stays.
+    // One gate, never two, and the affinity to the node is kept.
     assert_eq!(pod["spec"]["schedulingGates"], Value::Null);
     assert!(pod["spec"]["affinity"]["nodeAffinity"].is_object());
 }
 
 #[test]
-fn hold_that_server_dropped_is_replaced_by_the_other() {
+fn dropped_gate_is_replaced_by_affinity() {
     let prepared = ContainerSpec::new("busybox").prepare(&options().scope, &all()).unwrap();
-    let mut plan = plan(prepared, &options().node("n1"), Hold::Gate, &[], None).unwrap();
+    let mut plan =
+        plan(prepared, &options().node("n1"), StartGate::SchedulingGate, &[], None).unwrap();
     let affinity =
         |plan: &Plan| serde_json::to_value(&plan.pod).unwrap()["spec"]["affinity"].clone();
     assert_eq!(affinity(&plan)["podAffinity"], Value::Null);
-    plan.set_hold(Hold::Affinity);
+    plan.set_gate(StartGate::Affinity);
     assert!(
         affinity(&plan)["podAffinity"].is_object() && affinity(&plan)["nodeAffinity"].is_object()
     );
@@ -83,7 +84,7 @@ fn hold_that_server_dropped_is_replaced_by_the_other() {
 }
 
 #[test]
-fn fields_find_their_places() {
+fn spec_fields_are_set_in_pod() {
     let spec = ContainerSpec::new("busybox")
         .command(["sh", "-c"])
         .arguments(["echo $(HOME) $$"])
@@ -129,7 +130,7 @@ fn fields_find_their_places() {
 }
 
 #[test]
-fn the_node_is_told_what_a_source_is_where_that_is_known() {
+fn mount_kind_sets_volume_type() {
     let spec = ContainerSpec::new("busybox").mount(Mount::new("/etc", "/x"));
     for (sources, kind) in [
         (MountSources::Any, Value::Null),
@@ -143,7 +144,7 @@ fn the_node_is_told_what_a_source_is_where_that_is_known() {
 }
 
 #[test]
-fn an_image_keeps_what_the_spec_leaves_out() {
+fn absent_fields_keep_image_defaults() {
     let container = container(&ContainerSpec::new("busybox"));
     for field in ["command", "args", "workingDir", "lifecycle"] {
         assert_eq!(container[field], Value::Null, "{field}");
@@ -151,7 +152,7 @@ fn an_image_keeps_what_the_spec_leaves_out() {
 }
 
 #[test]
-fn only_who_asks_for_nothing_is_in_the_class_that_dies_first() {
+fn pod_without_requests_is_best_effort() {
     let asks = |spec: &ContainerSpec| {
         let resources = container(spec)["resources"].clone();
         ["limits", "requests"]
@@ -171,7 +172,7 @@ fn only_who_asks_for_nothing_is_in_the_class_that_dies_first() {
 }
 
 #[test]
-fn shares_become_a_request_that_gives_their_weight() {
+fn cpu_shares_become_request_of_their_weight() {
     for (shares, milli) in [(2_u64, 2_u64), (512, 500), (1024, 1000), (262_144, 256_000), (3, 3)] {
         let spec = ContainerSpec::new("busybox").cpu_shares(shares);
         let options = options().cpu_shares(CpuShares::AsRequest);
@@ -184,7 +185,7 @@ fn shares_become_a_request_that_gives_their_weight() {
 }
 
 #[test]
-fn real_time_stop_signals_have_names_of_kubernetes() {
+fn real_time_stop_signal_has_kubernetes_name() {
     for (number, name) in [
         (34, "SIGRTMIN"),
         (37, "SIGRTMIN+3"),
@@ -198,7 +199,7 @@ fn real_time_stop_signals_have_names_of_kubernetes() {
 }
 
 #[test]
-fn what_kubernetes_cannot_take_is_refused_by_name() {
+fn unsupported_value_is_refused_with_its_field() {
     let bare = ContainerSpec::new("busybox");
     for (spec, kind, field) in [
         (bare.clone().hostname("a.b"), ErrorKind::Unsupported, "hostname"),
@@ -225,7 +226,7 @@ fn what_kubernetes_cannot_take_is_refused_by_name() {
 }
 
 #[test]
-fn options_of_kubernetes_alone() {
+fn kubernetes_options_are_set_in_pod() {
     let options = options()
         .node("n1")
         .node_label("disk", "ssd")
@@ -284,7 +285,7 @@ fn expand(text: &str) -> String {
 
 proptest! {
     #[test]
-    fn nothing_is_expanded(text in "[$()a-zA-Z_ ]{0,40}") {
+    fn variable_references_are_escaped(text in "[$()a-zA-Z_ ]{0,40}") {
         prop_assert_eq!(expand(&escape(&text)), text);
     }
 }

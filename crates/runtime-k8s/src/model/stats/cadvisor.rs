@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::Machine;
+use super::NodeCapacity;
 use crate::model::labels::CONTAINER;
 
 /// Bytes that a container has read from and written to block devices.
@@ -19,9 +19,9 @@ const WRITES: &str = "container_fs_writes_bytes_total";
 /// namespace by their names, all devices together.
 ///
 /// A page grows with the number of pods, so other lines are skipped early.
-pub(crate) fn read(text: &[u8], namespace: &str) -> (Machine, HashMap<String, Block>) {
+pub(crate) fn read(text: &[u8], namespace: &str) -> (NodeCapacity, HashMap<String, Block>) {
     let text = String::from_utf8_lossy(text);
-    let mut machine = Machine::default();
+    let mut machine = NodeCapacity::default();
     let mut blocks: HashMap<String, Block> = HashMap::new();
     for line in text.lines() {
         if let Some(rest) = line.strip_prefix("machine_cpu_cores") {
@@ -83,7 +83,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn the_lines_that_count() {
+    fn cadvisor_metrics_are_parsed() {
         let page = "# TYPE container_fs_reads_bytes_total counter\n\
             container_fs_reads_bytes_total{container=\"main\",device=\"/dev/vda\",id=\"/x\",image=\"i\",name=\"n\",namespace=\"ns\",pod=\"p\"} 4096 1606150000000\n\
             container_fs_reads_bytes_total{container=\"main\",device=\"/dev/vdb\",id=\"/x\",image=\"i\",name=\"n\",namespace=\"ns\",pod=\"p\"} 1e3 1606150000000\n\
@@ -93,14 +93,14 @@ mod tests {
             machine_cpu_cores{boot_id=\"b\",machine_id=\"m\"} 2\n\
             machine_memory_bytes 2.5e+10\n";
         let (machine, blocks) = read(page.as_bytes(), "ns");
-        assert_eq!(machine, Machine { cores: Some(2.0), memory: Some(25_000_000_000) });
+        assert_eq!(machine, NodeCapacity { cores: Some(2.0), memory: Some(25_000_000_000) });
         assert_eq!(blocks.len(), 1);
         assert_eq!(blocks["p"], Block { read: 5096, written: 7 });
     }
 
     proptest! {
         #[test]
-        fn no_text_makes_it_panic(text in "(container_fs_reads_bytes_total|machine_cpu_cores|x)[{}=\",a-z 0-9\n]{0,80}") {
+        fn any_text_is_parsed_without_panic(text in "(container_fs_reads_bytes_total|machine_cpu_cores|x)[{}=\",a-z 0-9\n]{0,80}") {
             let _ = read(text.as_bytes(), "ns");
         }
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use runtime_core::Result;
 use serde::Deserialize;
 
-use super::Measured;
+use super::Measurement;
 use crate::json::read as read_json;
 use crate::model::api::Time;
 use crate::model::labels::CONTAINER;
@@ -13,10 +13,10 @@ use crate::quantity::quantity;
 
 /// The measurement of a pod in the summary.
 #[derive(Debug)]
-pub(crate) struct PodMeasured {
+pub(crate) struct PodMeasurement {
     pub(crate) name: String,
     pub(crate) uid: String,
-    pub(crate) measured: Measured,
+    pub(crate) measured: Measurement,
 }
 
 #[derive(Debug, Deserialize)]
@@ -78,14 +78,14 @@ struct Interface {
 }
 
 /// Parses `/stats/summary`.
-pub(crate) fn read(json: &[u8]) -> Result<Vec<PodMeasured>> {
+pub(crate) fn read(json: &[u8]) -> Result<Vec<PodMeasurement>> {
     let summary: Summary = read_json(json)?;
     Ok(summary.pods.into_iter().filter_map(pod).collect())
 }
 
-fn pod(pod: PodStats) -> Option<PodMeasured> {
+fn pod(pod: PodStats) -> Option<PodMeasurement> {
     let main = pod.containers.into_iter().find(|container| container.name == CONTAINER)?;
-    let mut measured = Measured::default();
+    let mut measured = Measurement::default();
     if let Some(cpu) = main.cpu {
         measured.time = Some(cpu.time.0);
         measured.cpu = cpu.usage_core_nano_seconds.map(Duration::from_nanos);
@@ -106,7 +106,7 @@ fn pod(pod: PodStats) -> Option<PodMeasured> {
         measured.received = Some(outside.iter().filter_map(|i| i.rx_bytes).sum());
         measured.sent = Some(outside.iter().filter_map(|i| i.tx_bytes).sum());
     }
-    Some(PodMeasured { name: pod.pod_ref.name, uid: pod.pod_ref.uid, measured })
+    Some(PodMeasurement { name: pod.pod_ref.name, uid: pod.pod_ref.uid, measured })
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a double counts nanoseconds of CPU well enough")]
@@ -146,14 +146,14 @@ struct Usage {
 }
 
 /// Parses the metrics of pods, by their names.
-pub(crate) fn read_metrics(json: &[u8]) -> Result<Vec<(String, Measured)>> {
+pub(crate) fn read_metrics(json: &[u8]) -> Result<Vec<(String, Measurement)>> {
     let list: MetricsList = read_json(json)?;
     Ok(list
         .items
         .into_iter()
         .filter_map(|pod| {
             let main = pod.containers.into_iter().find(|c| c.name == CONTAINER)?;
-            let measured = Measured {
+            let measured = Measurement {
                 time: Some(pod.timestamp.map_or_else(SystemTime::now, |time| time.0)),
                 cores: main.usage.cpu.as_deref().and_then(quantity),
                 memory: main
@@ -162,7 +162,7 @@ pub(crate) fn read_metrics(json: &[u8]) -> Result<Vec<(String, Measured)>> {
                     .as_deref()
                     .and_then(quantity)
                     .and_then(crate::quantity::whole),
-                ..Measured::default()
+                ..Measurement::default()
             };
             Some((pod.metadata.name, measured))
         })
@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_summary() {
+    fn summary_is_parsed() {
         let json = br#"{"node": {"nodeName": "n"}, "pods": [
             {"podRef": {"name": "p", "namespace": "x", "uid": "u"}, "startTime": "2026-11-23T16:00:00Z",
              "containers": [{"name": "main", "startTime": "2026-11-23T16:00:00Z",
@@ -186,7 +186,7 @@ mod tests {
             {"podRef": {"name": "new", "namespace": "x", "uid": "v"}, "containers": []}]}"#;
         let pods = read(json).unwrap();
         assert_eq!(pods.len(), 1);
-        let PodMeasured { name, uid, measured } = &pods[0];
+        let PodMeasurement { name, uid, measured } = &pods[0];
         assert_eq!((name.as_str(), uid.as_str()), ("p", "u"));
         assert_eq!(measured.cpu, Some(Duration::from_millis(1500)));
         assert_eq!(measured.cores, Some(0.25));
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn the_metrics_api() {
+    fn metrics_are_parsed() {
         let json = br#"{"items": [{"metadata": {"name": "p"}, "timestamp": "2026-11-23T16:00:05Z", "window": "30s",
             "containers": [{"name": "main", "usage": {"cpu": "250m", "memory": "4Ki"}}]}]}"#;
         let pods = read_metrics(json).unwrap();
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_summary_is_an_error() {
+    fn malformed_summary_returns_error() {
         assert!(read(b"<html>").is_err());
         assert!(read_metrics(b"3").is_err());
     }

@@ -96,7 +96,9 @@ fn kind_of(source: &Source, finding: Finding) -> Result<MountKind> {
     let path = &source.path;
     match finding {
         Finding::Is(kind) => Ok(kind),
-        Finding::Missing => Err(Error::invalid(field(), format!("{path} does not exist on the node"))),
+        Finding::Missing => {
+            Err(Error::invalid(field(), format!("{path} does not exist on the node")))
+        }
         Finding::None => {
             let tried: Vec<&str> = source.tried.iter().map(|kind| kind.as_str()).collect();
             Err(Error::invalid(
@@ -174,15 +176,14 @@ async fn find(backend: &KubernetesBackend, pod: &Pod, sources: &[Source]) -> Res
             if now.spec.node_name.is_some() {
                 placed_at = Some(Instant::now());
             } else if begun.elapsed() >= backend.options.schedule_budget {
-                let words = now.condition("PodScheduled").and_then(|c| c.message.clone());
-                let words = format!("no node accepts it: {}", words.unwrap_or_default());
-                return Err(Error::new(ErrorKind::ResourceExhausted).with_message(words));
+                let message = now.condition("PodScheduled").and_then(|c| c.message.clone());
+                let message = format!("no node accepts it: {}", message.unwrap_or_default());
+                return Err(Error::new(ErrorKind::ResourceExhausted).with_message(message));
             }
         }
         if placed_at.is_some_and(|at: Instant| at.elapsed() >= backend.options.start_budget) {
-            return Err(Error::new(ErrorKind::Unavailable).with_message(
-                "the node does not report the kinds of the mounts: set them",
-            ));
+            return Err(Error::new(ErrorKind::Unavailable)
+                .with_message("the node does not report the kinds of the mounts: set them"));
         }
     }
 }
@@ -190,9 +191,9 @@ async fn find(backend: &KubernetesBackend, pod: &Pod, sources: &[Source]) -> Res
 fn unreadable(error: Error) -> Error {
     match error.kind() {
         ErrorKind::PermissionDenied => {
-            let words = error.message().unwrap_or_default();
-            let words = format!("failed to determine the kind of a mount, set it: {words}");
-            error.with_message(words)
+            let message = error.message().unwrap_or_default();
+            let message = format!("failed to determine the kind of a mount, set it: {message}");
+            error.with_message(message)
         }
         _ => error,
     }

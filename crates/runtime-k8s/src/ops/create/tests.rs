@@ -7,10 +7,10 @@ use crate::client::tests::{Answer, slow};
 use crate::model::capabilities::Server;
 use crate::options::KubernetesOptions;
 
-use super::undo::UNDO_PATIENCE;
+use super::undo::UNDO_TIMEOUT;
 
 #[tokio::test]
-async fn creates_that_are_under_way_draw_different_ports() {
+async fn concurrent_creates_draw_different_ports() {
     const PODS: &str = r#"{"metadata": {"resourceVersion": "1"}, "items": [{
         "metadata": {"name": "p", "uid": "u"},
         "spec": {"containers": [{"name": "main", "ports": [
@@ -52,13 +52,13 @@ fn silent() -> Arc<KubernetesBackend> {
     Arc::new(KubernetesBackend::new(client, options, Server::default(), Capabilities::default()))
 }
 
-fn made(backend: &Arc<KubernetesBackend>) -> Made {
+fn made(backend: &Arc<KubernetesBackend>) -> UnclaimedPod {
     let executor = Handle::current();
-    Made { backend: Arc::clone(backend), pod: Some(Pod::default()), executor }
+    UnclaimedPod { backend: Arc::clone(backend), pod: Some(Pod::default()), executor }
 }
 
 #[tokio::test]
-async fn create_that_is_dropped_outside_of_the_executor_is_undone() {
+async fn create_dropped_outside_executor_is_undone() {
     let (deleted, mut deletions) = tokio::sync::mpsc::unbounded_channel();
     let client = crate::client::tests::of(move |method, _| {
         if method.as_str() == "DELETE" {
@@ -80,7 +80,7 @@ async fn create_that_is_dropped_outside_of_the_executor_is_undone() {
 }
 
 #[test]
-fn endless_budgets_can_be_added_to_the_present() {
+fn maximum_budgets_do_not_overflow() {
     const MAX: Duration = Duration::MAX;
     let options = KubernetesOptions::new(Scope::new("t").unwrap())
         .pull_budget(MAX)
@@ -101,7 +101,7 @@ fn endless_budgets_can_be_added_to_the_present() {
 }
 
 #[test]
-fn create_can_be_dropped_after_the_executor() {
+fn create_dropped_after_executor_releases_backend() {
     let executor = tokio::runtime::Runtime::new().unwrap();
     let (made, backend) = executor.block_on(async {
         let backend = silent();
@@ -114,32 +114,32 @@ fn create_can_be_dropped_after_the_executor() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn undo_without_answers_ends() {
+async fn undo_without_responses_ends() {
     let begun = Instant::now();
     let undone = undo(silent(), Pod::default());
-    tokio::time::timeout(UNDO_PATIENCE * 10, undone).await.unwrap();
-    assert!(begun.elapsed() <= UNDO_PATIENCE + ATTEMPT_LIMIT, "{:?}", begun.elapsed());
+    tokio::time::timeout(UNDO_TIMEOUT * 10, undone).await.unwrap();
+    assert!(begun.elapsed() <= UNDO_TIMEOUT + ATTEMPT_TIMEOUT, "{:?}", begun.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
-async fn close_does_not_wait_for_answers_that_do_not_arrive() {
+async fn close_does_not_wait_for_missing_responses() {
     let backend = silent();
     let spec = ContainerSpec::new(runtime_core::Image::new("busybox"));
     let create = tokio::time::timeout(Duration::from_secs(1), create(&backend, &spec));
     create.await.expect_err("the server does not answer");
     let begun = Instant::now();
     Connected::new(backend).close().await.unwrap();
-    assert!(begun.elapsed() <= ATTEMPT_LIMIT * 2, "{:?}", begun.elapsed());
+    assert!(begun.elapsed() <= ATTEMPT_TIMEOUT * 2, "{:?}", begun.elapsed());
 
     let backend = silent();
     drop(made(&backend));
     let begun = Instant::now();
     Connected::new(backend).close().await.unwrap();
-    assert!(begun.elapsed() <= ATTEMPT_LIMIT, "{:?}", begun.elapsed());
+    assert!(begun.elapsed() <= ATTEMPT_TIMEOUT, "{:?}", begun.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
-async fn never_that_the_cluster_turns_into_a_pull_is_undone() {
+async fn create_is_undone_if_cluster_replaces_policy_never() {
     const POD: &str = r#"{"metadata": {"name": "p", "uid": "u"}, "spec": {"containers": [
         {"name": "main", "image": "busybox", "imagePullPolicy": "Always"}],
         "affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [

@@ -12,20 +12,20 @@ use crate::state::KubernetesBackend;
 
 /// How long an undo is retried. It is longer than the request timeout of servers. A reap removes
 /// the rest.
-pub(super) const UNDO_PATIENCE: Duration = Duration::from_secs(90);
+pub(super) const UNDO_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Timeout of one attempt of an undo, and of a create after the runtime was closed.
-pub(super) const ATTEMPT_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Undoes a create whose caller waits for the error. The caller waits for at most one attempt.
 pub(super) async fn undo_soon(backend: &Arc<KubernetesBackend>, pod: Pod) {
     let undone = backend.context.half_made.spawn(undo(Arc::clone(backend), pod));
-    let _ = tokio::time::timeout(ATTEMPT_LIMIT, undone).await;
+    let _ = tokio::time::timeout(ATTEMPT_TIMEOUT, undone).await;
 }
 
 /// Runs one attempt of an undo.
 async fn attempt<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    runtime_support::within(Operation::Create, ATTEMPT_LIMIT, work).await
+    runtime_support::within(Operation::Create, ATTEMPT_TIMEOUT, work).await
 }
 
 /// Undoes a create whose response was lost. The server may still process it, so an absent pod is
@@ -35,7 +35,7 @@ pub(in crate::ops) async fn undo_by_name(
     name: String,
     nonce: String,
 ) {
-    let (mut backoff, until) = (Backoff::default(), Instant::now() + UNDO_PATIENCE);
+    let (mut backoff, until) = (Backoff::default(), Instant::now() + UNDO_TIMEOUT);
     loop {
         let looked = match attempt(backend.client.pod(&name)).await {
             Ok(pod) if pod.metadata.labels.get(LABEL_NONCE) == Some(&nonce) => {
@@ -56,7 +56,7 @@ pub(in crate::ops) async fn undo_by_name(
 
 /// Undoes a create.
 pub(in crate::ops) async fn undo(backend: Arc<KubernetesBackend>, pod: Pod) {
-    let (mut backoff, until) = (Backoff::default(), Instant::now() + UNDO_PATIENCE);
+    let (mut backoff, until) = (Backoff::default(), Instant::now() + UNDO_TIMEOUT);
     loop {
         // The pod was not started, unless its gate was dropped. Its node ends the process then.
         match attempt(delete(&backend, &pod, 0)).await {

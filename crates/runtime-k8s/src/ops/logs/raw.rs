@@ -13,7 +13,7 @@ use runtime_core::{
     ContainerStatus, Error, ErrorKind, LogStream, Operation, RawLog, RawLogs, Result,
 };
 
-use super::request::{last_line, mistaken};
+use super::request::{last_line, retryable_if_transient};
 use crate::client::transport::connections::OpenBody;
 use crate::model::container::KubernetesContainer;
 use crate::model::info;
@@ -22,10 +22,10 @@ use crate::model::pod::lifecycle;
 use crate::state::KubernetesBackend;
 
 /// A shorter log is read with times, because it may be only an error message of the node.
-const SHORT: usize = 4 << 10;
+const RAW_BYTES_MIN: usize = 4 << 10;
 
 /// How much of the end is kept for the comparison.
-const END: usize = 32 << 10;
+const TAIL_BYTES: usize = 32 << 10;
 
 /// Opens the log of a container. `None` if it is short.
 pub(super) async fn open(
@@ -34,27 +34,27 @@ pub(super) async fn open(
 ) -> Result<Option<RawLogs>> {
     let query = [("container", CONTAINER.to_owned())];
     let open = async {
-        if lifecycle::started_at(&backend.look(container).await?.pod).is_none() {
+        if lifecycle::started_at(&backend.current(container).await?.pod).is_none() {
             return Ok(None);
         }
         let mut body = backend.client.open_log(container.pod_name(), &query).await?;
         let mut begin = VecDeque::new();
         let mut length = 0;
-        while length < SHORT {
+        while length < RAW_BYTES_MIN {
             let Some(piece) = body.data().await? else { return Ok(None) };
             length += piece.len();
             begin.push_back(piece);
         }
         Ok(Some((body, begin)))
     };
-    let open = backend.query(Operation::Logs, open).await.map_err(mistaken)?;
+    let open = backend.query(Operation::Logs, open).await.map_err(retryable_if_transient)?;
     let Some((body, begin)) = open else { return Ok(None) };
     let raw = Raw {
         backend: Arc::clone(backend),
         container: container.clone(),
         body,
         begin,
-        end: End::default(),
+        end: Tail::default(),
     };
     Ok(Some(Box::pin(stream::unfold(Some(raw), |raw| async move {
         let mut raw = raw?;
@@ -72,7 +72,7 @@ struct Raw {
     body: OpenBody,
     /// The data that was read to determine the length.
     begin: VecDeque<Bytes>,
-    end: End,
+    end: Tail,
 }
 
 impl Raw {
@@ -93,7 +93,7 @@ impl Raw {
     /// Checks that the log of an ended container was read to its end.
     async fn check_end(&mut self) -> Result<()> {
         let work = async {
-            let seen = self.backend.look(&self.container).await?;
+            let seen = self.backend.current(&self.container).await?;
             if info::status(&seen.state) != ContainerStatus::Exited {
                 return Ok(None);
             }
@@ -110,17 +110,17 @@ impl Raw {
 
 /// The end of the data.
 #[derive(Debug, Default)]
-struct End {
+struct Tail {
     pieces: VecDeque<Bytes>,
     length: usize,
 }
 
-impl End {
+impl Tail {
     fn push(&mut self, piece: Bytes) {
         self.length += piece.len();
         self.pieces.push_back(piece);
         while let Some(first) = self.pieces.front()
-            && self.length - first.len() >= END
+            && self.length - first.len() >= TAIL_BYTES
         {
             self.length -= first.len();
             self.pieces.pop_front();
@@ -140,18 +140,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_end_is_kept_over_pieces() {
-        let mut end = End::default();
+    fn tail_is_kept_across_pieces() {
+        let mut end = Tail::default();
         assert!(end.is(b"anything"));
         for number in 0..100_000 {
             end.push(format!("line {number}\n").into());
         }
-        assert!((END..END + 16).contains(&end.length), "{}", end.length);
+        assert!((TAIL_BYTES..TAIL_BYTES + 16).contains(&end.length), "{}", end.length);
         assert!(end.is(b"line 99999\n"));
         assert!(end.is(b"\n"));
         assert!(!end.is(b"line 99998\n"));
         assert!(!end.is(b"line 100000\n"));
-        let long = "x".repeat(END * 2);
+        let long = "x".repeat(TAIL_BYTES * 2);
         end.push(long.clone().into());
         assert!(end.is(long.as_bytes()));
         assert!(end.is(format!("{long}{long}").as_bytes()));

@@ -17,7 +17,7 @@ use crate::model::log_line as line;
 use crate::state::KubernetesBackend;
 
 /// How much of the last line is kept.
-const END: usize = 64 << 10;
+const LAST_LINE_BYTES_MAX: usize = 64 << 10;
 
 /// An open log, and the time at which it was opened.
 pub(super) type Opened = (OpenBody, Instant);
@@ -39,7 +39,7 @@ pub(super) async fn open(
         query.push(("sinceTime", since));
     }
     let open = backend.client.open_log(container.pod_name(), &query);
-    let body = backend.query(Operation::Logs, open).await.map_err(mistaken)?;
+    let body = backend.query(Operation::Logs, open).await.map_err(retryable_if_transient)?;
     Ok((body, Instant::now()))
 }
 
@@ -66,7 +66,7 @@ pub(super) async fn last_chunks(
     let (mut lines, mut reader) = (Lines::new(body), line::Reader::new(LogStream::Unknown));
     let mut chunks = VecDeque::new();
     loop {
-        let (part, is_all) = match lines.next_within(line::MOST).await? {
+        let (part, is_all) = match lines.next_within(line::PIECE_BYTES_MAX).await? {
             Some(part) => {
                 let is_all = part.ends_with(b"\n");
                 (part, is_all)
@@ -88,7 +88,7 @@ fn keep(chunks: &mut VecDeque<Chunk>, chunk: Chunk) {
     chunks.push_back(chunk);
     let mut length: usize = chunks.iter().map(|chunk| chunk.bytes.len()).sum();
     while let Some(first) = chunks.front()
-        && length - first.bytes.len() >= END
+        && length - first.bytes.len() >= LAST_LINE_BYTES_MAX
     {
         length -= first.bytes.len();
         chunks.pop_front();
@@ -98,17 +98,17 @@ fn keep(chunks: &mut VecDeque<Chunk>, chunk: Chunk) {
 /// Converts errors that a retry can fix: the container can have been started or removed between the
 /// requests for the pod and for its log, and a kubelet that has just started does not have its pods
 /// yet.
-pub(super) fn mistaken(error: Error) -> Error {
-    let words = error.message().unwrap_or_default().to_owned();
+pub(super) fn retryable_if_transient(error: Error) -> Error {
+    let message = error.message().unwrap_or_default().to_owned();
     let passes = match error.kind() {
         ErrorKind::InvalidArgument => true,
-        ErrorKind::NotFound => words.contains("could not find the requested resource"),
+        ErrorKind::NotFound => message.contains("could not find the requested resource"),
         _ => false,
     };
     if !passes {
         return error;
     }
-    Error::new(ErrorKind::Unavailable).with_message(words).with_source(error)
+    Error::new(ErrorKind::Unavailable).with_message(message).with_source(error)
 }
 
 /// Returns a time rounded down to seconds, as the kubelet does.
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_a_long_line_the_end_is_kept() {
+    fn end_of_long_line_is_kept() {
         let chunk = |length| Chunk {
             time: SystemTime::UNIX_EPOCH,
             stream: LogStream::Unknown,
@@ -134,8 +134,8 @@ mod tests {
         for _ in 0..100 {
             keep(&mut chunks, chunk(16 << 10));
         }
-        assert_eq!(chunks.len(), END / (16 << 10));
-        keep(&mut chunks, chunk(2 * END));
+        assert_eq!(chunks.len(), LAST_LINE_BYTES_MAX / (16 << 10));
+        keep(&mut chunks, chunk(2 * LAST_LINE_BYTES_MAX));
         assert_eq!(chunks.len(), 1);
     }
 }

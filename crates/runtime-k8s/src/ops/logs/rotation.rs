@@ -6,11 +6,11 @@ use runtime_core::{Error, ErrorKind};
 use tokio::time::Instant;
 
 /// Minimum interval between two rotations: the kubelet checks the size of logs every 10 s.
-const FILE_LIFE: Duration = Duration::from_secs(10);
+const ROTATION_INTERVAL_MIN: Duration = Duration::from_secs(10);
 
-/// Progress over all opens of a log.
+/// ReadProgress over all opens of a log.
 #[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Progress {
+pub(super) struct ReadProgress {
     pub(super) newest: Option<SystemTime>,
     /// The time at which the progress was last known to be complete.
     pub(super) at: Option<Instant>,
@@ -20,7 +20,7 @@ pub(super) struct Progress {
     pub(super) target: Option<SystemTime>,
 }
 
-impl Progress {
+impl ReadProgress {
     /// Returns the loss between this progress and a log that was `opened` later and whose first
     /// chunk has the time `first`.
     ///
@@ -46,7 +46,7 @@ impl Progress {
 
     /// Returns whether the log was rotated at most once since.
     fn is_within(&self, opened: Instant) -> bool {
-        self.at.is_none_or(|at| opened.saturating_duration_since(at) < FILE_LIFE)
+        self.at.is_none_or(|at| opened.saturating_duration_since(at) < ROTATION_INTERVAL_MIN)
     }
 }
 
@@ -79,12 +79,12 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_was_read_before_has_to_be_there_or_to_have_ended() {
+    async fn gap_is_detected_after_rotation() {
         let time = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         let read = Instant::now();
         let at_end =
-            Progress { newest: Some(time(5)), at: Some(read), drained: true, target: None };
-        let cut_off = Progress { drained: false, ..at_end };
+            ReadProgress { newest: Some(time(5)), at: Some(read), drained: true, target: None };
+        let cut_off = ReadProgress { drained: false, ..at_end };
         let (soon, late) = (read + Duration::from_secs(9), read + Duration::from_secs(10));
         for (before, opened, first, gap) in [
             // The same file.
@@ -101,8 +101,8 @@ mod tests {
             (cut_off, soon, None, None),
             (at_end, late, None, Some(Gap::File)),
             // Nothing was read before.
-            (Progress::default(), late, Some(6), None),
-            (Progress::default(), late, None, None),
+            (ReadProgress::default(), late, Some(6), None),
+            (ReadProgress::default(), late, None, None),
         ] {
             let first = first.map(time);
             assert_eq!(before.gap(first, opened), gap, "{before:?} {first:?}");

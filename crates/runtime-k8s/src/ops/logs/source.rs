@@ -13,9 +13,9 @@ use runtime_core::{
 use runtime_support::follow::{LogSource, OpenLog};
 use tokio::time::Instant;
 
-use super::ending::Ending;
-use super::request::{Opened, last_chunks, mistaken, open};
-use super::rotation::Progress;
+use super::last_line::LastLine;
+use super::request::{Opened, last_chunks, open, retryable_if_transient};
+use super::rotation::ReadProgress;
 use crate::client::lines::Lines;
 use crate::model::container::KubernetesContainer;
 use crate::model::info;
@@ -26,28 +26,28 @@ use crate::state::KubernetesBackend;
 /// How far before a time the log is opened, so that a line that began before it is read from its
 /// beginning. Only a line that is longer than a piece is written in pieces. If its writer takes
 /// longer than this for it, the first pieces are missing.
-const BEFORE: Duration = Duration::from_secs(60);
+const RESUME_OVERLAP: Duration = Duration::from_secs(60);
 
 /// The first minor version of a server all of whose kubelets follow a log over its rotation: this
 /// was fixed in 1.29 (kubernetes#115702), and a kubelet is at most three versions older.
-const FOLLOWS_ROTATION: u32 = 32;
+const FOLLOWS_ROTATION_MINOR: u32 = 32;
 
 /// How long a follower may be silent before the log is checked for more lines. It is short enough
 /// that no file is removed by rotation in the meantime, even if one check has no response.
-const SILENCE: Duration = Duration::from_secs(3);
+const SILENCE_CHECK_INTERVAL: Duration = Duration::from_secs(3);
 
 /// Silence after which a follower has read all of its open file. It is shorter than the time that a
 /// reader waits for the rest of the log of an ended container.
-const DRAINED: Duration = Duration::from_millis(500);
+const DRAINED_AFTER: Duration = Duration::from_millis(500);
 
 /// A shorter log is not rotated: the default of the kubelet is 10 MiB.
-const SHORT: usize = 64 << 10;
+const ROTATION_BYTES_MIN: usize = 64 << 10;
 
 /// The log of a container.
 pub(super) struct PodLog {
     backend: Arc<KubernetesBackend>,
     container: KubernetesContainer,
-    progress: Arc<Mutex<Progress>>,
+    progress: Arc<Mutex<ReadProgress>>,
     /// The next file of the log, opened as soon as the rotation was detected.
     next_file: Arc<Mutex<Option<Opened>>>,
 }
@@ -74,24 +74,24 @@ impl PodLog {
 }
 
 /// An open log.
-struct Open {
+struct OpenLogStream {
     backend: Arc<KubernetesBackend>,
     container: KubernetesContainer,
-    progress: Arc<Mutex<Progress>>,
+    progress: Arc<Mutex<ReadProgress>>,
     next_file: Arc<Mutex<Option<Opened>>>,
     lines: Lines,
     reader: line::Reader,
     since: Option<SystemTime>,
     follow: bool,
-    /// Progress of the previous open, until the first chunk was compared with it.
-    before: Option<Progress>,
+    /// ReadProgress of the previous open, until the first chunk was compared with it.
+    before: Option<ReadProgress>,
     /// The newest time that was read before this open.
     newest_before: Option<SystemTime>,
     opened: Instant,
     /// How much was read. A short log is not rotated.
     bytes: usize,
     /// The last line that was read.
-    ending: Ending,
+    ending: LastLine,
     ready: VecDeque<Chunk>,
     ended: bool,
     /// Whether this open ends because the log continues in another file.
@@ -107,7 +107,7 @@ impl LogSource for PodLog {
         let (body, opened) = match next_file {
             Some(opened) => opened,
             None => {
-                let look = self.backend.look(&self.container);
+                let look = self.backend.current(&self.container);
                 let seen = self.backend.query(Operation::Logs, look).await?;
                 if lifecycle::started_at(&seen.pod).is_none() {
                     // The log is empty before the start. A follower is reopened after the start.
@@ -117,7 +117,7 @@ impl LogSource for PodLog {
             }
         };
         let before = *lock(&self.progress);
-        let open = Open {
+        let open = OpenLogStream {
             backend: Arc::clone(&self.backend),
             container: self.container.clone(),
             progress: Arc::clone(&self.progress),
@@ -130,8 +130,8 @@ impl LogSource for PodLog {
             newest_before: before.newest,
             opened,
             // The length of a log is unknown without its beginning.
-            bytes: if from.since.is_some() || from.tail.is_some() { SHORT } else { 0 },
-            ending: Ending::default(),
+            bytes: if from.since.is_some() || from.tail.is_some() { ROTATION_BYTES_MIN } else { 0 },
+            ending: LastLine::default(),
             ready: VecDeque::new(),
             ended: false,
             has_moved: false,
@@ -155,16 +155,17 @@ impl LogSource for PodLog {
     }
 
     async fn status(&self) -> Result<ContainerStatus> {
-        let seen = self.backend.query(Operation::Logs, self.backend.look(&self.container)).await?;
+        let seen =
+            self.backend.query(Operation::Logs, self.backend.current(&self.container)).await?;
         Ok(info::status(&seen.state))
     }
 
     async fn ended(&self) -> Result<()> {
-        self.backend.until_ended_whatever_comes(&self.container).await.map(drop)
+        self.backend.wait_ended_with_retries(&self.container).await.map(drop)
     }
 
     async fn ended_by_removal(&self) -> bool {
-        match self.backend.until_ended_whatever_comes(&self.container).await {
+        match self.backend.wait_ended_with_retries(&self.container).await {
             Ok(exit) => exit.reason == ExitReason::Removed,
             Err(error) => error.kind() == ErrorKind::NotFound,
         }
@@ -187,7 +188,7 @@ impl LogSource for PodLog {
     }
 
     fn open_since(&self, time: SystemTime) -> Option<SystemTime> {
-        time.checked_sub(BEFORE)
+        time.checked_sub(RESUME_OVERLAP)
     }
 }
 
@@ -195,7 +196,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Open {
+impl OpenLogStream {
     async fn next(&mut self) -> Result<Option<Chunk>> {
         loop {
             while let Some(chunk) = self.ready.pop_front() {
@@ -228,9 +229,8 @@ impl Open {
                     }
                     if self.follow && !self.has_ended().await? {
                         // If the container runs, the connection was lost within a line.
-                        return Err(
-                            Error::new(ErrorKind::Unavailable).with_message("the connection was lost within a line of the log")
-                        );
+                        return Err(Error::new(ErrorKind::Unavailable)
+                            .with_message("the connection was lost within a line of the log"));
                     }
                     (rest.unwrap_or_default(), true)
                 }
@@ -282,19 +282,19 @@ impl Open {
             return Ok(());
         }
         lock(&self.progress).target.get_or_insert(time);
-        Err(Error::new(ErrorKind::Lost).with_retryable(true).with_message(
-            "the server has ended the log before its last line",
-        ))
+        Err(Error::new(ErrorKind::Lost)
+            .with_retryable(true)
+            .with_message("the server has ended the log before its last line"))
     }
 
     /// Returns the next line, or a part of a long line. A silent follower checks if the log has
     /// more lines.
     async fn line(&mut self) -> Result<Option<Bytes>> {
         if !self.follow {
-            return self.lines.next_within(line::MOST).await;
+            return self.lines.next_within(line::PIECE_BYTES_MAX).await;
         }
-        let next = self.lines.next_within(line::MOST);
-        if let Ok(line) = tokio::time::timeout(DRAINED, next).await {
+        let next = self.lines.next_within(line::PIECE_BYTES_MAX);
+        if let Ok(line) = tokio::time::timeout(DRAINED_AFTER, next).await {
             return line;
         }
         if self.is_sound() {
@@ -302,7 +302,12 @@ impl Open {
         }
         loop {
             let asleep = Instant::now();
-            match tokio::time::timeout(SILENCE, self.lines.next_within(line::MOST)).await {
+            match tokio::time::timeout(
+                SILENCE_CHECK_INTERVAL,
+                self.lines.next_within(line::PIECE_BYTES_MAX),
+            )
+            .await
+            {
                 Ok(line) => return line,
                 // The node itself continues with the next file.
                 Err(_) if !self.can_lose_sight() => self.is_current(asleep),
@@ -336,12 +341,12 @@ impl Open {
     }
 
     fn can_lose_sight(&self) -> bool {
-        self.backend.server.minor < FOLLOWS_ROTATION
+        self.backend.server.minor < FOLLOWS_ROTATION_MINOR
     }
 
     /// Returns whether the log has lines that the follower has not received.
     async fn has_more(&mut self) -> Result<bool> {
-        if !self.can_lose_sight() || self.bytes < SHORT {
+        if !self.can_lose_sight() || self.bytes < ROTATION_BYTES_MIN {
             return Ok(false);
         }
         let asked_at = Instant::now();
@@ -350,7 +355,7 @@ impl Open {
             Ok(last) => last.back().map(|chunk| chunk.time),
             // The check is repeated after the next silence.
             Err(error) if error.is_retryable() => return Ok(false),
-            Err(error) => return Err(mistaken(error)),
+            Err(error) => return Err(retryable_if_transient(error)),
         };
         let read = lock(&self.progress).newest;
         match newest {
@@ -367,7 +372,7 @@ impl Open {
     }
 
     async fn has_ended(&mut self) -> Result<bool> {
-        let seen = self.backend.look(&self.container).await?;
+        let seen = self.backend.current(&self.container).await?;
         Ok(info::status(&seen.state) == ContainerStatus::Exited)
     }
 

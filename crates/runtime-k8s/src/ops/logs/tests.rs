@@ -67,7 +67,7 @@ fn lines(range: std::ops::Range<usize>) -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn log_that_the_server_ends_too_early_is_resumed() {
+async fn truncated_log_is_resumed() {
     for pod in [ENDED, RUNNING] {
         let (client, asked) = server(pod, 5000, 502);
         assert_eq!(read(client, LogOptions::default()).await.unwrap(), lines(0..5000));
@@ -76,7 +76,7 @@ async fn log_that_the_server_ends_too_early_is_resumed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn log_that_is_not_given_further_is_lost() {
+async fn log_without_progress_is_lost() {
     for pod in [ENDED, RUNNING] {
         // A response has less than is read twice when a log is resumed.
         let (client, _) = server(pod, 5000, 90);
@@ -86,7 +86,7 @@ async fn log_that_is_not_given_further_is_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whole_log_takes_one_more_request() {
+async fn complete_log_takes_one_more_request() {
     let (client, asked) = server(ENDED, 100, usize::MAX);
     assert_eq!(read(client, LogOptions::default()).await.unwrap(), lines(0..100));
     let asked = asked.lock().unwrap();
@@ -95,7 +95,7 @@ async fn whole_log_takes_one_more_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn tail_is_asked_of_the_server() {
+async fn tail_is_sent_to_server() {
     for tail in [1, 5, 100] {
         let (client, asked) = server(ENDED, 30_000, usize::MAX);
         let read = read(client, LogOptions::default().tail(tail)).await.unwrap();
@@ -113,7 +113,7 @@ async fn tail_is_asked_of_the_server() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn tail_since_a_time_is_asked_of_the_server() {
+async fn tail_since_time_is_sent_to_server() {
     let since = std::time::SystemTime::UNIX_EPOCH
         + std::time::Duration::from_millis(1_795_453_200_000 + 299_900);
     let (client, asked) = server(ENDED, 30_000, usize::MAX);

@@ -10,15 +10,15 @@ use super::Inner;
 use crate::model::api::{ClusterEvent, Pod};
 use crate::model::pod::lifecycle::State;
 use crate::model::pod::lifecycle::node_lost;
-use crate::model::pod::observed::Seen;
-use crate::state::nodes::Health;
+use crate::model::pod::observed::ObservedPod;
+use crate::state::nodes::NodeHealth;
 
 /// Timeout of the requests for the events that explain an end.
-const EXPLANATION: Duration = Duration::from_secs(3);
+const EVENTS_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Delays between the requests for such an event, in milliseconds: a scheduler records it after it
 /// has removed the pod.
-pub(super) const LATER: [u64; 3] = [50, 150, 400];
+pub(super) const EVENT_RETRY_DELAYS_MS: [u64; 3] = [50, 150, 400];
 
 impl Inner {
     /// Returns the exit of a pod that was removed before its end, if its events or its node explain
@@ -29,7 +29,7 @@ impl Inner {
             return Some(exit);
         }
         let node = last.spec.node_name.as_deref()?;
-        (self.nodes.health(node).await == Health::Lost).then(|| node_lost(node))
+        (self.nodes.health(node).await == NodeHealth::Lost).then(|| node_lost(node))
     }
 
     /// Returns the exit of a pod whose new version shows a removal by another client.
@@ -42,7 +42,11 @@ impl Inner {
     }
 
     /// Returns the exit of a pod that another client has just removed.
-    fn newly_removed(&self, news: &Pod, last: impl FnOnce(Seen) -> Seen) -> Option<Exit> {
+    fn newly_removed(
+        &self,
+        news: &Pod,
+        last: impl FnOnce(ObservedPod) -> ObservedPod,
+    ) -> Option<Exit> {
         let entry = self.store().entries.get(news.metadata.uid.as_str()).cloned()?;
         let before = entry.now();
         if entry.removing.load(Ordering::Relaxed) || before.exit().is_some() {
@@ -60,21 +64,21 @@ impl Inner {
             let mut pauses = pauses.iter();
             loop {
                 let events = self.client.events_of(&pod.metadata).await.ok()?;
-                if let Some(words) = eviction(&events) {
-                    return Some(words);
+                if let Some(message) = eviction(&events) {
+                    return Some(message);
                 }
                 tokio::time::sleep(Duration::from_millis(*pauses.next()?)).await;
             }
         };
-        let words = tokio::time::timeout(EXPLANATION, look).await.ok()??;
-        Some(exit.with_reason(ExitReason::Evicted).with_message(words))
+        let message = tokio::time::timeout(EVENTS_TIMEOUT, look).await.ok()??;
+        Some(exit.with_reason(ExitReason::Evicted).with_message(message))
     }
 
     /// Sets the exits of the pods whose end was unclear for too long.
     pub(super) async fn clear_up(&self) {
-        let due: Vec<(Arc<str>, Seen, bool)> = {
+        let due: Vec<(Arc<str>, ObservedPod, bool)> = {
             let store = self.store();
-            let overdue = |seen: &Seen| {
+            let overdue = |seen: &ObservedPod| {
                 seen.unclear_since.is_some_and(|since| since.elapsed() >= seen.patience())
             };
             let look = |uid: &Arc<str>| {
@@ -112,11 +116,11 @@ impl Inner {
 /// Returns the reason of an eviction from the events of a pod.
 fn eviction(events: &[ClusterEvent]) -> Option<String> {
     events.iter().rev().find_map(|event| {
-        let words = event.message.clone().unwrap_or_default();
+        let message = event.message.clone().unwrap_or_default();
         match event.reason.as_deref() {
-            Some("Preempted") => Some(words),
-            Some("TaintManagerEviction") if words.starts_with("Marking for deletion") => {
-                Some(format!("its node has a taint with effect NoExecute: {words}"))
+            Some("Preempted") => Some(message),
+            Some("TaintManagerEviction") if message.starts_with("Marking for deletion") => {
+                Some(format!("its node has a taint with effect NoExecute: {message}"))
             }
             _ => None,
         }
@@ -128,14 +132,14 @@ const NOT_CONFIRMED: &str = "its node has not confirmed its end";
 
 /// Returns the exit of a pod that another client removes and whose node has not ended it in time. A
 /// healthy node has no limit: it is busy, or still pulls an image.
-fn given_up(seen: &Seen, node: &str, health: Health) -> Option<Exit> {
+fn given_up(seen: &ObservedPod, node: &str, health: NodeHealth) -> Option<Exit> {
     match health {
-        Health::Well => None,
-        Health::Lost => Some(node_lost(node)),
+        NodeHealth::Well => None,
+        NodeHealth::Lost => Some(node_lost(node)),
         // The node controller marks the pod of a lost node, but only if the pod was ready.
-        Health::Unknown if seen.silent_since.is_some() => Some(node_lost(node)),
-        Health::Unknown if seen.state == State::Running => None,
-        Health::Unknown => Some(Exit::new(ExitReason::Removed).with_message(NOT_CONFIRMED)),
+        NodeHealth::Unknown if seen.silent_since.is_some() => Some(node_lost(node)),
+        NodeHealth::Unknown if seen.state == State::Running => None,
+        NodeHealth::Unknown => Some(Exit::new(ExitReason::Removed).with_message(NOT_CONFIRMED)),
     }
 }
 
@@ -145,7 +149,7 @@ mod tests {
     use serde_json::{Value, json};
 
     #[test]
-    fn eviction_is_told_by_an_event_of_its_controller() {
+    fn eviction_is_read_from_events() {
         let event = |reason: &str, message: &str| ClusterEvent {
             reason: Some(reason.into()),
             message: Some(message.into()),
@@ -157,11 +161,11 @@ mod tests {
         let cancelled = event("TaintManagerEviction", "Cancelling deletion of Pod a/b");
         assert_eq!(eviction(&[killing.clone(), cancelled]), None);
         assert_eq!(eviction(&[preempted.clone(), killing.clone()]), preempted.message);
-        let words = eviction(&[taint, killing]).unwrap();
-        assert!(words.contains("NoExecute") && words.contains("a/b"), "{words}");
+        let message = eviction(&[taint, killing]).unwrap();
+        assert!(message.contains("NoExecute") && message.contains("a/b"), "{message}");
     }
 
-    fn removed(state: Value, ready: &str) -> Seen {
+    fn removed(state: Value, ready: &str) -> ObservedPod {
         let pod: Pod = serde_json::from_value(json!({
             "metadata": {"name": "p", "uid": "u", "resourceVersion": "3",
                 "deletionTimestamp": "2026-11-23T16:00:00Z", "deletionGracePeriodSeconds": 1},
@@ -171,12 +175,12 @@ mod tests {
                     {"type": "Ready", "status": ready}]},
         }))
         .unwrap();
-        Seen::first(pod)
+        ObservedPod::first(pod)
     }
 
     #[test]
-    fn a_node_is_lost_when_that_is_known_and_not_when_it_is_slow() {
-        use Health::{Lost, Unknown, Well};
+    fn slow_node_is_not_lost() {
+        use NodeHealth::{Lost, Unknown, Well};
         let started = json!({"running": {"startedAt": "2026-11-23T16:00:01Z"}});
         let slow = removed(started.clone(), "True");
         let silent = removed(started, "False");

@@ -30,7 +30,7 @@ impl Inner {
         while Instant::now() < until {
             let sent = Instant::now();
             let (pods, listed) = self.client.list_pods(&self.selector).await?;
-            self.currency.listed(sent, &listed);
+            self.freshness.listed(sent, &listed);
             self.removals.clear();
             self.store().reset(pods, listed.parse().ok());
             *version = listed;
@@ -53,7 +53,7 @@ mod tests {
     use crate::state::pods::Pods;
 
     #[tokio::test(start_paused = true)]
-    async fn pods_without_the_right_to_watch_are_listed() {
+    async fn pods_are_polled_without_right_to_watch() {
         const FORBIDDEN: &str = r#"{"kind": "Status", "code": 403, "reason": "Forbidden", "message":
             "pods is forbidden: User \"u\" cannot watch resource \"pods\" in API group \"\" in the namespace \"x\""}"#;
         const HELD: &str = r#"{"metadata": {"resourceVersion": "1"}, "items": [{"metadata":

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::Pods;
 use crate::model::api::Pod;
 use crate::model::labels::{RELEASED, STOPPED_AT, STOPPED_IMAGE};
-use crate::model::pod::observed::Seen;
+use crate::model::pod::observed::ObservedPod;
 
 /// A recorded event: its type and the pod.
 type Line = (String, Value);
@@ -74,12 +74,12 @@ fn parse(events: &[Line]) -> Vec<(Pod, bool)> {
 
 /// Replays events to an observer from the first of them on, and returns the exit.
 fn play<'a>(events: impl IntoIterator<Item = &'a (Pod, bool)>) -> Exit {
-    let mut seen: Option<Seen> = None;
+    let mut seen: Option<ObservedPod> = None;
     let mut first: Option<Exit> = None;
     for (news, is_gone) in events {
         let now = match seen.take() {
             Some(before) => before.next(news.clone()),
-            None => Seen::first(news.clone()),
+            None => ObservedPod::first(news.clone()),
         };
         let now = if *is_gone { now.last(None) } else { now };
         if let (None, Some(exit)) = (&first, now.exit()) {
@@ -104,7 +104,7 @@ fn without_generations(mut events: Vec<Line>) -> Vec<Line> {
 }
 
 #[test]
-fn every_recording_is_played() {
+fn every_recording_has_a_test() {
     let mut names: Vec<String> = std::fs::read_dir(folder())
         .unwrap()
         .filter_map(|file| {
@@ -117,7 +117,7 @@ fn every_recording_is_played() {
 }
 
 #[tokio::test]
-async fn exit_is_the_same_for_every_observer_of_a_recording() {
+async fn exit_of_recording_is_same_for_every_observer() {
     for (name, reason, code) in ENDS {
         let events = parse(&read(name));
         for begin in 0..events.len() {
@@ -128,7 +128,7 @@ async fn exit_is_the_same_for_every_observer_of_a_recording() {
 }
 
 #[tokio::test]
-async fn exit_is_the_same_after_a_gap_in_the_watch() {
+async fn exit_of_recording_is_same_after_gap() {
     for (name, reason, code) in ENDS {
         let events = parse(&read(name));
         for begin in 1..events.len() {
@@ -146,7 +146,7 @@ async fn exit_is_the_same_after_a_gap_in_the_watch() {
 }
 
 #[tokio::test]
-async fn exit_of_pod_that_was_taken_away_is_no_success_without_generations() {
+async fn exit_without_generations_is_not_success() {
     for (name, reason, code) in ENDS {
         let events = without_generations(read(name));
         let pods = parse(&events);
@@ -165,7 +165,7 @@ async fn exit_of_pod_that_was_taken_away_is_no_success_without_generations() {
 }
 
 #[tokio::test]
-async fn exit_after_a_recorded_stop_is_of_the_stop() {
+async fn exit_after_recorded_stop_is_stopped_by_us() {
     for (name, code) in [
         ("stop-by-deadline-exit-0", Some(0)),
         ("stop-by-deadline-exit-42", Some(42)),
@@ -222,7 +222,7 @@ async fn watched(events: &[Line], begin: usize) -> Vec<Exit> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn watch_tells_the_exit_of_a_recording_once() {
+async fn watch_reports_exit_of_recording_once() {
     for (name, reason, code) in ENDS {
         let events = read(name);
         for begin in 0..events.len() {

@@ -16,17 +16,17 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Inner;
-use super::ends::LATER;
+use super::ends::EVENT_RETRY_DELAYS_MS;
 use crate::model::api::Pod;
 
 /// Maximum number of concurrent explanations.
-const AT_ONCE: usize = 8;
+const CONCURRENT_EXPLANATIONS_MAX: usize = 8;
 
 /// Timeout of an explanation.
-const LIMIT: Duration = Duration::from_secs(3);
+const EXPLANATION_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Maximum number of removals that wait. Further ones are reported at once, without an explanation.
-const MOST_WAITING: usize = 1024;
+const WAITING_MAX: usize = 1024;
 
 /// The removals that were not reported yet.
 #[derive(Debug, Default)]
@@ -55,7 +55,7 @@ impl Removals {
             removal.is_gone |= is_gone;
             return Ok(());
         }
-        if waiting.len() >= MOST_WAITING {
+        if waiting.len() >= WAITING_MAX {
             return Err(pod);
         }
         let uid: Arc<str> = pod.metadata.uid.as_str().into();
@@ -64,7 +64,7 @@ impl Removals {
         if !queued {
             return Err(pod);
         }
-        let until = Instant::now() + LIMIT;
+        let until = Instant::now() + EXPLANATION_TIMEOUT;
         waiting.insert(uid, Removal { pod, exit, is_gone, until });
         Ok(())
     }
@@ -102,7 +102,7 @@ impl Inner {
         let mut under_way = FuturesUnordered::new();
         loop {
             tokio::select! {
-                Some(uid) = queue.recv(), if under_way.len() < AT_ONCE => {
+                Some(uid) = queue.recv(), if under_way.len() < CONCURRENT_EXPLANATIONS_MAX => {
                     under_way.push(self.report_removal(uid));
                 }
                 Some(()) = under_way.next(), if !under_way.is_empty() => {}
@@ -130,7 +130,7 @@ impl Inner {
         let of = |removal: &Removal| (removal.pod.clone(), removal.exit.clone(), removal.is_gone);
         let (pod, exit, is_gone) = self.removals.get(uid, of)?;
         if !is_gone {
-            if let Some(exit) = self.preemption(&pod, exit, &LATER).await {
+            if let Some(exit) = self.preemption(&pod, exit, &EVENT_RETRY_DELAYS_MS).await {
                 return Some(exit);
             }
             if !self.removals.get(uid, |removal| removal.is_gone)? {

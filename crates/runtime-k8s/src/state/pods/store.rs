@@ -11,13 +11,13 @@ use tokio::time::Instant;
 
 use crate::model::api::Pod;
 use crate::model::info;
-use crate::model::pod::observed::Seen;
+use crate::model::pod::observed::ObservedPod;
 
 /// How long a removed pod is remembered, in case an older version of it arrives later.
-const REMEMBERED: Duration = Duration::from_secs(300);
+const REMOVED_TTL: Duration = Duration::from_secs(300);
 
 /// Capacity of the channel to a listener, in events.
-pub(super) const MOST_WAITING_EVENTS: usize = 100_000;
+pub(super) const EVENT_CHANNEL_CAPACITY: usize = 100_000;
 
 #[derive(Debug, Default)]
 pub(super) struct Store {
@@ -39,9 +39,9 @@ pub(super) struct Listener {
 /// A pod of the scope.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    seen: watch::Sender<Seen>,
+    seen: watch::Sender<ObservedPod>,
     /// Locked while one of the waiters evaluates the budget.
-    pub(crate) judging: tokio::sync::Mutex<Judging>,
+    pub(crate) evaluation: tokio::sync::Mutex<Evaluation>,
     /// Whether this runtime is removing the pod.
     pub(super) removing: AtomicBool,
     waiting: Mutex<Waiting>,
@@ -58,16 +58,16 @@ struct Waiting {
 
 /// Number of evaluations, and the time of the next.
 #[derive(Debug, Default)]
-pub(crate) struct Judging {
+pub(crate) struct Evaluation {
     pub(crate) looks: u32,
     pub(crate) next: Option<Instant>,
 }
 
 impl Entry {
-    fn new(seen: Seen) -> Self {
+    fn new(seen: ObservedPod) -> Self {
         Self {
             seen: watch::Sender::new(seen),
-            judging: tokio::sync::Mutex::default(),
+            evaluation: tokio::sync::Mutex::default(),
             removing: AtomicBool::new(false),
             waiting: Mutex::default(),
         }
@@ -78,41 +78,41 @@ impl Entry {
     }
 
     /// Records the latest message of the node in the events of the cluster.
-    pub(crate) fn progress(&self, words: String) {
-        self.waiting().progress = Some(words);
+    pub(crate) fn set_progress(&self, message: String) {
+        self.waiting().progress = Some(message);
     }
 
     /// Returns the reason why the container does not run yet.
-    pub(crate) fn waits_for(&self, seen: &Seen) -> String {
+    pub(crate) fn pending_message(&self, seen: &ObservedPod) -> String {
         let progress = || self.waiting().progress.clone();
-        let words = if seen.is_silent_about_start() { progress() } else { None };
-        words.unwrap_or_else(|| seen.waits_for())
+        let message = if seen.is_silent_about_start() { progress() } else { None };
+        message.unwrap_or_else(|| seen.pending_message())
     }
 
     /// Returns the reason why the container does not run yet, unless it was reported before.
-    pub(crate) fn news(&self, seen: &Seen) -> Option<String> {
-        let words = self.waits_for(seen);
+    pub(crate) fn unreported_message(&self, seen: &ObservedPod) -> Option<String> {
+        let message = self.pending_message(seen);
         let mut waiting = self.waiting();
-        if waiting.reported.as_ref() == Some(&words) {
+        if waiting.reported.as_ref() == Some(&message) {
             return None;
         }
-        waiting.reported = Some(words.clone());
-        Some(words)
+        waiting.reported = Some(message.clone());
+        Some(message)
     }
 
     /// Returns a receiver of the current and all later observations.
-    pub(crate) fn subscribe(&self) -> watch::Receiver<Seen> {
+    pub(crate) fn subscribe(&self) -> watch::Receiver<ObservedPod> {
         self.seen.subscribe()
     }
 
     /// Returns the current observation.
-    pub(crate) fn now(&self) -> Seen {
+    pub(crate) fn now(&self) -> ObservedPod {
         self.seen.borrow().clone()
     }
 
     /// Returns whether the current observation matches a predicate.
-    pub(super) fn is(&self, hold: impl Fn(&Seen) -> bool) -> bool {
-        hold(&self.seen.borrow())
+    pub(super) fn matches(&self, predicate: impl Fn(&ObservedPod) -> bool) -> bool {
+        predicate(&self.seen.borrow())
     }
 
     /// Records that this runtime is removing the pod, so that its end needs no explanation.
@@ -140,7 +140,7 @@ impl Store {
                 (Some(before), after)
             }
             None => {
-                let after = Seen::first(pod);
+                let after = ObservedPod::first(pod);
                 self.entries.insert(Arc::clone(&uid), Arc::new(Entry::new(after.clone())));
                 (None, after)
             }
@@ -156,7 +156,7 @@ impl Store {
         let known = self.removed.contains_key(uid);
         self.removed.entry(uid.into()).or_insert(now);
         if self.removed.len() > 1024 {
-            self.removed.retain(|_, since| since.elapsed() < REMEMBERED);
+            self.removed.retain(|_, since| since.elapsed() < REMOVED_TTL);
         }
         let (before, entry) = match self.entries.remove(uid) {
             Some(entry) => (Some(entry.now()), Some(entry)),
@@ -166,7 +166,7 @@ impl Store {
         let latest = match (&before, last) {
             (Some(before), Some(last)) => before.next(last),
             (Some(before), None) => before.clone(),
-            (None, Some(last)) => Seen::first(last),
+            (None, Some(last)) => ObservedPod::first(last),
             (None, None) => return,
         };
         let after = latest.last(exit);
@@ -207,7 +207,7 @@ impl Store {
         }
     }
 
-    fn mark(&mut self, uid: Arc<str>, seen: &Seen) {
+    fn mark(&mut self, uid: Arc<str>, seen: &ObservedPod) {
         if seen.unclear_since.is_some() {
             self.unclear.insert(uid);
         } else {
@@ -215,7 +215,7 @@ impl Store {
         }
     }
 
-    fn tell(&mut self, after: &Seen, before: Option<&Seen>) {
+    fn tell(&mut self, after: &ObservedPod, before: Option<&ObservedPod>) {
         if self.listeners.is_empty() {
             return;
         }
@@ -247,37 +247,40 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn reason_of_a_pending_start_is_news_once() {
-        let pod = |version: u64, node: Option<&str>, words: &str| -> Pod {
+    async fn pending_reason_is_reported_once() {
+        let pod = |version: u64, node: Option<&str>, message: &str| -> Pod {
             serde_json::from_value(json!({
                 "metadata": {"name": "p", "uid": "u", "resourceVersion": version.to_string(),
                     "labels": {crate::model::labels::RELEASED: "n"}},
                 "spec": {"nodeName": node, "containers": [{"name": "main", "image": "busybox"}]},
                 "status": {"phase": "Pending", "containerStatuses": [
-                    {"name": "main", "state": {"waiting": {"reason": "ErrImagePull", "message": words}}}]},
+                    {"name": "main", "state": {"waiting": {"reason": "ErrImagePull", "message": message}}}]},
             }))
             .unwrap()
         };
-        let seen = Seen::first(pod(1, Some("n"), "no such image"));
+        let seen = ObservedPod::first(pod(1, Some("n"), "no such image"));
         let entry = Entry::new(seen.clone());
-        assert_eq!(entry.news(&seen).as_deref(), Some("no such image"));
-        assert_eq!(entry.news(&seen), None);
+        assert_eq!(entry.unreported_message(&seen).as_deref(), Some("no such image"));
+        assert_eq!(entry.unreported_message(&seen), None);
         let other = seen.next(pod(2, Some("n"), "no such registry"));
-        assert_eq!(entry.news(&other).as_deref(), Some("no such registry"));
+        assert_eq!(entry.unreported_message(&other).as_deref(), Some("no such registry"));
         // The events have the progress of a node that the pod does not show.
         let quiet: Pod = serde_json::from_value(json!({
             "metadata": {"uid": "u", "labels": {crate::model::labels::RELEASED: "n"}},
             "spec": {"nodeName": "n"}, "status": {"phase": "Pending"}}))
         .unwrap();
-        let quiet = Seen::first(quiet);
-        assert_eq!(entry.news(&quiet).as_deref(), Some("node n is starting the container"));
-        entry.progress("Pulling image \"large\"".to_owned());
-        assert_eq!(entry.news(&quiet).as_deref(), Some("Pulling image \"large\""));
-        assert_eq!(entry.waits_for(&other), "no such registry");
+        let quiet = ObservedPod::first(quiet);
+        assert_eq!(
+            entry.unreported_message(&quiet).as_deref(),
+            Some("node n is starting the container")
+        );
+        entry.set_progress("Pulling image \"large\"".to_owned());
+        assert_eq!(entry.unreported_message(&quiet).as_deref(), Some("Pulling image \"large\""));
+        assert_eq!(entry.pending_message(&other), "no such registry");
     }
 
     #[tokio::test]
-    async fn a_new_list_removes_what_went_in_the_gap_and_keeps_what_is_newer() {
+    async fn list_removes_missing_pods_and_keeps_newer_pods() {
         let mut store = Store::default();
         for (uid, version) in [("stays", 3), ("went", 4), ("newer", 12)] {
             store.see(running(uid, version));

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::client::tests::{Answer, endless, slow, whole};
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_forgets_its_own_version_is_not_asked_without_end() {
+async fn expired_list_version_is_retried_with_backoff() {
     let lists = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&lists);
     let client = crate::client::tests::of(move |_, uri| {
@@ -48,14 +48,14 @@ fn list(version: u64, pods: &[Value]) -> Answer {
     whole(list.to_string())
 }
 
-async fn until(pods: &Pods, uid: &str, is: impl Fn(&Seen) -> bool) -> Seen {
+async fn until(pods: &Pods, uid: &str, is: impl Fn(&ObservedPod) -> bool) -> ObservedPod {
     let mut seen = pods.entry(uid).unwrap().subscribe();
     let now = tokio::time::timeout(Duration::from_secs(3600), seen.wait_for(is)).await;
     now.expect("it never comes to that").unwrap().clone()
 }
 
 #[tokio::test(start_paused = true)]
-async fn removals_by_others_delay_nothing_else() {
+async fn removals_by_others_do_not_delay_other_changes() {
     const REMOVED: u64 = 150;
     let name = |number| format!("removed-{number}");
     let client = slow(move |_, uri| {
@@ -101,7 +101,7 @@ async fn removals_by_others_delay_nothing_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn watch_that_lacks_an_answer_of_the_server_is_opened_again() {
+async fn watch_behind_a_response_is_reopened() {
     let watches = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&watches);
     let client = slow(move |_, uri| {
@@ -125,7 +125,7 @@ async fn watch_that_lacks_an_answer_of_the_server_is_opened_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn state_of_a_silent_watch_is_not_current() {
+async fn silent_watch_is_not_current() {
     let client = slow(|_, uri| {
         let is_watch = uri.contains("watch=true");
         async move {
@@ -139,7 +139,7 @@ async fn state_of_a_silent_watch_is_not_current() {
     assert!(!pods.is_current());
     pods.live().await.unwrap();
     assert!(pods.is_current());
-    tokio::time::sleep(current::FRESH + Duration::from_secs(1)).await;
+    tokio::time::sleep(freshness::STALE_AFTER + Duration::from_secs(1)).await;
     assert!(!pods.is_current());
     pods.live().await.expect("it is live all the same");
 }

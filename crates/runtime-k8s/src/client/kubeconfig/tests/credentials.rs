@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::super::Settings;
 use super::load_at;
-use crate::client::proxy::fake::{Seen, Server, certificate, certificate_pem, key_pem};
+use crate::client::proxy::fake::{ReceivedRequest, Server, certificate, certificate_pem, key_pem};
 use crate::client::transport::pool::Generation;
 use crate::client::transport::{dial, http2};
 use crate::error;
@@ -93,12 +93,12 @@ async fn get(client: &kube::Client) -> Result<StatusCode> {
     Ok(status)
 }
 
-async fn start(answer: impl Fn(&Seen) -> u16 + Send + Sync + 'static) -> Server {
+async fn start(answer: impl Fn(&ReceivedRequest) -> u16 + Send + Sync + 'static) -> Server {
     Server::start(Some(&certificate()), None, answer).await
 }
 
 #[tokio::test]
-async fn credentials_arrive_as_the_kubeconfig_has_them() {
+async fn credentials_of_kubeconfig_are_sent() {
     let (directory, server) = (Directory::new(), start(|_| 200).await);
     directory.write("token", "from-file\n\n");
     for (user, expected) in [
@@ -197,7 +197,7 @@ async fn exec_plugin_runs_once_for_all_clients_and_again_after_401() {
 }
 
 #[tokio::test]
-async fn exec_plugin_gets_what_the_kubeconfig_says() {
+async fn exec_plugin_receives_kubeconfig_settings() {
     let (directory, server) = (Directory::new(), start(|_| 200).await);
     let output = credential(json!({"token": "t"}));
     directory.plugin(&format!(
@@ -242,7 +242,7 @@ async fn exec_plugin_runs_again_when_its_credentials_have_expired() {
 }
 
 #[tokio::test]
-async fn exec_plugin_that_fails_is_an_error_without_its_output() {
+async fn failed_exec_plugin_returns_error_without_output() {
     let (directory, server) = (Directory::new(), start(|_| 200).await);
     let echo = |text: String| format!("echo '{text}'");
     let of = |status| echo(credential(status));
@@ -276,7 +276,7 @@ async fn exec_plugin_that_fails_is_an_error_without_its_output() {
 }
 
 #[tokio::test]
-async fn exec_plugin_blocks_no_thread_of_the_executor() {
+async fn exec_plugin_does_not_block_executor() {
     let (directory, server) = (Directory::new(), start(|_| 200).await);
     let output = credential(json!({"token": "t"}));
     // It ends when the executor has done something else meanwhile.
@@ -292,7 +292,7 @@ async fn exec_plugin_blocks_no_thread_of_the_executor() {
 }
 
 #[tokio::test]
-async fn client_certificates_come_from_files_and_plugins() {
+async fn client_certificates_are_read_from_files_and_plugins() {
     let (own, client) = (certificate(), certificate());
     let server =
         Server::start(

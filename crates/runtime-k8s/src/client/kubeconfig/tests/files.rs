@@ -32,7 +32,7 @@ async fn server(
 }
 
 #[tokio::test]
-async fn files_of_a_list_are_merged_and_the_first_entry_wins() {
+async fn files_are_merged_and_first_entry_wins() {
     let directory = tempfile::tempdir().unwrap();
     let at = directory.path();
     let empty_current = write(at, "empty-current", &named("''", "first"));
@@ -69,7 +69,7 @@ async fn files_of_a_list_are_merged_and_the_first_entry_wins() {
 }
 
 #[tokio::test]
-async fn relative_paths_belong_to_the_directory_of_their_file() {
+async fn relative_paths_are_resolved_against_directory_of_file() {
     let directory = tempfile::tempdir().unwrap();
     write(directory.path(), "one/token", "t\n");
     let text = "{current-context: c, clusters: [{name: k, cluster: {server: x}}], \

@@ -293,7 +293,7 @@ async fn file_fields_are_read_as_kubectl_reads_them() {
 }
 
 #[tokio::test]
-async fn namespace_is_that_of_the_context_or_the_default() {
+async fn namespace_defaults_to_context() {
     for (namespace, expected) in [
         ("", "default"),
         ("namespace: ''", "default"),

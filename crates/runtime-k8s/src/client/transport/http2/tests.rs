@@ -127,30 +127,30 @@ async fn ask(
 }
 
 #[test]
-fn a_window_holds_what_is_on_its_way() {
+fn window_size_follows_round_trip_time() {
     assert_eq!(window(Duration::from_micros(80)), 64 << 10, "this machine");
     assert_eq!(window(Duration::from_millis(1)), (64 << 20) / 1000, "this data centre");
     assert_eq!(window(Duration::from_millis(200)), 1 << 20, "far away");
 }
 
 #[test]
-fn one_slow_connection_is_not_the_distance() {
+fn slow_connection_does_not_change_minimum_round_trip() {
     let (near, slow) = (Duration::from_millis(1), Duration::from_millis(30));
     let shortest = RoundTrip::default();
     assert_eq!([slow, near, slow].map(|took| shortest.seen(took)), [slow, near, near]);
 }
 
 #[tokio::test]
-async fn a_server_without_it_is_told_apart_from_one_that_is_away() {
+async fn missing_http2_differs_from_unreachable_server() {
     let server = serve(&[b"http/1.1"]).await;
     let error = ask(&server.client(), 1).await.unwrap_err();
-    assert!(is_not_spoken(&error), "{error:?}");
+    assert!(is_unsupported(&error), "{error:?}");
     let away = Server { address: ([127, 0, 0, 1], 1).into(), ..server }.client();
-    assert!(!is_not_spoken(&ask(&away, 1).await.unwrap_err()));
+    assert!(!is_unsupported(&ask(&away, 1).await.unwrap_err()));
 }
 
 #[tokio::test]
-async fn connections_are_used_again_and_never_shared() {
+async fn connections_are_reused_and_not_shared() {
     let server = serve(&[b"h2"]).await;
     let client = server.client();
     for _ in 0..3 {
@@ -173,7 +173,7 @@ async fn connections_are_used_again_and_never_shared() {
 }
 
 #[tokio::test]
-async fn a_reader_may_be_slow_and_the_pieces_small() {
+async fn slow_reader_of_small_frames_receives_all() {
     let server = serve(&[b"h2"]).await;
     let count = 3 * (64 << 10);
     let answer = ask(&server.client(), format!("{count}x1")).await.unwrap();
@@ -210,29 +210,32 @@ async fn relay(to: SocketAddr, silent: Arc<AtomicBool>) -> SocketAddr {
 }
 
 /// Opens an endless response, like a watch.
-async fn open_watch(client: &kube::Client) -> std::result::Result<(Heard, Body), kube::Error> {
+async fn open_watch(client: &kube::Client) -> std::result::Result<(Liveness, Body), kube::Error> {
     let mut request = Request::get("/1x0x1").body(Body::empty()).unwrap();
     request.extensions_mut().insert(OpensWatch);
     let (head, body) = client.send(request).await?.into_parts();
-    Ok((head.extensions.get::<Heard>().expect("it is told when it was heard").clone(), body))
+    Ok((head.extensions.get::<Liveness>().expect("it is told when it was liveness").clone(), body))
 }
 
 #[tokio::test]
-async fn watch_of_a_silent_server_ends_and_a_quiet_one_goes_on() {
+async fn watch_of_vanished_server_ends_and_idle_watch_continues() {
     let server = serve(&[b"h2"]).await;
     let silent = Arc::new(AtomicBool::new(false));
     let config = server.config(relay(server.address, Arc::clone(&silent)).await);
     let pings = Pings { interval: Duration::from_millis(50), timeout: Duration::from_secs(1) };
     let client = client_with(&config, Generation::default(), pings, pings).unwrap().unwrap();
-    let (heard, mut body) = open_watch(&client).await.unwrap();
+    let (liveness, mut body) = open_watch(&client).await.unwrap();
     let quiet = tokio::time::timeout(Duration::from_millis(1500), body.frame()).await;
     assert!(quiet.is_err(), "{quiet:?}");
-    assert!(heard.last().elapsed() < Duration::from_secs(1), "the answers to pings are heard");
+    assert!(
+        liveness.last().elapsed() < Duration::from_secs(1),
+        "the answers to pings are liveness"
+    );
     silent.store(true, Ordering::Relaxed);
-    let last = heard.last();
+    let last = liveness.last();
     let cut = tokio::time::timeout(Duration::from_secs(20), body.frame()).await;
     assert!(cut.expect("its end is noticed").unwrap().is_err());
-    assert!(heard.last() - last < Duration::from_secs(1), "nothing is heard meanwhile");
+    assert!(liveness.last() - last < Duration::from_secs(1), "nothing is liveness meanwhile");
     // A server that accepts a connection and sends nothing times out.
     let opened = tokio::time::timeout(Duration::from_secs(20), open_watch(&client)).await;
     assert!(opened.expect("its silence is noticed").is_err());
@@ -242,7 +245,7 @@ async fn watch_of_a_silent_server_ends_and_a_quiet_one_goes_on() {
 }
 
 #[tokio::test]
-async fn connections_of_an_earlier_generation_are_not_used() {
+async fn connections_of_earlier_generation_are_dropped() {
     let server = serve(&[b"h2"]).await;
     let client = server.client();
     let read = async || ask(&client, 10).await.unwrap().into_body().collect().await.unwrap();

@@ -39,7 +39,7 @@ fn exit(state: &State) -> &Exit {
 }
 
 #[test]
-fn exits() {
+fn exit_of_terminated_container_has_reason_and_code() {
     use ExitReason as R;
     for (code, reason, want, want_code) in [
         (0, "Completed", R::Exited, Some(0)),
@@ -62,7 +62,7 @@ fn exits() {
 }
 
 #[test]
-fn a_stop_of_ours_keeps_the_code() {
+fn stop_keeps_exit_code() {
     let mut pod = pod(STOPPED_IMAGE, ended(143, "Error"));
     pod.metadata.annotations.insert(STOPPED_AT.into(), "1000".into());
     let state = assess_of(&pod);
@@ -71,7 +71,7 @@ fn a_stop_of_ours_keeps_the_code() {
 }
 
 #[test]
-fn a_silent_node_shows_in_one_word() {
+fn silent_node_is_detected_by_ready_condition() {
     let with = |ready: &str, reason: Value, containers: &str| {
         pod(
             "busybox",
@@ -93,7 +93,7 @@ fn a_silent_node_shows_in_one_word() {
 }
 
 #[test]
-fn the_cluster_ends_a_pod_and_it_is_no_success() {
+fn pod_ended_by_cluster_is_not_success() {
     use ExitReason as R;
     for (reason, want) in [
         ("Evicted", R::Evicted),
@@ -140,7 +140,7 @@ fn deleted(mut pod: Pod, at: &str, grace: u64) -> Pod {
 }
 
 #[test]
-fn exit_of_deleted_pod_without_proof_of_earlier_end_is_removed() {
+fn exit_of_deleted_pod_without_earlier_end_is_removed() {
     // The times are ignored: a server can have changed the time of the deletion to one after the
     // end.
     for (at, grace) in [
@@ -165,7 +165,7 @@ fn exit_of_deleted_pod_without_proof_of_earlier_end_is_removed() {
 }
 
 #[test]
-fn exit_of_deleted_pod_reported_for_earlier_generation_is_its_own() {
+fn exit_of_earlier_generation_is_own_exit() {
     for (reported, grace, want) in [
         (json!(2), 0, ExitReason::Exited),
         (json!(3), 0, ExitReason::Removed),
@@ -186,7 +186,7 @@ fn exit_of_deleted_pod_reported_for_earlier_generation_is_its_own() {
 }
 
 #[test]
-fn stop_before_deletion_keeps_the_code_and_deletion_before_stop_does_not() {
+fn stop_keeps_code_only_before_deletion() {
     let mut stopped = pod(STOPPED_IMAGE, ended(0, "Completed"));
     stopped.metadata.annotations.insert(STOPPED_AT.into(), "1000".into());
     let stopped = deleted(stopped, "2026-11-23T16:00:10Z", 0);
@@ -196,7 +196,7 @@ fn stop_before_deletion_keeps_the_code_and_deletion_before_stop_does_not() {
 }
 
 #[test]
-fn deadline_of_a_stop_is_a_stop() {
+fn exit_after_deadline_of_stop_is_stopped_by_us() {
     let stopped = |status: Value| {
         let mut pod = pod("busybox", status);
         pod.metadata.annotations.insert(STOPPED_AT.into(), "1000".into());
@@ -217,7 +217,7 @@ fn deadline_of_a_stop_is_a_stop() {
 }
 
 #[test]
-fn taint_of_a_silent_node_is_a_lost_node() {
+fn taint_of_silent_node_is_node_lost() {
     let with = |ready: Value| {
         pod(
             "busybox",
@@ -234,7 +234,7 @@ fn taint_of_a_silent_node_is_a_lost_node() {
 }
 
 #[test]
-fn dead_is_what_has_ended_or_was_swept_away() {
+fn pod_with_ended_or_removed_container_is_dead() {
     let with = |phase: &str, state: Value| {
         let status =
             json!({"phase": phase, "containerStatuses": [{"name": "main", "state": state}]});
@@ -249,19 +249,19 @@ fn dead_is_what_has_ended_or_was_swept_away() {
 }
 
 #[test]
-fn before_it_runs() {
+fn state_before_process_runs_is_gated_or_pending() {
     use ExitReason as R;
-    let final_ = |reason, message: &str| Trouble::Final { reason, message: message.into() };
+    let final_ = |reason, message: &str| PendingReason::Final { reason, message: message.into() };
     for (reason, message, want) in [
-        ("ContainerCreating", "", Trouble::None),
-        ("InvalidImageName", "couldn't parse image reference \"!stopped\"", Trouble::None),
+        ("ContainerCreating", "", PendingReason::None),
+        ("InvalidImageName", "couldn't parse image reference \"!stopped\"", PendingReason::None),
         ("InvalidImageName", "bad", final_(R::ImagePullFailed, "bad")),
         ("ErrImageNeverPull", "not there", final_(R::ImagePullFailed, "not there")),
         ("CreateContainerConfigError", "no", final_(R::StartFailed, "no")),
-        ("ErrImagePull", "401", Trouble::Pull("401".into())),
-        ("ImagePullBackOff", "Back-off", Trouble::Pull("Back-off".into())),
-        ("CreateContainerError", "name", Trouble::Start("name".into())),
-        ("RunContainerError", "", Trouble::Start("RunContainerError".into())),
+        ("ErrImagePull", "401", PendingReason::Pull("401".into())),
+        ("ImagePullBackOff", "Back-off", PendingReason::Pull("Back-off".into())),
+        ("CreateContainerError", "name", PendingReason::Start("name".into())),
+        ("RunContainerError", "", PendingReason::Start("RunContainerError".into())),
     ] {
         assert_eq!(
             assess_of(&pod("busybox", waiting(reason, message))),
@@ -273,24 +273,24 @@ fn before_it_runs() {
         {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1"}]});
     assert_eq!(
         assess_of(&pod("busybox", status.clone())),
-        State::Pending(Trouble::Unschedulable("0/1".into()))
+        State::Pending(PendingReason::Unschedulable("0/1".into()))
     );
     // The state is gated independently of the scheduler's report and of the image.
-    let mut held = pod("mirror.test/busybox", status);
-    held.metadata.labels.clear();
-    assert_eq!(assess_of(&held), State::Held);
+    let mut gated = pod("mirror.test/busybox", status);
+    gated.metadata.labels.clear();
+    assert_eq!(assess_of(&gated), State::Gated);
 }
 
 #[test]
-fn what_held_a_pod_is_no_trouble_after_its_start() {
-    for (words, want) in [
-        ("0/1: 1 node(s) didn't match pod affinity rules", Trouble::None),
-        ("0/1: Insufficient cpu", Trouble::Unschedulable("0/1: Insufficient cpu".into())),
+fn gate_is_not_a_pending_reason_after_start() {
+    for (text, want) in [
+        ("0/1: 1 node(s) didn't match pod affinity rules", PendingReason::None),
+        ("0/1: Insufficient cpu", PendingReason::Unschedulable("0/1: Insufficient cpu".into())),
     ] {
         let mut started = pod(
             "busybox",
             json!({"phase": "Pending", "conditions": [
-            {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": words}]}),
+            {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": text}]}),
         );
         started.metadata.labels.insert(RELEASED.into(), "n".into());
         assert_eq!(assess_of(&started), State::Pending(want));
@@ -298,17 +298,21 @@ fn what_held_a_pod_is_no_trouble_after_its_start() {
 }
 
 #[test]
-fn a_phase_can_be_final_before_the_exit_is_known() {
+fn final_phase_without_exit_is_settling() {
     for phase in ["Succeeded", "Failed"] {
         assert_eq!(assess_of(&pod("busybox", json!({"phase": phase}))), State::Settling);
     }
 }
 
 #[test]
-fn a_stop_before_the_process_ran() {
+fn stop_before_process_ran_is_stopped_by_us() {
     let mut stopped = pod(STOPPED_IMAGE, waiting("ContainerCreating", ""));
     stopped.metadata.annotations.insert(STOPPED_AT.into(), "1000".into());
-    assert_eq!(assess_of(&stopped), State::Pending(Trouble::None), "the node may just start it");
+    assert_eq!(
+        assess_of(&stopped),
+        State::Pending(PendingReason::None),
+        "the node may just start it"
+    );
     stopped.status = serde_json::from_value(waiting("InvalidImageName", "!stopped")).unwrap();
     let state = assess_of(&stopped);
     assert_eq!((exit(&state).reason, exit(&state).code), (ExitReason::StoppedByUs, None));
@@ -318,7 +322,7 @@ fn a_stop_before_the_process_ran() {
 }
 
 #[test]
-fn a_verdict_stands() {
+fn verdict_is_final() {
     let verdict = Exit::new(ExitReason::ImagePullFailed).with_message("401");
     let mut pod = pod(STOPPED_IMAGE, waiting("InvalidImageName", "!stopped"));
     pod.metadata.annotations.insert(VERDICT.into(), serde_json::to_string(&verdict).unwrap());
@@ -326,7 +330,7 @@ fn a_verdict_stands() {
 }
 
 #[test]
-fn what_was_not_started_has_no_start_time() {
+fn container_without_start_has_no_start_time() {
     let started = pod("busybox", ended(0, "Completed"));
     assert!(started_at(&started).is_some());
     assert_eq!(started_at(&pod("busybox", ended(128, "StartError"))), None);
@@ -338,7 +342,7 @@ fn read(value: Value) -> Pod {
 }
 
 #[test]
-fn never_ran_is_known_between_two_attempts_alone() {
+fn never_ran_is_true_only_between_attempts() {
     let with = |node: Value, status: Value| {
         never_ran(&read(json!({
             "spec": {"nodeName": node, "containers": [{"name": "main", "image": "busybox"}]},

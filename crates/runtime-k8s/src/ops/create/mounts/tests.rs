@@ -19,7 +19,7 @@ fn planned(mounts: &[Mount]) -> Plan {
     crate::model::spec::plan(
         prepared,
         &options,
-        crate::model::pod::gate::Hold::Affinity,
+        crate::model::pod::gate::StartGate::Affinity,
         &[20_000],
         None,
     )
@@ -32,7 +32,7 @@ fn types(plan: &Plan) -> Vec<Option<String>> {
 }
 
 #[test]
-fn kind_of_a_mount_is_the_type_of_its_volume() {
+fn mount_kind_sets_volume_type_of_probe() {
     let mount = |kind| Mount::new("/a", "/b").kind(kind);
     for (kind, want) in [
         (MountKind::Directory, Some("Directory")),
@@ -50,7 +50,7 @@ fn kind_of_a_mount_is_the_type_of_its_volume() {
 }
 
 #[test]
-fn one_probe_has_all_unknown_sources_and_runs_nothing() {
+fn probe_has_all_unknown_sources_and_no_command() {
     let plan = planned(&[
         Mount::new("/a", "/1"),
         Mount::new("/k", "/2").kind(MountKind::File),
@@ -77,7 +77,7 @@ fn one_probe_has_all_unknown_sources_and_runs_nothing() {
 }
 
 #[test]
-fn number_of_kinds_keeps_the_refusals_apart() {
+fn number_of_kinds_is_below_event_limit() {
     for (count, kinds) in [(1, 5), (2, 5), (3, 4), (4, 3), (5, 2), (9, 2), (20, 2)] {
         let mounts: Vec<Mount> =
             (0..count).map(|at| Mount::new(format!("/{at}"), format!("/t{at}"))).collect();
@@ -89,14 +89,14 @@ fn number_of_kinds_keeps_the_refusals_apart() {
 }
 
 #[test]
-fn refusals_tell_the_kind() {
+fn kind_follows_from_refusals() {
     use MountKind::{BlockDevice, CharDevice, Directory, Fifo, File, Socket};
     let source = |tried: &[MountKind]| Source { at: 1, path: "/x".into(), tried: tried.to_vec() };
     let all = [Directory, File, Socket, CharDevice, BlockDevice];
     // Kubelets before 1.30 or so.
-    let old = |kind: MountKind, words: &str| {
+    let old = |kind: MountKind, text: &str| {
         format!(
-            "MountVolume.SetUp failed for volume \"{}\" : hostPath type check failed: /x is not a {words}",
+            "MountVolume.SetUp failed for volume \"{}\" : hostPath type check failed: /x is not a {text}",
             probe_volume(1, kind)
         )
     };
@@ -140,7 +140,7 @@ fn backend(client: crate::client::Client) -> Arc<KubernetesBackend> {
 const PROBE_POD: &str = r#"{"metadata": {"name": "probe", "uid": "p"}, "spec": {"nodeName": "n"}}"#;
 
 #[tokio::test(start_paused = true)]
-async fn probe_is_gone_before_the_kinds_are_used() {
+async fn probe_is_removed_before_container_is_created() {
     static EVENTS: &str = r#"{"items": [{"reason": "FailedMount", "message":
         "MountVolume.SetUp failed for volume \"mount-0-directory\" : hostPath type check failed: /a is not a directory, it's a File"}]}"#;
     let requests = Arc::new(Mutex::new(Vec::new()));
@@ -163,7 +163,7 @@ async fn probe_is_gone_before_the_kinds_are_used() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn events_that_may_not_be_read_end_the_probe_at_once() {
+async fn missing_right_to_events_ends_probe() {
     let deleted = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&deleted);
     let client = crate::client::tests::of(move |method, uri| match method.as_str() {
@@ -183,17 +183,17 @@ async fn events_that_may_not_be_read_end_the_probe_at_once() {
     let error =
         settle(&backend(client), &mut planned(&[Mount::new("/a", "/b")])).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PermissionDenied);
-    assert!(error.message().is_some_and(|words| words.contains("the right to list events")));
+    assert!(error.message().is_some_and(|text| text.contains("the right to list events")));
     assert_eq!(deleted.load(Ordering::Relaxed), 1);
 }
 
 #[test]
-fn source_of_no_kind_is_named() {
+fn source_of_unknown_kind_is_named_in_error() {
     let source =
         Source { at: 2, path: "/x".into(), tried: vec![MountKind::Directory, MountKind::File] };
     let error = kind_of(&source, Finding::None).unwrap_err();
     assert_eq!(error.field(), Some("mounts[2].source"));
-    assert!(error.message().is_some_and(|words| words.contains("directory, file")), "{error:?}");
+    assert!(error.message().is_some_and(|text| text.contains("directory, file")), "{error:?}");
     let error = kind_of(&source, Finding::Missing).unwrap_err();
     assert_eq!(
         (error.kind(), error.field()),

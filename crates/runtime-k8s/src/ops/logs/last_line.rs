@@ -6,11 +6,11 @@ use std::time::SystemTime;
 use runtime_core::Chunk;
 
 /// How much of the line is kept, in bytes.
-const KEPT_MAX: usize = 64 << 10;
+const LAST_LINE_BYTES_MAX: usize = 64 << 10;
 
 /// The last line that was read.
 #[derive(Debug, Default)]
-pub(super) struct Ending {
+pub(super) struct LastLine {
     newest: Option<SystemTime>,
     /// The end of the line.
     end: Vec<u8>,
@@ -19,7 +19,7 @@ pub(super) struct Ending {
     is_over: bool,
 }
 
-impl Ending {
+impl LastLine {
     /// Adds the next chunk.
     pub(super) fn push(&mut self, chunk: &Chunk) {
         self.newest = self.newest.max(Some(chunk.time));
@@ -29,8 +29,8 @@ impl Ending {
         }
         self.length += chunk.bytes.len();
         self.end.extend_from_slice(&chunk.bytes);
-        if self.end.len() > 2 * KEPT_MAX {
-            self.end.drain(..self.end.len() - KEPT_MAX);
+        if self.end.len() > 2 * LAST_LINE_BYTES_MAX {
+            self.end.drain(..self.end.len() - LAST_LINE_BYTES_MAX);
         }
     }
 
@@ -50,7 +50,7 @@ impl Ending {
     pub(super) fn ends_with(&self, last: &VecDeque<Chunk>) -> bool {
         let last: Vec<u8> = last.iter().flat_map(|chunk| &chunk.bytes).copied().collect();
         let (end, last) = (without_end(&self.end), without_end(&last));
-        let last = &last[last.len().saturating_sub(KEPT_MAX)..];
+        let last = &last[last.len().saturating_sub(LAST_LINE_BYTES_MAX)..];
         self.length > last.len() + 2 && end.ends_with(last)
     }
 }
@@ -80,8 +80,8 @@ mod tests {
     }
 
     #[test]
-    fn last_piece_of_a_joined_line_is_its_end() {
-        let mut ending = Ending::default();
+    fn joined_line_ends_with_last_piece() {
+        let mut ending = LastLine::default();
         ending.push(&chunk(1, "first\n"));
         let long = "x".repeat(200 << 10);
         ending.push(&chunk(2, &long));
@@ -92,13 +92,13 @@ mod tests {
         assert!(!ending.ends_with(&of("other\n")));
         ending.push(&chunk(3, "y\n"));
         assert!(!ending.ends_with(&of("y\n")), "a line of its own with another time");
-        assert!(ending.end.len() <= 3 * KEPT_MAX);
+        assert!(ending.end.len() <= 3 * LAST_LINE_BYTES_MAX);
     }
 
     #[test]
-    fn what_is_new_is_known() {
+    fn new_chunks_are_detected() {
         let time = |seconds| Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
-        let mut ending = Ending::default();
+        let mut ending = LastLine::default();
         assert!(ending.has_new(None), "nothing was read, and there may be something");
         assert!(!ending.has_new(time(1)));
         ending.push(&chunk(2, "a\n"));

@@ -9,17 +9,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::client::transport::liveness::Heard;
+use crate::client::transport::liveness::Liveness;
 
 /// Maximum age of the last sign of life, and so of returned state.
-pub(super) const FRESH: Duration = Duration::from_secs(5);
+pub(super) const STALE_AFTER: Duration = Duration::from_secs(5);
 
 /// How long a watch may lack a version that another response had.
-const LAG: Duration = Duration::from_secs(4);
+const BEHIND_AFTER: Duration = Duration::from_secs(4);
 
 /// The signs of life of a watch.
 #[derive(Debug, Default)]
-pub(super) struct Currency {
+pub(super) struct Freshness {
     signs: Mutex<Signs>,
 }
 
@@ -28,7 +28,7 @@ struct Signs {
     /// The time of the last response with the state of the pods.
     last: Option<Instant>,
     /// The connection of the open watch, if it is pinged.
-    heard: Option<Heard>,
+    liveness: Option<Liveness>,
     /// The version that the watch has reached.
     version: u64,
     missing: Option<Missing>,
@@ -52,7 +52,7 @@ impl Missing {
     }
 }
 
-impl Currency {
+impl Freshness {
     /// Records a list that was requested at `sent`.
     pub(super) fn listed(&self, sent: Instant, version: &str) {
         let mut signs = self.signs();
@@ -61,10 +61,10 @@ impl Currency {
     }
 
     /// Records that a watch was opened.
-    pub(super) fn opened(&self, heard: Option<Heard>) {
+    pub(super) fn opened(&self, liveness: Option<Liveness>) {
         let mut signs = self.signs();
         signs.last = Some(Instant::now());
-        signs.heard = heard;
+        signs.liveness = liveness;
     }
 
     /// Records a line of the watch, which has reached `version`.
@@ -82,8 +82,8 @@ impl Currency {
             .missing
             .filter(|missing| !missing.is_retried)
             .map(|missing| Missing { since: Instant::now(), is_retried: true, ..missing });
-        if let Some(heard) = signs.heard.take() {
-            signs.last = signs.last.max(Some(heard.last()));
+        if let Some(liveness) = signs.liveness.take() {
+            signs.last = signs.last.max(Some(liveness.last()));
         }
     }
 
@@ -98,13 +98,13 @@ impl Currency {
     /// Returns whether the last sign of life is recent.
     pub(super) fn is_current(&self) -> bool {
         let signs = self.signs();
-        let last = signs.last.max(signs.heard.as_ref().map(Heard::last));
-        last.is_some_and(|last| last.elapsed() < FRESH)
+        let last = signs.last.max(signs.liveness.as_ref().map(Liveness::last));
+        last.is_some_and(|last| last.elapsed() < STALE_AFTER)
     }
 
     /// Returns whether the watch has lacked a version for too long.
     pub(super) fn is_behind(&self) -> bool {
-        self.signs().missing.is_some_and(|missing| missing.since.elapsed() >= LAG)
+        self.signs().missing.is_some_and(|missing| missing.since.elapsed() >= BEHIND_AFTER)
     }
 
     fn signs(&self) -> MutexGuard<'_, Signs> {
@@ -129,48 +129,48 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn state_without_a_sign_of_life_is_not_current() {
-        let currency = Currency::default();
-        assert!(!currency.is_current());
-        currency.listed(Instant::now(), "1");
-        assert!(currency.is_current());
-        tokio::time::advance(FRESH).await;
-        assert!(!currency.is_current());
-        currency.opened(None);
-        tokio::time::advance(FRESH / 2).await;
-        assert!(currency.is_current());
-        currency.line("2");
-        tokio::time::advance(FRESH * 3 / 4).await;
-        assert!(currency.is_current());
-        tokio::time::advance(FRESH / 2).await;
-        assert!(!currency.is_current());
-        currency.opened(Some(Heard::now()));
-        currency.closed();
-        assert!(currency.is_current());
-        tokio::time::advance(FRESH).await;
-        assert!(!currency.is_current());
+    async fn state_is_not_current_without_sign_of_life() {
+        let freshness = Freshness::default();
+        assert!(!freshness.is_current());
+        freshness.listed(Instant::now(), "1");
+        assert!(freshness.is_current());
+        tokio::time::advance(STALE_AFTER).await;
+        assert!(!freshness.is_current());
+        freshness.opened(None);
+        tokio::time::advance(STALE_AFTER / 2).await;
+        assert!(freshness.is_current());
+        freshness.line("2");
+        tokio::time::advance(STALE_AFTER * 3 / 4).await;
+        assert!(freshness.is_current());
+        tokio::time::advance(STALE_AFTER / 2).await;
+        assert!(!freshness.is_current());
+        freshness.opened(Some(Liveness::now()));
+        freshness.closed();
+        assert!(freshness.is_current());
+        tokio::time::advance(STALE_AFTER).await;
+        assert!(!freshness.is_current());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn watch_that_lacks_a_version_for_long_is_behind() {
-        let currency = Currency::default();
-        currency.listed(Instant::now(), "5");
-        currency.expect(Some(5));
-        currency.expect(None);
-        tokio::time::advance(LAG).await;
-        assert!(!currency.is_behind());
-        currency.expect(Some(7));
-        tokio::time::advance(LAG / 2).await;
-        currency.expect(Some(9));
-        currency.line("7");
-        tokio::time::advance(LAG * 3 / 4).await;
-        assert!(!currency.is_behind(), "the time of 9 is counted from when 7 arrived");
-        tokio::time::advance(LAG / 2).await;
-        assert!(currency.is_behind());
-        currency.closed();
-        assert!(!currency.is_behind(), "the next watch has its time");
-        currency.line("10");
-        tokio::time::advance(LAG * 2).await;
-        assert!(!currency.is_behind());
+    async fn watch_is_behind_after_missing_version() {
+        let freshness = Freshness::default();
+        freshness.listed(Instant::now(), "5");
+        freshness.expect(Some(5));
+        freshness.expect(None);
+        tokio::time::advance(BEHIND_AFTER).await;
+        assert!(!freshness.is_behind());
+        freshness.expect(Some(7));
+        tokio::time::advance(BEHIND_AFTER / 2).await;
+        freshness.expect(Some(9));
+        freshness.line("7");
+        tokio::time::advance(BEHIND_AFTER * 3 / 4).await;
+        assert!(!freshness.is_behind(), "the time of 9 is counted from when 7 arrived");
+        tokio::time::advance(BEHIND_AFTER / 2).await;
+        assert!(freshness.is_behind());
+        freshness.closed();
+        assert!(!freshness.is_behind(), "the next watch has its time");
+        freshness.line("10");
+        tokio::time::advance(BEHIND_AFTER * 2).await;
+        assert!(!freshness.is_behind());
     }
 }
