@@ -3,7 +3,6 @@
 //! kube provides the layers for TLS and credentials. The requests are built here, because responses
 //! are deserialized into types of this crate, see `model/api.rs`.
 
-mod answer;
 pub(crate) mod authorization;
 pub(crate) mod belongings;
 pub(crate) mod environment;
@@ -13,6 +12,7 @@ pub(crate) mod open;
 pub(crate) mod proxy;
 mod refusal;
 pub(crate) mod session;
+mod timeout;
 pub(crate) mod transport;
 mod warnings;
 pub(crate) mod watch;
@@ -64,7 +64,7 @@ pub(crate) struct Client {
     /// The session protocol, after the first session.
     protocol: Arc<OnceLock<SessionProtocol>>,
     /// Timeout of a request that only reads.
-    read_limit: Duration,
+    read_timeout: Duration,
     keepalive: Keepalive,
     /// The warnings of the server that were logged.
     warnings: Arc<Warnings>,
@@ -202,7 +202,7 @@ impl Client {
             sent: Arc::default(),
             knows_version: Arc::default(),
             protocol: Arc::default(),
-            read_limit: answer::READ_LIMIT,
+            read_timeout: timeout::READ_TIMEOUT,
             keepalive: Keepalive::every(SESSION_PING_INTERVAL),
             warnings: Arc::default(),
             throttled: Throttled::default(),
@@ -216,8 +216,8 @@ impl Client {
     }
 
     /// Sets the timeout of a request that only reads.
-    pub(crate) fn with_read_limit(mut self, limit: Duration) -> Self {
-        self.read_limit = limit;
+    pub(crate) fn with_read_timeout(mut self, limit: Duration) -> Self {
+        self.read_timeout = limit;
         self
     }
 
@@ -247,14 +247,14 @@ impl Client {
         request: Request<Body>,
     ) -> std::result::Result<Response<Body>, kube::Error> {
         self.sent.fetch_add(1, Ordering::Relaxed);
-        let answer = client.send(request).await;
-        if answer.as_ref().is_err_and(is_loss) {
+        let response = client.send(request).await;
+        if response.as_ref().is_err_and(is_loss) {
             self.connections.lost();
         }
-        if let Ok(answer) = &answer {
-            self.warnings.report(answer.headers());
+        if let Ok(response) = &response {
+            self.warnings.report(response.headers());
         }
-        answer
+        response
     }
 
     /// Sends a request whose response may be long.
@@ -265,7 +265,7 @@ impl Client {
                     tracing::debug!("the server does not support HTTP/2, so logs use HTTP/1.1");
                     self.connections.disable_long();
                 }
-                answer => return answer.map_err(error::from_client),
+                response => return response.map_err(error::from_client),
             }
         }
         self.send(call.request()?).await
@@ -278,14 +278,14 @@ impl Client {
     async fn open(&self, call: ApiRequest, length: Length) -> Result<Response<Body>> {
         let mut attempts = Attempts::default();
         loop {
-            let answer = match length {
+            let response = match length {
                 Length::Short => self.send(call.request()?).await?,
                 Length::Long => self.send_for_long(&call).await?,
             };
-            if answer.status().is_success() {
-                return Ok(answer);
+            if response.status().is_success() {
+                return Ok(response);
             }
-            self.refused(answer, &mut attempts).await?;
+            self.refused(response, &mut attempts).await?;
         }
     }
 
@@ -311,15 +311,15 @@ impl Client {
     /// # Errors
     /// `PermissionDenied` if the caller may not read metrics.
     pub(crate) async fn has_metrics(&self, selector: &str) -> Result<bool> {
-        self.answered(self.read_limit, async {
+        self.with_timeout(self.read_timeout, async {
             // A server also forbids an API that it does not have.
-            let answer = self.send(ApiRequest::get(METRICS_API).request()?).await?;
-            if !answer.status().is_success() {
+            let response = self.send(ApiRequest::get(METRICS_API).request()?).await?;
+            if !response.status().is_success() {
                 return Ok(false);
             }
-            let answer = self.send(self.metrics(selector).query("limit", "1").request()?).await?;
-            match answer.status() {
-                StatusCode::FORBIDDEN => Err(self.refusal(answer).await),
+            let response = self.send(self.metrics(selector).query("limit", "1").request()?).await?;
+            match response.status() {
+                StatusCode::FORBIDDEN => Err(self.refusal(response).await),
                 status => Ok(status.is_success()),
             }
         })
@@ -390,20 +390,20 @@ impl Client {
                 .query("labelSelector", selector)
                 .query("resourceVersion", version)
         };
-        self.answered(self.watch_limit(), async {
+        self.with_timeout(self.watch_timeout(), async {
             if self.connections.clients()?.long.is_some() {
                 let call = call(watch::PINGED_SECONDS).opens_watch();
-                let answer = self.open(call, Length::Long).await?;
-                let liveness = answer.extensions().get::<Liveness>().cloned();
-                let body = self.connections.hold(answer.into_body());
+                let response = self.open(call, Length::Long).await?;
+                let liveness = response.extensions().get::<Liveness>().cloned();
+                let body = self.connections.hold(response.into_body());
                 // `None` if the server does not support HTTP/2.
                 return Ok(match liveness {
                     Some(liveness) => Watch::pinged(body, liveness),
                     None => Watch::plain(body),
                 });
             }
-            let answer = self.open(call(watch::PLAIN_SECONDS), Length::Short).await?;
-            Ok(Watch::plain(self.connections.hold(answer.into_body())))
+            let response = self.open(call(watch::PLAIN_SECONDS), Length::Short).await?;
+            Ok(Watch::plain(self.connections.hold(response.into_body())))
         })
         .await
     }
@@ -411,8 +411,8 @@ impl Client {
     /// Creates a pod. Returns the pod of the server and the whole response, which has fields that
     /// `Pod` does not have.
     pub(crate) async fn create_pod(&self, pod: &impl Serialize) -> Result<(Pod, Bytes)> {
-        let answer = self.bytes(ApiRequest::new(Method::POST, self.pods()).json(pod)?).await?;
-        Ok((json::read(&answer)?, answer))
+        let response = self.bytes(ApiRequest::new(Method::POST, self.pods()).json(pod)?).await?;
+        Ok((json::read(&response)?, response))
     }
 
     /// Applies a patch to a pod atomically, if its `test`s hold.
@@ -495,13 +495,17 @@ impl Client {
         for (name, value) in query {
             call = call.query(name, value);
         }
-        let limit = self.limit_of(&call);
-        let answer = self.answered(limit, self.open(call, Length::Long)).await?;
-        let is_pinged = answer.extensions().get::<Liveness>().is_some();
-        let body = self.connections.hold(answer.into_body());
+        let limit = self.timeout_of(&call);
+        let response = self.with_timeout(limit, self.open(call, Length::Long)).await?;
+        let is_pinged = response.extensions().get::<Liveness>().is_some();
+        let body = self.connections.hold(response.into_body());
         let follows = query.iter().any(|(name, value)| *name == "follow" && value == "true");
         // A follower may be silent if the pings show that its connection is alive.
-        Ok(if follows && is_pinged { body } else { body.with_silence_limit(answer::LOG_SILENCE) })
+        Ok(if follows && is_pinged {
+            body
+        } else {
+            body.with_silence_limit(timeout::LOG_SILENCE_MAX)
+        })
     }
 }
 

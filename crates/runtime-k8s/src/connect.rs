@@ -87,9 +87,9 @@ impl KubernetesRuntime {
             .clone()
             .unwrap_or_else(|| clients.get().all.default_namespace().to_owned());
         let client = Client::new(clients, &namespace)
-            .with_read_limit(options.deadlines.query)
+            .with_read_timeout(options.deadlines.query)
             .with_session_pings(options.session_pings);
-        let server = ask(&client, &options).await?;
+        let server = inspect(&client, &options).await?;
         let capabilities = capabilities(&server, &options);
         let backend = KubernetesBackend::new(client, options, server, capabilities);
         #[cfg(feature = "cri")]
@@ -114,7 +114,7 @@ impl KubernetesRuntime {
 delegate_runtime!(KubernetesRuntime);
 
 /// Requests the version and the features of a server.
-async fn ask(client: &Client, options: &KubernetesOptions) -> Result<Server> {
+async fn inspect(client: &Client, options: &KubernetesOptions) -> Result<Server> {
     let version = client.version().await?;
     if version.git_version.is_empty() {
         return Err(Error::new(ErrorKind::Unavailable)

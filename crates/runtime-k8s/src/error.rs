@@ -207,7 +207,7 @@ fn passes(message: &str) -> bool {
 
 /// Returns the error for a response with a failure. The response of a server that is not an API
 /// server has no `Status`.
-pub(crate) fn from_answer(code: StatusCode, body: &[u8]) -> Error {
+pub(crate) fn from_response(code: StatusCode, body: &[u8]) -> Error {
     match read_status(code, body) {
         Some(status) => from_status(&status),
         None => {

@@ -54,12 +54,12 @@ impl Client {
     /// The refusal, if sending the request again does not help.
     pub(super) async fn refused(
         &self,
-        answer: Response<Body>,
+        response: Response<Body>,
         attempts: &mut Attempts,
     ) -> Result<()> {
-        let status = answer.status();
-        let after = retry_after(answer.headers());
-        let error = refusal(answer).await;
+        let status = response.status();
+        let after = retry_after(response.headers());
+        let error = refusal(response).await;
         match status {
             // A server that throttles has not processed the request. A webhook can use the same
             // code.
@@ -86,9 +86,9 @@ impl Client {
     }
 
     /// Returns the error for a response that refuses.
-    pub(super) async fn refusal(&self, answer: Response<Body>) -> Error {
-        let status = answer.status();
-        let error = refusal(answer).await;
+    pub(super) async fn refusal(&self, response: Response<Body>) -> Error {
+        let status = response.status();
+        let error = refusal(response).await;
         if status == StatusCode::FORBIDDEN { self.unless_starting_up(error).await } else { error }
     }
 
@@ -118,7 +118,7 @@ impl Client {
 
     async fn status_of(&self, path: &str) -> Option<StatusCode> {
         let request = ApiRequest::get(path).request().ok()?;
-        self.send(request).await.ok().map(|answer| answer.status())
+        self.send(request).await.ok().map(|response| response.status())
     }
 
     /// Returns the refusal of a server that throttles this client, if there was one since then.
@@ -153,10 +153,10 @@ fn with_wait(error: Error, after: Option<Duration>) -> Error {
 }
 
 /// Returns the error for a response that refuses.
-async fn refusal(answer: Response<Body>) -> Error {
-    let (head, body) = answer.into_parts();
+async fn refusal(response: Response<Body>) -> Error {
+    let (head, body) = response.into_parts();
     match body.collect().await {
-        Ok(body) => error::from_answer(head.status, &body.to_bytes()),
+        Ok(body) => error::from_response(head.status, &body.to_bytes()),
         Err(source) => error::from_client(source),
     }
 }
@@ -218,8 +218,8 @@ mod tests {
         let begun = Instant::now();
         let client = of(|_, _| (429, BUSY));
         let asked = tokio::time::timeout(Duration::from_secs(20), client.list_pods("a=b")).await;
-        assert!(asked.is_err(), "it is asked again and again");
-        let error = client.throttled_since(begun).expect("it was refused");
+        assert!(asked.is_err(), "too many requests");
+        let error = client.throttled_since(begun).expect("the request was refused");
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         let message = error.message().unwrap();
         assert_eq!(message, "too many requests, please try again later (retry after 2 s)");

@@ -12,7 +12,7 @@ use runtime_support::session::Transport;
 use spdy_client::Config;
 use spdy_client::remote_command::{self, Options, Streams};
 
-use super::answer::SESSION_LIMIT;
+use super::timeout::SESSION_TIMEOUT;
 use super::{ApiRequest, Client};
 use keepalive::Keepalive;
 
@@ -38,7 +38,7 @@ impl Client {
         streams: Streams,
     ) -> Result<Transport> {
         let opened = self.open_session(pod, kind, query, streams);
-        self.answered(SESSION_LIMIT, opened).await
+        self.with_timeout(SESSION_TIMEOUT, opened).await
     }
 
     async fn open_session(
@@ -64,16 +64,19 @@ impl Client {
         let known = self.protocol.get().copied();
         if known != Some(SessionProtocol::Spdy) {
             let (request, key) = websocket::request(&call.uri())?;
-            let answer = self.send(request).await?;
-            if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-                websocket::check(answer.headers(), &key)?;
+            let response = self.send(request).await?;
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                websocket::check(response.headers(), &key)?;
                 let _ = self.protocol.set(SessionProtocol::WebSocket);
-                return Ok(
-                    websocket::transport(upgraded(answer).await?, streams, self.keepalive).await
-                );
+                return Ok(websocket::transport(
+                    upgraded(response).await?,
+                    streams,
+                    self.keepalive,
+                )
+                .await);
             }
             if known.is_some() {
-                return Err(self.refusal(answer).await);
+                return Err(self.refusal(response).await);
             }
         }
         let uri = call
@@ -81,10 +84,10 @@ impl Client {
             .parse()
             .map_err(|source| Error::internal("the request is malformed").with_source(source))?;
         let request = remote_command::upgrade_request(uri, HeaderMap::new());
-        let answer = self.send(request.map(|()| Body::empty())).await?;
-        match remote_command::check_upgrade(answer.status(), answer.headers()) {
+        let response = self.send(request.map(|()| Body::empty())).await?;
+        match remote_command::check_upgrade(response.status(), response.headers()) {
             Ok(()) => {}
-            Err(remote_command::Error::Refused { .. }) => return Err(self.refusal(answer).await),
+            Err(remote_command::Error::Refused { .. }) => return Err(self.refusal(response).await),
             Err(source) => {
                 return Err(Error::internal(
                     "the server has not switched to the requested protocol",
@@ -96,7 +99,7 @@ impl Client {
         let Keepalive { interval, limit } = self.keepalive;
         let config = Config::default().keep_alive(interval).silence_limit(limit);
         let options = Options::new(streams).connection(config);
-        let opened = remote_command::start(upgraded(answer).await?, &options).await;
+        let opened = remote_command::start(upgraded(response).await?, &options).await;
         opened.map(Transport::from).map_err(|source| {
             Error::new(ErrorKind::Unavailable)
                 .with_message("the session was cut off before it was open")
@@ -106,8 +109,8 @@ impl Client {
 }
 
 /// Returns the upgraded connection of a response.
-async fn upgraded(answer: Response<Body>) -> Result<TokioIo<Upgraded>> {
-    let upgraded = hyper::upgrade::on(answer).await.map_err(|source| {
+async fn upgraded(response: Response<Body>) -> Result<TokioIo<Upgraded>> {
+    let upgraded = hyper::upgrade::on(response).await.map_err(|source| {
         Error::new(ErrorKind::Unavailable)
             .with_message("the connection was lost when its protocol changed")
             .with_source(source)

@@ -11,9 +11,9 @@ use http_body_util::combinators::UnsyncBoxBody;
 pub(crate) fn of(server: impl Fn(&Method, &str) -> (u16, &'static str) + Send + 'static) -> Client {
     let service = tower::service_fn(move |request: Request<Body>| {
         let (status, body) = server(request.method(), &request.uri().to_string());
-        let mut answer = Response::new(Body::from(body.as_bytes().to_vec()));
-        *answer.status_mut() = StatusCode::from_u16(status).unwrap();
-        std::future::ready(Ok::<_, Infallible>(answer))
+        let mut response = Response::new(Body::from(body.as_bytes().to_vec()));
+        *response.status_mut() = StatusCode::from_u16(status).unwrap();
+        std::future::ready(Ok::<_, Infallible>(response))
     });
     Client::new(Clients::single(kube::Client::new(service, "x")), "x")
 }
@@ -25,18 +25,18 @@ where
     F: Future<Output = (u16, Answer)> + Send + 'static,
 {
     let service = tower::service_fn(move |request: Request<Body>| {
-        let answered = server(request.method(), &request.uri().to_string());
+        let response = server(request.method(), &request.uri().to_string());
         async move {
-            let (status, body) = answered.await;
-            let mut answer = Response::new(body);
-            *answer.status_mut() = StatusCode::from_u16(status).unwrap();
-            Ok::<_, Infallible>(answer)
+            let (status, body) = response.await;
+            let mut response = Response::new(body);
+            *response.status_mut() = StatusCode::from_u16(status).unwrap();
+            Ok::<_, Infallible>(response)
         }
     });
     Client::new(Clients::single(kube::Client::new(service, "x")), "x")
 }
 
-/// The body of an answer.
+/// The body of a response.
 pub(crate) type Answer = UnsyncBoxBody<Bytes, Infallible>;
 
 /// A whole body.

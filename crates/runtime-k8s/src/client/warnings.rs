@@ -160,7 +160,7 @@ mod tests {
             assert_eq!(warnings.unreported(&headers(&[&text])).len(), 1);
         }
         assert_eq!(warnings.reported.lock().unwrap().len(), REMEMBERED_MAX);
-        assert_eq!(warnings.unreported(&both), ["a", "b"], "they were forgotten");
+        assert_eq!(warnings.unreported(&both), ["a", "b"], "evicted warnings are reported again");
     }
 
     proptest! {

@@ -20,10 +20,10 @@ pub(crate) const PLAIN_SECONDS: &str = "15";
 
 /// Maximum silence of a watch whose connection is pinged. Servers send a bookmark about once a
 /// minute. With a server that sends none, the watch is reopened without a loss.
-const PINGED_SILENCE: Duration = Duration::from_secs(90);
+const PINGED_SILENCE_MAX: Duration = Duration::from_secs(90);
 
 /// Maximum silence of a watch whose connection cannot be pinged. It usually ends before.
-const PLAIN_SILENCE: Duration = Duration::from_secs(20);
+const PLAIN_SILENCE_MAX: Duration = Duration::from_secs(20);
 
 /// An open watch.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl Watch {
     /// Returns the next line; `None` if the server has ended the watch, the connection was lost, or
     /// the watch was silent for too long. It is cancel safe.
     pub(crate) async fn next(&mut self) -> Result<Option<WatchLine>> {
-        let silence = if self.liveness.is_some() { PINGED_SILENCE } else { PLAIN_SILENCE };
+        let silence = if self.liveness.is_some() { PINGED_SILENCE_MAX } else { PLAIN_SILENCE_MAX };
         let line = tokio::time::timeout_at(self.last + silence, self.lines.next()).await;
         let Ok(line) = line else {
             tracing::debug!("the watch was silent for too long");

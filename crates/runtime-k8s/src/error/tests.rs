@@ -72,7 +72,7 @@ fn refused_field_is_mapped_to_spec_field() {
             "message": "Pod is invalid",
             "details": {"causes": [{"reason": "FieldValueInvalid", "message": "bad", "field": theirs}]},
         });
-        let error = from_answer(StatusCode::UNPROCESSABLE_ENTITY, body.to_string().as_bytes());
+        let error = from_response(StatusCode::UNPROCESSABLE_ENTITY, body.to_string().as_bytes());
         assert_eq!((error.field(), error.message()), (Some(ours), Some("bad")));
     }
 }
@@ -80,10 +80,10 @@ fn refused_field_is_mapped_to_spec_field() {
 #[test]
 fn response_of_other_server_is_unavailable() {
     for (code, body) in [(404, "<html>"), (200, ""), (500, "{}"), (302, "{\"kind\":3}")] {
-        let error = from_answer(StatusCode::from_u16(code).unwrap(), body.as_bytes());
+        let error = from_response(StatusCode::from_u16(code).unwrap(), body.as_bytes());
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{code} {body}");
     }
-    let error = from_answer(StatusCode::UNAUTHORIZED, b"no");
+    let error = from_response(StatusCode::UNAUTHORIZED, b"no");
     assert_eq!(error.kind(), ErrorKind::Unauthenticated);
 }
 

@@ -379,12 +379,12 @@ impl ClusterEvent {
 /// Returns whether a message of a node refuses the source of a mount because of its kind or its
 /// absence.
 pub(crate) fn refuses_source(message: &str) -> bool {
-    message.contains("hostPath type check failed") || says_missing(message)
+    message.contains("hostPath type check failed") || reports_missing_source(message)
 }
 
 /// Returns whether a message of a node reports that the source of a mount does not exist. Nodes
 /// before about 1.30 report only that it is of another kind.
-pub(crate) fn says_missing(message: &str) -> bool {
+pub(crate) fn reports_missing_source(message: &str) -> bool {
     message.contains("hostPath ") && message.contains(" doesn't exist")
 }
 

@@ -32,7 +32,7 @@ const SCHEDULING_GATES_MINOR: u32 = 27;
 /// The first version on whose nodes a pod that reaches its deadline keeps the exit codes of its
 /// containers.
 ///
-/// Measurement: 1.20.2 loses them, 1.36.2 keeps them. kubernetes#108366 (1.24) changed kubelets to
+/// Measured: 1.20.2 loses them, 1.36.2 keeps them. kubernetes#108366 (1.24) changed kubelets to
 /// report a final phase only after the containers have ended. Nodes may be two versions older than
 /// a server of 1.27, so that all of its nodes have this change.
 const DEADLINE_KEEPS_CODE_MINOR: u32 = 27;

@@ -133,7 +133,7 @@ mod tests {
         let info = info(&seen());
         assert_eq!((info.name.as_str(), info.status), ("web_1", ContainerStatus::Running));
         assert_eq!(info.labels.get("a/b/c").map(String::as_str), Some("x y"));
-        assert_eq!(info.labels.len(), 1, "ours are left out");
+        assert_eq!(info.labels.len(), 1, "labels of this library are not returned");
         assert_eq!(info.memory, Some(64 << 20));
         assert_eq!(info.cpu_count, Some(1.5));
         assert_eq!(info.tcp_ports, [TcpPortBinding { host_port: 20001, container_port: 80 }]);

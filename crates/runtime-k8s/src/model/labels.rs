@@ -126,7 +126,7 @@ mod tests {
         let name = |text: &str| pod_name(&ContainerName::new(text).unwrap());
         assert!(name("web.1_A").starts_with("web-1-a-"));
         assert_eq!(name("web-1").len(), "web-1-".len() + 20);
-        assert_ne!(name("web-1"), name("web_1"), "the slugs are equal, the names are not");
+        assert_ne!(name("web-1"), name("web_1"), "equal slugs have different hashes");
         assert_eq!(name("web-1"), name("web-1"));
     }
 

@@ -239,7 +239,7 @@ mod tests {
         let got = pieces(format!("{T}{piece}{other}").as_bytes()).unwrap();
         assert_eq!(got.len(), 1, "a line of the container");
         let whole = format!("{T}{piece}{piece}");
-        assert_eq!(pieces(whole.as_bytes()).unwrap().len(), 1, "a new kubelet joins them");
+        assert_eq!(pieces(whole.as_bytes()).unwrap().len(), 1, "a newer kubelet joins them");
     }
 
     /// Returns the chunks of a line that arrives in parts of this length.

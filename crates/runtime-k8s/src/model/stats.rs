@@ -36,7 +36,7 @@ pub(crate) struct NodeCapacity {
     pub(crate) memory: Option<u64>,
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a percentage needs no more")]
+#[expect(clippy::cast_precision_loss, reason = "a percentage needs less precision")]
 pub(crate) fn percent(used: Option<u64>, most: Option<u64>) -> Option<f64> {
     let most = most.filter(|most| *most > 0)?;
     Some(used? as f64 / most as f64 * 100.0)

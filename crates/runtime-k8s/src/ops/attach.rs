@@ -45,10 +45,10 @@ pub(crate) async fn run(
         // A node attaches only to a running process.
         return Err(Error::unsupported(Capability::AttachCreated));
     }
-    let asked = remote_command::Streams::outputs().stdin(stdin).stderr(!tty).tty(tty);
+    let requested = remote_command::Streams::outputs().stdin(stdin).stderr(!tty).tty(tty);
     let client = &backend.client;
     let query = [("container", CONTAINER)];
-    let transport = match client.session(container.pod_name(), "attach", &query, asked).await {
+    let transport = match client.session(container.pod_name(), "attach", &query, requested).await {
         Ok(transport) => transport,
         Err(error) => return Err(backend.explain_unopened(container, error).await),
     };

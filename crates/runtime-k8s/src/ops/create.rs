@@ -157,8 +157,8 @@ async fn post(backend: &Arc<KubernetesBackend>, plan: &mut Plan) -> Result<Pod> 
     let mut gate = backend.start_gate();
     plan.set_gate(gate);
     loop {
-        let (pod, answer) = backend.client.create_pod(&plan.pod).await?;
-        let is_dropped = is_missing(gate, &pod, &answer);
+        let (pod, response) = backend.client.create_pod(&plan.pod).await?;
+        let is_dropped = is_missing(gate, &pod, &response);
         let error = if is_dropped {
             Error::new(ErrorKind::Unsupported)
                 .with_message("the cluster removes the gate of new pods")

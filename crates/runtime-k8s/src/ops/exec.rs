@@ -47,11 +47,11 @@ async fn begin(
         mode => (mode == SessionMode::Stdin, None),
     };
     let tty = size.is_some();
-    let asked = remote_command::Streams::outputs().stdin(stdin).stderr(!tty).tty(tty);
+    let requested = remote_command::Streams::outputs().stdin(stdin).stderr(!tty).tty(tty);
     let mut query = vec![("container", CONTAINER)];
     query.extend(command.iter().map(|word| ("command", word.as_str())));
     let client = &backend.client;
-    let transport = client.session(container.pod_name(), "exec", &query, asked).await?;
+    let transport = client.session(container.pod_name(), "exec", &query, requested).await?;
     let settle = |outcome| std::future::ready(session::settle(outcome));
     let mut streams = session::open(
         transport,

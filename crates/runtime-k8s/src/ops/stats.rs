@@ -148,19 +148,19 @@ async fn measure(
     if backend.options.stats == StatsSource::NodeProxy {
         let nodes: BTreeSet<String> =
             pods.iter().filter_map(|seen| seen.pod.spec.node_name.clone()).collect();
-        let questions: Vec<_> = nodes
+        let requests: Vec<_> = nodes
             .into_iter()
             .map(|node| async move {
-                let answer = of_node(backend, &node).await;
-                (node, answer)
+                let response = of_node(backend, &node).await;
+                (node, response)
             })
             .collect();
-        let mut answers =
-            futures_util::stream::iter(questions).buffer_unordered(CONCURRENT_NODES_MAX);
+        let mut responses =
+            futures_util::stream::iter(requests).buffer_unordered(CONCURRENT_NODES_MAX);
         let mut failed = None;
-        while let Some((node, answer)) = answers.next().await {
-            backend.samples.record_response(&node, &answer);
-            match answer {
+        while let Some((node, response)) = responses.next().await {
+            backend.samples.record_response(&node, &response);
+            match response {
                 Ok((machine, found)) => {
                     machines.insert(node, machine);
                     measured.extend(found);

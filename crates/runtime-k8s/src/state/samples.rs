@@ -65,9 +65,9 @@ impl Samples {
     }
 
     /// Logs a warning for a node that does not respond, once until it responds.
-    pub(crate) fn record_response<T>(&self, node: &str, answer: &Result<T>) {
+    pub(crate) fn record_response<T>(&self, node: &str, response: &Result<T>) {
         let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
-        match answer {
+        match response {
             Ok(_) => drop(silent.remove(node)),
             Err(error) => {
                 if silent.insert(node.to_owned()) {
@@ -92,7 +92,11 @@ mod tests {
         let samples = Samples::default();
         let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         assert_eq!(samples.cores("u", at(10), Duration::from_secs(1)), None);
-        assert_eq!(samples.cores("u", at(10), Duration::from_secs(1)), None, "the same again");
+        assert_eq!(
+            samples.cores("u", at(10), Duration::from_secs(1)),
+            None,
+            "the measurement is the same"
+        );
         assert_eq!(samples.cores("u", at(20), Duration::from_secs(6)), Some(0.5));
         assert_eq!(samples.cores("u", at(20), Duration::from_secs(6)), Some(0.5));
         assert_eq!(samples.cores("other", at(20), Duration::ZERO), None);

@@ -184,7 +184,7 @@ async fn tunnel(
     .map_err(failed)?;
     let status = response.status();
     if !status.is_success() {
-        let cause = format!("it answered CONNECT {target} with {status}");
+        let cause = format!("it returned {status} to CONNECT {target}");
         return Err(ProxyRefused { status: Some(status), ..proxy.failed(cause) }.into());
     }
     if !is_over {
@@ -193,7 +193,7 @@ async fn tunnel(
     let parts = connection.into_parts();
     // The server sends nothing before the client has.
     if !parts.read_buf.is_empty() {
-        return Err(proxy.failed(format!("it sent data after its answer to {target}")).into());
+        return Err(proxy.failed(format!("it sent data after its response to {target}")).into());
     }
     Ok(parts.io.into_inner())
 }

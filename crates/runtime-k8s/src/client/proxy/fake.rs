@@ -44,7 +44,7 @@ impl ReceivedRequest {
 
 type Log<T> = Arc<Mutex<Vec<T>>>;
 
-/// An API server that answers every request, and echoes what follows an upgrade.
+/// An API server that responds to every request, and echoes what follows an upgrade.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     seen: Log<ReceivedRequest>,
@@ -102,22 +102,22 @@ fn acceptor(
 }
 
 impl Server {
-    /// Starts a server that answers with the status that `answer` returns. Without a certificate it
+    /// Starts a server that responds with the status that `choose_status` returns. Without a certificate it
     /// has no TLS.
     pub(crate) async fn start(
         certificate: Option<&CertifiedKey<KeyPair>>,
         clients: Option<&CertifiedKey<KeyPair>>,
-        answer: impl Fn(&ReceivedRequest) -> u16 + Send + Sync + 'static,
+        choose_status: impl Fn(&ReceivedRequest) -> u16 + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let acceptor = certificate.map(|own| acceptor(own, clients, &[b"h2", b"http/1.1"]));
-        let (seen, answer) = (Log::<ReceivedRequest>::default(), Arc::new(answer));
+        let (seen, choose_status) = (Log::<ReceivedRequest>::default(), Arc::new(choose_status));
         let log = Arc::clone(&seen);
         tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
-                let (acceptor, log, answer) =
-                    (acceptor.clone(), Arc::clone(&log), Arc::clone(&answer));
+                let (acceptor, log, choose_status) =
+                    (acceptor.clone(), Arc::clone(&log), Arc::clone(&choose_status));
                 tokio::spawn(async move {
                     let (io, is_http2, has_certificate): (Box<dyn Io>, _, _) = match acceptor {
                         None => (Box::new(tcp), false, false),
@@ -135,7 +135,7 @@ impl Server {
                             headers: request.headers().clone(),
                             has_certificate,
                         };
-                        let status = answer(&seen);
+                        let status = choose_status(&seen);
                         log.lock().unwrap().push(seen);
                         async move { Ok::<_, Infallible>(respond(request, status)) }
                     });

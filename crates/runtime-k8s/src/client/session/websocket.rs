@@ -92,7 +92,7 @@ where
     let wanted = Arc::new(unwanted.clone().drop_guard());
     let pings = Arc::new(PingTracker::default());
 
-    let (tell, told) = oneshot::channel();
+    let (outcome_sender, told) = oneshot::channel();
     let held = Arc::clone(&wanted);
     let mut transport = Transport::new(
         async move {
@@ -129,7 +129,7 @@ where
         let reader = Reader { messages, outputs, outcome: None, keepalive, pings };
         let read = reader.read().map(|outcome| {
             // The receiver may be dropped.
-            let _ = tell.send(outcome);
+            let _ = outcome_sender.send(outcome);
         });
         unwanted.run_until_cancelled(read).await;
         // Buffered input is discarded.
@@ -336,11 +336,11 @@ mod tests {
         (transport(ours, streams, keepalive).await, server)
     }
 
-    async fn say(server: &mut Server, message: &[u8]) {
+    async fn send_message(server: &mut Server, message: &[u8]) {
         server.send(Message::Binary(Bytes::copy_from_slice(message))).await.unwrap();
     }
 
-    async fn hear(server: &mut Server) -> Option<Bytes> {
+    async fn receive(server: &mut Server) -> Option<Bytes> {
         match server.next().await? {
             Ok(Message::Binary(message)) => Some(message),
             _ => None,
@@ -352,27 +352,27 @@ mod tests {
         let (transport, mut server) = pair(Streams::outputs().stdin(true)).await;
         let mut stdin = transport.stdin.unwrap();
         stdin.write_all(b"in").await.unwrap();
-        assert_eq!(hear(&mut server).await.unwrap(), &b"\0in"[..]);
+        assert_eq!(receive(&mut server).await.unwrap(), &b"\0in"[..]);
         stdin.shutdown().await.unwrap();
-        assert_eq!(hear(&mut server).await.unwrap(), &[CLOSE, STDIN][..]);
+        assert_eq!(receive(&mut server).await.unwrap(), &[CLOSE, STDIN][..]);
         for message in [&b"\x01out"[..], b"\x02err", b"\x01", b"\x01put", b"\xff\x01", b"\xff\x02"]
         {
-            say(&mut server, message).await;
+            send_message(&mut server, message).await;
         }
         let status = br#"{"status":"Failure","reason":"NonZeroExitCode","details":{"causes":[{"reason":"ExitCode","message":"3"}]}}"#;
-        say(&mut server, &[b"\x03", &status[..]].concat()).await;
+        send_message(&mut server, &[b"\x03", &status[..]].concat()).await;
         let join = |chunks: Chunks| chunks.try_collect::<Vec<_>>();
         assert_eq!(join(transport.stdout.unwrap()).await.unwrap().concat(), b"output");
         assert_eq!(join(transport.stderr.unwrap()).await.unwrap().concat(), b"err");
         assert_eq!(transport.outcome.await.unwrap(), Outcome::ExitCode(3));
         drop(stdin);
-        assert!(hear(&mut server).await.is_none(), "the connection is closed");
+        assert!(receive(&mut server).await.is_none(), "the connection is closed");
     }
 
     #[tokio::test]
     async fn session_without_outcome_is_lost() {
         let (transport, mut server) = pair(Streams::outputs()).await;
-        say(&mut server, b"\x01half").await;
+        send_message(&mut server, b"\x01half").await;
         drop(server);
         let mut stdout = transport.stdout.unwrap();
         assert_eq!(stdout.try_next().await.unwrap().unwrap(), "half");
@@ -387,22 +387,22 @@ mod tests {
         let terminal = transport.terminal.clone().unwrap();
         drop(transport);
         terminal.resize(TerminalSize { rows: 24, columns: 80 }).await.unwrap();
-        let resize = hear(&mut server).await.unwrap();
+        let resize = receive(&mut server).await.unwrap();
         // Dropping the input has ended it.
         let (resize, end) = match resize[0] {
-            RESIZE => (resize, hear(&mut server).await.unwrap()),
-            _ => (hear(&mut server).await.unwrap(), resize),
+            RESIZE => (resize, receive(&mut server).await.unwrap()),
+            _ => (receive(&mut server).await.unwrap(), resize),
         };
         assert_eq!(end, &[CLOSE, STDIN][..]);
         assert_eq!(resize[0], RESIZE);
         let size: serde_json::Value = serde_json::from_slice(&resize[1..]).unwrap();
         assert_eq!(size, serde_json::json!({"Width": 80, "Height": 24}));
         drop(terminal);
-        assert!(hear(&mut server).await.is_none());
+        assert!(receive(&mut server).await.is_none());
     }
 
     /// Answers pings, and returns how many there were in that time.
-    async fn answer(server: &mut Server, time: Duration) -> usize {
+    async fn answer_pings(server: &mut Server, time: Duration) -> usize {
         let mut pings = 0;
         let read = async {
             while let Some(Ok(message)) = server.next().await {
@@ -417,9 +417,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn silent_session_is_pinged_and_continues() {
         let (transport, mut server) = pair(Streams::outputs()).await;
-        assert_eq!(answer(&mut server, Duration::from_secs(303)).await, 60);
+        assert_eq!(answer_pings(&mut server, Duration::from_secs(303)).await, 60);
         let status = br#"{"status":"Success"}"#;
-        say(&mut server, &[b"\x03", &status[..]].concat()).await;
+        send_message(&mut server, &[b"\x03", &status[..]].concat()).await;
         assert_eq!(transport.outcome.await.unwrap(), Outcome::Success);
     }
 
@@ -428,7 +428,7 @@ mod tests {
         let (transport, mut server) = pair(Streams::outputs().stdin(true)).await;
         let mut stdin = transport.stdin.unwrap();
         stdin.write_all(b"little").await.unwrap();
-        assert!(answer(&mut server, Duration::from_secs(120)).await > 20);
+        assert!(answer_pings(&mut server, Duration::from_secs(120)).await > 20);
         let silent = tokio::time::Instant::now();
         let mut stdout = transport.stdout.unwrap();
         let cut = stdout.try_next().await.unwrap_err();
@@ -447,7 +447,7 @@ mod tests {
         let hour = Duration::from_secs(3600);
         assert!(tokio::time::timeout(hour, stdout.try_next()).await.is_err());
         // After the read, silence counts again.
-        answer(&mut server, Duration::from_secs(30)).await;
+        answer_pings(&mut server, Duration::from_secs(30)).await;
         tokio::time::timeout(hour, stdout.try_next()).await.unwrap().unwrap_err();
     }
 
@@ -455,14 +455,14 @@ mod tests {
     fn other_protocol_is_refused() {
         let (request, key) = request("/x").unwrap();
         assert_eq!(request.headers()[SEC_WEBSOCKET_PROTOCOL], PROTOCOL);
-        let mut answer = HeaderMap::new();
-        answer.insert(UPGRADE, "WebSocket".parse().unwrap());
-        answer.insert(SEC_WEBSOCKET_PROTOCOL, PROTOCOL.parse().unwrap());
-        check(&answer, &key).unwrap_err();
+        let mut response = HeaderMap::new();
+        response.insert(UPGRADE, "WebSocket".parse().unwrap());
+        response.insert(SEC_WEBSOCKET_PROTOCOL, PROTOCOL.parse().unwrap());
+        check(&response, &key).unwrap_err();
         let accept = derive_accept_key(key.as_bytes());
-        answer.insert(SEC_WEBSOCKET_ACCEPT, accept.parse().unwrap());
-        check(&answer, &key).unwrap();
-        answer.insert(SEC_WEBSOCKET_PROTOCOL, "v4.channel.k8s.io".parse().unwrap());
-        check(&answer, &key).unwrap_err();
+        response.insert(SEC_WEBSOCKET_ACCEPT, accept.parse().unwrap());
+        check(&response, &key).unwrap();
+        response.insert(SEC_WEBSOCKET_PROTOCOL, "v4.channel.k8s.io".parse().unwrap());
+        check(&response, &key).unwrap_err();
     }
 }

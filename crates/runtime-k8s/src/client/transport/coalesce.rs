@@ -132,6 +132,6 @@ mod tests {
         assert_eq!(reads(100, || sleep(BURST_GAP_MAX)).await, 100);
         let begun = Instant::now();
         reads(30, tokio::task::yield_now).await;
-        assert_eq!(begun.elapsed(), Duration::ZERO, "what is short does not pause");
+        assert_eq!(begun.elapsed(), Duration::ZERO, "short bursts are not delayed");
     }
 }

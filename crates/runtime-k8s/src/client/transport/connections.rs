@@ -244,7 +244,9 @@ mod tests {
         let error = loop {
             match tokio::time::timeout(DELIVERY_GRACE * 2, body.data()).await {
                 Ok(read) => break read.unwrap_err(),
-                Err(_) => assert!(begun.elapsed() < Duration::from_secs(600), "it is silent"),
+                Err(_) => {
+                    assert!(begun.elapsed() < Duration::from_secs(600), "the read has no timeout")
+                }
             }
         };
         assert!(error.is_retryable(), "{error:?}");

@@ -87,7 +87,7 @@ pub(crate) fn client(settings: &Settings, generation: Generation) -> Result<kube
 }
 
 /// Returns a pool of connections to the server. The timeout of opening one includes TLS.
-#[expect(clippy::type_complexity, reason = "a connector has no shorter name")]
+#[expect(clippy::type_complexity, reason = "the type of the connector is long")]
 fn pool(
     settings: &Settings,
     connector: Connector,
@@ -245,13 +245,13 @@ mod tests {
         (listener, address)
     }
 
-    async fn ask(scheme: &str, address: SocketAddr) -> std::result::Result<u16, Error> {
+    async fn request_status(scheme: &str, address: SocketAddr) -> std::result::Result<u16, Error> {
         let mut config = kube::Config::new(format!("{scheme}://{address}").parse().unwrap());
         config.connect_timeout = Some(Duration::from_millis(200));
         let request = Request::get("/version").body(Body::empty()).unwrap();
         let client = client(&Settings::of(config), Generation::default())?;
-        let answer = client.send(request).await.map_err(error::from_client)?;
-        Ok(answer.status().as_u16())
+        let response = client.send(request).await.map_err(error::from_client)?;
+        Ok(response.status().as_u16())
     }
 
     #[tokio::test]
@@ -277,16 +277,16 @@ mod tests {
             // The next request is lost.
             let _ = peer.read(&mut head).await;
         });
-        assert_eq!(ask("http", address).await.unwrap(), 204);
+        assert_eq!(request_status("http", address).await.unwrap(), 204);
         served.await.unwrap();
         // No server listens any more.
-        let refused = ask("http", address).await.unwrap_err();
+        let refused = request_status("http", address).await.unwrap_err();
         assert!(error::was_not_sent(&refused), "{refused:?}");
         assert!(refused.is_retryable());
 
         let (server, address) = listener().await;
         let served = tokio::spawn(async move { drop(server.accept().await.unwrap()) });
-        let lost = ask("http", address).await.unwrap_err();
+        let lost = request_status("http", address).await.unwrap_err();
         assert!(!error::was_not_sent(&lost), "{lost:?}");
         served.await.unwrap();
     }
@@ -295,7 +295,7 @@ mod tests {
     async fn connect_to_silent_server_times_out() {
         let (server, address) = listener().await;
         let silent = tokio::spawn(async move { server.accept().await });
-        let error = ask("https", address).await.unwrap_err();
+        let error = request_status("https", address).await.unwrap_err();
         assert!(error::was_not_sent(&error), "{error:?}");
         assert!(error.is_retryable());
         drop(silent.await);

@@ -251,9 +251,9 @@ impl Connections {
     ) -> std::result::Result<Response<Answer>, BoxError> {
         if request.extensions().get::<OpensWatch>().is_some() {
             let (mut sender, liveness) = self.open(request.uri().clone(), self.watch_pings).await?;
-            let mut answer = sender.send_request(request).await?;
-            answer.extensions_mut().insert(liveness);
-            return Ok(answer.map(|body| Answer { body, sender: Some(sender), home: None }));
+            let mut response = sender.send_request(request).await?;
+            response.extensions_mut().insert(liveness);
+            return Ok(response.map(|body| Answer { body, sender: Some(sender), home: None }));
         }
         let generation = self.generation.current();
         loop {
@@ -264,8 +264,8 @@ impl Connections {
                 None => self.open(request.uri().clone(), self.log_pings).await?,
             };
             match sender.try_send_request(request).await {
-                Ok(mut answer) => {
-                    answer.extensions_mut().insert(liveness.clone());
+                Ok(mut response) => {
+                    response.extensions_mut().insert(liveness.clone());
                     let home = Home {
                         idle: Arc::downgrade(&self.idle),
                         sent_in: generation,
@@ -273,7 +273,7 @@ impl Connections {
                         liveness,
                     };
                     let (sender, home) = (Some(sender), Some(home));
-                    return Ok(answer.map(|body| Answer { body, sender, home }));
+                    return Ok(response.map(|body| Answer { body, sender, home }));
                 }
                 // The server has closed the idle connection and has not received the request.
                 Err(mut failed) => match failed.take_message() {

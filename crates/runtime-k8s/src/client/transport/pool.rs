@@ -141,24 +141,24 @@ mod tests {
         let uri = serve(is_well, Arc::clone(&taken)).await;
         let generation = Generation::default();
         let pool = Pool::new(HttpConnector::new(), generation.clone());
-        let ask = || {
+        let request_once = || {
             let request = Request::get(&uri).body(Body::empty()).unwrap();
-            let asked = pool.clone().call(request);
+            let response = pool.clone().call(request);
             async move {
-                asked.await?.into_body().collect().await?;
+                response.await?.into_body().collect().await?;
                 Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
             }
         };
-        let all = futures_util::future::join_all((0..8).map(|_| ask())).await;
+        let all = futures_util::future::join_all((0..8).map(|_| request_once())).await;
         assert!(all.iter().all(Result::is_ok), "{all:?}");
         assert_eq!(taken.load(Ordering::Relaxed), 8);
-        ask().await.unwrap();
-        assert_eq!(taken.load(Ordering::Relaxed), 8, "connections are used again");
+        request_once().await.unwrap();
+        assert_eq!(taken.load(Ordering::Relaxed), 8, "connections are reused");
         server.send_replace(false);
-        let waited = tokio::time::timeout(Duration::from_millis(300), ask()).await;
-        waited.expect_err("that server has vanished");
+        let waited = tokio::time::timeout(Duration::from_millis(300), request_once()).await;
+        waited.expect_err("the server has vanished");
         generation.discard();
-        ask().await.unwrap();
+        request_once().await.unwrap();
         assert_eq!(taken.load(Ordering::Relaxed), 9);
     }
 }

@@ -189,7 +189,7 @@ fn malformed_numbers_have_defaults() {
     let terminated: Terminated = serde_json::from_value(json!({"exitCode": "x"})).unwrap();
     assert_eq!(terminated.exit_code, -1);
     let terminated: Terminated = serde_json::from_value(json!({})).unwrap();
-    assert_eq!(terminated.exit_code, -1, "an end without a code is no success");
+    assert_eq!(terminated.exit_code, -1, "an end without a code is not a success");
 }
 
 #[test]

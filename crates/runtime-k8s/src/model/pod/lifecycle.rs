@@ -242,11 +242,13 @@ fn is_stop_done(pod: &Pod) -> bool {
 fn exit_of(pod: &Pod, terminated: &Terminated, deletion: Deletion) -> Exit {
     let ended_at =
         terminated.finished_at.map(|time| time.0).filter(|t| *t > SystemTime::UNIX_EPOCH);
-    let said = terminated.message.clone().unwrap_or_default();
-    let or_said = |message: String| if message.is_empty() { said.clone() } else { message };
+    let reported = terminated.message.clone().unwrap_or_default();
+    let or_reported = |message: String| if message.is_empty() { reported.clone() } else { message };
     let exit = match terminated.reason.as_deref() {
         Some("StartError" | "ContainerCannotRun") => {
-            return Exit::new(ExitReason::StartFailed).with_ended_at(ended_at).with_message(said);
+            return Exit::new(ExitReason::StartFailed)
+                .with_ended_at(ended_at)
+                .with_message(reported);
         }
         // The node does not have the container, so the code 137 is not that of a process.
         Some("ContainerStatusUnknown") => {
@@ -259,7 +261,7 @@ fn exit_of(pod: &Pod, terminated: &Terminated, deletion: Deletion) -> Exit {
                 ExitReason::StoppedByUs => pod.annotated_time(STOPPED_AT),
                 _ => None,
             });
-            return Exit::new(reason).with_ended_at(ended_at).with_message(or_said(message));
+            return Exit::new(reason).with_ended_at(ended_at).with_message(or_reported(message));
         }
         // The reason is also set if a child was killed and the main process then ended by itself.
         // Only a killed main process has 137.
@@ -271,7 +273,7 @@ fn exit_of(pod: &Pod, terminated: &Terminated, deletion: Deletion) -> Exit {
         _ => own_exit(pod, terminated, deletion),
     };
     let message = exit.message.clone().unwrap_or_default();
-    exit.with_ended_at(ended_at).with_message(or_said(message))
+    exit.with_ended_at(ended_at).with_message(or_reported(message))
 }
 
 /// Returns the exit of a process that ran. A bare pod is never restarted, so an end without a

@@ -179,7 +179,7 @@ fn cpu_shares_become_request_of_their_weight() {
         let pod = pod(&spec, &options);
         let resources = &pod["spec"]["containers"][0]["resources"];
         assert_eq!(resources["requests"]["cpu"], format!("{milli}m"));
-        assert_eq!(milli * 1024 / 1000, shares, "what the kubelet makes of it");
+        assert_eq!(milli * 1024 / 1000, shares, "the text after the kubelet's expansion");
         assert_eq!(resources["limits"], json!({}));
     }
 }

@@ -109,7 +109,7 @@ fn pod(pod: PodStats) -> Option<PodMeasurement> {
     Some(PodMeasurement { name: pod.pod_ref.name, uid: pod.pod_ref.uid, measured })
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a double counts nanoseconds of CPU well enough")]
+#[expect(clippy::cast_precision_loss, reason = "a double is precise enough for nanoseconds of CPU")]
 fn nanos(cores: u64) -> f64 {
     cores as f64 / 1e9
 }

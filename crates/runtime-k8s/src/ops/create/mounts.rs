@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::undo::{undo, undo_by_name};
 use crate::error::was_not_sent;
-use crate::model::api::{Pod, refuses_source, says_missing};
+use crate::model::api::{Pod, refuses_source, reports_missing_source};
 use crate::model::labels::{self, PROBE};
 use crate::model::spec::{Plan, volume_type};
 use crate::state::KubernetesBackend;
@@ -209,7 +209,7 @@ fn finding(source: &Source, messages: &[&str], is_settled: bool) -> Option<Findi
             left.push(kind);
             continue;
         };
-        if says_missing(refusal) {
+        if reports_missing_source(refusal) {
             return Some(Finding::Missing);
         }
         if refusal.contains("unable to determine its type") {

@@ -126,7 +126,7 @@ async fn close_does_not_wait_for_missing_responses() {
     let backend = silent();
     let spec = ContainerSpec::new(runtime_core::Image::new("busybox"));
     let create = tokio::time::timeout(Duration::from_secs(1), create(&backend, &spec));
-    create.await.expect_err("the server does not answer");
+    create.await.expect_err("the server does not respond");
     let begun = Instant::now();
     Connected::new(backend).close().await.unwrap();
     assert!(begun.elapsed() <= ATTEMPT_TIMEOUT * 2, "{:?}", begun.elapsed());

@@ -37,7 +37,7 @@ pub(in crate::ops) async fn undo_by_name(
 ) {
     let (mut backoff, until) = (Backoff::default(), Instant::now() + UNDO_TIMEOUT);
     loop {
-        let looked = match attempt(backend.client.pod(&name)).await {
+        let failure = match attempt(backend.client.pod(&name)).await {
             Ok(pod) if pod.metadata.labels.get(LABEL_NONCE) == Some(&nonce) => {
                 return undo(backend, pod).await;
             }
@@ -46,7 +46,7 @@ pub(in crate::ops) async fn undo_by_name(
             Err(error) => error,
         };
         if !backend.context.half_made.another(backoff.delay(), until).await {
-            if looked.kind() != ErrorKind::NotFound {
+            if failure.kind() != ErrorKind::NotFound {
                 tracing::warn!(pod = name, "failed to undo a create whose response was lost");
             }
             return;

@@ -91,7 +91,7 @@ mod tests {
         assert!(ending.ends_with(&of("xxrest\r\n")));
         assert!(!ending.ends_with(&of("other\n")));
         ending.push(&chunk(3, "y\n"));
-        assert!(!ending.ends_with(&of("y\n")), "a line of its own with another time");
+        assert!(!ending.ends_with(&of("y\n")), "a separate line with another time");
         assert!(ending.end.len() <= 3 * LAST_LINE_BYTES_MAX);
     }
 
@@ -99,7 +99,7 @@ mod tests {
     fn new_chunks_are_detected() {
         let time = |seconds| Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
         let mut ending = LastLine::default();
-        assert!(ending.has_new(None), "nothing was read, and there may be something");
+        assert!(ending.has_new(None), "no chunk was read yet");
         assert!(!ending.has_new(time(1)));
         ending.push(&chunk(2, "a\n"));
         assert!(ending.has_new(time(1)) && ending.has_new(None));

@@ -29,8 +29,8 @@ fn leak(text: String) -> &'static str {
 /// A server whose log has so many lines, and that ends each response in order after so many. The
 /// queries of the logs are kept.
 fn server(pod: &'static str, lines: usize, most: usize) -> (Client, Arc<Mutex<Vec<String>>>) {
-    let asked = Arc::new(Mutex::new(Vec::new()));
-    let queries = Arc::clone(&asked);
+    let sent_queries = Arc::new(Mutex::new(Vec::new()));
+    let queries = Arc::clone(&sent_queries);
     let client = crate::client::tests::of(move |_, uri| {
         let Some((_, query)) = uri.split_once("/log?") else { return (200, pod) };
         queries.lock().unwrap().push(query.to_owned());
@@ -45,7 +45,7 @@ fn server(pod: &'static str, lines: usize, most: usize) -> (Client, Arc<Mutex<Ve
         let wanted = wanted.filter(|line| line[..19] >= *since);
         (200, leak(wanted.take(most).collect()))
     });
-    (client, asked)
+    (client, sent_queries)
 }
 
 async fn read(client: Client, options: LogOptions) -> Result<Vec<String>> {
@@ -69,9 +69,9 @@ fn lines(range: std::ops::Range<usize>) -> Vec<String> {
 #[tokio::test(start_paused = true)]
 async fn truncated_log_is_resumed() {
     for pod in [ENDED, RUNNING] {
-        let (client, asked) = server(pod, 5000, 502);
+        let (client, sent_queries) = server(pod, 5000, 502);
         assert_eq!(read(client, LogOptions::default()).await.unwrap(), lines(0..5000));
-        assert!(asked.lock().unwrap().len() < 60, "{asked:?}");
+        assert!(sent_queries.lock().unwrap().len() < 60, "{sent_queries:?}");
     }
 }
 
@@ -87,23 +87,23 @@ async fn log_without_progress_is_lost() {
 
 #[tokio::test(start_paused = true)]
 async fn complete_log_takes_one_more_request() {
-    let (client, asked) = server(ENDED, 100, usize::MAX);
+    let (client, sent_queries) = server(ENDED, 100, usize::MAX);
     assert_eq!(read(client, LogOptions::default()).await.unwrap(), lines(0..100));
-    let asked = asked.lock().unwrap();
-    assert_eq!(asked.len(), 2, "{asked:?}");
-    assert!(asked[1].contains("tailLines=1"), "{asked:?}");
+    let sent_queries = sent_queries.lock().unwrap();
+    assert_eq!(sent_queries.len(), 2, "{sent_queries:?}");
+    assert!(sent_queries[1].contains("tailLines=1"), "{sent_queries:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn tail_is_sent_to_server() {
     for tail in [1, 5, 100] {
-        let (client, asked) = server(ENDED, 30_000, usize::MAX);
+        let (client, sent_queries) = server(ENDED, 30_000, usize::MAX);
         let read = read(client, LogOptions::default().tail(tail)).await.unwrap();
         let tail = usize::try_from(tail).unwrap();
         assert_eq!(read, lines(30_000 - tail..30_000));
-        let asked = asked.lock().unwrap();
-        assert!(asked.iter().all(|query| query.contains("tailLines=")), "{asked:?}");
-        assert!(asked.len() <= 2, "{asked:?}");
+        let sent_queries = sent_queries.lock().unwrap();
+        assert!(sent_queries.iter().all(|query| query.contains("tailLines=")), "{sent_queries:?}");
+        assert!(sent_queries.len() <= 2, "{sent_queries:?}");
     }
     // A log with fewer lines.
     let (client, _) = server(ENDED, 3, usize::MAX);
@@ -116,10 +116,13 @@ async fn tail_is_sent_to_server() {
 async fn tail_since_time_is_sent_to_server() {
     let since = std::time::SystemTime::UNIX_EPOCH
         + std::time::Duration::from_millis(1_795_453_200_000 + 299_900);
-    let (client, asked) = server(ENDED, 30_000, usize::MAX);
+    let (client, sent_queries) = server(ENDED, 30_000, usize::MAX);
     let options = LogOptions::default().tail(5).since(since);
     assert_eq!(read(client, options).await.unwrap(), lines(29_995..30_000));
-    assert!(asked.lock().unwrap().iter().all(|query| query.contains("tailLines=")), "{asked:?}");
+    assert!(
+        sent_queries.lock().unwrap().iter().all(|query| query.contains("tailLines=")),
+        "{sent_queries:?}"
+    );
     // Fewer lines than requested are that new.
     let (client, _) = server(ENDED, 30_000, usize::MAX);
     let options = LogOptions::default().tail(50).since(since);

@@ -164,11 +164,11 @@ mod tests {
         freshness.expect(Some(9));
         freshness.line("7");
         tokio::time::advance(BEHIND_AFTER * 3 / 4).await;
-        assert!(!freshness.is_behind(), "the time of 9 is counted from when 7 arrived");
+        assert!(!freshness.is_behind(), "the time of 9 starts at the arrival of 7");
         tokio::time::advance(BEHIND_AFTER / 2).await;
         assert!(freshness.is_behind());
         freshness.closed();
-        assert!(!freshness.is_behind(), "the next watch has its time");
+        assert!(!freshness.is_behind(), "the next watch has its own limit");
         freshness.line("10");
         tokio::time::advance(BEHIND_AFTER * 2).await;
         assert!(!freshness.is_behind());

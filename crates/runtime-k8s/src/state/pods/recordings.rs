@@ -88,7 +88,7 @@ fn play<'a>(events: impl IntoIterator<Item = &'a (Pod, bool)>) -> Exit {
         seen = Some(now);
     }
     let last = seen.unwrap().exit().cloned().unwrap();
-    assert_eq!(first, Some(last.clone()), "the first exit stands");
+    assert_eq!(first, Some(last.clone()), "the first exit is final");
     last
 }
 

@@ -146,7 +146,7 @@ impl Store {
             }
         };
         self.mark(uid, &after);
-        self.tell(&after, before.as_ref());
+        self.notify(&after, before.as_ref());
     }
 
     /// Records that a pod is gone.
@@ -173,7 +173,7 @@ impl Store {
         if let Some(entry) = entry {
             entry.seen.send_replace(after.clone());
         }
-        self.tell(&after, before.as_ref());
+        self.notify(&after, before.as_ref());
     }
 
     /// Records the exit of a container.
@@ -184,7 +184,7 @@ impl Store {
         if before.exit().is_none() {
             let after = before.ended(exit);
             entry.seen.send_replace(after.clone());
-            self.tell(&after, Some(&before));
+            self.notify(&after, Some(&before));
         }
     }
 
@@ -215,7 +215,7 @@ impl Store {
         }
     }
 
-    fn tell(&mut self, after: &ObservedPod, before: Option<&ObservedPod>) {
+    fn notify(&mut self, after: &ObservedPod, before: Option<&ObservedPod>) {
         if self.listeners.is_empty() {
             return;
         }

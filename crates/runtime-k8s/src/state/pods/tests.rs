@@ -51,7 +51,7 @@ fn list(version: u64, pods: &[Value]) -> Answer {
 async fn until(pods: &Pods, uid: &str, is: impl Fn(&ObservedPod) -> bool) -> ObservedPod {
     let mut seen = pods.entry(uid).unwrap().subscribe();
     let now = tokio::time::timeout(Duration::from_secs(3600), seen.wait_for(is)).await;
-    now.expect("it never comes to that").unwrap().clone()
+    now.expect("the connection is not opened").unwrap().clone()
 }
 
 #[tokio::test(start_paused = true)]
@@ -141,5 +141,5 @@ async fn silent_watch_is_not_current() {
     assert!(pods.is_current());
     tokio::time::sleep(freshness::STALE_AFTER + Duration::from_secs(1)).await;
     assert!(!pods.is_current());
-    pods.live().await.expect("it is live all the same");
+    pods.live().await.expect("the watch is live");
 }

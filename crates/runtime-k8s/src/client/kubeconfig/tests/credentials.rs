@@ -93,8 +93,8 @@ async fn get(client: &kube::Client) -> Result<StatusCode> {
     Ok(status)
 }
 
-async fn start(answer: impl Fn(&ReceivedRequest) -> u16 + Send + Sync + 'static) -> Server {
-    Server::start(Some(&certificate()), None, answer).await
+async fn start(response: impl Fn(&ReceivedRequest) -> u16 + Send + Sync + 'static) -> Server {
+    Server::start(Some(&certificate()), None, response).await
 }
 
 #[tokio::test]
@@ -154,7 +154,7 @@ async fn token_file_is_read_again_when_it_is_due_and_when_it_is_refused() {
     let client = dial::client(&settings, Generation::default()).unwrap();
     assert_eq!(get(&client).await.unwrap(), 200);
     is_new.store(true, Ordering::Relaxed);
-    // The file is as before: the refusal is the answer, and nothing is sent twice.
+    // The file is as before: the refusal is returned, and nothing is sent twice.
     assert_eq!(get(&client).await.unwrap(), 401);
     assert_eq!(server.seen().len(), 2);
     directory.write("token", "new\n");
@@ -190,8 +190,8 @@ async fn exec_plugin_runs_once_for_all_clients_and_again_after_401() {
     assert_eq!(directory.runs(), 1);
     is_new.store(true, Ordering::Relaxed);
     // Many requests at once are refused, and the plugin runs once for them.
-    let answers = futures_util::future::join_all((0..8).map(|_| get(&all))).await;
-    assert!(answers.into_iter().all(|answer| answer.unwrap() == 200));
+    let responses = futures_util::future::join_all((0..8).map(|_| get(&all))).await;
+    assert!(responses.into_iter().all(|response| response.unwrap() == 200));
     assert_eq!(get(&long).await.unwrap(), 200);
     assert_eq!(directory.runs(), 2);
 }

@@ -52,11 +52,11 @@ async fn serve(protocols: &[&[u8]]) -> Server {
             counts.1.fetch_add(1, Ordering::Relaxed);
             let (acceptor, open) = (acceptor.clone(), Arc::clone(&counts.1));
             let sent = Arc::clone(&about_to_send);
-            let answer = service_fn(move |request| pieces(request, Arc::clone(&sent)));
+            let response = service_fn(move |request| pieces(request, Arc::clone(&sent)));
             tokio::spawn(async move {
                 if let Ok(stream) = acceptor.accept(tcp).await {
                     let _ = server::Builder::new(TokioExecutor::new())
-                        .serve_connection(TokioIo::new(stream), answer)
+                        .serve_connection(TokioIo::new(stream), response)
                         .await;
                 }
                 open.fetch_sub(1, Ordering::Relaxed);
@@ -119,7 +119,7 @@ impl Server {
     }
 }
 
-async fn ask(
+async fn request(
     client: &kube::Client,
     pieces: impl std::fmt::Display,
 ) -> std::result::Result<Response<Body>, kube::Error> {
@@ -143,10 +143,10 @@ fn slow_connection_does_not_change_minimum_round_trip() {
 #[tokio::test]
 async fn missing_http2_differs_from_unreachable_server() {
     let server = serve(&[b"http/1.1"]).await;
-    let error = ask(&server.client(), 1).await.unwrap_err();
+    let error = request(&server.client(), 1).await.unwrap_err();
     assert!(is_unsupported(&error), "{error:?}");
     let away = Server { address: ([127, 0, 0, 1], 1).into(), ..server }.client();
-    assert!(!is_unsupported(&ask(&away, 1).await.unwrap_err()));
+    assert!(!is_unsupported(&request(&away, 1).await.unwrap_err()));
 }
 
 #[tokio::test]
@@ -154,14 +154,15 @@ async fn connections_are_reused_and_not_shared() {
     let server = serve(&[b"h2"]).await;
     let client = server.client();
     for _ in 0..3 {
-        let answer = ask(&client, 100).await.unwrap();
-        let bytes = answer.into_body().collect().await.unwrap().to_bytes();
+        let response = request(&client, 100).await.unwrap();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(bytes.len(), 100 * (16 << 10));
     }
     assert_eq!(server.taken(), 1);
     // The first two responses are larger than the window.
-    let (one, two) = (ask(&client, 10_000).await.unwrap(), ask(&client, 10_000).await.unwrap());
-    let three = ask(&client, 100).await.unwrap().into_body().collect().await.unwrap();
+    let (one, two) =
+        (request(&client, 10_000).await.unwrap(), request(&client, 10_000).await.unwrap());
+    let three = request(&client, 100).await.unwrap().into_body().collect().await.unwrap();
     assert_eq!(three.to_bytes().len(), 100 * (16 << 10));
     assert_eq!(server.taken(), 3);
     server.until_open(3).await;
@@ -176,12 +177,12 @@ async fn connections_are_reused_and_not_shared() {
 async fn slow_reader_of_small_frames_receives_all() {
     let server = serve(&[b"h2"]).await;
     let count = 3 * (64 << 10);
-    let answer = ask(&server.client(), format!("{count}x1")).await.unwrap();
+    let response = request(&server.client(), format!("{count}x1")).await.unwrap();
     // The window is full, and no data was read.
     while server.sent.load(Ordering::Relaxed) < 64 << 10 {
         tokio::task::yield_now().await;
     }
-    let bytes = answer.into_body().collect().await.unwrap().to_bytes();
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(bytes.len(), count);
 }
 
@@ -214,7 +215,7 @@ async fn open_watch(client: &kube::Client) -> std::result::Result<(Liveness, Bod
     let mut request = Request::get("/1x0x1").body(Body::empty()).unwrap();
     request.extensions_mut().insert(OpensWatch);
     let (head, body) = client.send(request).await?.into_parts();
-    Ok((head.extensions.get::<Liveness>().expect("it is told when it was liveness").clone(), body))
+    Ok((head.extensions.get::<Liveness>().expect("the response has its liveness").clone(), body))
 }
 
 #[tokio::test]
@@ -229,16 +230,19 @@ async fn watch_of_vanished_server_ends_and_idle_watch_continues() {
     assert!(quiet.is_err(), "{quiet:?}");
     assert!(
         liveness.last().elapsed() < Duration::from_secs(1),
-        "the answers to pings are liveness"
+        "the responses to pings update the liveness"
     );
     silent.store(true, Ordering::Relaxed);
     let last = liveness.last();
     let cut = tokio::time::timeout(Duration::from_secs(20), body.frame()).await;
-    assert!(cut.expect("its end is noticed").unwrap().is_err());
-    assert!(liveness.last() - last < Duration::from_secs(1), "nothing is liveness meanwhile");
+    assert!(cut.expect("the end is detected").unwrap().is_err());
+    assert!(
+        liveness.last() - last < Duration::from_secs(1),
+        "no byte was received in the meantime"
+    );
     // A server that accepts a connection and sends nothing times out.
     let opened = tokio::time::timeout(Duration::from_secs(20), open_watch(&client)).await;
-    assert!(opened.expect("its silence is noticed").is_err());
+    assert!(opened.expect("the silence is detected").is_err());
     // Another server responds.
     silent.store(false, Ordering::Relaxed);
     open_watch(&client).await.unwrap();
@@ -248,12 +252,12 @@ async fn watch_of_vanished_server_ends_and_idle_watch_continues() {
 async fn connections_of_earlier_generation_are_dropped() {
     let server = serve(&[b"h2"]).await;
     let client = server.client();
-    let read = async || ask(&client, 10).await.unwrap().into_body().collect().await.unwrap();
+    let read = async || request(&client, 10).await.unwrap().into_body().collect().await.unwrap();
     read().await;
-    let under_way = ask(&client, 10).await.unwrap();
+    let under_way = request(&client, 10).await.unwrap();
     assert_eq!(server.taken(), 1);
     server.generation.discard();
-    under_way.into_body().collect().await.expect("what is under way goes on");
+    under_way.into_body().collect().await.expect("requests in progress continue");
     server.until_open(0).await;
     read().await;
     assert_eq!(server.taken(), 2);

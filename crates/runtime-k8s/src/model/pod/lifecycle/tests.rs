@@ -56,7 +56,7 @@ fn exit_of_terminated_container_has_reason_and_code() {
         let state = assess_of(&pod);
         let exit = exit(&state);
         assert_eq!((exit.reason, exit.code), (want, want_code), "{code} {reason}");
-        assert_eq!(removed_of(&pod), *exit, "a known exit outlives the pod");
+        assert_eq!(removed_of(&pod), *exit, "the exit is kept after the removal");
         assert!(exit.ended_at.is_some());
     }
 }
@@ -311,7 +311,7 @@ fn stop_before_process_ran_is_stopped_by_us() {
     assert_eq!(
         assess_of(&stopped),
         State::Pending(PendingReason::None),
-        "the node may just start it"
+        "the node may be starting it"
     );
     stopped.status = serde_json::from_value(waiting("InvalidImageName", "!stopped")).unwrap();
     let state = assess_of(&stopped);

@@ -19,21 +19,21 @@ use crate::client::transport::connections::Connections;
 use crate::error;
 
 /// Default timeout of a request that only reads.
-pub(super) const READ_LIMIT: Duration = Duration::from_secs(30);
+pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Timeout of a request that changes an object. API servers end a request after 60 s
 /// (`--request-timeout`), and admission webhooks may use most of that.
-const CHANGE_LIMIT: Duration = Duration::from_secs(65);
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(65);
 
 /// Timeout of opening a watch. A server sends the response head before the first change.
-const WATCH_LIMIT: Duration = Duration::from_secs(10);
+const WATCH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Timeout of opening a session. An API server tries for 30 s to reach a node.
-pub(super) const SESSION_LIMIT: Duration = Duration::from_secs(40);
+pub(super) const SESSION_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// Maximum silence of a log that is not followed, or that is followed over a connection which is
 /// not pinged. The follower is then reopened at its position.
-pub(super) const LOG_SILENCE: Duration = Duration::from_secs(60);
+pub(super) const LOG_SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// Maximum delay before a read without a response is sent again over a new connection.
 const RESEND_AFTER: Duration = Duration::from_secs(5);
@@ -44,18 +44,18 @@ const SUSPECT_AFTER: Duration = Duration::from_secs(2);
 
 impl Client {
     /// Returns the timeout of a request.
-    pub(super) fn limit_of(&self, call: &ApiRequest) -> Duration {
-        if call.method == Method::GET { self.read_limit } else { CHANGE_LIMIT }
+    pub(super) fn timeout_of(&self, call: &ApiRequest) -> Duration {
+        if call.method == Method::GET { self.read_timeout } else { CHANGE_TIMEOUT }
     }
 
     /// Returns the timeout of opening a watch.
-    pub(super) fn watch_limit(&self) -> Duration {
-        self.read_limit.min(WATCH_LIMIT)
+    pub(super) fn watch_timeout(&self) -> Duration {
+        self.read_timeout.min(WATCH_TIMEOUT)
     }
 
     /// Runs `work`, which waits for one response, with the timeout `limit`. A timeout discards the
     /// pooled connections.
-    pub(super) async fn answered<T>(
+    pub(super) async fn with_timeout<T>(
         &self,
         limit: Duration,
         work: impl Future<Output = Result<T>>,
@@ -78,8 +78,8 @@ impl Client {
     /// A read without a response is sent a second time over a new connection, which may lead to
     /// another server, while the first request is still pending. The first response is returned.
     pub(crate) async fn bytes(&self, call: ApiRequest) -> Result<Bytes> {
-        let limit = self.limit_of(&call);
-        self.answered(limit, async {
+        let limit = self.timeout_of(&call);
+        self.with_timeout(limit, async {
             if call.method != Method::GET {
                 return self.whole(&call).await;
             }
@@ -104,8 +104,8 @@ impl Client {
     /// futures of all callers large.
     fn whole<'a>(&'a self, call: &'a ApiRequest) -> BoxFuture<'a, Result<Bytes>> {
         Box::pin(async move {
-            let answer = self.open(call.clone(), Length::Short).await?;
-            let body = answer.into_body().collect().await.map_err(|source| {
+            let response = self.open(call.clone(), Length::Short).await?;
+            let body = response.into_body().collect().await.map_err(|source| {
                 self.connections.lost();
                 error::from_client(source)
             })?;
@@ -151,7 +151,7 @@ mod tests {
             let begun = Instant::now();
             let ended = tokio::time::timeout(DAY, request).await;
             assert_eq!(ended, Ok(ErrorKind::Timeout), "{what}");
-            assert!(begun.elapsed() <= CHANGE_LIMIT, "{what}: {:?}", begun.elapsed());
+            assert!(begun.elapsed() <= CHANGE_TIMEOUT, "{what}: {:?}", begun.elapsed());
         };
         macro_rules! ends {
             ($($request:expr;)*) => {$(
