@@ -1,4 +1,4 @@
-//! The operations of the connected cluster.
+//! Implements the operations of the backend.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ impl Backend for KubernetesBackend {
         &self.context
     }
 
-    /// Replaces a timeout by the reason for it: the server is away, or what a start waits for.
+    /// Replaces a timeout by its reason: the server is unreachable, or the start is pending.
     fn explain(
         &self,
         operation: Operation,

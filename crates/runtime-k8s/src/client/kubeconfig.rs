@@ -1,4 +1,4 @@
-//! The configuration that kubectl has: files, credentials, TLS and proxies.
+//! The configuration of kubectl: files, credentials, TLS and proxies.
 //!
 //! kube has types for all of it, and its [`kube::Config`] is what the connections are built from. It
 //! is filled in here because reading it with kube loses these things that client-go has:
@@ -187,7 +187,7 @@ impl Settings {
         let name = match (&config.tls_server_name, config.cluster_url.host()) {
             (Some(name), _) => ServerName::try_from(name.clone())
                 .map_err(|source| bad("tls-server-name is not a name").with_source(source))?,
-            // An IPv6 address stands in brackets there.
+            // An IPv6 address is in brackets.
             (None, host) => host
                 .map(|host| host.trim_matches(['[', ']']).to_owned())
                 .and_then(|host| ServerName::try_from(host).ok())
@@ -208,7 +208,7 @@ impl std::fmt::Debug for Settings {
 
 #[cfg(test)]
 impl Settings {
-    /// Returns what a configuration of kube without credentials has.
+    /// Returns a configuration of kube without credentials.
     pub(crate) fn of(config: kube::Config) -> Self {
         let tls = has_tls(&config, None).then(|| tls(&config).unwrap());
         Self::new(config, Kind::None, None, tls).unwrap()
@@ -218,7 +218,7 @@ impl Settings {
 fn base(server: Uri, connect_timeout: Duration) -> kube::Config {
     let mut config = kube::Config::new(server);
     config.connect_timeout = Some(connect_timeout);
-    // Each operation has its own deadline, and what can be repeated is repeated by it.
+    // Each operation has its own deadline and its own retries.
     config.default_retry = false;
     config.read_timeout = None;
     config
@@ -259,7 +259,7 @@ fn identify(user: &User, tls: Option<&mut ClientConfig>) -> Result<bool> {
     Ok(true)
 }
 
-/// Returns the credentials of a user. A plugin is used by a user that has none else.
+/// Returns the credentials of a user. A plugin is used only without other credentials.
 fn kind(
     user: &User,
     in_server: Option<(String, String)>,

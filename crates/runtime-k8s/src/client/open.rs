@@ -1,4 +1,4 @@
-//! The clients of a connection.
+//! Opens the clients of a connection.
 
 use runtime_core::{Error, Result};
 use runtime_support::OnExecutor;
@@ -10,7 +10,7 @@ use super::transport::pool::Generation;
 use super::transport::{dial, http2};
 use crate::options::KubernetesOptions;
 
-/// Returns the clients that the kubeconfig describes. Its exec plugin is run.
+/// Returns the clients for a kubeconfig. Its exec plugin is run.
 ///
 /// # Errors
 /// As [`KubernetesRuntime::connect`](crate::KubernetesRuntime::connect).

@@ -6,8 +6,8 @@ use futures_util::StreamExt as _;
 use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
 
-/// A client of a server that is this function: of the method and the address to the status and
-/// the body.
+/// Returns a client of a fake server: a function from the method and the URI to the status and the
+/// body.
 pub(crate) fn of(server: impl Fn(&Method, &str) -> (u16, &'static str) + Send + 'static) -> Client {
     let service = tower::service_fn(move |request: Request<Body>| {
         let (status, body) = server(request.method(), &request.uri().to_string());
@@ -18,8 +18,7 @@ pub(crate) fn of(server: impl Fn(&Method, &str) -> (u16, &'static str) + Send + 
     Client::new(Clients::single(kube::Client::new(service, "x")), "x")
 }
 
-/// A client of a server that takes its time: the function returns a future of the status and the
-/// body.
+/// Returns a client of a fake server whose function is asynchronous.
 pub(crate) fn slow<F>(server: impl Fn(&Method, &str) -> F + Send + 'static) -> Client
 where
     F: Future<Output = (u16, Answer)> + Send + 'static,
@@ -39,12 +38,12 @@ where
 /// The body of a response.
 pub(crate) type Answer = UnsyncBoxBody<Bytes, Infallible>;
 
-/// A whole body.
+/// Returns a complete body.
 pub(crate) fn whole(text: impl Into<Bytes>) -> Answer {
     http_body_util::Full::new(text.into()).boxed_unsync()
 }
 
-/// A body with these lines that does not end.
+/// Returns a body with these lines that does not end.
 pub(crate) fn endless(lines: Vec<String>) -> Answer {
     let lines = futures_util::stream::iter(lines).chain(futures_util::stream::pending());
     let frames = lines.map(|line| Ok(http_body::Frame::data(line.into())));

@@ -8,10 +8,10 @@ use http::header::WARNING;
 
 /// How many warnings are remembered. The oldest is reported again if it returns after so many
 /// others.
-const REMEMBERED_MAX: usize = 128;
+const WARNINGS_MAX: usize = 128;
 
 /// The longest part of a warning that is reported, in characters.
-const TEXT_MAX: usize = 1024;
+const TEXT_CHARS_MAX: usize = 1024;
 
 /// The warnings that a connection has reported.
 #[derive(Debug, Default)]
@@ -36,7 +36,7 @@ impl Warnings {
                 if reported.contains(&text) {
                     continue;
                 }
-                if reported.len() == REMEMBERED_MAX {
+                if reported.len() == WARNINGS_MAX {
                     reported.pop_front();
                 }
                 reported.push_back(text.clone());
@@ -98,7 +98,7 @@ fn quoted(text: &str) -> Option<(String, &str)> {
             '\\' => chars.next()?.1,
             c => c,
         };
-        if !c.is_control() && length < TEXT_MAX {
+        if !c.is_control() && length < TEXT_CHARS_MAX {
             length += 1;
             content.push(c);
         }
@@ -136,8 +136,8 @@ mod tests {
         ] {
             assert_eq!(texts(header), want, "{header}");
         }
-        let long = format!("299 - \"{}\"", "x".repeat(2 * TEXT_MAX));
-        assert_eq!(texts(&long)[0].len(), TEXT_MAX);
+        let long = format!("299 - \"{}\"", "x".repeat(2 * TEXT_CHARS_MAX));
+        assert_eq!(texts(&long)[0].len(), TEXT_CHARS_MAX);
     }
 
     fn headers(values: &[&str]) -> HeaderMap {
@@ -155,11 +155,11 @@ mod tests {
         assert_eq!(warnings.unreported(&both), ["a", "b"]);
         assert!(warnings.unreported(&both).is_empty());
         assert!(warnings.unreported(&HeaderMap::new()).is_empty());
-        for number in 0..10 * REMEMBERED_MAX {
+        for number in 0..10 * WARNINGS_MAX {
             let text = format!("299 - \"{number}\"");
             assert_eq!(warnings.unreported(&headers(&[&text])).len(), 1);
         }
-        assert_eq!(warnings.reported.lock().unwrap().len(), REMEMBERED_MAX);
+        assert_eq!(warnings.reported.lock().unwrap().len(), WARNINGS_MAX);
         assert_eq!(warnings.unreported(&both), ["a", "b"], "evicted warnings are reported again");
     }
 

@@ -1,4 +1,4 @@
-//! A container as its handle names it.
+//! The identity of a container.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use runtime_support::backend::ContainerRef;
 use super::api::{ContainerSpec, Pod};
 use super::info;
 
-/// A container: its pod as it was when the handle was made.
+/// A container, with its pod as it was when the handle was created.
 #[derive(Clone)]
 pub(crate) struct KubernetesContainer {
     id: ContainerId,
@@ -32,7 +32,7 @@ impl KubernetesContainer {
         &self.pod.metadata.name
     }
 
-    /// Returns what the container was created with.
+    /// Returns the spec of the container in its pod.
     pub(crate) fn spec(&self) -> Option<&ContainerSpec> {
         self.pod.container()
     }

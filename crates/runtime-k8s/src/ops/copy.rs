@@ -1,4 +1,4 @@
-//! Files into containers and out of them, through the container's own `tar`: the API has no call.
+//! Copies files with the `tar` of the container, because the API has no call for copies.
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ pub(crate) async fn pack(
     Ok(packed.boxed())
 }
 
-/// Nothing can be run in a container that does not run.
+/// Checks that the container runs. Otherwise the copy is `Unsupported`, because `tar` cannot run.
 async fn check_running(
     backend: &KubernetesBackend,
     container: &KubernetesContainer,

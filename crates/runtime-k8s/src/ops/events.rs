@@ -1,4 +1,4 @@
-//! Events of the containers of the scope.
+//! Streams the events of the containers of the scope.
 
 use std::sync::Arc;
 use std::time::Duration;

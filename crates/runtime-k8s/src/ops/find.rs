@@ -1,4 +1,4 @@
-//! Finding a container by its id.
+//! Finds a container by its id.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! The API server and its version.
+//! Requests the health of the cluster.
 
 use runtime_core::{Health, Result};
 

@@ -1,4 +1,4 @@
-//! The state of a container.
+//! Returns the state of a container.
 
 use runtime_core::{ContainerInfo, Result};
 

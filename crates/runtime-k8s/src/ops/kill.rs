@@ -1,4 +1,4 @@
-//! Signals to the main process.
+//! Sends signals to the main process.
 
 use runtime_core::{Capability, Error, Result, Signal};
 

@@ -1,4 +1,4 @@
-//! Listing the containers of the scope.
+//! Lists the containers of the scope.
 
 use std::sync::Arc;
 

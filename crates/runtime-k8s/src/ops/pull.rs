@@ -1,4 +1,4 @@
-//! Pulling an image. The nodes of a cluster pull images when a container starts there.
+//! Refuses to pull images, because the nodes of a cluster pull them when a container starts.
 
 use runtime_core::{Capability, Error, PullStream, Result};
 

@@ -1,11 +1,11 @@
-//! Waiting for the end of a container.
+//! Waits for the end of a container.
 
 use runtime_core::{Exit, Result};
 
 use crate::model::container::KubernetesContainer;
 use crate::state::KubernetesBackend;
 
-/// Returns the exit of a container, also if the server is away in the meantime.
+/// Returns the exit of a container. An unavailable server is retried.
 pub(crate) async fn run(
     backend: &KubernetesBackend,
     container: &KubernetesContainer,

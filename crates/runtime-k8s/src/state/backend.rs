@@ -1,4 +1,4 @@
-//! A connected cluster.
+//! The backend: a connection to a cluster.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +17,7 @@ use crate::model::capabilities::Server;
 use crate::model::pod::gate::StartGate;
 use crate::options::KubernetesOptions;
 
-/// The connection to a cluster, and what it remembers between calls.
+/// A connection to a cluster, and its state between calls.
 #[derive(Debug)]
 pub(crate) struct KubernetesBackend {
     pub(crate) context: Context,
@@ -25,16 +25,16 @@ pub(crate) struct KubernetesBackend {
     pub(crate) pods: Pods,
     pub(crate) options: KubernetesOptions,
     pub(crate) server: Server,
-    /// The last measurements, for values that are counted between two.
+    /// The last measurements, for values that are computed from two.
     pub(crate) samples: Samples,
     /// The host ports that creates in progress have drawn.
     pub(crate) drawn_ports: Mutex<BTreeSet<u16>>,
     /// The container engine of the node that this connection is bound to, if it was given.
     #[cfg(feature = "cri")]
     pub(crate) engine: Option<runtime_cri::NodeEngine>,
-    /// Whether the cluster was seen to drop the scheduling gate of a pod.
+    /// Whether the cluster has dropped the scheduling gate of a pod.
     gates_dropped: AtomicBool,
-    /// Whether a policy of the cluster was seen to refuse the image of a stop.
+    /// Whether a policy of the cluster has refused the image of a stop.
     pub(crate) stop_image_refused: AtomicBool,
 }
 
@@ -83,7 +83,7 @@ impl KubernetesBackend {
         self.gates_dropped.store(true, Ordering::Relaxed);
     }
 
-    /// Completes when the runtime is closed. The error is for the items of a stream.
+    /// Completes when the runtime is closed, with the error for a stream.
     pub(crate) fn closed(
         &self,
         operation: Operation,
@@ -121,8 +121,8 @@ impl KubernetesBackend {
         self.with_deadline(operation, self.context.deadlines.query, work).await
     }
 
-    /// Replaces a timeout of what was begun at that time by the reason for it, if the server is known
-    /// to be away or to throttle this client.
+    /// Replaces a timeout by its reason, if the server is unreachable or has throttled this client
+    /// since `begun`.
     pub(crate) fn explain_timeout(&self, begun: Instant, error: Error) -> Error {
         if error.kind() != ErrorKind::Timeout {
             return error;
@@ -135,7 +135,7 @@ impl KubernetesBackend {
         }
     }
 
-    /// Returns a pod of the watch, which begins with this call if nothing has used it yet.
+    /// Returns a pod of the watch, which is started by the first call.
     pub(crate) async fn entry(&self, uid: &str, name: &str) -> Result<Arc<Entry>> {
         self.pods.live().await?;
         if let Some(entry) = self.pods.entry(uid) {

@@ -22,7 +22,7 @@ use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
 use super::connector::Io;
 
-/// A request that the server has got.
+/// A request that the server has received.
 #[derive(Debug, Clone)]
 pub(crate) struct ReceivedRequest {
     pub(crate) version: Version,
@@ -50,7 +50,7 @@ pub(crate) struct Server {
     seen: Log<ReceivedRequest>,
 }
 
-/// A certificate that signs itself, for any of the names that the tests use.
+/// Returns a self-signed certificate for the names of the tests.
 pub(crate) fn certificate() -> CertifiedKey<KeyPair> {
     let names = ["localhost", "api.example.test", "127.0.0.1", "proxy.example.test"];
     rcgen::generate_simple_self_signed(names.map(str::to_owned)).unwrap()
@@ -179,14 +179,14 @@ fn respond(mut request: Request<Incoming>, status: u16) -> Response<Full<Bytes>>
     response
 }
 
-/// A proxy that leads every target to one server, whatever its name.
+/// A proxy that connects every target to one server.
 pub(crate) struct FakeProxy {
     pub(crate) address: SocketAddr,
     /// The method and target of each request.
     seen: Log<String>,
 }
 
-/// How a proxy is spoken to.
+/// Protocol of a proxy.
 #[derive(Clone)]
 pub(crate) enum Speaks {
     Http,
@@ -195,7 +195,7 @@ pub(crate) enum Speaks {
 }
 
 impl FakeProxy {
-    /// Starts a proxy. `user` is `user:password`, without which it opens nothing.
+    /// Starts a proxy. `user` is the required `user:password`.
     pub(crate) async fn start(speaks: Speaks, server: SocketAddr, user: Option<&str>) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -43,10 +43,10 @@ const RESIZE: u8 = 4;
 const CLOSE: u8 = 255;
 
 /// Capacity of the channel to the reader of a stream, in pieces.
-const FRAME_BYTES_MAX: usize = 2;
+const CHANNEL_CAPACITY: usize = 2;
 
 /// Size of the input buffer and maximum size of a message, in bytes.
-const ROOM: usize = 32 << 10;
+const INPUT_BUFFER_BYTES: usize = 32 << 10;
 
 /// Returns the upgrade request and its key.
 pub(crate) fn request(uri: &str) -> Result<(Request<Body>, String)> {
@@ -115,7 +115,7 @@ where
         }
     }
     if streams.stdin {
-        let (ours, theirs) = tokio::io::duplex(ROOM);
+        let (ours, theirs) = tokio::io::duplex(INPUT_BUFFER_BYTES);
         transport.stdin = Some(Box::new(Input { pipe: ours, _wanted: Arc::clone(&wanted) }));
         tokio::spawn(send_input(theirs, Arc::clone(&sink), Arc::clone(&pings), unwanted.clone()));
     }
@@ -141,7 +141,7 @@ where
 type Sink<T> = Arc<Mutex<SplitSink<WebSocketStream<T>, Message>>>;
 
 fn chunks(wanted: Arc<DropGuard>) -> (mpsc::Sender<io::Result<Bytes>>, Chunks) {
-    let (sender, receiver) = mpsc::channel(FRAME_BYTES_MAX);
+    let (sender, receiver) = mpsc::channel(CHANNEL_CAPACITY);
     let chunks = stream::unfold((receiver, wanted), |(mut receiver, wanted)| async move {
         receiver.recv().await.map(|piece| (piece, (receiver, wanted)))
     });
@@ -234,7 +234,7 @@ async fn send_input<T: AsyncRead + AsyncWrite + Unpin>(
 ) {
     let send = async {
         loop {
-            let mut message = BytesMut::with_capacity(1 + ROOM);
+            let mut message = BytesMut::with_capacity(1 + INPUT_BUFFER_BYTES);
             message.extend_from_slice(&[STDIN]);
             let end = match pipe.read_buf(&mut message).await {
                 Ok(0) => true,
@@ -265,7 +265,7 @@ async fn send_pings<T: AsyncRead + AsyncWrite + Unpin>(
             tokio::time::sleep(interval).await;
             let mut sink = sink.lock().await;
             let ping = Bytes::copy_from_slice(&pings.ping());
-            // The reader learns of a connection that is lost.
+            // The reader also gets the error of a lost connection.
             if sink.send(Message::Ping(ping)).await.is_err() {
                 return;
             }
@@ -401,7 +401,7 @@ mod tests {
         assert!(receive(&mut server).await.is_none());
     }
 
-    /// Answers pings, and returns how many there were in that time.
+    /// Responds to pings, and returns their number in this time.
     async fn answer_pings(server: &mut Server, time: Duration) -> usize {
         let mut pings = 0;
         let read = async {

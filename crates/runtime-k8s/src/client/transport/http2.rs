@@ -47,16 +47,16 @@ use crate::error;
 /// A larger window is slower. A node writes a log line by line, and an API server with free window
 /// forwards each line in a frame of its own. If the window is full, it forwards all lines that have
 /// arrived in the meantime in one frame.
-const LINK: f64 = (64 << 20) as f64;
-const WINDOWS: RangeInclusive<f64> = (64 << 10) as f64..=(1 << 20) as f64;
+const BANDWIDTH: f64 = (64 << 20) as f64;
+const WINDOW_RANGE: RangeInclusive<f64> = (64 << 10) as f64..=(1 << 20) as f64;
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between the limits")]
 fn window(round_trip: Duration) -> u32 {
-    (round_trip.as_secs_f64() * LINK).clamp(*WINDOWS.start(), *WINDOWS.end()) as u32
+    (round_trip.as_secs_f64() * BANDWIDTH).clamp(*WINDOW_RANGE.start(), *WINDOW_RANGE.end()) as u32
 }
 
 /// Name of HTTP/2 in ALPN.
-const HTTP2: &[u8] = b"h2";
+const ALPN_HTTP2: &[u8] = b"h2";
 
 /// Maximum number of idle connections.
 const IDLE_CONNECTIONS_MAX: usize = 8;
@@ -117,7 +117,7 @@ fn client_with(
         return Ok(None);
     };
     let mut tls = ClientConfig::clone(tls);
-    tls.alpn_protocols = vec![HTTP2.to_vec(), b"http/1.1".to_vec()];
+    tls.alpn_protocols = vec![ALPN_HTTP2.to_vec(), b"http/1.1".to_vec()];
     let tls = TlsConnector::from(Arc::new(tls));
     let config = &settings.config;
     let connections = Connections {
@@ -309,7 +309,7 @@ impl Connections {
         let tcp = LivenessStream::new(tcp);
         let liveness = tcp.liveness();
         let stream = self.tls.connect(self.server_name.clone(), CoalescingStream::new(tcp)).await?;
-        if stream.get_ref().1.alpn_protocol() != Some(HTTP2) {
+        if stream.get_ref().1.alpn_protocol() != Some(ALPN_HTTP2) {
             return Err(NotSpoken.into());
         }
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())

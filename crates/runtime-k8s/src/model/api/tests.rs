@@ -52,7 +52,7 @@ fn times_with_and_without_fractions_are_parsed() {
     assert_eq!(Time::parse("yesterday"), None);
 }
 
-/// A pod as this backend writes it, running.
+/// A running pod of this backend.
 fn plain() -> Value {
     json!({
         "metadata": {
@@ -84,7 +84,7 @@ fn plain() -> Value {
     })
 }
 
-/// Every path to a value of an object.
+/// Returns every path to a value of an object.
 fn paths(value: &Value, at: &str, out: &mut Vec<String>) {
     let children: Vec<(String, &Value)> = match value {
         Value::Object(map) => map.iter().map(|(k, v)| (k.replace('/', "~1"), v)).collect(),
@@ -98,7 +98,8 @@ fn paths(value: &Value, at: &str, out: &mut Vec<String>) {
     }
 }
 
-/// Reads a list of an odd pod between two good ones, and derives all that this backend derives.
+/// Deserializes a list with a malformed pod between two valid ones, and computes everything that
+/// this backend does.
 fn read_between(odd: &Value) -> Vec<String> {
     let list = json!({"metadata": {"resourceVersion": "9"}, "items": [plain(), odd, plain()]});
     let list: List<Pod> = read_list(list.to_string().as_bytes()).unwrap();

@@ -114,7 +114,7 @@ pub(crate) fn node_lost(node: &str) -> Exit {
 
 /// Returns the exit of a container that was stopped before its process ran.
 pub(crate) fn stopped_before_start(at: Option<SystemTime>) -> Exit {
-    Exit::new(ExitReason::StoppedByUs).with_ended_at(at).with_message(STOPPED_BEFORE)
+    Exit::new(ExitReason::StoppedByUs).with_ended_at(at).with_message(STOPPED_BEFORE_START_MESSAGE)
 }
 
 /// Returns the exit of a pod that the server does not have any more, from its last observed state.
@@ -199,7 +199,7 @@ pub(crate) fn never_ran(pod: &Pod) -> bool {
 }
 
 /// Message of the exit if a stop preceded the process.
-const STOPPED_BEFORE: &str = "stopped before its process was started";
+const STOPPED_BEFORE_START_MESSAGE: &str = "stopped before its process was started";
 
 fn has_final_phase(pod: &Pod) -> bool {
     matches!(pod.status.phase.as_str(), "Failed" | "Succeeded")
@@ -334,7 +334,7 @@ fn ended_by_cluster(pod: &Pod) -> Option<(ExitReason, String)> {
         // A stop sets a deadline if the image cannot be changed, or no process has run yet.
         Some("DeadlineExceeded") if pod.annotation(STOPPED_AT).is_some() => {
             let never_ran = started_at(pod).is_none();
-            let text = if never_ran { STOPPED_BEFORE } else { "" };
+            let text = if never_ran { STOPPED_BEFORE_START_MESSAGE } else { "" };
             return Some((ExitReason::StoppedByUs, text.to_owned()));
         }
         Some("DeadlineExceeded") => Some(ExitReason::DeadlineExceeded),
@@ -378,7 +378,7 @@ const GATED_MESSAGE: &str = "didn't match pod affinity";
 
 /// Explanation that is added to the kubelet's error about a missing image that must not be pulled:
 /// a kubelet hides an image from a pod whose login does not give access to it.
-const NEVER_PULLED: &str = " (a node from version 1.35 on reports the same for an image that it has, unless the login of \
+const NEVER_PULLED_HINT: &str = " (a node from version 1.35 on reports the same for an image that it has, unless the login of \
      the container has pulled it there before)";
 
 /// Returns the reason why a started pod does not run yet.
@@ -401,7 +401,7 @@ fn pending_reason(pod: &Pod) -> PendingReason {
         "InvalidImageName" => PendingReason::Final { reason: ExitReason::ImagePullFailed, message },
         "ErrImageNeverPull" => {
             let hides = message.contains("is not present with pull policy of Never");
-            let message = format!("{message}{}", if hides { NEVER_PULLED } else { "" });
+            let message = format!("{message}{}", if hides { NEVER_PULLED_HINT } else { "" });
             PendingReason::Final { reason: ExitReason::ImagePullFailed, message }
         }
         "CreateContainerConfigError" => {

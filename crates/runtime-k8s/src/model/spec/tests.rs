@@ -1,4 +1,4 @@
-//! Specs and the pods they make.
+//! Specs and their pods.
 
 use proptest::prelude::*;
 use runtime_core::{Capabilities, ContainerSpec, ErrorKind, Scope};
@@ -262,7 +262,7 @@ fn kubernetes_options_are_set_in_pod() {
     assert_eq!(pod["metadata"]["annotations"]["container-runtime/belongings"], "secret,budget");
 }
 
-/// The kubelet's own expansion, as third_party/forked/golang/expansion documents it.
+/// The expansion of the kubelet, as third_party/forked/golang/expansion documents it.
 fn expand(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;

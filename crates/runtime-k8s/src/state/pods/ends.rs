@@ -94,7 +94,7 @@ impl Inner {
                         .with_message("the cluster has reported the end and no exit"),
                 )
             } else if is_ours {
-                Some(Exit::new(ExitReason::Removed).with_message(NOT_CONFIRMED))
+                Some(Exit::new(ExitReason::Removed).with_message(NOT_CONFIRMED_MESSAGE))
             } else if let Some(node) = seen.pod.spec.node_name.as_deref() {
                 match given_up(&seen, node, self.nodes.health(node).await) {
                     Some(removed) if removed.reason == ExitReason::Removed => {
@@ -128,7 +128,7 @@ fn eviction(events: &[ClusterEvent]) -> Option<String> {
 }
 
 /// Message of the exit of a container whose node has not confirmed its end.
-const NOT_CONFIRMED: &str = "its node has not confirmed its end";
+const NOT_CONFIRMED_MESSAGE: &str = "its node has not confirmed its end";
 
 /// Returns the exit of a pod that another client removes and whose node has not ended it in time. A
 /// healthy node has no limit: it is busy, or still pulls an image.
@@ -139,7 +139,9 @@ fn given_up(seen: &ObservedPod, node: &str, health: NodeHealth) -> Option<Exit> 
         // The node controller marks the pod of a lost node, but only if the pod was ready.
         NodeHealth::Unknown if seen.silent_since.is_some() => Some(node_lost(node)),
         NodeHealth::Unknown if seen.state == State::Running => None,
-        NodeHealth::Unknown => Some(Exit::new(ExitReason::Removed).with_message(NOT_CONFIRMED)),
+        NodeHealth::Unknown => {
+            Some(Exit::new(ExitReason::Removed).with_message(NOT_CONFIRMED_MESSAGE))
+        }
     }
 }
 

@@ -62,7 +62,7 @@ async fn removals_by_others_do_not_delay_other_changes() {
         let (is_watch, is_events) = (uri.contains("watch=true"), uri.contains("/events"));
         async move {
             if is_events {
-                // A server reads all events of a namespace for that.
+                // The server reads all events of a namespace for this request.
                 tokio::time::sleep(Duration::from_millis(500)).await;
                 return (200, whole(r#"{"items": []}"#));
             }

@@ -211,7 +211,7 @@ fn exit_after_deadline_of_stop_is_stopped_by_us() {
         "exitCode": 137, "reason": "ContainerStatusUnknown", "startedAt": null, "finishedAt": null}}}]});
     let exit = stopped(never);
     assert_eq!((exit.reason, exit.code), (ExitReason::StoppedByUs, None));
-    assert_eq!(exit.message.as_deref(), Some(STOPPED_BEFORE));
+    assert_eq!(exit.message.as_deref(), Some(STOPPED_BEFORE_START_MESSAGE));
     assert!(exit.ended_at.is_some());
     assert_eq!(stopped(json!({"phase": "Failed"})).reason, ExitReason::StoppedByUs);
 }

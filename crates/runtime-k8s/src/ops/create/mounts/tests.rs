@@ -63,7 +63,7 @@ fn probe_has_all_unknown_sources_and_no_command() {
     let wanted = json!({"name": "mount-2-block-device", "hostPath": {"path": "/dev/b", "type": "BlockDevice"}});
     assert!(volumes.contains(&wanted), "{volumes:?}");
     let container = &probe["spec"]["containers"][0];
-    // Policies, quotas and the scheduler see the container that is to be created.
+    // Policies, quotas and the scheduler check the same container.
     assert_eq!(container["resources"], json!({"limits": {"memory": "67108864"}, "requests": {}}));
     assert_eq!(probe["spec"]["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
     assert_eq!(probe["metadata"]["annotations"], json!({"a/b": "c"}));
