@@ -119,7 +119,8 @@ impl NodeEngine {
     ) -> Result<NodeContainer> {
         let backend = self.inner.inner();
         let connection = &backend.connection;
-        let status = Box::pin(inspect::status(connection, operation, &of.id)).await?;
+        let status = Box::pin(inspect::status(connection, operation, &of.id)).await;
+        let status = status.during(operation).on(BACKEND)?;
         let mut annotations = of.annotations();
         if let Ok(log) = Path::new(&status.log_path).strip_prefix(KUBELET_LOG_ROOT)
             && let Some(directory) = log.parent()

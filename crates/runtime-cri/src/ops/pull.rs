@@ -70,7 +70,8 @@ pub(crate) async fn pull_stream(
     // The CRI reports nothing between the beginning and the end of a pull.
     let begin = PullEvent::Message { text: format!("pulling {reference}") };
     let end = async move {
-        let image = pull(&connection, Operation::Pull, &reference, auth).await?;
+        let pulled = pull(&connection, Operation::Pull, &reference, auth).await;
+        let image = pulled.during(Operation::Pull).on(BACKEND)?;
         Ok(summary(&reference, image))
     };
     Ok(stream::iter([Ok(begin)]).chain(stream::once(end)).boxed())
@@ -101,8 +102,6 @@ async fn pull(
     tokio::time::timeout(deadline, pulled).await.unwrap_or_else(|_| {
         Err(Error::new(ErrorKind::Timeout)
             .with_message(format!("the pull did not end within {deadline:?}"))
-            .during(operation)
-            .on(BACKEND)
             .about(reference))
     })
 }
@@ -127,15 +126,10 @@ async fn pull_without_deadline(
         .context
         .unless_closed(connection.client.call_without_deadline(operation, request))
         .await;
-    pulled
-        .map_err(|error| map_ambiguous(error, with_login).during(operation))
-        .on(BACKEND)
-        .about(reference)?;
+    pulled.map_err(|error| map_ambiguous(error, with_login)).about(reference)?;
     find(connection, operation, reference).await?.ok_or_else(|| {
         Error::new(ErrorKind::ImageNotFound)
             .with_message("the image was removed after the pull")
-            .during(operation)
-            .on(BACKEND)
             .about(reference)
     })
 }
