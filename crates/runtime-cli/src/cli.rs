@@ -1,5 +1,7 @@
 //! The command line.
 
+mod spec;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -7,8 +9,8 @@ use clap::error::ContextKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 
-use crate::commands::FAILED;
-use crate::commands::create::SpecArguments;
+pub(crate) use self::spec::{SpecArguments, variable};
+use crate::exit_code::FAILED;
 
 /// Runs containers the same way on Docker, containerd or CRI-O, and Kubernetes.
 #[derive(Debug, Parser)]

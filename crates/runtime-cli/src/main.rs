@@ -4,6 +4,7 @@ mod cli;
 mod commands;
 mod config;
 mod connect;
+mod exit_code;
 mod find;
 mod format;
 mod pipes;
@@ -46,10 +47,10 @@ fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             // Who has gone has heard enough.
-            if !commands::is_broken_pipe(&error) {
+            if !exit_code::is_broken_pipe(&error) {
                 style::print_error(&error);
             }
-            ExitCode::from(commands::code_of(&error))
+            ExitCode::from(exit_code::code_of(&error))
         }
     }
 }

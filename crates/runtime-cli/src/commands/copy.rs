@@ -13,8 +13,8 @@ use runtime_core::{
 };
 
 use self::archive::{Found, Placed};
-use super::killed_by;
 use crate::cli::Cp;
+use crate::exit_code::killed_by;
 use crate::pipes::{self, Sink};
 use crate::signals::Signals;
 use crate::{find, terminal};

@@ -7,8 +7,8 @@ use futures_util::StreamExt;
 use runtime_core::{Event, EventKind, EventsOptions, Runtime};
 use serde_json::json;
 
-use super::killed_by;
 use crate::cli::Events;
+use crate::exit_code::killed_by;
 use crate::find::Filters;
 use crate::format::{Format, print};
 use crate::signals::Signals;

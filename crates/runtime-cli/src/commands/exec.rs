@@ -6,13 +6,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use runtime_core::{Capability, Error, ErrorKind, ExecOptions, Runtime, SessionMode, Signal};
 
-use super::{
-    FAILED, coded,
-    create::{drop_unset, variable},
-    ends, killed_by, not_run,
-};
-use crate::cli::Exec;
+use super::create::drop_unset;
+use super::ends;
+use crate::cli::{Exec, variable};
 use crate::connect::soon;
+use crate::exit_code::{FAILED, coded, killed_by, not_run};
 use crate::session::{self, Ended, Then};
 use crate::signals::Signals;
 use crate::terminal::Raw;

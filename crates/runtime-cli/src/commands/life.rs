@@ -10,8 +10,9 @@ use runtime_core::{
 };
 use serde_json::json;
 
-use super::{code_of_exit, each};
+use super::each;
 use crate::cli::{Kill, Reap, Rm, Stop, Wait};
+use crate::exit_code::code_of_exit;
 use crate::find::{self, Filters};
 use crate::format::{Format, print};
 use crate::{style, units};

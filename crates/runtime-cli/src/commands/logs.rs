@@ -8,8 +8,8 @@ use futures_util::StreamExt;
 use runtime_core::{Follow, LogOptions, LogRecord, LogStream, RawLogs, Runtime};
 use serde_json::json;
 
-use super::killed_by;
 use crate::cli::Logs;
+use crate::exit_code::killed_by;
 use crate::format::Format;
 use crate::pipes::{self, Sink};
 use crate::signals::Signals;

@@ -12,14 +12,13 @@ mod pull;
 mod run;
 mod stats;
 
-use std::fmt;
-
 use anyhow::{Context, Result};
 use clap::CommandFactory;
-use runtime_core::{Error, ErrorKind, Exit, Runtime, Signal};
+use runtime_core::{Runtime, Signal};
 
 use crate::cli::{Cli, Command};
 use crate::connect::{connect, soon};
+use crate::exit_code::{FAILED, coded, is_broken_pipe};
 
 /// Does what the command line says and gives the exit code.
 pub(crate) async fn run(cli: Cli) -> Result<u8> {
@@ -80,76 +79,6 @@ async fn carry_out(command: Command, runtime: std::sync::Arc<dyn Runtime>) -> Re
         Command::Reap(arguments) => life::reap(runtime, arguments).await,
         Command::Info(arguments) => info::info(runtime, arguments).await,
         Command::Completions { .. } | Command::Man { .. } => Ok(0),
-    }
-}
-
-/// What `run` and `exec` exit with when they fail themselves, as Docker has it.
-pub(crate) const FAILED: u8 = 125;
-
-/// An error with an exit code of its own.
-#[derive(Debug)]
-struct Coded {
-    code: u8,
-    error: anyhow::Error,
-}
-
-fn coded(code: u8, error: impl Into<anyhow::Error>) -> anyhow::Error {
-    anyhow::Error::new(Coded { code, error: error.into() })
-}
-
-impl fmt::Display for Coded {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.error.fmt(f)
-    }
-}
-
-impl std::error::Error for Coded {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.error.source()
-    }
-}
-
-/// The exit code of a failure.
-pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
-    if is_broken_pipe(error) {
-        return killed_by(13);
-    }
-    error.downcast_ref::<Coded>().map_or(1, |coded| coded.code)
-}
-
-/// Whether nobody reads the output any more.
-pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .chain()
-        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
-        .any(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
-}
-
-/// What a shell says of one that a signal ended.
-const fn killed_by(signal: u8) -> u8 {
-    128_u8.saturating_add(signal)
-}
-
-/// What engines say of a command that is there and cannot be run.
-const NOT_EXECUTABLE: [&str; 3] = ["ermission denied", "peration not permitted", "s a directory"];
-
-/// The exit code of `run` and `exec` when the command could not be run: 126 when it is there and
-/// 127 when it is not, as shells have it.
-fn not_run(error: Error) -> anyhow::Error {
-    let command = error.kind() == ErrorKind::InvalidArgument && error.field() == Some("command");
-    let code = match error.message() {
-        Some(words) if command && NOT_EXECUTABLE.iter().any(|why| words.contains(why)) => 126,
-        _ if command => 127,
-        _ => FAILED,
-    };
-    coded(code, error)
-}
-
-/// The exit code of a container that has ended.
-fn code_of_exit(exit: &Exit) -> u8 {
-    match exit.code {
-        Some(code) => u8::try_from(code & 0xff).unwrap_or(FAILED),
-        None => FAILED,
     }
 }
 
@@ -225,22 +154,6 @@ mod tests {
             let mut command = Cli::command();
             let shown = command.find_subcommand_mut(name).unwrap().render_help().to_string();
             assert!(shown.contains(&format!("Usage: {usage}\n")), "{shown}");
-        }
-    }
-
-    #[test]
-    fn what_cannot_be_run_has_the_code_of_a_shell() {
-        for (error, code) in [
-            (Error::invalid("command", "executable file not found in $PATH"), 127),
-            (Error::invalid("command", "exec: /etc: Permission denied"), 126),
-            (Error::invalid("command", "exec: \"/etc\": is a directory: unknown"), 126),
-            (Error::invalid("command", "open executable: Is a directory"), 126),
-            (Error::invalid("command", "crun: open executable: Operation not permitted"), 126),
-            (Error::invalid("user", "no such user"), 125),
-            (Error::new(ErrorKind::Lost), 125),
-        ] {
-            let text = error.to_string();
-            assert_eq!(code_of(&not_run(error)), code, "{text}");
         }
     }
 }

@@ -10,6 +10,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use runtime_core::{Image, PullEvent, PullOptions, PullPolicy, PullSummary, Runtime};
 
 use crate::cli::Pull;
+use crate::exit_code::killed_by;
 use crate::signals::Signals;
 
 /// `runtime pull`.
@@ -27,7 +28,7 @@ pub(crate) async fn pull(runtime: Arc<dyn Runtime>, arguments: Pull) -> Result<u
     let summary = tokio::select! {
         summary = work => summary?,
         // Dropping it cancels the pull.
-        signal = signals.end() => return Ok(super::killed_by(signal.number())),
+        signal = signals.end() => return Ok(killed_by(signal.number())),
     };
     crate::format::print(&format!("{}\n", summary.resolved.unwrap_or(summary.requested)))?;
     Ok(0)

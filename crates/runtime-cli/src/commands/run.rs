@@ -12,9 +12,10 @@ use runtime_core::{
 };
 
 use super::create::{self, Made};
-use super::{FAILED, code_of_exit, coded, ends, killed_by, not_run};
+use super::ends;
 use crate::cli::{Attach, Run, Start};
 use crate::connect::soon;
+use crate::exit_code::{FAILED, code_of_exit, coded, killed_by, not_run};
 use crate::pipes::{self, Sink};
 use crate::session::{self, Ended, Then};
 use crate::signals::{Came, Signals};

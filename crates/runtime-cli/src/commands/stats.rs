@@ -12,8 +12,8 @@ use runtime_core::{
 };
 use serde_json::{Value, json};
 
-use super::killed_by;
 use crate::cli::{Stats, Top};
+use crate::exit_code::killed_by;
 use crate::find;
 use crate::format::{Format, print};
 use crate::session::{self, Ended, Then};
