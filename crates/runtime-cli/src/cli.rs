@@ -28,17 +28,17 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-/// What every command takes.
+/// Options of every command.
 #[derive(Debug, Args)]
 pub(crate) struct Global {
-    /// docker, cri or k8s, or where it is: docker://HOST:PORT, docker:///SOCKET, unix:///SOCKET,
-    /// tcp://HOST:PORT, cri:///SOCKET, k8s://CONTEXT/NAMESPACE
+    /// The backend: docker, cri, k8s, or a URL: docker://HOST:PORT, docker:///SOCKET,
+    /// unix:///SOCKET, tcp://HOST:PORT, cri:///SOCKET, k8s://CONTEXT/NAMESPACE
     #[arg(long, short = 'B', global = true, env = "RUNTIME_BACKEND", value_name = "BACKEND|URL")]
     pub(crate) backend: Option<String>,
-    /// Whose containers are made and seen [default: runtime]
+    /// The scope of the containers that are created and listed [default: runtime]
     #[arg(long, global = true, env = "RUNTIME_SCOPE")]
     pub(crate) scope: Option<String>,
-    /// The configuration file [default: runtime/config.toml in the user's configuration folder]
+    /// The configuration file [default: runtime/config.toml in the user's configuration directory]
     #[arg(long, global = true, env = "RUNTIME_CONFIG", value_hint = ValueHint::FilePath)]
     pub(crate) config: Option<String>,
 }
@@ -54,17 +54,17 @@ pub(crate) enum Command {
     /// Lists containers
     #[command(visible_alias = "ls")]
     Ps(Ps),
-    /// Shows all that is known of containers, as JSON
+    /// Shows all details of containers as JSON
     Inspect(Inspect),
-    /// Shows what a container wrote
+    /// Shows the output of a container
     Logs(Logs),
     /// Runs a command in a running container
     Exec(Exec),
     /// Connects to the main process of a container
     Attach(Attach),
-    /// Shows what containers use
+    /// Shows the resource usage of containers
     Stats(Stats),
-    /// Shows what containers use, the busiest first, or the processes of one container
+    /// Shows the resource usage of containers, busiest first, or the processes of one container
     Top(Top),
     /// Stops containers
     Stop(Stop),
@@ -72,17 +72,17 @@ pub(crate) enum Command {
     Kill(Kill),
     /// Removes containers
     Rm(Rm),
-    /// Waits for the end of containers and prints their exit codes
+    /// Waits until containers exit and prints their exit codes
     Wait(Wait),
     /// Pulls an image
     Pull(Pull),
     /// Copies files between a container and this machine
     Cp(Cp),
-    /// Shows what happens to containers
+    /// Shows the events of containers
     Events(Events),
-    /// Removes the containers that were left behind
+    /// Removes leftover containers
     Reap(Reap),
-    /// Shows the engine and what it can do
+    /// Shows the engine and its capabilities
     Info(Info),
     /// Prints the completions of a shell
     Completions {
@@ -92,9 +92,9 @@ pub(crate) enum Command {
     /// Prints the manual page, in the format of man(7)
     #[command(hide = true)]
     Man {
-        /// Writes it into this folder instead, which is made, with a page for each command
+        /// Writes one page per command into this directory, which is created, instead of printing
         #[arg(value_hint = ValueHint::DirPath)]
-        folder: Option<PathBuf>,
+        directory: Option<PathBuf>,
     },
 }
 
@@ -105,11 +105,11 @@ pub(crate) enum Command {
     disable_help_flag = true
 )]
 pub(crate) struct Run {
-    /// Lets it run, and prints its id
+    /// Runs the container in the background and prints its id
     #[arg(long, short)]
     pub(crate) detach: bool,
-    /// Removes the container when it has ended. With --detach nobody waits for that: it stays, other
-    /// than with Docker, until `rm` or `reap`
+    /// Removes the container after its exit. With --detach only Docker does; on other backends the
+    /// container stays until `rm` or `reap`
     #[arg(long)]
     pub(crate) rm: bool,
     #[command(flatten)]
@@ -130,10 +130,10 @@ pub(crate) struct Create {
 /// Arguments of `start`.
 #[derive(Debug, Args)]
 pub(crate) struct Start {
-    /// Shows the output until the container ends, and exits with its code
+    /// Shows the output until the container exits, and exits with its exit code
     #[arg(long, short)]
     pub(crate) attach: bool,
-    /// Gives it this command's input, too
+    /// Passes standard input to the container, too
     #[arg(long, short)]
     pub(crate) interactive: bool,
     /// Names or ids
@@ -144,11 +144,12 @@ pub(crate) struct Start {
 /// Arguments of `ps`.
 #[derive(Debug, Args)]
 pub(crate) struct Ps {
-    /// Lists those that do not run, too
+    /// Includes containers that are not running
     #[arg(long, short)]
     pub(crate) all: bool,
-    /// Only those with KEY=VALUE: label=KEY[=VALUE], name=PART (with ^ before it at the beginning,
-    /// with $ after it at the end), id=BEGINNING, status=created, running or exited, ancestor=IMAGE
+    /// Lists only containers that match KEY=VALUE: label=KEY[=VALUE], name=PART (a leading ^
+    /// anchors at the start, a trailing $ at the end), id=PREFIX, status=created, running or
+    /// exited, ancestor=IMAGE
     #[arg(long, short, value_name = "KEY=VALUE")]
     pub(crate) filter: Vec<String>,
     /// json, table, or a template such as '{{.ID}} {{.Name}}'
@@ -157,7 +158,7 @@ pub(crate) struct Ps {
     /// Prints ids only
     #[arg(long, short)]
     pub(crate) quiet: bool,
-    /// Cuts nothing short
+    /// Prints values in full
     #[arg(long)]
     pub(crate) no_trunc: bool,
 }
@@ -176,20 +177,19 @@ pub(crate) struct Inspect {
 /// Arguments of `logs`.
 #[derive(Debug, Args)]
 pub(crate) struct Logs {
-    /// Goes on until the container has ended
+    /// Waits for more output until the container exits
     #[arg(long, short)]
     pub(crate) follow: bool,
-    /// Only the last so many lines, or `all`
+    /// Shows only the last LINES lines, or `all`
     #[arg(long, short = 'n', value_name = "LINES")]
     pub(crate) tail: Option<String>,
-    /// Only what was written since: a time (2026-01-02T03:04:05Z), Unix seconds, or how long ago
-    /// (10m)
+    /// Shows only output since a time (2026-01-02T03:04:05Z), Unix seconds, or a duration ago (10m)
     #[arg(long, value_name = "TIME")]
     pub(crate) since: Option<String>,
     /// Shows the time of each line
     #[arg(long, short)]
     pub(crate) timestamps: bool,
-    /// json prints a record a line
+    /// json prints one record per line
     #[arg(long)]
     pub(crate) format: Option<String>,
     /// Name or id
@@ -200,26 +200,27 @@ pub(crate) struct Logs {
 #[derive(Debug, Args)]
 #[command(override_usage = "runtime exec [OPTIONS] CONTAINER COMMAND [ARG...]")]
 pub(crate) struct Exec {
-    /// Gives it this command's input
+    /// Passes standard input to the command
     #[arg(long, short)]
     pub(crate) interactive: bool,
-    /// Gives it a terminal
+    /// Allocates a terminal
     #[arg(long, short)]
     pub(crate) tty: bool,
-    /// A variable; without a value, the one of this command's environment, and removed if unset there
+    /// Sets a variable; without a value, takes it from the environment of this process, and removes
+    /// it if unset there
     #[arg(long, short, value_name = "NAME[=VALUE]")]
     pub(crate) env: Vec<String>,
     /// Runs as this user, or user:group
     #[arg(long, short)]
     pub(crate) user: Option<String>,
-    /// Runs in this folder
-    #[arg(long, short, value_name = "FOLDER")]
+    /// Runs in this directory
+    #[arg(long, short, value_name = "DIRECTORY")]
     pub(crate) workdir: Option<String>,
-    /// Lets the image's env and sh set variables and the folder where the engine cannot
+    /// Sets variables and the directory with the image's env and sh if the engine cannot
     #[arg(long)]
     pub(crate) image_tools: bool,
-    /// Name or id of the container, then the command and its arguments: all that stands after the
-    /// container is theirs
+    /// Name or id of the container, then the command and its arguments: everything after the
+    /// container belongs to the command
     #[arg(
         required = true,
         num_args = 2..,
@@ -232,10 +233,10 @@ pub(crate) struct Exec {
 /// Arguments of `attach`.
 #[derive(Debug, Args)]
 pub(crate) struct Attach {
-    /// Gives it no input
+    /// Does not pass standard input
     #[arg(long)]
     pub(crate) no_stdin: bool,
-    /// Passes signals on to the container
+    /// Forwards signals to the container
     #[arg(long = "sig-proxy", default_value_t = true, action = ArgAction::Set)]
     pub(crate) sig_proxy: bool,
     /// Name or id
@@ -245,13 +246,13 @@ pub(crate) struct Attach {
 /// Arguments of `stats`.
 #[derive(Debug, Args)]
 pub(crate) struct Stats {
-    /// Measures once
+    /// Takes one sample
     #[arg(long)]
     pub(crate) no_stream: bool,
     /// json, table, or a template such as '{{.Name}} {{.MemUsage}}'
     #[arg(long)]
     pub(crate) format: Option<String>,
-    /// Names or ids; all that run where there is none
+    /// Names or ids; all running containers by default
     #[arg(value_name = "CONTAINER")]
     pub(crate) containers: Vec<String>,
 }
@@ -260,11 +261,11 @@ pub(crate) struct Stats {
 #[derive(Debug, Args)]
 #[command(override_usage = "runtime top [OPTIONS] [CONTAINER [PS OPTIONS]]")]
 pub(crate) struct Top {
-    /// Shows the table of all once
+    /// Shows the table of all containers once
     #[arg(long, conflicts_with = "words")]
     pub(crate) no_stream: bool,
-    /// Name or id: the processes of this one, as the `ps` of its image shows them. What stands after
-    /// it are options of that `ps`
+    /// Name or id of a container, whose processes are listed with the `ps` of its image. Everything
+    /// after it is passed to that `ps`
     #[arg(num_args = 1.., trailing_var_arg = true, value_names = ["CONTAINER", "OPTION"])]
     pub(crate) words: Vec<String>,
 }
@@ -272,7 +273,7 @@ pub(crate) struct Top {
 /// Arguments of `stop`.
 #[derive(Debug, Args)]
 pub(crate) struct Stop {
-    /// How long it may take before it is killed, in seconds [default: as it was created]
+    /// Seconds before the container is killed [default: as set at creation]
     #[arg(long, short, alias = "timeout", value_name = "SECONDS")]
     pub(crate) time: Option<f64>,
     /// Names or ids
@@ -294,7 +295,7 @@ pub(crate) struct Kill {
 /// Arguments of `rm`.
 #[derive(Debug, Args)]
 pub(crate) struct Rm {
-    /// Kills and removes those that run, too; one that is not there is no error
+    /// Kills and removes running containers, too; a missing container is not an error
     #[arg(long, short)]
     pub(crate) force: bool,
     /// Names or ids
@@ -305,7 +306,7 @@ pub(crate) struct Rm {
 /// Arguments of `wait`.
 #[derive(Debug, Args)]
 pub(crate) struct Wait {
-    /// json prints how each ended
+    /// json prints the details of each exit
     #[arg(long)]
     pub(crate) format: Option<String>,
     /// Names or ids
@@ -338,7 +339,7 @@ pub(crate) struct Cp {
 /// Arguments of `events`.
 #[derive(Debug, Args)]
 pub(crate) struct Events {
-    /// What happened since: a time, Unix seconds, or how long ago (10m)
+    /// Shows events since a time, Unix seconds, or a duration ago (10m)
     #[arg(long, value_name = "TIME")]
     pub(crate) since: Option<String>,
     /// Only containers with this label
@@ -352,13 +353,13 @@ pub(crate) struct Events {
 /// Arguments of `reap`.
 #[derive(Debug, Args)]
 pub(crate) struct Reap {
-    /// Only what was created at least so long ago: 90s, 10m, 2h
+    /// Removes only containers of at least this age: 90s, 10m, 2h
     #[arg(long, default_value = "0s", value_name = "AGE")]
     pub(crate) older_than: String,
     /// Only containers with this label
     #[arg(long, value_name = "label=KEY[=VALUE]")]
     pub(crate) filter: Vec<String>,
-    /// Does not ask
+    /// Does not prompt for confirmation
     #[arg(long, short)]
     pub(crate) force: bool,
 }
@@ -371,34 +372,36 @@ pub(crate) struct Info {
     pub(crate) format: Option<String>,
 }
 
-/// Commands whose usage errors have the exit code of their other failures, as with Docker.
-const CODED: [&str; 3] = ["run", "create", "exec"];
+/// Commands whose usage errors have the exit code of their other failures, as in Docker's CLI.
+const COMMANDS_WITH_CODE: [&str; 3] = ["run", "create", "exec"];
 
 impl Cli {
     /// Parses the command line.
     ///
     /// # Errors
     /// A usage error, or a request for help or the version, with the exit code.
-    pub(crate) fn of(words: &[OsString]) -> Result<Self, (clap::Error, u8)> {
+    pub(crate) fn parse_arguments(words: &[OsString]) -> Result<Self, (clap::Error, u8)> {
         let mut error = match Self::try_parse_from(words) {
             Ok(cli) => return Ok(cli),
             Err(error) => error,
         };
-        // clap suggests to pass an unknown option after `--`, where it would be the image.
+        // clap suggests passing an unknown option after `--`, which would make it the image.
         error.remove(ContextKind::Suggested);
         let code = match error.use_stderr() {
             false => 0,
-            true if is_coded(words) => FAILED,
+            true if has_own_code(words) => FAILED,
             true => 2,
         };
         Err((error, code))
     }
 }
 
-/// Reports whether this command line, which need not be valid, is one of [`CODED`].
-fn is_coded(words: &[OsString]) -> bool {
+/// Returns true if this command line, which may be invalid, is one of [`COMMANDS_WITH_CODE`].
+fn has_own_code(words: &[OsString]) -> bool {
     let parsed = Cli::command().ignore_errors(true).try_get_matches_from(words);
-    parsed.is_ok_and(|parsed| parsed.subcommand_name().is_some_and(|name| CODED.contains(&name)))
+    parsed.is_ok_and(|parsed| {
+        parsed.subcommand_name().is_some_and(|name| COMMANDS_WITH_CODE.contains(&name))
+    })
 }
 
 #[cfg(test)]
@@ -413,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_after_the_container_is_the_commands() {
+    fn exec_arguments_after_container_belong_to_command() {
         for (line, words, user) in [
             ("exec c -u x", "c -u x", None),
             ("exec -it c sh", "c sh", None),
@@ -431,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn usage_errors_have_the_exit_code_of_docker() {
+    fn usage_error_has_exit_code_of_docker() {
         for (line, code) in [
             ("run", FAILED),
             ("run --nme x image", FAILED),
@@ -451,14 +454,14 @@ mod tests {
         ] {
             let words: Vec<_> =
                 ["runtime"].into_iter().chain(line.split_whitespace()).map(Into::into).collect();
-            let (error, found) = Cli::of(&words).unwrap_err();
+            let (error, found) = Cli::parse_arguments(&words).unwrap_err();
             assert_eq!(found, code, "{line}: {error}");
             assert!(!error.to_string().contains("use '--"), "{line}: {error}");
         }
     }
 
     #[test]
-    fn h_is_the_host_name_where_docker_has_it() {
+    fn run_short_h_sets_hostname() {
         for line in ["run -h box image", "run -hbox image", "run --hostname box image"] {
             let Ok(Command::Run(run)) = parse(line) else { panic!("{line}") };
             assert_eq!(run.spec.spec().unwrap().hostname.as_deref(), Some("box"), "{line}");
@@ -469,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn the_options_of_ps_are_not_ours() {
+    fn top_arguments_after_container_belong_to_ps() {
         let Ok(Command::Top(top)) = parse("top c -o pid --no-stream") else { panic!() };
         assert_eq!((top.words.join(" ").as_str(), top.no_stream), ("c -o pid --no-stream", false));
         let Ok(Command::Top(top)) = parse("top --no-stream") else { panic!() };
@@ -479,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn the_options_do_not_contradict_each_other() {
+    fn command_definition_is_consistent() {
         super::Cli::command().debug_assert();
     }
 }

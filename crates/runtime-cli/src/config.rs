@@ -6,100 +6,100 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-/// What the file says. What the command line and the environment say comes before it.
+/// The configuration file. Command line and environment take precedence.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Config {
-    /// As `--backend`.
+    /// Same as `--backend`.
     pub(crate) backend: Option<String>,
-    /// As `--scope`.
+    /// Same as `--scope`.
     pub(crate) scope: Option<String>,
-    /// Where Kubernetes pods go.
+    /// Options of Kubernetes.
     pub(crate) k8s: Kubernetes,
-    /// How containerd or CRI-O is used.
+    /// Options of containerd and CRI-O.
     pub(crate) cri: Cri,
 }
 
-/// The part `[k8s]`.
+/// Section `[k8s]`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Kubernetes {
     /// The kubeconfig file.
     pub(crate) kubeconfig: Option<PathBuf>,
-    /// A context of it.
+    /// The kubeconfig context.
     pub(crate) context: Option<String>,
     /// The namespace.
     pub(crate) namespace: Option<String>,
-    /// The one node to use.
+    /// The node to which all pods are bound.
     pub(crate) node: Option<String>,
-    /// The container engine of that node, where this runs on it.
+    /// The container engine of that node, if this process runs on it.
     pub(crate) node_engine: Option<String>,
-    /// Where that node's `/var/log/pods` is.
+    /// The path of `/var/log/pods` on that node.
     pub(crate) node_logs: Option<PathBuf>,
-    /// Where stats come from.
+    /// The source of stats.
     pub(crate) stats: Stats,
-    /// The resource that GPUs by number are counted in.
+    /// The resource in which GPUs are counted.
     pub(crate) gpu_resource: Option<String>,
-    /// What becomes of CPU shares.
+    /// The handling of CPU shares.
     pub(crate) cpu_shares: CpuShares,
 }
 
-/// What becomes of CPU shares, for which Kubernetes has no field.
+/// Handling of CPU shares, for which Kubernetes has no field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum CpuShares {
-    /// They are refused.
+    /// CPU shares are refused.
     #[default]
     Refused,
-    /// They become a CPU request: 1024 are one CPU.
+    /// CPU shares become a CPU request: 1024 shares are one CPU.
     AsRequest,
 }
 
-/// Where the stats of pods come from.
+/// Source of the stats of pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Stats {
     /// The metrics API.
     #[default]
     MetricsApi,
-    /// The kubelets, which takes the right to `nodes/proxy`.
+    /// The kubelets, which requires the right to `nodes/proxy`.
     NodeProxy,
 }
 
-/// The part `[cri]`.
+/// Section `[cri]`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Cri {
-    /// The folder for the logs.
+    /// The directory of container logs.
     pub(crate) log_dir: Option<PathBuf>,
-    /// The folder for what goes away with the host's next start.
+    /// The directory of state that is lost on a reboot of the host.
     pub(crate) state_dir: Option<PathBuf>,
     /// The runtime handler.
     pub(crate) runtime_handler: Option<String>,
 }
 
 impl Config {
-    /// Reads the file: the one that was named, which has to be there, or the usual one.
+    /// Reads the file at `named`, which must exist, or the default file, which may be missing.
     pub(crate) fn read(named: Option<&Path>) -> Result<Self> {
-        let usual = usual_place();
-        let Some(path) = named.or(usual.as_deref()) else { return Ok(Self::default()) };
+        let default = default_path();
+        let Some(path) = named.or(default.as_deref()) else { return Ok(Self::default()) };
         match std::fs::read_to_string(path) {
-            Ok(text) => toml::from_str(&text)
-                .with_context(|| format!("the configuration file {}", path.display())),
+            Ok(text) => {
+                toml::from_str(&text).with_context(|| format!("failed to parse {}", path.display()))
+            }
             Err(error) if error.kind() == ErrorKind::NotFound && named.is_none() => {
                 Ok(Self::default())
             }
-            Err(error) => {
-                Err(error).with_context(|| format!("the configuration file {}", path.display()))
-            }
+            Err(error) => Err(error).with_context(|| format!("failed to read {}", path.display())),
         }
     }
 }
 
-/// As the XDG base directories have it.
-pub(crate) fn usual_place() -> Option<PathBuf> {
-    let folder = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let base = folder("XDG_CONFIG_HOME").or_else(|| Some(folder("HOME")?.join(".config")))?;
+/// Returns the default path by the XDG base directory specification.
+pub(crate) fn default_path() -> Option<PathBuf> {
+    let directory =
+        |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let base = directory("XDG_CONFIG_HOME").or_else(|| Some(directory("HOME")?.join(".config")))?;
     Some(base.join("runtime/config.toml"))
 }
 
@@ -107,10 +107,10 @@ pub(crate) fn usual_place() -> Option<PathBuf> {
 mod tests {
     use super::*;
 
-    /// The README's example has every key: a new one does not compile until it is here, and fails
-    /// until it is there.
+    /// The example in the README lists every key: this test destructures all fields, so a new key
+    /// does not compile until it is added here, and fails until it is added there.
     #[test]
-    fn the_example_of_the_readme_has_all_keys() {
+    fn readme_example_has_all_keys() {
         let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
         let readme = std::fs::read_to_string(readme).unwrap();
         let (_, example) = readme.split_once("```toml\n").unwrap();
@@ -136,9 +136,9 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_read_and_a_wrong_one_is_named() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("c.toml");
+    fn config_file_is_read_and_invalid_key_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("c.toml");
         assert!(Config::read(Some(&path)).is_err());
         std::fs::write(
             &path,

@@ -1,4 +1,4 @@
-//! Which engine, and where.
+//! Selection of the engine and connection to it.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -12,32 +12,32 @@ use crate::cli::Global;
 use crate::config::{self, Config};
 use crate::style;
 
-/// Whose containers this command makes where nothing else is said.
-const SCOPE: &str = "runtime";
+/// Default scope.
+const SCOPE_DEFAULT: &str = "runtime";
 
-/// How long an engine that was not asked for by name has for its first answer.
-const FIRST_ANSWER: Duration = Duration::from_secs(3);
+/// Connect deadline of each engine that is tried when no backend is configured.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What `--backend` names.
+/// Backend URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// Docker or Podman, where Docker's own command looks, or at this host.
+pub(crate) enum BackendUrl {
+    /// Docker or Podman at this host, or at the default host of Docker's CLI.
     Docker(Option<String>),
-    /// containerd or CRI-O, where crictl looks, or at this socket.
+    /// containerd or CRI-O at this socket, or at the default endpoints of crictl.
     Cri(Option<String>),
-    /// A cluster, by the usual configuration, or this context and namespace.
+    /// Kubernetes with this context and namespace, or with those of the kubeconfig.
     Kubernetes {
         /// The context.
         context: Option<String>,
         /// The namespace.
         namespace: Option<String>,
     },
-    /// A socket, of whatever engine.
+    /// A socket of an unknown engine.
     Socket(String),
 }
 
-impl Place {
-    /// Reads the value of `--backend`.
+impl BackendUrl {
+    /// Parses the value of `--backend`.
     pub(crate) fn parse(text: &str) -> Result<Self> {
         let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
         let Some((scheme, rest)) = text.split_once("://") else {
@@ -47,7 +47,7 @@ impl Place {
                 "k8s" | "kubernetes" => Ok(Self::Kubernetes { context: None, namespace: None }),
                 path if path.starts_with('/') => Ok(Self::Socket(format!("unix://{path}"))),
                 _ => bail!(
-                    "{text:?} is no backend: docker, cri, k8s, or a URL that begins with docker://, \
+                    "{text:?} is not a backend: docker, cri, k8s, or a URL that starts with docker://, \
                      unix://, tcp://, http://, https://, cri:// or k8s://"
                 ),
             };
@@ -58,7 +58,7 @@ impl Place {
             "tcp" | "http" | "https" => Ok(Self::Docker(Some(text.to_owned()))),
             "cri" => Ok(Self::Cri(some(rest).map(|path| format!("unix://{path}")))),
             "k8s" | "kubernetes" => {
-                // A context can have a slash in its name, a namespace cannot.
+                // A context name can contain a slash, a namespace cannot.
                 let (context, namespace) = rest.rsplit_once('/').unwrap_or((rest, ""));
                 Ok(Self::Kubernetes { context: some(context), namespace: some(namespace) })
             }
@@ -68,22 +68,22 @@ impl Place {
     }
 }
 
-/// The engine that the user wants.
+/// Connects to the selected engine.
 pub(crate) async fn connect(global: &Global) -> Result<Arc<dyn Runtime>> {
     let given = |text: &'_ Option<String>| text.clone().filter(|text| !text.is_empty());
     let config = Config::read(given(&global.config).as_deref().map(Path::new))?;
     let scope = given(&global.scope).or_else(|| config.scope.clone());
-    let scope = scope.as_deref().unwrap_or(SCOPE);
+    let scope = scope.as_deref().unwrap_or(SCOPE_DEFAULT);
     let target = Target { scope: Scope::new(scope)?, config: &config };
     match given(&global.backend).or_else(|| config.backend.clone()) {
         Some(backend) => {
             let deadlines = Deadlines::default();
-            match Place::parse(&backend)? {
-                Place::Socket(socket) => target.at_socket(socket, &deadlines).await,
-                place => target.open(place, &deadlines).await,
+            match BackendUrl::parse(&backend)? {
+                BackendUrl::Socket(socket) => target.at_socket(socket, &deadlines).await,
+                url => target.open(url, &deadlines).await,
             }
         }
-        None => target.first_that_answers().await,
+        None => target.first_responding().await,
     }
 }
 
@@ -91,60 +91,60 @@ struct Target<'a> {
     scope: Scope,
     #[cfg_attr(
         not(any(feature = "cri", feature = "k8s")),
-        expect(dead_code, reason = "the file has nothing for Docker alone")
+        expect(dead_code, reason = "Docker has no options in the configuration file")
     )]
     config: &'a Config,
 }
 
 impl Target<'_> {
-    async fn open(&self, place: Place, deadlines: &Deadlines) -> Result<Arc<dyn Runtime>> {
-        match place {
-            Place::Docker(host) => self.docker(host, deadlines).await,
-            Place::Cri(endpoint) => self.cri(endpoint, deadlines).await,
-            Place::Kubernetes { context, namespace } => {
+    async fn open(&self, url: BackendUrl, deadlines: &Deadlines) -> Result<Arc<dyn Runtime>> {
+        match url {
+            BackendUrl::Docker(host) => self.docker(host, deadlines).await,
+            BackendUrl::Cri(endpoint) => self.cri(endpoint, deadlines).await,
+            BackendUrl::Kubernetes { context, namespace } => {
                 self.kubernetes(context, namespace, deadlines).await
             }
-            Place::Socket(socket) => Box::pin(self.at_socket(socket, deadlines)).await,
+            BackendUrl::Socket(socket) => Box::pin(self.at_socket(socket, deadlines)).await,
         }
     }
 
-    /// Finds out which kind of engine listens on a socket.
+    /// Detects the type of the engine that listens on a socket.
     async fn at_socket(&self, socket: String, deadlines: &Deadlines) -> Result<Arc<dyn Runtime>> {
         match self.docker(Some(socket.clone()), deadlines).await {
             Ok(runtime) => Ok(runtime),
             Err(docker) => match self.cri(Some(socket.clone()), deadlines).await {
                 Ok(runtime) => Ok(runtime),
                 Err(cri) => bail!(
-                    "what listens on {socket} is neither Docker ({docker}) nor a CRI engine ({cri})"
+                    "the engine at {socket} is neither Docker ({docker}) nor a CRI engine ({cri})"
                 ),
             },
         }
     }
 
-    async fn first_that_answers(&self) -> Result<Arc<dyn Runtime>> {
+    async fn first_responding(&self) -> Result<Arc<dyn Runtime>> {
         let mut deadlines = Deadlines::default();
-        deadlines.connect = FIRST_ANSWER;
-        let places = [
-            ("docker", Place::Docker(None)),
-            ("cri", Place::Cri(None)),
-            ("k8s", Place::Kubernetes { context: None, namespace: None }),
+        deadlines.connect = PROBE_TIMEOUT;
+        let candidates = [
+            ("docker", BackendUrl::Docker(None)),
+            ("cri", BackendUrl::Cri(None)),
+            ("k8s", BackendUrl::Kubernetes { context: None, namespace: None }),
         ];
         let mut tried = Vec::new();
-        for (name, place) in places {
-            let opened = tokio::time::timeout(FIRST_ANSWER * 2, self.open(place, &deadlines));
+        for (name, url) in candidates {
+            let opened = tokio::time::timeout(PROBE_TIMEOUT * 2, self.open(url, &deadlines));
             match opened.await {
                 Ok(Ok(runtime)) => {
                     style::note(format_args!(
-                        "using {name}, the first that answered (choose with --backend or \
+                        "using {name}, the first that responded (choose with --backend or \
                          RUNTIME_BACKEND)"
                     ));
                     return Ok(runtime);
                 }
-                Ok(Err(error)) => tried.push((name, in_short(&error))),
-                Err(_) => tried.push((name, "no answer in time".to_owned())),
+                Ok(Err(error)) => tried.push((name, short_message(&error))),
+                Err(_) => tried.push((name, "no response in time".to_owned())),
             }
         }
-        bail!(nothing_answered(&tried))
+        bail!(no_engine_message(&tried))
     }
 
     #[cfg(feature = "docker")]
@@ -175,11 +175,11 @@ impl Target<'_> {
             runtime_cri::CriOptions::new(self.scope.clone()).deadlines(deadlines.clone());
         options.endpoint = endpoint;
         let config = &self.config.cri;
-        if let Some(folder) = &config.log_dir {
-            options = options.log_dir(folder);
+        if let Some(directory) = &config.log_dir {
+            options = options.log_dir(directory);
         }
-        if let Some(folder) = &config.state_dir {
-            options = options.state_dir(folder);
+        if let Some(directory) = &config.state_dir {
+            options = options.state_dir(directory);
         }
         options.runtime_handler.clone_from(&config.runtime_handler);
         Ok(Arc::new(runtime_cri::CriRuntime::connect(options).await?))
@@ -207,17 +207,17 @@ impl Target<'_> {
         options.node.clone_from(&config.node);
         let of_node = config.node_engine.is_some() || config.node_logs.is_some();
         if of_node && config.node.is_none() {
-            bail!("`node_engine` and `node_logs` in the configuration file are for one `node`");
+            bail!("`node_engine` and `node_logs` in the configuration file require `node`");
         }
         #[cfg(not(feature = "cri"))]
         if of_node {
-            bail!("this build is without the feature `cri`, which `node_engine` takes");
+            bail!("this build is without the feature `cri`, which `node_engine` requires");
         }
         #[cfg(feature = "cri")]
         {
             options.node_engine.clone_from(&config.node_engine);
-            if let Some(folder) = &config.node_logs {
-                options.node_logs.clone_from(folder);
+            if let Some(directory) = &config.node_logs {
+                options.node_logs.clone_from(directory);
             }
         }
         options.gpu_resource.clone_from(&config.gpu_resource);
@@ -244,8 +244,8 @@ impl Target<'_> {
     }
 }
 
-/// An error with its causes, without those whose words it has already said.
-fn told_once(error: &anyhow::Error) -> String {
+/// Formats an error with its causes, without causes that the text contains already.
+fn chain_without_repeats(error: &anyhow::Error) -> String {
     error.chain().fold(String::new(), |mut text, cause| {
         let cause = cause.to_string();
         if !text.contains(&cause) {
@@ -255,21 +255,24 @@ fn told_once(error: &anyhow::Error) -> String {
     })
 }
 
-/// What an error says itself, where it says something.
-fn in_short(error: &anyhow::Error) -> String {
+/// Returns the message of a runtime error, or the whole error.
+fn short_message(error: &anyhow::Error) -> String {
     let words = error.downcast_ref::<runtime_core::Error>().and_then(runtime_core::Error::message);
-    words.map_or_else(|| told_once(error), str::to_owned)
+    words.map_or_else(|| chain_without_repeats(error), str::to_owned)
 }
 
-/// How wide the screen is that it has to fit on.
-const SCREEN: usize = 80;
+/// Deadline of requests that are sent on exit.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// One screen for who has no engine.
-fn nothing_answered(tried: &[(&str, String)]) -> String {
-    let mut text = "no engine answered. These were tried:\n\n".to_owned();
+/// Width of the terminal screen.
+const SCREEN_WIDTH: usize = 80;
+
+/// Formats the error for a host on which no engine responds; it fits on one screen.
+fn no_engine_message(tried: &[(&str, String)]) -> String {
+    let mut text = "no engine responded. Tried:\n\n".to_owned();
     for (name, why) in tried {
         let name = format!("  {name:<7} ");
-        let options = textwrap::Options::new(SCREEN)
+        let options = textwrap::Options::new(SCREEN_WIDTH)
             .initial_indent(&name)
             .subsequent_indent("          ")
             .break_words(false);
@@ -287,16 +290,16 @@ fn nothing_answered(tried: &[(&str, String)]) -> String {
          To choose one: --backend docker|cri|k8s|URL, RUNTIME_BACKEND,\n\
          or `backend = \"docker\"`",
     );
-    if let Some(path) = config::usual_place() {
+    if let Some(path) = config::default_path() {
         let _ = write!(text, " in {}", path.display());
     }
     text.push('.');
     text
 }
 
-/// A deadline for what is done on the way out.
-pub(crate) async fn soon<T>(work: impl Future<Output = T>) -> Result<T> {
-    tokio::time::timeout(Duration::from_secs(10), work).await.context("the engine does not answer")
+/// Applies the deadline of requests that are sent on exit.
+pub(crate) async fn with_shutdown_timeout<T>(work: impl Future<Output = T>) -> Result<T> {
+    tokio::time::timeout(SHUTDOWN_TIMEOUT, work).await.context("the engine does not respond")
 }
 
 #[cfg(test)]
@@ -304,41 +307,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places() {
-        let k8s = |context: &str, namespace: &str| Place::Kubernetes {
+    fn candidates() {
+        let k8s = |context: &str, namespace: &str| BackendUrl::Kubernetes {
             context: Some(context.to_owned()).filter(|text| !text.is_empty()),
             namespace: Some(namespace.to_owned()).filter(|text| !text.is_empty()),
         };
-        for (text, place) in [
-            ("docker", Place::Docker(None)),
-            ("docker://", Place::Docker(None)),
-            ("docker:///run/d.sock", Place::Docker(Some("unix:///run/d.sock".into()))),
-            ("docker://host:1", Place::Docker(Some("tcp://host:1".into()))),
-            ("https://host:1", Place::Docker(Some("https://host:1".into()))),
-            ("cri", Place::Cri(None)),
-            ("cri:///run/c.sock", Place::Cri(Some("unix:///run/c.sock".into()))),
-            ("unix:///run/any.sock", Place::Socket("unix:///run/any.sock".into())),
-            ("/run/any.sock", Place::Socket("unix:///run/any.sock".into())),
+        for (text, url) in [
+            ("docker", BackendUrl::Docker(None)),
+            ("docker://", BackendUrl::Docker(None)),
+            ("docker:///run/d.sock", BackendUrl::Docker(Some("unix:///run/d.sock".into()))),
+            ("docker://host:1", BackendUrl::Docker(Some("tcp://host:1".into()))),
+            ("https://host:1", BackendUrl::Docker(Some("https://host:1".into()))),
+            ("cri", BackendUrl::Cri(None)),
+            ("cri:///run/c.sock", BackendUrl::Cri(Some("unix:///run/c.sock".into()))),
+            ("unix:///run/any.sock", BackendUrl::Socket("unix:///run/any.sock".into())),
+            ("/run/any.sock", BackendUrl::Socket("unix:///run/any.sock".into())),
             ("k8s", k8s("", "")),
             ("k8s://kind", k8s("kind", "")),
             ("k8s://kind/jobs", k8s("kind", "jobs")),
             ("k8s:///jobs", k8s("", "jobs")),
             ("k8s://arn:aws:eks/c/jobs", k8s("arn:aws:eks/c", "jobs")),
         ] {
-            assert_eq!(Place::parse(text).unwrap(), place, "{text}");
+            assert_eq!(BackendUrl::parse(text).unwrap(), url, "{text}");
         }
         for wrong in ["", "lxc", "ssh://host"] {
-            assert!(Place::parse(wrong).is_err(), "{wrong}");
+            assert!(BackendUrl::parse(wrong).is_err(), "{wrong}");
         }
     }
 
     #[test]
-    fn the_explanation_fits_on_a_screen() {
-        let words = "all the words of an engine that is not there ".repeat(3);
-        let text = nothing_answered(&["docker", "cri", "k8s"].map(|name| (name, words.clone())));
+    fn no_engine_message_fits_on_screen() {
+        let words = "the long error message of an engine that is missing ".repeat(3);
+        let text = no_engine_message(&["docker", "cri", "k8s"].map(|name| (name, words.clone())));
         assert!(text.lines().count() <= 24, "{text}");
         let wraps = |line: &&str| line.len() > 80;
-        // The path of the configuration is as long as it is.
+        // The configuration path has any length.
         assert!(text.lines().filter(wraps).count() <= 1, "{text}");
     }
 }

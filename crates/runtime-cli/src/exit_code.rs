@@ -4,10 +4,10 @@ use std::fmt;
 
 use runtime_core::{Error, ErrorKind, Exit};
 
-/// What `run` and `exec` exit with when they fail themselves, as Docker has it.
+/// Exit code of `run` and `exec` for their own failures, as in Docker's CLI.
 pub(crate) const FAILED: u8 = 125;
 
-/// An error with an exit code of its own.
+/// Error with its own exit code.
 #[derive(Debug)]
 struct Coded {
     code: u8,
@@ -30,7 +30,7 @@ impl std::error::Error for Coded {
     }
 }
 
-/// The exit code of a failure.
+/// Returns the exit code of an error.
 pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
     if is_broken_pipe(error) {
         return killed_by(13);
@@ -38,7 +38,7 @@ pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
     error.downcast_ref::<Coded>().map_or(1, |coded| coded.code)
 }
 
-/// Whether nobody reads the output any more.
+/// Returns true if the reader of the output is gone.
 pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
         .chain()
@@ -46,27 +46,28 @@ pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
         .any(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
-/// What a shell says of one that a signal ended.
+/// Returns the shell's exit code of a process that was killed by a signal.
 pub(crate) const fn killed_by(signal: u8) -> u8 {
     128_u8.saturating_add(signal)
 }
 
-/// What engines say of a command that is there and cannot be run.
+/// Error messages of engines for a command that exists but cannot be executed, without first
+/// letters.
 const NOT_EXECUTABLE: [&str; 3] = ["ermission denied", "peration not permitted", "s a directory"];
 
-/// The exit code of `run` and `exec` when the command could not be run: 126 when it is there and
-/// 127 when it is not, as shells have it.
+/// Returns the error of a command that failed to start, with the exit code of shells: 126 if the
+/// file exists, 127 if it does not.
 pub(crate) fn not_run(error: Error) -> anyhow::Error {
     let command = error.kind() == ErrorKind::InvalidArgument && error.field() == Some("command");
     let code = match error.message() {
-        Some(words) if command && NOT_EXECUTABLE.iter().any(|why| words.contains(why)) => 126,
+        Some(message) if command && NOT_EXECUTABLE.iter().any(|text| message.contains(text)) => 126,
         _ if command => 127,
         _ => FAILED,
     };
     coded(code, error)
 }
 
-/// The exit code of a container that has ended.
+/// Returns the exit code for a container's exit.
 pub(crate) fn code_of_exit(exit: &Exit) -> u8 {
     match exit.code {
         Some(code) => u8::try_from(code & 0xff).unwrap_or(FAILED),
@@ -79,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_run_has_the_code_of_a_shell() {
+    fn start_failure_has_exit_code_of_shell() {
         for (error, code) in [
             (Error::invalid("command", "executable file not found in $PATH"), 127),
             (Error::invalid("command", "exec: /etc: Permission denied"), 126),

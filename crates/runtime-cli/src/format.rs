@@ -1,4 +1,4 @@
-//! Rows: as a table, as JSON, or by a template.
+//! Output of rows as a table, as JSON, or with a template.
 
 use std::io::{self, Write};
 
@@ -8,21 +8,21 @@ use serde_json::Value;
 use crate::style;
 use crate::template::Template;
 
-/// How to print rows.
+/// Output format.
 #[derive(Debug)]
 pub(crate) enum Format {
-    /// Columns with a head.
+    /// A table with column names.
     Table,
-    /// One JSON value a line.
+    /// One JSON value per line.
     Json,
-    /// What the template makes of each row.
+    /// The template, applied to each row.
     Template(Template),
-    /// The same in columns with a head.
+    /// The template as a table with column names.
     TableOf(Template),
 }
 
 impl Format {
-    /// Reads the value of `--format`.
+    /// Parses the value of `--format`.
     pub(crate) fn parse(text: Option<&str>) -> Result<Self> {
         match text {
             None | Some("table" | "") => Ok(Self::Table),
@@ -31,22 +31,22 @@ impl Format {
                 Some(template) => Ok(Self::TableOf(Template::parse(template)?)),
                 None if text.contains("{{") => Ok(Self::Template(Template::parse(text)?)),
                 None => {
-                    bail!("{text:?} is none of json, table, and a template with {{{{.Field}}}}")
+                    bail!("{text:?} is not json, table, or a template with {{{{.Field}}}}")
                 }
             },
         }
     }
 
-    /// The same for what has no table.
+    /// Parses `--format` of a command that has no table.
     pub(crate) fn without_table(text: Option<&str>) -> Result<Option<Self>> {
         match (text, Self::parse(text)?) {
             (None, _) => Ok(None),
-            (_, Self::Table | Self::TableOf(_)) => bail!("there is no table of this"),
+            (_, Self::Table | Self::TableOf(_)) => bail!("this command has no table"),
             (_, format) => Ok(Some(format)),
         }
     }
 
-    /// Lays rows out. `value` is all of a row, `columns` what the table shows of it.
+    /// Formats rows. `value` has all fields of a row, `columns` the cells of its table row.
     pub(crate) fn render(
         &self,
         heads: &[&str],
@@ -69,7 +69,7 @@ impl Format {
             Self::Table => {
                 let mut lines = vec![heads.iter().map(ToString::to_string).collect()];
                 lines.extend(rows.into_iter().map(|(_, columns)| columns));
-                lay_out(&lines, &mut out);
+                align_columns(&lines, &mut out);
             }
             Self::TableOf(template) => {
                 let split = |line: String| line.split('\t').map(str::to_owned).collect::<Vec<_>>();
@@ -77,15 +77,15 @@ impl Format {
                 for (value, _) in rows {
                     lines.push(split(template.render(&value)?));
                 }
-                lay_out(&lines, &mut out);
+                align_columns(&lines, &mut out);
             }
         }
         Ok(out)
     }
 }
 
-/// Puts lines in columns, the first as the head.
-fn lay_out(lines: &[Vec<String>], out: &mut String) {
+/// Aligns the columns of a table.
+fn align_columns(lines: &[Vec<String>], out: &mut String) {
     let count = lines.iter().map(Vec::len).max().unwrap_or_default();
     let width = |column: usize| {
         lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max()
@@ -101,7 +101,7 @@ fn lay_out(lines: &[Vec<String>], out: &mut String) {
     }
 }
 
-/// Prints to standard output. A reader that has gone away ends the command, without a word.
+/// Prints to stdout. If the reader is gone, the error ends the command silently.
 pub(crate) fn print(text: &str) -> Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes())?;
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_in_every_format() {
+    fn rows_are_formatted_in_every_format() {
         let rows = || {
             [("a", 1), ("long", 22)]
                 .map(|(name, n)| (json!({"name": name, "n": n}), vec![name.into(), n.to_string()]))

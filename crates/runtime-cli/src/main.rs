@@ -1,16 +1,16 @@
 //! `runtime`: containers the same way on Docker, containerd or CRI-O, and Kubernetes.
 
+mod attach_replay;
 mod cli;
 mod commands;
 mod config;
 mod connect;
 mod exit_code;
-mod find;
 mod format;
 mod pipes;
+mod resolve;
 mod session;
 mod signals;
-mod splice;
 mod style;
 mod template;
 mod terminal;
@@ -22,11 +22,11 @@ use std::process::ExitCode;
 use crate::cli::Cli;
 
 fn main() -> ExitCode {
-    let words: Vec<_> = std::env::args_os().collect();
-    let cli = match Cli::of(&words) {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let cli = match Cli::parse_arguments(&arguments) {
         Ok(cli) => cli,
         Err((error, code)) => {
-            // Nothing reads the output.
+            // stdout and stderr may be closed.
             let _ = error.print();
             return ExitCode::from(code);
         }
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     let done = match built {
         Ok(executor) => {
             let done = executor.block_on(commands::run(cli));
-            // A thread may be waiting in a read of standard input for ever.
+            // A thread may be blocked in a read of stdin.
             executor.shutdown_background();
             done
         }
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
     match done {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            // Who has gone has heard enough.
+            // If the reader is gone, no message is printed.
             if !exit_code::is_broken_pipe(&error) {
                 style::print_error(&error);
             }

@@ -1,5 +1,5 @@
-//! Standard input and outputs. Each has a thread of its own, because a read from a terminal or a
-//! write to a pipe that is full can take for ever.
+//! stdin, stdout and stderr of this process. Each has its own thread, because a read from a
+//! terminal and a write to a full pipe can block indefinitely.
 
 use std::io::{self, Read, Write};
 
@@ -7,18 +7,18 @@ use bytes::{Bytes, BytesMut};
 use rustix::fs::fstat;
 use tokio::sync::{mpsc, oneshot};
 
-/// The most that is read at once.
-const READ: usize = 128 << 10;
+/// Maximum size of a read in bytes.
+const READ_SIZE_MAX: usize = 128 << 10;
 
-/// How many pieces wait for the other side.
-const PIECES: usize = 4;
+/// Number of buffered chunks.
+const CHANNEL_CAPACITY: usize = 4;
 
-/// What comes in on standard input, to its end.
+/// Returns the chunks of stdin.
 pub(crate) fn stdin() -> mpsc::Receiver<io::Result<Bytes>> {
-    let (sender, receiver) = mpsc::channel(PIECES);
+    let (sender, receiver) = mpsc::channel(CHANNEL_CAPACITY);
     std::thread::spawn(move || {
         let mut stdin = io::stdin().lock();
-        let mut buffer = BytesMut::zeroed(READ);
+        let mut buffer = BytesMut::zeroed(READ_SIZE_MAX);
         loop {
             match stdin.read(&mut buffer) {
                 Ok(0) => return,
@@ -59,7 +59,7 @@ impl Sink {
     /// Opens standard output and standard error.
     ///
     /// If both are the same file, terminal or pipe (`2>&1`), one thread writes both, so that the
-    /// file has the pieces in the order of the calls of [`write`](Self::write). Otherwise each has
+    /// file has the chunks in the order of the calls of [`write`](Self::write). Otherwise each has
     /// a thread, so that an output that is not read does not delay the other one.
     pub(crate) fn outputs() -> (Self, Self) {
         let is_same = match (fstat(io::stdout()), fstat(io::stderr())) {
@@ -80,7 +80,7 @@ impl Sink {
     }
 
     fn open(target: Target) -> Self {
-        let (pieces, mut receiver) = mpsc::channel(PIECES);
+        let (pieces, mut receiver) = mpsc::channel(CHANNEL_CAPACITY);
         let (sender, done) = oneshot::channel();
         std::thread::spawn(move || {
             let _ = sender.send(write_all(&mut receiver, &mut io::stdout(), &mut io::stderr()));
@@ -88,7 +88,7 @@ impl Sink {
         Self { target, pieces: Some(pieces), done: Some(done) }
     }
 
-    /// Writes a piece, waiting while there is no room. Returns false if the reader is gone.
+    /// Writes a chunk, waiting while the channel is full. Returns false if the reader is gone.
     pub(crate) async fn write(&self, bytes: Bytes) -> bool {
         match &self.pieces {
             Some(pieces) => pieces.send((self.target, bytes)).await.is_ok(),
@@ -96,8 +96,8 @@ impl Sink {
         }
     }
 
-    /// Waits until everything is written. An output that shares its thread waits for the end of the
-    /// other one as well.
+    /// Waits until everything is written. If the outputs share a thread, the wait includes the
+    /// other output.
     pub(crate) async fn finish(mut self) -> io::Result<()> {
         self.pieces = None;
         match self.done.take() {
@@ -115,8 +115,8 @@ pub(crate) async fn finish((stdout, stderr): (Sink, Sink)) -> io::Result<()> {
     out.and(err)
 }
 
-/// Writes pieces in their order until the channel is closed. Pieces that are there at once are
-/// flushed together.
+/// Writes chunks in order until the channel is closed. Chunks that are buffered are flushed
+/// together.
 fn write_all(
     pieces: &mut mpsc::Receiver<(Target, Bytes)>,
     stdout: &mut impl Write,
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn outputs_of_one_file_keep_their_order() {
+    fn outputs_to_one_file_keep_write_order() {
         let file = Arc::new(Mutex::new(Vec::new()));
         let (pieces, mut receiver) = mpsc::channel(8);
         for (target, text) in [

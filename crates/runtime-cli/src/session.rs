@@ -1,4 +1,4 @@
-//! A session, joined to this command's own input, outputs, terminal and signals.
+//! Connects a session to stdin, stdout, stderr, the terminal and the signals of this process.
 
 use std::sync::Arc;
 
@@ -10,55 +10,55 @@ use runtime_core::{
 use tokio::sync::watch;
 
 use crate::pipes::{self, Sink};
-use crate::signals::{Came, Signals};
+use crate::signals::{SignalEvent, Signals};
 use crate::{style, terminal};
 
-/// What a terminal has that nobody told its size.
-const USUAL_SIZE: TerminalSize = TerminalSize { rows: 24, columns: 80 };
+/// Size of a terminal that reports none.
+const TERMINAL_SIZE_DEFAULT: TerminalSize = TerminalSize { rows: 24, columns: 80 };
 
-/// Why a conversation came to its end.
+/// Reason for the end of a relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ended {
-    /// The other side has no more to say.
+    /// The session's output ended.
     Output,
-    /// Nobody reads our output any more.
+    /// The reader of this process's output is gone.
     NoReader,
-    /// This signal told us to end.
+    /// A signal requested termination.
     Signal(Signal),
 }
 
-/// What to do after a signal.
+/// Action after a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Then {
-    /// Go on: it was passed on.
-    GoOn,
+    /// Continue, because the signal was forwarded.
+    Continue,
     /// End now.
     End,
 }
 
-/// The mode that these options ask for.
+/// Returns the session mode for the options `-i` and `-t`.
 pub(crate) fn mode(interactive: bool, tty: bool) -> Result<SessionMode> {
     if tty && interactive && !terminal::on_stdin() {
-        anyhow::bail!("-t needs a terminal on standard input, and there is none: leave it out");
+        anyhow::bail!("-t requires a terminal on stdin");
     }
     Ok(match (interactive, tty) {
-        (_, true) => SessionMode::Terminal(terminal::size().unwrap_or(USUAL_SIZE)),
+        (_, true) => SessionMode::Terminal(terminal::size().unwrap_or(TERMINAL_SIZE_DEFAULT)),
         (true, false) => SessionMode::Stdin,
         (false, false) => SessionMode::Output,
     })
 }
 
-/// The same mode with the size that our terminal has now.
-pub(crate) fn of_this_size(mode: SessionMode) -> SessionMode {
+/// Returns the mode with the current size of the terminal.
+pub(crate) fn with_current_size(mode: SessionMode) -> SessionMode {
     match mode {
         SessionMode::Terminal(before) => SessionMode::Terminal(terminal::size().unwrap_or(before)),
         other => other,
     }
 }
 
-/// Carries bytes both ways until the output ends or something else ends the conversation.
-/// `on_signal` decides about each signal. The session's control outlives it.
-pub(crate) async fn talk(
+/// Relays bytes in both directions until the output ends or `on_signal` ends the relay. The
+/// session's control stays usable afterwards.
+pub(crate) async fn relay(
     session: Session,
     send_stdin: bool,
     signals: &mut Signals,
@@ -68,16 +68,16 @@ pub(crate) async fn talk(
     let on_terminal = stderr.is_none();
     let _input = match stdin {
         Some(stdin) if send_stdin => Some(AbortOnDrop(tokio::spawn(send(stdin)))),
-        // Held open: a terminal whose input has ended hangs up.
+        // The session's stdin stays open, because a terminal whose stdin is closed hangs up.
         Some(stdin) if on_terminal => Some(AbortOnDrop(tokio::spawn(async move {
             std::future::pending::<()>().await;
             drop(stdin);
         }))),
         _ => None,
     };
-    let sizes = watch::Sender::new(USUAL_SIZE);
+    let sizes = watch::Sender::new(TERMINAL_SIZE_DEFAULT);
     let _resizes = on_terminal
-        .then(|| AbortOnDrop(tokio::spawn(tell_sizes(Arc::clone(&control), sizes.subscribe()))));
+        .then(|| AbortOnDrop(tokio::spawn(forward_sizes(Arc::clone(&control), sizes.subscribe()))));
     let (out_sink, err_sink) = Sink::outputs();
     let outputs = async {
         let out = copy(stdout, out_sink);
@@ -101,12 +101,12 @@ pub(crate) async fn talk(
                 };
             }
             came = signals.next() => match came {
-                Came::Resize => {
+                SignalEvent::Resize => {
                     if let Some(size) = terminal::size().filter(|_| on_terminal) {
                         sizes.send_replace(size);
                     }
                 }
-                Came::Signal(signal) => {
+                SignalEvent::Signal(signal) => {
                     if on_signal(signal).await == Then::End {
                         return Ok(Ended::Signal(signal));
                     }
@@ -116,10 +116,11 @@ pub(crate) async fn talk(
     }
 }
 
-/// Waits for `work` beside the signals, as for the exit of a process that has closed its outputs.
+/// Waits for `work`, for example the exit of a process that closed its outputs, and handles
+/// signals.
 ///
 /// # Errors
-/// The signal that `on_signal` ends the command for.
+/// Returns the signal after which `on_signal` ended the command.
 pub(crate) async fn or_signal<T>(
     work: impl Future<Output = T>,
     signals: &mut Signals,
@@ -130,7 +131,7 @@ pub(crate) async fn or_signal<T>(
         tokio::select! {
             done = &mut work => return Ok(done),
             came = signals.next() => {
-                if let Came::Signal(signal) = came && on_signal(signal).await == Then::End {
+                if let SignalEvent::Signal(signal) = came && on_signal(signal).await == Then::End {
                     return Err(signal);
                 }
             }
@@ -138,26 +139,25 @@ pub(crate) async fn or_signal<T>(
     }
 }
 
-/// Tells a session the sizes of our terminal as they come. It is done beside the rest: an engine
-/// that does not answer holds up neither the output nor the signals. Of the sizes that come
-/// meanwhile only the last one counts.
-async fn tell_sizes(control: Arc<dyn SessionControl>, mut sizes: watch::Receiver<TerminalSize>) {
+/// Forwards terminal sizes to a session. This runs concurrently, so that an engine that does not
+/// respond blocks neither output nor signals. Only the newest size is sent.
+async fn forward_sizes(control: Arc<dyn SessionControl>, mut sizes: watch::Receiver<TerminalSize>) {
     while sizes.changed().await.is_ok() {
         let size = *sizes.borrow_and_update();
-        // It may have just ended; its output will tell.
+        // The session may have ended; the end of its output follows.
         let _ = control.resize(size).await;
     }
 }
 
-/// Why an output stops before its end.
+/// Reason for stopping an output early.
 enum Stop {
-    /// Nobody reads ours.
+    /// The reader of this process's output is gone.
     NoReader,
-    /// The session or our output failed.
+    /// Reading the session or writing the output failed.
     Failed(anyhow::Error),
 }
 
-/// Writes a stream out.
+/// Copies a stream to an output.
 async fn copy(mut stream: ByteStream, sink: Sink) -> Result<(), Stop> {
     let mut failure = None;
     while let Some(bytes) = stream.next().await {
@@ -173,7 +173,7 @@ async fn copy(mut stream: ByteStream, sink: Sink) -> Result<(), Stop> {
             }
         }
     }
-    // What came before a failure is not lost.
+    // Chunks from before the failure are written first.
     match (sink.finish().await, failure) {
         (Err(error), _) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(Stop::NoReader),
         (_, Some(failure)) => Err(Stop::Failed(failure.into())),
@@ -182,16 +182,16 @@ async fn copy(mut stream: ByteStream, sink: Sink) -> Result<(), Stop> {
     }
 }
 
-/// Sends standard input to its end.
+/// Sends stdin to its end.
 async fn send(mut input: Box<dyn SessionInput>) {
     let mut pieces = pipes::stdin();
     while let Some(piece) = pieces.recv().await {
         let sent = match piece {
             Ok(bytes) => input.write(bytes).await,
-            // A terminal that is gone: its signal says the rest.
+            // The terminal is gone; SIGHUP follows.
             Err(_) => break,
         };
-        // The process has ended, or reads no more.
+        // The process has exited or closed its stdin.
         if sent.is_err() {
             return;
         }
@@ -199,8 +199,8 @@ async fn send(mut input: Box<dyn SessionInput>) {
     if let Err(error) = input.close().await
         && error.kind() == ErrorKind::Unsupported
     {
-        style::note(format_args!("the end of the input was not passed on: {error}"));
-        // Dropping it could do no more.
+        style::note(format_args!("failed to close the container's stdin: {error}"));
+        // Dropping the input would have no other effect.
         std::future::pending::<()>().await;
     }
 }
@@ -222,7 +222,7 @@ mod tests {
 
     use super::*;
 
-    /// A session whose engine answers to a new size when it is let.
+    /// Session whose engine responds to a resize when the test permits.
     #[derive(Default)]
     struct Stalled {
         rows: Mutex<Vec<u16>>,
@@ -253,24 +253,24 @@ mod tests {
     }
 
     #[test]
-    fn only_a_terminal_has_a_size() {
-        assert_eq!(of_this_size(SessionMode::Output), SessionMode::Output);
-        let now = terminal::size().unwrap_or(USUAL_SIZE);
-        let mode = of_this_size(SessionMode::Terminal(USUAL_SIZE));
+    fn only_terminal_mode_has_size() {
+        assert_eq!(with_current_size(SessionMode::Output), SessionMode::Output);
+        let now = terminal::size().unwrap_or(TERMINAL_SIZE_DEFAULT);
+        let mode = with_current_size(SessionMode::Terminal(TERMINAL_SIZE_DEFAULT));
         assert_eq!(mode, SessionMode::Terminal(now));
     }
 
     #[tokio::test]
-    async fn only_the_newest_size_is_told() {
+    async fn resize_sends_only_newest_size() {
         let control = Arc::new(Stalled::default());
-        let sizes = watch::Sender::new(USUAL_SIZE);
-        let mut telling = std::pin::pin!(tell_sizes(control.clone(), sizes.subscribe()));
+        let sizes = watch::Sender::new(TERMINAL_SIZE_DEFAULT);
+        let mut telling = std::pin::pin!(forward_sizes(control.clone(), sizes.subscribe()));
         assert!(futures_util::poll!(telling.as_mut()).is_pending());
         assert!(control.rows().is_empty(), "there is no new size");
         for rows in [1, 2, 3] {
             sizes.send_replace(TerminalSize { rows, columns: 80 });
             assert!(futures_util::poll!(telling.as_mut()).is_pending());
-            assert_eq!(control.rows(), [1], "the engine has not answered yet");
+            assert_eq!(control.rows(), [1], "the engine has not responded yet");
         }
         control.answer.notify_one();
         assert!(futures_util::poll!(telling.as_mut()).is_pending());

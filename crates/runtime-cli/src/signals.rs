@@ -1,50 +1,51 @@
-//! Signals to this command.
+//! Signals that this process receives.
 
 use std::io;
 
 use runtime_core::Signal;
 use tokio::signal::unix::{self, SignalKind};
 
-/// What came.
+/// Received signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Came {
-    /// The terminal has another size.
+pub(crate) enum SignalEvent {
+    /// The terminal was resized.
     Resize,
-    /// Somebody wants it to end, or to do something.
+    /// A signal to handle or forward.
     Signal(Signal),
 }
 
-/// The signals that come from now on.
+/// Stream of signals since its creation.
 #[derive(Debug)]
 pub(crate) struct Signals {
-    streams: Vec<(unix::Signal, Came)>,
+    streams: Vec<(unix::Signal, SignalEvent)>,
 }
 
 impl Signals {
-    /// Listens.
+    /// Registers the signal handlers.
     pub(crate) fn listen() -> io::Result<Self> {
         let kinds = [
-            (SignalKind::window_change(), Came::Resize),
-            (SignalKind::interrupt(), Came::Signal(Signal::INT)),
-            (SignalKind::terminate(), Came::Signal(Signal::TERM)),
-            (SignalKind::hangup(), Came::Signal(Signal::HUP)),
-            (SignalKind::quit(), Came::Signal(Signal::QUIT)),
-            (SignalKind::user_defined1(), Came::Signal(Signal::USR1)),
-            (SignalKind::user_defined2(), Came::Signal(Signal::USR2)),
+            (SignalKind::window_change(), SignalEvent::Resize),
+            (SignalKind::interrupt(), SignalEvent::Signal(Signal::INT)),
+            (SignalKind::terminate(), SignalEvent::Signal(Signal::TERM)),
+            (SignalKind::hangup(), SignalEvent::Signal(Signal::HUP)),
+            (SignalKind::quit(), SignalEvent::Signal(Signal::QUIT)),
+            (SignalKind::user_defined1(), SignalEvent::Signal(Signal::USR1)),
+            (SignalKind::user_defined2(), SignalEvent::Signal(Signal::USR2)),
         ];
-        // What we were told to mind no more, as `nohup` does it, stays so: listening would undo that.
+        // Signals that this process inherited as ignored, for example from `nohup`, stay ignored; a
+        // handler would change that.
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let ignored = ignored(&status);
         let minded = kinds.into_iter().filter(|(_, came)| match came {
-            Came::Resize => true,
-            Came::Signal(signal) => !is_in(ignored, signal.number()),
+            SignalEvent::Resize => true,
+            SignalEvent::Signal(signal) => !is_in(ignored, signal.number()),
         });
         let listen = |(kind, came)| Ok((unix::signal(kind)?, came));
         Ok(Self { streams: minded.map(listen).collect::<io::Result<_>>()? })
     }
 
-    /// The next one. It can be dropped and called again without losing any.
-    pub(crate) async fn next(&mut self) -> Came {
+    /// Returns the next signal. Cancel safe.
+    pub(crate) async fn next(&mut self) -> SignalEvent {
         std::future::poll_fn(|cx| {
             for (stream, came) in &mut self.streams {
                 if stream.poll_recv(cx).is_ready() {
@@ -56,11 +57,11 @@ impl Signals {
         .await
     }
 
-    /// Waits for one that wants this command to end.
+    /// Waits for a signal that requests termination.
     pub(crate) async fn end(&mut self) -> Signal {
         loop {
             match self.next().await {
-                Came::Signal(signal) if ![Signal::USR1, Signal::USR2].contains(&signal) => {
+                SignalEvent::Signal(signal) if ![Signal::USR1, Signal::USR2].contains(&signal) => {
                     return signal;
                 }
                 _ => {}
@@ -69,14 +70,14 @@ impl Signals {
     }
 }
 
-/// The signals that a process ignores, by its `/proc/PID/status`: proc_pid_status(5). The lowest bit
-/// is the first signal.
+/// Returns the mask of ignored signals from `/proc/PID/status` (proc_pid_status(5)). The lowest bit
+/// is signal 1.
 fn ignored(status: &str) -> u64 {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
-/// Whether a signal is among these.
+/// Returns true if the mask contains a signal.
 fn is_in(mask: u64, signal: u8) -> bool {
     let bit = u32::from(signal).checked_sub(1);
     bit.and_then(|bit| mask.checked_shr(bit)).is_some_and(|rest| rest & 1 == 1)
@@ -87,8 +88,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_signals_that_are_ignored() {
-        // As under `nohup`, with the SIGPIPE that Rust's programs ignore.
+    fn ignored_signals_are_parsed_from_proc_status() {
+        // As under `nohup`; Rust programs ignore SIGPIPE.
         let status = "Name:\truntime\nSigBlk:\tffffffffffffffff\nSigIgn:\t0000000000001001\n\
                       SigCgt:\t0000000000000440\n";
         let mask = ignored(status);

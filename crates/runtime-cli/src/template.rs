@@ -1,11 +1,10 @@
-//! Templates as Go's tools have them, as far as they are used for output: `{{.Field.Part}}`,
-//! `{{json .Field}}`, `{{upper .Field}}`, `{{lower .Field}}`, `{{index .Labels "key"}}`, and
-//! `\t` and `\n` between them.
+//! The subset of Go templates that is used for output: `{{.Field.Part}}`, `{{json .Field}}`,
+//! `{{upper .Field}}`, `{{lower .Field}}`, `{{index .Labels "key"}}`, and `\t` and `\n` in text.
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-/// A template that was read.
+/// Parsed template.
 #[derive(Debug)]
 pub(crate) struct Template {
     parts: Vec<Part>,
@@ -26,7 +25,7 @@ enum Function {
 }
 
 impl Template {
-    /// Reads a template.
+    /// Parses a template.
     pub(crate) fn parse(text: &str) -> Result<Self> {
         let mut parts = Vec::new();
         let mut rest = text;
@@ -46,7 +45,7 @@ impl Template {
         Ok(Self { parts })
     }
 
-    /// Fills it in.
+    /// Renders the template for a value.
     pub(crate) fn render(&self, value: &Value) -> Result<String> {
         let mut out = String::new();
         for part in &self.parts {
@@ -66,7 +65,7 @@ impl Template {
         Ok(out)
     }
 
-    /// The names of the fields, for the head of a table.
+    /// Returns the field names as column names.
     pub(crate) fn heads(&self) -> String {
         let mut out = String::new();
         for part in &self.parts {
@@ -90,20 +89,20 @@ fn action(text: &str) -> Result<Part> {
         "lower" => (Function::Lower, words.next()),
         "index" => (Function::Print, words.next()),
         field if field.starts_with('.') => (Function::Print, Some(first.clone())),
-        other => bail!("{other:?} is none of a field (.Name), json, upper, lower and index"),
+        other => bail!("{other:?} is not a field (.Name), json, upper, lower or index"),
     };
-    let field = field.with_context(|| format!("{{{{{text}}}}} names no field"))?;
-    let dotted = field.strip_prefix('.').with_context(|| format!("{field:?} is no field"))?;
+    let field = field.with_context(|| format!("{{{{{text}}}}} has no field"))?;
+    let dotted = field.strip_prefix('.').with_context(|| format!("{field:?} is not a field"))?;
     let mut path: Vec<String> =
         dotted.split('.').filter(|part| !part.is_empty()).map(str::to_owned).collect();
     if first == "index" {
         path.extend(words.by_ref());
     }
-    ensure!(words.next().is_none(), "{{{{{text}}}}} has too many words");
+    ensure!(words.next().is_none(), "{{{{{text}}}}} has too many arguments");
     Ok(Part::Field { function, path })
 }
 
-/// Words, of which some are in quotes.
+/// Splits a text into words, some of them quoted.
 fn words(text: &str) -> Result<Vec<String>> {
     let mut words = Vec::new();
     let mut rest = text.trim_start();
@@ -120,7 +119,7 @@ fn words(text: &str) -> Result<Vec<String>> {
     Ok(words)
 }
 
-/// Finds a field. Names are the same whatever their case and underscores, so that `.CreatedAt` is
+/// Returns a field. Names are compared without case and underscores, so `.CreatedAt` is
 /// `created_at`.
 fn look_up<'a>(value: &'a Value, path: &[String]) -> Result<&'a Value> {
     let mut found = value;
@@ -129,13 +128,13 @@ fn look_up<'a>(value: &'a Value, path: &[String]) -> Result<&'a Value> {
             if found.is_null() {
                 return Ok(&Value::Null);
             }
-            bail!("there is no .{name}: what is before it has no fields");
+            bail!("there is no .{name}: its parent has no fields");
         };
         found = match fields.get(name.as_str()) {
             Some(exact) => exact,
             None => match fields.iter().find(|(key, _)| same(key, name)) {
                 Some((_, like)) => like,
-                // A label that one container has need not be another's.
+                // Containers have different labels.
                 None if path.first().is_some_and(|first| same(first, "labels")) => &Value::Null,
                 None => {
                     let known: Vec<_> = fields.keys().map(String::as_str).collect();
@@ -178,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_functions_and_text() {
+    fn template_renders_fields_functions_and_text() {
         for (template, text) in [
             ("plain", "plain"),
             ("{{.ID}}", "abc"),
@@ -198,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn invalid_template_is_explained() {
         for (template, word) in [
             ("{{.ID", "}}"),
             ("{{}}", "empty"),

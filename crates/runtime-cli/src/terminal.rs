@@ -1,4 +1,4 @@
-//! This command's own terminal. It is given back as it was, however the command ends.
+//! The terminal of this process. It is restored however the command ends.
 
 use std::io::{self, IsTerminal};
 use std::sync::{Mutex, PoisonError};
@@ -6,22 +6,22 @@ use std::sync::{Mutex, PoisonError};
 use runtime_core::TerminalSize;
 use rustix::termios::{self, OptionalActions, Termios};
 
-/// How the terminal was.
-static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
+/// Terminal settings before raw mode.
+static SAVED_SETTINGS: Mutex<Option<Termios>> = Mutex::new(None);
 
-/// A terminal that gives every key as it is pressed. It is given back when this is dropped.
+/// Raw mode of the terminal, restored on drop.
 #[derive(Debug)]
 pub(crate) struct Raw(());
 
 impl Raw {
-    /// Makes the terminal on standard input raw.
+    /// Puts the terminal on stdin into raw mode.
     pub(crate) fn enter() -> io::Result<Self> {
         let stdin = rustix::stdio::stdin();
         let before = termios::tcgetattr(stdin)?;
         let mut raw = before.clone();
         raw.make_raw();
         *lock() = Some(before);
-        give_back_on_panic();
+        restore_on_panic();
         termios::tcsetattr(stdin, OptionalActions::Now, &raw)?;
         Ok(Self(()))
     }
@@ -33,21 +33,21 @@ impl Drop for Raw {
     }
 }
 
-/// Gives the terminal back, if it was taken.
+/// Restores the terminal if it is raw.
 pub(crate) fn restore() {
     if let Some(before) = lock().take() {
-        // Its other end may be gone.
+        // The terminal may be gone.
         let _ = termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Drain, &before);
     }
 }
 
-/// Whether it is raw now.
+/// Returns true in raw mode.
 pub(crate) fn is_raw() -> bool {
     lock().is_some()
 }
 
-/// Before the panic's own words, which would run down the screen like stairs.
-fn give_back_on_panic() {
+/// Restores the terminal before a panic message, whose lines would be misaligned in raw mode.
+fn restore_on_panic() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
         let hook = std::panic::take_hook();
@@ -59,20 +59,20 @@ fn give_back_on_panic() {
 }
 
 fn lock() -> std::sync::MutexGuard<'static, Option<Termios>> {
-    BEFORE.lock().unwrap_or_else(PoisonError::into_inner)
+    SAVED_SETTINGS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether standard input is a terminal.
+/// Returns true if stdin is a terminal.
 pub(crate) fn on_stdin() -> bool {
     io::stdin().is_terminal()
 }
 
-/// Whether standard output is a terminal.
+/// Returns true if stdout is a terminal.
 pub(crate) fn on_stdout() -> bool {
     io::stdout().is_terminal()
 }
 
-/// The size of the terminal that is shown on, or was typed on.
+/// Returns the size of the terminal on stdout or stdin.
 pub(crate) fn size() -> Option<TerminalSize> {
     let size = termios::tcgetwinsize(rustix::stdio::stdout())
         .or_else(|_| termios::tcgetwinsize(rustix::stdio::stdin()))

@@ -1,11 +1,11 @@
-//! Numbers with units, times and ages, as people write and read them.
+//! Parsing and formatting of size_is_parsed, durations and time_is_parsed.
 
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use jiff::{SignedDuration, Timestamp};
 
-/// Reads a size in bytes: `512m`, `1.5g`, `4096`.
+/// Parses a size in bytes: `512m`, `1.5g`, `4096`.
 pub(crate) fn size(text: &str) -> Result<u64> {
     let lower = text.trim().to_ascii_lowercase();
     let number = lower.trim_end_matches("ib").trim_end_matches('b');
@@ -17,50 +17,50 @@ pub(crate) fn size(text: &str) -> Result<u64> {
         _ => (number, 0),
     };
     if let Ok(whole) = digits.parse::<u64>() {
-        return whole.checked_mul(1 << shift).with_context(|| format!("{text:?} is too much"));
+        return whole.checked_mul(1 << shift).with_context(|| format!("{text:?} is too large"));
     }
     match digits.parse::<f64>() {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "was checked")]
         #[expect(clippy::cast_precision_loss, reason = "a shift by 40 is exact")]
         Ok(part) if (0.0..1e9).contains(&part) => Ok((part * (1_u64 << shift) as f64) as u64),
-        _ => bail!("{text:?} is no size such as 512m or 2g"),
+        _ => bail!("{text:?} is not a size such as 512m or 2g"),
     }
 }
 
-/// Reads a length of time: `90s`, `10m`, `1h30m`, or a number of seconds.
+/// Parses a duration: `90s`, `10m`, `1h30m`, or a number of seconds.
 pub(crate) fn duration(text: &str) -> Result<Duration> {
     if let Ok(seconds) = text.parse::<f64>() {
         return Duration::try_from_secs_f64(seconds)
-            .with_context(|| format!("{text:?} is no length of time"));
+            .with_context(|| format!("{text:?} is not a duration"));
     }
     text.parse::<SignedDuration>()
         .ok()
         .and_then(|duration| Duration::try_from(duration).ok())
-        .with_context(|| format!("{text:?} is no length of time such as 90s or 10m"))
+        .with_context(|| format!("{text:?} is not a duration such as 90s or 10m"))
 }
 
-/// Reads a time: as RFC 3339 has it, as Unix seconds, or as how long ago.
+/// Parses a time: RFC 3339, Unix seconds, or a duration ago.
 pub(crate) fn time(text: &str) -> Result<SystemTime> {
     let now = SystemTime::now();
     if let Ok(timestamp) = text.parse::<Timestamp>() {
         return Ok(timestamp.into());
     }
-    // A number of seconds since 1970 is never a length that one would write so.
+    // A number is always Unix seconds and never a duration.
     if let Ok(seconds) = text.parse::<f64>() {
         let since = Duration::try_from_secs_f64(seconds).ok();
         return since
             .and_then(|since| SystemTime::UNIX_EPOCH.checked_add(since))
-            .with_context(|| format!("{text:?} is no time"));
+            .with_context(|| format!("{text:?} is not a time"));
     }
     match duration(text) {
         Ok(ago) => Ok(now.checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH)),
         Err(_) => bail!(
-            "{text:?} is no time such as 2026-01-02T03:04:05Z, 1760000000, or 10m for ten minutes ago"
+            "{text:?} is not a time such as 2026-01-02T03:04:05Z, 1760000000, or 10m for ten minutes ago"
         ),
     }
 }
 
-/// A time as RFC 3339 has it, in UTC, to the nanosecond.
+/// Formats a time as RFC 3339 in UTC with nanoseconds.
 pub(crate) fn rfc3339(time: SystemTime) -> String {
     match Timestamp::try_from(time) {
         Ok(timestamp) => format!("{timestamp:.9}"),
@@ -68,7 +68,7 @@ pub(crate) fn rfc3339(time: SystemTime) -> String {
     }
 }
 
-/// How long ago, roughly: `3 minutes ago`.
+/// Formats the age of a time, rounded: `3 minutes ago`.
 pub(crate) fn ago(time: SystemTime) -> String {
     let Ok(age) = SystemTime::now().duration_since(time) else { return "just now".to_owned() };
     let seconds = age.as_secs();
@@ -82,7 +82,7 @@ pub(crate) fn ago(time: SystemTime) -> String {
     format!("{number} {unit}{} ago", if number == 1 { "" } else { "s" })
 }
 
-/// Bytes, to four digits: `12.34MiB`.
+/// Formats bytes with four digits: `12.34MiB`.
 pub(crate) fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     #[expect(clippy::cast_precision_loss, reason = "four digits are shown")]
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes() {
+    fn size_is_parsed() {
         for (text, bytes) in [
             ("0", 0),
             ("4096", 4096),
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn times() {
+    fn time_is_parsed() {
         assert_eq!(time("1970-01-01T00:00:01Z").unwrap(), time("1").unwrap());
         let ago = SystemTime::now().duration_since(time("10m").unwrap()).unwrap();
         assert!((599..610).contains(&ago.as_secs()));
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_have_four_digits() {
+    fn bytes_are_formatted_with_four_digits() {
         for (number, text) in [
             (0, "0B"),
             (1023, "1023B"),

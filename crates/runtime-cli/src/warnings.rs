@@ -1,4 +1,4 @@
-//! What the libraries warn of, and what a start waits for, on standard error.
+//! Warnings of the libraries and reasons of pending starts, on stderr.
 
 use std::fmt::{self, Debug, Write as _};
 
@@ -11,26 +11,26 @@ use runtime_core::PENDING_START;
 
 use crate::style;
 
-/// Shows from now on the warnings of our own libraries, and why a start takes long. The other events
-/// are for programmers.
+/// Installs a subscriber that prints the warnings of this project's libraries, and the reasons why
+/// a start takes long. Other events are ignored.
 pub(crate) fn show() {
-    // There is none before: this is the program.
-    let _ = tracing::subscriber::set_global_default(Shown);
+    // The program installs no other subscriber.
+    let _ = tracing::subscriber::set_global_default(StderrSubscriber);
 }
 
-/// The least severe level of an event that is shown.
-const LEAST: LevelFilter = LevelFilter::INFO;
+/// Least severe level that is printed.
+const LEVEL_MIN: LevelFilter = LevelFilter::INFO;
 
-struct Shown;
+struct StderrSubscriber;
 
-impl Subscriber for Shown {
+impl Subscriber for StderrSubscriber {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.target() == PENDING_START
             || (*metadata.level() <= LevelFilter::WARN && metadata.target().starts_with("runtime_"))
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(LEAST)
+        Some(LEVEL_MIN)
     }
 
     fn event(&self, event: &Event<'_>) {
@@ -43,7 +43,7 @@ impl Subscriber for Shown {
         }
     }
 
-    // A warning says by itself what it is about.
+    // Spans are not used: a warning has all fields.
     fn new_span(&self, _: &Attributes<'_>) -> Id {
         Id::from_u64(1)
     }
@@ -57,7 +57,7 @@ impl Subscriber for Shown {
     fn exit(&self, _: &Id) {}
 }
 
-/// The fields of an event, put together to a sentence: what it is (what about it): why.
+/// Fields of an event, formatted as `message (fields): reason`.
 #[derive(Debug, Default)]
 struct Warning {
     what: String,
@@ -68,7 +68,7 @@ struct Warning {
 
 impl Visit for Warning {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        // Writing to a text does not fail.
+        // Writing to a string does not fail.
         let _ = match field.name() {
             "message" | "warning" => {
                 let colon = if self.what.is_empty() { "" } else { ": " };
@@ -103,11 +103,11 @@ impl fmt::Display for Warning {
     }
 }
 
-/// Why a container does not run yet: its name and the reason.
+/// Reason of a pending start, with the container's name.
 struct PendingStart(Warning);
 
 impl fmt::Display for PendingStart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} waits to run: {}", self.0.container, self.0.why)
+        write!(f, "{} is waiting to run: {}", self.0.container, self.0.why)
     }
 }

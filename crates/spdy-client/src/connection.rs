@@ -1,4 +1,4 @@
-//! A connection as its user sees it.
+//! Connections.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -12,22 +12,22 @@ use crate::codec::{ControlFrame, Headers};
 use crate::state::{Handle, Shared};
 use crate::{Driver, Error, Stream};
 
-/// The settings of a connection.
+/// Configuration of a connection.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Config {
-    /// How many received bytes of one stream wait for its reader before the connection is read no
-    /// further (256 KiB; at least 1). It is exceeded by at most 64 KiB.
+    /// Maximum number of received and unread bytes per stream, after which reading from the
+    /// transport stops (256 KiB; at least 1). It is exceeded by at most 64 KiB.
     pub receive_buffer: usize,
-    /// How many bytes of one stream wait for the transport before a write waits (128 KiB).
+    /// Maximum number of unsent bytes per stream, after which a write waits (128 KiB).
     pub send_buffer: usize,
-    /// Interval of the pings on a connection on which nothing arrives, so that no proxy closes it as
-    /// idle. Absent by default.
+    /// Interval of the pings on an idle connection, which keep proxies from closing it. `None` by
+    /// default.
     pub keep_alive: Option<Duration>,
-    /// How long the other side may send nothing, with [`keep_alive`](Self::keep_alive), before the
-    /// connection ends with [`Error::Silent`]. Absent by default. It does not count while the other
-    /// side may be waiting for a process that does not read its input: such a server reads no further
-    /// and does not answer.
+    /// Time without received bytes, with [`keep_alive`](Self::keep_alive), after which the
+    /// connection ends with [`Error::Silent`]. `None` by default. The time does not count while the
+    /// peer may be waiting for a process that does not read its input, because such a server stops
+    /// reading and does not respond.
     pub silence_limit: Option<Duration>,
 }
 
@@ -43,28 +43,28 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Bounds the received bytes of one stream.
+    /// Sets the size of the receive buffer of a stream.
     #[must_use]
     pub const fn receive_buffer(mut self, bytes: usize) -> Self {
         self.receive_buffer = bytes;
         self
     }
 
-    /// Bounds the bytes of one stream that wait for the transport.
+    /// Sets the size of the send buffer of a stream.
     #[must_use]
     pub const fn send_buffer(mut self, bytes: usize) -> Self {
         self.send_buffer = bytes;
         self
     }
 
-    /// Sends a ping that often.
+    /// Sets the ping interval.
     #[must_use]
     pub const fn keep_alive(mut self, interval: Duration) -> Self {
         self.keep_alive = Some(interval);
         self
     }
 
-    /// Ends the connection when the other side has been silent for that long.
+    /// Sets the time without received bytes after which the connection ends.
     #[must_use]
     pub const fn silence_limit(mut self, limit: Duration) -> Self {
         self.silence_limit = Some(limit);
@@ -72,20 +72,20 @@ impl Config {
     }
 }
 
-/// A connection. Clones are the same connection; it lives as long as a clone or a part of one of
-/// its streams does.
+/// Handle of a connection. Clones share the connection, which is closed when the last clone and the
+/// last part of its streams are dropped.
 #[derive(Debug, Clone)]
 pub struct Connection {
     handle: Handle,
 }
 
 impl Connection {
-    /// A connection over `io`, which is at the point where SPDY begins, and the future that moves
-    /// its bytes: nothing happens unless that is polled. It ends, and lets go of `io`, when the
-    /// connection has ended or nothing of it is left.
+    /// Creates a connection over `io`, which must be at the start of SPDY, and the driver future
+    /// that performs its I/O. The driver must be polled. It completes, and drops `io`, when the
+    /// connection has ended or all handles are dropped.
     ///
     /// # Errors
-    /// [`Error::Protocol`] when the header compression cannot be set up.
+    /// [`Error::Protocol`] if the header compression fails to start.
     pub fn new<T>(io: T, config: Config) -> Result<(Self, Driver<T>), Error>
     where
         T: AsyncRead + AsyncWrite + Unpin,
@@ -96,14 +96,14 @@ impl Connection {
         Ok((Self { handle }, Driver::new(io, shared, keep_alive, silence_limit)))
     }
 
-    /// A connection over `io` whose bytes are moved by a task of its own, which ends when the
-    /// connection does or nothing of it is left.
+    /// Creates a connection over `io` whose driver runs in a task, which ends when the connection
+    /// has ended or all handles are dropped.
     ///
     /// # Errors
-    /// As [`Connection::new`].
+    /// Same as [`Connection::new`].
     ///
     /// # Panics
-    /// Outside a tokio runtime.
+    /// If called outside of a tokio runtime.
     pub fn spawn<T>(io: T, config: Config) -> Result<Self, Error>
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -111,27 +111,28 @@ impl Connection {
         let (connection, driver) = Self::new(io, config)?;
         tokio::spawn(async move {
             if let Err(error) = driver.await {
-                // Whoever waits on the connection is given the same error.
+                // Waiting callers receive the same error.
                 tracing::debug!(%error, "SPDY connection ended");
             }
         });
         Ok(connection)
     }
 
-    /// Opens a stream. This does not wait: the other side's answer is [`Stream::reply`]. `fin` says
-    /// that nothing will be written to it.
+    /// Opens a stream without waiting for the peer's response, which [`Stream::reply`] returns.
+    /// `fin` finishes the write half immediately.
     ///
     /// # Errors
-    /// Why the connection takes no more streams; [`Error::Protocol`] for headers that are too large.
+    /// The reason why the connection accepts no more streams; [`Error::Protocol`] for headers that
+    /// are too large.
     pub fn open_stream(&self, headers: Headers, fin: bool) -> Result<Stream, Error> {
         let id = self.handle.shared().lock().open(headers, fin)?;
         Ok(Stream::new(&self.handle, id))
     }
 
-    /// Sends a ping and waits for its answer; returns the time between.
+    /// Sends a ping and waits for the response; returns the round-trip time.
     ///
     /// # Errors
-    /// Why the connection ended.
+    /// The reason for the end of the connection.
     pub async fn ping(&self) -> Result<Duration, Error> {
         let (sender, receiver) = oneshot::channel();
         let start = Instant::now();
@@ -142,12 +143,12 @@ impl Connection {
         }
     }
 
-    /// Says good-bye and ends the connection, after everything that was written has been handed to
-    /// the transport. Streams that are still open end with [`Error::Closed`]. Doing it again is no
-    /// error; dropping the future leaves the connection closing.
+    /// Sends `GOAWAY` and ends the connection after all written bytes have been passed to the
+    /// transport. Open streams end with [`Error::Closed`]. Closing a closed connection is not an
+    /// error. Dropping the future does not cancel the close.
     ///
     /// # Errors
-    /// Why the connection ended before that.
+    /// The reason for an earlier end of the connection.
     pub async fn close(&self) -> Result<(), Error> {
         {
             let mut state = self.handle.shared().lock();

@@ -1,4 +1,4 @@
-//! What moves the bytes of a connection.
+//! I/O of a connection.
 
 use std::fmt;
 use std::future::Future;
@@ -16,28 +16,28 @@ use crate::Error;
 use crate::codec::Decoder;
 use crate::state::Shared;
 
-/// How many bytes are read from the transport at once.
+/// Size of the read buffer in bytes.
 const READ_SIZE: usize = 64 * 1024;
 
-/// Moves the bytes of a [`Connection`](crate::Connection) while it is polled. It ends with `Ok`
-/// when the connection was closed, by either side, or nothing of it is left, and with the error
-/// that ended it otherwise. Dropping it ends the connection.
+/// Future that performs the I/O of a [`Connection`](crate::Connection). It returns `Ok` when either
+/// side has closed the connection or all handles are dropped, and otherwise the error that ended
+/// the connection. Dropping the driver ends the connection.
 #[must_use = "a connection does nothing unless its driver is polled"]
 pub struct Driver<T> {
     io: T,
     shared: Arc<Shared>,
     decoder: Decoder,
     input: Box<[u8]>,
-    /// The part of `input` that was read and is not decoded yet.
+    /// Start of the bytes in `input` that are not decoded yet.
     start: usize,
     end: usize,
-    /// Whether bytes were written after the last flush.
-    dirty: bool,
+    /// Set if bytes were written since the last flush.
+    needs_flush: bool,
     write_failed: bool,
     period: Option<Duration>,
     ticks: Option<Interval>,
     silence_limit: Option<Duration>,
-    /// Whether a buffer was full when it was last read.
+    /// Set if a buffer was full at the last read.
     is_paused: bool,
 }
 
@@ -55,9 +55,9 @@ impl<T> Driver<T> {
             input: vec![0; READ_SIZE].into_boxed_slice(),
             start: 0,
             end: 0,
-            dirty: false,
+            needs_flush: false,
             write_failed: false,
-            // Zero is no period.
+            // A zero interval disables pings.
             period: keep_alive.filter(|period| !period.is_zero()),
             ticks: None,
             silence_limit,
@@ -65,7 +65,7 @@ impl<T> Driver<T> {
         }
     }
 
-    /// Decodes what was read, as far as there is room for it; whether all of it was.
+    /// Decodes received bytes while there is room in the buffers; returns true if all were decoded.
     fn decode(&mut self) -> Result<bool, Error> {
         let mut state = self.shared.lock();
         while !state.is_full() {
@@ -82,8 +82,8 @@ impl<T> Driver<T> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
-    /// Reads and decodes until the transport has nothing or a buffer is full. Ready at the end of
-    /// the transport.
+    /// Reads and decodes until the transport has no more bytes or a buffer is full. Ready at the
+    /// end of the transport.
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
         loop {
             let was_paused = self.is_paused;
@@ -92,7 +92,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
                 return Poll::Pending;
             }
             if was_paused {
-                self.shared.lock().silence.broken();
+                self.shared.lock().liveness.record_activity();
             }
             let mut buffer = ReadBuf::new(&mut self.input);
             ready!(Pin::new(&mut self.io).poll_read(context, &mut buffer))?;
@@ -100,21 +100,21 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             if self.end == 0 {
                 return Poll::Ready(Ok(()));
             }
-            self.shared.lock().silence.broken();
+            self.shared.lock().liveness.record_activity();
         }
     }
 
-    /// Writes until the queue is empty, which is ready, or the transport is full.
+    /// Writes until the queue is empty (ready) or the transport is full (pending).
     fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            // The transport is called without the lock: it may take its time.
+            // The lock is not held during the call to the transport, which can take long.
             let front = self.shared.lock().outgoing.front().map(|frame| frame.bytes.clone());
             let Some(bytes) = front else { break };
             let written = ready!(Pin::new(&mut self.io).poll_write(context, &bytes))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.dirty = true;
+            self.needs_flush = true;
             let mut state = self.shared.lock();
             if let Some(frame) = state.outgoing.front_mut() {
                 frame.bytes.advance(written.min(bytes.len()));
@@ -123,9 +123,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
                 }
             }
         }
-        if self.dirty {
+        if self.needs_flush {
             ready!(Pin::new(&mut self.io).poll_flush(context))?;
-            self.dirty = false;
+            self.needs_flush = false;
         }
         Poll::Ready(Ok(()))
     }
@@ -135,7 +135,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         let ticks = self.ticks.get_or_insert_with(|| {
             let mut ticks = interval(period);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            // The first tick is at once.
+            // The first tick of an interval is immediate.
             ticks.reset();
             ticks
         });
@@ -158,15 +158,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             if let Poll::Ready(end) = self.poll_read(context) {
                 return Poll::Ready(end);
             }
-            // All that has arrived was read.
+            // All available bytes were read.
             if let (Some(_), Some(limit), false) = (self.period, self.silence_limit, self.is_paused)
-                && self.shared.lock().silence.is_over(limit)
+                && self.shared.lock().liveness.is_dead(limit)
             {
                 return Poll::Ready(Err(Error::Silent));
             }
             let full = self.shared.lock().is_full();
             if self.write_failed {
-                // Nothing can be said any more, a good-bye included.
+                // Nothing can be sent any more, `GOAWAY` included.
                 let closing = self.shared.lock().closing;
                 return if closing { Poll::Ready(Ok(())) } else { Poll::Pending };
             }
@@ -177,14 +177,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
                     }
                 }
                 Poll::Ready(Err(error)) => {
-                    // The other side may have said why before it stopped listening.
+                    // The peer may have sent the reason before it stopped reading.
                     self.write_failed = true;
                     self.shared.lock().fail_writing(error.into());
                     continue;
                 }
                 Poll::Pending => {}
             }
-            // The answers that stopped the reading may have gone out.
+            // The responses that stopped the reading may have been sent.
             if !full || self.shared.lock().is_full() {
                 return Poll::Pending;
             }

@@ -1,4 +1,4 @@
-//! What is known of one stream.
+//! State of one stream.
 
 use std::task::Waker;
 
@@ -7,23 +7,23 @@ use bytes::BytesMut;
 use crate::Error;
 use crate::codec::Headers;
 
-/// A stream.
+/// Stream state.
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) received: BytesMut,
-    /// Whether any byte ever came.
-    pub(crate) touched: bool,
+    /// Set if any byte was received.
+    pub(crate) has_received: bool,
     pub(crate) receiving: Receiving,
     pub(crate) reply: Option<Headers>,
-    /// The read half, or the reply, is waited for by this.
+    /// Waker of the task that waits for data or for the reply.
     pub(crate) reader: Option<Waker>,
     pub(crate) sending: Sending,
-    /// Bytes of the stream that wait for the transport.
+    /// Number of bytes that are queued for the transport.
     pub(crate) queued: usize,
-    /// Whether bytes that waited will not go out any more.
-    pub(crate) lost: bool,
+    /// Set if queued bytes will not be sent any more.
+    pub(crate) send_lost: bool,
     pub(crate) writer: Option<Waker>,
-    /// Whether the two halves are there still.
+    /// Set while the halves exist.
     pub(crate) read_half: bool,
     pub(crate) write_half: bool,
 }
@@ -43,17 +43,17 @@ pub(crate) enum Sending {
 }
 
 impl Entry {
-    /// A stream that was just asked for; `fin` when nothing will be sent.
+    /// Creates the state of a stream that was just opened. `fin` finishes the sending side.
     pub(crate) fn new(fin: bool) -> Self {
         Self {
             received: BytesMut::new(),
-            touched: false,
+            has_received: false,
             receiving: Receiving::Open,
             reply: None,
             reader: None,
             sending: if fin { Sending::Finished } else { Sending::Open },
             queued: 0,
-            lost: false,
+            send_lost: false,
             writer: None,
             read_half: true,
             write_half: true,
@@ -69,8 +69,8 @@ impl Entry {
     }
 
     pub(crate) fn fail_sending(&mut self, error: &Error) {
-        self.lost |= self.queued > 0;
-        // A finished half whose bytes have all gone out has succeeded.
+        self.send_lost |= self.queued > 0;
+        // A finished half whose bytes were all sent has succeeded.
         if matches!(self.sending, Sending::Open) || self.queued > 0 {
             self.sending = Sending::Failed(error.clone());
         }

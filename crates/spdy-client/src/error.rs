@@ -1,39 +1,39 @@
-//! What can go wrong with a connection and its streams.
+//! Errors of connections and streams.
 
 use std::io;
 use std::sync::Arc;
 
 use crate::codec::{CodecError, ResetStatus};
 
-/// Why a connection or a stream cannot go on. It can be cloned, because everything that waits on a
-/// connection learns of its end.
+/// Error of a connection or stream. It is `Clone`, because every waiter of a connection receives
+/// the error that ended it.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The transport failed.
     #[error("the transport failed")]
     Io(#[source] Arc<io::Error>),
-    /// The other side has sent nothing for [`silence_limit`](crate::Config::silence_limit), not even
-    /// answers to pings.
-    #[error("the other side is silent")]
+    /// The peer has sent nothing, not even ping responses, for
+    /// [`silence_limit`](crate::Config::silence_limit).
+    #[error("the peer does not respond")]
     Silent,
-    /// The other side sent what is no SPDY/3.1.
-    #[error("the other side broke the protocol")]
+    /// The peer violated SPDY/3.1.
+    #[error("the peer violated the protocol")]
     Protocol(#[from] CodecError),
-    /// The other side reset the stream.
-    #[error("the other side reset the stream: {0}")]
+    /// The peer reset the stream.
+    #[error("the peer reset the stream: {0}")]
     Reset(ResetStatus),
-    /// The other side takes no more streams, or did not take this one; with the status of its
+    /// The peer accepts no more streams, or did not accept this one, with the status of its
     /// `GOAWAY`: 0 is a regular end, 1 a protocol error, 2 an internal error.
-    #[error("the other side is going away (status {0})")]
+    #[error("the peer is going away (status {0})")]
     GoneAway(u32),
-    /// The connection has ended, here or there.
+    /// The connection was closed by either side.
     #[error("the connection is closed")]
     Closed,
-    /// The write half was finished already.
-    #[error("the stream was finished before")]
+    /// The write half is already finished.
+    #[error("the stream is already finished")]
     Finished,
-    /// The connection has used up its 2^30 stream ids.
+    /// The connection has used all of its 2^30 stream ids.
     #[error("the connection has no stream ids left")]
     Exhausted,
 }

@@ -1,16 +1,16 @@
-//! Entry points for fuzzers: whatever the bytes, nothing here may panic or use unbounded memory.
+//! Entry points for fuzzers. No input may cause a panic or unbounded memory use.
 
 use bytes::BytesMut;
 
 use crate::codec::{Decoded, Decoder, Decompressor, Encoder, Headers};
 use crate::remote_command::Outcome;
 
-/// Feeds `input` to a decoder in pieces of up to `piece` bytes. What it accepts has to be writable
-/// again, and to come back the same. Gives how many control frames there were, and whether it ended in an
-/// error.
+/// Feeds `input` to a decoder in chunks of up to `piece` bytes. Every decoded control frame is
+/// encoded and decoded again, which must give an equal frame. Returns the number of control frames,
+/// and true if decoding ended with an error.
 ///
 /// # Panics
-/// When a frame changes on its way through the encoder.
+/// If a frame differs after encoding.
 #[allow(clippy::missing_panics_doc)]
 pub fn frames(input: &[u8], piece: usize) -> (usize, bool) {
     let (mut decoder, mut again) = (Decoder::new(), Decoder::new());
@@ -23,7 +23,7 @@ pub fn frames(input: &[u8], piece: usize) -> (usize, bool) {
                 Ok(None) => break,
                 Ok(Some(decoded)) => decoded,
             };
-            // Data is given as it comes.
+            // Data frames are decoded in chunks.
             frames += usize::from(matches!(decoded, Decoded::Control(_)));
             let mut wire = BytesMut::new();
             let written = match &decoded {
@@ -41,15 +41,15 @@ pub fn frames(input: &[u8], piece: usize) -> (usize, bool) {
     (frames, false)
 }
 
-/// Feeds `input` to a header decompressor and what comes out to the header parser, and to that as
-/// it is. Gives whether each was done.
+/// Decompresses `input` as a header block, parses the result, and parses `input` itself. Returns
+/// which of these succeeded.
 pub fn header_block(input: &[u8]) -> [bool; 3] {
     let block = Decompressor::new().decompress(input);
     let inflated = block.as_ref().is_ok_and(|block| Headers::from_block(block).is_ok());
     [block.is_ok(), inflated, Headers::from_block(input).is_ok()]
 }
 
-/// Takes `input` for what an error stream carries, and gives the exit code if it has one.
+/// Parses `input` as the content of an error stream; returns its exit code, if any.
 pub fn outcome(input: &[u8]) -> Option<i32> {
     match Outcome::parse(input) {
         Ok(Outcome::ExitCode(code)) => Some(code),

@@ -1,25 +1,27 @@
-//! The client part of SPDY/3.1 that Kubernetes remote commands need, and those commands over it.
+//! The client part of SPDY/3.1 that Kubernetes remote commands need, and remote commands over it.
 //!
-//! SPDY was retired from the web long ago, but Kubernetes API servers and the streaming servers of
-//! containerd and CRI-O still speak it, and where they lack version 5 of the WebSocket protocol it
-//! is the only way to end the standard input of a command. This crate has the codec
-//! ([`codec`]), connections with their streams ([`Connection`], [`Stream`]), and the remote
-//! command protocol ([`remote_command`]). It runs over anything that is `AsyncRead + AsyncWrite`
-//! and knows nothing of containers.
+//! The web no longer uses SPDY, but Kubernetes API servers and the streaming servers of containerd
+//! and CRI-O do. On servers without version 5 of the WebSocket protocol, SPDY is the only way to
+//! end the standard input of a command. This crate has the codec ([`codec`]), connections with
+//! their streams ([`Connection`], [`Stream`]), and the remote command protocol
+//! ([`remote_command`]). It runs over any `AsyncRead + AsyncWrite` and does not depend on
+//! containers.
 //!
-//! # What it follows
-//! The draft of the protocol (*SPDY Protocol - Draft 3.1*, the Chromium project), as far as a
-//! client of such a server meets it. Two things differ on purpose, because the one implementation
-//! on the other side (the Go package spdystream) does not do what the draft says:
+//! # Conformance
+//! This crate follows the draft of the protocol (*SPDY Protocol - Draft 3.1*, the Chromium project)
+//! as far as clients of these servers need it. It differs intentionally in two points, because the
+//! only server implementation (the Go package spdystream) does not follow the draft:
 //!
-//! - **Flow control is by the connection alone.** The server neither sends `WINDOW_UPDATE` nor
-//!   heeds it, so that a client that waited for one would stop for ever after 64 KiB. Received
-//!   `WINDOW_UPDATE` frames are accepted and change nothing. Memory stays flat because every
-//!   stream has a bounded receive buffer, and the socket is not read while one of them is full.
-//!   All streams of a connection therefore have to be read at the same time, as the two ends of a
-//!   process have to be; [dropping](ReadHalf) a read half throws its bytes away and never blocks.
-//! - **A reply comes before data.** The server throws away the data of a stream that it has not
-//!   answered yet: wait for [`Stream::reply`] before the first write.
+//! - **Flow control uses the connection only.** The server neither sends nor honours
+//!   `WINDOW_UPDATE`,
+//! so a client that waits for one would block forever after 64 KiB. Received `WINDOW_UPDATE` frames
+//! are accepted and ignored. Memory stays bounded because every stream has a bounded receive
+//! buffer, and the socket is not read while one of them is full. All streams of a connection must
+//! therefore be read concurrently, like the pipes of a process; [dropping](ReadHalf) a read half
+//! discards its bytes and never blocks.
+//! - **Data follows the reply.** The server discards the data of a stream that it has not replied
+//!   to
+//! yet: wait for [`Stream::reply`] before the first write.
 
 pub mod codec;
 mod connection;
@@ -28,8 +30,8 @@ mod entry;
 mod error;
 #[doc(hidden)]
 pub mod fuzzing;
+mod liveness;
 pub mod remote_command;
-mod silence;
 mod state;
 mod stream;
 

@@ -1,4 +1,5 @@
-//! What the driver and the handles of a connection share: one mutex, held for moments only.
+//! State shared by the driver and the handles of a connection, behind one mutex that is held
+//! briefly.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,12 +11,12 @@ use tokio::sync::oneshot;
 
 use crate::codec::{ControlFrame, Decoded, Encoder, Headers, MAX_STREAM_ID, ResetStatus};
 use crate::entry::{Entry, Receiving, Sending, wake};
-use crate::silence::Silence;
+use crate::liveness::Liveness;
 use crate::{Config, Error};
 
-/// How many bytes of control frames may wait for the transport before the connection is read no
-/// further: each of the other side's frames can ask for an answer.
-const CONTROL_BACKLOG: usize = 64 * 1024;
+/// Maximum number of queued bytes of control frames, after which reading from the transport stops:
+/// each received frame can require a response.
+const CONTROL_QUEUE_BYTES_MAX: usize = 64 * 1024;
 
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -40,7 +41,7 @@ impl Shared {
             going_away: None,
             driver: None,
             end_waiters: Vec::new(),
-            silence: Silence::new(),
+            liveness: Liveness::new(),
         };
         Ok(Self { state: Mutex::new(state) })
     }
@@ -50,7 +51,7 @@ impl Shared {
     }
 }
 
-/// Keeps a connection alive: the driver ends when the last one is dropped.
+/// Handle that keeps a connection alive: the driver ends when the last handle is dropped.
 #[derive(Debug)]
 pub(crate) struct Handle {
     shared: Arc<Shared>,
@@ -83,13 +84,13 @@ impl Drop for Handle {
     }
 }
 
-/// A frame on its way to the transport.
+/// Frame in the send queue.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
     pub(crate) bytes: Bytes,
-    /// Whose send buffer it is in; none for a control frame.
+    /// The stream whose send buffer holds the frame; `None` for a control frame.
     stream: Option<u32>,
-    /// The size of the whole frame; `bytes` gets shorter.
+    /// The size of the whole frame; `bytes` shrinks while it is sent.
     size: usize,
 }
 
@@ -110,11 +111,11 @@ pub(crate) struct State {
     going_away: Option<u32>,
     driver: Option<Waker>,
     end_waiters: Vec<Waker>,
-    pub(crate) silence: Silence,
+    pub(crate) liveness: Liveness,
 }
 
 impl State {
-    /// Why the connection is over, if it is.
+    /// Returns the reason for the end of the connection.
     pub(crate) fn end(&self) -> Option<Error> {
         self.end.clone()
     }
@@ -134,7 +135,7 @@ impl State {
     }
 
     pub(crate) fn receive_buffer(&self) -> usize {
-        // An empty buffer is never full, whatever was asked for: else nothing could come in.
+        // At least 1, because nothing could be received with an empty buffer.
         self.config.receive_buffer.max(1)
     }
 
@@ -142,9 +143,9 @@ impl State {
         self.config.send_buffer
     }
 
-    /// Whether more input would exceed what is kept.
+    /// Returns true if more input would exceed the limits.
     pub(crate) fn is_full(&self) -> bool {
-        self.control_backlog > CONTROL_BACKLOG
+        self.control_backlog > CONTROL_QUEUE_BYTES_MAX
             || self.streams.values().any(|entry| entry.received.len() >= self.receive_buffer())
     }
 
@@ -167,7 +168,7 @@ impl State {
         if let Some(entry) = self.streams.get_mut(&id) {
             entry.queued += bytes.len();
         }
-        self.silence.sent(bytes.len(), self.next_ping);
+        self.liveness.sent(bytes.len(), self.next_ping);
         self.push(bytes, Some(id));
         Ok(())
     }
@@ -178,7 +179,7 @@ impl State {
         self.wake_driver();
     }
 
-    /// Takes note that the first frame in the queue has gone out.
+    /// Removes the first frame of the queue, which was sent.
     pub(crate) fn sent(&mut self) {
         let Some(Outgoing { stream, size, .. }) = self.outgoing.pop_front() else { return };
         match stream {
@@ -230,27 +231,27 @@ impl State {
         Ok(())
     }
 
-    /// Sends a ping that no caller waits for, unless control frames are stuck already, or something
-    /// has arrived within the time `recent`: then the connection is neither dead nor quiet, and a
-    /// ping that meets the end of the session makes the server's kernel reset the connection, with
-    /// output that is still on its way.
+    /// Sends a keep-alive ping, unless control frames are stuck or bytes were received within
+    /// `recent`. In the latter case the connection is alive, and a ping that arrives after the end
+    /// of the session would make the server's kernel reset the connection, and discard output in
+    /// flight.
     pub(crate) fn keep_alive(&mut self, recent: Duration) -> Result<(), Error> {
-        if self.control_backlog > 0 || !self.silence.is_quiet(recent) {
+        if self.control_backlog > 0 || !self.liveness.is_quiet(recent) {
             return Ok(());
         }
         let id = self.next_ping_id();
-        self.silence.pinged(id);
+        self.liveness.pinged(id);
         self.control(&ControlFrame::Ping { id })
     }
 
     fn next_ping_id(&mut self) -> u32 {
         let id = self.next_ping;
-        // Odd numbers, round and round.
+        // Client ids are odd and wrap around.
         self.next_ping = id.wrapping_add(2);
         id
     }
 
-    /// Ends a stream at once, in both directions.
+    /// Ends a stream immediately in both directions.
     pub(crate) fn reset(&mut self, id: u32, status: ResetStatus) -> Result<(), Error> {
         let Some(entry) = self.streams.get_mut(&id) else { return Ok(()) };
         let over =
@@ -264,14 +265,14 @@ impl State {
         self.control(&ControlFrame::RstStream { stream_id: id, status })
     }
 
-    /// Lets go of a stream of which no half is left.
+    /// Removes a stream whose halves are both dropped.
     pub(crate) fn release(&mut self, id: u32) {
         let Some(entry) = self.streams.get(&id) else { return };
         if entry.read_half || entry.write_half {
             return;
         }
         if matches!(entry.receiving, Receiving::Open) {
-            // Encoding a reset cannot fail: it has no headers.
+            // Encoding a reset cannot fail, because it has no headers.
             let _ = self
                 .control(&ControlFrame::RstStream { stream_id: id, status: ResetStatus::CANCEL });
         }
@@ -279,7 +280,7 @@ impl State {
         self.wake_driver();
     }
 
-    /// The transport takes no more bytes. What the other side said before can still be read.
+    /// Records a failed write. Bytes that the peer sent before can still be read.
     pub(crate) fn fail_writing(&mut self, error: Error) {
         self.outgoing.clear();
         self.control_backlog = 0;
@@ -290,7 +291,7 @@ impl State {
         self.write_error = Some(error);
     }
 
-    /// The connection is over.
+    /// Records the end of the connection.
     pub(crate) fn finish(&mut self, error: &Error) {
         if self.end.is_some() {
             return;
@@ -308,7 +309,7 @@ impl State {
         }
     }
 
-    /// Takes in what the other side sent.
+    /// Handles a received frame.
     pub(crate) fn accept(&mut self, decoded: Decoded<'_>) -> Result<(), Error> {
         match decoded {
             Decoded::Data { stream_id, data, fin } => {
@@ -316,7 +317,7 @@ impl State {
             }
             Decoded::Control(frame) => match frame {
                 ControlFrame::SynStream { stream_id, .. } => {
-                    // A server has no reason to open a stream to a client of remote commands.
+                    // A server does not open streams to a client of remote commands.
                     let status = ResetStatus::REFUSED_STREAM;
                     return self.control(&ControlFrame::RstStream { stream_id, status });
                 }
@@ -343,7 +344,7 @@ impl State {
                     return self.control(&ControlFrame::Ping { id });
                 }
                 ControlFrame::Ping { id } => {
-                    self.silence.answered(id);
+                    self.liveness.answered(id);
                     if let Some(waiting) = self.pings.remove(&id) {
                         let _ = waiting.send(());
                     }
@@ -364,7 +365,7 @@ impl State {
 
     fn accept_data(&mut self, id: u32, data: &[u8], fin: bool) -> Result<(), Error> {
         let Some(entry) = self.streams.get_mut(&id) else {
-            // The data of a stream that we reset may have been on its way.
+            // Data of a stream that was reset locally may have been in flight.
             if id % 2 == 1 && id < self.next_stream {
                 return Ok(());
             }
@@ -375,7 +376,7 @@ impl State {
             return Ok(());
         }
         if !data.is_empty() {
-            entry.touched = true;
+            entry.has_received = true;
             if entry.read_half {
                 entry.received.extend_from_slice(data);
             }

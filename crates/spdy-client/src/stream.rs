@@ -1,4 +1,4 @@
-//! The streams of a connection.
+//! Streams of a connection.
 
 use std::future::poll_fn;
 use std::io;
@@ -13,40 +13,39 @@ use crate::codec::{Headers, ResetStatus};
 use crate::entry::{Entry, Receiving, Sending};
 use crate::state::{Handle, State};
 
-/// The largest payload of a data frame that is sent. The server takes whole frames into memory and
-/// keeps up to fifty of a stream.
+/// Maximum payload of a sent data frame. The server buffers whole frames, up to fifty per stream.
 const MAX_DATA: usize = 32 * 1024;
 
-/// A stream, open in both directions until it is split, finished, reset or dropped. Dropping it
-/// resets it unless the other side has finished.
+/// Stream, open in both directions until it is split, finished, reset or dropped. Dropping it
+/// resets the stream unless the peer has finished.
 #[derive(Debug)]
 pub struct Stream {
-    // Dropped in this order: the write half finishes, then the read half gives up.
+    // Drop order: the write half finishes the stream before the read half resets it.
     write: WriteHalf,
     read: ReadHalf,
 }
 
-/// What comes in on a stream. Dropping it throws away what is there and what comes.
+/// Read half of a stream. Dropping it discards received and future bytes.
 ///
-/// Room for received bytes is bounded, and while one stream of a connection is full nothing is
-/// received on any other.
+/// The receive buffer is bounded; while the buffer of one stream is full, no other stream of the
+/// connection receives bytes.
 #[derive(Debug)]
 pub struct ReadHalf {
     handle: Handle,
     id: u32,
 }
 
-/// What goes out on a stream. Dropping it finishes the stream in this direction, as
-/// [`shutdown`](tokio::io::AsyncWriteExt::shutdown) does.
+/// Write half of a stream. Dropping it finishes the stream in this direction, like
+/// [`shutdown`](tokio::io::AsyncWriteExt::shutdown).
 ///
-/// A flush is complete when all bytes of the stream have been handed to the transport.
+/// A flush completes when all bytes of the stream have been passed to the transport.
 #[derive(Debug)]
 pub struct WriteHalf {
     handle: Handle,
     id: u32,
 }
 
-/// A look at a stream, which has to be kept by someone else.
+/// Weak view of a stream, which must be kept alive elsewhere.
 #[derive(Debug)]
 pub(crate) struct Probe {
     handle: Handle,
@@ -54,9 +53,9 @@ pub(crate) struct Probe {
 }
 
 impl Probe {
-    /// Whether any byte of the stream ever came.
-    pub(crate) fn touched(&self) -> bool {
-        self.handle.shared().lock().streams.get(&self.id).is_some_and(|entry| entry.touched)
+    /// Returns true if any byte of the stream was received.
+    pub(crate) fn has_received(&self) -> bool {
+        self.handle.shared().lock().streams.get(&self.id).is_some_and(|entry| entry.has_received)
     }
 }
 
@@ -66,17 +65,17 @@ impl Stream {
         Self { write, read: ReadHalf { handle: handle.clone(), id } }
     }
 
-    /// Its number on the wire.
+    /// Returns the stream id.
     #[must_use]
     pub const fn id(&self) -> u32 {
         self.read.id
     }
 
-    /// Waits until the other side has accepted the stream; any later call has the same answer at
-    /// once. The headers of a `HEADERS` frame that comes later are not kept.
+    /// Waits until the peer has accepted the stream. Later calls return the same headers
+    /// immediately. The headers of later `HEADERS` frames are discarded.
     ///
     /// # Errors
-    /// [`Error::Reset`] when it was refused; why the connection ended.
+    /// [`Error::Reset`] if the stream was refused, or the reason for the end of the connection.
     pub async fn reply(&mut self) -> Result<Headers, Error> {
         let id = self.id();
         poll_fn(|context| {
@@ -96,15 +95,15 @@ impl Stream {
         .await
     }
 
-    /// Ends the stream in both directions at once. What was received and not read is gone.
+    /// Ends the stream immediately in both directions and discards unread bytes.
     ///
     /// # Errors
-    /// [`Error::Protocol`] when the frame cannot be encoded, which does not happen.
+    /// [`Error::Protocol`] if the frame fails to encode, which does not happen.
     pub fn reset(self, status: ResetStatus) -> Result<(), Error> {
         self.read.handle.shared().lock().reset(self.id(), status)
     }
 
-    /// The two directions apart.
+    /// Splits the stream into its halves.
     #[must_use]
     pub fn into_split(self) -> (ReadHalf, WriteHalf) {
         (self.read, self.write)
@@ -112,23 +111,23 @@ impl Stream {
 }
 
 impl ReadHalf {
-    /// The next bytes, as many as there are; `None` at the end. Dropping the future loses nothing.
+    /// Returns the next bytes, or `None` at the end. Cancel safe.
     ///
     /// # Errors
-    /// After the last byte, why no more can come: [`Error::Reset`], or why the connection ended.
+    /// After the last byte, [`Error::Reset`] or the reason for the end of the connection.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
         poll_fn(|context| self.poll_chunk(context)).await
     }
 
-    /// Polls for what [`chunk`](Self::chunk) gives.
+    /// Polls for the result of [`chunk`](Self::chunk).
     ///
     /// # Errors
-    /// The same.
+    /// Same as [`chunk`](Self::chunk).
     pub fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Error>> {
         self.poll_take(context, |entry| entry.received.split().freeze())
     }
 
-    /// Looks at the stream from elsewhere.
+    /// Returns a weak view of the stream.
     pub(crate) fn probe(&self) -> Probe {
         Probe { handle: self.handle.clone(), id: self.id }
     }
@@ -188,18 +187,18 @@ impl Drop for ReadHalf {
             entry.received.clear();
         }
         state.release(self.id);
-        // The connection may have waited for room in this stream.
+        // The connection may be waiting for room in this buffer.
         state.wake_driver();
     }
 }
 
 impl WriteHalf {
-    /// Writes all of `bytes` and waits until they have been handed to the transport. A future that
-    /// is dropped may have written a part.
+    /// Writes all of `bytes` and waits until they have been passed to the transport. If the future
+    /// is dropped, a part may have been written.
     ///
     /// # Errors
-    /// [`Error::Finished`] after the end of this direction, [`Error::Reset`], or why the connection
-    /// ended.
+    /// [`Error::Finished`] after the end of this direction, [`Error::Reset`], or the reason for the
+    /// end of the connection.
     pub async fn send(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
         while !bytes.is_empty() {
             let written = poll_fn(|context| self.poll_send(context, bytes)).await?;
@@ -208,11 +207,11 @@ impl WriteHalf {
         poll_fn(|context| self.poll_sent(context)).await
     }
 
-    /// Finishes this direction: the other side reads the end of the stream. It returns when that
-    /// has been handed to the transport. Doing it again is no error.
+    /// Finishes this direction, which the peer reads as the end of the stream. Returns when that
+    /// has been passed to the transport. Finishing a finished stream is not an error.
     ///
     /// # Errors
-    /// [`Error::Reset`], or why the connection ended.
+    /// [`Error::Reset`], or the reason for the end of the connection.
     pub async fn finish(&mut self) -> Result<(), Error> {
         poll_fn(|context| self.poll_finish(context)).await
     }
@@ -220,7 +219,7 @@ impl WriteHalf {
     fn poll_send(&mut self, context: &Context<'_>, bytes: &[u8]) -> Poll<Result<usize, Error>> {
         let mut state = self.handle.shared().lock();
         let (bound, length) = (state.send_buffer(), bytes.len().min(MAX_DATA));
-        // A stream with nothing in the queue may send whatever the bound is.
+        // A stream with an empty queue may send more than the bound.
         let room = |entry: &Entry| entry.queued == 0 || entry.queued + length <= bound;
         ready!(Self::poll_room(&mut state, self.id, context, room))?;
         let open = state.streams.get(&self.id).is_some_and(|e| matches!(e.sending, Sending::Open));
@@ -235,8 +234,8 @@ impl WriteHalf {
 
     fn poll_sent(&mut self, context: &Context<'_>) -> Poll<Result<(), Error>> {
         let mut state = self.handle.shared().lock();
-        if state.streams.get(&self.id).is_some_and(|entry| entry.queued == 0 && !entry.lost) {
-            // What happened to the connection after that does not undo it.
+        if state.streams.get(&self.id).is_some_and(|entry| entry.queued == 0 && !entry.send_lost) {
+            // A later end of the connection does not affect it.
             return Poll::Ready(Ok(()));
         }
         Self::poll_room(&mut state, self.id, context, |entry| entry.queued == 0)
@@ -248,7 +247,7 @@ impl WriteHalf {
         Self::poll_room(&mut state, self.id, context, |entry| entry.queued == 0)
     }
 
-    /// Waits until the queue of the stream is as `has_room` wants it.
+    /// Waits until the queue of the stream satisfies `has_room`.
     fn poll_room(
         state: &mut State,
         id: u32,
@@ -268,7 +267,7 @@ impl WriteHalf {
         Poll::Pending
     }
 
-    /// Ends this direction once.
+    /// Ends this direction, once.
     fn end(state: &mut State, id: u32) -> Result<(), Error> {
         match state.streams.get_mut(&id) {
             Some(entry) if matches!(entry.sending, Sending::Open) => {

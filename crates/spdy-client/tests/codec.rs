@@ -1,4 +1,4 @@
-//! The codec: round trips through any chunking, what real servers wrote, and hostile bytes.
+//! Codec: round trips with any chunking, frames recorded from real servers, and invalid bytes.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
@@ -13,7 +13,7 @@ use spdy_client::fuzzing;
 
 const STREAM_ID: std::ops::RangeInclusive<u32> = 1..=0x7fff_ffff;
 
-/// A frame of either kind, owned.
+/// An owned frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Frame {
     Control(ControlFrame),
@@ -95,15 +95,15 @@ fn encode(frames: &[Frame]) -> BytesMut {
     wire
 }
 
-/// Decodes pieces and puts the pieces of data frames together again. `lengths` are those of the
-/// data frames, because two frames that follow each other look like one in pieces.
-fn decode(pieces: impl Iterator<Item = Vec<u8>>, mut lengths: Vec<usize>) -> Vec<Frame> {
+/// Decodes chunks and joins those of data frames. `lengths` are the lengths of the data frames,
+/// because chunks of consecutive frames cannot be told apart.
+fn decode(chunks: impl Iterator<Item = Vec<u8>>, mut lengths: Vec<usize>) -> Vec<Frame> {
     lengths.reverse();
     let mut decoder = Decoder::new();
     let mut frames = Vec::new();
     let mut partial: Option<Vec<u8>> = None;
-    for piece in pieces {
-        let mut rest = piece.as_slice();
+    for chunk in chunks {
+        let mut rest = chunk.as_slice();
         while let Some(decoded) = decoder.next(&mut rest).unwrap() {
             match decoded {
                 Decoded::Control(frame) => {
@@ -117,21 +117,21 @@ fn decode(pieces: impl Iterator<Item = Vec<u8>>, mut lengths: Vec<usize>) -> Vec
                         lengths.pop();
                         frames.push(Frame::Data { stream_id, fin, data: whole });
                     } else {
-                        assert!(!fin, "the end comes with the last piece");
+                        assert!(!fin, "fin is set on the last chunk");
                         partial = Some(whole);
                     }
                 }
                 _ => panic!("unknown"),
             }
         }
-        assert!(rest.is_empty(), "a decoder that wants more has taken everything");
+        assert!(rest.is_empty(), "a decoder that needs more input has consumed everything");
     }
     frames
 }
 
 proptest! {
     #[test]
-    fn frames_come_back_through_any_chunking(
+    fn frames_round_trip_with_any_chunking(
         frames in vec(frame(), 0..12),
         cuts in vec(1..200_usize, 1..40),
     ) {
@@ -142,16 +142,16 @@ proptest! {
         }).collect();
         let mut rest = &wire[..];
         let mut cuts = cuts.into_iter().cycle();
-        let pieces = std::iter::from_fn(|| {
-            let (piece, tail) = rest.split_at(cuts.next()?.min(rest.len()));
+        let chunks = std::iter::from_fn(|| {
+            let (chunk, tail) = rest.split_at(cuts.next()?.min(rest.len()));
             rest = tail;
-            (!piece.is_empty()).then(|| piece.to_vec())
+            (!chunk.is_empty()).then(|| chunk.to_vec())
         });
-        prop_assert_eq!(decode(pieces, lengths), frames);
+        prop_assert_eq!(decode(chunks, lengths), frames);
     }
 
     #[test]
-    fn header_blocks_come_back(blocks in vec(headers(), 1..10)) {
+    fn header_blocks_round_trip(blocks in vec(headers(), 1..10)) {
         let (mut compressor, mut decompressor) = (Compressor::new().unwrap(), Decompressor::new());
         for headers in blocks {
             let compressed = compressor.compress(&headers.to_block().unwrap()).unwrap();
@@ -161,7 +161,7 @@ proptest! {
     }
 
     #[test]
-    fn compression_carries_any_bytes(blocks in vec(vec(any::<u8>(), 0..6000), 1..6)) {
+    fn compression_round_trips_any_bytes(blocks in vec(vec(any::<u8>(), 0..6000), 1..6)) {
         let (mut compressor, mut decompressor) = (Compressor::new().unwrap(), Decompressor::new());
         for block in blocks {
             let compressed = compressor.compress(&block).unwrap();
@@ -170,29 +170,29 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_bytes_do_no_harm(bytes in vec(any::<u8>(), 0..2000), piece in 1..300_usize) {
-        fuzzing::frames(&bytes, piece);
+    fn arbitrary_bytes_do_not_panic(bytes in vec(any::<u8>(), 0..2000), chunk in 1..300_usize) {
+        fuzzing::frames(&bytes, chunk);
         fuzzing::header_block(&bytes);
         fuzzing::outcome(&bytes);
     }
 
-    /// Damage at one place gets further into the parsers than noise does.
+    /// Damage at one place reaches deeper parser states than random bytes.
     #[test]
-    fn damaged_frames_do_no_harm(
+    fn damaged_frames_do_not_panic(
         frames in vec(frame(), 1..8),
         at in any::<prop::sample::Index>(),
         byte in any::<u8>(),
-        piece in 1..300_usize,
+        chunk in 1..300_usize,
     ) {
         let mut wire = encode(&frames).to_vec();
         let at = at.index(wire.len());
         wire[at] = byte;
-        fuzzing::frames(&wire, piece);
+        fuzzing::frames(&wire, chunk);
     }
 }
 
 #[test]
-fn the_dictionary_is_the_one_of_the_draft() {
+fn dictionary_matches_draft() {
     assert_eq!(dictionary().len(), 1423);
     let (mut a, mut b) = (1_u32, 0_u32);
     for byte in dictionary() {
@@ -204,7 +204,7 @@ fn the_dictionary_is_the_one_of_the_draft() {
 
 /// Recorded from the streaming server of containerd 1.6 (Go's zlib): three SYN_REPLY frames.
 #[test]
-fn what_containerd_wrote_is_understood() {
+fn frames_of_containerd_are_decoded() {
     let wire = hex(GO_REPLIES);
     let mut decoder = Decoder::new();
     let mut rest = wire.as_slice();
@@ -221,9 +221,9 @@ fn what_containerd_wrote_is_understood() {
     assert_eq!(ids, [1, 3, 5]);
 }
 
-/// Two equal blocks written by the C zlib: the second refers to the first.
+/// Two equal blocks compressed by C zlib: the second refers to the first.
 #[test]
-fn what_c_zlib_wrote_is_understood() {
+fn blocks_of_c_zlib_are_decompressed() {
     let mut decompressor = Decompressor::new();
     for block in C_BLOCKS {
         let headers = Headers::from_block(&decompressor.decompress(&hex(block)).unwrap()).unwrap();
@@ -235,7 +235,7 @@ fn what_c_zlib_wrote_is_understood() {
 }
 
 #[test]
-fn frames_look_as_the_draft_says() {
+fn frames_are_encoded_as_in_draft() {
     let mut encoder = Encoder::new().unwrap();
     let mut written = |frame| {
         let mut wire = BytesMut::new();
@@ -264,7 +264,7 @@ fn frames_look_as_the_draft_says() {
 }
 
 #[test]
-fn malformed_frames_are_errors() {
+fn malformed_frame_returns_error() {
     let cases = [
         ("8002000100000000", CodecError::Version(2)),
         ("0000000000000000", CodecError::StreamId(0)),
@@ -286,8 +286,8 @@ fn malformed_frames_are_errors() {
 }
 
 #[test]
-fn unknown_control_frames_are_passed_over() {
-    // CREDENTIAL, type 10, with a payload that comes in two pieces; then a ping.
+fn unknown_control_frame_is_skipped() {
+    // CREDENTIAL, type 10, with a payload in two chunks; then a ping.
     let wire = hex("8003000a00000005 0102030405 8003000600000004 00000002");
     let mut decoder = Decoder::new();
     assert_eq!(decoder.next(&mut &wire[..10]), Ok(None));
@@ -296,7 +296,7 @@ fn unknown_control_frames_are_passed_over() {
 }
 
 #[test]
-fn a_small_block_cannot_become_a_large_one() {
+fn decompression_bomb_returns_too_large() {
     let mut compressor = Compressor::new().unwrap();
     let bomb = compressor.compress(&vec![0; 1 << 20]).unwrap();
     assert!(bomb.len() < 8 * 1024);
@@ -305,7 +305,7 @@ fn a_small_block_cannot_become_a_large_one() {
 }
 
 #[test]
-fn headers_are_checked() {
+fn invalid_headers_return_error() {
     let mut headers = Headers::new();
     assert_eq!(headers.append("", "x"), Err(CodecError::Headers));
     assert_eq!(headers.append("a b", "x"), Err(CodecError::Headers));

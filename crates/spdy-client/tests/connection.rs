@@ -1,4 +1,4 @@
-//! Connections against a peer that plays the server over an in-memory transport.
+//! Connections to a scripted peer over an in-memory transport.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
@@ -11,16 +11,16 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use peer::{GOAWAY, HEADERS, PING, Peer, SETTINGS, SYN_STREAM, Seen, WINDOW_UPDATE};
+use peer::{GOAWAY, HEADERS, PING, Peer, ReceivedFrame, SETTINGS, SYN_STREAM, WINDOW_UPDATE};
 use proptest::prelude::*;
 use spdy_client::{Config, Connection, Driver, Error, Headers, ResetStatus, Stream};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex};
 use tokio::time::timeout;
 
-/// How long anything may take that has to happen.
-const SOON: Duration = Duration::from_secs(10);
+/// Maximum time of an operation that must complete.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A connection, its driver in a task, and the server's side.
+/// Returns a connection with its driver in a task, and the server side.
 fn connect(config: Config) -> (Connection, Peer, tokio::task::JoinHandle<Result<(), Error>>) {
     let (here, there) = duplex(4096);
     let (connection, driver) = Connection::new(here, config).unwrap();
@@ -41,7 +41,7 @@ async fn opened(connection: &Connection, peer: &mut Peer) -> Stream {
     stream
 }
 
-/// Polls until the runtime has nothing left to do at once.
+/// Yields until the runtime has no task that is ready.
 async fn settle() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
@@ -49,15 +49,15 @@ async fn settle() {
 }
 
 #[tokio::test]
-async fn a_stream_is_opened_used_and_finished() {
+async fn stream_is_opened_used_and_finished() {
     let (connection, mut peer, _driver) = connect(Config::default());
     let mut first = connection.open_stream(headers("error"), true).unwrap();
     let mut second = connection.open_stream(headers("stdin"), false).unwrap();
     let expected = |kind: &str| vec![("streamtype".to_owned(), kind.to_owned())];
     let seen = peer.next().await.unwrap();
-    assert_eq!(seen, Seen::Syn { id: 1, fin: true, headers: expected("error") });
+    assert_eq!(seen, ReceivedFrame::Syn { id: 1, fin: true, headers: expected("error") });
     let seen = peer.next().await.unwrap();
-    assert_eq!(seen, Seen::Syn { id: 3, fin: false, headers: expected("stdin") });
+    assert_eq!(seen, ReceivedFrame::Syn { id: 3, fin: false, headers: expected("stdin") });
 
     peer.reply(3, &[("answer", "yes")]).await;
     peer.reply(1, &[]).await;
@@ -65,16 +65,16 @@ async fn a_stream_is_opened_used_and_finished() {
     assert!(first.reply().await.unwrap().is_empty());
 
     second.write_all(b"hello").await.unwrap();
-    let data = Seen::Data { id: 3, fin: false, data: b"hello".to_vec() };
+    let data = ReceivedFrame::Data { id: 3, fin: false, data: b"hello".to_vec() };
     assert_eq!(peer.next().await, Some(data));
     second.shutdown().await.unwrap();
-    let fin = Seen::Data { id: 3, fin: true, data: Vec::new() };
+    let fin = ReceivedFrame::Data { id: 3, fin: true, data: Vec::new() };
     assert_eq!(peer.next().await, Some(fin));
     let error = second.write(b"more").await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     assert!(matches!(first.into_split().1.send(b"x").await, Err(Error::Finished)));
 
-    // The other direction is open still.
+    // The other direction is still open.
     peer.data(3, false, b"wor").await;
     peer.data(3, true, b"ld").await;
     let mut text = String::new();
@@ -83,7 +83,7 @@ async fn a_stream_is_opened_used_and_finished() {
 }
 
 #[tokio::test]
-async fn a_writer_waits_for_the_peer_and_loses_nothing() {
+async fn slow_peer_applies_backpressure_without_loss() {
     let (connection, mut peer, _driver) = connect(Config::default().send_buffer(64 * 1024));
     let (_read, mut write) = opened(&connection, &mut peer).await.into_split();
     let payload: Vec<u8> = (0..1_000_000_u32).map(|n| n as u8).collect();
@@ -106,7 +106,7 @@ async fn a_writer_waits_for_the_peer_and_loses_nothing() {
     let mut got = Vec::new();
     loop {
         match peer.next().await.unwrap() {
-            Seen::Data { id: 1, fin, data } => {
+            ReceivedFrame::Data { id: 1, fin, data } => {
                 assert!(data.len() <= 32 * 1024);
                 got.extend(data);
                 if fin {
@@ -121,7 +121,7 @@ async fn a_writer_waits_for_the_peer_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_full_stream_stops_the_connection_and_a_dropped_one_does_not() {
+async fn full_stream_blocks_connection_and_dropped_stream_does_not() {
     let (connection, mut peer, _driver) = connect(Config::default().receive_buffer(8192));
     let (slow, _keep) = opened(&connection, &mut peer).await.into_split();
     let (mut other, _keep) = opened(&connection, &mut peer).await.into_split();
@@ -134,16 +134,16 @@ async fn a_full_stream_stops_the_connection_and_a_dropped_one_does_not() {
         peer
     });
     let chunk = timeout(Duration::from_millis(100), other.chunk()).await;
-    assert!(chunk.is_err(), "what comes behind a full stream has to wait: {chunk:?}");
+    assert!(chunk.is_err(), "data after a full stream has to wait: {chunk:?}");
     assert!(!flood.is_finished(), "the peer has to wait as well");
     drop(slow);
-    let chunk = timeout(SOON, other.chunk()).await.unwrap().unwrap();
+    let chunk = timeout(TIMEOUT, other.chunk()).await.unwrap().unwrap();
     assert_eq!(chunk.as_deref(), Some(b"last".as_slice()));
     flood.await.unwrap();
 }
 
 #[tokio::test]
-async fn what_is_kept_for_a_slow_reader_is_bounded() {
+async fn receive_buffer_of_slow_reader_is_bounded() {
     let (connection, mut peer, _driver) = connect(Config::default().receive_buffer(8192));
     let (mut slow, _keep) = opened(&connection, &mut peer).await.into_split();
     let flood = tokio::spawn(async move {
@@ -156,7 +156,7 @@ async fn what_is_kept_for_a_slow_reader_is_bounded() {
     let mut total = 0;
     let mut largest = 0;
     settle().await;
-    while let Some(chunk) = timeout(SOON, slow.chunk()).await.unwrap().unwrap() {
+    while let Some(chunk) = timeout(TIMEOUT, slow.chunk()).await.unwrap().unwrap() {
         largest = largest.max(chunk.len());
         total += chunk.len();
     }
@@ -167,7 +167,7 @@ async fn what_is_kept_for_a_slow_reader_is_bounded() {
 }
 
 #[tokio::test]
-async fn a_reset_is_seen_after_what_came_before() {
+async fn reset_is_returned_after_received_data() {
     let (connection, mut peer, _driver) = connect(Config::default());
     let mut stream = opened(&connection, &mut peer).await;
     peer.data(1, false, b"before").await;
@@ -184,21 +184,21 @@ async fn a_reset_is_seen_after_what_came_before() {
 }
 
 #[tokio::test]
-async fn what_has_gone_out_is_not_undone_by_the_end() {
+async fn flush_of_sent_bytes_succeeds_after_end() {
     let (connection, mut peer, driver) = connect(Config::default());
     let mut stream = opened(&connection, &mut peer).await;
     stream.write_all(b"whole").await.unwrap();
-    let seen = timeout(SOON, peer.next()).await.unwrap().unwrap();
-    assert_eq!(seen, Seen::Data { id: stream.id(), fin: false, data: b"whole".to_vec() });
+    let seen = timeout(TIMEOUT, peer.next()).await.unwrap().unwrap();
+    assert_eq!(seen, ReceivedFrame::Data { id: stream.id(), fin: false, data: b"whole".to_vec() });
     drop(peer);
-    timeout(SOON, driver).await.unwrap().unwrap().ok();
+    timeout(TIMEOUT, driver).await.unwrap().unwrap().ok();
     stream.flush().await.unwrap();
-    // What comes after has not.
+    // Later bytes fail.
     stream.write_all(b"more").await.unwrap_err();
 }
 
 #[tokio::test]
-async fn a_refused_stream_says_so() {
+async fn refused_stream_returns_reset() {
     let (connection, mut peer, _driver) = connect(Config::default());
     let mut stream = connection.open_stream(headers("x"), false).unwrap();
     peer.next().await.unwrap();
@@ -208,20 +208,20 @@ async fn a_refused_stream_says_so() {
 }
 
 #[tokio::test]
-async fn dropping_says_what_is_not_needed() {
+async fn dropped_halves_reset_stream() {
     let (connection, mut peer, _driver) = connect(Config::default());
     let (read, write) = opened(&connection, &mut peer).await.into_split();
     drop(write);
-    let fin = Seen::Data { id: 1, fin: true, data: Vec::new() };
+    let fin = ReceivedFrame::Data { id: 1, fin: true, data: Vec::new() };
     assert_eq!(peer.next().await, Some(fin));
     drop(read);
-    assert_eq!(peer.next().await, Some(Seen::Reset { id: 1, status: 5 }));
-    // What was on its way is thrown away.
+    assert_eq!(peer.next().await, Some(ReceivedFrame::Reset { id: 1, status: 5 }));
+    // Data in flight is discarded.
     peer.data(1, false, b"late").await;
 
     let stream = opened(&connection, &mut peer).await;
     stream.reset(ResetStatus::INTERNAL_ERROR).unwrap();
-    assert_eq!(peer.next().await, Some(Seen::Reset { id: 3, status: 6 }));
+    assert_eq!(peer.next().await, Some(ReceivedFrame::Reset { id: 3, status: 6 }));
 
     // A stream that both sides have finished needs no reset.
     let mut stream = opened(&connection, &mut peer).await;
@@ -229,14 +229,14 @@ async fn dropping_says_what_is_not_needed() {
     stream.shutdown().await.unwrap();
     assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
     drop(stream);
-    let fin = Seen::Data { id: 5, fin: true, data: Vec::new() };
+    let fin = ReceivedFrame::Data { id: 5, fin: true, data: Vec::new() };
     assert_eq!(peer.next().await, Some(fin));
     let (id, ()) = (connection.open_stream(headers("next"), true).unwrap().id(), ());
-    assert!(matches!(peer.next().await, Some(Seen::Syn { id: 7, .. })) && id == 7);
+    assert!(matches!(peer.next().await, Some(ReceivedFrame::Syn { id: 7, .. })) && id == 7);
 }
 
 #[tokio::test]
-async fn the_last_handle_ends_the_driver() {
+async fn dropping_last_handle_ends_driver() {
     let (connection, mut peer, driver) = connect(Config::default());
     let (read, write) = opened(&connection, &mut peer).await.into_split();
     drop(connection.clone());
@@ -245,20 +245,20 @@ async fn the_last_handle_ends_the_driver() {
     settle().await;
     assert!(!driver.is_finished(), "the write half keeps the connection");
     drop(write);
-    timeout(SOON, driver).await.unwrap().unwrap().unwrap();
+    timeout(TIMEOUT, driver).await.unwrap().unwrap().unwrap();
     while peer.next().await.is_some() {}
 }
 
 #[tokio::test]
-async fn closing_says_good_bye() {
+async fn close_sends_goaway() {
     let (connection, mut peer, driver) = connect(Config::default());
     let mut stream = opened(&connection, &mut peer).await;
     stream.write_all(b"bye").await.unwrap();
     connection.close().await.unwrap();
     connection.close().await.unwrap();
-    let data = Seen::Data { id: 1, fin: false, data: b"bye".to_vec() };
+    let data = ReceivedFrame::Data { id: 1, fin: false, data: b"bye".to_vec() };
     assert_eq!(peer.next().await, Some(data));
-    assert_eq!(peer.next().await, Some(Seen::GoAway { last: 0, status: 0 }));
+    assert_eq!(peer.next().await, Some(ReceivedFrame::GoAway { last: 0, status: 0 }));
     assert_eq!(peer.next().await, None);
     assert_eq!(stream.read(&mut [0]).await.unwrap_err().kind(), io::ErrorKind::NotConnected);
     assert!(matches!(connection.open_stream(headers("x"), true), Err(Error::Closed)));
@@ -266,7 +266,7 @@ async fn closing_says_good_bye() {
 }
 
 #[tokio::test]
-async fn a_peer_that_goes_away_takes_no_more_streams() {
+async fn goaway_of_peer_refuses_new_streams() {
     let (connection, mut peer, driver) = connect(Config::default());
     let mut first = opened(&connection, &mut peer).await;
     let mut second = connection.open_stream(headers("late"), false).unwrap();
@@ -284,52 +284,56 @@ async fn a_peer_that_goes_away_takes_no_more_streams() {
 }
 
 #[tokio::test]
-async fn pings_go_both_ways() {
+async fn pings_are_sent_and_answered() {
     let (connection, mut peer, _driver) = connect(Config::default());
     let ping = tokio::spawn({
         let connection = connection.clone();
         async move { connection.ping().await }
     });
-    assert_eq!(peer.next().await, Some(Seen::Ping(1)));
+    assert_eq!(peer.next().await, Some(ReceivedFrame::Ping(1)));
     peer.control(PING, 0, &8_u32.to_be_bytes()).await;
-    assert_eq!(peer.next().await, Some(Seen::Ping(8)));
+    assert_eq!(peer.next().await, Some(ReceivedFrame::Ping(8)));
     settle().await;
     assert!(!ping.is_finished());
     peer.control(PING, 0, &1_u32.to_be_bytes()).await;
-    assert!(ping.await.unwrap().unwrap() < SOON);
+    assert!(ping.await.unwrap().unwrap() < TIMEOUT);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quiet_connection_is_kept_alive() {
+async fn idle_connection_sends_pings() {
     let start = tokio::time::Instant::now();
     let (_connection, mut peer, _driver) =
         connect(Config::default().keep_alive(Duration::from_secs(30)));
     for id in [1, 3, 5] {
-        assert_eq!(peer.next().await, Some(Seen::Ping(id)));
+        assert_eq!(peer.next().await, Some(ReceivedFrame::Ping(id)));
     }
     assert_eq!(start.elapsed().as_secs(), 90);
 }
 
 #[tokio::test(start_paused = true)]
-async fn busy_connection_gets_no_pings() {
-    let (_connection, mut peer, _driver) = connect(kept_alive());
+async fn busy_connection_sends_no_pings() {
+    let (_connection, mut peer, _driver) = connect(keep_alive_config());
     for _ in 0..20 {
         tokio::time::sleep(Duration::from_secs(2)).await;
         peer.control(PING, 0, &2_u32.to_be_bytes()).await;
-        assert_eq!(peer.next().await, Some(Seen::Ping(2)), "the answer, and no ping before it");
+        assert_eq!(
+            peer.next().await,
+            Some(ReceivedFrame::Ping(2)),
+            "the response, and no ping before it"
+        );
     }
-    assert_eq!(peer.next().await, Some(Seen::Ping(1)), "it is quiet now");
+    assert_eq!(peer.next().await, Some(ReceivedFrame::Ping(1)), "the connection is idle now");
 }
 
-fn kept_alive() -> Config {
+fn keep_alive_config() -> Config {
     Config::default().keep_alive(Duration::from_secs(5)).silence_limit(Duration::from_secs(60))
 }
 
-/// Answers `count` pings.
+/// Responds to `count` pings.
 async fn answer(peer: &mut Peer, count: usize) {
     let mut answered = 0;
     while answered < count {
-        if let Some(Seen::Ping(id)) = peer.next().await {
+        if let Some(ReceivedFrame::Ping(id)) = peer.next().await {
             peer.control(PING, 0, &id.to_be_bytes()).await;
             answered += 1;
         }
@@ -337,12 +341,12 @@ async fn answer(peer: &mut Peer, count: usize) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn peer_that_answers_no_ping_for_long_is_lost() {
-    let (connection, mut peer, driver) = connect(kept_alive());
+async fn peer_without_ping_responses_is_silent() {
+    let (connection, mut peer, driver) = connect(keep_alive_config());
     let mut stream = opened(&connection, &mut peer).await;
     stream.write_all(b"little").await.unwrap();
     answer(&mut peer, 20).await;
-    assert!(!driver.is_finished(), "a peer that answers is there, however little it says");
+    assert!(!driver.is_finished(), "a peer that answers pings is alive");
     let silent = tokio::time::Instant::now();
     let error = stream.read(&mut [0]).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
@@ -352,16 +356,16 @@ async fn peer_that_answers_no_ping_for_long_is_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn peer_that_may_wait_for_its_process_is_not_lost() {
-    let (connection, mut peer, driver) = connect(kept_alive());
+async fn peer_waiting_for_its_process_is_not_silent() {
+    let (connection, mut peer, driver) = connect(keep_alive_config());
     let mut stream = opened(&connection, &mut peer).await;
     stream.write_all(&[b'x'; 16 << 10]).await.unwrap();
-    // Nothing is answered: the process does not read its input.
+    // No response: the process does not read its input.
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert!(!driver.is_finished());
-    // It has read it, and everything is answered. Now silence counts again.
+    // The process has read its input, and all pings are answered. Silence counts again.
     while let Ok(Some(frame)) = timeout(Duration::from_secs(1), peer.next()).await {
-        if let Seen::Ping(id) = frame {
+        if let ReceivedFrame::Ping(id) = frame {
             peer.control(PING, 0, &id.to_be_bytes()).await;
         }
     }
@@ -371,22 +375,22 @@ async fn peer_that_may_wait_for_its_process_is_not_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn output_that_nobody_reads_is_no_silence() {
-    let (connection, mut peer, driver) = connect(kept_alive().receive_buffer(1));
+async fn unread_output_is_not_silence() {
+    let (connection, mut peer, driver) = connect(keep_alive_config().receive_buffer(1));
     let mut stream = opened(&connection, &mut peer).await;
     peer.data(1, false, b"output").await;
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert!(!driver.is_finished(), "nothing was read meanwhile");
     assert_eq!(stream.read(&mut [0; 16]).await.unwrap(), 6);
     tokio::time::sleep(Duration::from_secs(30)).await;
-    assert!(!driver.is_finished(), "the time counts from when reading began again");
+    assert!(!driver.is_finished(), "the time counts from the resumption of reading");
     let error = stream.read(&mut [0]).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     driver.await.unwrap().unwrap_err();
 }
 
 #[tokio::test]
-async fn frames_that_change_nothing_change_nothing() {
+async fn redundant_frames_are_ignored() {
     let (connection, mut peer, _driver) = connect(Config::default());
     let mut stream = opened(&connection, &mut peer).await;
     peer.pair(WINDOW_UPDATE, 1, 65536).await;
@@ -395,7 +399,7 @@ async fn frames_that_change_nothing_change_nothing() {
     let mut payload = 1_u32.to_be_bytes().to_vec();
     payload.extend(peer.block(&[("more", "headers")]));
     peer.control(HEADERS, 0, &payload).await;
-    // A second reply, and one for a stream that never was.
+    // A second reply, and one for a stream that does not exist.
     peer.reply(1, &[("second", "reply")]).await;
     peer.reply(99, &[]).await;
     peer.data(1, true, b"there").await;
@@ -407,19 +411,19 @@ async fn frames_that_change_nothing_change_nothing() {
 }
 
 #[tokio::test]
-async fn streams_that_nobody_asked_for_are_refused() {
+async fn streams_opened_by_server_are_refused() {
     let (_connection, mut peer, _driver) = connect(Config::default());
     let mut payload = [2_u32.to_be_bytes(), [0; 4]].concat();
     payload.extend([0, 0]);
     payload.extend(peer.block(&[("push", "this")]));
     peer.control(SYN_STREAM, 0, &payload).await;
-    assert_eq!(peer.next().await, Some(Seen::Reset { id: 2, status: 3 }));
+    assert_eq!(peer.next().await, Some(ReceivedFrame::Reset { id: 2, status: 3 }));
     peer.data(4, false, b"x").await;
-    assert_eq!(peer.next().await, Some(Seen::Reset { id: 4, status: 2 }));
+    assert_eq!(peer.next().await, Some(ReceivedFrame::Reset { id: 4, status: 2 }));
 }
 
 #[tokio::test]
-async fn a_peer_that_asks_and_never_listens_is_read_no_further() {
+async fn peer_that_never_reads_applies_backpressure() {
     let (_connection, peer, _driver) = connect(Config::default());
     let ping = [[0x80, 3, 0, 6], [0, 0, 0, 4], [0, 0, 0, 2]].concat();
     let pings = ping.repeat(20_000);
@@ -438,24 +442,24 @@ async fn a_peer_that_asks_and_never_listens_is_read_no_further() {
         }
     });
     settle().await;
-    // One backlog of answers, one read, and what the transport holds in both directions.
+    // One queue of responses, one read, and the transport's buffers in both directions.
     let stopped = taken.load(Ordering::SeqCst);
     assert!(stopped <= 2 * 64 * 1024 + 3 * 4096, "{stopped} of {length}");
-    // It goes on when the answers are read.
+    // Reading resumes when the responses are read.
     let mut answers = vec![0; length];
-    timeout(SOON, read.read_exact(&mut answers)).await.unwrap().unwrap();
+    timeout(TIMEOUT, read.read_exact(&mut answers)).await.unwrap().unwrap();
     assert!(answers == ping.repeat(20_000));
     writer.await.unwrap();
 }
 
 #[tokio::test]
-async fn nonsense_ends_everything_with_its_reason() {
+async fn invalid_bytes_end_connection_with_error() {
     let (connection, mut peer, driver) = connect(Config::default());
     let mut stream = opened(&connection, &mut peer).await;
     peer.raw(b"HTTP/1.1 400 Bad Request\r\n\r\n\x80\x09\x00\x01\0\0\0\0").await;
-    // Text looks like the head of a large data frame of a stream that never was: it is refused, and
-    // the end of the transport is the end.
-    assert!(matches!(peer.next().await, Some(Seen::Reset { status: 2, .. })));
+    // Text is parsed as the header of a large data frame of an unknown stream, which is refused;
+    // the connection ends with the transport.
+    assert!(matches!(peer.next().await, Some(ReceivedFrame::Reset { status: 2, .. })));
     drop(peer);
     let error = stream.read(&mut [0]).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::NotConnected);
@@ -471,7 +475,7 @@ async fn nonsense_ends_everything_with_its_reason() {
 }
 
 #[tokio::test]
-async fn a_dropped_driver_leaves_nobody_waiting() {
+async fn dropped_driver_wakes_all_waiters() {
     let (connection, mut peer, driver) = connect(Config::default());
     let mut stream = opened(&connection, &mut peer).await;
     let ping = tokio::spawn({
@@ -480,16 +484,16 @@ async fn a_dropped_driver_leaves_nobody_waiting() {
     });
     peer.next().await.unwrap();
     driver.abort();
-    assert!(matches!(timeout(SOON, ping).await.unwrap().unwrap(), Err(Error::Closed)));
+    assert!(matches!(timeout(TIMEOUT, ping).await.unwrap().unwrap(), Err(Error::Closed)));
     assert_eq!(stream.read(&mut [0]).await.unwrap_err().kind(), io::ErrorKind::NotConnected);
     assert_eq!(stream.write(b"x").await.unwrap_err().kind(), io::ErrorKind::NotConnected);
-    timeout(SOON, connection.close()).await.unwrap().unwrap();
+    timeout(TIMEOUT, connection.close()).await.unwrap().unwrap();
 }
 
-/// Takes no byte from the moment when the test says so.
-struct Deaf(Arc<AtomicBool>, tokio::io::WriteHalf<DuplexStream>);
+/// Stops accepting bytes when the flag is set.
+struct BlockedWriter(Arc<AtomicBool>, tokio::io::WriteHalf<DuplexStream>);
 
-impl AsyncWrite for Deaf {
+impl AsyncWrite for BlockedWriter {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -511,11 +515,11 @@ impl AsyncWrite for Deaf {
 }
 
 #[tokio::test]
-async fn what_a_peer_said_before_it_stopped_listening_is_read() {
+async fn data_before_failed_write_is_read() {
     let (here, there) = duplex(4096);
     let (read, write) = tokio::io::split(here);
     let deaf = Arc::new(AtomicBool::new(false));
-    let io = tokio::io::join(read, Deaf(Arc::clone(&deaf), write));
+    let io = tokio::io::join(read, BlockedWriter(Arc::clone(&deaf), write));
     let (connection, driver): (_, Driver<_>) = Connection::new(io, Config::default()).unwrap();
     let driver = tokio::spawn(driver);
     let mut peer = Peer::new(there);
@@ -526,33 +530,33 @@ async fn what_a_peer_said_before_it_stopped_listening_is_read() {
     peer.data(1, true, b"the outcome").await;
     assert_eq!(read.chunk().await.unwrap().as_deref(), Some(b"the outcome".as_slice()));
     assert_eq!(read.chunk().await.unwrap(), None);
-    // There is nobody to say good-bye to.
-    timeout(SOON, connection.close()).await.unwrap().unwrap();
-    timeout(SOON, driver).await.unwrap().unwrap().unwrap();
+    // The peer does not read, so no `GOAWAY` is sent.
+    timeout(TIMEOUT, connection.close()).await.unwrap().unwrap();
+    timeout(TIMEOUT, driver).await.unwrap().unwrap().unwrap();
     assert_eq!(peer.next().await, None);
 }
 
 #[tokio::test]
-async fn a_buffer_of_nothing_is_still_a_buffer() {
+async fn zero_receive_buffer_still_receives() {
     let (connection, mut peer, _driver) =
         connect(Config::default().receive_buffer(0).send_buffer(0));
     let mut stream = opened(&connection, &mut peer).await;
     peer.data(1, true, b"in").await;
     let mut text = String::new();
-    timeout(SOON, stream.read_to_string(&mut text)).await.unwrap().unwrap();
+    timeout(TIMEOUT, stream.read_to_string(&mut text)).await.unwrap().unwrap();
     assert_eq!(text, "in");
-    timeout(SOON, stream.write_all(b"out")).await.unwrap().unwrap();
-    let data = Seen::Data { id: 1, fin: false, data: b"out".to_vec() };
+    timeout(TIMEOUT, stream.write_all(b"out")).await.unwrap().unwrap();
+    let data = ReceivedFrame::Data { id: 1, fin: false, data: b"out".to_vec() };
     assert_eq!(peer.next().await, Some(data));
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever a server sends: the connection ends when the transport does, with an answer for
-    /// everyone who waits.
+    /// For any bytes from a server, the connection ends with the transport, and every waiter
+    /// receives a result.
     #[test]
-    fn any_server_is_survived(bytes in prop::collection::vec(any::<u8>(), 0..600), control: bool) {
+    fn arbitrary_server_bytes_end_connection_cleanly(bytes in prop::collection::vec(any::<u8>(), 0..600), control: bool) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let (connection, mut peer, driver) = connect(Config::default());
@@ -563,8 +567,8 @@ proptest! {
             peer.raw(&bytes).await;
             drop(peer);
             let mut sink = Vec::new();
-            let _ = timeout(SOON, stream.read_to_end(&mut sink)).await.expect("the reader ends");
-            let _ = timeout(SOON, driver).await.expect("the driver ends").unwrap();
+            let _ = timeout(TIMEOUT, stream.read_to_end(&mut sink)).await.expect("the reader ends");
+            let _ = timeout(TIMEOUT, driver).await.expect("the driver ends").unwrap();
         });
     }
 }

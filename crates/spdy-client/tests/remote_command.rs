@@ -1,4 +1,4 @@
-//! Remote commands against a server that is played: the upgrade, the streams, and every ending.
+//! Remote commands against a scripted server: the upgrade, the streams, and every kind of exit.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
@@ -7,20 +7,20 @@ mod peer;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Uri, header};
-use peer::{GOAWAY, Peer, Seen};
+use peer::{GOAWAY, Peer, ReceivedFrame};
 use spdy_client::remote_command::{
     Error, Failure, Options, Outcome, Output, Session, Streams, open, start,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::time::timeout;
 
-const SOON: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 const ACCEPTED: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
     Upgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n\r\n";
 
-/// A session with these streams, and the server's side of it. The streams have the ids 1 (error),
-/// then 3, 5, ... in the order stdin, stdout, stderr, resize.
+/// Returns a session with these streams, and its server side. The stream ids are 1 (error), then 3,
+/// 5, ... in the order stdin, stdout, stderr, resize.
 async fn session(streams: Streams) -> (Session, Peer) {
     let (here, there) = duplex(4096);
     let mut peer = Peer::new(there);
@@ -30,10 +30,10 @@ async fn session(streams: Streams) -> (Session, Peer) {
             .filter(|wanted| *wanted)
             .count();
         let mut opened = Vec::new();
-        // All of them come before the first answer.
+        // All streams are opened before the first reply.
         for _ in 0..wanted {
             match peer.next().await {
-                Some(Seen::Syn { id, fin: false, headers }) => opened.push((id, headers)),
+                Some(ReceivedFrame::Syn { id, fin: false, headers }) => opened.push((id, headers)),
                 other => panic!("{other:?}"),
             }
         }
@@ -62,7 +62,7 @@ async fn session(streams: Streams) -> (Session, Peer) {
 async fn all(output: &mut Option<Output>) -> Result<Vec<u8>, Error> {
     let output = output.as_mut().expect("the session has the output");
     let mut bytes = Vec::new();
-    while let Some(chunk) = timeout(SOON, output.chunk()).await.unwrap()? {
+    while let Some(chunk) = timeout(TIMEOUT, output.chunk()).await.unwrap()? {
         bytes.extend_from_slice(&chunk);
     }
     Ok(bytes)
@@ -77,14 +77,14 @@ async fn read_head(io: &mut DuplexStream) -> String {
 }
 
 #[tokio::test]
-async fn the_upgrade_asks_for_what_it_needs() {
+async fn upgrade_request_has_required_headers() {
     let (here, mut there) = duplex(4096);
     let uri: Uri = "http://engine:10010/exec/token?x=1".parse().unwrap();
     let mut headers = HeaderMap::new();
     headers.insert(header::AUTHORIZATION, HeaderValue::from_static("Bearer t"));
     let server = async {
         let head = read_head(&mut there).await;
-        // The first frames of a server may come in one packet with its answer.
+        // The first frames of a server may share a packet with its response.
         there.write_all(ACCEPTED.as_bytes()).await.unwrap();
         let mut peer = Peer::new(there);
         peer.accept().await;
@@ -109,11 +109,11 @@ async fn the_upgrade_asks_for_what_it_needs() {
 }
 
 #[tokio::test]
-async fn a_refusal_has_the_servers_words() {
+async fn refusal_has_message_of_server() {
     let cases = [
         ("HTTP/1.1 404 Not Found\r\nContent-Length: 5\r\n\r\ngone\n", 404, "gone"),
         ("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", 403, ""),
-        // A body that never comes whole.
+        // An incomplete body.
         ("HTTP/1.1 500 Internal Server Error\r\nContent-Length: 99\r\n\r\nhalf", 500, "half"),
         ("HTTP/1.1 200 OK\r\n\r\nhello", 200, "hello"),
     ];
@@ -126,7 +126,7 @@ async fn a_refusal_has_the_servers_words() {
         };
         let uri = Uri::from_static("http://engine/exec");
         let options = Options::default();
-        let open = timeout(SOON, open(here, &uri, HeaderMap::new(), &options));
+        let open = timeout(TIMEOUT, open(here, &uri, HeaderMap::new(), &options));
         let (session, ()) = tokio::join!(open, server);
         match session.unwrap().unwrap_err() {
             Error::Refused { status, message } => {
@@ -138,12 +138,12 @@ async fn a_refusal_has_the_servers_words() {
 }
 
 #[tokio::test]
-async fn a_long_refusal_is_cut() {
+async fn long_refusal_is_truncated() {
     let (here, mut there) = duplex(4096);
     let server = async {
         read_head(&mut there).await;
         let _ = there.write_all(b"HTTP/1.1 500 No\r\nContent-Length: 1000000\r\n\r\n").await;
-        // It is not read to its end.
+        // The client does not read to the end.
         while there.write_all(&[b'x'; 1024]).await.is_ok() {}
     };
     let uri = Uri::from_static("http://engine/exec");
@@ -152,11 +152,11 @@ async fn a_long_refusal_is_cut() {
         let error = open(here, &uri, HeaderMap::new(), &options).await.unwrap_err();
         assert!(matches!(error, Error::Refused { message, .. } if message.len() == 8 * 1024));
     };
-    timeout(SOON, async { tokio::join!(open, server) }).await.unwrap();
+    timeout(TIMEOUT, async { tokio::join!(open, server) }).await.unwrap();
 }
 
 #[tokio::test]
-async fn another_protocol_is_no_upgrade() {
+async fn upgrade_to_other_protocol_returns_negotiation_error() {
     let cases = [
         ACCEPTED.replace("v4", "v3"),
         ACCEPTED.replace("SPDY/3.1", "websocket"),
@@ -178,7 +178,7 @@ async fn another_protocol_is_no_upgrade() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_gone_is_an_http_error() {
+async fn closed_connection_returns_http_error() {
     let (here, there) = duplex(4096);
     drop(there);
     let uri = Uri::from_static("http://engine/exec");
@@ -187,13 +187,15 @@ async fn a_server_that_is_gone_is_an_http_error() {
 }
 
 #[tokio::test]
-async fn nothing_is_written_before_the_server_is_ready() {
+async fn no_data_is_sent_before_reply() {
     let (here, there) = duplex(4096);
     let mut peer = Peer::new(there);
     let options = Options::new(Streams::none().stdin(true));
     let mut opening = tokio::spawn(async move { start(here, &options).await });
     for id in [1, 3] {
-        assert!(matches!(peer.next().await, Some(Seen::Syn { id: seen, .. }) if seen == id));
+        assert!(
+            matches!(peer.next().await, Some(ReceivedFrame::Syn { id: seen, .. }) if seen == id)
+        );
     }
     peer.reply(1, &[]).await;
     assert!(timeout(Duration::from_millis(50), &mut opening).await.is_err());
@@ -202,7 +204,7 @@ async fn nothing_is_written_before_the_server_is_ready() {
 }
 
 #[tokio::test]
-async fn a_refused_stream_is_an_error() {
+async fn refused_stream_returns_error() {
     let (here, there) = duplex(4096);
     let mut peer = Peer::new(there);
     let options = Options::new(Streams::outputs());
@@ -216,16 +218,16 @@ async fn a_refused_stream_is_an_error() {
     assert!(matches!(error, Error::Spdy(spdy_client::Error::Reset(_))), "{error:?}");
 }
 
-/// The order in which containerd 1.6 was seen to say things.
+/// The order of messages observed with containerd 1.6.
 #[tokio::test]
-async fn a_command_with_input_and_both_outputs() {
+async fn command_with_stdin_stdout_and_stderr() {
     let (mut session, mut peer) = session(Streams::outputs().stdin(true)).await;
     let mut stdin = session.stdin.take().unwrap();
     stdin.write_all(b"hello").await.unwrap();
-    let data = Seen::Data { id: 3, fin: false, data: b"hello".to_vec() };
+    let data = ReceivedFrame::Data { id: 3, fin: false, data: b"hello".to_vec() };
     assert_eq!(peer.next().await, Some(data));
     stdin.finish().await.unwrap();
-    assert_eq!(peer.next().await, Some(Seen::Data { id: 3, fin: true, data: Vec::new() }));
+    assert_eq!(peer.next().await, Some(ReceivedFrame::Data { id: 3, fin: true, data: Vec::new() }));
 
     peer.data(5, false, b"out").await;
     peer.data(7, false, b"err").await;
@@ -249,7 +251,7 @@ async fn a_command_with_input_and_both_outputs() {
 const NON_ZERO: &str = r#"{"metadata":{},"status":"Failure","message":"command terminated with non-zero exit code: exit code 42","reason":"NonZeroExitCode","details":{"causes":[{"reason":"ExitCode","message":"42"}]}}"#;
 
 #[tokio::test]
-async fn outputs_that_are_reset_after_the_outcome_have_ended() {
+async fn outputs_reset_after_outcome_end() {
     let (mut session, mut peer) = session(Streams::outputs()).await;
     peer.data(3, false, b"some").await;
     peer.data(
@@ -276,7 +278,7 @@ async fn outputs_that_are_reset_after_the_outcome_have_ended() {
 }
 
 #[tokio::test]
-async fn a_session_that_is_cut_has_no_outcome() {
+async fn interrupted_session_returns_no_outcome() {
     // The transport ends.
     let (mut session, mut peer) = self::session(Streams::outputs()).await;
     peer.data(3, false, b"some").await;
@@ -288,14 +290,14 @@ async fn a_session_that_is_cut_has_no_outcome() {
         assert!(matches!(error, Error::NoOutcome(Some(spdy_client::Error::Closed))), "{error:?}");
     }
 
-    // In the middle of the outcome.
+    // Within the outcome.
     let (session, mut peer) = self::session(Streams::none()).await;
     peer.data(1, false, br#"{"status":"Succ"#).await;
     drop(peer);
     let error = session.exit.wait().await.unwrap_err();
     assert!(matches!(error, Error::NoOutcome(Some(_))), "{error:?}");
 
-    // Streams are reset with nothing said.
+    // Streams are reset without an outcome.
     let (mut session, mut peer) = self::session(Streams::outputs()).await;
     peer.reset(3, 5).await;
     peer.data(1, true, &[]).await;
@@ -303,28 +305,28 @@ async fn a_session_that_is_cut_has_no_outcome() {
     assert!(matches!(error, Error::Spdy(spdy_client::Error::Reset(_))), "{error:?}");
     assert!(matches!(session.exit.wait().await, Err(Error::NoOutcome(None))));
 
-    // Something that is no outcome.
+    // Invalid outcome.
     let (session, mut peer) = self::session(Streams::none()).await;
     peer.data(1, true, b"v3 would say it so").await;
     assert!(matches!(session.exit.wait().await, Err(Error::MalformedOutcome)));
 }
 
 #[tokio::test]
-async fn an_endless_outcome_is_no_outcome() {
+async fn oversized_outcome_returns_malformed() {
     let (session, mut peer) = session(Streams::none()).await;
     let flood = tokio::spawn(async move {
         for _ in 0..2000 {
             peer.data(1, false, &[b' '; 1024]).await;
         }
     });
-    let outcome = timeout(SOON, session.exit.wait()).await.unwrap();
+    let outcome = timeout(TIMEOUT, session.exit.wait()).await.unwrap();
     assert!(matches!(outcome, Err(Error::MalformedOutcome)), "{outcome:?}");
     drop(session);
-    timeout(SOON, flood).await.unwrap().unwrap();
+    timeout(TIMEOUT, flood).await.unwrap().unwrap();
 }
 
 #[tokio::test]
-async fn a_wait_that_is_dropped_loses_nothing() {
+async fn dropped_wait_keeps_outcome() {
     let (session, mut peer) = session(Streams::none()).await;
     let (first, second) = NON_ZERO.split_at(50);
     peer.data(1, false, first.as_bytes()).await;
@@ -334,12 +336,12 @@ async fn a_wait_that_is_dropped_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_terminal_is_resized() {
+async fn terminal_is_resized() {
     let (session, mut peer) = session(Streams::terminal()).await;
     let resize = session.resize.as_ref().unwrap();
     resize.send(132, 43).await.unwrap();
     match peer.next().await {
-        Some(Seen::Data { id: 7, fin: false, data }) => {
+        Some(ReceivedFrame::Data { id: 7, fin: false, data }) => {
             let size: serde_json::Value = serde_json::from_slice(&data).unwrap();
             assert_eq!(size, serde_json::json!({"Width": 132, "Height": 43}));
         }
@@ -347,43 +349,43 @@ async fn a_terminal_is_resized() {
     }
     assert!(session.stderr.is_none() && session.stdin.is_some());
     drop(peer);
-    let cut = timeout(SOON, async { while resize.send(1, 1).await.is_ok() {} }).await;
+    let cut = timeout(TIMEOUT, async { while resize.send(1, 1).await.is_ok() {} }).await;
     assert!(cut.is_ok(), "a terminal that is gone cannot be resized");
 }
 
 #[tokio::test]
-async fn a_dropped_output_blocks_nothing() {
+async fn dropped_output_does_not_block() {
     let (mut session, mut peer) = session(Streams::outputs()).await;
     drop(session.stderr.take());
     for _ in 0..1000 {
-        timeout(SOON, peer.data(5, false, &[b'e'; 1024])).await.unwrap();
+        timeout(TIMEOUT, peer.data(5, false, &[b'e'; 1024])).await.unwrap();
     }
     peer.data(3, true, b"out").await;
     assert_eq!(all(&mut session.stdout).await.unwrap(), b"out");
 }
 
 #[tokio::test]
-async fn the_last_part_closes_the_connection() {
+async fn dropping_last_part_closes_connection() {
     let (session, mut peer) = session(Streams::terminal()).await;
     let Session { stdin, stdout, stderr, resize, exit, .. } = session;
     drop((stdout, stderr, resize, exit));
     peer.data(3, false, b"?").await;
-    // Standard input is there still; what the rest says by going does not matter here.
+    // stdin is still open; messages of the other streams are not relevant here.
     let mut stdin = stdin.unwrap();
     stdin.write_all(b"typed").await.unwrap();
     loop {
-        match timeout(SOON, peer.next()).await.unwrap() {
-            Some(Seen::Data { id: 3, data, .. }) if data == b"typed" => break,
+        match timeout(TIMEOUT, peer.next()).await.unwrap() {
+            Some(ReceivedFrame::Data { id: 3, data, .. }) if data == b"typed" => break,
             Some(_) => {}
             None => panic!("the connection was closed"),
         }
     }
     drop(stdin);
-    while timeout(SOON, peer.next()).await.unwrap().is_some() {}
+    while timeout(TIMEOUT, peer.next()).await.unwrap().is_some() {}
 }
 
 #[test]
-fn outcomes_are_read() {
+fn outcome_is_parsed() {
     let read = |status: &str| Outcome::parse(status.as_bytes());
     assert_eq!(read(r#"{"metadata":{},"status":"Success"}"#).unwrap(), Outcome::Success);
     assert_eq!(read(NON_ZERO).unwrap(), Outcome::ExitCode(42));

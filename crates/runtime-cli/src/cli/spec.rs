@@ -1,4 +1,4 @@
-//! The options that `create` and `run` have in common.
+//! Options shared by `create` and `run`.
 
 use std::path::{Path, PathBuf};
 
@@ -8,28 +8,29 @@ use runtime_core::{ContainerSpec, Gpus, Image, Interactive, Mount, PullPolicy};
 
 use crate::units;
 
-/// What a container is to be, in the words of Docker's command.
+/// Container options, named as in Docker's CLI.
 #[derive(Debug, Args)]
 pub(crate) struct SpecArguments {
-    /// Its name [default: a random one]
+    /// The container's name [default: random]
     #[arg(long)]
     pub(crate) name: Option<String>,
-    /// Keeps its standard input open
+    /// Keeps standard input open
     #[arg(long, short)]
     pub(crate) interactive: bool,
-    /// Gives it a terminal
+    /// Allocates a terminal
     #[arg(long, short)]
     pub(crate) tty: bool,
-    /// A variable; without a value, the one of this command's environment, and removed if unset there
+    /// Sets a variable; without a value, takes it from the environment of this process, and removes
+    /// it if unset there
     #[arg(long, short, value_name = "NAME[=VALUE]")]
     env: Vec<String>,
-    /// A file with a variable on each line
+    /// A file with one variable per line
     #[arg(long, value_name = "FILE")]
     env_file: Vec<PathBuf>,
     /// A label
     #[arg(long, short, value_name = "KEY[=VALUE]")]
     label: Vec<String>,
-    /// Shows a host folder or file inside
+    /// Mounts a directory or file of the host
     #[arg(long, short, value_name = "HOST:CONTAINER[:ro]")]
     volume: Vec<String>,
     /// Publishes a TCP port on a free port of the host, which `ps` and `inspect` show
@@ -44,47 +45,46 @@ pub(crate) struct SpecArguments {
     /// The limit on CPUs, such as 0.5
     #[arg(long)]
     cpus: Option<f64>,
-    /// The weight of CPU against other containers; one without has 1024. On Kubernetes only with
+    /// The CPU weight relative to other containers, 1024 by default. On Kubernetes this requires
     /// `cpu_shares` in the configuration file
     #[arg(long, short)]
     cpu_shares: Option<u64>,
-    /// GPUs: how many, or device=ID,ID. There is no `all`: no engine is asked what it has. On
-    /// Kubernetes only how many, and with `gpu_resource` in the configuration file
+    /// GPUs: a count, or device=ID,ID. `all` is not supported, because engines do not report their
+    /// GPUs. On Kubernetes this is a count and requires `gpu_resource` in the configuration file
     #[arg(long)]
     gpus: Option<String>,
     /// The user, or user:group
     #[arg(long, short)]
     user: Option<String>,
-    /// One more group
+    /// An additional group
     #[arg(long)]
     group_add: Vec<String>,
-    /// The folder that the command runs in
-    #[arg(long, short, value_name = "FOLDER")]
+    /// The working directory of the command
+    #[arg(long, short, value_name = "DIRECTORY")]
     workdir: Option<String>,
-    /// The host name inside
+    /// The host name in the container
     #[arg(long, short = 'h', short_alias = 'H')]
     hostname: Option<String>,
-    /// The executable, in place of the image's. An empty one clears the image's: the command is run
-    /// as it stands
+    /// Replaces the executable of the image. An empty value clears it: the command is run as given
     #[arg(long)]
     entrypoint: Option<String>,
-    /// The signal that stops it
+    /// The signal that stops the container
     #[arg(long)]
     stop_signal: Option<String>,
-    /// How long a stop may take before it is killed, in seconds
+    /// Seconds that a stop may take before the container is killed
     #[arg(long, value_name = "SECONDS")]
     stop_timeout: Option<f64>,
     /// When to pull the image: always, missing or never
     #[arg(long, default_value = "missing")]
     pull: String,
-    /// Shows no progress of the pull
+    /// Hides the progress of the pull
     #[arg(long, short)]
     pub(crate) quiet: bool,
     /// Prints help
     #[arg(long, action = ArgAction::Help)]
     help: Option<bool>,
-    /// The image, then the command and its arguments in place of the image's: all that stands after
-    /// the image is theirs
+    /// The image, then the command and its arguments, which replace those of the image: everything
+    /// after the image belongs to the command
     #[arg(
         required = true,
         num_args = 1..,
@@ -95,7 +95,7 @@ pub(crate) struct SpecArguments {
 }
 
 impl SpecArguments {
-    /// As a spec.
+    /// Returns the container spec.
     pub(crate) fn spec(&self) -> Result<ContainerSpec> {
         let (image, words) = self.words.split_first().context("no image is named")?;
         let mut spec = ContainerSpec::new(Image::new(image));
@@ -104,9 +104,11 @@ impl SpecArguments {
         let given = Some(words.to_vec()).filter(|words| !words.is_empty());
         match self.entrypoint.as_deref() {
             None => spec.arguments = given,
-            // It clears the image's, and its arguments with it, as with Docker.
+            // An empty entrypoint clears the image's entrypoint and arguments, as in Docker.
             Some("") if given.is_none() => {
-                bail!("--entrypoint \"\" leaves nothing to run: a command has to follow the image")
+                bail!(
+                    "--entrypoint \"\" leaves nothing to run: a command is required after the image"
+                )
             }
             Some("") => spec.command = given,
             Some(path) => (spec.command, spec.arguments) = (Some(vec![path.to_owned()]), given),
@@ -118,10 +120,11 @@ impl SpecArguments {
         };
         for file in &self.env_file {
             let text = std::fs::read_to_string(file)
-                .with_context(|| format!("the file {}", file.display()))?;
+                .with_context(|| format!("failed to read {}", file.display()))?;
             let lines = text.lines().map(str::trim_start);
             for line in lines.filter(|line| !line.is_empty() && !line.starts_with('#')) {
-                // A name alone that is not set here is left out, as Docker does it in a file.
+                // As in Docker, a name without a value that is unset in this environment is
+                // skipped.
                 if let (name, Some(value)) = variable(line) {
                     spec = spec.env(name, value);
                 }
@@ -155,8 +158,8 @@ impl SpecArguments {
     }
 }
 
-/// Parses a variable. A name alone has the value of this command's environment; without one there,
-/// the variable is to be removed.
+/// Parses a variable. A name without a value takes its value from this process's environment;
+/// `None` means that the variable is removed.
 pub(crate) fn variable(text: &str) -> (String, Option<String>) {
     match text.split_once('=') {
         Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
@@ -165,18 +168,18 @@ pub(crate) fn variable(text: &str) -> (String, Option<String>) {
 }
 
 fn mount(text: &str) -> Result<Mount> {
-    // A path on either side may have a colon, but not in this short form, as with Docker.
+    // As in Docker, the short form does not support colons in paths.
     let parts: Vec<_> = text.split(':').collect();
     let (source, target, read_only) = match parts[..] {
         [source, target] | [source, target, "rw"] => (source, target, false),
         [source, target, "ro"] => (source, target, true),
-        _ => bail!("{text:?} is no mount such as /host/folder:/folder or /host/folder:/folder:ro"),
+        _ => bail!("{text:?} is not a mount such as /host/dir:/dir or /host/dir:/dir:ro"),
     };
     let path = Path::new(source);
     let source = match path.is_absolute() {
         true => path.to_owned(),
         false if source.starts_with('.') => std::path::absolute(path)?,
-        false => bail!("{text:?}: {source:?} is no path; volumes with names are not offered"),
+        false => bail!("{text:?}: {source:?} is not a path; named volumes are not supported"),
     };
     Ok(if read_only { Mount::read_only(source, target) } else { Mount::new(source, target) })
 }
@@ -188,7 +191,7 @@ fn port(text: &str) -> Result<u16> {
             "{text:?}: ports are published on a free port of the host; give the container's only"
         );
     }
-    number.parse().with_context(|| format!("{text:?} is no TCP port"))
+    number.parse().with_context(|| format!("{text:?} is not a TCP port"))
 }
 
 fn gpus(text: &str) -> Result<Gpus> {
@@ -200,7 +203,7 @@ fn gpus(text: &str) -> Result<Gpus> {
     match count.parse() {
         Ok(count) => Ok(Gpus::Count(count)),
         Err(_) if count == "all" => {
-            bail!("--gpus all is not offered: say how many GPUs, or device=ID,ID")
+            bail!("--gpus all is not supported: use a number of GPUs, or device=ID,ID")
         }
         Err(_) => bail!("{text:?} is neither a number of GPUs nor device=ID,ID"),
     }
@@ -223,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn dockers_words() {
+    fn docker_options_are_parsed() {
         let spec = spec(
             "-it --rm --name n -e A=1 -e B=x=y -l k=v -l bare -v /a:/b:ro -v /c:/d -p 80 -m 512m \
              --shm-size 1g --cpus 1.5 -c 512 --gpus device=0,1 -u 1:2 --group-add 3 -w /w -H h \
@@ -255,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_after_the_image_is_the_commands() {
+    fn arguments_after_image_belong_to_command() {
         for (line, image, words) in [
             ("img", "img", ""),
             ("img -v x", "img", "-v x"),
@@ -278,21 +281,21 @@ mod tests {
     }
 
     #[test]
-    fn an_entrypoint_of_nothing_leaves_the_words() {
+    fn empty_entrypoint_makes_arguments_the_command() {
         let spec = spec("--entrypoint= image sh -c x").unwrap();
         assert_eq!(spec.command, Some(vec!["sh".into(), "-c".into(), "x".into()]));
         assert_eq!(spec.arguments, None);
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn invalid_option_is_named_in_error() {
         for (line, word) in [
             ("-v /a image", "mount"),
-            ("-v name:/b image", "names"),
+            ("-v name:/b image", "named volumes"),
             ("-p 80:80 image", "free port"),
             ("-p x image", "TCP port"),
             ("-m much image", "size"),
-            ("--gpus all image", "not offered"),
+            ("--gpus all image", "not supported"),
             ("--gpus some image", "neither"),
             ("--pull maybe image", "maybe"),
             ("--stop-signal NONE image", "NONE"),

@@ -17,19 +17,19 @@ use crate::cli::Cp;
 use crate::exit_code::killed_by;
 use crate::pipes::{self, Sink};
 use crate::signals::Signals;
-use crate::{find, terminal};
+use crate::{resolve, terminal};
 
-/// How many links are followed one after another, as Linux has it.
-const LINKS: usize = 40;
+/// Maximum number of links followed in one path, as in Linux.
+const LINKS_MAX: usize = 40;
 
 /// One side of a copy.
 #[derive(Debug, PartialEq, Eq)]
 enum Side<'a> {
-    /// In a container.
+    /// A path in a container.
     Container { name: &'a str, path: &'a str },
-    /// Here.
+    /// A local path.
     Local(&'a str),
-    /// A tar stream on a standard stream.
+    /// A tar stream on stdin or stdout.
     Stream,
 }
 
@@ -37,7 +37,7 @@ impl<'a> Side<'a> {
     fn parse(text: &'a str) -> Self {
         match text.split_once(':') {
             _ if text == "-" => Self::Stream,
-            // A local path with a colon begins with a dot or a slash, as with Docker.
+            // As in Docker's CLI, a local path with a colon starts with a dot or a slash.
             Some((name, path)) if !name.is_empty() && !name.starts_with(['.', '/']) => {
                 Self::Container { name, path }
             }
@@ -52,20 +52,20 @@ pub(crate) async fn cp(runtime: Arc<dyn Runtime>, arguments: Cp) -> Result<u8> {
     let work = async {
         match (Side::parse(&arguments.source), Side::parse(&arguments.target)) {
             (Side::Container { name, path }, target) => {
-                let container = find::container(&*runtime, name).await?;
+                let container = resolve::container(&*runtime, name).await?;
                 match target {
                     Side::Local(to) => fetch(&*container, path, Path::new(to)).await,
                     Side::Stream => fetch_stream(&*container, path).await,
-                    Side::Container { .. } => bail!("one side has to be here: use `-` and a pipe"),
+                    Side::Container { .. } => bail!("one side has to be local: use `-` and a pipe"),
                 }
             }
             (Side::Local(from), Side::Container { name, path }) => {
-                let container = find::container(&*runtime, name).await?;
+                let container = resolve::container(&*runtime, name).await?;
                 send(&*container, from, path).await
             }
             (Side::Stream, Side::Container { name, path }) => {
                 ensure!(!terminal::on_stdin(), "a tar stream is expected on standard input");
-                let container = find::container(&*runtime, name).await?;
+                let container = resolve::container(&*runtime, name).await?;
                 let content = futures_util::stream::unfold(pipes::stdin(), async |mut pieces| {
                     let piece = pieces.recv().await?;
                     Some((piece.map_err(unreadable), pieces))
@@ -73,7 +73,7 @@ pub(crate) async fn cp(runtime: Arc<dyn Runtime>, arguments: Cp) -> Result<u8> {
                 let path = from_root(path)?;
                 Ok(container.copy_in(&path, content.boxed(), CopyInOptions::default()).await?)
             }
-            _ => bail!("neither side is in a container: write CONTAINER:PATH"),
+            _ => bail!("neither side is in a container: use CONTAINER:PATH"),
         }
     };
     tokio::select! {
@@ -85,12 +85,12 @@ pub(crate) async fn cp(runtime: Arc<dyn Runtime>, arguments: Cp) -> Result<u8> {
 fn unreadable(error: std::io::Error) -> Error {
     Error::new(ErrorKind::InvalidArgument)
         .with_field("content")
-        .with_message("the source cannot be read")
+        .with_message("failed to read the source")
         .with_source(error)
 }
 
 async fn fetch_stream(container: &dyn Container, path: &str) -> Result<()> {
-    ensure!(!terminal::on_stdout(), "a tar stream is not for a terminal: use a pipe");
+    ensure!(!terminal::on_stdout(), "failed to write a tar stream to a terminal: use a pipe");
     let mut stream = container.copy_out(&from_root(path)?, CopyOutOptions::default()).await?;
     let sink = Sink::stdout();
     while let Some(bytes) = stream.next().await {
@@ -101,12 +101,13 @@ async fn fetch_stream(container: &dyn Container, path: &str) -> Result<()> {
     Ok(sink.finish().await?)
 }
 
-/// Copies out. A target that is a folder takes the source by its name; any other is its new name.
+/// Copies out of the container. If `target` is a directory, the copy keeps its name, else it is
+/// named `target`.
 async fn fetch(container: &dyn Container, path: &str, target: &Path) -> Result<()> {
     let asked = cleaned(&from_root(path)?);
-    // A link is copied as one, unless what it leads to is asked for.
-    let from = match wants_contents(path) || path.ends_with('/') {
-        true => through_links(asked, async |at| look(container, at).await).await?.0,
+    // A link is copied as a link, unless the path requests the contents of its target.
+    let from = match means_contents(path) || path.ends_with('/') {
+        true => through_links(asked, async |at| inspect_path(container, at).await).await?.0,
         false => asked,
     };
     let stream = container.copy_out(&from, CopyOutOptions::default()).await?;
@@ -114,33 +115,34 @@ async fn fetch(container: &dyn Container, path: &str, target: &Path) -> Result<(
     archive::unpack(stream, placed).await
 }
 
-/// Where what is copied out goes to.
+/// Returns the destination of a copy.
 fn placed(path: &str, target: &Path) -> Result<Placed> {
-    let contents = wants_contents(path);
+    let contents = means_contents(path);
     let is_folder = target.is_dir();
-    let named_as_folder = target.as_os_str().to_string_lossy().ends_with('/');
-    if !is_folder && named_as_folder && !contents {
-        bail!("there is no folder {}", target.display());
+    let named_as_directory = target.as_os_str().to_string_lossy().ends_with('/');
+    if !is_folder && named_as_directory && !contents {
+        bail!("no such directory: {}", target.display());
     }
     let path = cleaned(path);
     Ok(match (contents, is_folder, Path::new(&path).file_name()) {
-        // The root has no name that its contents could stand under.
+        // The root directory has no name for its copy.
         (_, _, None) => Placed::Within(target.to_owned()),
         (true, ..) => Placed::Contents(target.to_owned()),
-        // By the name that was asked for: the archive's could be that of any file of the folder.
+        // By the requested name: the name in the archive could be that of any file in the
+        // directory.
         (false, true, Some(name)) => Placed::As(target.join(name)),
         (false, false, _) => Placed::As(target.to_owned()),
     })
 }
 
-/// Copies in.
+/// Copies into the container.
 async fn send(container: &dyn Container, source: &str, target: &str) -> Result<()> {
-    let contents = wants_contents(source);
+    let contents = means_contents(source);
     let from = PathBuf::from(source);
     let metadata = std::fs::symlink_metadata(&from).with_context(|| format!("{source:?}"))?;
-    let named_as_folder = target.ends_with('/') || wants_contents(target);
+    let named_as_directory = target.ends_with('/') || means_contents(target);
     let asked = cleaned(&from_root(target)?);
-    let (to, found) = through_links(asked, async |at| look(container, at).await).await?;
+    let (to, found) = through_links(asked, async |at| inspect_path(container, at).await).await?;
     let (folder, name) = split(&to);
     let own_name = || {
         let absolute = std::path::absolute(&from)?;
@@ -148,12 +150,12 @@ async fn send(container: &dyn Container, source: &str, target: &str) -> Result<(
         Ok::<_, anyhow::Error>(name.to_owned())
     };
     let (folder, name) = match found {
-        Found::Folder if contents => (&*to, ".".into()),
-        Found::Folder => (&*to, own_name()?),
-        Found::File if metadata.is_dir() => bail!("{target} is a file, and {source} a folder"),
-        // Of a directory, the slash says no more than that.
-        Found::Nothing if named_as_folder && !contents && !metadata.is_dir() => {
-            bail!("the container has no folder {target}")
+        Found::Directory if contents => (&*to, ".".into()),
+        Found::Directory => (&*to, own_name()?),
+        Found::File if metadata.is_dir() => bail!("{target} is a file, and {source} a directory"),
+        // A directory is created, with or without a trailing slash.
+        Found::Nothing if named_as_directory && !contents && !metadata.is_dir() => {
+            bail!("no such directory in the container: {target}")
         }
         Found::File | Found::Nothing | Found::Link(_) => (folder, name.into()),
     };
@@ -162,20 +164,20 @@ async fn send(container: &dyn Container, source: &str, target: &str) -> Result<(
     left_out.check()
 }
 
-/// Whether what is in a folder is meant, as with Docker's command.
-fn wants_contents(path: &str) -> bool {
+/// Returns true if the path means the contents of a directory, as in Docker's CLI.
+fn means_contents(path: &str) -> bool {
     path == "." || path.ends_with("/.")
 }
 
-/// A path of a container; one without a slash at its beginning is taken from the root, as with
-/// Docker's command.
+/// Returns the absolute form of a container path. As in Docker's CLI, a relative path starts at the
+/// root.
 fn from_root(path: &str) -> Result<String> {
     ensure!(!path.is_empty(), "a path in the container is missing after the colon");
     Ok(if path.starts_with('/') { path.to_owned() } else { format!("/{path}") })
 }
 
-/// A path from the root, without dots and without slashes that say nothing. A `..` takes away the
-/// part before it, link or not, as Docker's command has it.
+/// Returns an absolute path without dots and redundant slashes. As in Docker's CLI, `..` removes
+/// the component before it, link or not.
 fn cleaned(path: &str) -> String {
     let mut parts = Vec::new();
     for part in path.split('/') {
@@ -188,7 +190,7 @@ fn cleaned(path: &str) -> String {
     format!("/{}", parts.join("/"))
 }
 
-/// The folder that a cleaned path is in, and its name there.
+/// Splits a cleaned path into directory and name.
 fn split(path: &str) -> (&str, &str) {
     match path.rsplit_once('/') {
         Some(("", name)) => ("/", name),
@@ -197,13 +199,13 @@ fn split(path: &str) -> (&str, &str) {
     }
 }
 
-/// Where a path leads to when the links at its end are followed, and what is there.
+/// Follows the links at the end of a path and returns the final path and its type.
 async fn through_links(
     path: String,
     look: impl AsyncFn(&str) -> Result<Found>,
 ) -> Result<(String, Found)> {
     let mut at = path.clone();
-    for _ in 0..=LINKS {
+    for _ in 0..=LINKS_MAX {
         match look(&at).await? {
             Found::Link(to) => at = linked(&at, &to),
             found => return Ok((at, found)),
@@ -212,7 +214,7 @@ async fn through_links(
     bail!("{path} leads through too many links")
 }
 
-/// Where a link at this path leads to.
+/// Returns the target of a link at `path`.
 fn linked(path: &str, to: &str) -> String {
     match to.starts_with('/') {
         true => cleaned(to),
@@ -220,10 +222,10 @@ fn linked(path: &str, to: &str) -> String {
     }
 }
 
-/// What is at a cleaned path of a container: the beginning of its archive says so.
-async fn look(container: &dyn Container, path: &str) -> Result<Found> {
+/// Returns the type of a cleaned container path, read from the start of its archive.
+async fn inspect_path(container: &dyn Container, path: &str) -> Result<Found> {
     if path == "/" {
-        return Ok(Found::Folder);
+        return Ok(Found::Directory);
     }
     match container.copy_out(path, CopyOutOptions::default()).await {
         Ok(stream) => archive::kind(stream).await,
@@ -234,7 +236,7 @@ async fn look(container: &dyn Container, path: &str) -> Result<Found> {
     }
 }
 
-/// A stream of bytes.
+/// Boxes a stream.
 fn boxed(
     stream: impl futures_util::Stream<Item = runtime_core::Result<Bytes>> + Send + 'static,
 ) -> ByteStream {
@@ -246,7 +248,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sides() {
+    fn side_is_parsed_as_in_docker() {
         for (text, side) in [
             ("-", Side::Stream),
             ("c:/a", Side::Container { name: "c", path: "/a" }),
@@ -259,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn places() {
+    fn destination_depends_on_path_and_target() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         std::fs::create_dir(at("there")).unwrap();
@@ -287,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_of_a_container() {
+    fn container_path_is_cleaned() {
         for (path, clean) in [
             ("/", "/"),
             ("/.", "/"),
@@ -306,11 +308,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn links_are_followed_to_their_end() {
+    async fn links_are_followed_to_final_target() {
         let look = async |path: &str| {
             let link = |to: &str| Found::Link(to.to_owned());
             Ok(match path {
-                "/srv" | "/usr/bin" => Found::Folder,
+                "/srv" | "/usr/bin" => Found::Directory,
                 "/bin" => link("usr/bin"),
                 "/srv/a" => link("./b"),
                 "/srv/b" => link("/srv/c"),
@@ -321,10 +323,10 @@ mod tests {
             })
         };
         for (path, end, found) in [
-            ("/bin", "/usr/bin", Found::Folder),
+            ("/bin", "/usr/bin", Found::Directory),
             ("/srv/a", "/srv/c", Found::File),
             ("/srv/none", "/srv/not/there", Found::Nothing),
-            ("/srv", "/srv", Found::Folder),
+            ("/srv", "/srv", Found::Directory),
         ] {
             let led = through_links(path.to_owned(), look).await.unwrap();
             assert_eq!(led, (end.to_owned(), found), "{path}");
@@ -334,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn links_lead_from_their_folder() {
+    fn relative_link_starts_at_its_directory() {
         for (path, to, found) in [
             ("/bin", "usr/bin", "/usr/bin"),
             ("/var/run", "/run", "/run"),

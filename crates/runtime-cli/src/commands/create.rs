@@ -1,4 +1,4 @@
-//! `create`, and creating a container for `run`.
+//! `create`, and the creation of containers for `run`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,12 +9,12 @@ use runtime_core::{
 };
 
 use crate::cli::{Create, SpecArguments};
-use crate::connect::soon;
+use crate::connect::with_shutdown_timeout;
 use crate::exit_code::{FAILED, coded, killed_by};
 use crate::signals::Signals;
 
-/// Drops names of variables to remove if the engine cannot remove any, with a note. Scripts pass
-/// on variables that may be unset, and an image seldom sets them.
+/// Drops the names of variables to remove, with a note, if the engine cannot remove any. Scripts
+/// pass on variables that may be unset, and an image seldom sets them.
 pub(crate) fn drop_unset(names: &mut BTreeSet<String>, can: &Capabilities) {
     if !can.env_unset {
         for name in std::mem::take(names) {
@@ -25,8 +25,8 @@ pub(crate) fn drop_unset(names: &mut BTreeSet<String>, can: &Capabilities) {
     }
 }
 
-/// Creates a container, with the progress of the pull where there is one.
-async fn make(
+/// Creates a container and shows the progress of a pull.
+async fn create_with_progress(
     runtime: &dyn Runtime,
     mut spec: ContainerSpec,
     quiet: bool,
@@ -36,7 +36,7 @@ async fn make(
     if quiet || !runtime.capabilities().pull_image || wanted == PullPolicy::Never {
         return Ok(runtime.create_container(&spec).await?);
     }
-    // The engine is asked for the image only when it lacks it: that costs no request.
+    // The pull is requested only if the image is missing, which costs no extra request otherwise.
     spec.pull_policy = PullPolicy::Never;
     if wanted == PullPolicy::Missing {
         match runtime.create_container(&spec).await {
@@ -48,39 +48,39 @@ async fn make(
     Ok(runtime.create_container(&spec).await?)
 }
 
-/// What comes of making a container.
-pub(crate) enum Made {
-    /// It.
+/// Result of [`create_or_signal`].
+pub(crate) enum Created {
+    /// The container.
     Container(Arc<dyn Container>),
-    /// Nothing: this signal came first.
-    Told(Signal),
+    /// A signal arrived first.
+    Interrupted(Signal),
 }
 
-/// The same, undone when a signal wants the end.
-pub(crate) async fn make_unless_told(
+/// Creates a container, and undoes that if a signal ends the command.
+pub(crate) async fn create_or_signal(
     runtime: &dyn Runtime,
     arguments: &SpecArguments,
     signals: &mut Signals,
-) -> Result<Made> {
+) -> Result<Created> {
     let spec = arguments.spec().map_err(|error| coded(FAILED, error))?;
     tokio::select! {
         biased;
-        // Dropping a create undoes it, which takes the engine a moment.
+        // Dropping the create starts its cleanup, which takes the engine a moment.
         signal = signals.end() => {
-            let _ = soon(runtime.close()).await;
-            Ok(Made::Told(signal))
+            let _ = with_shutdown_timeout(runtime.close()).await;
+            Ok(Created::Interrupted(signal))
         }
-        made = make(runtime, spec, arguments.quiet) => made.map(Made::Container),
+        made = create_with_progress(runtime, spec, arguments.quiet) => made.map(Created::Container),
     }
 }
 
 /// `runtime create`.
 pub(crate) async fn create(runtime: Arc<dyn Runtime>, arguments: Create) -> Result<u8> {
     let mut signals = Signals::listen()?;
-    let made = make_unless_told(&*runtime, &arguments.spec, &mut signals).await?;
+    let made = create_or_signal(&*runtime, &arguments.spec, &mut signals).await?;
     let container = match made {
-        Made::Container(container) => container,
-        Made::Told(signal) => return Ok(killed_by(signal.number())),
+        Created::Container(container) => container,
+        Created::Interrupted(signal) => return Ok(killed_by(signal.number())),
     };
     crate::format::print(&format!("{}\n", container.id()))?;
     Ok(0)

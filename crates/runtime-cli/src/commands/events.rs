@@ -9,8 +9,8 @@ use serde_json::json;
 
 use crate::cli::Events;
 use crate::exit_code::killed_by;
-use crate::find::Filters;
 use crate::format::{Format, print};
+use crate::resolve::Filters;
 use crate::signals::Signals;
 use crate::units;
 
@@ -29,7 +29,7 @@ pub(crate) async fn events(runtime: Arc<dyn Runtime>, arguments: Events) -> Resu
         };
         let Some(event) = event.transpose()? else { return Ok(0) };
         match &format {
-            None => print(&format!("{}\n", words(&event)))?,
+            None => print(&format!("{}\n", describe(&event)))?,
             Some(format) => {
                 let mut value = serde_json::to_value(&event)?;
                 value["time"] = json!(units::rfc3339(event.time));
@@ -39,7 +39,7 @@ pub(crate) async fn events(runtime: Arc<dyn Runtime>, arguments: Events) -> Resu
     }
 }
 
-fn words(event: &Event) -> String {
+fn describe(event: &Event) -> String {
     let what = match &event.kind {
         EventKind::Created => "created".to_owned(),
         EventKind::Started => "started".to_owned(),

@@ -7,24 +7,24 @@ use anyhow::{Context, Result};
 use runtime_core::{Capability, Error, ErrorKind, ExecOptions, Runtime, SessionMode, Signal};
 
 use super::create::drop_unset;
-use super::ends;
+use super::terminates;
 use crate::cli::{Exec, variable};
-use crate::connect::soon;
+use crate::connect::with_shutdown_timeout;
 use crate::exit_code::{FAILED, coded, killed_by, not_run};
 use crate::session::{self, Ended, Then};
 use crate::signals::Signals;
 use crate::terminal::Raw;
-use crate::{find, style, terminal};
+use crate::{resolve, style, terminal};
 
-/// How long a process has to end by itself when our terminal is gone.
-const HANG_UP: Duration = Duration::from_secs(2);
+/// Time that a process has to exit by itself after the terminal hung up.
+const HANGUP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// `runtime exec`.
 pub(crate) async fn exec(runtime: Arc<dyn Runtime>, arguments: Exec) -> Result<u8> {
     let failed = |error: anyhow::Error| coded(FAILED, error);
     let mut signals = Signals::listen()?;
     let mode = session::mode(arguments.interactive, arguments.tty).map_err(failed)?;
-    let (container, command) = arguments.words.split_first().context("no container is named")?;
+    let (container, command) = arguments.words.split_first().context("no container given")?;
     let mut options = ExecOptions::new(command).mode(mode);
     options.image_tools = arguments.image_tools;
     for text in &arguments.env {
@@ -38,40 +38,40 @@ pub(crate) async fn exec(runtime: Arc<dyn Runtime>, arguments: Exec) -> Result<u
     }
     options.user = arguments.user;
     options.working_dir = arguments.workdir;
-    let container = find::container(&*runtime, container).await.map_err(failed)?;
+    let container = resolve::container(&*runtime, container).await.map_err(failed)?;
     let session = tokio::select! {
         biased;
         signal = signals.end() => return Ok(killed_by(signal.number())),
-        session = container.exec(options) => session.map_err(not_executed)?,
+        session = container.exec(options) => session.map_err(exec_error)?,
     };
     let control = session.control.clone();
     let raw =
         matches!(mode, SessionMode::Terminal(_)) && arguments.interactive && terminal::on_stdin();
-    let raw = raw.then(Raw::enter).transpose().context("the terminal cannot be made raw")?;
+    let raw = raw.then(Raw::enter).transpose().context("failed to make the terminal raw")?;
     let mut presses = 0;
     let mut on_signal = async |signal| {
         presses += u32::from(signal == Signal::INT || signal == Signal::TERM);
-        let passed = soon(control.signal(signal)).await;
+        let passed = with_shutdown_timeout(control.signal(signal)).await;
         let over = matches!(&passed, Ok(Err(error)) if error.kind() == ErrorKind::InvalidState);
         match passed {
-            Ok(Ok(())) if signal != Signal::HUP && presses < 3 => Then::GoOn,
-            // Its output says the rest.
-            _ if over => Then::GoOn,
-            Ok(Err(error)) if error.kind() == ErrorKind::Unsupported && ends(signal) => {
+            Ok(Ok(())) if signal != Signal::HUP && presses < 3 => Then::Continue,
+            // The end of its output follows.
+            _ if over => Then::Continue,
+            Ok(Err(error)) if error.kind() == ErrorKind::Unsupported && terminates(signal) => {
                 style::note(format_args!(
-                    "this engine sends no signals to a process of an exec: left, it may run on in {}",
+                    "this engine sends no signals to exec processes: left, it may run on in {}",
                     container.name()
                 ));
                 Then::End
             }
-            _ if ends(signal) => Then::End,
-            _ => Then::GoOn,
+            _ if terminates(signal) => Then::End,
+            _ => Then::Continue,
         }
     };
-    let talked = session::talk(session, arguments.interactive, &mut signals, &mut on_signal).await;
+    let talked = session::relay(session, arguments.interactive, &mut signals, &mut on_signal).await;
     drop(raw);
     let code = match talked.map_err(failed)? {
-        // A process can close its outputs and go on.
+        // A process can close its outputs and keep running.
         Ended::Output => {
             match session::or_signal(control.wait(), &mut signals, &mut on_signal).await {
                 Ok(exit) => {
@@ -84,17 +84,17 @@ pub(crate) async fn exec(runtime: Arc<dyn Runtime>, arguments: Exec) -> Result<u
         Ended::NoReader => killed_by(13),
         Ended::Signal(signal) => killed_by(signal.number()),
     };
-    // What was for us ends with us, where the engine can end it.
-    if tokio::time::timeout(HANG_UP, control.wait()).await.is_err() {
-        let _ = soon(control.signal(Signal::KILL)).await;
+    // The process is killed, if the engine can do that, because its session is gone.
+    if tokio::time::timeout(HANGUP_TIMEOUT, control.wait()).await.is_err() {
+        let _ = with_shutdown_timeout(control.signal(Signal::KILL)).await;
     }
     Ok(code)
 }
 
-/// The failure of an exec, with the option that lets the image do what the engine cannot.
-fn not_executed(error: Error) -> anyhow::Error {
+/// Returns the error of an exec. Suggests `--image-tools` if the engine lacks the capability.
+fn exec_error(error: Error) -> anyhow::Error {
     if matches!(error.capability(), Some(Capability::ExecEnv | Capability::ExecWorkingDir)) {
-        style::note("--image-tools lets the env and sh of the image set -e and -w");
+        style::note("--image-tools sets -e and -w with the env and sh of the image");
     }
     not_run(error)
 }

@@ -22,7 +22,7 @@ pub(crate) async fn info(runtime: Arc<dyn Runtime>, arguments: Info) -> Result<u
         return Ok(0);
     }
     let mut text = String::new();
-    let api = health.api_version.as_deref().unwrap_or("not said");
+    let api = health.api_version.as_deref().unwrap_or("unknown");
     let _ = writeln!(text, "Backend   {}", health.backend);
     let _ = writeln!(text, "Engine    {} {}", health.engine, health.version);
     let _ = writeln!(text, "API       {api}");
@@ -30,7 +30,7 @@ pub(crate) async fn info(runtime: Arc<dyn Runtime>, arguments: Info) -> Result<u
     for warning in &health.warnings {
         let _ = writeln!(text, "Warning   {warning}");
     }
-    let _ = writeln!(text, "\n{}", style::head("What it can do"));
+    let _ = writeln!(text, "\n{}", style::head("Capabilities"));
     for &capability in Capability::ALL {
         let mark = if health.capabilities.has(capability) { "yes" } else { "no " };
         let _ = writeln!(text, "  {mark}  {:<21} {}", capability.name(), capability.description());

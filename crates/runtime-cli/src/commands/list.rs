@@ -7,8 +7,8 @@ use runtime_core::{ContainerInfo, ContainerStatus, ListOptions, Runtime};
 use serde_json::{Value, json};
 
 use crate::cli::{Inspect, Ps};
-use crate::find::{self, Filters};
 use crate::format::{Format, print};
+use crate::resolve::{self, Filters};
 use crate::{style, units};
 
 /// `runtime ps`.
@@ -46,7 +46,7 @@ pub(crate) async fn ps(runtime: Arc<dyn Runtime>, arguments: Ps) -> Result<u8> {
         if nodes {
             columns.push(listed.info.node.clone().unwrap_or_default());
         }
-        let value = if json { all_of(&listed.info) } else { row.value(&listed.info) };
+        let value = if json { details(&listed.info) } else { row.value(&listed.info) };
         (value, columns)
     });
     print(&format.render(&heads, rows)?)?;
@@ -63,11 +63,11 @@ pub(crate) async fn inspect(runtime: Arc<dyn Runtime>, arguments: Inspect) -> Re
     let mut failed = false;
     for name in &arguments.containers {
         let info = async {
-            let container = find::container(&*runtime, name).await?;
+            let container = resolve::container(&*runtime, name).await?;
             Ok::<_, anyhow::Error>(container.info().await?)
         };
         match info.await {
-            Ok(info) => found.push(all_of(&info)),
+            Ok(info) => found.push(details(&info)),
             Err(error) => {
                 style::print_error(&error);
                 failed = true;
@@ -83,8 +83,8 @@ pub(crate) async fn inspect(runtime: Arc<dyn Runtime>, arguments: Inspect) -> Re
     Ok(u8::from(failed))
 }
 
-/// What is known of a container, with times as people write them.
-fn all_of(info: &ContainerInfo) -> Value {
+/// Returns all fields of a container, with times in RFC 3339.
+fn details(info: &ContainerInfo) -> Value {
     let mut value = serde_json::to_value(info).unwrap_or_default();
     let time = |time: Option<std::time::SystemTime>| json!(time.map(units::rfc3339));
     value["created_at"] = time(info.created_at);
@@ -96,7 +96,7 @@ fn all_of(info: &ContainerInfo) -> Value {
     value
 }
 
-/// An id as it is shown: twelve digits of one that is all digits.
+/// Returns the id to show: twelve digits of a hexadecimal id, unless `whole` is set.
 fn short(info: &ContainerInfo, whole: bool) -> String {
     let id = info.id.as_str();
     let hex = id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -139,7 +139,7 @@ impl Row {
         }
     }
 
-    /// What a template can name, as Docker calls it.
+    /// Returns the fields for templates, named as in Docker's CLI.
     fn value(self, info: &ContainerInfo) -> Value {
         json!({
             "id": self.id,

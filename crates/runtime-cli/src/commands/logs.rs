@@ -13,7 +13,7 @@ use crate::exit_code::killed_by;
 use crate::format::Format;
 use crate::pipes::{self, Sink};
 use crate::signals::Signals;
-use crate::{find, units};
+use crate::{resolve, units};
 
 /// `runtime logs`.
 pub(crate) async fn logs(runtime: Arc<dyn Runtime>, arguments: Logs) -> Result<u8> {
@@ -28,18 +28,19 @@ pub(crate) async fn logs(runtime: Arc<dyn Runtime>, arguments: Logs) -> Result<u
     match arguments.tail.as_deref() {
         None | Some("all") => {}
         Some(lines) => {
-            let lines = lines.parse().with_context(|| format!("--tail {lines:?} is no number"))?;
+            let lines =
+                lines.parse().with_context(|| format!("--tail {lines:?} is not a number"))?;
             options = options.tail(lines);
         }
     }
     let mut signals = Signals::listen()?;
-    let container = find::container(&*runtime, &arguments.container).await?;
+    let container = resolve::container(&*runtime, &arguments.container).await?;
     if options == LogOptions::default() && format.is_none() && !arguments.timestamps {
         return print(container.raw_logs().await?, &mut signals).await;
     }
     let mut log = container.logs(options).await?;
     let (stdout, stderr) = Sink::outputs();
-    // Records that are there already go out together.
+    // Records that are ready are written together.
     let mut both = log.by_ref().ready_chunks(256);
     let code = 'read: loop {
         let records = tokio::select! {
@@ -86,7 +87,7 @@ pub(crate) async fn logs(runtime: Arc<dyn Runtime>, arguments: Logs) -> Result<u
     Ok(code)
 }
 
-/// The whole log as it is.
+/// Prints the whole log without processing.
 async fn print(mut log: RawLogs, signals: &mut Signals) -> Result<u8> {
     let (stdout, stderr) = Sink::outputs();
     let outcome = loop {

@@ -1,11 +1,11 @@
-//! The commands, one file for each or for a few that are alike.
+//! The commands, one file per command or per group of similar commands.
 
 mod copy;
 pub(crate) mod create;
 mod events;
 mod exec;
 mod info;
-mod life;
+mod lifecycle;
 mod list;
 mod logs;
 mod pull;
@@ -17,10 +17,10 @@ use clap::CommandFactory;
 use runtime_core::{Runtime, Signal};
 
 use crate::cli::{Cli, Command};
-use crate::connect::{connect, soon};
+use crate::connect::{connect, with_shutdown_timeout};
 use crate::exit_code::{FAILED, coded, is_broken_pipe};
 
-/// Does what the command line says and gives the exit code.
+/// Runs the command and returns its exit code.
 pub(crate) async fn run(cli: Cli) -> Result<u8> {
     match cli.command {
         Command::Completions { shell } => {
@@ -29,13 +29,13 @@ pub(crate) async fn run(cli: Cli) -> Result<u8> {
             crate::format::print(&String::from_utf8_lossy(&text))?;
             return Ok(0);
         }
-        Command::Man { folder: Some(folder) } => {
-            std::fs::create_dir_all(&folder)
-                .and_then(|()| clap_mangen::generate_to(Cli::command(), &folder))
-                .with_context(|| format!("the folder {}", folder.display()))?;
+        Command::Man { directory: Some(directory) } => {
+            std::fs::create_dir_all(&directory)
+                .and_then(|()| clap_mangen::generate_to(Cli::command(), &directory))
+                .with_context(|| format!("failed to write to {}", directory.display()))?;
             return Ok(0);
         }
-        Command::Man { folder: None } => {
+        Command::Man { directory: None } => {
             let mut text = Vec::new();
             clap_mangen::Man::new(Cli::command()).render(&mut text)?;
             crate::format::print(&String::from_utf8_lossy(&text))?;
@@ -48,16 +48,16 @@ pub(crate) async fn run(cli: Cli) -> Result<u8> {
         _ => error,
     })?;
     let opened = std::sync::Arc::clone(&runtime);
-    let done = carry_out(cli.command, runtime).await;
-    // What a create that failed or was interrupted has left is undone before the program ends.
-    let closed = soon(opened.close()).await.and_then(|closed| Ok(closed?));
+    let done = dispatch(cli.command, runtime).await;
+    // Closing completes the cleanup of a failed or cancelled create.
+    let closed = with_shutdown_timeout(opened.close()).await.and_then(|closed| Ok(closed?));
     if let Err(error) = closed {
         tracing::debug!(%error, "failed to close the connection");
     }
     done
 }
 
-async fn carry_out(command: Command, runtime: std::sync::Arc<dyn Runtime>) -> Result<u8> {
+async fn dispatch(command: Command, runtime: std::sync::Arc<dyn Runtime>) -> Result<u8> {
     match command {
         Command::Run(arguments) => run::run(runtime, arguments).await,
         Command::Create(arguments) => create::create(runtime, arguments).await,
@@ -69,26 +69,26 @@ async fn carry_out(command: Command, runtime: std::sync::Arc<dyn Runtime>) -> Re
         Command::Attach(arguments) => run::attach(runtime, arguments).await,
         Command::Stats(arguments) => stats::stats(runtime, arguments).await,
         Command::Top(arguments) => stats::top(runtime, arguments).await,
-        Command::Stop(arguments) => life::stop(runtime, arguments).await,
-        Command::Kill(arguments) => life::kill(runtime, arguments).await,
-        Command::Rm(arguments) => life::rm(runtime, arguments).await,
-        Command::Wait(arguments) => life::wait(runtime, arguments).await,
+        Command::Stop(arguments) => lifecycle::stop(runtime, arguments).await,
+        Command::Kill(arguments) => lifecycle::kill(runtime, arguments).await,
+        Command::Rm(arguments) => lifecycle::rm(runtime, arguments).await,
+        Command::Wait(arguments) => lifecycle::wait(runtime, arguments).await,
         Command::Pull(arguments) => pull::pull(runtime, arguments).await,
         Command::Cp(arguments) => copy::cp(runtime, arguments).await,
         Command::Events(arguments) => events::events(runtime, arguments).await,
-        Command::Reap(arguments) => life::reap(runtime, arguments).await,
+        Command::Reap(arguments) => lifecycle::reap(runtime, arguments).await,
         Command::Info(arguments) => info::info(runtime, arguments).await,
         Command::Completions { .. } | Command::Man { .. } => Ok(0),
     }
 }
 
-/// Whether a signal wants the end.
-fn ends(signal: Signal) -> bool {
+/// Returns true if the signal requests termination.
+fn terminates(signal: Signal) -> bool {
     ![Signal::USR1, Signal::USR2].contains(&signal)
 }
 
-/// Does the same with each of several containers. The first failure is the command's, and the
-/// others are done all the same.
+/// Runs `work` for each container. A failure is printed and does not stop the others; the exit code
+/// is then 1.
 async fn each<T>(
     names: &[String],
     mut work: impl AsyncFnMut(&str) -> Result<T>,
@@ -114,7 +114,7 @@ mod tests {
 
     use super::*;
 
-    /// The commands that people are shown.
+    /// Returns the names of the visible commands.
     fn names() -> Vec<String> {
         let command = Cli::command();
         let shown = command.get_subcommands().filter(|command| !command.is_hide_set());
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn completions_have_every_command() {
+    fn completions_include_every_command() {
         let mut text = Vec::new();
         clap_complete::generate(Shell::Bash, &mut Cli::command(), "runtime", &mut text);
         let text = String::from_utf8(text).unwrap();
@@ -132,10 +132,10 @@ mod tests {
     }
 
     #[test]
-    fn every_command_has_a_page() {
-        let folder = tempfile::tempdir().unwrap();
-        clap_mangen::generate_to(Cli::command(), folder.path()).unwrap();
-        let page = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+    fn manual_includes_every_command() {
+        let directory = tempfile::tempdir().unwrap();
+        clap_mangen::generate_to(Cli::command(), directory.path()).unwrap();
+        let page = |name: &str| std::fs::read_to_string(directory.path().join(name)).unwrap();
         assert!(page("runtime.1").contains("runtime\\-run(1)"));
         for name in names() {
             let text = page(&format!("runtime-{name}.1"));
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn the_usage_names_the_image_and_its_command() {
+    fn usage_names_image_and_command() {
         for (name, usage) in [
             ("run", "runtime run [OPTIONS] IMAGE [COMMAND] [ARG...]"),
             ("create", "runtime create [OPTIONS] IMAGE [COMMAND] [ARG...]"),

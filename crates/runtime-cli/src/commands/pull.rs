@@ -27,14 +27,14 @@ pub(crate) async fn pull(runtime: Arc<dyn Runtime>, arguments: Pull) -> Result<u
     };
     let summary = tokio::select! {
         summary = work => summary?,
-        // Dropping it cancels the pull.
+        // Dropping the future cancels the pull.
         signal = signals.end() => return Ok(killed_by(signal.number())),
     };
     crate::format::print(&format!("{}\n", summary.resolved.unwrap_or(summary.requested)))?;
     Ok(0)
 }
 
-/// Pulls, with bars on standard error where that is a terminal.
+/// Pulls an image, with progress bars if stderr is a terminal.
 pub(crate) async fn show(
     runtime: &dyn Runtime,
     image: &Image,
@@ -46,9 +46,9 @@ pub(crate) async fn show(
         "{prefix} [{bar:30}] {bytes:>10} of {total_bytes:<10} {bytes_per_sec}",
     )?
     .progress_chars("=> ");
-    let said = all.add(ProgressBar::new_spinner());
-    said.set_message(format!("pulling {}", image.reference));
-    said.enable_steady_tick(Duration::from_millis(200));
+    let status = all.add(ProgressBar::new_spinner());
+    status.set_message(format!("pulling {}", image.reference));
+    status.enable_steady_tick(Duration::from_millis(200));
     let mut bars: HashMap<String, ProgressBar> = HashMap::new();
     let pulled = drain(runtime, image, policy, |event| match event {
         PullEvent::Layer { id, current, total } => {
@@ -71,11 +71,11 @@ pub(crate) async fn show(
                 bar.finish();
             }
         }
-        PullEvent::Message { text } => said.set_message(text),
+        PullEvent::Message { text } => status.set_message(text),
         _ => {}
     })
     .await;
-    said.finish_and_clear();
+    status.finish_and_clear();
     if pulled.is_err() {
         let _ = all.clear();
     }
@@ -95,5 +95,5 @@ async fn drain(
             event => take(event),
         }
     }
-    bail!("the pull ended without an outcome")
+    bail!("the pull ended without a result")
 }

@@ -1,4 +1,5 @@
-//! `run`, `start` and `attach`: the main process, with our input, outputs and signals.
+//! `run`, `start` and `attach`: the main process with this command's stdin, stdout, stderr and
+//! signals.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,25 +12,25 @@ use runtime_core::{
     StartOutcome, StopOptions,
 };
 
-use super::create::{self, Made};
-use super::ends;
+use super::create::{self, Created};
+use super::terminates;
 use crate::cli::{Attach, Run, Start};
-use crate::connect::soon;
+use crate::connect::with_shutdown_timeout;
 use crate::exit_code::{FAILED, code_of_exit, coded, killed_by, not_run};
 use crate::pipes::{self, Sink};
 use crate::session::{self, Ended, Then};
-use crate::signals::{Came, Signals};
+use crate::signals::{SignalEvent, Signals};
 use crate::terminal::{self, Raw};
-use crate::{find, splice, style};
+use crate::{attach_replay, resolve, style};
 
-/// How many times one has to press Ctrl-C to leave a process that does not mind it.
-const INSISTING: u32 = 3;
+/// Number of Ctrl-C presses that leave a process that ignores them.
+const INTERRUPTS_TO_LEAVE: u32 = 3;
 
-/// How often one looks whether a container that was started runs.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// Interval at which a started container is polled until it runs.
+const START_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// How long an attach is tried again that failed for a reason that passes.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Time for which a failed attach is retried if the error is temporary.
+const ATTACH_RETRY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// `runtime run`.
 pub(crate) async fn run(runtime: Arc<dyn Runtime>, arguments: Run) -> Result<u8> {
@@ -45,32 +46,33 @@ pub(crate) async fn run(runtime: Arc<dyn Runtime>, arguments: Run) -> Result<u8>
     if let Some(mode) = mode {
         needs_attach(&*runtime, mode).map_err(failed)?;
     }
-    let made = create::make_unless_told(&*runtime, &arguments.spec, &mut signals).await;
-    let made = match made.map_err(failed)? {
-        Made::Container(container) => container,
-        Made::Told(signal) => return Ok(killed_by(signal.number())),
+    let created = create::create_or_signal(&*runtime, &arguments.spec, &mut signals).await;
+    let container = match created.map_err(failed)? {
+        Created::Container(container) => container,
+        Created::Interrupted(signal) => return Ok(killed_by(signal.number())),
     };
     let Some(mode) = mode else {
         let deferred = runtime.capabilities().deferred_pull;
-        return run_detached(&*made, deferred, arguments.rm, &mut signals).await;
+        return run_detached(&*container, deferred, arguments.rm, &mut signals).await;
     };
-    let how = How::Known { mode, stdin: arguments.spec.interactive };
-    let done = follow(&*runtime, &made, how, &mut signals).await;
+    let how = AttachMode::Known { mode, stdin: arguments.spec.interactive };
+    let done = follow(&*runtime, &container, how, &mut signals).await;
     if arguments.rm {
-        remove_or_say(&*made).await;
+        remove_or_report(&*container).await;
     }
     done
 }
 
-/// Removes a container, and says so when it is still there.
-async fn remove_or_say(container: &dyn Container) {
-    // It has a deadline of its own: a node can take its time to let a container go.
+/// Removes a container, and prints an error if that fails.
+async fn remove_or_report(container: &dyn Container) {
+    // No deadline here: the operation has its own, because a node can take long to release a
+    // container.
     if let Err(error) = container.ensure_removed().await {
-        style::print_error(&anyhow::Error::from(error).context("the container was not removed"));
+        style::print_error(&anyhow::Error::from(error).context("failed to remove the container"));
     }
 }
 
-/// Starts a container for nobody to wait for.
+/// Starts a container in the background.
 async fn run_detached(
     container: &dyn Container,
     deferred: bool,
@@ -79,25 +81,23 @@ async fn run_detached(
 ) -> Result<u8> {
     let started = tokio::select! {
         biased;
-        // Nobody has its id yet. The engine may start it all the same, so that telling it to end
-        // could come too early: it is undone as a create is.
+        // The caller has not received the id yet, and a stop could arrive before a start that the
+        // engine still performs. The container is therefore removed, as after a cancelled create.
         signal = signals.end() => {
-            remove_or_say(container).await;
+            remove_or_report(container).await;
             return Ok(killed_by(signal.number()));
         }
-        started = start_to_end(container, deferred) => started,
+        started = start_until_running(container, deferred) => started,
     };
     if let Err(error) = started {
         if remove {
-            let _ = soon(container.ensure_removed()).await;
+            let _ = with_shutdown_timeout(container.ensure_removed()).await;
         }
         return Err(not_run(error));
     }
     crate::format::print(&format!("{}\n", container.id()))?;
     if remove {
-        style::note(
-            "--rm has no effect with --detach: nobody waits for the end; see `runtime reap`",
-        );
+        style::note("--rm has no effect with --detach on this backend; see `runtime reap`");
     }
     Ok(0)
 }
@@ -106,8 +106,8 @@ async fn run_detached(
 pub(crate) async fn start(runtime: Arc<dyn Runtime>, arguments: Start) -> Result<u8> {
     if !arguments.attach && !arguments.interactive {
         let start = async |name: &str| {
-            let container = find::container(&*runtime, name).await?;
-            start_to_end(&*container, runtime.capabilities().deferred_pull).await?;
+            let container = resolve::container(&*runtime, name).await?;
+            start_until_running(&*container, runtime.capabilities().deferred_pull).await?;
             Ok(())
         };
         return super::each(&arguments.containers, start, |name, ()| {
@@ -116,17 +116,18 @@ pub(crate) async fn start(runtime: Arc<dyn Runtime>, arguments: Start) -> Result
         .await;
     }
     let [name] = &arguments.containers[..] else {
-        anyhow::bail!("one container at a time can be attached to");
+        anyhow::bail!("failed to attach: only one container at a time can be attached to");
     };
     let mut signals = Signals::listen()?;
-    let listed = find::listed(&*runtime, name).await.map_err(|error| coded(FAILED, error))?;
+    let listed = resolve::listed(&*runtime, name).await.map_err(|error| coded(FAILED, error))?;
     let container = listed.container;
     if listed.info.status == ContainerStatus::Exited {
         let error =
             anyhow::anyhow!("{name} has ended, and a container runs once; see `runtime logs`");
         return Err(coded(FAILED, error));
     }
-    follow(&*runtime, &container, How::Find { stdin: arguments.interactive }, &mut signals).await
+    follow(&*runtime, &container, AttachMode::Detect { stdin: arguments.interactive }, &mut signals)
+        .await
 }
 
 /// `runtime attach`.
@@ -135,22 +136,26 @@ pub(crate) async fn attach(runtime: Arc<dyn Runtime>, arguments: Attach) -> Resu
         error.during(Operation::Attach).on(runtime.backend()).about(&arguments.container)
     })?;
     let mut signals = Signals::listen()?;
-    let listed = find::listed(&*runtime, &arguments.container).await?;
+    let listed = resolve::listed(&*runtime, &arguments.container).await?;
     let (container, info) = (listed.container, listed.info);
     if info.status != ContainerStatus::Running {
-        anyhow::bail!("{} is {}: only what runs can be attached to", info.name, info.status);
+        anyhow::bail!(
+            "{} is {}: only a running container can be attached to",
+            info.name,
+            info.status
+        );
     }
     let stdin = !arguments.no_stdin;
-    let Attached { session, stdin, .. } = open(&*container, How::Find { stdin }).await?;
+    let Attached { session, stdin, .. } = open(&*container, AttachMode::Detect { stdin }).await?;
     let control = session.control.clone();
     let mut presses = 0;
     let mut on_signal = async |signal| {
         if !arguments.sig_proxy || signal == Signal::HUP {
-            return if ends(signal) { Then::End } else { Then::GoOn };
+            return if terminates(signal) { Then::End } else { Then::Continue };
         }
-        pass_on(&container, signal, &mut presses).await
+        forward_signal(&container, signal, &mut presses).await
     };
-    let signal = match session::talk(session, stdin, &mut signals, &mut on_signal).await? {
+    let signal = match session::relay(session, stdin, &mut signals, &mut on_signal).await? {
         Ended::Output => {
             match session::or_signal(control.wait(), &mut signals, &mut on_signal).await {
                 Ok(exit) => return Ok(u8::try_from(exit?.code & 0xff).unwrap_or(FAILED)),
@@ -163,25 +168,26 @@ pub(crate) async fn attach(runtime: Arc<dyn Runtime>, arguments: Attach) -> Resu
     Ok(killed_by(signal.number()))
 }
 
-/// How to attach.
+/// Attach mode.
 #[derive(Debug, Clone, Copy)]
-enum How {
-    /// The container was made for this mode.
+enum AttachMode {
+    /// The container was created for this mode.
     Known {
         /// The mode.
         mode: SessionMode,
-        /// Whether our input is sent.
+        /// Set if stdin is sent.
         stdin: bool,
     },
-    /// As the container was made, which only a try tells.
-    Find {
-        /// Whether our input is sent, if it takes any.
+    /// The mode of the container, which is found by trying.
+    Detect {
+        /// Set if stdin is sent, provided that the container reads it.
         stdin: bool,
     },
 }
 
-impl How {
-    /// Our terminal made raw for a container on a terminal: its lines end as those of one.
+impl AttachMode {
+    /// Makes the local terminal raw for a container with a terminal, whose output has terminal line
+    /// ends.
     fn raw(self) -> Result<Option<Raw>> {
         match self {
             Self::Known { mode: SessionMode::Terminal(_), stdin: true } => raw(),
@@ -190,35 +196,35 @@ impl How {
     }
 }
 
-/// Makes our terminal raw, where there is one.
+/// Makes the local terminal raw, if there is one.
 fn raw() -> Result<Option<Raw>> {
     let raw = terminal::on_stdin().then(Raw::enter).transpose();
-    raw.context("the terminal cannot be made raw")
+    raw.context("failed to make the terminal raw")
 }
 
 struct Attached {
     session: Session,
     stdin: bool,
-    /// Our terminal, while it is raw.
+    /// The local terminal while it is raw.
     _raw: Option<Raw>,
 }
 
-async fn open(container: &dyn Container, how: How) -> Result<Attached> {
+async fn open(container: &dyn Container, how: AttachMode) -> Result<Attached> {
     let attach = async |mode| container.attach(AttachOptions::default().mode(mode)).await;
     let (session, mode, stdin) = match how {
-        How::Known { mode, stdin } => {
-            // The window may have another size than before the pull.
-            let mode = session::of_this_size(mode);
+        AttachMode::Known { mode, stdin } => {
+            // The window may have been resized during the pull.
+            let mode = session::with_current_size(mode);
             (attach(mode).await?, mode, stdin)
         }
-        How::Find { stdin } => {
+        AttachMode::Detect { stdin } => {
             let mut modes = vec![session::mode(false, true)?, SessionMode::Output];
             if stdin {
                 modes.insert(1, SessionMode::Stdin);
             }
             let mut modes = modes.into_iter().peekable();
             loop {
-                let Some(mode) = modes.next() else { anyhow::bail!("there is no way to attach") };
+                let Some(mode) = modes.next() else { anyhow::bail!("no mode left to attach with") };
                 match attach(mode).await {
                     Ok(session) => break (session, mode, stdin && mode != SessionMode::Output),
                     Err(error)
@@ -235,7 +241,7 @@ async fn open(container: &dyn Container, how: How) -> Result<Attached> {
     Ok(Attached { session, stdin, _raw: raw })
 }
 
-/// What cannot be done with an engine that has no attach.
+/// Checks that the engine supports the attach that `mode` requires.
 fn needs_attach(runtime: &dyn Runtime, mode: SessionMode) -> Result<()> {
     if mode == SessionMode::Output && runtime.capabilities().logs_follow {
         return Ok(());
@@ -246,47 +252,47 @@ fn needs_attach(runtime: &dyn Runtime, mode: SessionMode) -> Result<()> {
     })
 }
 
-/// Starts a container and shows it to its end.
+/// Starts a container and shows its output until it exits.
 async fn follow(
     runtime: &dyn Runtime,
     container: &Arc<dyn Container>,
-    how: How,
+    how: AttachMode,
     signals: &mut Signals,
 ) -> Result<u8> {
     let failed = |error| coded(FAILED, error);
     let mut presses = 0;
     let mut on_signal = async |signal| {
         if signal == Signal::HUP {
-            // Our terminal is gone, and with it whoever it was for.
+            // The terminal is gone, so the container is ended.
             hang_up(&**container).await;
             return Then::End;
         }
-        pass_on(container, signal, &mut presses).await
+        forward_signal(container, signal, &mut presses).await
     };
     let can = runtime.capabilities();
-    let output_only = matches!(how, How::Known { mode: SessionMode::Output, .. });
+    let output_only = matches!(how, AttachMode::Known { mode: SessionMode::Output, .. });
     let ended = if can.attach && can.attach_created {
         let Attached { session, stdin, _raw } = open(&**container, how).await.map_err(failed)?;
         container.start().await.map_err(not_run)?;
-        session::talk(session, stdin, signals, &mut on_signal).await.map_err(failed)?
+        session::relay(session, stdin, signals, &mut on_signal).await.map_err(failed)?
     } else {
         if let Some(signal) = start_or_signal(&**container, can.deferred_pull, signals).await? {
             return Ok(killed_by(signal.number()));
         }
         let late = match can.attach && !(output_only && can.logs_follow) {
             true => open_late(container, how, can, signals).await.map_err(failed)?,
-            false => Late::Ended,
+            false => LateAttach::Ended,
         };
         match late {
-            Late::Attached(Attached { session, stdin, _raw }) => {
-                session::talk(session, stdin, signals, &mut on_signal).await.map_err(failed)?
+            LateAttach::Attached(Attached { session, stdin, _raw }) => {
+                session::relay(session, stdin, signals, &mut on_signal).await.map_err(failed)?
             }
-            // The log misses nothing of what was said before an attach.
-            Late::Ended => {
+            // The log has all output of before the attach.
+            LateAttach::Ended => {
                 let _raw = how.raw().map_err(failed)?;
                 show_log(&**container, signals, &mut on_signal).await.map_err(failed)?
             }
-            Late::Signal(signal) => Ended::Signal(signal),
+            LateAttach::Signal(signal) => Ended::Signal(signal),
         }
     };
     match ended {
@@ -294,16 +300,17 @@ async fn follow(
         Ended::NoReader => return Ok(killed_by(13)),
         Ended::Signal(signal) => return Ok(killed_by(signal.number())),
     }
-    // A process can close its outputs and go on.
+    // A process can close its outputs and keep running.
     match session::or_signal(container.wait(), signals, &mut on_signal).await {
         Ok(exit) => exit_code(&exit.map_err(|error| failed(error.into()))?),
         Err(signal) => Ok(killed_by(signal.number())),
     }
 }
 
-/// Starts a container and waits until it runs, where the start includes the pull (`deferred`) also
-/// beyond the deadline of a start: a large image is no error, and what never runs has a budget.
-async fn start_to_end(
+/// Starts a container and waits until it runs. If the start includes the pull (`deferred`), the
+/// wait exceeds the deadline of a start: a large image is not an error, and the backend limits
+/// other waits.
+async fn start_until_running(
     container: &dyn Container,
     deferred: bool,
 ) -> runtime_core::Result<StartOutcome> {
@@ -319,15 +326,15 @@ async fn start_to_end(
     }
 }
 
-/// Starts a container. A signal that comes first ends it: a start can take as long as a node takes
-/// to get the image.
+/// Starts a container. A signal that arrives first ends the container, because a start can take as
+/// long as the node's pull.
 async fn start_or_signal(
     container: &dyn Container,
     deferred: bool,
     signals: &mut Signals,
 ) -> Result<Option<Signal>> {
     tokio::select! {
-        started = start_to_end(container, deferred) => started.map(|_| None).map_err(not_run),
+        started = start_until_running(container, deferred) => started.map(|_| None).map_err(not_run),
         signal = signals.end() => {
             hang_up(container).await;
             Ok(Some(signal))
@@ -335,46 +342,47 @@ async fn start_or_signal(
     }
 }
 
-/// What came of an attach after the start.
-enum Late {
+/// Result of an attach after the start.
+enum LateAttach {
     Attached(Attached),
-    /// The container was quicker, or there is no need to attach.
+    /// The container has exited, or an attach is not needed.
     Ended,
     Signal(Signal),
 }
 
-/// Attaches to a container that was started, as soon as it runs. Where there is a log, the
-/// session has what was said before.
+/// Attaches to a started container as soon as it runs. If there is a log, the session includes the
+/// output of before the attach.
 async fn open_late(
     container: &Arc<dyn Container>,
-    how: How,
+    how: AttachMode,
     can: &Capabilities,
     signals: &mut Signals,
-) -> Result<Late> {
-    let patience = tokio::time::Instant::now() + PATIENCE;
+) -> Result<LateAttach> {
+    let retry_until = tokio::time::Instant::now() + ATTACH_RETRY_TIMEOUT;
     loop {
         let error = match open(&**container, how).await {
             Ok(mut attached) => {
                 if can.logs_follow {
-                    attached.session = splice::whole(Arc::clone(container), attached.session);
+                    attached.session =
+                        attach_replay::with_earlier_output(Arc::clone(container), attached.session);
                 }
-                return Ok(Late::Attached(attached));
+                return Ok(LateAttach::Attached(attached));
             }
             Err(error) => error,
         };
         match container.info().await?.status {
-            ContainerStatus::Exited if can.logs_follow => return Ok(Late::Ended),
-            // It was taken by the engine and does not run yet.
+            ContainerStatus::Exited if can.logs_follow => return Ok(LateAttach::Ended),
+            // The engine has accepted the start, but the container does not run yet.
             ContainerStatus::Created if lacks(&error, Capability::AttachCreated) => {}
-            // A node can say that a container runs before all of it knows that.
-            _ if can_be_retried(&error) && tokio::time::Instant::now() < patience => {}
+            // A node can report a running container before all of its parts do.
+            _ if can_be_retried(&error) && tokio::time::Instant::now() < retry_until => {}
             _ => return Err(error),
         }
         tokio::select! {
-            () = tokio::time::sleep(LOOK_AGAIN) => {}
+            () = tokio::time::sleep(START_POLL_INTERVAL) => {}
             signal = signals.end() => {
                 hang_up(&**container).await;
-                return Ok(Late::Signal(signal));
+                return Ok(LateAttach::Signal(signal));
             }
         }
     }
@@ -389,17 +397,17 @@ fn lacks(error: &anyhow::Error, capability: Capability) -> bool {
     error.is_some_and(|error| error.capability() == Some(capability))
 }
 
-/// Ends a container that nobody is there for any more.
+/// Ends a container whose terminal is gone.
 async fn hang_up(container: &dyn Container) {
     let unsupported = |error: &runtime_core::Error| error.kind() == ErrorKind::Unsupported;
-    if let Ok(Err(error)) = soon(container.kill(Signal::HUP)).await
+    if let Ok(Err(error)) = with_shutdown_timeout(container.kill(Signal::HUP)).await
         && unsupported(&error)
     {
-        let _ = soon(container.stop(StopOptions::default())).await;
+        let _ = with_shutdown_timeout(container.stop(StopOptions::default())).await;
     }
 }
 
-/// The exit code of a container, and a word where it has none of its own.
+/// Returns the exit code of a container, and prints a note if the container has none.
 fn exit_code(exit: &Exit) -> Result<u8> {
     use runtime_core::ExitReason as Reason;
     match exit.reason {
@@ -409,35 +417,35 @@ fn exit_code(exit: &Exit) -> Result<u8> {
     Ok(code_of_exit(exit))
 }
 
-/// Passes a signal on to the container.
-async fn pass_on(container: &Arc<dyn Container>, signal: Signal, presses: &mut u32) -> Then {
+/// Forwards a signal to the container.
+async fn forward_signal(container: &Arc<dyn Container>, signal: Signal, presses: &mut u32) -> Then {
     if signal == Signal::INT || signal == Signal::TERM {
         *presses += 1;
-        if *presses >= INSISTING {
+        if *presses >= INTERRUPTS_TO_LEAVE {
             style::note(format_args!("left: {} may run on", container.name()));
             return Then::End;
         }
     }
-    match soon(container.kill(signal)).await {
-        Ok(Ok(())) => Then::GoOn,
-        // It has ended already: its output says the rest.
-        Ok(Err(error)) if error.kind() == ErrorKind::InvalidState => Then::GoOn,
-        Ok(Err(error)) if error.kind() == ErrorKind::Unsupported && ends(signal) => {
+    match with_shutdown_timeout(container.kill(signal)).await {
+        Ok(Ok(())) => Then::Continue,
+        // The container has exited; the end of its output follows.
+        Ok(Err(error)) if error.kind() == ErrorKind::InvalidState => Then::Continue,
+        Ok(Err(error)) if error.kind() == ErrorKind::Unsupported && terminates(signal) => {
             if *presses <= 1 {
                 style::note("this engine sends no signals: the container is stopped");
                 stop_beside(Arc::clone(container));
             }
-            Then::GoOn
+            Then::Continue
         }
         Ok(Err(error)) => {
             style::print_error(&error.into());
-            if ends(signal) { Then::End } else { Then::GoOn }
+            if terminates(signal) { Then::End } else { Then::Continue }
         }
         Err(_) => Then::End,
     }
 }
 
-/// Stops a container while its last words are shown.
+/// Stops a container while its remaining output is shown.
 fn stop_beside(container: Arc<dyn Container>) {
     tokio::spawn(async move {
         if let Err(error) = container.stop(StopOptions::default()).await {
@@ -446,7 +454,7 @@ fn stop_beside(container: Arc<dyn Container>) {
     });
 }
 
-/// Shows the log in place of a session.
+/// Shows the log instead of a session.
 async fn show_log(
     container: &dyn Container,
     signals: &mut Signals,
@@ -466,7 +474,7 @@ async fn show_log(
                 }
             }
             came = signals.next() => {
-                if let Came::Signal(signal) = came && on_signal(signal).await == Then::End {
+                if let SignalEvent::Signal(signal) = came && on_signal(signal).await == Then::End {
                     break Ended::Signal(signal);
                 }
             }
@@ -492,7 +500,7 @@ mod tests {
 
     type Answer<T> = runtime_core::Result<T>;
 
-    /// A container whose start takes for ever, and which can be removed.
+    /// A container whose start never completes.
     #[derive(Debug)]
     struct Slow {
         id: ContainerId,
@@ -500,8 +508,8 @@ mod tests {
         removed: AtomicBool,
     }
 
-    fn not_asked_for<T>() -> Answer<T> {
-        Err(Error::internal("nobody should ask for this"))
+    fn unexpected_call<T>() -> Answer<T> {
+        Err(Error::internal("unexpected call"))
     }
 
     #[async_trait]
@@ -520,31 +528,31 @@ mod tests {
         }
 
         async fn info(&self) -> Answer<ContainerInfo> {
-            not_asked_for()
+            unexpected_call()
         }
 
         async fn wait(&self) -> Answer<Exit> {
-            not_asked_for()
+            unexpected_call()
         }
 
         async fn logs(&self, _: LogOptions) -> Answer<LogReader> {
-            not_asked_for()
+            unexpected_call()
         }
 
         async fn stats_once(&self) -> Answer<ContainerStats> {
-            not_asked_for()
+            unexpected_call()
         }
 
         async fn stats(&self, _: StatsOptions) -> Answer<StatsStream> {
-            not_asked_for()
+            unexpected_call()
         }
 
         async fn stop(&self, _: StopOptions) -> Answer<StopOutcome> {
-            not_asked_for()
+            unexpected_call()
         }
 
         async fn kill(&self, _: Signal) -> Answer<()> {
-            not_asked_for()
+            unexpected_call()
         }
 
         async fn remove(&self) -> Answer<()> {
@@ -553,24 +561,24 @@ mod tests {
         }
 
         async fn exec(&self, _: ExecOptions) -> Answer<Session> {
-            not_asked_for()
+            unexpected_call()
         }
 
         async fn attach(&self, _: AttachOptions) -> Answer<Session> {
-            not_asked_for()
+            unexpected_call()
         }
 
         async fn copy_in(&self, _: &str, _: ByteStream, _: CopyInOptions) -> Answer<()> {
-            not_asked_for()
+            unexpected_call()
         }
 
         async fn copy_out(&self, _: &str, _: CopyOutOptions) -> Answer<ByteStream> {
-            not_asked_for()
+            unexpected_call()
         }
     }
 
     #[tokio::test]
-    async fn a_signal_during_a_detached_start_undoes_it() {
+    async fn detached_start_interrupted_by_signal_removes_container() {
         use rustix::process::{Signal, getpid, kill_process};
         let slow = Slow {
             id: ContainerId::new("1"),

@@ -14,16 +14,16 @@ use serde_json::{Value, json};
 
 use crate::cli::{Stats, Top};
 use crate::exit_code::killed_by;
-use crate::find;
 use crate::format::{Format, print};
+use crate::resolve;
 use crate::session::{self, Ended, Then};
 use crate::signals::Signals;
 use crate::{style, terminal, units};
 
-/// How often a live table is made anew.
-const INTERVAL: Duration = Duration::from_secs(1);
+/// Refresh interval of a live table.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 
-const HEADS: [&str; 7] =
+const COLUMN_NAMES: [&str; 7] =
     ["CONTAINER ID", "NAME", "CPU %", "MEM USAGE", "MEM %", "NET I/O", "BLOCK I/O"];
 
 /// `runtime stats`.
@@ -42,21 +42,21 @@ pub(crate) async fn top(runtime: Arc<dyn Runtime>, arguments: Top) -> Result<u8>
     table.show(arguments.no_stream).await
 }
 
-/// The processes of a container, by its own `ps`.
+/// Lists the processes of a container with the `ps` of its image.
 async fn processes(runtime: &dyn Runtime, name: &str, options: &[String]) -> Result<u8> {
     let mut signals = Signals::listen()?;
-    let container = find::container(runtime, name).await?;
+    let container = resolve::container(runtime, name).await?;
     let command = std::iter::once("ps".to_owned()).chain(options.iter().cloned());
     let session = match container.exec(ExecOptions::new(command)).await {
         Err(error)
             if error.kind() == ErrorKind::InvalidArgument && error.field() == Some("command") =>
         {
-            bail!("the image of {name} has no `ps` to ask: {error}");
+            bail!("the image of {name} has no `ps`: {error}");
         }
         session => session?,
     };
     let control = session.control.clone();
-    let ended = session::talk(session, false, &mut signals, async |_| Then::End).await?;
+    let ended = session::relay(session, false, &mut signals, async |_| Then::End).await?;
     match ended {
         Ended::Output => Ok(u8::try_from(control.wait().await?.code & 0xff).unwrap_or(1)),
         Ended::NoReader => Ok(killed_by(13)),
@@ -75,9 +75,9 @@ impl Table {
     async fn show(&self, once: bool) -> Result<u8> {
         let mut signals = Signals::listen()?;
         let work = async {
-            // CPU use is known from the second sample on.
+            // The first sample has no CPU percentage.
             self.sample().await?;
-            let mut ticks = tokio::time::interval(INTERVAL);
+            let mut ticks = tokio::time::interval(REFRESH_INTERVAL);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             ticks.tick().await;
             let live = terminal::on_stdout() && matches!(self.format, Format::Table);
@@ -85,7 +85,8 @@ impl Table {
                 ticks.tick().await;
                 let text = self.text(self.sample().await?)?;
                 if live && !once {
-                    // Home, each line to its end, and what was below.
+                    // Moves the cursor home, clears each line to its end, and clears everything
+                    // below.
                     let text = terminal::size().map_or(&*text, |size| fitting(&text, size));
                     print(&format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n")))?;
                 } else {
@@ -110,11 +111,11 @@ impl Table {
         let mut listed = match self.names.is_empty() {
             true => self.runtime.list_containers(ListOptions::default()).await?,
             false => {
-                let found = self.names.iter().map(|name| find::listed(&*self.runtime, name));
+                let found = self.names.iter().map(|name| resolve::listed(&*self.runtime, name));
                 join_all(found).await.into_iter().collect::<Result<_>>()?
             }
         };
-        // One that was asked for by its name is shown as one without figures.
+        // A container that was given by name is listed without values.
         let runs = |listed: &Listed| listed.info.status == ContainerStatus::Running;
         listed.retain(|listed| !self.names.is_empty() || runs(listed));
         let mut known: HashMap<ContainerId, ContainerStats> = HashMap::new();
@@ -130,7 +131,7 @@ impl Table {
             for (id, stats) in join_all(each).await {
                 match stats {
                     Ok(stats) => drop(known.insert(id, stats)),
-                    // It has just ended.
+                    // The container has just exited.
                     Err(error)
                         if matches!(
                             error.kind(),
@@ -158,12 +159,13 @@ impl Table {
         } else {
             rows.sort_by(|(a, _), (b, _)| a.info.name.cmp(&b.info.name));
         }
-        self.format.render(&HEADS, rows.iter().map(|(listed, stats)| row(listed, stats.as_ref())))
+        self.format
+            .render(&COLUMN_NAMES, rows.iter().map(|(listed, stats)| row(listed, stats.as_ref())))
     }
 }
 
-/// As many lines as a window shows, with room for the cursor below them. A line that is longer than
-/// the window is wide takes several rows.
+/// Returns as many lines as the window shows, with room for the cursor below. A line that is wider
+/// than the window takes several rows.
 fn fitting(text: &str, window: TerminalSize) -> &str {
     let columns = usize::from(window.columns).max(1);
     let mut room = usize::from(window.rows).saturating_sub(1);
@@ -216,7 +218,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_table_fits_its_window() {
+    fn table_is_cut_to_window() {
         let table = "\x1b[1mHEAD\x1b[0m\none\ntwo\nthree is long\nfour\n";
         for (rows, columns, lines) in
             [(24, 80, 5), (6, 80, 5), (5, 80, 4), (3, 80, 2), (1, 80, 0), (6, 8, 4), (5, 8, 3)]

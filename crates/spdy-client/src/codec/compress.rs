@@ -1,5 +1,5 @@
-//! The compression of header blocks: one zlib stream for each direction of a connection, which
-//! begins with a dictionary and is flushed after each block.
+//! Compression of header blocks: one zlib stream per direction of a connection, which starts with a
+//! dictionary and is flushed after each block.
 
 use std::sync::LazyLock;
 
@@ -7,50 +7,49 @@ use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, 
 
 use super::{CodecError, MAX_HEADER_BLOCK};
 
-/// The Adler-32 checksum of the [`dictionary`], by which zlib names it.
+/// Adler-32 checksum of the [`dictionary`], with which zlib identifies it.
 pub const DICTIONARY_ADLER32: u32 = 0xe3c6_a7c2;
 
-/// The window of what we compress, as a power of two: 2 KiB hold the dictionary, and the state
-/// stays small.
+/// Base-2 logarithm of the compression window: 2 KiB hold the dictionary and keep the state small.
 const WINDOW_BITS: u8 = 11;
 
-/// The dictionary of SPDY/3 and 3.1: strings with a length of four bytes before each, then text.
+/// Returns the dictionary of SPDY/3 and 3.1: strings with a length prefix of four bytes, then text.
 #[must_use]
 pub fn dictionary() -> &'static [u8] {
     static DICTIONARY: LazyLock<Vec<u8>> = LazyLock::new(|| {
         let mut dictionary = Vec::with_capacity(1423);
-        for word in WORDS {
+        for word in DICTIONARY_WORDS {
             dictionary.extend_from_slice(&[0, 0, 0]);
             dictionary.extend(u8::try_from(word.len()));
             dictionary.extend_from_slice(word.as_bytes());
         }
-        dictionary.extend_from_slice(TAIL.as_bytes());
+        dictionary.extend_from_slice(DICTIONARY_TEXT.as_bytes());
         dictionary
     });
     &DICTIONARY
 }
 
-/// Compresses the header blocks of one direction, in the order in which they are sent.
+/// Compressor of the header blocks of one direction, in sending order.
 #[derive(Debug)]
 pub struct Compressor {
     zlib: Compress,
 }
 
 impl Compressor {
-    /// The beginning of a connection.
+    /// Creates the compressor of a new connection.
     ///
     /// # Errors
-    /// [`CodecError::Compression`] when zlib does not take the dictionary.
+    /// [`CodecError::Compression`] if zlib rejects the dictionary.
     pub fn new() -> Result<Self, CodecError> {
         let mut zlib = Compress::new_with_window_bits(Compression::default(), true, WINDOW_BITS);
         zlib.set_dictionary(dictionary()).map_err(|_| CodecError::Compression)?;
         Ok(Self { zlib })
     }
 
-    /// Compresses one block, such that the other side can read all of it.
+    /// Compresses one block and flushes, so that the peer can decompress all of it.
     ///
     /// # Errors
-    /// [`CodecError::Compression`] when zlib fails; the connection is of no use after that.
+    /// [`CodecError::Compression`] if zlib fails; the connection is unusable after that.
     pub fn compress(&mut self, mut block: &[u8]) -> Result<Vec<u8>, CodecError> {
         let mut compressed = Vec::new();
         let mut chunk = [0; 1024];
@@ -66,7 +65,7 @@ impl Compressor {
             compressed.extend_from_slice(&chunk[..written]);
             match status {
                 Status::StreamEnd => return Err(CodecError::Compression),
-                // A chunk that was not filled means that the flush is complete.
+                // A chunk with free space means that the flush is complete.
                 _ if block.is_empty() && written < chunk.len() => return Ok(compressed),
                 _ if read == 0 && written == 0 => return Err(CodecError::Compression),
                 _ => {}
@@ -75,7 +74,7 @@ impl Compressor {
     }
 }
 
-/// Decompresses the header blocks of one direction, in the order in which they come.
+/// Decompressor of the header blocks of one direction, in receiving order.
 #[derive(Debug)]
 pub struct Decompressor {
     zlib: Decompress,
@@ -88,7 +87,7 @@ impl Default for Decompressor {
 }
 
 impl Decompressor {
-    /// The beginning of a connection.
+    /// Creates the decompressor of a new connection.
     #[must_use]
     pub fn new() -> Self {
         Self { zlib: Decompress::new(true) }
@@ -97,9 +96,8 @@ impl Decompressor {
     /// Decompresses one block.
     ///
     /// # Errors
-    /// [`CodecError::Decompression`] for what is no continuation of the stream,
-    /// [`CodecError::TooLarge`] beyond [`MAX_HEADER_BLOCK`]. The connection is of no use after
-    /// that.
+    /// [`CodecError::Decompression`] if the block does not continue the stream,
+    /// [`CodecError::TooLarge`] beyond [`MAX_HEADER_BLOCK`]. The connection is unusable after that.
     pub fn decompress(&mut self, mut compressed: &[u8]) -> Result<Vec<u8>, CodecError> {
         let mut block = Vec::new();
         let mut chunk = [0; 1024];
@@ -128,12 +126,12 @@ impl Decompressor {
     }
 }
 
-/// How far a counter of zlib went, never more than what it was given.
+/// Returns the progress of a zlib counter, at most `available`.
 fn progress(before: u64, after: u64, available: usize) -> usize {
     usize::try_from(after.saturating_sub(before)).map_or(available, |moved| moved.min(available))
 }
 
-const WORDS: [&str; 65] = [
+const DICTIONARY_WORDS: [&str; 65] = [
     "options",
     "head",
     "post",
@@ -201,7 +199,7 @@ const WORDS: [&str; 65] = [
     "origin",
 ];
 
-const TAIL: &str = "100101201202205206300302303304305306307402405406407408409410411412413414415416417502504505\
+const DICTIONARY_TEXT: &str = "100101201202205206300302303304305306307402405406407408409410411412413414415416417502504505\
     203 Non-Authoritative Information204 No Content301 Moved Permanently400 Bad Request\
     401 Unauthorized403 Forbidden404 Not Found500 Internal Server Error501 Not Implemented\
     503 Service UnavailableJan Feb Mar Apr May Jun Jul Aug Sept Oct Nov Dec 00:00:00 \

@@ -1,4 +1,4 @@
-//! Bytes to frames.
+//! Decoding of frames.
 
 use super::frame::{
     FLAG_CLEAR_SETTINGS, FLAG_FIN, FLAG_UNIDIRECTIONAL, GOAWAY, HEADERS, PING, RST_STREAM,
@@ -9,29 +9,29 @@ use super::{
     ResetStatus, Setting,
 };
 
-/// What came in.
+/// Decoded frame or part of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Decoded<'a> {
     /// A control frame.
     Control(ControlFrame),
-    /// A data frame, or a piece of one.
+    /// A data frame, or a chunk of one.
     Data {
-        /// Its stream.
+        /// The stream id.
         stream_id: u32,
-        /// The bytes of this piece; empty only for a frame without payload.
+        /// The bytes of this chunk; empty only for a frame without payload.
         data: &'a [u8],
-        /// The sender sends nothing more on the stream: set on the last piece alone.
+        /// Set if the sender has finished the stream; only on the last chunk of a frame.
         fin: bool,
     },
 }
 
-/// Reads the frames of one direction, from pieces of any size. Control frames of an unknown type
-/// are passed over, as the draft says.
+/// Decoder of the frames of one direction, from chunks of any size. Control frames of unknown types
+/// are skipped, as the draft requires.
 #[derive(Debug, Default)]
 pub struct Decoder {
     decompressor: Decompressor,
-    /// The beginning of a frame header or of the payload of a control frame.
+    /// The start of a frame header or of the payload of a control frame.
     partial: Vec<u8>,
     state: State,
 }
@@ -56,22 +56,22 @@ enum State {
 }
 
 impl Decoder {
-    /// The beginning of a connection.
+    /// Creates the decoder of a new connection.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes the next frame, or piece of a data frame, from the front of `input`. `None` when more
-    /// input is needed; all of it has been taken then.
+    /// Removes the next frame, or chunk of a data frame, from the front of `input`. Returns `None`
+    /// if more input is needed; `input` is then empty.
     ///
     /// # Errors
-    /// [`CodecError`]; the connection is of no use after that.
+    /// [`CodecError`]; the connection is unusable after that.
     pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Decoded<'a>>, CodecError> {
         loop {
             match self.state {
                 State::Header => {
-                    if !self.gather(8, input) {
+                    if !self.fill_partial(8, input) {
                         return Ok(None);
                     }
                     let header = std::mem::take(&mut self.partial);
@@ -80,7 +80,7 @@ impl Decoder {
                     }
                 }
                 State::Control { kind, flags, length } => {
-                    if !self.gather(length, input) {
+                    if !self.fill_partial(length, input) {
                         return Ok(None);
                     }
                     self.state = State::Header;
@@ -112,8 +112,8 @@ impl Decoder {
         }
     }
 
-    /// Fills the partial buffer up to `length` bytes; whether that is reached.
-    fn gather(&mut self, length: usize, input: &mut &[u8]) -> bool {
+    /// Fills the partial buffer up to `length` bytes; returns true if it has that length.
+    fn fill_partial(&mut self, length: usize, input: &mut &[u8]) -> bool {
         self.partial.extend_from_slice(take(input, length.saturating_sub(self.partial.len())));
         self.partial.len() >= length
     }
@@ -213,7 +213,7 @@ impl Decoder {
     }
 }
 
-/// The fields of a payload, one after the other.
+/// Reader over the fields of a payload.
 struct Fields<'a> {
     rest: &'a [u8],
     kind: u16,
@@ -240,7 +240,7 @@ const fn nonzero(stream_id: u32) -> Result<u32, CodecError> {
     if stream_id == 0 { Err(CodecError::StreamId(0)) } else { Ok(stream_id) }
 }
 
-/// Up to `length` bytes from the front of `input`.
+/// Removes up to `length` bytes from the front of `input`.
 fn take<'a>(input: &mut &'a [u8], length: usize) -> &'a [u8] {
     let (front, rest) = input.split_at(length.min(input.len()));
     *input = rest;

@@ -1,4 +1,4 @@
-//! Frames to bytes.
+//! Encoding of frames.
 
 use bytes::{BufMut, BytesMut};
 
@@ -8,17 +8,17 @@ use super::frame::{
 };
 use super::{CodecError, Compressor, ControlFrame, Headers, MAX_PAYLOAD, MAX_STREAM_ID};
 
-/// Writes the frames of one direction, in the order in which they are sent.
+/// Encoder of the frames of one direction, in sending order.
 #[derive(Debug)]
 pub struct Encoder {
     compressor: Compressor,
 }
 
 impl Encoder {
-    /// The beginning of a connection.
+    /// Creates the encoder of a new connection.
     ///
     /// # Errors
-    /// [`CodecError::Compression`] when the header compression cannot be set up.
+    /// [`CodecError::Compression`] if the header compression fails to start.
     pub fn new() -> Result<Self, CodecError> {
         Ok(Self { compressor: Compressor::new()? })
     }
@@ -26,9 +26,8 @@ impl Encoder {
     /// Appends a control frame to `out`.
     ///
     /// # Errors
-    /// What cannot be written leaves `out` as it was: a stream id of more than 31 bits, a header
-    /// block or a list of settings that is too large. After an error of the compression the
-    /// encoder is of no use.
+    /// A stream id of more than 31 bits, or a header block or list of settings that is too large.
+    /// `out` is unchanged then. After a compression error the encoder is unusable.
     pub fn control(&mut self, frame: &ControlFrame, out: &mut BytesMut) -> Result<(), CodecError> {
         let mut payload = BytesMut::new();
         let (kind, flags) = match frame {
@@ -100,7 +99,7 @@ impl Encoder {
     /// Appends a data frame to `out`.
     ///
     /// # Errors
-    /// [`CodecError::StreamId`] or [`CodecError::TooLarge`]; `out` is left as it was.
+    /// [`CodecError::StreamId`] or [`CodecError::TooLarge`]; `out` is unchanged then.
     pub fn data(
         stream_id: u32,
         fin: bool,

@@ -1,4 +1,4 @@
-//! The control frames as values.
+//! Control frames.
 
 use std::fmt;
 
@@ -25,106 +25,105 @@ pub(super) const FLAG_CLEAR_SETTINGS: u8 = 0x01;
 pub enum ControlFrame {
     /// Opens a stream.
     SynStream {
-        /// The new stream: odd when a client opens it.
+        /// The id of the new stream: odd if a client opens it.
         stream_id: u32,
-        /// The stream that it belongs to, or 0.
+        /// The associated stream, or 0.
         associated: u32,
         /// 0 (first) to 7 (last).
         priority: u8,
-        /// The sender sends nothing more on it.
+        /// Set if the sender has finished the stream.
         fin: bool,
-        /// The receiver must not send on it.
+        /// Set if the receiver must not send on the stream.
         unidirectional: bool,
-        /// What the stream is for.
+        /// The headers of the request.
         headers: Headers,
     },
     /// Accepts a stream.
     SynReply {
         /// The stream.
         stream_id: u32,
-        /// The sender sends nothing more on it.
+        /// Set if the sender has finished the stream.
         fin: bool,
-        /// The answer.
+        /// The headers of the response.
         headers: Headers,
     },
-    /// Ends a stream in both directions at once.
+    /// Ends a stream in both directions immediately.
     RstStream {
         /// The stream.
         stream_id: u32,
-        /// Why.
+        /// The status code.
         status: ResetStatus,
     },
-    /// Facts about the connection.
+    /// Settings of the connection.
     Settings {
-        /// Forget what was persisted before.
+        /// Clears persisted settings.
         clear: bool,
-        /// The facts.
+        /// The settings.
         settings: Vec<Setting>,
     },
-    /// To be sent back as it is when the id is the other side's: even from a server, odd from a
-    /// client.
+    /// A ping, returned unchanged if the id is the peer's: even from a server, odd from a client.
     Ping {
-        /// Tells pings apart.
+        /// The ping id.
         id: u32,
     },
-    /// No more streams are accepted.
+    /// The sender accepts no more streams.
     GoAway {
-        /// The last stream that was.
+        /// The last accepted stream.
         last_good_stream_id: u32,
         /// 0 regular, 1 protocol error, 2 internal error.
         status: u32,
     },
-    /// More headers for a stream.
+    /// Additional headers of a stream.
     Headers {
         /// The stream.
         stream_id: u32,
-        /// The sender sends nothing more on it.
+        /// Set if the sender has finished the stream.
         fin: bool,
         /// The additional headers.
         headers: Headers,
     },
-    /// More room at the receiver.
+    /// Additional window at the receiver.
     WindowUpdate {
         /// The stream, or 0 for the connection.
         stream_id: u32,
-        /// Bytes of additional room: 1 to 2^31 - 1.
+        /// Size of the increment in bytes: 1 to 2^31 - 1.
         delta: u32,
     },
 }
 
-/// One fact of a `SETTINGS` frame.
+/// One entry of a `SETTINGS` frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Setting {
-    /// 1: persist it; 2: it was persisted.
+    /// 1: persist the setting; 2: the setting was persisted.
     pub flags: u8,
-    /// Which fact, a number of 24 bits.
+    /// The setting's id, 24 bits.
     pub id: u32,
-    /// Its value.
+    /// The value.
     pub value: u32,
 }
 
-/// Why a stream was reset: a status code of the draft.
+/// Status code of a stream reset.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ResetStatus(pub u32);
 
 impl ResetStatus {
     /// A generic protocol error.
     pub const PROTOCOL_ERROR: Self = Self(1);
-    /// A frame for a stream that is not there.
+    /// A frame for a stream that does not exist.
     pub const INVALID_STREAM: Self = Self(2);
-    /// The stream was refused before anything was done with it.
+    /// The stream was refused before any processing.
     pub const REFUSED_STREAM: Self = Self(3);
     /// The version of SPDY is not supported.
     pub const UNSUPPORTED_VERSION: Self = Self(4);
-    /// The stream is not needed any more.
+    /// The stream is no longer needed.
     pub const CANCEL: Self = Self(5);
-    /// The other side failed.
+    /// Internal error of the sender.
     pub const INTERNAL_ERROR: Self = Self(6);
-    /// Flow control was broken.
+    /// A violation of flow control.
     pub const FLOW_CONTROL_ERROR: Self = Self(7);
     /// A second reply for one stream.
     pub const STREAM_IN_USE: Self = Self(8);
-    /// A frame for a stream that was finished.
+    /// A frame for a finished stream.
     pub const STREAM_ALREADY_CLOSED: Self = Self(9);
 
     const fn name(self) -> &'static str {

@@ -1,30 +1,30 @@
-//! Header blocks, as they are before compression.
+//! Uncompressed header blocks.
 
 use bytes::Bytes;
 
 use super::{CodecError, MAX_HEADER_BLOCK};
 
-/// How many names a block may have.
+/// Maximum number of names in a block.
 const MAX_HEADERS: usize = 256;
 
-/// The headers of a stream: names in lower case, each with one or more values, in order.
+/// Headers of a stream: lower-case names, each with one or more values, in order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Headers {
     entries: Vec<(String, Vec<Bytes>)>,
 }
 
 impl Headers {
-    /// No headers.
+    /// Creates an empty set of headers.
     #[must_use]
     pub const fn new() -> Self {
         Self { entries: Vec::new() }
     }
 
-    /// Adds a value; the name is put into lower case, which the draft demands.
+    /// Adds a value. The name is converted to lower case, as the draft requires.
     ///
     /// # Errors
-    /// [`CodecError::Headers`] for a name that is empty or not made of visible ASCII, and for a
-    /// value that contains a zero byte, which separates values on the wire.
+    /// [`CodecError::Headers`] for a name that is empty or not visible ASCII, and for a value with
+    /// a zero byte, which separates values on the wire.
     pub fn append(&mut self, name: &str, value: impl Into<Bytes>) -> Result<(), CodecError> {
         let value = value.into();
         if value.contains(&0) {
@@ -38,7 +38,7 @@ impl Headers {
         Ok(())
     }
 
-    /// The first value of a name, which is compared without regard to case.
+    /// Returns the first value of a name, which is compared without case.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&[u8]> {
         self.entries
@@ -48,26 +48,26 @@ impl Headers {
             .map(AsRef::as_ref)
     }
 
-    /// All names with their values. A name with several values comes several times.
+    /// Iterates over names and values. A name with several values is repeated.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.entries
             .iter()
             .flat_map(|(name, values)| values.iter().map(|value| (name.as_str(), value.as_ref())))
     }
 
-    /// How many names there are.
+    /// Returns the number of names.
     #[must_use]
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether there are none.
+    /// Returns true if there are no headers.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// The block as it goes into the compression.
+    /// Encodes the uncompressed block.
     ///
     /// # Errors
     /// [`CodecError::TooLarge`] beyond [`MAX_HEADER_BLOCK`] or 256 names.
@@ -92,11 +92,11 @@ impl Headers {
         Ok(block)
     }
 
-    /// Reads a block as it comes out of the compression.
+    /// Decodes an uncompressed block.
     ///
     /// # Errors
-    /// [`CodecError::Headers`] when lengths do not fit, a name comes twice or is no name, there are
-    /// more than 256 names, or bytes are left over.
+    /// [`CodecError::Headers`] for a wrong length, a repeated or invalid name, more than 256 names,
+    /// or trailing bytes.
     pub fn from_block(mut block: &[u8]) -> Result<Self, CodecError> {
         let count = take_length(&mut block)?;
         if count > MAX_HEADERS {

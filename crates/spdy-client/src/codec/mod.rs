@@ -1,7 +1,7 @@
-//! Frames to bytes and back, without any I/O.
+//! Encoding and decoding of frames, without I/O.
 //!
-//! Control frames are values ([`ControlFrame`]); the payload of data frames is passed through in
-//! pieces as it comes ([`Decoded::Data`]), so that a 16 MiB frame needs no 16 MiB of memory.
+//! Control frames are values ([`ControlFrame`]); the payload of data frames is passed on in chunks
+//! ([`Decoded::Data`]), so that a frame of 16 MiB is not buffered.
 
 mod compress;
 mod decode;
@@ -15,43 +15,43 @@ pub use encode::Encoder;
 pub use frame::{ControlFrame, ResetStatus, Setting};
 pub use headers::Headers;
 
-/// The largest stream id: ids have 31 bits.
+/// Largest stream id: ids have 31 bits.
 pub const MAX_STREAM_ID: u32 = 0x7fff_ffff;
 
-/// The largest payload of one frame in bytes: lengths have 24 bits.
+/// Largest payload of a frame in bytes: lengths have 24 bits.
 pub const MAX_PAYLOAD: usize = 0x00ff_ffff;
 
-/// The largest payload of a control frame that is accepted, in bytes. The draft asks for at least
-/// 8 KiB; the frames of remote commands have less than 100 bytes.
+/// Largest accepted payload of a control frame in bytes. The draft requires at least 8 KiB; the
+/// frames of remote commands have less than 100 bytes.
 pub const MAX_CONTROL_PAYLOAD: usize = 64 * 1024;
 
-/// The largest header block that is accepted after decompression, in bytes.
+/// Largest accepted header block after decompression, in bytes.
 pub const MAX_HEADER_BLOCK: usize = 64 * 1024;
 
-/// What makes a frame unusable. Each of them ends the connection: after one the two sides may not
-/// agree on where frames begin, or on the state of the header compression.
+/// Error of the codec. Every error ends the connection, because the peers may then disagree about
+/// frame boundaries or the state of the header compression.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CodecError {
     /// A control frame of another version of SPDY.
     #[error("a frame of SPDY version {0} instead of 3")]
     Version(u16),
-    /// A frame larger than what is accepted or what can be written.
+    /// A frame above the size limit.
     #[error("a frame of {0} bytes is too large")]
     TooLarge(usize),
-    /// A frame whose fields do not fit its length.
+    /// A frame whose fields do not match its length.
     #[error("a malformed control frame of type {0}")]
     Malformed(u16),
-    /// A frame that needs a stream id has none, or one of more than 31 bits.
+    /// A missing stream id, or one of more than 31 bits.
     #[error("a frame with the stream id {0}")]
     StreamId(u32),
-    /// A header block that cannot be decompressed.
-    #[error("a header block that cannot be decompressed")]
+    /// A header block that fails to decompress.
+    #[error("failed to decompress a header block")]
     Decompression,
-    /// A header block that cannot be compressed.
-    #[error("a header block that cannot be compressed")]
+    /// A header block that fails to compress.
+    #[error("failed to compress a header block")]
     Compression,
-    /// A header block that does not parse, or a name or value that has no place in one.
+    /// An invalid header block, name or value.
     #[error("a malformed header block")]
     Headers,
 }

@@ -1,4 +1,4 @@
-//! From HTTP/1.1 to SPDY.
+//! Upgrade from HTTP/1.1 to SPDY.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,28 +14,28 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Error, Options, Session, start};
 
-/// The version of the remote command protocol that is asked for.
+/// Requested version of the remote command protocol.
 pub const PROTOCOL: &str = "v4.channel.k8s.io";
 
 const STREAM_PROTOCOL: HeaderName = HeaderName::from_static("x-stream-protocol-version");
 const SPDY: HeaderValue = HeaderValue::from_static("SPDY/3.1");
 
-/// How much of a refusal is kept.
+/// Maximum number of bytes kept of a refusal.
 const MAX_MESSAGE: usize = 8 * 1024;
 
-/// Opens a session over `io`, a fresh connection to the HTTP/1.1 server of `uri`; of that only the
-/// path, the query and, for the `Host` header, the authority are used. `headers` are sent along,
-/// a bearer token for instance.
+/// Opens a session over `io`, a new connection to the HTTP/1.1 server of `uri`. Only the path, the
+/// query and, for the `Host` header, the authority of `uri` are used. `headers`, for example a
+/// bearer token, are added to the request.
 ///
-/// It returns when the server has accepted every stream. The bytes are then moved by a task, which
-/// ends when the session has ended or every part of it was dropped.
+/// Returns when the server has accepted every stream. A task performs the I/O after that; it ends
+/// when the session has ended or all of its parts are dropped.
 ///
 /// # Errors
-/// [`Error::Refused`] with the server's words when it does not upgrade, [`Error::Negotiation`] when
-/// it upgrades to something else, [`Error::Http`] and [`Error::Spdy`] when the connection fails.
+/// [`Error::Refused`] with the response body if the server does not upgrade, [`Error::Negotiation`]
+/// if it upgrades to another protocol, [`Error::Http`] and [`Error::Spdy`] if the connection fails.
 ///
 /// # Panics
-/// Outside a tokio runtime.
+/// If called outside of a tokio runtime.
 pub async fn open<T>(
     io: T,
     uri: &Uri,
@@ -49,14 +49,14 @@ where
     start(TokioIo::new(upgraded), options).await
 }
 
-/// The request that asks a server for an upgrade to SPDY, without a `Host` header.
+/// Returns the request for an upgrade to SPDY, without a `Host` header.
 #[must_use]
 pub fn upgrade_request(uri: Uri, headers: HeaderMap) -> Request<()> {
     let mut request = Request::new(());
     *request.method_mut() = Method::POST;
     *request.uri_mut() = uri;
     *request.headers_mut() = headers;
-    // Some proxies refuse a POST that does not say that it has no body.
+    // Some proxies refuse a POST request without a content length.
     request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     request.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     request.headers_mut().insert(UPGRADE, SPDY);
@@ -64,7 +64,7 @@ pub fn upgrade_request(uri: Uri, headers: HeaderMap) -> Request<()> {
     request
 }
 
-/// Whether a server's answer to [`upgrade_request`] is the upgrade that was asked for.
+/// Checks that the response to [`upgrade_request`] is the requested upgrade.
 ///
 /// # Errors
 /// [`Error::Refused`], with an empty message, for a status other than 101; [`Error::Negotiation`]
@@ -111,8 +111,8 @@ where
         }
         hyper::upgrade::on(response).await.map_err(http_error)
     };
-    // The exchange moves only while the connection is polled, and outlives it: an upgrade ends the
-    // connection.
+    // The exchange proceeds only while the connection is polled, and the connection must outlive
+    // it, because an upgrade ends the connection.
     let mut connection = pin!(connection.with_upgrades());
     let mut exchange = pin!(exchange);
     tokio::select! {
@@ -125,7 +125,7 @@ where
     }
 }
 
-/// The beginning of a refusal's body. One that breaks off is as good as it is.
+/// Returns the start of a refusal's body, which may be incomplete.
 async fn message(body: impl Body<Data = Bytes>) -> String {
     let mut body = pin!(body);
     let mut text = Vec::new();

@@ -1,63 +1,63 @@
-//! What a session is made of.
+//! Session options.
 
 use crate::Config;
 
-/// Which streams a session has. They have to be the ones that the command was prepared with: a
-/// server waits for each of them, and refuses others.
+/// Streams of a session. They must match the streams that the command was prepared with, because a
+/// server waits for each of those and refuses others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Streams {
-    /// Standard input.
+    /// stdin.
     pub stdin: bool,
-    /// Standard output, or the output of a terminal.
+    /// stdout, or the output of a terminal.
     pub stdout: bool,
-    /// Standard error; servers refuse it together with a terminal.
+    /// stderr; servers refuse it together with a terminal.
     pub stderr: bool,
-    /// A terminal, whose size can be changed.
+    /// A terminal, which can be resized.
     pub tty: bool,
 }
 
 impl Streams {
-    /// None of them.
+    /// Returns no streams.
     #[must_use]
     pub const fn none() -> Self {
         Self { stdin: false, stdout: false, stderr: false, tty: false }
     }
 
-    /// Standard output and standard error.
+    /// Returns stdout and stderr.
     #[must_use]
     pub const fn outputs() -> Self {
         Self { stdin: false, stdout: true, stderr: true, tty: false }
     }
 
-    /// A terminal with its input and its output.
+    /// Returns a terminal with input and output.
     #[must_use]
     pub const fn terminal() -> Self {
         Self { stdin: true, stdout: true, stderr: false, tty: true }
     }
 
-    /// With standard input, or without.
+    /// Enables or disables stdin.
     #[must_use]
     pub const fn stdin(mut self, stdin: bool) -> Self {
         self.stdin = stdin;
         self
     }
 
-    /// With standard output, or without.
+    /// Enables or disables stdout.
     #[must_use]
     pub const fn stdout(mut self, stdout: bool) -> Self {
         self.stdout = stdout;
         self
     }
 
-    /// With standard error, or without.
+    /// Enables or disables stderr.
     #[must_use]
     pub const fn stderr(mut self, stderr: bool) -> Self {
         self.stderr = stderr;
         self
     }
 
-    /// With a terminal, or without.
+    /// Enables or disables the terminal.
     #[must_use]
     pub const fn tty(mut self, tty: bool) -> Self {
         self.tty = tty;
@@ -65,24 +65,24 @@ impl Streams {
     }
 }
 
-/// How to open a session.
+/// Options for opening a session.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct Options {
-    /// Its streams.
+    /// The streams.
     pub streams: Streams,
-    /// The settings of the connection.
+    /// The configuration of the connection.
     pub connection: Config,
 }
 
 impl Options {
-    /// These streams, over a connection with the usual settings.
+    /// Returns options for these streams with the default connection configuration.
     #[must_use]
     pub fn new(streams: Streams) -> Self {
         Self { streams, connection: Config::default() }
     }
 
-    /// Other settings for the connection.
+    /// Sets the connection configuration.
     #[must_use]
     pub fn connection(mut self, connection: Config) -> Self {
         self.connection = connection;

@@ -1,39 +1,39 @@
-//! How a remote command ended, as version 4 says it: a Kubernetes `Status` as JSON.
+//! Outcome of a remote command in version 4: a Kubernetes `Status` as JSON.
 
 use serde::Deserialize;
 
 use super::Error;
 
-/// How a command ended.
+/// Outcome of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// The session ended well; of an exec, the command's exit code was 0. After an attach this says
-    /// nothing about the process's exit code.
+    /// The session succeeded. After an exec, the exit code was 0; after an attach, the exit code of
+    /// the process is unknown.
     Success,
-    /// The command ended with this exit code, which is not 0. Death by a signal is 128 + its number.
+    /// The command exited with this non-zero code. A kill by a signal is 128 + the signal number.
     ExitCode(i32),
-    /// The command did not run, or the server lost sight of it.
+    /// The command did not run, or the server lost it.
     Failure(Failure),
 }
 
-/// Why a command did not run to its end.
+/// Reason of a failed command.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Failure {
-    /// A word of Kubernetes: `InternalError`, `NotFound`; empty where the server gave none.
+    /// Kubernetes reason such as `InternalError` or `NotFound`; empty if missing.
     pub reason: String,
-    /// What the server said.
+    /// The server's message.
     pub message: String,
-    /// The HTTP status that it would have been.
+    /// The equivalent HTTP status.
     pub code: Option<u16>,
 }
 
 impl Outcome {
-    /// Reads what the error stream carried.
+    /// Parses the content of the error stream.
     ///
     /// # Errors
-    /// [`Error::MalformedOutcome`] for anything but a complete `Status`.
+    /// [`Error::MalformedOutcome`] unless the content is a complete `Status`.
     pub fn parse(status: &[u8]) -> Result<Self, Error> {
         let status: Status = serde_json::from_slice(status).map_err(|_| Error::MalformedOutcome)?;
         match status.status.as_str() {

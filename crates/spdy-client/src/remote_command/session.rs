@@ -1,4 +1,4 @@
-//! A running command.
+//! Sessions of remote commands.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -12,66 +12,64 @@ use super::{Error, Options, Outcome};
 use crate::stream::Probe;
 use crate::{Connection, Headers, ReadHalf, Stream, WriteHalf};
 
-/// The longest outcome that is read, in bytes.
+/// Maximum size of an outcome in bytes.
 const MAX_OUTCOME: usize = 256 * 1024;
 
-/// The parts of an open session. Each can be used from another task; the connection is closed when
-/// all of them are dropped.
+/// Open session. Its parts can be used from different tasks; the connection is closed when all of
+/// them are dropped.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Session {
-    /// Standard input. Shutting it down, or dropping it, lets the process read the end of file. A
-    /// process on a terminal ends its input by the terminal's end-of-file character instead.
+    /// stdin. Shutting it down, or dropping it, signals end of file to the process. A process on a
+    /// terminal needs the terminal's end-of-file character instead.
     pub stdin: Option<WriteHalf>,
-    /// Standard output, or the output of a terminal.
+    /// stdout, or the output of a terminal.
     pub stdout: Option<Output>,
-    /// Standard error.
+    /// stderr.
     pub stderr: Option<Output>,
     /// The size of the terminal.
     pub resize: Option<Resize>,
-    /// How it ends.
+    /// The exit of the command.
     pub exit: Exit,
 }
 
-/// An output of a command.
+/// Output of a command.
 ///
-/// Room is bounded: a command that writes to an output that nobody reads waits, and because all
-/// outputs share a connection the others stand still with it. Dropping an output throws its bytes
-/// away.
+/// The buffer is bounded: if an output is not read, the command blocks on writing to it, and so do
+/// all other outputs, because they share a connection. Dropping an output discards its bytes.
 #[derive(Debug)]
 pub struct Output {
     read: ReadHalf,
     ending: Arc<Ending>,
 }
 
-/// Changes the size of a terminal.
+/// Handle that resizes a terminal.
 #[derive(Debug)]
 pub struct Resize {
     stream: Mutex<WriteHalf>,
 }
 
-/// Waits for the end of a command. Clones wait for the same.
+/// Handle that waits for the exit of a command. Clones wait for the same exit.
 #[derive(Debug, Clone)]
 pub struct Exit {
     ending: Arc<Ending>,
 }
 
-/// Opens the streams of a session over `io`, which a server has upgraded to SPDY, and waits until
-/// the server has accepted each of them. See [`open`](super::open) for the rest.
+/// Opens the streams of a session over `io`, on which a server has upgraded to SPDY, and waits
+/// until the server has accepted each of them. See [`open`](super::open) for details.
 ///
 /// # Errors
-/// [`Error::Spdy`] when a stream is refused or the connection fails.
+/// [`Error::Spdy`] if a stream is refused or the connection fails.
 ///
 /// # Panics
-/// Outside a tokio runtime.
+/// If called outside of a tokio runtime.
 pub async fn start<T>(io: T, options: &Options) -> Result<Session, Error>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let connection = Connection::spawn(io, options.connection.clone())?;
     let streams = options.streams;
-    // All are asked for before the first answer is waited for, in the order in which other clients
-    // ask.
+    // All streams are opened before waiting for a reply, in the order of other clients.
     let mut error = open_stream(&connection, "error")?;
     let optional = |wanted: bool, kind| wanted.then(|| open_stream(&connection, kind)).transpose();
     let mut stdin = optional(streams.stdin, "stdin")?;
@@ -80,7 +78,7 @@ where
     let mut resize = optional(streams.tty, "resize")?;
     error.reply().await?;
     for stream in [&mut stdin, &mut stdout, &mut stderr, &mut resize].into_iter().flatten() {
-        // The server throws away what comes before its answer.
+        // The server discards data before its reply.
         stream.reply().await?;
     }
 
@@ -98,7 +96,7 @@ where
         _unused: unused,
     });
     let output = |read| Output { read, ending: Arc::clone(&ending) };
-    // Nothing comes in on these two: what came would be thrown away.
+    // These streams receive no data; unexpected data is discarded.
     let input = |stream: Stream| stream.into_split().1;
     Ok(Session {
         stdin: stdin.map(input),
@@ -116,33 +114,33 @@ fn open_stream(connection: &Connection, kind: &'static str) -> Result<Stream, cr
 }
 
 impl Output {
-    /// The next bytes, as many as there are; `None` at the end. Dropping the future loses nothing.
+    /// Returns the next bytes, or `None` at the end. Cancel safe.
     ///
     /// # Errors
-    /// Why the output was cut off, after the last byte that came.
+    /// The reason why the output was cut off, after the last received byte.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
         poll_fn(|context| self.poll_chunk(context)).await
     }
 
-    /// Polls for what [`chunk`](Self::chunk) gives.
+    /// Polls for the result of [`chunk`](Self::chunk).
     ///
     /// # Errors
-    /// The same.
+    /// Same as [`chunk`](Self::chunk).
     pub fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Error>> {
         self.read.poll_chunk(context).map(|chunk| match chunk {
-            // A server resets what it did not finish, once it has said the outcome.
-            Err(crate::Error::Reset(_)) if self.ending.probe.touched() => Ok(None),
+            // After sending the outcome, a server resets unfinished streams.
+            Err(crate::Error::Reset(_)) if self.ending.probe.has_received() => Ok(None),
             chunk => chunk.map_err(Error::from),
         })
     }
 }
 
 impl Resize {
-    /// Tells the terminal its size in characters. It returns when the message has been handed to
+    /// Sends the size of the terminal in characters. Returns when the message has been passed to
     /// the transport.
     ///
     /// # Errors
-    /// Why nothing can be sent any more: most often the command has ended.
+    /// The reason why the message was not sent: usually the command has exited.
     pub async fn send(&self, columns: u16, rows: u16) -> Result<(), Error> {
         let message = format!("{{\"Width\":{columns},\"Height\":{rows}}}\n");
         let mut stream = self.stream.lock().await;
@@ -152,25 +150,24 @@ impl Resize {
 }
 
 impl Exit {
-    /// Waits for the outcome. Any number of calls get the same one; dropping the future loses
-    /// nothing.
+    /// Waits for the outcome. All calls return the same outcome. Cancel safe.
     ///
-    /// The outcome comes after the outputs: they have to be read, or dropped, for it to come.
+    /// The outcome follows the outputs, which must be read or dropped first.
     ///
     /// # Errors
-    /// [`Error::NoOutcome`] when the connection ended before; [`Error::MalformedOutcome`].
+    /// [`Error::NoOutcome`] if the connection ended before; [`Error::MalformedOutcome`].
     pub async fn wait(&self) -> Result<Outcome, Error> {
         self.ending.status.lock().await.outcome().await
     }
 }
 
-/// What all parts of a session keep alive.
+/// State that all parts of a session keep alive.
 #[derive(Debug)]
 struct Ending {
     status: Mutex<StatusStream>,
     probe: Probe,
-    /// The directions in which nothing is sent. Dropping them would finish them, with a frame each
-    /// that servers do not see from other clients.
+    /// The unused write halves. Dropping them would finish them with one frame each, which other
+    /// clients do not send.
     _unused: Vec<WriteHalf>,
 }
 
@@ -190,7 +187,7 @@ impl StatusStream {
             let end = match self.read.chunk().await {
                 Ok(Some(chunk)) => {
                     self.collected.extend_from_slice(&chunk);
-                    // The server need not finish the stream for its message to be whole.
+                    // A complete message does not require a finished stream.
                     match Outcome::parse(&self.collected) {
                         Ok(outcome) => self.outcome = Some(Ok(outcome)),
                         Err(error) if self.collected.len() > MAX_OUTCOME => {

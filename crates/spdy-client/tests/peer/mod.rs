@@ -1,5 +1,5 @@
-//! The other side of a connection, for tests: its own framing, its own header handling, and no
-//! rule of the client's. It says what a test tells it to say.
+//! Scripted peer of a connection, with its own framing and header handling, and without the
+//! client's rules.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
@@ -16,9 +16,9 @@ pub(crate) const GOAWAY: u16 = 7;
 pub(crate) const HEADERS: u16 = 8;
 pub(crate) const WINDOW_UPDATE: u16 = 9;
 
-/// What the client sent.
+/// Frame sent by the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Seen {
+pub(crate) enum ReceivedFrame {
     Syn { id: u32, fin: bool, headers: Vec<(String, String)> },
     Data { id: u32, fin: bool, data: Vec<u8> },
     Reset { id: u32, status: u32 },
@@ -40,8 +40,8 @@ impl Peer {
         Self { io, deflate, inflate: Decompress::new(true) }
     }
 
-    /// The next frame; none at the end of the transport.
-    pub(crate) async fn next(&mut self) -> Option<Seen> {
+    /// Returns the next frame, or `None` at the end of the transport.
+    pub(crate) async fn next(&mut self) -> Option<ReceivedFrame> {
         let mut head = [0; 8];
         self.io.read_exact(&mut head).await.ok()?;
         let word =
@@ -51,19 +51,19 @@ impl Peer {
         let mut payload = vec![0; length];
         self.io.read_exact(&mut payload).await.ok()?;
         if first & 0x8000_0000 == 0 {
-            return Some(Seen::Data { id: first, fin, data: payload });
+            return Some(ReceivedFrame::Data { id: first, fin, data: payload });
         }
         assert_eq!(first >> 16, 0x8003, "the version");
         let field = |at: usize| u32::from_be_bytes(payload[at..at + 4].try_into().unwrap());
         Some(match (first & 0xffff) as u16 {
             SYN_STREAM => {
                 assert_eq!(payload[4..10], [0; 6], "no associated stream, first priority");
-                Seen::Syn { id: field(0), fin, headers: self.headers(&payload[10..]) }
+                ReceivedFrame::Syn { id: field(0), fin, headers: self.headers(&payload[10..]) }
             }
-            RST_STREAM => Seen::Reset { id: field(0), status: field(4) },
-            PING => Seen::Ping(field(0)),
-            GOAWAY => Seen::GoAway { last: field(0), status: field(4) },
-            kind => Seen::Other(kind),
+            RST_STREAM => ReceivedFrame::Reset { id: field(0), status: field(4) },
+            PING => ReceivedFrame::Ping(field(0)),
+            GOAWAY => ReceivedFrame::GoAway { last: field(0), status: field(4) },
+            kind => ReceivedFrame::Other(kind),
         })
     }
 
@@ -90,7 +90,7 @@ impl Peer {
         words.chunks(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect()
     }
 
-    /// A header block of the server.
+    /// Compresses a header block of the server.
     pub(crate) fn block(&mut self, headers: &[(&str, &str)]) -> Vec<u8> {
         let mut block = (headers.len() as u32).to_be_bytes().to_vec();
         for word in headers.iter().flat_map(|(name, value)| [name, value]) {
@@ -112,7 +112,7 @@ impl Peer {
         self.raw(&frame).await;
     }
 
-    /// The client may be gone already: that shows elsewhere.
+    /// The client may be gone; the test detects that elsewhere.
     pub(crate) async fn raw(&mut self, bytes: &[u8]) {
         let _ = self.io.write_all(bytes).await;
     }
@@ -139,14 +139,14 @@ impl Peer {
         self.pair(RST_STREAM, id, status).await;
     }
 
-    /// Takes a stream's opening and accepts it.
+    /// Reads the opening of a stream and accepts it.
     pub(crate) async fn accept(&mut self) -> (u32, Vec<(String, String)>) {
         match self.next().await {
-            Some(Seen::Syn { id, headers, .. }) => {
+            Some(ReceivedFrame::Syn { id, headers, .. }) => {
                 self.reply(id, &[]).await;
                 (id, headers)
             }
-            other => panic!("{other:?} is no SYN_STREAM"),
+            other => panic!("{other:?} is not SYN_STREAM"),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Tar streams from and to local files, on a thread of their own.
+//! Tar streams to and from local files, on a thread of their own.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -17,47 +17,47 @@ use tokio::sync::mpsc;
 
 use super::{boxed, unreadable};
 
-/// How many pieces wait for the other side.
-const PIECES: usize = 8;
+/// Number of buffered chunks.
+const CHANNEL_CAPACITY: usize = 8;
 
-/// The size of a piece.
-const PIECE: usize = 128 << 10;
+/// Chunk size in bytes.
+const CHUNK_SIZE: usize = 128 << 10;
 
-/// What is at a path.
+/// Type of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Found {
-    /// A folder.
-    Folder,
-    /// A symbolic link to this.
+    /// A directory.
+    Directory,
+    /// A symbolic link to this target.
     Link(String),
-    /// Anything else.
+    /// Any other file.
     File,
-    /// Nothing.
+    /// A missing path.
     Nothing,
 }
 
-/// Where what comes goes to.
+/// Destination of an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Placed {
-    /// Into this folder, all of a root: its entries have no part of their names in common.
+    /// All entries of a root go into this directory: they have no common first component.
     Within(PathBuf),
-    /// Here, by this name.
+    /// The copy gets this path.
     As(PathBuf),
-    /// What is in the folder that comes, into this folder.
+    /// The contents of the archived directory go into this directory.
     Contents(PathBuf),
 }
 
-/// Unpacks an archive. Modes are kept; owners are ours. Nothing outside of the place is made,
-/// overwritten or given a mode, whatever is in the archive: some engines have it from the
-/// container's own tar.
+/// Unpacks an archive. Modes are kept; the owner is the current user. Nothing outside of the
+/// destination is created, overwritten or given a mode, whatever the archive contains: with some
+/// engines the container's own tar writes it.
 pub(super) async fn unpack(stream: ByteStream, placed: Placed) -> Result<()> {
-    let (sender, receiver) = mpsc::channel(PIECES);
+    let (sender, receiver) = mpsc::channel(CHANNEL_CAPACITY);
     let unpacking = tokio::task::spawn_blocking(move || {
-        put_all(Pieces { receiver, open: Bytes::new() }, &placed)
+        unpack_entries(ChunkReader { receiver, open: Bytes::new() }, &placed)
     });
     let (fed, unpacked) = tokio::join!(feed(stream, sender), unpacking);
     unpacked??;
-    // How the container's tar has ended comes last.
+    // The result of the container's tar arrives at the end of the stream.
     let Some(mut rest) = fed? else { return Ok(()) };
     while let Some(bytes) = rest.next().await {
         bytes?;
@@ -65,11 +65,11 @@ pub(super) async fn unpack(stream: ByteStream, placed: Placed) -> Result<()> {
     Ok(())
 }
 
-/// Feeds a stream to whoever unpacks it, as far as that is wanted: nobody reads on after the
-/// archive's end. Gives what is left then.
+/// Feeds a stream to the unpacking thread until that thread stops reading at the end of the
+/// archive. Returns the rest of the stream.
 ///
 /// # Errors
-/// The stream's own, which the other side is told as well.
+/// The stream's own error, which the unpacking thread receives as well.
 async fn feed(
     mut stream: ByteStream,
     sender: mpsc::Sender<io::Result<Bytes>>,
@@ -87,92 +87,92 @@ async fn feed(
     Ok(None)
 }
 
-/// Puts the entries of an archive where they belong.
-fn put_all(content: impl Read, placed: &Placed) -> Result<()> {
+/// Unpacks all entries of an archive.
+fn unpack_entries(content: impl Read, placed: &Placed) -> Result<()> {
     let mut archive = Archive::new(content);
     let mut opened: Option<Target> = None;
     for entry in archive.entries()? {
         let mut entry = entry?;
-        // It is about the other entries, and its name is no place for anything.
+        // A global header describes the other entries and has no path.
         if entry.header().entry_type().is_pax_global_extensions() {
             continue;
         }
         let target = match &mut opened {
             Some(target) => target,
-            None => opened.insert(Target::open(placed, is_folder(&entry))?),
+            None => opened.insert(Target::open(placed, is_directory(&entry))?),
         };
         target.put(&mut entry)?;
     }
     opened.map_or(Ok(()), Target::finish)
 }
 
-/// Whether an entry is a folder. The old format says so with a slash at the end of the name; what
-/// unpacks an entry takes it for one as well.
-fn is_folder<R: Read>(entry: &Entry<'_, R>) -> bool {
+/// Returns true if an entry is a directory. In the old format a trailing slash marks directories,
+/// which the tar crate honours as well.
+fn is_directory<R: Read>(entry: &Entry<'_, R>) -> bool {
     let kind = entry.header().entry_type();
     let is_link = kind.is_hard_link() || kind.is_symlink();
     let is_old = entry.header().as_ustar().is_none();
     kind.is_dir() || (!is_link && is_old && entry.path_bytes().ends_with(b"/"))
 }
 
-/// What comes in place of the first part of the names in an archive, which all have in common.
+/// Replacement of the first component that all names of an archive have in common.
 #[derive(Debug)]
 enum Top {
-    /// They have none: it is all of a root, which engines call `/` or `.`.
+    /// The names have no common component: the archive holds a root, called `/` or `.` by engines.
     Whole,
-    /// This name.
+    /// Replaces the component with this name.
     Named(OsString),
-    /// Nothing: the root stands for it.
+    /// Removes the component: its place is the root itself.
     Root,
 }
 
-/// Where an archive is unpacked.
+/// Directory into which an archive is unpacked.
 ///
-/// What is in the archive is the container's word, and a link in it leads wherever the container
-/// likes. So links are followed only on the way to the root, which is the user's; a link below it
-/// can be made and replaced, but nothing goes through it. One that the user has there is not told
-/// apart, because it can be from an earlier copy.
+/// The contents of an archive are controlled by the container, and its links can point anywhere.
+/// Links are therefore followed only on the path of the root, which the user chose; a link below
+/// the root can be created and replaced, but is never followed. Links that the user made there are
+/// not followed either, because they cannot be distinguished from those of an earlier copy.
 #[derive(Debug)]
 struct Target {
-    /// A folder, with no link on the way to it.
+    /// A directory whose path contains no link.
     root: PathBuf,
     top: Top,
-    /// Whether the root was made for the archive.
+    /// Set if the root was created for the archive.
     made: bool,
-    /// The modes of the folders, by their paths below the root.
+    /// Modes of the directories by path below the root.
     modes: BTreeMap<PathBuf, u32>,
-    left_out: LeftOut,
+    skipped: Skipped,
 }
 
 impl Target {
-    /// Finds the root, and makes it where it lacks and the first entry is a folder.
-    fn open(placed: &Placed, first_is_folder: bool) -> Result<Self> {
+    /// Opens the root, and creates it if it is missing and the first entry is a directory.
+    fn open(placed: &Placed, first_is_directory: bool) -> Result<Self> {
         let mut made = false;
         let (root, top) = match placed {
             Placed::As(path) => {
                 let path = std::path::absolute(path)?;
                 let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
-                    bail!("{} has no name that the copy could have", path.display());
+                    bail!("{} has no name for the copy", path.display());
                 };
-                if first_is_folder {
-                    make_folder(folder)?;
+                if first_is_directory {
+                    make_directory(folder)?;
                 }
                 (folder.to_owned(), Top::Named(name.to_owned()))
             }
-            Placed::Contents(_) if !first_is_folder => return Err(no_folder()),
+            Placed::Contents(_) if !first_is_directory => return Err(not_a_directory()),
             Placed::Contents(folder) | Placed::Within(folder) => {
                 made = !folder.is_dir();
-                make_folder(folder)?;
+                make_directory(folder)?;
                 let whole = matches!(placed, Placed::Within(_));
                 (folder.clone(), if whole { Top::Whole } else { Top::Root })
             }
         };
         let real = std::fs::canonicalize(&root).with_context(|| root.display().to_string())?;
-        let (modes, left_out) = (BTreeMap::new(), LeftOut::default());
-        Ok(Self { root: real, top, made, modes, left_out })
+        let (modes, skipped) = (BTreeMap::new(), Skipped::default());
+        Ok(Self { root: real, top, made, modes, skipped })
     }
 
-    /// Where a name in the archive belongs below the root.
+    /// Maps a name in the archive to a path below the root.
     fn relative(&self, name: &Path) -> Result<PathBuf> {
         let plain = |part: &Component<'_>| matches!(part, Component::Normal(_));
         let whole = matches!(self.top, Top::Whole);
@@ -193,7 +193,7 @@ impl Target {
         Ok(top.into_iter().chain(rest).collect())
     }
 
-    /// The path of something below the root. It is refused when a link is there or on the way.
+    /// Returns the path of an entry below the root, or an error if a link is there or on the way.
     fn free_of_links(&self, relative: &Path) -> Result<PathBuf> {
         let mut path = self.root.clone();
         for part in relative.components() {
@@ -205,24 +205,24 @@ impl Target {
         Ok(path)
     }
 
-    /// The path of something that is no folder. What is there now can be a link.
+    /// Returns the path of an entry that is not a directory. A link at that path is allowed.
     fn place(&self, relative: &Path) -> Result<PathBuf> {
         let (Some(folder), Some(name)) = (relative.parent(), relative.file_name()) else {
-            return Err(no_folder());
+            return Err(not_a_directory());
         };
         Ok(self.free_of_links(folder)?.join(name))
     }
 
-    /// Puts an entry in its place.
+    /// Unpacks an entry.
     fn put<R: Read>(&mut self, entry: &mut Entry<'_, R>) -> Result<()> {
         let relative = self.relative(&entry.path()?)?;
-        if is_folder(entry) {
-            return self.put_folder(relative, entry.header().mode()?);
+        if is_directory(entry) {
+            return self.put_directory(relative, entry.header().mode()?);
         }
         let path = self.place(&relative)?;
         if entry.header().entry_type() == EntryType::Link {
             let Some(name) = entry.link_name()? else {
-                return Err(refused("it has a hard link to nothing"));
+                return Err(refused("it has a hard link without a target"));
             };
             let target = self.place(&self.relative(&name)?)?;
             return link(&target, &path);
@@ -233,26 +233,26 @@ impl Target {
             _ => None,
         };
         if let Some(kind) = kind {
-            // It would become an empty file.
-            self.left_out.add(&path, kind);
+            // Unpacking would create an empty file.
+            self.skipped.add(&path, kind);
             return Ok(());
         }
         make_room(&path)?;
         entry.unpack(&path).map(drop).with_context(|| path.display().to_string())
     }
 
-    /// Makes a folder, unless it is there.
-    fn put_folder(&mut self, relative: PathBuf, mode: u32) -> Result<()> {
-        make_folder(&self.free_of_links(&relative)?)?;
-        // A root that was there is the user's, and keeps its mode, as with Docker's command.
+    /// Creates a directory if it is missing.
+    fn put_directory(&mut self, relative: PathBuf, mode: u32) -> Result<()> {
+        make_directory(&self.free_of_links(&relative)?)?;
+        // As in Docker's CLI, a root that existed before keeps its mode.
         if self.made || !relative.as_os_str().is_empty() {
             self.modes.insert(relative, mode);
         }
         Ok(())
     }
 
-    /// Gives the folders their modes when all is in them: one can be without write permission. What
-    /// is in a folder comes before the folder itself.
+    /// Sets the modes of the directories after everything is unpacked, because a directory can lack
+    /// write permission. Contents are handled before their directory.
     fn finish(self) -> Result<()> {
         use std::os::unix::fs::PermissionsExt as _;
         for (relative, mode) in self.modes.iter().rev() {
@@ -261,17 +261,17 @@ impl Target {
             std::fs::set_permissions(&path, permissions)
                 .with_context(|| path.display().to_string())?;
         }
-        self.left_out.check()
+        self.skipped.check()
     }
 }
 
-/// Makes a folder and those that it is in, where they lack.
-fn make_folder(path: &Path) -> Result<()> {
+/// Creates a directory and its missing parents.
+fn make_directory(path: &Path) -> Result<()> {
     std::fs::create_dir_all(path).with_context(|| path.display().to_string())
 }
 
-/// Takes away what is in the place of something that is no folder: a link there would be followed,
-/// and a file could have other names. A folder stays, and is an error.
+/// Removes a file in the place of a new file, because a link there would be followed and a file
+/// could have other names. A directory is not removed, and is an error.
 fn make_room(path: &Path) -> Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -281,9 +281,10 @@ fn make_room(path: &Path) -> Result<()> {
     }
 }
 
-/// Makes a hard link. One to a link is another name of that link, which is not followed.
+/// Creates a hard link. A hard link to a symbolic link is another name of that link, which is not
+/// followed.
 fn link(target: &Path, path: &Path) -> Result<()> {
-    // What is in its place goes only when there is something to put there.
+    // The old file is removed only if the target exists.
     std::fs::symlink_metadata(target).with_context(|| target.display().to_string())?;
     if target == path {
         return Err(refused(format!("it has a hard link to itself at {}", path.display())));
@@ -292,19 +293,21 @@ fn link(target: &Path, path: &Path) -> Result<()> {
     std::fs::hard_link(target, path).with_context(|| path.display().to_string())
 }
 
-/// What is wrong with an archive that no honest copy gives.
+/// Returns the error for an archive that no genuine copy produces.
 fn refused(what: impl std::fmt::Display) -> anyhow::Error {
     Error::internal(format!("the archive is refused: {what}")).during(Operation::CopyOut).into()
 }
 
-/// The contents were wanted of something that has none.
-fn no_folder() -> anyhow::Error {
-    Error::invalid("source", "is no folder, and has no contents").during(Operation::CopyOut).into()
+/// Returns the error for the contents of a file that is not a directory.
+fn not_a_directory() -> anyhow::Error {
+    Error::invalid("source", "is not a directory, and has no contents")
+        .during(Operation::CopyOut)
+        .into()
 }
 
-/// What the first entry of an archive is.
+/// Returns the type of the first entry of an archive.
 pub(super) async fn kind(mut stream: ByteStream) -> Result<Found> {
-    // The first block is the header, unless long names come first: those are few blocks more.
+    // The first block is the header, unless a few blocks with long names precede it.
     let mut start = Vec::new();
     while start.len() < 64 << 10 {
         let Some(bytes) = stream.next().await else { break };
@@ -312,33 +315,33 @@ pub(super) async fn kind(mut stream: ByteStream) -> Result<Found> {
         let mut archive = Archive::new(&start[..]);
         if let Some(Ok(entry)) = archive.entries()?.next() {
             return Ok(match entry.header().entry_type() {
-                EntryType::Directory => Found::Folder,
+                EntryType::Directory => Found::Directory,
                 EntryType::Symlink => Found::Link(link_of(&entry)?),
                 _ => Found::File,
             });
         }
     }
-    bail!("the engine's archive is no archive")
+    bail!("the engine returned an invalid archive")
 }
 
-/// Where a link leads to, in words that an engine takes as a path.
+/// Returns the target of a link as a path for the engine.
 fn link_of<R: Read>(entry: &Entry<'_, R>) -> Result<String> {
-    let to = entry.link_name_bytes().context("the engine's archive has a link to nothing")?;
-    String::from_utf8(to.into_owned()).context("a link in the container leads to what is no text")
+    let to = entry.link_name_bytes().context("the engine's archive has a link without a target")?;
+    String::from_utf8(to.into_owned()).context("the target of a link in the container is not UTF-8")
 }
 
-/// What was left out of a copy because it cannot be copied.
+/// Files that a copy skipped because an archive cannot hold them.
 #[derive(Debug, Clone, Default)]
-pub(super) struct LeftOut(Arc<Mutex<Vec<String>>>);
+pub(super) struct Skipped(Arc<Mutex<Vec<String>>>);
 
-impl LeftOut {
+impl Skipped {
     fn add(&self, path: &Path, what: &str) {
         let text = format!("{} ({what})", path.display());
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(text);
     }
 
     /// # Errors
-    /// Names what was left out, if anything was.
+    /// Names the skipped files, if there are any.
     pub(super) fn check(&self) -> Result<()> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &all[..] {
@@ -351,19 +354,19 @@ impl LeftOut {
     }
 }
 
-/// Packs a directory and what is in it. A socket cannot be in an archive, and is left out.
+/// Packs a directory and its contents. Sockets cannot be archived and are skipped.
 fn pack_tree<W: Write>(
     builder: &mut Builder<W>,
     source: &Path,
     name: &Path,
-    left_out: &LeftOut,
+    skipped: &Skipped,
 ) -> io::Result<()> {
     let mut open = vec![(source.to_owned(), name.to_owned())];
     while let Some((path, name)) = open.pop() {
         let metadata = std::fs::symlink_metadata(&path)?;
         let kind = metadata.file_type();
         if kind.is_socket() {
-            left_out.add(&path, "a socket");
+            skipped.add(&path, "a socket");
         } else if kind.is_fifo() || kind.is_char_device() || kind.is_block_device() {
             append_special(builder, &name, &metadata)?;
         } else if kind.is_dir() {
@@ -379,7 +382,7 @@ fn pack_tree<W: Write>(
     Ok(())
 }
 
-/// Packs a FIFO or a device. The tar crate would pack it under the path that it has here.
+/// Packs a FIFO or a device. The tar crate would use its local path as the name.
 fn append_special<W: Write>(
     builder: &mut Builder<W>,
     name: &Path,
@@ -399,22 +402,22 @@ fn append_special<W: Write>(
     builder.append_data(&mut header, name, io::empty())
 }
 
-/// Packs a file or a folder under another name.
-pub(super) fn pack(source: PathBuf, name: PathBuf) -> (ByteStream, LeftOut) {
-    let (sender, receiver) = mpsc::channel(PIECES);
-    let left_out = LeftOut::default();
-    let found = left_out.clone();
+/// Packs a file or a directory under another name.
+pub(super) fn pack(source: PathBuf, name: PathBuf) -> (ByteStream, Skipped) {
+    let (sender, receiver) = mpsc::channel(CHANNEL_CAPACITY);
+    let skipped = Skipped::default();
+    let found = skipped.clone();
     std::thread::spawn(move || {
         let pack = || {
             let mut builder = Builder::new(Sender { sender: &sender, open: Vec::new() });
             builder.follow_symlinks(false);
-            // The tar of busybox leaves out a file that is packed with its holes.
+            // busybox's tar skips sparse files.
             builder.sparse(false);
             pack_tree(&mut builder, &source, &name, &found)?;
             builder.into_inner()?.flush()
         };
         if let Err(error) = pack() {
-            // Nobody may wait for it.
+            // The receiver may be gone.
             let _ = sender.blocking_send(Err(unreadable(error)));
         }
     });
@@ -422,16 +425,16 @@ pub(super) fn pack(source: PathBuf, name: PathBuf) -> (ByteStream, LeftOut) {
         let piece = receiver.recv().await?;
         Some((piece, receiver))
     }));
-    (content, left_out)
+    (content, skipped)
 }
 
-/// Reads pieces as they come.
-struct Pieces {
+/// Reader over chunks of a stream.
+struct ChunkReader {
     receiver: mpsc::Receiver<io::Result<Bytes>>,
     open: Bytes,
 }
 
-impl Read for Pieces {
+impl Read for ChunkReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.open.is_empty() {
             match self.receiver.blocking_recv() {
@@ -445,7 +448,7 @@ impl Read for Pieces {
     }
 }
 
-/// Sends what is written in pieces.
+/// Writer that sends its input in chunks.
 struct Sender<'a> {
     sender: &'a mpsc::Sender<runtime_core::Result<Bytes>>,
     open: Vec<u8>,
@@ -454,7 +457,7 @@ struct Sender<'a> {
 impl Write for Sender<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.open.extend_from_slice(bytes);
-        if self.open.len() >= PIECE {
+        if self.open.len() >= CHUNK_SIZE {
             self.flush()?;
         }
         Ok(bytes.len())

@@ -1,4 +1,4 @@
-//! Archives that lead out of their target, and those that do not.
+//! Unpacking of archives that escape their target, and of ordinary ones.
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 
@@ -8,13 +8,13 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// An entry with whatever name and link.
+/// Returns an entry with any name and link.
 fn entry(kind: EntryType, name: &str, link: &str, mode: u32, content: &str) -> Vec<u8> {
     let mut header = Header::new_gnu();
     header.set_entry_type(kind);
     header.set_mode(mode);
     header.set_size(content.len() as u64);
-    // The setters of the header refuse some of what has to be refused here.
+    // The setters of the header reject some of the invalid values that are tested here.
     let fields = header.as_old_mut();
     fields.name[..name.len()].copy_from_slice(name.as_bytes());
     fields.linkname[..link.len()].copy_from_slice(link.as_bytes());
@@ -25,7 +25,7 @@ fn entry(kind: EntryType, name: &str, link: &str, mode: u32, content: &str) -> V
     bytes
 }
 
-fn folder(name: &str, mode: u32) -> Vec<u8> {
+fn directory(name: &str, mode: u32) -> Vec<u8> {
     entry(EntryType::Directory, name, "", mode, "")
 }
 
@@ -41,7 +41,7 @@ fn hard(name: &str, to: &str) -> Vec<u8> {
     entry(EntryType::Link, name, to, 0o644, "")
 }
 
-/// The folder `out` to unpack into, beside the folder `outside` that is not for the archive.
+/// Directory `out` to unpack into, next to the directory `outside`, which must stay unchanged.
 struct Ground(TempDir);
 
 impl Ground {
@@ -81,14 +81,14 @@ impl Ground {
         std::fs::read_link(self.at(name)).unwrap()
     }
 
-    fn names(&self, folder: &str) -> Vec<OsString> {
-        let entries = std::fs::read_dir(self.at(folder)).unwrap();
+    fn names(&self, directory: &str) -> Vec<OsString> {
+        let entries = std::fs::read_dir(self.at(directory)).unwrap();
         let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
         names.sort();
         names
     }
 
-    /// The ways to have the folder `tree` of an archive at `out/tree`.
+    /// Returns the destinations with which the archive's `tree` ends up at `out/tree`.
     fn places(&self) -> [Placed; 3] {
         let tree = self.at("out/tree");
         [Placed::Within(self.at("out")), Placed::As(tree.clone()), Placed::Contents(tree)]
@@ -97,11 +97,11 @@ impl Ground {
     fn unpack(&self, placed: &Placed, entries: &[Vec<u8>]) -> Result<()> {
         let mut bytes = entries.concat();
         bytes.resize(bytes.len() + 1024, 0);
-        put_all(&bytes[..], placed)
+        unpack_entries(&bytes[..], placed)
     }
 
     #[track_caller]
-    fn nothing_is_outside(&self, what: &str) {
+    fn assert_nothing_outside(&self, what: &str) {
         assert_eq!(self.names(""), ["out", "outside"], "{what}");
         assert_eq!(self.names("outside"), ["file"], "{what}");
         assert_eq!(self.read("outside/file"), "mine", "{what}");
@@ -111,24 +111,24 @@ impl Ground {
     }
 }
 
-/// An archive with a link that leads out, and one entry more.
+/// Returns an archive with a link that escapes the target, followed by `more`.
 fn after_link(more: Vec<u8>) -> Vec<Vec<u8>> {
-    vec![folder("tree", 0o755), soft("tree/l", "../../outside"), more]
+    vec![directory("tree", 0o755), soft("tree/l", "../../outside"), more]
 }
 
-fn archives_that_lead_out() -> Vec<(&'static str, Vec<Vec<u8>>)> {
-    let tree = || folder("tree", 0o755);
+fn escaping_archives() -> Vec<(&'static str, Vec<Vec<u8>>)> {
+    let tree = || directory("tree", 0o755);
     let out = || soft("tree/l", "../../outside");
     let root = || soft("tree", "../outside");
     let old_folder = entry(EntryType::Regular, "tree/l/", "", 0o777, "");
     vec![
         ("a file below a link", after_link(file("tree/l/new", "x"))),
         ("a file that is there below a link", after_link(file("tree/l/file", "x"))),
-        ("a folder in place of a link", after_link(folder("tree/l", 0o777))),
-        ("the same with a slash", after_link(folder("tree/l/", 0o777))),
+        ("a directory in place of a link", after_link(directory("tree/l", 0o777))),
+        ("the same with a slash", after_link(directory("tree/l/", 0o777))),
         ("the same in the old format", after_link(old_folder)),
-        ("a folder below a link", after_link(folder("tree/l/sub", 0o777))),
-        ("folders below a link", after_link(folder("tree/l/sub/sub", 0o777))),
+        ("a directory below a link", after_link(directory("tree/l/sub", 0o777))),
+        ("folders below a link", after_link(directory("tree/l/sub/sub", 0o777))),
         ("a link below a link", after_link(soft("tree/l/new", "file"))),
         ("a hard link through a link", after_link(hard("tree/h", "tree/l/file"))),
         ("a hard link below a link", after_link(hard("tree/l/h", "tree/l"))),
@@ -146,63 +146,63 @@ fn archives_that_lead_out() -> Vec<(&'static str, Vec<Vec<u8>>)> {
             ],
         ),
         (
-            "a link in place of a folder",
-            vec![tree(), folder("tree/l", 0o777), out(), file("tree/l/new", "x")],
+            "a link in place of a directory",
+            vec![tree(), directory("tree/l", 0o777), out(), file("tree/l/new", "x")],
         ),
         ("a file below a root that is a link", vec![root(), file("tree/new", "x")]),
-        ("a folder below a root that is a link", vec![root(), folder("tree/new", 0o777)]),
-        ("a folder in place of a root that is a link", vec![root(), folder("tree", 0o777)]),
+        ("a directory below a root that is a link", vec![root(), directory("tree/new", 0o777)]),
+        ("a directory in place of a root that is a link", vec![root(), directory("tree", 0o777)]),
         ("a root that becomes a link", vec![tree(), root(), file("tree/new", "x")]),
         ("a hard link to outside", vec![tree(), hard("tree/h", "../outside/file")]),
         ("the same from within", vec![tree(), hard("tree/h", "tree/../../outside/file")]),
         ("a hard link to the host", vec![tree(), hard("tree/h", "/etc/hostname")]),
         ("a name that leads up", vec![tree(), file("../new", "x")]),
         ("a name that leads up from within", vec![tree(), file("tree/../../new", "x")]),
-        ("a folder that leads up", vec![tree(), folder("tree/../../outside", 0o777)]),
-        ("the folder above", vec![tree(), folder("..", 0o777)]),
+        ("a directory that leads up", vec![tree(), directory("tree/../../outside", 0o777)]),
+        ("the directory above", vec![tree(), directory("..", 0o777)]),
         ("a link that leads up", vec![tree(), soft("../new", "outside")]),
     ]
 }
 
 #[test]
-fn nothing_leads_out_of_the_target() {
-    for (what, entries) in archives_that_lead_out() {
+fn unpack_rejects_escaping_archives() {
+    for (what, entries) in escaping_archives() {
         for number in 0..3 {
             let ground = Ground::new();
             let placed = &ground.places()[number];
             assert!(ground.unpack(placed, &entries).is_err(), "{what}: {placed:?}");
-            ground.nothing_is_outside(what);
+            ground.assert_nothing_outside(what);
         }
     }
 }
 
 #[test]
-fn only_a_root_has_names_without_a_part_in_common() {
+fn only_root_archive_has_names_without_common_component() {
     for entries in [
-        [folder("./", 0o777), folder("./etc", 0o755), file("./etc/new", "x")],
-        [folder("/", 0o777), folder("/etc", 0o755), file("/etc/new", "x")],
+        [directory("./", 0o777), directory("./etc", 0o755), file("./etc/new", "x")],
+        [directory("/", 0o777), directory("/etc", 0o755), file("/etc/new", "x")],
     ] {
         let ground = Ground::new();
         ground.set_mode("out", 0o711);
         let [within, named, contents] = ground.places();
         for placed in [named, contents] {
             assert!(ground.unpack(&placed, &entries).is_err(), "{placed:?}");
-            let name = [folder("tree", 0o755), entries[2].clone()];
+            let name = [directory("tree", 0o755), entries[2].clone()];
             let unpacked = ground.unpack(&placed, &name);
             assert_eq!(unpacked.is_err(), entries[2][0] == b'/', "{placed:?}");
         }
-        ground.nothing_is_outside("refused");
+        ground.assert_nothing_outside("refused");
         ground.unpack(&within, &entries).unwrap();
         assert_eq!(ground.read("out/etc/new"), "x");
-        assert_eq!(ground.mode("out"), 0o711, "the user's folder keeps its mode");
+        assert_eq!(ground.mode("out"), 0o711, "the user's directory keeps its mode");
         ground.unpack(&Placed::Within(ground.at("out/made")), &entries).unwrap();
         assert_eq!(ground.read("out/made/etc/new"), "x");
         assert_eq!(ground.mode("out/made"), 0o777);
-        ground.nothing_is_outside("a root");
+        ground.assert_nothing_outside("a root");
     }
 }
 
-/// A stream of these pieces, which may not be asked again at its end: so are those of engines.
+/// Returns a stream of chunks that must not be polled after its end, like those of engines.
 fn stream(pieces: Vec<runtime_core::Result<Bytes>>) -> ByteStream {
     boxed(futures_util::stream::unfold(pieces.into_iter(), async |mut pieces| {
         Some((pieces.next()?, pieces))
@@ -210,14 +210,14 @@ fn stream(pieces: Vec<runtime_core::Result<Bytes>>) -> ByteStream {
 }
 
 #[tokio::test]
-async fn an_error_after_the_end_of_the_archive_is_not_lost() {
+async fn unpack_error_after_archive_end_is_returned() {
     let mut whole = file("file", "content");
     whole.resize(whole.len() + 1024, 0);
     let broken = || Err(Error::internal("tar has ended with 1"));
     let zeros = || Ok(Bytes::from_static(&[0; 512]));
     for pieces in [
         vec![Ok(whole.clone().into()), broken()],
-        // More than waits for the other side, which is gone by then.
+        // More chunks than the channel holds, sent after the receiver is gone.
         std::iter::once(Ok(whole.clone().into()))
             .chain((0..100).map(|_| zeros()))
             .chain([broken()])
@@ -235,7 +235,7 @@ async fn an_error_after_the_end_of_the_archive_is_not_lost() {
 }
 
 #[tokio::test]
-async fn what_is_found_at_a_path() {
+async fn kind_returns_type_of_first_entry() {
     let long = "x/".repeat(120);
     let mut builder = Builder::new(Vec::new());
     let mut header = Header::new_gnu();
@@ -243,7 +243,7 @@ async fn what_is_found_at_a_path() {
     header.set_size(0);
     builder.append_link(&mut header, "link", &long).unwrap();
     for (bytes, found) in [
-        (folder("tree/", 0o755), Found::Folder),
+        (directory("tree/", 0o755), Found::Directory),
         (file("file", "content"), Found::File),
         (soft("bin", "usr/bin"), Found::Link("usr/bin".to_owned())),
         (builder.into_inner().unwrap(), Found::Link(long)),
@@ -253,9 +253,9 @@ async fn what_is_found_at_a_path() {
 }
 
 #[tokio::test]
-async fn a_file_with_holes_is_packed_as_any_other() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("holes");
+async fn sparse_file_is_packed_as_regular_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("holes");
     std::fs::File::create(&path).unwrap().set_len(1 << 20).unwrap();
     let mut packed = Vec::new();
     let (mut pieces, _) = pack(path, PathBuf::from("name"));
@@ -269,8 +269,8 @@ async fn a_file_with_holes_is_packed_as_any_other() {
 }
 
 #[test]
-fn a_link_that_would_be_followed_is_a_typed_error() {
-    for more in [folder("tree/l", 0o777), file("tree/l/new", "x")] {
+fn unpack_through_link_returns_typed_error() {
+    for more in [directory("tree/l", 0o777), file("tree/l/new", "x")] {
         let ground = Ground::new();
         let placed = Placed::As(ground.at("out/tree"));
         let error = ground.unpack(&placed, &after_link(more)).unwrap_err();
@@ -282,17 +282,17 @@ fn a_link_that_would_be_followed_is_a_typed_error() {
 }
 
 #[test]
-fn a_link_in_the_place_of_a_file_is_replaced() {
+fn link_in_place_of_file_is_replaced() {
     let below =
-        [folder("tree", 0o755), soft("tree/l", "../../outside/file"), file("tree/l", "new")];
+        [directory("tree", 0o755), soft("tree/l", "../../outside/file"), file("tree/l", "new")];
     for number in 0..3 {
         let ground = Ground::new();
         ground.unpack(&ground.places()[number], &below).unwrap();
         assert_eq!(ground.read("out/tree/l"), "new");
         assert!(ground.metadata("out/tree/l").is_file());
-        ground.nothing_is_outside("below");
+        ground.assert_nothing_outside("below");
     }
-    // The root itself, by the archive's link and by one of the user.
+    // The root itself, replaced by the archive's link and by one of the user.
     for number in 0..2 {
         for entries in
             [vec![soft("tree", "../outside/file"), file("tree", "new")], vec![file("tree", "new")]]
@@ -302,17 +302,17 @@ fn a_link_in_the_place_of_a_file_is_replaced() {
             ground.unpack(&ground.places()[number], &entries).unwrap();
             assert_eq!(ground.read("out/tree"), "new");
             assert!(ground.metadata("out/tree").is_file());
-            ground.nothing_is_outside("root");
+            ground.assert_nothing_outside("root");
         }
     }
 }
 
 #[test]
-fn a_hard_link_is_no_way_to_another_file() {
+fn hard_link_cannot_reach_file_outside() {
     let ground = Ground::new();
     let placed = Placed::Within(ground.at("out"));
     let entries = [
-        folder("tree", 0o755),
+        directory("tree", 0o755),
         file("tree/a", "one"),
         hard("tree/b", "tree/a"),
         file("tree/b", "two"),
@@ -320,7 +320,7 @@ fn a_hard_link_is_no_way_to_another_file() {
     ground.unpack(&placed, &entries).unwrap();
     assert_eq!(ground.read("out/tree/a"), "one");
     assert_eq!(ground.read("out/tree/b"), "two");
-    // Neither of these takes away what is there.
+    // Neither archive removes the existing file.
     for to in ["tree/a", "tree/none"] {
         assert!(ground.unpack(&placed, &[hard("tree/a", to)]).is_err(), "{to}");
         assert_eq!(ground.read("out/tree/a"), "one");
@@ -328,10 +328,10 @@ fn a_hard_link_is_no_way_to_another_file() {
 }
 
 #[test]
-fn an_ordinary_archive_comes_as_it_is() {
+fn ordinary_archive_is_unpacked_unchanged() {
     let entries = [
-        folder("tree/", 0o1750),
-        folder("tree/sub/", 0o550),
+        directory("tree/", 0o1750),
+        directory("tree/sub/", 0o550),
         file("tree/sub/file", "content"),
         soft("tree/link", "sub/file"),
         soft("tree/out", "../../outside/file"),
@@ -341,7 +341,7 @@ fn an_ordinary_archive_comes_as_it_is() {
     for number in 0..3 {
         let ground = Ground::new();
         let placed = &ground.places()[number];
-        // The second time over what is there.
+        // The second pass unpacks over existing files.
         for _ in 0..2 {
             ground.unpack(placed, &entries).unwrap();
             assert_eq!((ground.mode("out/tree"), ground.mode("out/tree/sub")), (0o1750, 0o550));
@@ -352,15 +352,15 @@ fn an_ordinary_archive_comes_as_it_is() {
             assert_eq!(ground.leads_to("out/tree/out"), Path::new("../../outside/file"));
             let inode = |name| ground.metadata(name).ino();
             assert_eq!(inode("out/tree/hard"), inode("out/tree/sub/file"));
-            ground.nothing_is_outside("ordinary");
+            ground.assert_nothing_outside("ordinary");
             ground.set_mode("out/tree/sub", 0o700);
         }
     }
 }
 
 #[test]
-fn a_link_of_the_user_is_followed() {
-    let entries = [folder("tree", 0o700), file("tree/file", "content")];
+fn link_of_user_on_path_of_root_is_followed() {
+    let entries = [directory("tree", 0o700), file("tree/file", "content")];
     for (placed, found) in [
         (Placed::Within("way".into()), "out/tree/file"),
         (Placed::As("way/tree".into()), "out/tree/file"),
@@ -379,17 +379,17 @@ fn a_link_of_the_user_is_followed() {
         ground.unpack(&placed, &entries).unwrap();
         assert_eq!(ground.read(found), "content", "{placed:?}");
         assert_eq!(ground.leads_to("way"), Path::new("out"), "{placed:?}");
-        assert_eq!(ground.mode("out"), 0o711, "the user's folder keeps its mode: {placed:?}");
+        assert_eq!(ground.mode("out"), 0o711, "the user's directory keeps its mode: {placed:?}");
     }
 }
 
 #[tokio::test]
-async fn socket_in_directory_is_left_out_and_named() {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::create_dir(folder.path().join("in")).unwrap();
-    std::fs::write(folder.path().join("in/file"), "x").unwrap();
-    let _socket = std::os::unix::net::UnixListener::bind(folder.path().join("sock")).unwrap();
-    let (mut pieces, left_out) = pack(folder.path().to_owned(), PathBuf::from("name"));
+async fn socket_in_directory_is_skipped_and_named() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::create_dir(directory.path().join("in")).unwrap();
+    std::fs::write(directory.path().join("in/file"), "x").unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(directory.path().join("sock")).unwrap();
+    let (mut pieces, left_out) = pack(directory.path().to_owned(), PathBuf::from("name"));
     let mut packed = Vec::new();
     while let Some(piece) = pieces.next().await {
         packed.extend_from_slice(&piece.unwrap());
@@ -403,12 +403,12 @@ async fn socket_in_directory_is_left_out_and_named() {
 }
 
 #[tokio::test]
-async fn fifos_and_devices_are_packed_as_such() {
-    let folder = tempfile::tempdir().unwrap();
-    let (fifo, mode) = (folder.path().join("fifo"), rustix::fs::Mode::from_raw_mode(0o640));
+async fn fifos_and_devices_are_packed_with_their_type() {
+    let directory = tempfile::tempdir().unwrap();
+    let (fifo, mode) = (directory.path().join("fifo"), rustix::fs::Mode::from_raw_mode(0o640));
     rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
     for (source, name, kind, device) in [
-        (folder.path(), "tree", EntryType::Fifo, None),
+        (directory.path(), "tree", EntryType::Fifo, None),
         (Path::new("/dev/null"), "null", EntryType::Char, Some((1, 3))),
     ] {
         let (mut pieces, left_out) = pack(source.to_owned(), PathBuf::from(name));
@@ -430,13 +430,13 @@ async fn fifos_and_devices_are_packed_as_such() {
 }
 
 #[test]
-fn fifos_and_devices_are_left_out_and_named() {
+fn fifos_and_devices_are_skipped_and_named() {
     for (kind, what) in
         [(EntryType::Fifo, "a FIFO"), (EntryType::Char, "a device"), (EntryType::Block, "a device")]
     {
         let ground = Ground::new();
         let entries =
-            [folder("tree", 0o755), entry(kind, "tree/odd", "", 0o644, ""), file("tree/z", "z")];
+            [directory("tree", 0o755), entry(kind, "tree/odd", "", 0o644, ""), file("tree/z", "z")];
         let error = ground.unpack(&Placed::As(ground.at("out/tree")), &entries).unwrap_err();
         assert!(error.to_string().contains(&format!("odd ({what})")), "{error}");
         assert!(!ground.at("out/tree/odd").exists());

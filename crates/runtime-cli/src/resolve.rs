@@ -1,4 +1,4 @@
-//! Containers by what people call them.
+//! Resolution of container names, ids, and filters.
 
 use std::sync::Arc;
 
@@ -8,15 +8,15 @@ use runtime_core::{
     LabelFilter, ListOptions, Listed, Runtime,
 };
 
-/// The container of this name or id, or the one whose id begins so.
+/// Returns the container with this name, id, or unique id prefix.
 pub(crate) async fn container(runtime: &dyn Runtime, name: &str) -> Result<Arc<dyn Container>> {
     Ok(listed(runtime, name).await?.container)
 }
 
-/// The same with what the list says of it.
+/// Returns the container with its list entry.
 pub(crate) async fn listed(runtime: &dyn Runtime, name: &str) -> Result<Listed> {
     if name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        // All of an id needs no list.
+        // A full id needs no list.
         let container = runtime.container(&ContainerId::new(name)).await?;
         let info = container.info().await?;
         return Ok(Listed::new(container, info));
@@ -41,16 +41,16 @@ pub(crate) async fn listed(runtime: &dyn Runtime, name: &str) -> Result<Listed> 
     }
 }
 
-/// What `--filter` selects.
+/// Parsed `--filter` options.
 #[derive(Debug, Default)]
 pub(crate) struct Filters {
-    /// By labels: the engine selects.
+    /// Label filters, which the engine applies.
     pub(crate) labels: LabelFilter,
     others: Vec<(String, String)>,
 }
 
 impl Filters {
-    /// Reads filters, of which these may be other than labels.
+    /// Parses filters: labels and the keys in `others`.
     pub(crate) fn parse(filters: &[String], others: &[&str]) -> Result<Self> {
         let mut parsed = Self::default();
         for filter in filters {
@@ -63,13 +63,13 @@ impl Filters {
                     parsed.add_label(key, value)?;
                 }
                 Some(("status", status)) if others.contains(&"status") && !is_status(status) => {
-                    anyhow::bail!("{filter:?}: a status is one of created, running and exited")
+                    anyhow::bail!("{filter:?}: a status is created, running or exited")
                 }
                 Some((key, value)) if others.contains(&key) => {
                     parsed.others.push((key.to_owned(), value.to_owned()));
                 }
                 _ => anyhow::bail!(
-                    "{filter:?} is no filter; there are: label=KEY[=VALUE]{}",
+                    "{filter:?} is not a filter; supported: label=KEY[=VALUE]{}",
                     others.iter().map(|key| format!(", {key}=VALUE")).collect::<String>()
                 ),
             }
@@ -77,7 +77,7 @@ impl Filters {
         Ok(parsed)
     }
 
-    /// One more label. The map has each once, so two filters of one label become the narrower.
+    /// Adds a label filter. Of a filter with and one without a value, the one with a value is kept.
     fn add_label(&mut self, key: &str, value: Option<String>) -> Result<()> {
         let Some(before) = self.labels.get_mut(key) else {
             self.labels.insert(key.to_owned(), value);
@@ -85,7 +85,7 @@ impl Filters {
         };
         match (&*before, &value) {
             (Some(one), Some(other)) if one != other => anyhow::bail!(
-                "no container has two values of the label {key:?}, both {one:?} and {other:?}"
+                "no container has two values for the label {key:?}: {one:?} and {other:?}"
             ),
             (None, Some(_)) => *before = value,
             _ => {}
@@ -93,18 +93,18 @@ impl Filters {
         Ok(())
     }
 
-    /// Whether there is one of this kind.
+    /// Returns true if there is a filter with this key.
     pub(crate) fn has(&self, kind: &str) -> bool {
         self.others.iter().any(|(key, _)| key == kind)
     }
 
-    /// Whether a container passes. Of several filters of one kind, one is enough.
+    /// Returns true if a container matches: any of the filters with the same key, and all keys.
     pub(crate) fn pass(&self, info: &ContainerInfo) -> bool {
         let one = |key: &str, value: &str| match key {
-            "name" => has_part(&info.name, value),
+            "name" => name_matches(&info.name, value),
             "id" => info.id.as_str().starts_with(value),
             "status" => info.status.to_string() == value,
-            "ancestor" => is_image(info.image.requested.as_deref().unwrap_or_default(), value),
+            "ancestor" => image_matches(info.image.requested.as_deref().unwrap_or_default(), value),
             _ => false,
         };
         self.others
@@ -113,14 +113,14 @@ impl Filters {
     }
 }
 
-/// Whether containers can have this status.
+/// Returns true for the name of a status.
 fn is_status(text: &str) -> bool {
     use ContainerStatus::{Created, Exited, Running};
     [Created, Running, Exited].iter().any(|status| status.to_string() == text)
 }
 
-/// Whether a name has this part, which `^` binds to its beginning and `$` to its end.
-fn has_part(name: &str, part: &str) -> bool {
+/// Returns true if the name contains this part; `^` anchors it at the start and `$` at the end.
+fn name_matches(name: &str, part: &str) -> bool {
     let (part, first) = part.strip_prefix('^').map_or((part, false), |part| (part, true));
     let (part, last) = part.strip_suffix('$').map_or((part, false), |part| (part, true));
     match (first, last) {
@@ -131,8 +131,9 @@ fn has_part(name: &str, part: &str) -> bool {
     }
 }
 
-/// Whether an image is meant, by what it is short for or by the last parts of its name.
-fn is_image(image: &str, meant: &str) -> bool {
+/// Returns true if `meant` refers to this image: the same normalized reference, or its last
+/// components.
+fn image_matches(image: &str, meant: &str) -> bool {
     let same = match (ImageRef::parse(image), ImageRef::parse(meant)) {
         (Ok(image), Ok(meant)) => image == meant,
         _ => false,
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_passes_a_filter() {
+    fn filter_matches_containers() {
         let id = ContainerId::new("abcdef");
         let mut info = ContainerInfo::new(id, "the-web-1", ContainerStatus::Running);
         info.image.requested = Some("docker.io/library/busybox:1.35".to_owned());
@@ -175,7 +176,7 @@ mod tests {
             ("ancestor=index.docker.io/library/busybox:1.35", true),
             ("ancestor=box:1.35", false),
             ("ancestor=busybox", false),
-            // One of a kind is enough, and each kind counts.
+            // Filters with the same key are alternatives, and every key must match.
             ("name=wob name=web", true),
             ("status=exited status=running", true),
             ("name=web status=exited", false),
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_without_a_tag_is_the_latest() {
+    fn image_without_tag_matches_latest() {
         let requested = "docker.io/library/busybox:latest";
         for (meant, same) in [
             ("busybox", true),
@@ -196,12 +197,12 @@ mod tests {
             ("busybox:1", false),
             ("Busybox", false),
         ] {
-            assert_eq!(is_image(requested, meant), same, "{meant}");
+            assert_eq!(image_matches(requested, meant), same, "{meant}");
         }
     }
 
     #[test]
-    fn the_narrower_of_two_labels_counts() {
+    fn label_with_value_overrides_label_without() {
         for words in ["label=a=1 label=a", "label=a label=a=1", "label=a=1 label=a=1"] {
             let parsed = filters(words).unwrap();
             let labels: Vec<_> = parsed.labels.iter().collect();
@@ -212,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_are_the_engines() {
+    fn label_filters_are_passed_to_engine() {
         let parsed = filters("label=bare label=key=va=lue status=exited").unwrap();
         let labels: Vec<_> = parsed.labels.iter().collect();
         let value = Some("va=lue".to_owned());

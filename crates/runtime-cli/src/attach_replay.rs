@@ -1,13 +1,13 @@
-//! A session that began after its process, made whole.
+//! Replay of output from before an attach.
 //!
-//! An engine that attaches only to what runs gives no output of before the attach. The log has that
-//! output, but only by whole lines, so that a prompt would never be seen. Both together give all of
-//! it: the log at first, and the session from a moment on at which the log has every line that
-//! the session has shown. Where no such moment comes, because the process writes without a
-//! pause, the log gives everything to the end: no line is lost, and none comes twice.
+//! Some engines attach only to running containers, and the session then lacks the earlier output.
+//! The log has that output, but only in with_earlier_output lines, so a prompt would not be shown. The replay
+//! combines both: it shows the log first, and switches to the session once the log contains every
+//! line that the session has delivered. If the process writes without a pause, the replay never
+//! switches and shows the log to its end. No line is lost or repeated.
 //!
-//! Input waits a moment for that. So what a process answers comes from the session, byte for byte,
-//! which not every engine's log has.
+//! Input is delayed until the switch, for a limited time. Responses to input are therefore shown
+//! from the session byte for byte, which the logs of some engines are not.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,43 +24,43 @@ use tokio::time::Instant;
 
 use crate::terminal;
 
-/// How long no line may have come before the log can be left. It is much longer than an engine
-/// takes from what it reads of a process to its log.
-const QUIET: Duration = Duration::from_millis(100);
+/// Time without a new line after which the replay can switch. It is much longer than an engine
+/// takes to write output to the log.
+const QUIET_TIME_MIN: Duration = Duration::from_millis(100);
 
-/// The longest such time, where the log is still not what the session was.
-const LONGEST: Duration = Duration::from_secs(2);
+/// Longest such time, used while log and session still differ.
+const QUIET_TIME_MAX: Duration = Duration::from_secs(2);
 
-/// How long input waits.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Maximum delay of input.
+const INPUT_DELAY_MAX: Duration = Duration::from_secs(1);
 
-/// How much of an output is kept for comparison.
-const KEPT: usize = 64 << 10;
+/// Bytes kept of an output for comparison.
+const HISTORY_BYTES_MAX: usize = 64 << 10;
 
-/// How many pieces wait for whoever reads the outputs.
-const PIECES: usize = 4;
+/// Number of buffered chunks.
+const CHANNEL_CAPACITY: usize = 4;
 
-/// Gives a session the output of before it. The container must not have written anything before
-/// the start that this session belongs to.
-pub(crate) fn whole(container: Arc<dyn Container>, session: Session) -> Session {
+/// Prepends the output from before the attach to a session. The container must not have written
+/// anything before the start that this session belongs to.
+pub(crate) fn with_earlier_output(container: Arc<dyn Container>, session: Session) -> Session {
     let Session { stdin, stdout, stderr, control, .. } = session;
-    let (to_stdout, new_stdout) = mpsc::channel(PIECES);
-    let (to_stderr, new_stderr) = mpsc::channel(PIECES);
+    let (to_stdout, new_stdout) = mpsc::channel(CHANNEL_CAPACITY);
+    let (to_stderr, new_stderr) = mpsc::channel(CHANNEL_CAPACITY);
     let has_stderr = stderr.is_some();
-    let (deciding, decided) = watch::channel(());
+    let (undecided, decided) = watch::channel(());
     let stdin = stdin.map(|inner| Box::new(Input { inner, decided }) as Box<dyn SessionInput>);
-    let mut splice = Splice {
+    let mut replay = Replay {
         container,
         control: Arc::clone(&control),
-        deciding: Some(deciding),
+        undecided: Some(undecided),
         cursor: None,
         merged: false,
         stdout: Output::new(stdout, to_stdout),
         stderr: stderr.map(|stderr| Output::new(stderr, to_stderr)),
     };
     let task = tokio::spawn(async move {
-        if let Err(Stop::Failed(error)) = splice.run().await {
-            let _ = splice.stdout.to.send(Err(error)).await;
+        if let Err(Stop::Failed(error)) = replay.run().await {
+            let _ = replay.stdout.to.send(Err(error)).await;
         }
     });
     let task = Arc::new(AbortOnDrop(task));
@@ -69,9 +69,9 @@ pub(crate) fn whole(container: Arc<dyn Container>, session: Session) -> Session 
     Session::new(stdin, stdout, stderr, control)
 }
 
-/// Why a splice ends before its outputs do.
+/// Reason for stopping a replay early.
 enum Stop {
-    /// Nobody reads them any more.
+    /// The reader is gone.
     NoReader,
     Failed(runtime_core::Error),
 }
@@ -82,88 +82,88 @@ impl From<runtime_core::Error> for Stop {
     }
 }
 
-/// What the session has said for a time.
+/// Observation of the session during a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Heard {
-    /// A line at least.
+enum Observation {
+    /// At least one line end.
     Line,
-    /// No end of a line.
-    Less,
+    /// No line end.
+    NoLine,
     /// The end of all outputs.
     End,
-    /// The log has ended, and with it everything.
-    Over,
+    /// The end of the log, and therefore of the container.
+    LogEnd,
 }
 
-struct Splice {
+struct Replay {
     container: Arc<dyn Container>,
     control: Arc<dyn SessionControl>,
-    /// Dropped when it is decided where the outputs come from.
-    deciding: Option<watch::Sender<()>>,
-    /// How far the log was read.
+    /// Dropped when input may be sent.
+    undecided: Option<watch::Sender<()>>,
+    /// Position in the log.
     cursor: Option<LogCursor>,
-    /// Whether the log does not tell the outputs apart.
+    /// Set if the log does not distinguish stdout from stderr.
     merged: bool,
     stdout: Output,
     stderr: Option<Output>,
 }
 
-impl Splice {
+impl Replay {
     async fn run(&mut self) -> std::result::Result<(), Stop> {
-        let patience = Instant::now() + PATIENCE;
-        let mut time = QUIET;
-        self.read_to_the_end().await?;
+        let input_deadline = Instant::now() + INPUT_DELAY_MAX;
+        let mut time = QUIET_TIME_MIN;
+        self.show_available_log().await?;
         loop {
-            match self.until_quiet(time, patience).await? {
-                Heard::End => return self.stay_with_the_log().await,
-                Heard::Over => return Ok(()),
-                Heard::Line | Heard::Less => {}
+            match self.show_log_until_quiet(time, input_deadline).await? {
+                Observation::End => return self.show_log_to_end().await,
+                Observation::LogEnd => return Ok(()),
+                Observation::Line | Observation::NoLine => {}
             }
-            // What a follower has not given can still be on its way; what a reader has not given
-            // is not there.
-            if !self.read_to_the_end().await? && self.caught_up() {
-                return self.go_live().await;
+            // Records that a follower has not returned may be delayed; a read without follow
+            // returns all records.
+            if !self.show_available_log().await? && self.caught_up() {
+                return self.switch_to_session().await;
             }
-            time = (time * 2).min(LONGEST);
+            time = (time * 2).min(QUIET_TIME_MAX);
         }
     }
 
-    /// Gives what the log has; true when that was anything.
-    async fn read_to_the_end(&mut self) -> std::result::Result<bool, Stop> {
+    /// Shows the records in the log; returns true if there were any.
+    async fn show_available_log(&mut self) -> std::result::Result<bool, Stop> {
         let mut log = self.log(Follow::No).await?;
         let mut more = false;
         while let Some(record) = log.next().await {
             more = true;
             self.show(record?).await?;
         }
-        self.went_to(&log);
+        self.save_cursor(&log);
         Ok(more)
     }
 
-    /// Gives the log until for a time neither it nor the session has had a line.
-    async fn until_quiet(
+    /// Shows the log until neither the log nor the session has had a new line for `time`.
+    async fn show_log_until_quiet(
         &mut self,
         time: Duration,
-        patience: Instant,
-    ) -> std::result::Result<Heard, Stop> {
+        input_deadline: Instant,
+    ) -> std::result::Result<Observation, Stop> {
         let mut log = self.log(Follow::Yes).await?;
-        let heard = loop {
-            if Instant::now() > patience {
-                self.deciding = None;
+        let observed = loop {
+            if Instant::now() > input_deadline {
+                self.undecided = None;
             }
             tokio::select! {
                 record = log.next() => match record {
                     Some(record) => self.show(record?).await?,
-                    None => break Heard::Over,
+                    None => break Observation::LogEnd,
                 },
-                heard = self.listen(time) => match heard? {
-                    Heard::Line => {}
-                    heard => break heard,
+                observed = self.observe(time) => match observed? {
+                    Observation::Line => {}
+                    observed => break observed,
                 },
             }
         };
-        self.went_to(&log);
-        Ok(heard)
+        self.save_cursor(&log);
+        Ok(observed)
     }
 
     async fn log(&mut self, follow: Follow) -> Result<LogReader> {
@@ -172,7 +172,7 @@ impl Splice {
         self.container.logs(options).await
     }
 
-    fn went_to(&mut self, log: &LogReader) {
+    fn save_cursor(&mut self, log: &LogReader) {
         self.cursor = log.cursor().or(self.cursor);
     }
 
@@ -182,46 +182,46 @@ impl Splice {
             Some(stderr) if record.stream == LogStream::Stderr => stderr,
             _ => &mut self.stdout,
         };
-        output.seen.add_logged(&record.bytes);
-        output.give(record.bytes).await
+        output.history.add_logged(&record.bytes);
+        output.send(record.bytes).await
     }
 
-    /// Listens to the session for a time, or until it ends.
-    async fn listen(&mut self, time: Duration) -> std::result::Result<Heard, Stop> {
+    /// Reads the session for `time`, or until it ends.
+    async fn observe(&mut self, time: Duration) -> std::result::Result<Observation, Stop> {
         let until = Instant::now() + time;
-        let mut heard = Heard::Less;
+        let mut observed = Observation::NoLine;
         loop {
             let stderr = self.stderr.as_mut().filter(|output| !output.ended);
             if self.stdout.ended && stderr.is_none() {
-                return Ok(Heard::End);
+                return Ok(Observation::End);
             }
-            let stderr: OptionFuture<_> = stderr.map(Output::hear).into();
+            let stderr: OptionFuture<_> = stderr.map(Output::read).into();
             let line = tokio::select! {
-                line = self.stdout.hear(), if !self.stdout.ended => line?,
+                line = self.stdout.read(), if !self.stdout.ended => line?,
                 Some(line) = stderr => line?,
-                () = tokio::time::sleep_until(until) => return Ok(heard),
+                () = tokio::time::sleep_until(until) => return Ok(observed),
             };
             if line {
-                heard = Heard::Line;
+                observed = Observation::Line;
             }
         }
     }
 
-    /// Whether the log has every line that the session has shown.
+    /// Returns true if the log contains every line that the session has delivered.
     fn caught_up(&self) -> bool {
         match &self.stderr {
-            Some(stderr) if self.merged => self.stdout.seen.caught_up_with(&stderr.seen),
+            Some(stderr) if self.merged => self.stdout.history.caught_up_with(&stderr.history),
             _ => {
                 let mut outputs = std::iter::once(&self.stdout).chain(&self.stderr);
-                outputs.all(|output| output.seen.caught_up())
+                outputs.all(|output| output.history.caught_up())
             }
         }
     }
 
-    /// Gives the session's outputs from here on.
-    async fn go_live(&mut self) -> std::result::Result<(), Stop> {
-        self.deciding = None;
-        if self.stderr.is_none() && self.stdout.seen.open.is_empty() {
+    /// Shows the session's output from here on.
+    async fn switch_to_session(&mut self) -> std::result::Result<(), Stop> {
+        self.undecided = None;
+        if self.stderr.is_none() && self.stdout.history.open.is_empty() {
             self.redraw().await;
         }
         let stderr: OptionFuture<_> = self.stderr.as_mut().map(Output::forward).into();
@@ -229,21 +229,21 @@ impl Splice {
         stdout.and(stderr.unwrap_or(Ok(())))
     }
 
-    /// Has the process show its line again, if it edits one: a prompt of before the session is in no
-    /// log yet. A terminal that changes its size has it do so.
+    /// Makes the process redraw the line that it edits, because a prompt from before the attach is
+    /// not in the log yet. A resize of the terminal does that.
     async fn redraw(&mut self) {
         if let Some(size) = terminal::size() {
             let other = TerminalSize { columns: size.columns.saturating_add(1), ..size };
             for size in [other, size] {
-                // It may have ended; its output will tell.
+                // The session may have ended; the end of its output follows.
                 let _ = self.control.resize(size).await;
             }
         }
     }
 
-    /// Gives the log to its end, which comes with that of the container.
-    async fn stay_with_the_log(&mut self) -> std::result::Result<(), Stop> {
-        self.deciding = None;
+    /// Shows the log to its end, which is the end of the container.
+    async fn show_log_to_end(&mut self) -> std::result::Result<(), Stop> {
+        self.undecided = None;
         let mut log = self.log(Follow::Yes).await?;
         while let Some(record) = log.next().await {
             self.show(record?).await?;
@@ -252,7 +252,7 @@ impl Splice {
     }
 }
 
-/// Input that waits until it is decided where the outputs come from.
+/// Input that is delayed until the source of the output is decided.
 struct Input {
     inner: Box<dyn SessionInput>,
     decided: watch::Receiver<()>,
@@ -260,7 +260,7 @@ struct Input {
 
 impl Input {
     async fn decided(&mut self) {
-        // Nothing is ever sent: the other end goes away.
+        // No value is sent: the channel closes.
         while self.decided.changed().await.is_ok() {}
     }
 }
@@ -281,25 +281,25 @@ impl SessionInput for Input {
 /// One output of the session.
 struct Output {
     live: ByteStream,
-    /// Whether the session has no more of it.
+    /// Set when the session's output has ended.
     ended: bool,
     to: mpsc::Sender<Result<Bytes>>,
-    seen: Seen,
+    history: History,
 }
 
 impl Output {
     fn new(live: ByteStream, to: mpsc::Sender<Result<Bytes>>) -> Self {
-        Self { live, ended: false, to, seen: Seen::default() }
+        Self { live, ended: false, to, history: History::default() }
     }
 
-    async fn give(&mut self, bytes: Bytes) -> std::result::Result<(), Stop> {
+    async fn send(&mut self, bytes: Bytes) -> std::result::Result<(), Stop> {
         self.to.send(Ok(bytes)).await.map_err(|_| Stop::NoReader)
     }
 
-    /// Hears a piece; true when a line has ended in it. It can be dropped without losing any.
-    async fn hear(&mut self) -> Result<bool> {
+    /// Reads a chunk; returns true if it contains a line end. Cancel safe.
+    async fn read(&mut self) -> Result<bool> {
         match self.live.next().await.transpose()? {
-            Some(bytes) => Ok(self.seen.add_live(&bytes)),
+            Some(bytes) => Ok(self.history.add_live(&bytes)),
             None => {
                 self.ended = true;
                 Ok(false)
@@ -308,36 +308,36 @@ impl Output {
     }
 
     async fn forward(&mut self) -> std::result::Result<(), Stop> {
-        let open = std::mem::take(&mut self.seen.open);
+        let open = std::mem::take(&mut self.history.open);
         if !open.is_empty() {
-            self.give(open.into()).await?;
+            self.send(open.into()).await?;
         }
         while let Some(bytes) = self.live.next().await {
-            self.give(bytes?).await?;
+            self.send(bytes?).await?;
         }
         Ok(())
     }
 }
 
-/// What the log and the session have said of one output.
+/// Output of one stream in log and session.
 #[derive(Debug, Default)]
-struct Seen {
-    /// The last that the log has said.
+struct History {
+    /// The end of the log.
     logged: Vec<u8>,
-    /// The last lines that the session has said. The first can be the rest of a line.
+    /// The last lines of the session. The first can be incomplete.
     lines: Vec<u8>,
-    /// What the session has said since: a line without its end.
+    /// Session output after the last line end.
     open: Vec<u8>,
-    /// Whether that is not all here, because it was too long.
+    /// Set if `open` is truncated because the line is too long.
     cut: bool,
 }
 
-impl Seen {
+impl History {
     fn add_logged(&mut self, bytes: &[u8]) {
         add(&mut self.logged, bytes);
     }
 
-    /// True when a line has ended.
+    /// Returns true if a line ended.
     fn add_live(&mut self, bytes: &[u8]) -> bool {
         let end = bytes.iter().rposition(|byte| *byte == b'\n').map(|at| at + 1);
         if let Some(end) = end {
@@ -346,24 +346,24 @@ impl Seen {
             self.cut = false;
         }
         self.open.extend_from_slice(&bytes[end.unwrap_or(0)..]);
-        if self.open.len() > KEPT {
+        if self.open.len() > HISTORY_BYTES_MAX {
             self.open.clear();
             self.cut = true;
         }
         end.is_some()
     }
 
-    /// Whether the log has all lines that the session has shown, and nothing of the open one.
+    /// Returns true if the log contains all lines of the session and no part of the open line.
     fn caught_up(&self) -> bool {
         let same = self.lines.len().min(self.logged.len());
         let (lines, logged) = (&self.lines[self.lines.len() - same..], &self.logged);
         !self.cut
             && (logged.is_empty() || logged.ends_with(b"\n"))
-            && (same == self.lines.len() || same >= KEPT)
+            && (same == self.lines.len() || same >= HISTORY_BYTES_MAX)
             && logged.ends_with(lines)
     }
 
-    /// The same for a log that has another output among its lines.
+    /// Same as [`caught_up`](Self::caught_up) for a log that also has the lines of another output.
     fn caught_up_with(&self, other: &Self) -> bool {
         let (mut log, mut one, mut two) = (&self.logged[..], &self.lines[..], &other.lines[..]);
         if self.cut || other.cut || !(log.is_empty() || log.ends_with(b"\n")) {
@@ -371,8 +371,8 @@ impl Seen {
         }
         while !(one.is_empty() && two.is_empty()) {
             if log.is_empty() {
-                // No more is kept of it.
-                return self.logged.len() >= KEPT;
+                // Earlier bytes were discarded.
+                return self.logged.len() >= HISTORY_BYTES_MAX;
             }
             let last = take_last_line(&mut log);
             if !(takes(&mut one, last) || takes(&mut two, last)) {
@@ -383,7 +383,7 @@ impl Seen {
     }
 }
 
-/// Takes the last line off a text whose last line has its end.
+/// Removes the last line of a text that ends with a line end.
 fn take_last_line<'a>(text: &mut &'a [u8]) -> &'a [u8] {
     let before = &text[..text.len().saturating_sub(1)];
     let start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
@@ -392,7 +392,7 @@ fn take_last_line<'a>(text: &mut &'a [u8]) -> &'a [u8] {
     last
 }
 
-/// Takes the last line off a text if it is this one. The first of a text can be the rest of a line.
+/// Removes the last line of a text if it equals `line`. The first line of a text can be incomplete.
 fn takes(text: &mut &[u8], line: &[u8]) -> bool {
     let mut rest = *text;
     let last = take_last_line(&mut rest);
@@ -403,13 +403,13 @@ fn takes(text: &mut &[u8], line: &[u8]) -> bool {
     same
 }
 
-/// Adds to a text of which only the end is kept, for comparison. Some versions of containerd leave
-/// a carriage return before a line feed out of their logs.
+/// Appends to a text of which only the end is kept. Carriage returns before line feeds are removed,
+/// because some versions of containerd omit them in logs.
 fn add(text: &mut Vec<u8>, bytes: &[u8]) {
     text.extend(bytes.iter().filter(|byte| **byte != b'\r'));
-    // Not every time: it moves all that is kept.
-    if text.len() > 2 * KEPT {
-        text.drain(..text.len() - KEPT);
+    // Trimming moves all kept bytes, so it is not done on every call.
+    if text.len() > 2 * HISTORY_BYTES_MAX {
+        text.drain(..text.len() - HISTORY_BYTES_MAX);
     }
 }
 
@@ -434,67 +434,70 @@ impl Drop for AbortOnDrop {
 mod tests {
     use super::*;
 
-    fn seen(logged: &[&str], live: &[&str]) -> Seen {
-        let mut seen = Seen::default();
+    fn history(logged: &[&str], live: &[&str]) -> History {
+        let mut history = History::default();
         for text in logged {
-            seen.add_logged(text.as_bytes());
+            history.add_logged(text.as_bytes());
         }
         for text in live {
-            let _ = seen.add_live(text.as_bytes());
+            let _ = history.add_live(text.as_bytes());
         }
-        seen
+        history
     }
 
     #[test]
-    fn the_log_has_all_or_not() {
+    fn caught_up_compares_log_with_session() {
         for (logged, live, caught_up, open) in [
             (&[][..], &[][..], true, ""),
             (&["a\n", "b\n"], &[], true, ""),
             (&["a\n"], &["prompt> "], true, "prompt> "),
             (&["a\n", "b\n"], &["b\nprom", "pt> "], true, "prompt> "),
-            // The session began within a line.
+            // The session started within a line.
             (&["one\n"], &["e\n", "t"], true, "t"),
-            // The log is late.
+            // The log is behind.
             (&["a\n"], &["b\n"], false, ""),
             (&[], &["a\n"], false, ""),
-            // It is in the middle of a long line.
+            // The log ends within a long line.
             (&["a\n", "b"], &["a\nb"], false, "b"),
         ] {
-            let seen = seen(logged, live);
-            assert_eq!(seen.caught_up(), caught_up, "{logged:?} {live:?}");
-            assert_eq!(seen.open, open.as_bytes());
+            let history = history(logged, live);
+            assert_eq!(history.caught_up(), caught_up, "{logged:?} {live:?}");
+            assert_eq!(history.open, open.as_bytes());
         }
     }
 
     #[test]
-    fn little_is_kept() {
+    fn history_is_bounded() {
         let line = format!("{}\n", "x".repeat(99));
-        let mut seen = seen(&[], &[]);
+        let mut history = history(&[], &[]);
         for _ in 0..10_000 {
-            seen.add_logged(line.as_bytes());
-            assert!(seen.add_live(line.as_bytes()));
+            history.add_logged(line.as_bytes());
+            assert!(history.add_live(line.as_bytes()));
         }
-        assert!(seen.logged.len() <= 2 * KEPT && seen.lines.len() <= 2 * KEPT);
-        assert!(seen.caught_up());
-        assert!(!seen.add_live("x".repeat(2 * KEPT).as_bytes()));
-        assert!(seen.open.len() <= KEPT && !seen.caught_up());
-        assert!(seen.add_live(b"\n"));
-        assert!(!seen.caught_up(), "the log has no such line yet");
+        assert!(
+            history.logged.len() <= 2 * HISTORY_BYTES_MAX
+                && history.lines.len() <= 2 * HISTORY_BYTES_MAX
+        );
+        assert!(history.caught_up());
+        assert!(!history.add_live("x".repeat(2 * HISTORY_BYTES_MAX).as_bytes()));
+        assert!(history.open.len() <= HISTORY_BYTES_MAX && !history.caught_up());
+        assert!(history.add_live(b"\n"));
+        assert!(!history.caught_up(), "the log has no such line yet");
     }
 
     #[test]
-    fn the_lines_of_two_outputs_in_one_log() {
+    fn merged_log_contains_lines_of_both_outputs() {
         for (logged, stdout, stderr, caught_up) in [
             ("out\nerr\nmore\n", "out\nmore\n", "err\n", true),
             ("out\nerr\nmore\n", "t\nmore\n", "", false),
             ("out\nerr\nmore\n", "more\n? ", "rr\n", true),
             ("before\n", "", "", true),
             ("out\n", "", "late\n", false),
-            // The same again, which the log does not have yet.
+            // The repeated lines are not in the log yet.
             ("1\n2\n", "1\n2\n1\n2\n", "", false),
             ("1\n2\n1\n2\n", "2\n1\n2\n", "", true),
         ] {
-            let (stdout, stderr) = (seen(&[logged], &[stdout]), seen(&[], &[stderr]));
+            let (stdout, stderr) = (history(&[logged], &[stdout]), history(&[], &[stderr]));
             assert_eq!(stdout.caught_up_with(&stderr), caught_up, "{logged:?}");
         }
     }

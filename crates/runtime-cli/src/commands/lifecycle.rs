@@ -13,8 +13,8 @@ use serde_json::json;
 use super::each;
 use crate::cli::{Kill, Reap, Rm, Stop, Wait};
 use crate::exit_code::code_of_exit;
-use crate::find::{self, Filters};
 use crate::format::{Format, print};
+use crate::resolve::{self, Filters};
 use crate::{style, units};
 
 /// `runtime stop`.
@@ -23,10 +23,10 @@ pub(crate) async fn stop(runtime: Arc<dyn Runtime>, arguments: Stop) -> Result<u
     if let Some(seconds) = arguments.time {
         options = options.grace(Duration::try_from_secs_f64(seconds).context("--time")?);
     }
-    // One after another, several graces would add up.
+    // Concurrently, because several graces would add up.
     let stops = arguments.containers.iter().map(async |name| {
         let stopped = async {
-            find::container(&*runtime, name).await?.stop(options.clone()).await?;
+            resolve::container(&*runtime, name).await?.stop(options.clone()).await?;
             Ok::<_, anyhow::Error>(())
         };
         (name, stopped.await)
@@ -47,14 +47,15 @@ pub(crate) async fn stop(runtime: Arc<dyn Runtime>, arguments: Stop) -> Result<u
 /// `runtime kill`.
 pub(crate) async fn kill(runtime: Arc<dyn Runtime>, arguments: Kill) -> Result<u8> {
     let signal: Signal = arguments.signal.parse()?;
-    let kill = async |name: &str| Ok(find::container(&*runtime, name).await?.kill(signal).await?);
+    let kill =
+        async |name: &str| Ok(resolve::container(&*runtime, name).await?.kill(signal).await?);
     each(&arguments.containers, kill, |name, ()| print(&format!("{name}\n"))).await
 }
 
 /// `runtime rm`.
 pub(crate) async fn rm(runtime: Arc<dyn Runtime>, arguments: Rm) -> Result<u8> {
     let remove = async |name: &str| {
-        let listed = match find::listed(&*runtime, name).await {
+        let listed = match resolve::listed(&*runtime, name).await {
             Err(error) if arguments.force && is_not_found(&error) => return Ok(()),
             listed => listed?,
         };
@@ -76,7 +77,7 @@ fn is_not_found(error: &anyhow::Error) -> bool {
 pub(crate) async fn wait(runtime: Arc<dyn Runtime>, arguments: Wait) -> Result<u8> {
     let format = Format::without_table(arguments.format.as_deref())?;
     let wait = async |name: &str| {
-        let exit = find::container(&*runtime, name).await?.wait().await?;
+        let exit = resolve::container(&*runtime, name).await?.wait().await?;
         // A code of ours would pass for its own.
         if format.is_none() && exit.code.is_none() {
             bail!("{name} has no exit code: {exit}");
@@ -118,10 +119,10 @@ pub(crate) async fn reap(runtime: Arc<dyn Runtime>, arguments: Reap) -> Result<u
     Ok(u8::from(!report.failed.is_empty()))
 }
 
-/// Asks whoever sits at the terminal. A script has to say -f.
+/// Prompts for confirmation on the terminal. Scripts pass -f.
 async fn confirmed(scope: &str, age: &str) -> Result<bool> {
     if !std::io::stdin().is_terminal() {
-        bail!("this removes containers, running ones too: say -f where nobody can be asked");
+        bail!("this removes containers, running ones too: use -f without a terminal");
     }
     let mut stderr = std::io::stderr();
     write!(
