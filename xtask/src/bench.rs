@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: what this library costs, side by side with the bare clients.
+//! `cargo xtask bench`: the cost of this library compared with the bare clients.
 
 mod cri;
 mod docker;
@@ -17,11 +17,11 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Backend {
-    /// Against bare bollard and Docker's own command line, on a private engine
+    /// Against bare bollard and Docker's CLI, on a private engine
     Docker(docker::Arguments),
     /// Against the bare generated client and plain reads, on a private engine
     Cri(cri::Arguments),
-    /// Against bare kube, kubectl and loops of questions, on a private cluster
+    /// Against bare kube, kubectl and polling loops, on a private cluster
     K8s(k8s::Arguments),
 }
 

@@ -1,4 +1,4 @@
-//! `cargo xtask check`: what can be checked without an engine and without rights.
+//! `cargo xtask check`: checks that need neither an engine nor root.
 
 mod dependencies;
 mod files;
@@ -13,7 +13,7 @@ use crate::test::output::Output;
 use crate::test::{Cases, binaries, unit};
 use crate::workspace::cargo;
 
-/// A step: its name, and what it does.
+/// A step: name and function.
 type Step = (&'static str, fn(&Stop) -> Result<()>);
 
 const STEPS: [Step; 8] = [
@@ -35,8 +35,8 @@ const STEPS: [Step; 8] = [
             "warnings",
         ]))
     }),
-    // With all features on, the code for a missing feature is not compiled. This has the backends
-    // in it as well: clippy looks at the workspace's own dependencies too.
+    // Code for missing features is not compiled with all features on. These steps include the
+    // backends, because clippy checks the workspace's own dependencies as well.
     ("clippy without features", |stop| {
         for backend in ["docker", "cri", "k8s"] {
             let one = ["--no-default-features", "--features", backend];
@@ -55,13 +55,13 @@ const STEPS: [Step; 8] = [
     ("unit tests", |stop| {
         let build =
             binaries::build(stop, |target, package| !unit::needs_engine(package, &target.name))?;
-        ensure!(build.complete, "the workspace does not build");
+        ensure!(build.complete, "failed to build the workspace");
         unit::run(stop, &build.binaries, &Cases::default(), &Output::plain()).map(drop)
     }),
 ];
 
-/// Runs every step. A step that fails does not keep the next one from running: all faults are shown
-/// at once.
+/// Runs every step. A failed step does not stop the following ones, so that all failures are
+/// reported at once.
 pub fn run(stop: &Stop) -> Result<()> {
     let begun = Instant::now();
     let mut failed = Vec::new();
@@ -76,7 +76,7 @@ pub fn run(stop: &Stop) -> Result<()> {
     Ok(())
 }
 
-/// Runs a step and reports how long it took; false if it failed.
+/// Runs a step and prints its duration; returns false if it failed.
 fn timed(name: &str, step: impl FnOnce() -> Result<()>) -> bool {
     println!("== {name}");
     let start = Instant::now();

@@ -1,5 +1,5 @@
-//! `cargo xtask ci`: all that a change has to pass, which is `cargo xtask check` and then the command
-//! that the README names.
+//! `cargo xtask ci`: everything that a change has to pass, which is `cargo xtask check` and the
+//! test command of the README.
 
 use anyhow::{Result, ensure};
 
@@ -7,14 +7,14 @@ use crate::check;
 use crate::guard::Stop;
 use crate::workspace::{cargo, root};
 
-/// The README tells its readers to run exactly this.
+/// The README has exactly this command.
 const TESTS: &str = "cargo xtask test";
 
 pub fn run() -> Result<()> {
     let stop = Stop::new()?;
     let checked = check::run(&stop);
     stop.check()?;
-    // The tests run after a failed check too: all faults are shown at once.
+    // The tests run even if the check fails, so that all failures are reported at once.
     println!("== {TESTS}");
     checked.and(tests(&stop))
 }
@@ -25,5 +25,5 @@ fn tests(stop: &Stop) -> Result<()> {
         readme.lines().any(|line| line.trim() == TESTS),
         "README.md does not name the command `{TESTS}`"
     );
-    stop.run_to_its_end(&mut cargo(&["xtask", "test"]))
+    stop.run_until_cleaned_up(&mut cargo(&["xtask", "test"]))
 }

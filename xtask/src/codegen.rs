@@ -1,7 +1,7 @@
-//! `cargo xtask codegen`: the CRI client from the vendored protocol file.
+//! `cargo xtask codegen`: generates the CRI client from the vendored protocol file.
 //!
-//! Everything happens offline and without a `protoc`: the protocol file is in `proto/`, its
-//! origin and its hash in `proto/cri.lock`, and the compiler is a crate.
+//! Generation is offline and needs no `protoc`: the protocol file is in `proto/`, its origin and
+//! hash are in `proto/cri.lock`, and the compiler is a crate.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,7 +16,7 @@ const GENERATED: &str = "crates/runtime-cri/src/generated/runtime.v1.rs";
 
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// Changes nothing, and fails where the committed code is not what the protocol file gives
+    /// Only checks that the committed code matches the protocol file
     #[arg(long)]
     check: bool,
 }
@@ -27,19 +27,19 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let path = root.join(GENERATED);
     let committed = fs::read(&path).unwrap_or_default();
     if committed == generated.as_bytes() {
-        println!("{GENERATED} is what {LOCK} and its file give");
+        println!("{GENERATED} matches {LOCK} and its file");
         return Ok(());
     }
     if arguments.check {
         return compare(&committed, generated.as_bytes());
     }
-    fs::create_dir_all(path.parent().context("no folder")?)?;
-    fs::write(&path, generated).with_context(|| format!("cannot write {GENERATED}"))?;
+    fs::create_dir_all(path.parent().context("the path has no directory")?)?;
+    fs::write(&path, generated).with_context(|| format!("failed to write {GENERATED}"))?;
     println!("wrote {GENERATED}");
     Ok(())
 }
 
-/// Says where two files differ.
+/// Returns an error with the first line that differs.
 fn compare(committed: &[u8], generated: &[u8]) -> Result<()> {
     if committed == generated {
         return Ok(());
@@ -47,31 +47,31 @@ fn compare(committed: &[u8], generated: &[u8]) -> Result<()> {
     let at = committed.iter().zip(generated).take_while(|(a, b)| a == b).count();
     let line = committed[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
     bail!(
-        "{GENERATED} differs from what the protocol file gives, from line {line} on: \
+        "{GENERATED} differs from the generated code from line {line} on: \
          run `cargo xtask codegen`"
     )
 }
 
-/// The client as one file, the same for the same lock and protocol file.
+/// Returns the generated client as one file, deterministic for a lock and protocol file.
 fn generate(root: &Path) -> Result<String> {
     let lock =
-        fs::read_to_string(root.join(LOCK)).with_context(|| format!("cannot read {LOCK}"))?;
+        fs::read_to_string(root.join(LOCK)).with_context(|| format!("failed to read {LOCK}"))?;
     let lock = parse_lock(&lock)?;
     let entry = |key: &str| {
         lock.get(key).map(String::as_str).with_context(|| format!("{LOCK} has no {key}"))
     };
     let file = entry("file")?;
     let proto = fs::read(root.join("proto").join(file))
-        .with_context(|| format!("cannot read proto/{file}"))?;
+        .with_context(|| format!("failed to read proto/{file}"))?;
     let hash = hex(&Sha256::digest(&proto));
     if hash != entry("sha256")? {
-        bail!("proto/{file} has the hash {hash}, and {LOCK} says {}", entry("sha256")?);
+        bail!("proto/{file} has the hash {hash}, but {LOCK} has {}", entry("sha256")?);
     }
 
     let mut files = protox::compile([file], [root.join("proto")])
-        .with_context(|| format!("cannot compile proto/{file}"))?;
+        .with_context(|| format!("failed to compile proto/{file}"))?;
     for file in &mut files.file {
-        // Its comments would become documentation, and documentation tests, of ours.
+        // The comments of the protocol would become documentation and doc tests of the crate.
         file.source_code_info = None;
     }
     let out = root.join("target/codegen");
@@ -79,9 +79,9 @@ fn generate(root: &Path) -> Result<String> {
     tonic_prost_build::configure()
         .build_server(false)
         .build_transport(false)
-        // Sorted maps, because our own are, and because the bytes on the wire are then stable.
+        // Sorted maps, like those of the public API; they also make the encoding deterministic.
         .btree_map(".")
-        // It holds passwords; the crate has its own `Debug` for it.
+        // The message contains passwords; the crate implements `Debug` for it.
         .skip_debug([".runtime.v1.AuthConfig"])
         .emit_rerun_if_changed(false)
         .out_dir(&out)
@@ -95,18 +95,18 @@ fn generate(root: &Path) -> Result<String> {
     ))
 }
 
-/// Lines of `key = "value"`, and comments.
+/// Parses lines of `key = "value"`, and skips comments.
 fn parse_lock(text: &str) -> Result<BTreeMap<String, String>> {
     text.lines()
         .map(str::trim)
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
         .map(|line| {
             let (key, value) =
-                line.split_once(" = ").with_context(|| format!("bad line {line:?}"))?;
+                line.split_once(" = ").with_context(|| format!("invalid line {line:?}"))?;
             let value = value
                 .strip_prefix('"')
                 .and_then(|value| value.strip_suffix('"'))
-                .with_context(|| format!("bad line {line:?}"))?;
+                .with_context(|| format!("invalid line {line:?}"))?;
             Ok((key.to_owned(), value.to_owned()))
         })
         .collect()
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_committed_client_is_what_the_protocol_file_gives_and_no_byte_else() -> Result<()> {
+    fn committed_client_matches_protocol_file() -> Result<()> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no parent")?;
         let generated = generate(root)?;
         let mut committed = fs::read(root.join(GENERATED))?;

@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: one real container, from the pull to the exit code.
+//! `cargo xtask demo`: runs one real container, from the pull to the exit code.
 
 use std::os::unix::process::CommandExt as _;
 
@@ -6,18 +6,17 @@ use anyhow::{Context as _, Result};
 
 use crate::workspace::cargo;
 
-/// Runs a real container and shows what happens.
+/// Runs a real container and shows each step.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The backend to run it on; with k8s a private cluster comes up: etcd, the parts of Kubernetes
-    /// and a node
+    /// The backend; k8s starts a private cluster: etcd, the Kubernetes components and a node
     #[arg(long, value_parser = ["docker", "cri", "k8s"], default_value = "docker")]
     backend: String,
 }
 
-/// Becomes the program of the demo, so that Ctrl-C is its own. It stands apart because it takes all
-/// three backends, which nothing else here has to be built for.
+/// Replaces this process with the demo program, which then handles Ctrl-C itself. It is a separate
+/// package because it depends on all three backends.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut command = cargo(&["run", "--quiet", "--package", "demo", "--", "--backend"]);
-    Err(command.arg(&arguments.backend).exec()).context("cannot run cargo")
+    Err(command.arg(&arguments.backend).exec()).context("failed to run cargo")
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask env`: the engines that the tests need, started and stopped by hand.
+//! `cargo xtask env`: starts and stops the engines of the tests manually.
 
 use std::collections::BTreeMap;
 
@@ -6,8 +6,7 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use test_engines::{Cluster, Engine, Running, Site};
 
-/// What `cargo xtask test` needs by default, but for the cluster: it takes minutes to build for the
-/// first time.
+/// Default engines of `cargo xtask test` without the cluster, whose first build takes minutes.
 pub const DEFAULT: [Engine; 4] =
     [Engine::Registry, Engine::Docker, Engine::Podman, Engine::Containerd];
 
@@ -19,18 +18,18 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Starts engines (by default those that the tests need, without the cluster) and prints their
+    /// Starts engines (by default those of the tests, without the cluster) and prints their
     /// variables
     Up {
         #[command(flatten)]
         names: Names,
-        /// How many nodes that run pods in name only the Kubernetes cluster has besides
+        /// The number of additional hollow nodes, which simulate pods, of the Kubernetes cluster
         #[arg(long, value_name = "COUNT", default_value_t = 0)]
         hollow: usize,
     },
-    /// Stops engines (by default all) and removes everything that they made
+    /// Stops engines (by default all) and removes everything that they created
     Down(Names),
-    /// Says what runs, and prints the variables to export
+    /// Lists running engines and prints the variables to export
     Status(Names),
 }
 
@@ -68,7 +67,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             print(&running)
         }
         Action::Down(names) => {
-            // The registry last: an engine that pulls from it should not see it go.
+            // The registry is stopped last, because other engines pull from it.
             for engine in names.or(&Engine::ALL).into_iter().rev() {
                 site.down(engine)?;
             }
@@ -81,15 +80,15 @@ pub fn run(arguments: &Arguments) -> Result<()> {
                 .filter_map(|engine| site.status(engine))
                 .collect();
             if running.is_empty() {
-                println!("# nothing is up");
+                println!("# no engine is up");
             }
             print(&running)
         }
     }
 }
 
-/// Prints what a shell can read. The first engine that sets a variable wins; what the others
-/// would set is shown as a comment.
+/// Prints shell commands. The first engine that sets a variable wins; the values of the others are
+/// printed as comments.
 fn print(running: &[Running]) -> Result<()> {
     let mut printed = BTreeMap::new();
     for engine in running {

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::workspace::cargo;
 
-/// Feeds random inputs to the parsers. `cargo xtask fuzz --help` shows how.
+/// Feeds random inputs to the parsers; see `cargo xtask fuzz --help`.
 #[derive(Debug, clap::Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct Arguments {
@@ -17,7 +17,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let status = cargo(&["run", "--quiet", "--release", "--package", "fuzz", "--"])
         .args(&arguments.options)
         .status()
-        .context("starting cargo")?;
+        .context("failed to start cargo")?;
     ensure!(status.success(), "a target has failed");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Takes care that nothing stays behind: not after a failure, not after Ctrl-C.
+//! Cleanup after failures and after Ctrl-C.
 
 use std::ops::Deref;
 use std::process::{Child, Command};
@@ -11,13 +11,13 @@ use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use test_engines::{Engine, Footprint, Site};
 
-/// Ends commands when this process is told to end.
+/// Terminates commands when this process receives a termination signal.
 #[derive(Debug, Clone)]
 pub struct Stop {
     interrupted: Arc<AtomicBool>,
 }
 
-/// Knows which engines were up before, and stops the others in the end.
+/// Stops the engines that were not up before.
 #[derive(Debug)]
 pub struct Guard {
     stop: Stop,
@@ -39,7 +39,7 @@ impl Guard {
         self.started.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Brings an engine up; true if it was not up before.
+    /// Starts an engine; returns true if it was not up before.
     pub fn up(&self, engine: Engine) -> Result<bool> {
         self.check()?;
         let new = !self.before.contains(&engine);
@@ -50,7 +50,7 @@ impl Guard {
         Ok(new)
     }
 
-    /// Stops an engine that `up` has started, unless it is to be kept.
+    /// Stops an engine that `up` started, unless engines are kept.
     pub fn down(&self, engine: Engine) -> Result<()> {
         if !self.keep {
             self.site.down(engine)?;
@@ -59,13 +59,13 @@ impl Guard {
         Ok(())
     }
 
-    /// Stops what was started, and looks whether anything is left of it.
+    /// Stops all started engines, and checks that nothing is left of them.
     pub fn finish(self) -> Result<()> {
         if self.keep {
             return Ok(());
         }
         let mut engines = self.started.into_inner().unwrap_or_else(PoisonError::into_inner);
-        // The tests start these by themselves; one that fails cannot stop them.
+        // These are started by tests, which do not stop them after a failure.
         engines.extend(
             [Engine::DockerFaults, Engine::DockerOwnPids, Engine::ContainerdFaults]
                 .into_iter()
@@ -78,7 +78,7 @@ impl Guard {
         outcome?;
         if self.before.is_empty() {
             let left = Footprint::now()?.of(&self.site);
-            ensure!(left.is_empty(), "left behind: {}", left.join("\n"));
+            ensure!(left.is_empty(), "leftovers: {}", left.join("\n"));
         }
         Ok(())
     }
@@ -93,7 +93,7 @@ impl Deref for Guard {
 }
 
 impl Stop {
-    /// Registers for the signals by which a process is told to end.
+    /// Registers handlers for the termination signals.
     pub fn new() -> Result<Self> {
         let interrupted = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM, SIGHUP] {
@@ -102,29 +102,29 @@ impl Stop {
         Ok(Self { interrupted })
     }
 
-    /// Fails once this process was told to end.
+    /// Returns an error after a termination signal.
     pub fn check(&self) -> Result<()> {
         ensure!(!self.interrupted.load(Ordering::Relaxed), "interrupted");
         Ok(())
     }
 
-    /// Runs a command to its end, or to ours.
+    /// Runs a command until it exits or this process is terminated.
     pub fn run(&self, command: &mut Command) -> Result<()> {
-        let child = command.spawn().context("cannot run a command")?;
+        let child = command.spawn().context("failed to run a command")?;
         let success = self.wait(child)?;
         ensure!(success, "{} failed", describe(command));
         Ok(())
     }
 
-    /// Runs a command that cleans up after itself: it is told to end, and not killed.
-    pub fn run_to_its_end(&self, command: &mut Command) -> Result<()> {
-        let child = command.spawn().context("cannot run a command")?;
+    /// Runs a command that cleans up after itself: it is terminated with SIGTERM instead of killed.
+    pub fn run_until_cleaned_up(&self, command: &mut Command) -> Result<()> {
+        let child = command.spawn().context("failed to run a command")?;
         let success = self.wait_after(child, Signal::TERM)?;
         ensure!(success, "{} failed", describe(command));
         Ok(())
     }
 
-    /// Waits for a child; kills it if this process is told to end.
+    /// Waits for a child, and kills it if this process is terminated.
     pub fn wait(&self, child: Child) -> Result<bool> {
         self.wait_after(child, Signal::KILL)
     }
@@ -132,12 +132,12 @@ impl Stop {
     fn wait_after(&self, mut child: Child, signal: Signal) -> Result<bool> {
         loop {
             if let Some(status) = child.try_wait()? {
-                // A child that the same Ctrl-C ended has not failed by itself.
+                // A child that was terminated by the same Ctrl-C has not failed.
                 self.check()?;
                 return Ok(status.success());
             }
             if self.interrupted.load(Ordering::Relaxed) {
-                kill_process(Pid::from_child(&child), signal).context("cannot end a command")?;
+                kill_process(Pid::from_child(&child), signal).context("failed to end a command")?;
                 child.wait()?;
                 bail!("interrupted");
             }

@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask COMMAND`.
+//! The project's commands: `cargo xtask COMMAND`.
 
 mod bench;
 mod check;
@@ -18,7 +18,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
-#[command(name = "cargo xtask", about = "The project's own commands")]
+#[command(name = "cargo xtask", about = "The project's commands")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -26,17 +26,18 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Measures what this library costs
+    /// Measures the cost of this library
     Bench(bench::Arguments),
-    /// Checks format, lints, documentation, dependencies and unit tests: no engine, no root
+    /// Checks format, lints, documentation, dependencies and unit tests; needs no engine and no
+    /// root
     Check,
     /// Runs everything that a change has to pass: the check, then all tests
     Ci,
     /// Generates the CRI client from the vendored protocol file
     Codegen(codegen::Arguments),
-    /// Runs a real container and shows what happens
+    /// Runs a real container and shows each step
     Demo(demo::Arguments),
-    /// Starts and stops the engines that the tests need
+    /// Starts and stops the engines of the tests
     Env(env::Arguments),
     /// Feeds random inputs to the parsers
     Fuzz(fuzz::Arguments),
@@ -47,8 +48,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    // Not returned from `main`: that would print a backtrace where one is switched on, below a
-    // message that already says what went wrong.
+    // Errors are not returned from `main`, which would print a backtrace if backtraces are enabled.
     match run(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: everything, on the real engines, with a table at the end.
+//! `cargo xtask test`: runs all tests on real engines, and prints a table at the end.
 
 pub mod binaries;
 mod cases;
@@ -19,34 +19,33 @@ use crate::guard::Guard;
 use crate::readme;
 use binaries::Binary;
 pub use cases::Cases;
-use engine_run::{EngineRun, Programs, Tested};
+use engine_run::{EngineRun, Programs, StepResult};
 use output::Output;
-use part::{Part, WHOLE};
+use part::{PARTS_DEFAULT, Part};
 use report::Row;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// Parts to test (all by default)
     parts: Vec<Part>,
-    /// Runs only the cases whose names match this pattern (`stop::*`); may be repeated
+    /// Runs only cases whose names match this pattern (`stop::*`); may be repeated
     #[arg(long = "case", value_name = "PATTERN")]
     cases: Vec<String>,
-    /// Tests every version of an engine that there is, not only the machine's own, and leaves no
-    /// case out
+    /// Tests every available version of each engine, not only the machine's own, and runs all cases
     #[arg(long)]
     matrix: bool,
-    /// Runs one part after the other, in place of two at a time
+    /// Runs one part at a time instead of two
     #[arg(long)]
     one_at_a_time: bool,
     /// Leaves the engines running
     #[arg(long)]
     keep: bool,
-    /// Writes what the engines can do into README.md, in place of comparing it
+    /// Records the capabilities of the engines in README.md instead of comparing them
     #[arg(long)]
     write_readme: bool,
 }
 
-/// The tests of the engines themselves.
+/// Package with the tests of the engines themselves.
 const ENGINES: &str = "test-engines";
 
 pub fn run(arguments: &Arguments) -> Result<()> {
@@ -63,7 +62,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
 fn run_guarded(arguments: &Arguments, cases: &Cases, site: &Site, guard: &Guard) -> Result<()> {
     let parts = match arguments.parts.is_empty() {
-        true => WHOLE.to_vec(),
+        true => PARTS_DEFAULT.to_vec(),
         false => arguments.parts.clone(),
     };
     let plain = Output::plain();
@@ -81,31 +80,31 @@ fn run_guarded(arguments: &Arguments, cases: &Cases, site: &Site, guard: &Guard)
     }
     let own_cluster = arguments.matrix || arguments.parts.contains(&Part::Engines);
     let steps = steps(&parts, cases, own_cluster);
-    let lanes = if arguments.one_at_a_time || steps.len() == 1 { 1 } else { LANES };
-    let mut all = Tested::default();
+    let lanes = if arguments.one_at_a_time || steps.len() == 1 { 1 } else { CONCURRENT_STEPS };
+    let mut all = StepResult::default();
     for tested in lanes::run(&steps, lanes, Step::conflicts, |step| {
         let output = if lanes == 1 { Output::plain() } else { Output::of(step.name()) };
         let done = output.timed(step.name(), || step.run(&engines, &output));
-        done.unwrap_or_else(|error| Tested::failure(format!("{}: {error:#}", step.name())))
+        done.unwrap_or_else(|error| StepResult::failure(format!("{}: {error:#}", step.name())))
     }) {
         all.add(tested);
     }
-    let Tested { mut rows, written, mut failed, ran } = all;
+    let StepResult { mut rows, written, mut failed, ran } = all;
     if !build.complete {
-        failed.push("the workspace does not build".to_owned());
+        failed.push("failed to build the workspace".to_owned());
     }
     if !written.is_empty() {
-        let table = readme::take_reports(&written, !arguments.write_readme);
+        let table = readme::record_reports(&written, !arguments.write_readme);
         failed.extend(table.err().map(|error| format!("{error:#}")));
     }
     if !cases.is_all() {
         rows.retain(|row| !row.is_empty());
-        ensure!(ran + rows.len() + failed.len() > 0, "no case has such a name");
+        ensure!(ran + rows.len() + failed.len() > 0, "no case matches the pattern");
     }
     if !rows.is_empty() {
         print!("\n{}\nslowest cases:\n{}", report::table(&rows), report::slowest(&rows));
     }
-    // A selected case may be one that other rows leave out.
+    // Another row may skip a selected case.
     let may_be_left_out = !cases.is_all() && rows.iter().any(Row::has_passed);
     failed.extend(rows.iter().flat_map(|row| row.faults(may_be_left_out)));
     for fault in &failed {
@@ -115,30 +114,30 @@ fn run_guarded(arguments: &Arguments, cases: &Cases, site: &Site, guard: &Guard)
     Ok(())
 }
 
-/// How many steps run at a time. Two keep two cores busy while one of them waits for its engine.
-const LANES: usize = 2;
+/// Number of concurrent steps. Two keep two cores busy while one of them waits for its engine.
+const CONCURRENT_STEPS: usize = 2;
 
-/// What runs by itself, and beside another.
+/// Unit of scheduling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     Unit,
     Documentation,
     /// A test program of the engines themselves.
     Engines(&'static str),
-    /// A part, with all of its programs but those of its own step.
+    /// A part, without the programs that have a step of their own.
     Part(Part),
-    /// The faults of a cluster. They mostly wait, so that others find room beside them.
+    /// The fault tests of a cluster. They are mostly idle, so other steps run beside them.
     ClusterFaults,
 }
 
-/// The test program of the engines that makes a cluster of its own.
+/// Test program of the engines that starts its own cluster.
 const OWN_CLUSTER: &str = "kubernetes";
 
-/// The test program of the engines that brings up each of them in a directory of its own.
+/// Test program of the engines that starts each engine in a directory of its own.
 const LEAVES_NOTHING: &str = "leaves_nothing";
 
-/// The steps of these parts, in the order in which they begin. `own_cluster`: the program that makes a
-/// cluster of its own is one of them.
+/// Returns the steps of these parts in starting order. `own_cluster` adds the program that starts
+/// its own cluster.
 fn steps(parts: &[Part], cases: &Cases, own_cluster: bool) -> Vec<Step> {
     let has = |part: &Part| parts.contains(part);
     let mut steps = Vec::new();
@@ -148,13 +147,13 @@ fn steps(parts: &[Part], cases: &Cases, own_cluster: bool) -> Vec<Step> {
     if has(&Part::Unit) {
         steps.push(Step::Unit);
     }
-    // The longest part begins first, and what disturbs it comes beside its faults.
+    // The longest part starts first; parts that conflict with it run beside its faults.
     if has(&Part::K8s) {
         steps.extend([Step::Part(Part::K8s), Step::ClusterFaults]);
     }
     let others = [Part::Docker, Part::Cri, Part::Podman];
     steps.extend(others.into_iter().filter(has).map(Step::Part));
-    // It disturbs nothing, so that it fills what is left.
+    // Conflicts with nothing, and therefore fills idle time.
     if has(&Part::Unit) && cases.is_all() {
         steps.push(Step::Documentation);
     }
@@ -179,26 +178,26 @@ impl Step {
         }
     }
 
-    /// Whether two steps disturb each other.
+    /// Returns true if two steps must not run concurrently.
     fn conflicts(&self, other: &Self) -> bool {
         self.disturbs(other) || other.disturbs(self)
     }
 
     fn disturbs(&self, other: &Self) -> bool {
         match self {
-            // It puts the host's settings back to what they were before its engines.
+            // The program restores the host's settings from before its engines.
             Self::Engines(LEAVES_NOTHING) => {
                 matches!(other, Self::Engines(_) | Self::Part(_) | Self::ClusterFaults)
             }
-            // A host is a node of one cluster at a time, and its kernel has one table of packet rules.
+            // A host is a node of one cluster at a time, and its kernel has one packet filter.
             Self::Engines(_) => {
                 matches!(
                     other,
                     Self::Engines(_) | Self::ClusterFaults | Self::Part(Part::K8s | Part::Podman)
                 )
             }
-            // The faults need the same cluster after it, and Podman stops answering beside a busy cluster
-            // on two cores.
+            // The faults use the same cluster afterwards, and Podman stops responding beside a busy
+            // cluster on two cores.
             Self::Part(Part::K8s) => {
                 matches!(other, Self::ClusterFaults | Self::Part(Part::Podman))
             }
@@ -206,11 +205,13 @@ impl Step {
         }
     }
 
-    fn run(&self, engines: &EngineRun<'_>, output: &Output) -> Result<Tested> {
+    fn run(&self, engines: &EngineRun<'_>, output: &Output) -> Result<StepResult> {
         let EngineRun { guard, binaries, cases, .. } = *engines;
         match self {
-            Self::Unit => unit::run(guard, binaries, cases, output).map(Tested::programs),
-            Self::Documentation => unit::documentation(guard, output).map(|()| Tested::programs(1)),
+            Self::Unit => unit::run(guard, binaries, cases, output).map(StepResult::programs),
+            Self::Documentation => {
+                unit::documentation(guard, output).map(|()| StepResult::programs(1))
+            }
             Self::Engines(name) => {
                 let is_it = |binary: &&Binary| binary.package == ENGINES && binary.name == *name;
                 let binary = binaries.iter().find(is_it);
@@ -219,7 +220,7 @@ impl Step {
                 if engines.matrix {
                     command.env("RUNTIME_TEST_MATRIX", "1");
                 }
-                output.run(guard, &mut command).map(|()| Tested::programs(1))
+                output.run(guard, &mut command).map(|()| StepResult::programs(1))
             }
             Self::Part(Part::K8s) => Ok(engines.part(Part::K8s, Programs::ButFaults, output)),
             Self::Part(part) => Ok(engines.part(*part, Programs::All, output)),
@@ -228,7 +229,7 @@ impl Step {
     }
 }
 
-/// The time since `begun`, for people.
+/// Formats the time since `begun`.
 fn minutes(begun: Instant) -> String {
     let seconds = begun.elapsed().as_secs();
     format!("{} min {} s", seconds / 60, seconds % 60)
@@ -239,25 +240,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_part_is_a_step_and_single_cases_need_no_others() {
-        let all = steps(WHOLE, &Cases::default(), true);
+    fn every_part_has_a_step_and_selected_cases_skip_unit_tests() {
+        let all = steps(PARTS_DEFAULT, &Cases::default(), true);
         assert_eq!(all.len(), 9);
         assert_eq!(all[0], Step::Engines(LEAVES_NOTHING));
         assert_eq!(all[8], Step::Engines(OWN_CLUSTER));
-        assert_eq!(steps(WHOLE, &Cases::default(), false), all[..8]);
+        assert_eq!(steps(PARTS_DEFAULT, &Cases::default(), false), all[..8]);
         let some = Cases::parse(&["stop::*".to_owned()]).unwrap();
         let few = [Part::Docker, Part::Engines];
         assert_eq!(steps(&few, &some, true), [Step::Part(Part::Docker)]);
     }
 
     #[test]
-    fn steps_that_share_the_host_do_not_meet() {
+    fn steps_that_share_host_settings_conflict() {
         let [k8s, podman, docker] = [Part::K8s, Part::Podman, Part::Docker].map(Step::Part);
         let [cluster, nothing] = [OWN_CLUSTER, LEAVES_NOTHING].map(Step::Engines);
         assert!(k8s.conflicts(&podman) && podman.conflicts(&k8s));
         assert!(k8s.conflicts(&Step::ClusterFaults) && cluster.conflicts(&Step::ClusterFaults));
         assert!(!podman.conflicts(&Step::ClusterFaults));
-        // Else the faults would begin before their part, which waits for it.
+        // The faults must start after their part, which waits for it.
         assert!(nothing.conflicts(&k8s) && nothing.conflicts(&Step::ClusterFaults));
         assert!(k8s.conflicts(&cluster) && podman.conflicts(&cluster));
         assert!(docker.conflicts(&nothing) && cluster.conflicts(&nothing));

@@ -1,4 +1,4 @@
-//! What cargo knows about the workspace, and running cargo itself.
+//! The workspace's metadata and cargo commands.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -6,12 +6,12 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use cargo_metadata::{CargoOpt, Metadata, MetadataCommand};
 
-/// The folder of the workspace.
+/// Returns the workspace directory.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_owned)
 }
 
-/// The packages and how they depend on each other, with all features, for these targets.
+/// Returns the packages and their dependencies with all features, for these targets.
 pub fn metadata(targets: &[String]) -> Result<Metadata> {
     let mut command = MetadataCommand::new();
     command.current_dir(root()).features(CargoOpt::AllFeatures).other_options(
@@ -20,11 +20,11 @@ pub fn metadata(targets: &[String]) -> Result<Metadata> {
     command.exec().context("cargo metadata")
 }
 
-/// A cargo command in the workspace, by the cargo that runs us.
+/// Returns a command that runs cargo in the workspace, with the cargo that runs this program.
 ///
-/// That cargo has told us of our own package in the environment. The build of a dependency looks at
-/// such variables (ring's does), and all that depends on it would be built again each time that a
-/// build comes from here after one from a shell.
+/// cargo has set variables with the metadata of this package. Build scripts of dependencies read
+/// such variables (ring's does), so passing them on would rebuild all dependent packages whenever
+/// builds from here and from a shell alternate.
 pub fn cargo(arguments: &[&str]) -> Command {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);

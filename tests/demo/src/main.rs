@@ -1,4 +1,4 @@
-//! One real container, from the pull to the exit code. `cargo xtask demo` runs this.
+//! Runs one real container, from the pull to the exit code. `cargo xtask demo` runs this program.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use test_engines::{Engine, LAYERS, Site};
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask demo", about = "Runs a real container and shows what happens")]
 struct Arguments {
-    /// The backend to run it on
+    /// The backend
     #[arg(long, value_enum, default_value = "docker")]
     backend: Backend,
 }
@@ -29,18 +29,18 @@ struct Arguments {
 enum Backend {
     Docker,
     Cri,
-    /// A private cluster: etcd, the parts of Kubernetes and a node
+    /// A private cluster: etcd, the Kubernetes components and a node
     K8s,
 }
 
-/// What the container does: it speaks on both streams, computes a little, and ends with 7, so
-/// that the exit code is seen to be its own.
+/// Script of the container. It writes to both streams, computes for a moment, and exits with 7, so
+/// that the exit code is recognisable.
 const SCRIPT: &str = "echo \"hello from $(hostname)\"; i=0; while [ $i -lt 5 ]; do i=$((i+1)); \
     echo \"step $i of 5\"; n=0; while [ $n -lt 60000 ]; do n=$((n+1)); done; sleep 0.3; \
     done; echo 'done, with a code of my own' >&2; exit 7";
 
 fn main() -> ExitCode {
-    // Not returned from `main`: that would print a backtrace where one is switched on.
+    // Errors are not returned from `main`, which would print a backtrace if backtraces are enabled.
     match run(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -63,7 +63,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     outcome.and(down)
 }
 
-/// The engines that this run brought up, and takes down again.
+/// Engines that this run has started and stops at the end.
 #[derive(Default)]
 struct Started(Vec<Engine>);
 
@@ -72,7 +72,7 @@ impl Started {
         if let Some(running) = engine.status()? {
             return Ok(running);
         }
-        // Noted before it is tried: what is half up has to come down too.
+        // Recorded before the start, because a partly started engine has to be stopped, too.
         self.0.push(engine);
         engine.up()
     }
@@ -117,7 +117,7 @@ async fn demo(backend: Backend, started: &mut Started) -> Result<()> {
     shown
 }
 
-/// An engine that answers where Docker's own command would look, or else a private one.
+/// Connects to the default engine of Docker's CLI, or starts a private one.
 async fn docker(started: &mut Started) -> Result<DockerRuntime> {
     let scope = Scope::new("demo")?;
     match DockerRuntime::connect(DockerOptions::new(scope.clone())).await {
@@ -129,14 +129,14 @@ async fn docker(started: &mut Started) -> Result<DockerRuntime> {
         Err(error) => return Err(error.into()),
     }
     let running = started.up(Engine::Docker)?;
-    let host = running.host().context("the private engine has a socket")?;
+    let host = running.host().context("the private engine has no socket")?;
     Ok(DockerRuntime::connect(DockerOptions::new(scope).host(host)).await?)
 }
 
-/// The engine that `CONTAINER_RUNTIME_ENDPOINT` names, or else a private one.
+/// Connects to the engine at `CONTAINER_RUNTIME_ENDPOINT`, or starts a private one.
 ///
-/// The default sockets are not tried: where one answers it may be that of a containerd which only
-/// serves Docker and has no network for sandboxes.
+/// The default sockets are not tried, because they may belong to a containerd that only serves
+/// Docker and has no network for sandboxes.
 async fn cri(started: &mut Started) -> Result<CriRuntime> {
     let options = CriOptions::new(Scope::new("demo")?);
     if std::env::var_os("CONTAINER_RUNTIME_ENDPOINT").is_some_and(|value| !value.is_empty()) {
@@ -144,10 +144,10 @@ async fn cri(started: &mut Started) -> Result<CriRuntime> {
     }
     println!("no engine  CONTAINER_RUNTIME_ENDPOINT is not set");
     println!("           setting a private one up below target/env");
-    // It would come up with the engine, and nobody would have noted that it has to go.
+    // Recorded explicitly: an implicitly started registry would not be stopped.
     started.up(Engine::Registry)?;
     let running = started.up(Engine::Containerd)?;
-    let endpoint = running.host().context("the private engine has a socket")?;
+    let endpoint = running.host().context("the private engine has no socket")?;
     let folder = Site::of_checkout()?.shared_dir()?;
     let options = options
         .endpoint(endpoint)
@@ -156,9 +156,9 @@ async fn cri(started: &mut Started) -> Result<CriRuntime> {
     Ok(CriRuntime::connect(options).await?)
 }
 
-/// A private cluster, with exactly the rights that the backend's manifest names.
+/// Starts a private cluster and connects with exactly the rights of the backend's manifest.
 async fn kubernetes(started: &mut Started) -> Result<KubernetesRuntime> {
-    // Its node pulls from there.
+    // The node pulls from the registry.
     started.up(Engine::Registry)?;
     let variables = started.up(Engine::Kubernetes)?.variables()?;
     let value = |name: &str| {
@@ -166,7 +166,7 @@ async fn kubernetes(started: &mut Started) -> Result<KubernetesRuntime> {
             .iter()
             .find(|(key, _)| key == name)
             .map(|(_, value)| value.clone())
-            .with_context(|| format!("the cluster does not say {name}"))
+            .with_context(|| format!("the cluster does not report {name}"))
     };
     let options = KubernetesOptions::new(Scope::new("demo")?)
         .kubeconfig(value("RUNTIME_TEST_KUBECONFIG_STATS")?)
@@ -175,7 +175,7 @@ async fn kubernetes(started: &mut Started) -> Result<KubernetesRuntime> {
     Ok(KubernetesRuntime::connect(options).await?)
 }
 
-/// The test registry serves the image, with a password, so that no other registry is needed.
+/// Returns an image of the test registry, which requires a password; no other registry is needed.
 fn image(started: &mut Started) -> Result<Image> {
     let registry = started.up(Engine::Registry)?;
     let variables = registry.variables()?;
@@ -184,7 +184,7 @@ fn image(started: &mut Started) -> Result<Image> {
             .iter()
             .find(|(key, _)| key == name)
             .map(|(_, value)| value.clone())
-            .with_context(|| format!("the registry does not say {name}"))
+            .with_context(|| format!("the registry does not report {name}"))
     };
     let reference = format!("{}/{LAYERS}", value("RUNTIME_TEST_REGISTRY")?);
     let auth = RegistryAuth::new(
@@ -250,7 +250,7 @@ async fn show(container: &dyn Container) -> Result<()> {
                 print!("{:10} {}", record.stream, String::from_utf8_lossy(&record.bytes));
             }
             _ = measure.tick() => {
-                // The container may end between two measurements; then the last one stands.
+                // The container may exit between two measurements; the last successful one is kept.
                 if let Ok(stats) = container.stats_once().await {
                     last = Some(stats);
                 }
@@ -259,12 +259,12 @@ async fn show(container: &dyn Container) -> Result<()> {
     }
     match last {
         Some(stats) => println!("stats      {}", line(&stats)),
-        None => println!("stats      it ended before it could be measured"),
+        None => println!("stats      the container exited before a measurement"),
     }
     let exit = container.wait().await?;
     println!("exit       {exit}");
     if exit.code != Some(7) {
-        bail!("the container was to end with code 7");
+        bail!("expected the container to exit with code 7");
     }
     Ok(())
 }

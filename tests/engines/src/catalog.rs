@@ -1,4 +1,4 @@
-//! The images that the tests run.
+//! Images of the tests.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,20 +11,20 @@ use serde_json::json;
 use crate::image::{Image, Layer, LayerBuilder};
 use crate::process::output;
 
-/// A shell and all of busybox; `CMD ["sh"]`. The users are `root` and `alice` (1000, also in
-/// the group `video`, 44).
+/// All of busybox with a shell; `CMD ["sh"]`. The users are `root` and `alice` (1000, also in the
+/// group `video`, 44).
 pub const BUSYBOX: &str = "test/busybox:1";
-/// Every default that an image can have, visible from inside: without arguments it prints
-/// `entry default-argument`, and it runs as alice in /srv with `FROM_IMAGE=yes`.
+/// Every default that an image can have, observable from inside: without arguments it prints `entry
+/// default-argument`, and it runs as alice in /srv with `FROM_IMAGE=yes`.
 pub const ENTRY: &str = "test/entry:1";
-/// Busybox with `USER 1234:5678`, neither of which has a name.
+/// Busybox with `USER 1234:5678`, which have no names.
 pub const GROUPED: &str = "test/grouped:1";
-/// Busybox with four more layers of 4 MiB each that do not compress.
+/// Busybox with four additional layers of 4 MiB each that do not compress.
 pub const LAYERS: &str = "test/layers:1";
-/// The process of an empty sandbox: it waits for ever, collects children and ends on TERM.
+/// The process of an empty sandbox: it waits forever, reaps children and exits on SIGTERM.
 pub const PAUSE: &str = "test/pause:1";
 
-/// Every image by name; `busybox` is the path of a static one.
+/// Returns every image by name; `busybox` is the path of a static busybox.
 pub(crate) fn all(busybox: &Path) -> Result<Vec<(&'static str, Image)>> {
     let base = base(busybox)?;
     Ok(vec![
@@ -64,12 +64,12 @@ fn base(busybox: &Path) -> Result<Layer> {
         "var/",
         "var/log/",
     ] {
-        layer = layer.folder(folder, 0o755, 0);
+        layer = layer.directory(folder, 0o755, 0);
     }
     layer = layer
-        .folder("tmp/", 0o1777, 0)
-        .folder("var/tmp/", 0o1777, 0)
-        .folder("home/alice/", 0o755, 1000)
+        .directory("tmp/", 0o1777, 0)
+        .directory("var/tmp/", 0o1777, 0)
+        .directory("home/alice/", 0o755, 1000)
         .file(
             "etc/passwd",
             "root:x:0:0:root:/root:/bin/sh\n\
@@ -83,7 +83,7 @@ fn base(busybox: &Path) -> Result<Layer> {
             0o644,
         )
         .file("bin/busybox", fs::read(busybox)?, 0o755);
-    // Each applet where busybox itself would install it, and once only.
+    // Each applet is linked once, at the path of busybox's own installation.
     let applets = output(std::process::Command::new(busybox).arg("--list-full"))?;
     let mut seen = BTreeSet::from(["bin/busybox"]);
     for path in applets.lines().filter(|path| !path.is_empty()) {
@@ -91,7 +91,7 @@ fn base(busybox: &Path) -> Result<Layer> {
             layer = layer.link(path, "/bin/busybox");
         }
     }
-    // Scripts expect a shell here wherever busybox was told to install it.
+    // Scripts expect a shell at this path.
     if seen.insert("bin/sh") {
         layer = layer.link("bin/sh", "/bin/busybox");
     }
@@ -129,7 +129,7 @@ fn layers(base: &Layer) -> Result<Image> {
 }
 
 fn pause(base: &Layer) -> Result<Image> {
-    // The shell waits in a way that a signal interrupts, and collects what was orphaned.
+    // A signal interrupts the shell's wait, and the shell reaps orphans.
     let script = LayerBuilder::default()
         .file(
             "pause",
@@ -140,9 +140,9 @@ fn pause(base: &Layer) -> Result<Image> {
     Image::new(vec![base.clone(), script], &json!({"Entrypoint": ["/pause"], "Env": [ENV_PATH]}))
 }
 
-/// Busybox and one layer that no other image has.
+/// Returns busybox with a layer that no other image has.
 pub(crate) fn unique(busybox: &Path, seed: u64) -> Result<Image> {
-    // Packing it takes longer than all the rest of a push. It is always the same.
+    // Packing this layer takes longer than the rest of a push, and its content is constant.
     static BASE: Mutex<Option<Layer>> = Mutex::new(None);
     let mut kept = BASE.lock().unwrap_or_else(PoisonError::into_inner);
     let base = match &*kept {
@@ -154,7 +154,7 @@ pub(crate) fn unique(busybox: &Path, seed: u64) -> Result<Image> {
     Image::new(vec![base, own], &json!({"Cmd": ["sh"], "Env": [ENV_PATH]}))
 }
 
-/// Bytes that do not compress, the same for the same seed (xorshift64*).
+/// Returns bytes that do not compress, reproducible from the seed (xorshift64*).
 fn noise(seed: u64, size: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut bytes = Vec::with_capacity(size + 8);
@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn noise_is_repeatable_and_differs_by_seed() {
+    fn noise_is_reproducible_and_differs_by_seed() {
         assert_eq!(noise(1, 100), noise(1, 100));
         assert_ne!(noise(1, 100), noise(2, 100));
         assert_eq!(noise(3, 101).len(), 101);

@@ -1,8 +1,8 @@
-//! Control groups of our own: they say which processes belong to an instance, whatever
-//! became of the process that started them.
+//! Control groups of the instances. They identify the processes of an instance, even after the
+//! process that started them has exited.
 //!
-//! Containers are put below the group of their engine, daemons and shims into its `daemon`
-//! child. On version 1 the same path is used in every hierarchy.
+//! Containers are below the group of their engine; daemons and shims are in its `daemon` child. On
+//! version 1 the path is the same in every hierarchy.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,16 +13,16 @@ use anyhow::{Context, Result};
 use crate::poll;
 use crate::process::Process;
 
-/// One mounted hierarchy of control groups.
+/// A mounted hierarchy of control groups.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Hierarchy {
-    /// Where it is mounted.
+    /// The mount point.
     pub(crate) mount: PathBuf,
     /// The controllers of a version 1 hierarchy; empty for version 2.
     pub(crate) controllers: Vec<String>,
 }
 
-/// All hierarchies, version 1 and 2.
+/// Returns all hierarchies, version 1 and 2.
 pub(crate) fn hierarchies() -> Result<Vec<Hierarchy>> {
     Ok(parse_mounts(&fs::read_to_string("/proc/self/mountinfo")?))
 }
@@ -35,7 +35,7 @@ fn parse_mounts(mountinfo: &str) -> Vec<Hierarchy> {
             let mut right = right.split(' ');
             let kind = right.next()?;
             let options = right.nth(1)?;
-            // A hierarchy bound somewhere else a second time shows a root that is not `/`.
+            // A second bind mount of a hierarchy has a root other than `/`.
             let mut left = left.split(' ').skip(3);
             let (root, mount) = (left.next()?, left.next()?);
             if root != "/" || !matches!(kind, "cgroup" | "cgroup2") {
@@ -52,7 +52,7 @@ fn parse_mounts(mountinfo: &str) -> Vec<Hierarchy> {
         .collect()
 }
 
-/// A group that exists, or may exist, at the same path in every hierarchy.
+/// A group at the same path in every hierarchy; it may be missing.
 #[derive(Debug, Clone)]
 pub(crate) struct Group {
     path: String,
@@ -60,13 +60,13 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    /// Names a group; `path` has no slash at its start.
+    /// Creates a reference to a group; `path` has no leading slash.
     pub(crate) fn new(path: &str) -> Result<Self> {
         Ok(Self { path: path.to_owned(), hierarchies: hierarchies()? })
     }
 
-    /// The hierarchy that holds our processes: `pids` is cheap and everywhere on version 1.
-    fn home(&self) -> Result<&Hierarchy> {
+    /// Returns the hierarchy with the processes: `pids` is cheap and always present on version 1.
+    fn process_hierarchy(&self) -> Result<&Hierarchy> {
         let has_pids = |h: &&Hierarchy| h.controllers.iter().any(|name| name == "pids");
         self.hierarchies
             .iter()
@@ -75,33 +75,35 @@ impl Group {
             .context("no control groups are mounted")
     }
 
-    /// Makes the group in the hierarchy that holds our processes.
+    /// Creates the group in the hierarchy with the processes.
     pub(crate) fn create(&self) -> Result<()> {
-        let dir = self.home()?.mount.join(&self.path);
+        let dir = self.process_hierarchy()?.mount.join(&self.path);
         fs::create_dir_all(&dir)
-            .with_context(|| format!("cannot make the control group {}", dir.display()))
+            .with_context(|| format!("failed to create the control group {}", dir.display()))
     }
 
-    /// The file that moves a process into the group.
+    /// Returns the file that moves a process into the group.
     pub(crate) fn procs_file(&self) -> PathBuf {
-        // `create` has failed where there is no home.
-        self.home().map(|home| home.mount.join(&self.path).join("cgroup.procs")).unwrap_or_default()
+        // `create` fails without a hierarchy.
+        self.process_hierarchy()
+            .map(|process_hierarchy| process_hierarchy.mount.join(&self.path).join("cgroup.procs"))
+            .unwrap_or_default()
     }
 
-    /// The folders of this group that are there now.
-    fn folders(&self) -> impl Iterator<Item = PathBuf> {
+    /// Returns the existing directories of this group.
+    fn directories(&self) -> impl Iterator<Item = PathBuf> {
         self.hierarchies.iter().map(|h| h.mount.join(&self.path)).filter(|dir| dir.is_dir())
     }
 
-    /// Whether any hierarchy has the group.
+    /// Returns true if any hierarchy has the group.
     pub(crate) fn exists(&self) -> bool {
-        self.folders().next().is_some()
+        self.directories().next().is_some()
     }
 
-    /// Every process in the group and below it, except below the child `spare`.
+    /// Returns all processes in and below the group, except those below the child `spare`.
     pub(crate) fn processes(&self, spare: Option<&str>) -> Vec<Process> {
         let mut found = Vec::new();
-        for dir in self.folders() {
+        for dir in self.directories() {
             let spare = spare.map(|name| dir.join(name));
             collect(&dir, spare.as_deref(), &mut found);
         }
@@ -110,8 +112,8 @@ impl Group {
         found
     }
 
-    /// Kills everything in the group, again and again until nothing is left: what is killed
-    /// may have started something in the meantime.
+    /// Kills everything in the group, repeatedly until it is empty, because a killed process may
+    /// have started another one.
     pub(crate) fn kill_all(&self, spare: Option<&str>, limit: Duration) -> Result<()> {
         poll::until(limit, &format!("the end of group {}", self.path), || {
             let left = self.processes(spare);
@@ -122,18 +124,18 @@ impl Group {
         })
     }
 
-    /// Removes the group and everything below it. No process may be left in it.
+    /// Removes the group and its children, which must be empty.
     pub(crate) fn remove(&self, limit: Duration) -> Result<()> {
-        // The kernel lets go of a group some time after its last process.
+        // The kernel releases a group some time after its last process.
         poll::until(limit, &format!("removing group {}", self.path), || {
-            self.folders().for_each(|dir| prune(&dir));
+            self.directories().for_each(|dir| prune(&dir));
             Ok((!self.exists()).then_some(()))
         })
     }
 
-    /// Removes the group where it is empty, and leaves it where it is not.
+    /// Removes the group if it is empty.
     pub(crate) fn remove_if_empty(&self) {
-        for dir in self.folders() {
+        for dir in self.directories() {
             let _ = fs::remove_dir(dir);
         }
     }
@@ -166,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_versions_are_found() {
+    fn hierarchies_of_both_versions_are_parsed() {
         let text = "\
 31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw
 39 31 0:36 / /sys/fs/cgroup/pids rw,relatime - cgroup cgroup rw,pids

@@ -1,4 +1,4 @@
-//! containerd with its CRI plugin, from the machine's own packages or from another release's.
+//! containerd with its CRI plugin, from the packages of this Debian release or of another one.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,23 +11,23 @@ use serde_json::{Value, json};
 
 use crate::cgroup::Group;
 use crate::engine::Engine;
-use crate::instance::{Place, Plan, State};
+use crate::instance::{InstanceContext, Plan, State};
 use crate::keeper::{self, Root};
 use crate::process::{Process, output};
 use crate::rootfs::Content;
 use crate::site::Site;
 use crate::{PAUSE, packages, registry, rootfs};
 
-/// As for Podman: the CNI library keeps its results here.
-pub(crate) const HOST_FOLDERS: &[&str] = &["/var/lib/cni"];
+/// Directory in which the CNI library keeps its results, as for Podman.
+pub(crate) const HOST_DIRECTORIES: &[&str] = &["/var/lib/cni"];
 
-/// Where the tests put CDI specs, for engines that read them.
+/// Variable with the directory of CDI specs, for engines that support CDI.
 const CDI_DIR: &str = "RUNTIME_TEST_CDI_DIR";
 
-/// In the namespace's own /run.
+/// In the mount namespace's own /run.
 const STATE_DIR: &str = "/run/containerd";
 
-/// The namespace of everything that came through the CRI.
+/// containerd namespace of the CRI.
 pub(crate) const NAMESPACE: &str = "k8s.io";
 
 pub(crate) fn install(who: &str, suite: Option<&str>) -> Result<()> {
@@ -38,23 +38,23 @@ pub(crate) fn install(who: &str, suite: Option<&str>) -> Result<()> {
     }
 }
 
-pub(crate) fn plan(place: &Place<'_>, suite: Option<&str>) -> Result<Plan> {
-    let socket = place.dir.join("containerd.sock");
-    let (networks, cdi) = (place.dir.join("cni"), place.dir.join("cdi"));
+pub(crate) fn plan(context: &InstanceContext<'_>, suite: Option<&str>) -> Result<Plan> {
+    let socket = context.dir.join("containerd.sock");
+    let (networks, cdi) = (context.dir.join("cni"), context.dir.join("cdi"));
     fs::create_dir_all(&networks)?;
     fs::create_dir_all(&cdi)?;
-    fs::write(networks.join("10-test.conflist"), network(place)?)?;
-    let config = place.dir.join("config.toml");
-    let data = place.dir.join("data");
-    let registry = registry::address(place.site)?;
-    // Version 1.6 knows no CDI. It would not mind the settings, and would not obey them.
+    fs::write(networks.join("10-test.conflist"), network(context)?)?;
+    let config = context.dir.join("config.toml");
+    let data = context.dir.join("data");
+    let registry = registry::address(context.site)?;
+    // Version 1.6 does not support CDI and ignores the settings.
     let with_cdi = match suite {
         Some(_) => format!("  enable_cdi = true\n  cdi_spec_dirs = [{cdi:?}]\n"),
         None => String::new(),
     };
-    // Version 2 of the format is read by every version of containerd. Without CAP_SYS_RESOURCE
-    // no process may get an OOM score below that of its parent: every sandbox would fail. The
-    // `opt` plugin would make a folder in the host's /opt.
+    // Every version of containerd supports version 2 of the format. Without CAP_SYS_RESOURCE, an
+    // OOM score below that of the parent is refused, which would fail every sandbox. The `opt`
+    // plugin would create a directory in the host's /opt.
     fs::write(
         &config,
         format!(
@@ -84,7 +84,7 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
     )?;
     Ok(Plan {
         root: Some(match suite {
-            None => Root::Host { empty: HOST_FOLDERS.iter().map(Into::into).collect() },
+            None => Root::Host { empty: HOST_DIRECTORIES.iter().map(Into::into).collect() },
             Some(suite) => Root::System(rootfs::path(suite, Content::Docker)?),
         }),
         make_bridge: false,
@@ -102,22 +102,22 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
     })
 }
 
-fn network(place: &Place<'_>) -> Result<Vec<u8>> {
+fn network(context: &InstanceContext<'_>) -> Result<Vec<u8>> {
     Ok(serde_json::to_vec_pretty(&json!({
         "cniVersion": "0.4.0",
-        // It stands in the comments of the packet filter's rules.
-        "name": place.bridge,
+        // The name is part of the comments of the packet filter rules.
+        "name": context.bridge,
         "plugins": [
             {
                 "type": "bridge",
-                "bridge": place.bridge,
+                "bridge": context.bridge,
                 "isGateway": true,
                 "hairpinMode": true,
                 "ipMasq": false,
                 "ipam": {
                     "type": "host-local",
                     "dataDir": "/run/cni/networks",
-                    "ranges": [[{"subnet": place.subnet.network()}]],
+                    "ranges": [[{"subnet": context.subnet.network()}]],
                     "routes": [{"dst": "0.0.0.0/0"}],
                 },
             },
@@ -126,9 +126,9 @@ fn network(place: &Place<'_>) -> Result<Vec<u8>> {
     }))?)
 }
 
-/// containerd's own tool, run beside the daemon: it has the daemon's version.
+/// Runs containerd's own tool in the daemon's namespace, in the daemon's version.
 pub(crate) fn ctr(state: &State, arguments: &[&str]) -> Result<String> {
-    let keeper = state.keeper.as_ref().context("no namespace is recorded")?;
+    let keeper = state.keeper.as_ref().context("no mount namespace is recorded")?;
     let socket = state.socket.as_deref().context("no socket is recorded")?;
     let enter = keeper::enter(keeper)?;
     output(
@@ -142,35 +142,35 @@ pub(crate) fn ctr(state: &State, arguments: &[&str]) -> Result<String> {
 
 pub(crate) fn probe(state: &State) -> Result<String> {
     let printed = ctr(state, &["version"])?;
-    // Client and server are printed in this order.
+    // The client's version is printed before the server's.
     let version = printed
         .lines()
         .filter_map(|line| line.trim().strip_prefix("Version:"))
         .next_back()
-        .context("no version")?
+        .context("the version is missing")?
         .trim();
-    // A CRI plugin that did not load leaves the rest of containerd well.
+    // containerd works without its CRI plugin if that fails to load.
     let plugins = ctr(state, &["plugins", "list"])?;
-    let cri_is_well = plugins.lines().any(|line| {
+    let cri_is_loaded = plugins.lines().any(|line| {
         let fields: Vec<_> = line.split_ascii_whitespace().collect();
         fields.get(1) == Some(&"cri") && fields.last() == Some(&"ok")
     });
-    anyhow::ensure!(cri_is_well, "the CRI plugin is not well");
+    anyhow::ensure!(cri_is_loaded, "the CRI plugin is not loaded");
     let end = version.find(['+', '~']).unwrap_or(version.len());
     Ok(version[..end].trim_start_matches('v').to_owned())
 }
 
-/// Brings the image of empty sandboxes: containerd has no password to pull it with.
-pub(crate) fn load_pause(place: &Place<'_>, state: &State) -> Result<()> {
+/// Loads the image of empty sandboxes, because containerd has no password for pulling it.
+pub(crate) fn load_pause(context: &InstanceContext<'_>, state: &State) -> Result<()> {
     let (repository, _) = PAUSE.split_once(':').unwrap_or((PAUSE, ""));
-    let archive = registry::image_archive(place.site, repository);
+    let archive = registry::image_archive(context.site, repository);
     let archive = archive.to_string_lossy();
     ctr(state, &["--namespace", NAMESPACE, "images", "import", &archive])?;
     Ok(())
 }
 
-/// Containers are in the control groups that their pods ask for: each one's own configuration
-/// says which.
+/// Kills containers in the control groups that their pods request, which are in the configuration
+/// of each container.
 pub(crate) fn kill_strays(site: &Site, engine: Engine) -> Result<()> {
     let Some(keeper) = State::read(site, engine).and_then(|state| state.keeper) else {
         return Ok(());
@@ -183,7 +183,7 @@ pub(crate) fn kill_strays(site: &Site, engine: Engine) -> Result<()> {
         let group = Group::new(path.trim_start_matches('/'))?;
         group.kill_all(None, limit)?;
         group.remove(limit)?;
-        // The parents too, as far as they are there for nothing else.
+        // Parents are removed as well, if they are empty.
         let mut parent = path.trim_matches('/');
         while let Some((above, _)) = parent.rsplit_once('/') {
             parent = above;

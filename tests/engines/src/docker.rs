@@ -1,4 +1,4 @@
-//! Docker Engine, from the machine's own packages or from another release's.
+//! Docker Engine, from the packages of this Debian release or of another one.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,13 +8,13 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use crate::instance::{Place, Plan, State};
+use crate::instance::{InstanceContext, Plan, State};
 use crate::keeper::Root;
 use crate::process::Process;
 use crate::rootfs::Content;
 use crate::{http, packages, rootfs};
 
-/// In the namespace's own /run.
+/// In the mount namespace's own /run.
 const EXEC_ROOT: &str = "/run/docker";
 const PID_FILE: &str = "/run/docker.pid";
 
@@ -26,22 +26,22 @@ pub(crate) fn install(who: &str, suite: Option<&str>) -> Result<()> {
     }
 }
 
-pub(crate) fn plan(place: &Place<'_>, suite: Option<&str>) -> Result<Plan> {
-    let socket = place.dir.join("docker.sock");
-    let config = place.dir.join("daemon.json");
+pub(crate) fn plan(context: &InstanceContext<'_>, suite: Option<&str>) -> Result<Plan> {
+    let socket = context.dir.join("docker.sock");
+    let config = context.dir.join("daemon.json");
     let settings = json!({
-        "data-root": place.dir.join("data"),
-        // Short paths for sockets, and gone with the namespace.
+        "data-root": context.dir.join("data"),
+        // Short paths for sockets, which are removed with the namespace.
         "exec-root": EXEC_ROOT,
         "pidfile": PID_FILE,
         "hosts": [format!("unix://{}", socket.display())],
-        // Containers outlive the daemon: the fault tests kill it.
+        // Containers survive the daemon, because the fault tests kill it.
         "live-restore": true,
-        "bridge": place.bridge,
-        "cgroup-parent": place.group,
-        // One daemon's start flushes the chains of all others. Without them, ports are
-        // published by its proxies, and the host's packet filter is not touched at all.
-        // Forwarding is put back as it was when the last engine goes.
+        "bridge": context.bridge,
+        "cgroup-parent": context.group,
+        // The start of a daemon flushes the chains of all others. Without packet filter rules, the
+        // daemon publishes ports with proxies, and the host's packet filter is not changed. The
+        // setting for forwarding is restored when the last engine stops.
         "iptables": false,
         "ip6tables": false,
         "ip-forward": true,
@@ -65,17 +65,17 @@ pub(crate) fn plan(place: &Place<'_>, suite: Option<&str>) -> Result<Plan> {
     })
 }
 
-/// Runs the engine in a PID namespace of its own, which ends with it.
+/// Returns the plan with a PID namespace of its own, which ends with the engine.
 pub(crate) fn with_own_pids(mut plan: Plan) -> Plan {
     let unshare = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
     plan.command.splice(0..0, unshare.map(str::to_owned));
     plan
 }
 
-/// Removes the pid files of a dead daemon and of the containerd that it took with it.
+/// Removes the PID files of a dead daemon and of the containerd that exited with it.
 ///
-/// Both live on for a while as zombies, which the next daemon takes for running: it refuses to
-/// start because of the one, and waits in vain for the socket of the other.
+/// Both remain as zombies for some time, which the next daemon considers running: it refuses to
+/// start because of the daemon's PID, and waits for the socket of the other.
 pub(crate) fn forget_pids(keeper: &Process) -> Result<()> {
     let root = PathBuf::from(format!("/proc/{}/root", keeper.pid));
     for file in [PID_FILE.to_owned(), format!("{EXEC_ROOT}/containerd/containerd.pid")] {
@@ -91,14 +91,14 @@ pub(crate) fn forget_pids(keeper: &Process) -> Result<()> {
     Ok(())
 }
 
-/// Also Podman's answer to the same questions.
+/// Also used for Podman, which has the same API.
 pub(crate) fn probe(state: &State) -> Result<String> {
     let socket = state.socket.as_deref().context("no socket is recorded")?;
     let (status, _) = http::get(socket, "/_ping")?;
-    anyhow::ensure!(status == 200, "the ping is answered with {status}");
+    anyhow::ensure!(status == 200, "the ping returned status {status}");
     let (_, body) = http::get(socket, "/version")?;
     let version: Value = serde_json::from_str(&body)?;
-    let version = version["Version"].as_str().context("no version")?;
-    // Debian adds the state of its sources, `20.10.24+dfsg1`.
+    let version = version["Version"].as_str().context("the version is missing")?;
+    // Debian appends the state of its sources, `20.10.24+dfsg1`.
     Ok(version.split('+').next().unwrap_or(version).to_owned())
 }

@@ -1,56 +1,56 @@
-//! The engines that there are, and where each one's own part is.
+//! The available engines and their modules.
 
 use std::fmt;
 use std::str::FromStr;
 
 use anyhow::{Result, bail};
 
-use crate::instance::{Place, Plan, State};
+use crate::instance::{InstanceContext, Plan, State};
 use crate::process::Process;
 use crate::site::Site;
 use crate::{containerd, docker, kubernetes, podman, registry};
 
-/// One part of the test environment.
+/// Engine or service of the test environment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Engine {
-    /// A registry that asks for a password, filled with the test images.
+    /// A registry with a password that contains the test images.
     Registry,
-    /// Docker Engine as Debian 12 has it (20.10).
+    /// Docker Engine of Debian 12 (20.10).
     Docker,
-    /// The same once more, for tests that kill it.
+    /// Another instance of the same, for tests that kill it.
     DockerFaults,
-    /// The same in a PID namespace of its own, as in a virtual machine whose socket is forwarded.
+    /// The same in a PID namespace of its own, as in a virtual machine with a forwarded socket.
     DockerOwnPids,
-    /// Podman's Docker API, as Debian 12 has it (4.3).
+    /// Podman's Docker API, of Debian 12 (4.3).
     Podman,
-    /// Podman as Debian 13 has it (5.4).
+    /// Podman of Debian 13 (5.4).
     Podman54,
-    /// Podman as Debian unstable has it (5.8).
+    /// Podman of Debian unstable (5.8).
     Podman58,
-    /// Docker Engine as Debian 13 has it (26.1).
+    /// Docker Engine of Debian 13 (26.1).
     Docker26,
-    /// Docker Engine as Debian unstable has it (28.5).
+    /// Docker Engine of Debian unstable (28.5).
     Docker28,
-    /// containerd with its CRI plugin, as Debian 12 has it (1.6).
+    /// containerd with its CRI plugin, of Debian 12 (1.6).
     Containerd,
-    /// The same once more, for tests that kill it.
+    /// Another instance of the same, for tests that kill it.
     ContainerdFaults,
-    /// containerd as Debian 13 has it (1.7).
+    /// containerd of Debian 13 (1.7).
     Containerd17,
-    /// containerd as Debian unstable has it (2.1).
+    /// containerd of Debian unstable (2.1).
     Containerd21,
-    /// A Kubernetes cluster (1.20) of one node, built from Debian 12's sources.
+    /// A Kubernetes cluster (1.20) with one node, built from Debian 12's sources.
     Kubernetes,
 }
 
-/// Another release of Debian, for engines newer than the machine's own.
+/// Another Debian release, for engines that are newer than the machine's.
 type Suite = &'static str;
 
 const TRIXIE: Suite = "trixie";
 const SID: Suite = "sid";
 
-/// Which module knows an engine.
+/// Module of an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Registry,
@@ -61,7 +61,7 @@ enum Kind {
 }
 
 impl Engine {
-    /// All of them, in the order in which they come up.
+    /// All engines in starting order.
     pub const ALL: [Self; 14] = [
         Self::Registry,
         Self::Docker,
@@ -79,7 +79,7 @@ impl Engine {
         Self::Kubernetes,
     ];
 
-    /// The name on command lines and of the instance's folder.
+    /// Returns the name in commands and of the instance's directory.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -116,19 +116,19 @@ impl Engine {
         }
     }
 
-    /// Whether it speaks Docker's API.
+    /// Returns true for engines with Docker's API.
     #[must_use]
     pub fn is_docker(self) -> bool {
         matches!(self.kind(), Kind::Docker(_) | Kind::Podman(_))
     }
 
-    /// Whether it speaks the CRI.
+    /// Returns true for engines with the CRI.
     #[must_use]
     pub fn is_cri(self) -> bool {
         matches!(self.kind(), Kind::Containerd(_))
     }
 
-    /// A number of its own, below 16: its part of the site's addresses.
+    /// Returns a unique number below 16, which selects the engine's part of the site's addresses.
     pub(crate) fn slot(self) -> u8 {
         match self {
             Self::Registry => 0,
@@ -148,7 +148,7 @@ impl Engine {
         }
     }
 
-    /// The engines that have to be up before it.
+    /// Returns the engines that must be started before.
     pub(crate) fn needs(self) -> &'static [Self] {
         match self.kind() {
             Kind::Containerd(_) | Kind::Kubernetes => &[Self::Registry],
@@ -156,7 +156,7 @@ impl Engine {
         }
     }
 
-    /// Installs what is missing.
+    /// Installs missing packages.
     pub(crate) fn install(self) -> Result<()> {
         match self.kind() {
             Kind::Registry => registry::install(),
@@ -167,52 +167,52 @@ impl Engine {
         }
     }
 
-    /// Folders outside the site that it cannot do without.
-    pub(crate) fn host_folders(self) -> &'static [&'static str] {
+    /// Returns required directories outside of the site.
+    pub(crate) fn host_directories(self) -> &'static [&'static str] {
         match self.kind() {
-            Kind::Podman(None) => podman::HOST_FOLDERS,
-            Kind::Containerd(None) => containerd::HOST_FOLDERS,
-            Kind::Kubernetes => kubernetes::HOST_FOLDERS,
+            Kind::Podman(None) => podman::HOST_DIRECTORIES,
+            Kind::Containerd(None) => containerd::HOST_DIRECTORIES,
+            Kind::Kubernetes => kubernetes::HOST_DIRECTORIES,
             _ => &[],
         }
     }
 
-    /// Writes its configuration and says how to start it.
-    pub(crate) fn plan(self, place: &Place<'_>) -> Result<Plan> {
+    /// Writes the configuration and returns how to start the engine.
+    pub(crate) fn plan(self, context: &InstanceContext<'_>) -> Result<Plan> {
         match self.kind() {
-            Kind::Registry => registry::plan(place),
+            Kind::Registry => registry::plan(context),
             Kind::Docker(suite) => {
-                let plan = docker::plan(place, suite)?;
+                let plan = docker::plan(context, suite)?;
                 Ok(if self == Self::DockerOwnPids { docker::with_own_pids(plan) } else { plan })
             }
-            Kind::Podman(suite) => podman::plan(place, suite),
-            Kind::Containerd(suite) => containerd::plan(place, suite),
-            Kind::Kubernetes => kubernetes::plan(place),
+            Kind::Podman(suite) => podman::plan(context, suite),
+            Kind::Containerd(suite) => containerd::plan(context, suite),
+            Kind::Kubernetes => kubernetes::plan(context),
         }
     }
 
-    /// Asks whether it is well; gives its version.
+    /// Checks the health; returns the version.
     pub(crate) fn probe(self, state: &State) -> Result<String> {
         match self.kind() {
             Kind::Registry => registry::probe(state),
-            // Podman answers the same questions.
+            // Podman has the same API.
             Kind::Docker(_) | Kind::Podman(_) => docker::probe(state),
             Kind::Containerd(_) => containerd::probe(state),
             Kind::Kubernetes => kubernetes::probe(state),
         }
     }
 
-    /// What is left to do once it answers.
-    pub(crate) fn finish(self, place: &Place<'_>, state: &State) -> Result<()> {
+    /// Completes the setup of an engine that responds.
+    pub(crate) fn finish(self, context: &InstanceContext<'_>, state: &State) -> Result<()> {
         match self.kind() {
-            Kind::Registry => registry::fill(place, state),
-            Kind::Containerd(_) => containerd::load_pause(place, state),
-            Kind::Kubernetes => kubernetes::finish(place, state),
+            Kind::Registry => registry::fill(context, state),
+            Kind::Containerd(_) => containerd::load_pause(context, state),
+            Kind::Kubernetes => kubernetes::finish(context, state),
             Kind::Docker(_) | Kind::Podman(_) => Ok(()),
         }
     }
 
-    /// Makes a daemon that died believe that it did.
+    /// Removes the PID files of a dead daemon.
     pub(crate) fn forget_pids(self, keeper: &Process) -> Result<()> {
         match self.kind() {
             Kind::Docker(_) => docker::forget_pids(keeper),
@@ -220,8 +220,8 @@ impl Engine {
         }
     }
 
-    /// Ends processes of the instance that are not in its control group, and undoes what the
-    /// engine did elsewhere. The daemon is dead, its containers are not.
+    /// Kills processes of the instance that are outside of its control group, and reverts the
+    /// engine's changes elsewhere. The daemon is dead, its containers may be running.
     pub(crate) fn kill_strays(self, site: &Site) -> Result<()> {
         match self.kind() {
             Kind::Podman(_) => podman::kill_strays(site, self),
@@ -244,10 +244,9 @@ impl FromStr for Engine {
     fn from_str(name: &str) -> Result<Self> {
         match Self::ALL.into_iter().find(|engine| engine.name() == name) {
             Some(engine) => Ok(engine),
-            None => bail!(
-                "there is no engine `{name}`; there are {}",
-                Self::ALL.map(Self::name).join(", ")
-            ),
+            None => {
+                bail!("no such engine: `{name}`; engines: {}", Self::ALL.map(Self::name).join(", "))
+            }
         }
     }
 }
@@ -259,7 +258,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_slots_are_each_one_s_own() {
+    fn names_and_slots_are_unique() {
         let names: BTreeSet<_> = Engine::ALL.map(Engine::name).into();
         let slots: BTreeSet<_> = Engine::ALL.map(Engine::slot).into();
         assert_eq!(names.len(), Engine::ALL.len());
@@ -268,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_read_back() {
+    fn name_round_trips() {
         for engine in Engine::ALL {
             assert_eq!(engine.name().parse::<Engine>().unwrap(), engine);
         }

@@ -1,9 +1,9 @@
-//! Packet filter rules that the CNI plugins leave behind.
+//! Packet filter rules that CNI plugins leave behind.
 //!
-//! The Docker instances are told to leave the filter alone: several daemons would flush each
-//! other's chains, and published ports work through their proxies. Podman and containerd
-//! publish ports through the portmap plugin, which makes chains of its own: one for each
-//! container, which names the container's address, and three for all of them.
+//! The Docker instances do not use the packet filter: several daemons would flush each other's
+//! chains, and published ports work through proxies. Podman and containerd publish ports through
+//! the portmap plugin, which creates one chain per container, with the container's address, and
+//! three shared chains.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -12,11 +12,10 @@ use std::process::{Command, Stdio};
 use crate::net::Subnet;
 use crate::process::run;
 
-/// The chains that portmap shares among all containers. They are in the nat table, as
-/// everything here.
+/// Chains that portmap shares among all containers. This module uses the nat table only.
 const SHARED: [&str; 3] = ["CNI-HOSTPORT-DNAT", "CNI-HOSTPORT-MASQ", "CNI-HOSTPORT-SETMARK"];
 
-/// The chains of CNI plugins that are there now.
+/// Returns the existing chains of CNI plugins.
 pub(crate) fn chains() -> Vec<String> {
     rules()
         .lines()
@@ -31,7 +30,7 @@ pub(crate) fn remove_ports_of(subnet: Subnet) {
     apply(&removal_of_ports(&rules(), subnet));
 }
 
-/// Removes the shared chains, unless they were there `before` or a container still uses them.
+/// Removes the shared chains, unless they existed `before` or a container still uses them.
 pub(crate) fn clean(before: &[String]) {
     let rules_now = rules();
     let unused = unused_ports(&rules_now);
@@ -51,11 +50,11 @@ pub(crate) fn clean(before: &[String]) {
 }
 
 fn rules() -> String {
-    // A machine without iptables has none.
+    // A machine without iptables has no rules.
     run("iptables", &["-w", "-t", "nat", "-S"]).unwrap_or_default()
 }
 
-/// Rules come out and go in with the same quoting: nothing has to be parsed for a deletion.
+/// Rules are read and written with the same quoting, so deletions need no parsing.
 fn apply(script: &str) {
     if script.is_empty() {
         return;
@@ -69,7 +68,7 @@ fn apply(script: &str) {
         if let Some(mut input) = child.stdin.take() {
             let _ = write!(input, "*nat\n{script}COMMIT\n");
         }
-        // What it could not remove is found by whoever compares before and after.
+        // Callers that compare before and after detect rules that were not removed.
         let _ = child.wait();
     }
 }
@@ -89,7 +88,7 @@ fn removal_of_ports(rules: &str, subnet: Subnet) -> String {
     removal_of_chains(rules, &chains)
 }
 
-/// The chains of ports that a plugin has made and not come to fill, because it was killed.
+/// Returns the chains of ports that a plugin created but did not fill, because it was killed.
 fn unused_ports(rules: &str) -> BTreeSet<&str> {
     let used = |chain: &str| {
         rules
@@ -104,7 +103,8 @@ fn unused_ports(rules: &str) -> BTreeSet<&str> {
         .collect()
 }
 
-/// Deletes the rules that jump to these chains from elsewhere, then the chains.
+/// Returns the script that deletes the rules that jump to these chains from elsewhere, then the
+/// chains.
 fn removal_of_chains(rules: &str, chains: &BTreeSet<&str>) -> String {
     let mut script = String::new();
     for rule in rules.lines().filter_map(|line| line.strip_prefix("-A ")) {
@@ -114,7 +114,7 @@ fn removal_of_chains(rules: &str, chains: &BTreeSet<&str>) -> String {
             script.push_str(&format!("-D {rule}\n"));
         }
     }
-    // They jump to each other: all are emptied before the first is deleted.
+    // The chains can jump to each other, so all are emptied before any is deleted.
     for action in ["-F", "-X"] {
         for chain in chains {
             script.push_str(&format!("{action} {chain}\n"));
@@ -139,7 +139,7 @@ mod tests {
 "#;
 
     #[test]
-    fn only_ports_of_our_network_go() {
+    fn removal_deletes_only_ports_of_network() {
         assert_eq!(
             removal_of_ports(RULES, Subnet::new(240, 3)),
             "-D CNI-HOSTPORT-DNAT -p tcp -m comment --comment \
@@ -150,14 +150,14 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_without_a_rule_is_of_no_use() {
+    fn chain_without_rule_is_unused() {
         assert!(unused_ports(RULES).is_empty());
         let rules = format!("{RULES}-N CNI-DN-cc\n-N OTHER\n");
         assert_eq!(unused_ports(&rules), BTreeSet::from(["CNI-DN-cc"]));
     }
 
     #[test]
-    fn jumps_between_the_removed_chains_go_with_them() {
+    fn removal_deletes_jumps_to_chains() {
         let chains = BTreeSet::from(["CNI-DN-aa", "CNI-HOSTPORT-DNAT"]);
         assert_eq!(
             removal_of_chains(RULES, &chains),

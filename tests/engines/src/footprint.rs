@@ -1,4 +1,4 @@
-//! What engines leave on a host: measured before and after.
+//! Leftovers of engines on a host, found by comparison.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,14 +15,14 @@ use crate::{cgroup, netavark};
 pub struct Footprint(BTreeSet<String>);
 
 impl Footprint {
-    /// Looks at the host as it is now.
+    /// Records the current state of the host.
     ///
     /// # Errors
-    /// If the host cannot be looked at.
+    /// If the state cannot be read.
     pub fn now() -> Result<Self> {
         let mut all = BTreeSet::new();
         for line in fs::read_to_string("/proc/self/mountinfo")?.lines() {
-            // The numbers of mounts change, their places and kinds do not.
+            // Mount numbers change; mount points and types do not.
             let place = line.split(' ').nth(4).unwrap_or_default();
             let kind = line.split_once(" - ").map_or("", |(_, kind)| kind);
             all.insert(format!("mount {place} {kind}"));
@@ -32,7 +32,7 @@ impl Footprint {
         }
         for table in ["filter", "nat"] {
             let rules = run("iptables", &["-w", "-t", table, "-S"]).unwrap_or_default();
-            // A chain of the kernel's own with its policy is no rule.
+            // A built-in chain with its policy is not a rule.
             for rule in rules.lines().filter(|rule| !rule.starts_with("-P")) {
                 all.insert(format!("rule {table} {rule}"));
             }
@@ -48,7 +48,7 @@ impl Footprint {
         for process in fs::read_dir("/proc")?.flatten() {
             let read = |file: &str| fs::read(process.path().join(file)).unwrap_or_default();
             let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).replace(['\0', '\n'], " ");
-            // Neither a thread of the kernel nor a zombie has a command line.
+            // Kernel threads and zombies have no command line.
             let command = text(read("cmdline"));
             if !command.is_empty() {
                 let pid = process.file_name();
@@ -59,20 +59,20 @@ impl Footprint {
         Ok(Self(all))
     }
 
-    /// What is there now and was not there before, whoever made it.
+    /// Returns all entries that are new, of any origin.
     #[must_use]
     pub fn added_since(&self, before: &Self) -> Vec<String> {
         self.0.difference(&before.0).cloned().collect()
     }
 
-    /// The rules in a table of the packet filter: `filter`, `nat`, `netavark`.
+    /// Returns the rules of a packet filter table: `filter`, `nat`, `netavark`.
     #[must_use]
     pub fn rules_of(&self, table: &str) -> Vec<String> {
         let begin = format!("rule {table} ");
         self.0.iter().filter(|line| line.starts_with(&begin)).cloned().collect()
     }
 
-    /// What bears the name of a site: nothing, once everything in it is down.
+    /// Returns all entries with the name of a site; empty when the site is down.
     #[must_use]
     pub fn of(&self, site: &Site) -> Vec<String> {
         let root = site.root().to_string_lossy().into_owned();

@@ -1,4 +1,4 @@
-//! What instances share on the host: prepared by the first, put back by the last.
+//! Host settings shared by instances: prepared for the first, restored after the last.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,38 +12,38 @@ use crate::engine::Engine;
 use crate::site::Site;
 use crate::{firewall, instance, net, netavark};
 
-/// What was found before the first instance came up, and what was chosen for all of them.
+/// Host state before the first instance, and choices for all instances.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Host {
-    /// The second octet of the networks of all instances.
+    /// The second octet of all instances' networks.
     pub(crate) octet: u8,
-    /// Kernel settings that an engine changes, with their values from before.
+    /// Kernel settings that engines change, with their original values.
     settings: Vec<(PathBuf, String)>,
-    /// Folders outside the site that were made for an engine.
+    /// Directories outside of the site that were created for an engine.
     folders: Vec<PathBuf>,
-    /// Chains of the packet filter that were there before.
+    /// Packet filter chains that existed before.
     chains: Vec<String>,
-    /// Whether netavark's table was there before.
+    /// Set if netavark's table existed before.
     #[serde(default)]
     netavark: bool,
 }
 
-/// Read and written as the kernel's own text.
+/// Read and written in the kernel's format.
 const SETTINGS: [&str; 1] = ["/proc/sys/net/ipv4/ip_forward"];
 
 fn file(site: &Site) -> PathBuf {
     site.dir("host.json")
 }
 
-/// Prepares the host, or reads what the first instance has prepared.
+/// Prepares the host, or reads the record of the first instance.
 pub(crate) fn prepare(site: &Site, folders: &[&str]) -> Result<Host> {
     anyhow::ensure!(
         rustix::process::geteuid().is_root(),
-        "the test engines need root: they mount, make bridges and control groups"
+        "the test engines need root to mount and to create bridges and control groups"
     );
     let _lock = site.lock("host")?;
     let mut host = match fs::read(file(site)) {
-        Ok(text) => serde_json::from_slice(&text).context("host.json is damaged")?,
+        Ok(text) => serde_json::from_slice(&text).context("failed to parse host.json")?,
         Err(_) => Host {
             octet: net::free_octet(site)?,
             settings: SETTINGS
@@ -66,12 +66,12 @@ pub(crate) fn prepare(site: &Site, folders: &[&str]) -> Result<Host> {
     Ok(host)
 }
 
-/// What was recorded, if any instance is up.
+/// Returns the record, if any instance is up.
 pub(crate) fn read(site: &Site) -> Option<Host> {
     serde_json::from_slice(&fs::read(file(site)).ok()?).ok()
 }
 
-/// Puts the host back as it was, if no instance is left that needs it.
+/// Restores the host, if no instance remains.
 pub(crate) fn release(site: &Site) -> Result<()> {
     let _lock = site.lock("host")?;
     for engine in Engine::ALL {
@@ -80,7 +80,7 @@ pub(crate) fn release(site: &Site) -> Result<()> {
         }
     }
     if let Ok(text) = fs::read(file(site)) {
-        let host: Host = serde_json::from_slice(&text).context("host.json is damaged")?;
+        let host: Host = serde_json::from_slice(&text).context("failed to parse host.json")?;
         for (path, before) in &host.settings {
             if fs::read_to_string(path).is_ok_and(|now| now != *before) {
                 fs::write(path, before)?;
@@ -91,7 +91,7 @@ pub(crate) fn release(site: &Site) -> Result<()> {
             netavark::remove_unused();
         }
         for folder in &host.folders {
-            // Somebody else may have put something there since.
+            // The directory may contain files of others.
             let _ = fs::remove_dir(folder);
         }
         fs::remove_file(file(site))?;
@@ -99,11 +99,11 @@ pub(crate) fn release(site: &Site) -> Result<()> {
     Group::new(site.tag())?.remove(Duration::from_secs(10))
 }
 
-/// Switches the counting of block IO on.
+/// Enables the accounting of block I/O.
 ///
-/// Since 6.10 the kernel counts the block IO of a version 1 group only for disks that have a
-/// limit in some group: a limit that nothing reaches, in an empty group of our own, is enough
-/// for all groups. Version 2 always counts.
+/// Since Linux 6.10, version 1 groups count block I/O only for disks with a limit in some group. A
+/// limit that is never reached, in an empty group, enables the accounting for all groups. Version 2
+/// always counts.
 fn count_block_io(site: &Site) -> Result<()> {
     let Some(hierarchy) =
         cgroup::hierarchies()?.into_iter().find(|h| h.controllers.iter().any(|c| c == "blkio"))
@@ -116,13 +116,13 @@ fn count_block_io(site: &Site) -> Result<()> {
     for disk in fs::read_dir("/sys/block")?.flatten() {
         let name = disk.file_name();
         let name = name.to_string_lossy();
-        // These are no disks, or have no use in a test.
+        // These are not disks, or not used in tests.
         if ["loop", "ram", "zram", "nbd", "fd", "sr"].iter().any(|prefix| name.starts_with(prefix))
         {
             continue;
         }
         let number = fs::read_to_string(disk.path().join("dev"))?;
-        // A disk without a queue of its own refuses, and then has nothing to count.
+        // A disk without its own queue refuses the limit and has nothing to count.
         let _ = fs::write(&limit, format!("{} {}", number.trim(), 1_u64 << 60));
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Container images, made from a few files: the same input gives the same digests.
+//! Container images from a few files; the same input gives the same digests.
 
 use std::io::Write;
 use std::path::Path;
@@ -8,16 +8,16 @@ use flate2::{Compression, GzBuilder};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-/// A layer: a compressed archive and the digests of both its forms.
+/// Layer: a compressed archive and the digests of both forms.
 #[derive(Debug, Clone)]
 pub(crate) struct Layer {
     pub(crate) blob: Vec<u8>,
     pub(crate) digest: String,
-    /// The digest of the archive before compression.
+    /// The digest of the uncompressed archive.
     diff_id: String,
 }
 
-/// An image, ready to be pushed.
+/// Image, ready to be pushed.
 #[derive(Debug, Clone)]
 pub(crate) struct Image {
     pub(crate) layers: Vec<Layer>,
@@ -26,11 +26,11 @@ pub(crate) struct Image {
     pub(crate) manifest: Vec<u8>,
 }
 
-/// The manifest format that every engine of the last ten years takes.
+/// Manifest format that all engines of the last ten years accept.
 pub(crate) const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
 impl Image {
-    /// Puts layers and the `config` object of a container together.
+    /// Creates an image from layers and the `config` object of a container.
     pub(crate) fn new(layers: Vec<Layer>, config: &Value) -> Result<Self> {
         let diff_ids: Vec<_> = layers.iter().map(|layer| &layer.diff_id).collect();
         let config = serde_json::to_vec(&json!({
@@ -59,7 +59,7 @@ impl Image {
         Ok(Self { layers, config, config_digest, manifest })
     }
 
-    /// The image as an archive that `docker load` and `ctr images import` read.
+    /// Returns an archive for `docker load` and `ctr images import`.
     pub(crate) fn archive(&self, name: &str) -> Result<Vec<u8>> {
         let mut archive = tar::Builder::new(Vec::new());
         let file = |digest: &str| digest.replace("sha256:", "") + ".tar.gz";
@@ -78,7 +78,7 @@ impl Image {
     }
 }
 
-/// What goes into a layer.
+/// Builder of a layer.
 #[derive(Debug, Default)]
 pub(crate) struct LayerBuilder(Vec<Entry>);
 
@@ -90,7 +90,7 @@ enum Entry {
 }
 
 impl LayerBuilder {
-    pub(crate) fn folder(mut self, path: &str, mode: u32, owner: u64) -> Self {
+    pub(crate) fn directory(mut self, path: &str, mode: u32, owner: u64) -> Self {
         self.0.push(Entry::Folder(path.to_owned(), mode, owner));
         self
     }
@@ -123,7 +123,7 @@ impl LayerBuilder {
             }
         }
         let plain = archive.into_inner()?;
-        // No name and no time in the header of the compressed form either.
+        // The header of the compressed form has no name and no time.
         let mut gzip = GzBuilder::new().write(Vec::new(), Compression::fast());
         gzip.write_all(&plain)?;
         let blob = gzip.finish()?;
@@ -155,7 +155,7 @@ fn append(
     Ok(())
 }
 
-/// The digest of a blob, as registries write it.
+/// Returns the digest of a blob in the format of registries.
 pub(crate) fn digest(bytes: &[u8]) -> String {
     let mut text = "sha256:".to_owned();
     for byte in Sha256::digest(bytes) {
@@ -164,7 +164,7 @@ pub(crate) fn digest(bytes: &[u8]) -> String {
     text
 }
 
-/// This machine's architecture by the name that images use.
+/// Returns this machine's architecture in the naming of images.
 fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_digest_is_written_as_registries_do() {
+    fn digest_has_format_of_registries() {
         assert_eq!(
             digest(b""),
             "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
@@ -187,10 +187,10 @@ mod tests {
     }
 
     #[test]
-    fn the_same_input_is_the_same_image() {
+    fn same_input_gives_same_image() {
         let make = || {
             let layer = LayerBuilder::default()
-                .folder("tmp/", 0o1777, 0)
+                .directory("tmp/", 0o1777, 0)
                 .file("bin/a", b"a".to_vec(), 0o755)
                 .link("bin/b", "a")
                 .build()

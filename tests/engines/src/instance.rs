@@ -1,4 +1,4 @@
-//! The life of one instance: up, down, killed, restarted. The same for every engine.
+//! Lifecycle of an instance: start, stop, kill, restart. It is the same for every engine.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,41 +16,41 @@ use crate::process::{self, Process};
 use crate::site::Site;
 use crate::{firewall, host, netavark, poll};
 
-/// The file that says that an instance is up, and how.
+/// File that marks a running instance and describes it.
 const STATE: &str = "state.json";
 
-/// The child group of the daemon and everything that it starts but containers.
+/// Child group of the daemon and everything that it starts, except containers.
 const DAEMON: &str = "daemon";
 
-/// What an engine needs in order to run, said by the engine's own module.
+/// Launch plan of an engine, made by the engine's module.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    /// The mount namespace; none where the daemon mounts nothing.
+    /// The mount namespace; `None` if the daemon mounts nothing.
     pub(crate) root: Option<Root>,
-    /// Whether we make the bridge; the CNI plugins make theirs.
+    /// Set if this crate creates the bridge; CNI plugins create theirs.
     pub(crate) make_bridge: bool,
-    /// The daemon and its arguments.
+    /// The command of the daemon.
     pub(crate) command: Vec<String>,
-    /// Its environment.
+    /// The environment of the daemon.
     pub(crate) environment: Vec<(String, String)>,
-    /// The socket that it listens on.
+    /// The listening socket.
     pub(crate) socket: Option<PathBuf>,
-    /// What its users have to know besides, as environment variables.
+    /// Additional environment variables for users.
     pub(crate) values: BTreeMap<String, String>,
 }
 
-/// What a module has at hand to make its plan.
+/// Input of a launch plan.
 #[derive(Debug)]
-pub(crate) struct Place<'a> {
+pub(crate) struct InstanceContext<'a> {
     pub(crate) site: &'a Site,
     pub(crate) dir: PathBuf,
     pub(crate) bridge: String,
     pub(crate) subnet: Subnet,
-    /// The parent of its containers' control groups, as an absolute path.
+    /// The parent of the containers' control groups, as an absolute path.
     pub(crate) group: String,
 }
 
-/// What is recorded of an instance that is up.
+/// Record of a running instance.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct State {
     pub(crate) keeper: Option<Process>,
@@ -69,14 +69,14 @@ impl State {
     }
 
     fn write(&self, dir: &Path) -> Result<()> {
-        // Complete or not there: another process may read it at any time.
+        // Written atomically, because other processes may read it at any time.
         let draft = dir.join("state.draft");
         fs::write(&draft, serde_json::to_vec_pretty(self)?)?;
         fs::rename(draft, dir.join(STATE))?;
         Ok(())
     }
 
-    /// Whether the daemon runs and answers.
+    /// Returns true if the daemon runs and responds.
     pub(crate) fn is_healthy(&self, engine: Engine) -> bool {
         self.daemon.is_alive() && engine.probe(self).is_ok()
     }
@@ -90,7 +90,7 @@ pub(crate) fn daemon_group(site: &Site, engine: Engine) -> Result<Group> {
     Group::new(&format!("{}/{}/{DAEMON}", site.tag(), engine.name()))
 }
 
-/// Brings an engine up, unless it is up already.
+/// Starts an engine, unless it is running.
 pub(crate) fn up(site: &Site, engine: Engine) -> Result<State> {
     for needed in engine.needs() {
         up(site, *needed)?;
@@ -107,7 +107,7 @@ pub(crate) fn up(site: &Site, engine: Engine) -> Result<State> {
         clear(site, engine)?;
     }
     engine.install()?;
-    let host = host::prepare(site, engine.host_folders())?;
+    let host = host::prepare(site, engine.host_directories())?;
     crate::say(engine.name(), "starting");
     let done = start_new(site, engine, &dir, host.octet);
     match done {
@@ -119,8 +119,8 @@ pub(crate) fn up(site: &Site, engine: Engine) -> Result<State> {
             Ok(state)
         }
         Err(error) => {
-            // A half-started engine helps nobody, but its log does: it is in the error.
-            let error = error.context(format!("{} did not come up", engine.name()));
+            // A partly started engine is removed; its log is part of the error.
+            let error = error.context(format!("failed to start {}", engine.name()));
             let _ = clear(site, engine);
             let _ = host::release(site);
             Err(error)
@@ -131,7 +131,7 @@ pub(crate) fn up(site: &Site, engine: Engine) -> Result<State> {
 fn start_new(site: &Site, engine: Engine, dir: &Path, octet: u8) -> Result<State> {
     fs::create_dir_all(dir)?;
     site.shared_dir()?;
-    let context = Place {
+    let context = InstanceContext {
         site,
         dir: dir.to_owned(),
         bridge: bridge(site, engine),
@@ -183,19 +183,19 @@ fn launch(
 
 fn wait_healthy(site: &Site, engine: Engine, state: &State) -> Result<String> {
     let mut last = None;
-    poll::until(Duration::from_secs(60), "an answer", || {
+    poll::until(Duration::from_secs(60), "a response", || {
         match engine.probe(state) {
             Ok(version) => return Ok(Some(version)),
             Err(error) => last = Some(error),
         }
         anyhow::ensure!(
             state.daemon.is_alive(),
-            "the daemon ended:\n{}",
+            "the daemon exited:\n{}",
             keeper::tail(&log(site, engine))
         );
         Ok(None)
     })
-    .with_context(|| format!("last: {last:?}"))
+    .with_context(|| format!("last probe: {last:?}"))
 }
 
 /// Stops an engine and removes everything that belongs to it.
@@ -210,16 +210,16 @@ pub(crate) fn down(site: &Site, engine: Engine) -> Result<bool> {
     Ok(found)
 }
 
-/// Ends every process of an instance and removes its traces, also those of a broken one.
+/// Kills every process of an instance and removes its traces, also for a broken instance.
 ///
-/// Nothing is asked to end gracefully: all that the engine keeps is about to be removed, its
-/// mounts go with the namespace, its links with their network namespaces.
+/// Nothing is stopped gracefully: all state of the engine is removed, its mounts disappear with the
+/// namespace, and its links with their network namespaces.
 fn clear(site: &Site, engine: Engine) -> Result<()> {
     let limit = Duration::from_secs(30);
     let group = group(site, engine)?;
     let dir = site.dir(engine.name());
-    // The daemon first, so that it starts nothing new; then the containers, while their shims
-    // live to collect them; then the rest, the keeper among it.
+    // The daemon is killed first, so that it starts nothing new; then the containers, while their
+    // shims can reap them; then the rest, including the keeper.
     if let Some(state) = State::read(site, engine) {
         state.daemon.kill()?;
     }
@@ -234,21 +234,21 @@ fn clear(site: &Site, engine: Engine) -> Result<()> {
         netavark::remove_network(subnet, &bridge(site, engine));
     }
     if dir.exists() {
-        // The log stays for whoever wants to know why it was stopped.
+        // The log is kept for diagnosis.
         let kept = site.root().join(format!("{}.last.log", engine.name()));
         let _ = fs::rename(log(site, engine), kept);
-        fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+        fs::remove_dir_all(&dir).with_context(|| format!("failed to remove {}", dir.display()))?;
     }
     Ok(())
 }
 
-/// Kills the daemon as a crash would: its containers and their shims stay.
+/// Kills the daemon like a crash: its containers and their shims survive.
 pub(crate) fn kill_hard(site: &Site, engine: Engine) -> Result<()> {
     let _lock = site.lock(engine.name())?;
     known(site, engine)?.daemon.kill()
 }
 
-/// Starts a daemon that was killed again, or kills it and starts it again.
+/// Starts a killed daemon, or kills and starts a running one.
 pub(crate) fn restart(site: &Site, engine: Engine) -> Result<State> {
     let _lock = site.lock(engine.name())?;
     let mut state = known(site, engine)?;
@@ -257,18 +257,18 @@ pub(crate) fn restart(site: &Site, engine: Engine) -> Result<State> {
         engine.forget_pids(keeper)?;
     }
     state.daemon = launch(site, engine, state.keeper.as_ref(), &state.command, &state.environment)?;
-    // Recorded before it is well: it has to be found and stopped in any case.
+    // Recorded before it is healthy, so that it can be found and stopped in any case.
     state.write(&site.dir(engine.name()))?;
     wait_healthy(site, engine, &state)?;
     Ok(state)
 }
 
-/// The record of an engine that has to be up.
+/// Returns the record of an engine that must be up.
 pub(crate) fn known(site: &Site, engine: Engine) -> Result<State> {
     State::read(site, engine).with_context(|| format!("{} is not up", engine.name()))
 }
 
-/// Where the daemon's own words go.
+/// Returns the path of the daemon's log.
 pub(crate) fn log(site: &Site, engine: Engine) -> PathBuf {
     site.dir(engine.name()).join("daemon.log")
 }

@@ -1,9 +1,8 @@
-//! The mount namespace of an instance, kept open by a process that only sleeps.
+//! Mount namespace of an instance, kept open by a sleeping process.
 //!
-//! Whatever an engine mounts is gone with the namespace, nothing of it is seen on the host,
-//! and `/run` is its own: an engine finds neither the sockets nor the locks of another one.
-//! The keeper outlives the daemon, so that a daemon that was killed comes back to the mounts
-//! of its running containers.
+//! Mounts of an engine disappear with the namespace and are not visible on the host, and `/run` is
+//! private, so an engine finds neither sockets nor locks of another one. The keeper survives the
+//! daemon, so a restarted daemon finds the mounts of its running containers.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,32 +13,32 @@ use crate::cgroup::Group;
 use crate::process::{self, Process};
 use crate::{poll, site::Site};
 
-/// What is seen at `/` in the namespace.
+/// Root file system of the namespace.
 #[derive(Debug, Clone)]
 pub(crate) enum Root {
-    /// The host's own system, with these folders replaced by empty ones.
+    /// The host's system, with these directories replaced by empty ones.
     Host {
-        /// Folders that exist and whose changes shall not outlive the instance.
+        /// Existing directories whose changes must not survive the instance.
         empty: Vec<PathBuf>,
     },
-    /// Another system, unpacked in this folder, which is not changed.
+    /// Another system, unpacked in this directory, which is not changed.
     System(PathBuf),
 }
 
-/// `$0` is told when all is in place; the arguments are folders to replace.
-const HOST: &str = r#"
+/// Script: `$0` is a file that signals completion; the arguments are directories to replace.
+const HOST_SCRIPT: &str = r#"
 mount -t tmpfs -o mode=755 tmpfs /run
 for dir in "$@"; do mount -t tmpfs -o mode=755 tmpfs "$dir"; done
 : > "$0"
 exec sleep infinity
 "#;
 
-/// `$0` as above, `$1` the unpacked system, `$2` a folder to build the new root in, `$3` the
-/// folder of the site, which stays visible at its own path.
+/// Script: `$0` as above, `$1` the unpacked system, `$2` a directory for the new root, `$3` the
+/// directory of the site, which stays visible at its path.
 ///
-/// The system gets a layer in memory on top, so that it can serve several instances and stays
-/// as it was unpacked. A plain chroot would not do: runc needs a real mount at `/`.
-const SYSTEM: &str = r#"
+/// An overlay in memory lets several instances share the unpacked system without changes. A chroot
+/// is not sufficient, because runc needs a real mount at `/`.
+const SYSTEM_SCRIPT: &str = r#"
 mount -t tmpfs -o mode=755 tmpfs "$2"
 cd "$2"
 mkdir upper work root
@@ -65,13 +64,13 @@ pub(crate) fn start(site: &Site, dir: &Path, group: &Group, root: &Root) -> Resu
         ["unshare", "--mount", "--propagation", "slave", "sh", "-ec"].map(str::to_owned).to_vec();
     match root {
         Root::Host { empty } => {
-            command.extend([HOST.to_owned(), text(&ready)]);
+            command.extend([HOST_SCRIPT.to_owned(), text(&ready)]);
             command.extend(empty.iter().map(|path| text(path)));
         }
         Root::System(system) => {
             let build = dir.join("root");
             std::fs::create_dir_all(&build)?;
-            command.extend([SYSTEM.to_owned(), text(&ready)]);
+            command.extend([SYSTEM_SCRIPT.to_owned(), text(&ready)]);
             command.extend([text(system), text(&build), text(site.root())]);
         }
     }
@@ -80,24 +79,21 @@ pub(crate) fn start(site: &Site, dir: &Path, group: &Group, root: &Root) -> Resu
         if ready.exists() {
             return Ok(Some(()));
         }
-        anyhow::ensure!(keeper.is_alive(), "cannot set up the mount namespace: {}", tail(&log));
+        anyhow::ensure!(keeper.is_alive(), "failed to set up the mount namespace: {}", tail(&log));
         Ok(None)
     })?;
     Ok(keeper)
 }
 
-/// The start of a command line that runs what follows inside the keeper's namespace.
+/// Returns the start of a command line that runs a command in the keeper's namespace.
 pub(crate) fn enter(keeper: &Process) -> Result<Vec<String>> {
-    anyhow::ensure!(
-        keeper.is_alive(),
-        "the mount namespace is gone, bring the engine down and up again"
-    );
+    anyhow::ensure!(keeper.is_alive(), "the mount namespace is gone: stop and start the engine");
     Ok(["nsenter", "--target", &keeper.pid.to_string(), "--mount", "--"]
         .map(str::to_owned)
         .to_vec())
 }
 
-/// The last lines of a log file, for an error message.
+/// Returns the last lines of a log file for an error message.
 pub(crate) fn tail(log: &Path) -> String {
     const LINES: usize = 15;
     let text = std::fs::read(log)

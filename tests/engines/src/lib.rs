@@ -1,10 +1,10 @@
 //! Real container engines on a bare machine, private to the checkout, for tests.
 //!
-//! Each [`Engine`] is an instance of its own below `target/env`: its own state, socket, mount
-//! namespace, control group, bridge and addresses. Nothing of the system's own engines is
-//! used or touched. [`Engine::up`] installs what is missing, starts the daemon and waits until
-//! it answers; [`Engine::down`] leaves no process, mount, bridge, packet filter rule or control
-//! group. Both may be called at any time and by several processes at once.
+//! Each [`Engine`] is an instance below `target/env` with its own state, socket, mount namespace,
+//! control group, bridge and addresses. The system's own engines are neither used nor changed.
+//! [`Engine::up`] installs missing packages, starts the daemon and waits until it responds;
+//! [`Engine::down`] leaves no process, mount, bridge, packet filter rule or control group. Both may
+//! be called at any time and by several processes concurrently.
 //!
 //! ```no_run
 //! use test_engines::Engine;
@@ -19,7 +19,7 @@
 //! # }
 //! ```
 //!
-//! It needs root and a Debian system; everything else it brings along.
+//! The crate requires root on a Debian system; everything else is installed.
 
 mod catalog;
 mod cgroup;
@@ -57,7 +57,7 @@ pub use rootfs::CACHE_VARIABLE;
 pub use running::Running;
 pub use site::{DIR_VARIABLE, Site};
 
-/// Tells the person who waits what is going on.
+/// Prints progress.
 fn say(who: &str, what: &str) {
     eprintln!("[{who}] {what}");
 }

@@ -1,14 +1,14 @@
-//! The Debian mirror that this machine's owner has chosen, from apt's own sources.
+//! The Debian mirror from apt's sources.
 
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
-/// The Debian archive that this machine gets its own release from, as apt's sources name it.
+/// Returns the URL of the Debian archive of this machine's release in apt's sources.
 ///
 /// # Errors
-/// If they name none.
+/// If the sources have none.
 pub fn debian_mirror() -> Result<String> {
     let mut files = vec![Path::new("/etc/apt/sources.list").to_owned()];
     let more = fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten();
@@ -25,11 +25,11 @@ pub fn debian_mirror() -> Result<String> {
             }
         })
         .next()
-        .context("no Debian archive is named in apt's sources")
+        .context("apt's sources have no Debian archive")
 }
 
-/// Debian's own main archive: not its security archive, which has another layout, and not
-/// somebody else's packages.
+/// Returns true for Debian's main archive; false for its security archive, which has another
+/// layout, and for third-party archives.
 fn is_debian(uri: &str, suites: &str, components: &str) -> bool {
     let scheme = ["http://", "https://"].iter().any(|s| uri.starts_with(s));
     let path = uri.trim_end_matches('/');
@@ -63,7 +63,7 @@ fn deb822(text: &str) -> Option<String> {
 fn one_line(text: &str) -> Option<String> {
     text.lines().find_map(|line| {
         let line = line.split('#').next()?.trim().strip_prefix("deb ")?.trim();
-        // Options stand in brackets: `deb [signed-by=...] URI suite component...`.
+        // Options are in brackets: `deb [signed-by=...] URI suite component...`.
         let line = match line.strip_prefix('[') {
             Some(rest) => rest.split_once(']')?.1.trim(),
             None => line,
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_forms_are_read() {
+    fn both_source_formats_are_parsed() {
         let new = "Types: deb\n# a comment: here\nURIs: http://mirror.example/debian\n\
                    Suites: bookworm bookworm-updates\nComponents: main\n\n\
                    Types: deb\nURIs: http://mirror.example/debian-security\n\
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn other_archives_are_passed_over() {
+    fn other_archives_are_skipped() {
         let other = "Types: deb\nURIs: https://packages.example/node\nSuites: nodistro\n\
                      Components: main\n";
         assert_eq!(deb822(other), None);

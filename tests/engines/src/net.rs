@@ -1,4 +1,4 @@
-//! Bridges and addresses that belong to one instance and collide with nothing.
+//! Bridges and addresses of instances, without collisions.
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
@@ -9,51 +9,51 @@ use anyhow::{Context, Result};
 use crate::process::run;
 use crate::{poll, site::Site};
 
-/// The first address of the network of an instance, and how many bits name the network.
+/// First address and prefix length of an instance's network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Subnet {
     octet: u8,
     slot: u8,
 }
 
-/// 4094 addresses for each instance: hundreds of containers at once are a test case.
-const BITS: u8 = 20;
+/// Prefix length: 4094 addresses per instance, because test cases run hundreds of containers.
+const PREFIX_LENGTH: u8 = 20;
 
 impl Subnet {
-    /// The network of the instance in this slot (0 to 15).
+    /// Returns the network of the instance in this slot (0 to 15).
     pub(crate) fn new(octet: u8, slot: u8) -> Self {
         debug_assert!(slot < 16);
         Self { octet, slot }
     }
 
-    /// The host's own address in it, with the size of the network.
+    /// Returns the host's address with the prefix length.
     pub(crate) fn gateway(self) -> String {
-        format!("{}/{BITS}", self.host())
+        format!("{}/{PREFIX_LENGTH}", self.host())
     }
 
-    /// The address of the host in it.
+    /// Returns the host's address.
     pub(crate) fn host(self) -> String {
         format!("10.{}.{}.1", self.octet, self.slot * 16)
     }
 
-    /// The hardware address of its bridge, locally administered.
+    /// Returns the hardware address of the bridge, locally administered.
     fn bridge(self) -> String {
         format!("02:42:0a:{:02x}:{:02x}:01", self.octet, self.slot * 16)
     }
 
-    /// Whether an address is in it.
+    /// Returns true if the address is in the network.
     pub(crate) fn contains(self, address: Ipv4Addr) -> bool {
         let [a, b, c, _] = address.octets();
         a == 10 && b == self.octet && c / 16 == self.slot
     }
 
-    /// The network with its size.
+    /// Returns the network with the prefix length.
     pub(crate) fn network(self) -> String {
-        format!("10.{}.{}.0/{BITS}", self.octet, self.slot * 16)
+        format!("10.{}.{}.0/{PREFIX_LENGTH}", self.octet, self.slot * 16)
     }
 }
 
-/// Chooses the second octet of the site's networks: one that no route of the host touches.
+/// Selects the second octet of the site's networks, which no route of the host uses.
 pub(crate) fn free_octet(site: &Site) -> Result<u8> {
     let routes = parse_routes(&fs::read_to_string("/proc/net/route")?);
     let first = site.spread() % 127;
@@ -66,10 +66,10 @@ pub(crate) fn free_octet(site: &Site) -> Result<u8> {
             );
             !routes.iter().any(|(network, mask)| network & mask <= to && (network | !mask) >= from)
         })
-        .context("every 10.128.0.0/16 to 10.254.0.0/16 is routed somewhere already")
+        .context("all networks from 10.128.0.0/16 to 10.254.0.0/16 are already routed")
 }
 
-/// Network and mask of every route but the default one.
+/// Returns network and mask of every route except the default route.
 fn parse_routes(text: &str) -> Vec<(u32, u32)> {
     text.lines()
         .skip(1)
@@ -85,11 +85,11 @@ fn parse_routes(text: &str) -> Vec<(u32, u32)> {
         .collect()
 }
 
-/// Makes a bridge with this address, or leaves the one that is there.
+/// Creates a bridge with this address, or keeps an existing one.
 pub(crate) fn create_bridge(name: &str, subnet: Subnet) -> Result<()> {
     if !exists(name) {
-        // With an address of its own: else it has that of one of its ports, and another one when a
-        // container comes or goes, which the others hear of seconds late.
+        // A fixed hardware address: otherwise the bridge takes that of one of its ports, which
+        // changes when containers start or stop, and neighbours notice it seconds later.
         let address = subnet.bridge();
         run("ip", &["link", "add", "name", name, "address", &address, "type", "bridge"])?;
         run("ip", &["address", "add", &subnet.gateway(), "dev", name])?;
@@ -98,13 +98,13 @@ pub(crate) fn create_bridge(name: &str, subnet: Subnet) -> Result<()> {
     Ok(())
 }
 
-/// Removes a bridge if it is there, with what is still plugged into it.
+/// Removes a bridge and its ports, if it exists.
 pub(crate) fn remove_bridge(name: &str) -> Result<()> {
     if !exists(name) {
         return Ok(());
     }
-    // The far end of a link goes with its network namespace, which the kernel takes down in
-    // its own time; a link whose namespace somebody pins would stay for ever.
+    // The other end of a link is removed with its network namespace, asynchronously; a link whose
+    // namespace is pinned would stay forever.
     let ports = format!("/sys/class/net/{name}/brif");
     let left = || -> Vec<String> {
         fs::read_dir(&ports)
@@ -118,7 +118,7 @@ pub(crate) fn remove_bridge(name: &str) -> Result<()> {
     });
     if quiet.is_err() {
         for link in left() {
-            // It may go by itself between the look and the call.
+            // The link may be removed by the kernel concurrently.
             let _ = run("ip", &["link", "delete", &link]);
         }
     }
@@ -130,9 +130,9 @@ fn exists(name: &str) -> bool {
     fs::exists(format!("/sys/class/net/{name}")).unwrap_or(false)
 }
 
-/// A free TCP port on loopback, the same one every time unless somebody has taken it.
+/// Returns a free TCP port on loopback, the same every time unless it is in use.
 pub(crate) fn stable_port(site: &Site) -> Result<u16> {
-    // Below the range that the kernel gives out by itself.
+    // Below the kernel's ephemeral range.
     let first = site.spread() % 8000;
     (0..8000)
         .map(|step| 20000 + u16::try_from((first + step) % 8000).unwrap_or_default())
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn routes_are_read_in_network_order() {
+    fn routes_are_parsed_in_network_order() {
         let text = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\n\
                     eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\n\
                     eth0\t0000800A\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\n";

@@ -1,7 +1,7 @@
 //! Networks of netavark, and the packet filter rules that it leaves when its containers are killed.
 //!
-//! All of its rules are in one table, which every Podman of the host shares. A network has chains
-//! with its subnet in their names; the rules that lead to them are in the shared chains.
+//! All rules are in one table that every Podman of the host shares. A network has chains with its
+//! subnet in their names; the rules that jump to them are in shared chains.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -12,16 +12,16 @@ use serde_json::json;
 use crate::net::Subnet;
 use crate::process::run;
 
-/// The package of `nft`.
+/// Package with `nft`.
 pub(crate) const PACKAGE: &str = "nftables";
 
 const TABLE: &str = "inet netavark";
 
-/// Podman's default network, with our bridge and addresses.
+/// Returns Podman's default network with the instance's bridge and addresses.
 pub(crate) fn network(bridge: &str, subnet: Subnet) -> Result<Vec<u8>> {
     Ok(serde_json::to_vec_pretty(&json!({
         "name": "podman",
-        // Podman accepts its default network with this id alone: the SHA-256 of its name.
+        // Podman accepts its default network only with this id, the SHA-256 of its name.
         "id": "2f259bab93aaaaa2542ba43ef33eb990d0999ee1b9924b557b7be53c0b7a1bb9",
         "driver": "bridge",
         "network_interface": bridge,
@@ -36,11 +36,11 @@ pub(crate) fn network(bridge: &str, subnet: Subnet) -> Result<Vec<u8>> {
 
 /// Returns the table with the handle of each chain and rule, empty if there is none.
 pub(crate) fn rules() -> String {
-    // Without nft there was no network either.
+    // Without nft there is no network either.
     run("nft", &["--handle", "list", "table", "inet", "netavark"]).unwrap_or_default()
 }
 
-/// Whether the table exists.
+/// Returns true if the table exists.
 pub(crate) fn exists() -> bool {
     !rules().is_empty()
 }
@@ -70,17 +70,17 @@ fn apply(script: &str) {
         if let Some(mut input) = child.stdin.take() {
             let _ = input.write_all(script.as_bytes());
         }
-        // A rule that could not be removed is found by the comparison of before and after.
+        // Callers that compare before and after detect rules that were not removed.
         let _ = child.wait();
     }
 }
 
-/// The name of a chain, if the line begins one.
+/// Returns the name of the chain that starts in this line.
 fn chain_of(line: &str) -> Option<&str> {
     line.trim().strip_prefix("chain ")?.split(' ').next()
 }
 
-/// Netavark's chains of networks begin so, `nv_2f259bab_10_240_160_0_nm20_dnat`.
+/// Returns true for netavark's chains of networks, such as `nv_2f259bab_10_240_160_0_nm20_dnat`.
 fn is_of_a_network(chain: &str) -> bool {
     chain.starts_with("nv_")
 }
@@ -112,7 +112,7 @@ fn removal_of_network(rules: &str, subnet: &str, bridge: &str) -> String {
             of_rules.push_str(&format!("delete rule {TABLE} {chain} handle {handle}\n"));
         }
     }
-    // A chain is empty, and no rule jumps to it, before it is deleted.
+    // A chain must be empty and unused before its deletion.
     [of_rules, flushes, deletions].concat()
 }
 
@@ -147,7 +147,7 @@ mod tests {
 "#;
 
     #[test]
-    fn removal_takes_the_rules_and_chains_of_one_network() {
+    fn removal_deletes_rules_and_chains_of_one_network() {
         assert_eq!(
             removal_of_network(RULES, "10.240.160.0/20", "tag-10"),
             "delete rule inet netavark FORWARD handle 21\n\

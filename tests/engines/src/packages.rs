@@ -1,4 +1,4 @@
-//! Debian packages: installed where they are missing, and only there.
+//! Debian packages, installed if missing.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -10,11 +10,10 @@ use anyhow::{Context, Result};
 use crate::process::{output, run};
 use crate::site::Lock;
 
-/// Other programs may hold the locks of apt for as long as an installation takes.
+/// Timeout for the locks of apt, which other programs hold during an installation.
 const WAIT_FOR_LOCK: &str = "DPkg::Lock::Timeout=600";
 
-/// Makes sure that these packages are installed, without their recommendations and without
-/// starting the services that they bring.
+/// Installs missing packages without their recommendations and without starting their services.
 pub(crate) fn ensure(who: &str, packages: &[&str]) -> Result<()> {
     let missing = missing(packages)?;
     if missing.is_empty() {
@@ -36,27 +35,27 @@ pub(crate) fn ensure(who: &str, packages: &[&str]) -> Result<()> {
                 .env("DEBIAN_FRONTEND", "noninteractive"),
         )
     };
-    // The lists may be absent or out of date: refresh them only when they do not serve.
+    // The lists may be missing or out of date; they are updated only if the installation fails.
     if install().is_err() {
         update()?;
-        install().with_context(|| format!("cannot install {}", missing.join(" ")))?;
+        install().with_context(|| format!("failed to install {}", missing.join(" ")))?;
     }
     Ok(())
 }
 
 fn update() -> Result<()> {
-    run("apt-get", &["update", "-o", WAIT_FOR_LOCK]).context("cannot update apt's lists")?;
+    run("apt-get", &["update", "-o", WAIT_FOR_LOCK]).context("failed to update apt's lists")?;
     Ok(())
 }
 
-/// Which of these packages are not installed.
+/// Returns the packages that are not installed.
 fn missing<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>> {
-    // The command fails when it does not know one of the names, and prints the others.
+    // The command fails if a name is unknown, and prints the others.
     let done = Command::new("dpkg-query")
         .args(["-W", "-f", "${Package} ${db:Status-Status}\n"])
         .args(packages)
         .output()
-        .context("cannot run dpkg-query: the test engines need a Debian system")?;
+        .context("failed to run dpkg-query: the test engines need a Debian system")?;
     let text = String::from_utf8_lossy(&done.stdout);
     Ok(packages
         .iter()
@@ -65,8 +64,8 @@ fn missing<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>> {
         .collect())
 }
 
-/// Fetches one package and unpacks it into a folder, without installing it: it may be in
-/// conflict with one that the machine's owner wants.
+/// Downloads a package and unpacks it into a directory without installing it, because it may
+/// conflict with an installed package.
 pub(crate) fn unpack(who: &str, package: &str, into: &Path) -> Result<()> {
     let _lock = machine_lock()?;
     crate::say(who, &format!("fetching {package}"));
@@ -75,7 +74,7 @@ pub(crate) fn unpack(who: &str, package: &str, into: &Path) -> Result<()> {
     let fetch = || {
         output(
             Command::new("apt-get")
-                // Else apt complains that its own user cannot write to the folder.
+                // Avoids a warning that apt's user cannot write to the directory.
                 .args(["download", "-o", "APT::Sandbox::User=root", package])
                 .current_dir(&download),
         )
@@ -87,29 +86,28 @@ pub(crate) fn unpack(who: &str, package: &str, into: &Path) -> Result<()> {
     let file = fs::read_dir(&download)?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .find(|path| path.extension().is_some_and(|e| e == "deb"))
-        .with_context(|| format!("apt-get download {package} gave no file"))?;
+        .with_context(|| format!("apt-get download {package} created no file"))?;
     output(Command::new("dpkg-deb").arg("-x").arg(&file).arg(into))?;
     fs::remove_dir_all(&download)?;
     Ok(())
 }
 
-/// apt with lists of its own, for packages of another release or in another form than the
-/// machine's: they take a line that most machines do not have, and the machine's own lists stay as
-/// they are.
-pub(crate) struct Apart<'a> {
+/// apt with separate lists, for packages of another release or of another type. These need a source
+/// that most machines do not have, and the machine's own lists must not change.
+pub(crate) struct SeparateApt<'a> {
     dir: &'a Path,
     options: Vec<String>,
 }
 
-impl<'a> Apart<'a> {
-    /// With this one source, in a folder that stays the caller's to remove.
+impl<'a> SeparateApt<'a> {
+    /// Creates an apt with this one source, in a directory that the caller removes.
     pub(crate) fn new(dir: &'a Path, source: &str) -> Result<Self> {
         let list = dir.join("sources.list");
         fs::write(&list, format!("{source}\n"))?;
         for folder in ["lists/partial", "archives/partial"] {
             fs::create_dir_all(dir.join(folder))?;
         }
-        // What this machine has installed is of no use to who asks.
+        // The installed packages of this machine are not considered.
         let status = dir.join("status");
         fs::write(&status, "")?;
         let at = |name: &str, path: &Path| format!("{name}={}", path.display());
@@ -119,19 +117,19 @@ impl<'a> Apart<'a> {
             at("Dir::State::Lists", &dir.join("lists")),
             at("Dir::State::status", &status),
             at("Dir::Cache::archives", &dir.join("archives")),
-            // The system's caches of its own lists are left alone too.
+            // The system's caches of its own lists are not changed.
             "Dir::Cache::pkgcache=".to_owned(),
             "Dir::Cache::srcpkgcache=".to_owned(),
-            // Else apt complains that its own user cannot write to the folder.
+            // Avoids a warning that apt's user cannot write to the directory.
             "APT::Sandbox::User=root".to_owned(),
-            // Translated descriptions and the icons of applications are half of what comes.
+            // Translated descriptions and icons are half of the download.
             "Acquire::Languages=none".to_owned(),
             "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".to_owned(),
         ];
         Ok(Self { dir, options })
     }
 
-    /// Runs `apt-get` in the folder.
+    /// Runs `apt-get` in the directory.
     pub(crate) fn get(&self, arguments: &[&str]) -> Result<String> {
         self.run(self.dir, arguments)
     }
@@ -141,18 +139,18 @@ impl<'a> Apart<'a> {
         output(Command::new("apt-get").current_dir(dir).args(options).args(arguments))
     }
 
-    /// Downloads these packages alone into [`Self::archives`].
+    /// Downloads these packages without dependencies into [`Self::archives`].
     pub(crate) fn download(&self, packages: &[&str]) -> Result<()> {
         self.run(&self.archives(), &[&["download"], packages].concat()).map(drop)
     }
 
-    /// Where what is downloaded to be installed comes to lie.
+    /// Returns the directory of downloaded packages.
     pub(crate) fn archives(&self) -> PathBuf {
         self.dir.join("archives")
     }
 }
 
-/// A static busybox, from the installed package or from an unpacked one.
+/// Returns a static busybox, from the installed package or from an unpacked one.
 pub(crate) fn busybox(who: &str, cache: &Path) -> Result<PathBuf> {
     if missing(&["busybox-static"])?.is_empty() {
         return Ok(PathBuf::from("/bin/busybox"));
@@ -167,25 +165,25 @@ pub(crate) fn busybox(who: &str, cache: &Path) -> Result<PathBuf> {
     if found().is_none() {
         unpack(who, "busybox-static", &dir)?;
     }
-    found().context("the package busybox-static has no busybox")
+    found().context("the package busybox-static contains no busybox")
 }
 
-/// One installation at a time on this machine, whatever checkout asks for it.
+/// Takes the machine-wide lock that serializes installations of all checkouts.
 fn machine_lock() -> Result<Lock> {
     Lock::take(&std::env::temp_dir().join("runtime-test-engines.apt.lock"), "apt")
 }
 
-/// While it lives, packages that are installed do not start their services.
+/// While this guard exists, installed packages do not start their services.
 struct NoServices {
     made: bool,
 }
 
-/// Asked by Debian's maintainer scripts before they start anything; 101 forbids it.
+/// Debian's maintainer scripts run this program before they start a service; 101 denies the start.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
 impl NoServices {
     fn begin() -> Result<Self> {
-        // A policy that is there is the machine owner's decision.
+        // An existing policy of the machine's owner is kept.
         let made = !Path::new(POLICY).exists();
         if made {
             fs::write(POLICY, "#!/bin/sh\nexit 101\n")?;

@@ -1,6 +1,6 @@
-//! Podman's service for Docker's API, from the machine's own packages or from another release's.
+//! Podman's service for Docker's API, from the packages of this Debian release or of another one.
 //!
-//! Podman 4 is given CNI plugins here, as the other engines are. Podman 5 has netavark alone.
+//! Podman 4 uses CNI plugins here, like the other engines. Podman 5 supports only netavark.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,25 +13,25 @@ use serde_json::json;
 
 use crate::cgroup::Group;
 use crate::engine::Engine;
-use crate::instance::{Place, Plan};
+use crate::instance::{InstanceContext, Plan};
 use crate::keeper::Root;
 use crate::process::Process;
 use crate::rootfs::{self, Content};
 use crate::site::Site;
 use crate::{netavark, packages};
 
-/// The CNI library keeps its results here and cannot be told otherwise.
-pub(crate) const HOST_FOLDERS: &[&str] = &["/var/lib/cni"];
+/// Directory in which the CNI library keeps its results; not configurable.
+pub(crate) const HOST_DIRECTORIES: &[&str] = &["/var/lib/cni"];
 
-/// Podman 5 waits for some seconds at each start to announce the end of version 1, unless this is
-/// set.
+/// Without this variable, every start of Podman 5 waits for seconds to announce the end of version
+/// 1.
 const NO_CGROUPS_V1_WARNING: &str = "PODMAN_IGNORE_CGROUPSV1_WARNING";
 
-/// The settings of the two ways to make networks.
+/// Settings of the two network backends.
 const CNI: &str = "network_backend = \"cni\"\ncni_plugin_dirs = [\"/usr/lib/cni\"]\n";
 const NETAVARK: &str = "network_backend = \"netavark\"\nfirewall_driver = \"nftables\"\n";
 
-/// Podman puts its containers here whatever the service's own group is.
+/// Group in which Podman puts its containers, whatever the service's group is.
 const PARENT: &str = "libpod_parent";
 
 pub(crate) fn install(who: &str, suite: Option<&str>) -> Result<()> {
@@ -47,21 +47,21 @@ pub(crate) fn install(who: &str, suite: Option<&str>) -> Result<()> {
     }
 }
 
-pub(crate) fn plan(place: &Place<'_>, suite: Option<&str>) -> Result<Plan> {
-    let socket = place.dir.join("podman.sock");
-    let networks = place.dir.join("networks");
-    let config = place.dir.join("containers.conf");
-    let registries = place.dir.join("registries.conf");
-    let storage = place.dir.join("storage.conf");
+pub(crate) fn plan(context: &InstanceContext<'_>, suite: Option<&str>) -> Result<Plan> {
+    let socket = context.dir.join("podman.sock");
+    let networks = context.dir.join("networks");
+    let config = context.dir.join("containers.conf");
+    let registries = context.dir.join("registries.conf");
+    let storage = context.dir.join("storage.conf");
     fs::create_dir_all(&networks)?;
     let (file, network, backend) = match suite {
-        None => ("podman.conflist", cni_network(place)?, CNI),
-        Some(_) => ("podman.json", netavark::network(&place.bridge, place.subnet)?, NETAVARK),
+        None => ("podman.conflist", cni_network(context)?, CNI),
+        Some(_) => ("podman.json", netavark::network(&context.bridge, context.subnet)?, NETAVARK),
     };
     fs::write(networks.join(file), network)?;
     fs::write(&config, containers_conf(&networks, backend))?;
-    // Podman speaks TLS to every registry that it is not told of, on loopback too. The port is
-    // not known here: the registry may come up later.
+    // Podman uses TLS for every registry that is not configured, also on loopback. The port is
+    // unknown here, because the registry may start later.
     fs::write(
         &registries,
         "unqualified-search-registries = [\"docker.io\"]\n\n\
@@ -71,20 +71,20 @@ pub(crate) fn plan(place: &Place<'_>, suite: Option<&str>) -> Result<Plan> {
         &storage,
         format!(
             "[storage]\ndriver = \"overlay\"\nrunroot = \"/run/containers\"\ngraphroot = {:?}\n",
-            place.dir.join("data")
+            context.dir.join("data")
         ),
     )?;
     let text = |path: &Path| path.to_string_lossy().into_owned();
     Ok(Plan {
         root: Some(match suite {
-            None => Root::Host { empty: HOST_FOLDERS.iter().map(Into::into).collect() },
+            None => Root::Host { empty: HOST_DIRECTORIES.iter().map(Into::into).collect() },
             Some(suite) => Root::System(rootfs::path(suite, Content::Podman)?),
         }),
         make_bridge: false,
         command: vec![
             "/usr/bin/podman".to_owned(),
             "--root".to_owned(),
-            text(&place.dir.join("data")),
+            text(&context.dir.join("data")),
             "--runroot".to_owned(),
             "/run/containers".to_owned(),
             "--tmpdir".to_owned(),
@@ -92,7 +92,7 @@ pub(crate) fn plan(place: &Place<'_>, suite: Option<&str>) -> Result<Plan> {
             "--network-config-dir".to_owned(),
             text(&networks),
             "--volumepath".to_owned(),
-            text(&place.dir.join("volumes")),
+            text(&context.dir.join("volumes")),
             "system".to_owned(),
             "service".to_owned(),
             "--time=0".to_owned(),
@@ -112,22 +112,22 @@ pub(crate) fn plan(place: &Place<'_>, suite: Option<&str>) -> Result<Plan> {
     })
 }
 
-/// Podman's default network, with our bridge and addresses.
-fn cni_network(place: &Place<'_>) -> Result<Vec<u8>> {
+/// Returns Podman's default network with the instance's bridge and addresses.
+fn cni_network(context: &InstanceContext<'_>) -> Result<Vec<u8>> {
     Ok(serde_json::to_vec_pretty(&json!({
         "cniVersion": "0.4.0",
         "name": "podman",
         "plugins": [
             {
                 "type": "bridge",
-                "bridge": place.bridge,
+                "bridge": context.bridge,
                 "isGateway": true,
                 "hairpinMode": true,
                 "ipMasq": false,
                 "ipam": {
                     "type": "host-local",
                     "dataDir": "/run/cni/networks",
-                    "ranges": [[{"subnet": place.subnet.network()}]],
+                    "ranges": [[{"subnet": context.subnet.network()}]],
                     "routes": [{"dst": "0.0.0.0/0"}],
                 },
             },
@@ -137,10 +137,10 @@ fn cni_network(place: &Place<'_>) -> Result<Vec<u8>> {
 }
 
 fn containers_conf(networks: &Path, backend: &str) -> String {
-    // crun refuses hybrid control groups. There is no systemd and no journal to rely on. The
-    // built-in limits are above the hard limits of a process without CAP_SYS_RESOURCE, which
-    // may not raise them: give containers the limits that the service has itself. It lowers
-    // its own number of processes to the number of process ids that there are.
+    // crun refuses hybrid control groups, and there is neither systemd nor a journal. The built-in
+    // limits exceed the hard limits of a process without CAP_SYS_RESOURCE, which cannot raise them,
+    // so containers get the limits of the service. The service lowers its own process limit to the
+    // maximum PID.
     let ids = fs::read_to_string("/proc/sys/kernel/pid_max")
         .ok()
         .and_then(|text| text.trim().parse().ok())
@@ -159,8 +159,8 @@ fn containers_conf(networks: &Path, backend: &str) -> String {
     )
 }
 
-/// Its monitors and containers move themselves to groups that all Podmans share. The monitors
-/// are known by our storage in their arguments, the containers by the monitors and the storage.
+/// Podman's monitors and containers are in groups that all Podman instances share. The monitors are
+/// identified by the instance's storage in their arguments, the containers by monitors and storage.
 pub(crate) fn kill_strays(site: &Site, engine: Engine) -> Result<()> {
     let limit = Duration::from_secs(20);
     let data = site.dir(engine.name()).join("data");
@@ -185,7 +185,7 @@ pub(crate) fn kill_strays(site: &Site, engine: Engine) -> Result<()> {
     Ok(())
 }
 
-/// Monitors, and what they run when their container ends.
+/// Returns the monitors, and the processes that they start when their container exits.
 fn helpers(data: &Path) -> Result<Vec<(Process, Vec<String>)>> {
     let data = data.to_string_lossy().into_owned();
     let mut found = Vec::new();

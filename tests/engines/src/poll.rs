@@ -1,10 +1,10 @@
-//! Waiting for a condition, with a deadline.
+//! Polling with a timeout.
 
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-/// Asks until there is an answer; an error of the probe ends the wait.
+/// Polls until the probe returns a value; an error of the probe ends the wait.
 pub(crate) fn until<T>(
     limit: Duration,
     what: &str,
@@ -16,7 +16,11 @@ pub(crate) fn until<T>(
         if let Some(answer) = probe()? {
             return Ok(answer);
         }
-        anyhow::ensure!(start.elapsed() < limit, "waited {} s in vain for {what}", limit.as_secs());
+        anyhow::ensure!(
+            start.elapsed() < limit,
+            "timed out after {} s waiting for {what}",
+            limit.as_secs()
+        );
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(100));
     }

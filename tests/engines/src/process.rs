@@ -1,4 +1,4 @@
-//! Processes that outlive the one that started them, known by pid and start time.
+//! Processes that outlive their starter, identified by PID and start time.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -12,22 +12,22 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::Group;
 use crate::poll;
 
-/// The search path of daemons: theirs, not that of the user who runs the tests.
+/// Search path of daemons, independent of the user's.
 pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// One process, told apart from a later one with the same pid.
+/// A process, distinct from later processes with the same PID.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
-    /// The process id.
+    /// The PID.
     pub pid: i32,
-    /// When it started, in clock ticks since the boot.
+    /// Start time in clock ticks since the boot.
     start: u64,
-    /// The boot that the ticks count from.
+    /// The boot id.
     boot: String,
 }
 
 impl Process {
-    /// The process that has this pid now, if it is alive.
+    /// Returns the process that currently has this PID.
     #[must_use]
     pub fn find(pid: i32) -> Option<Self> {
         let (state, start) = stat(pid)?;
@@ -35,18 +35,18 @@ impl Process {
         (!matches!(state, 'Z' | 'X')).then(|| Self { pid, start, boot: boot.trim().to_owned() })
     }
 
-    /// True while the process runs. A zombie does not.
+    /// Returns true while the process runs; false for a zombie.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         Self::find(self.pid).as_ref() == Some(self)
     }
 
-    /// Sends a signal, if the process is still the one that was recorded.
+    /// Sends a signal, if the process is still the recorded one.
     fn signal(&self, signal: Signal) -> Result<()> {
         let Some(pid) = Pid::from_raw(self.pid) else {
             return Ok(());
         };
-        // The descriptor pins the process: if it is ours after it was opened, it stays ours.
+        // The descriptor pins the process: if it matches after opening, it cannot change.
         let Ok(pinned) = pidfd_open(pid, PidfdFlags::empty()) else {
             return Ok(());
         };
@@ -55,31 +55,31 @@ impl Process {
         }
         match pidfd_send_signal(&pinned, signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
-            Err(error) => Err(error).with_context(|| format!("cannot signal pid {}", self.pid)),
+            Err(error) => Err(error).with_context(|| format!("failed to signal pid {}", self.pid)),
         }
     }
 
-    /// Kills it without waiting for its end.
+    /// Kills the process without waiting for its exit.
     pub(crate) fn signal_kill(&self) -> Result<()> {
         self.signal(Signal::KILL)
     }
 
-    /// Kills it at once and waits until it is gone.
+    /// Kills the process and waits until it is gone.
     ///
     /// # Errors
-    /// If it may not be signalled or does not end.
+    /// If the signal is not permitted, or the process does not exit.
     pub fn kill(&self) -> Result<()> {
         self.signal(Signal::KILL)?;
         self.wait_gone(Duration::from_secs(20))
     }
 
-    /// Asks it to end and waits; kills it when the time is over.
+    /// Sends SIGTERM and waits; kills the process after the grace.
     ///
     /// # Errors
-    /// As for [`Process::kill`].
+    /// Same as [`Process::kill`].
     pub fn terminate(&self, grace: Duration) -> Result<()> {
         self.signal(Signal::TERM)?;
-        // A stopped process takes no TERM until it goes on.
+        // A stopped process handles SIGTERM only after SIGCONT.
         self.signal(Signal::CONT)?;
         match self.wait_gone(grace) {
             Ok(()) => Ok(()),
@@ -87,11 +87,11 @@ impl Process {
         }
     }
 
-    /// Stops it without ending it: it keeps its sockets open and answers nothing. When this
-    /// returns, all of its threads stand still.
+    /// Stops the process: its sockets stay open and do not respond. All threads are stopped when
+    /// this method returns.
     ///
     /// # Errors
-    /// If it may not be signalled.
+    /// If the signal is not permitted.
     pub fn freeze(&self) -> Result<()> {
         self.signal(Signal::STOP)?;
         let limit = Duration::from_secs(10);
@@ -99,24 +99,24 @@ impl Process {
             let threads = fs::read_dir(format!("/proc/{}/task", self.pid))?;
             let still = threads.flatten().all(|thread| {
                 let stat = fs::read_to_string(thread.path().join("stat"));
-                // A thread that has ended meanwhile stands still as well.
+                // A thread that has exited counts as stopped.
                 stat.ok().and_then(|stat| parse_stat(&stat)).is_none_or(|(state, _)| state == 'T')
             });
             Ok(still.then_some(()))
         })
     }
 
-    /// Lets a frozen process go on.
+    /// Continues a frozen process.
     ///
     /// # Errors
-    /// If it may not be signalled.
+    /// If the signal is not permitted.
     pub fn thaw(&self) -> Result<()> {
         self.signal(Signal::CONT)
     }
 
     pub(crate) fn wait_gone(&self, limit: Duration) -> Result<()> {
         poll::until(limit, &format!("the end of pid {}", self.pid), || {
-            // The first thread may have ended while others still hold sockets open.
+            // The main thread may have exited while others still hold sockets open.
             let threads =
                 fs::read_dir(format!("/proc/{}/task", self.pid)).map_or(0, Iterator::count);
             let gone = !self.is_alive()
@@ -126,23 +126,23 @@ impl Process {
     }
 }
 
-/// State and start time of a process, from `/proc`.
+/// Returns state and start time of a process from `/proc`.
 fn stat(pid: i32) -> Option<(char, u64)> {
     parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
 fn parse_stat(text: &str) -> Option<(char, u64)> {
-    // The name in parentheses may itself hold blanks and parentheses: only what follows the
-    // last one can be split.
+    // The name in parentheses can contain spaces and parentheses, so only the text after the last
+    // one is split.
     let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
     let start = fields.nth(18)?.parse().ok()?;
     Some((state, start))
 }
 
-/// Starts a daemon: in a session and a control group of its own, output to a log file.
+/// Starts a daemon in its own session and control group, with its output in a log file.
 ///
-/// The program must be an absolute path or be found in the usual folders of system programs.
+/// The program must be an absolute path or in the standard directories.
 pub(crate) fn spawn(
     group: &Group,
     log: &Path,
@@ -150,8 +150,8 @@ pub(crate) fn spawn(
     command: &[String],
 ) -> Result<Process> {
     let log_file = File::options().create(true).append(true).open(log)?;
-    // `setsid` execs in place because a fresh child leads no process group, and so does the
-    // shell after it has joined the group: the pid of the child is the pid of the daemon.
+    // `setsid` does not fork, because a new child leads no process group, and neither does the
+    // shell after joining the group: the child's PID is the daemon's PID.
     let mut child = Command::new("setsid")
         .args(["sh", "-ec", "echo $$ > \"$0\"; exec \"$@\""])
         .arg(group.procs_file())
@@ -165,25 +165,26 @@ pub(crate) fn spawn(
         .stdout(log_file.try_clone()?)
         .stderr(log_file)
         .spawn()
-        .context("cannot run setsid (package util-linux)")?;
+        .context("failed to run setsid (package util-linux)")?;
     let pid = i32::try_from(child.id())?;
     let process = Process::find(pid);
-    // Somebody has to collect the exit status, or the dead daemon stays in the process table
-    // for as long as this process lives.
+    // The exit status must be reaped, or the dead daemon stays a zombie while this process lives.
     std::thread::spawn(move || child.wait());
-    process.with_context(|| format!("{} ended at once, see {}", command[0], log.display()))
+    process.with_context(|| format!("{} exited immediately, see {}", command[0], log.display()))
 }
 
-/// Runs a short command and gives its output; its error output is in the error.
+/// Runs a short command; returns its stdout. The error has its stderr.
 pub(crate) fn run(program: &str, args: &[&str]) -> Result<String> {
     output(Command::new(program).args(args))
 }
 
-/// Runs a prepared command as [`run`] does.
+/// Runs a prepared command like [`run`].
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let done =
-        command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {program}"))?;
+    let done = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("failed to run {program}"))?;
     anyhow::ensure!(
         done.status.success(),
         "{program} {:?} failed ({}): {}",
@@ -199,23 +200,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_with_parentheses_is_no_trouble() {
+    fn stat_with_parentheses_in_name_is_parsed() {
         let line = "7 (a) b (c) S 1 7 7 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 4711 0 0";
         assert_eq!(parse_stat(line), Some(('S', 4711)));
     }
 
     #[test]
-    fn a_process_with_another_start_is_another_process() {
+    fn process_with_other_start_time_is_not_killed() {
         let me = Process::find(std::process::id().cast_signed()).unwrap();
         assert!(me.is_alive());
         let other = Process { start: me.start + 1, ..me };
         assert!(!other.is_alive());
-        // Nothing happens to us: the recorded process is gone.
+        // The test process is not killed: the recorded process does not exist.
         other.kill().unwrap();
     }
 
     #[test]
-    fn a_zombie_is_not_alive() {
+    fn zombie_is_not_alive() {
         let mut child = Command::new("true").spawn().unwrap();
         let pid = child.id().cast_signed();
         poll::until(Duration::from_secs(5), "a zombie", || {

@@ -1,4 +1,4 @@
-//! A registry on loopback that gives and takes nothing without a password.
+//! A registry on loopback that requires a password for pull and push.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -14,11 +14,11 @@ use ureq::http::Response;
 use ureq::{Agent, Body};
 
 use crate::image::{self, Image, MANIFEST};
-use crate::instance::{Place, Plan, State};
+use crate::instance::{InstanceContext, Plan, State};
 use crate::site::Site;
 use crate::{catalog, net, packages, rootfs};
 
-/// `host:port`, as it stands at the start of an image's name.
+/// `host:port`, the prefix of image names.
 pub(crate) const ADDRESS: &str = "RUNTIME_TEST_REGISTRY";
 pub(crate) const USER: &str = "RUNTIME_TEST_REGISTRY_USER";
 pub(crate) const PASSWORD: &str = "RUNTIME_TEST_REGISTRY_PASSWORD";
@@ -29,12 +29,12 @@ pub(crate) fn install() -> Result<()> {
     packages::ensure(WHO, &["docker-registry", "apache2-utils"])
 }
 
-pub(crate) fn plan(place: &Place<'_>) -> Result<Plan> {
-    let address = format!("127.0.0.1:{}", net::stable_port(place.site)?);
+pub(crate) fn plan(context: &InstanceContext<'_>) -> Result<Plan> {
+    let address = format!("127.0.0.1:{}", net::stable_port(context.site)?);
     let (user, password) = ("tester", secret()?);
-    let users = place.dir.join("htpasswd");
+    let users = context.dir.join("htpasswd");
     fs::write(&users, htpasswd(user, &password)?)?;
-    let config = place.dir.join("config.yml");
+    let config = context.dir.join("config.yml");
     fs::write(
         &config,
         format!(
@@ -43,7 +43,7 @@ pub(crate) fn plan(place: &Place<'_>) -> Result<Plan> {
              storage:\n  filesystem:\n    rootdirectory: {data:?}\n  delete:\n    enabled: true\n\
              http:\n  addr: {address}\n  secret: {secret}\n\
              auth:\n  htpasswd:\n    realm: test\n    path: {users:?}\n",
-            data = place.dir.join("data"),
+            data = context.dir.join("data"),
             secret = secret()?,
         ),
     )?;
@@ -65,14 +65,14 @@ pub(crate) fn plan(place: &Place<'_>) -> Result<Plan> {
     })
 }
 
-/// Where the registry of the site listens. It has to be up.
+/// Returns the address of the site's registry, which must be up.
 pub(crate) fn address(site: &Site) -> Result<String> {
     let state = crate::instance::known(site, crate::Engine::Registry)?;
     let address = state.values.get(ADDRESS);
-    address.cloned().context("an incomplete record")
+    address.cloned().context("the record has no address")
 }
 
-/// Letters that are different every time.
+/// Returns random letters.
 fn secret() -> Result<String> {
     let mut bytes = [0; 12];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
@@ -86,9 +86,9 @@ fn htpasswd(user: &str, password: &str) -> Result<Vec<u8>> {
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
-        .context("cannot run htpasswd")?;
+        .context("failed to run htpasswd")?;
     std::io::Write::write_all(
-        &mut child.stdin.take().context("no standard input")?,
+        &mut child.stdin.take().context("htpasswd has no stdin")?,
         password.as_bytes(),
     )?;
     let done = child.wait_with_output()?;
@@ -104,14 +104,14 @@ pub(crate) fn probe(state: &State) -> Result<String> {
         .header("Authorization", &client.authorization)
         .call()?
         .status();
-    anyhow::ensure!(status == 200, "the registry answers {status}");
+    anyhow::ensure!(status == 200, "the registry returned status {status}");
     let printed = crate::process::run("docker-registry", &["--version"])?;
     let version = printed.split_ascii_whitespace().last().unwrap_or("?");
     Ok(version.trim_start_matches('v').split('+').next().unwrap_or("?").to_owned())
 }
 
 /// Pushes the test images.
-pub(crate) fn fill(place: &Place<'_>, state: &State) -> Result<()> {
+pub(crate) fn fill(context: &InstanceContext<'_>, state: &State) -> Result<()> {
     let client = Client::of(state)?;
     let busybox = packages::busybox(WHO, &rootfs::cache()?)?;
     crate::say(WHO, "building and pushing the test images");
@@ -119,19 +119,19 @@ pub(crate) fn fill(place: &Place<'_>, state: &State) -> Result<()> {
         let (repository, tag) = name.split_once(':').context("an image without a tag")?;
         client.push(repository, tag, &image)?;
         fs::write(
-            image_archive(place.site, repository),
+            image_archive(context.site, repository),
             image.archive(&format!("{}/{name}", client.address))?,
         )?;
     }
     Ok(())
 }
 
-/// Pushes a small image that nothing has pulled yet: it has a layer of its own.
+/// Pushes a small image with a unique layer, which was never pulled.
 ///
-/// Gives the name to pull it by, `host:port/repository:tag`.
+/// Returns its name, `host:port/repository:tag`.
 ///
 /// # Errors
-/// If the registry is not up or refuses.
+/// If the registry is not up or refuses the image.
 pub fn push_unique_image(site: &Site, repository: &str, tag: &str) -> Result<String> {
     let state = crate::instance::known(site, crate::Engine::Registry)?;
     let client = Client::of(&state)?;
@@ -142,14 +142,14 @@ pub fn push_unique_image(site: &Site, repository: &str, tag: &str) -> Result<Str
     Ok(format!("{}/{repository}:{tag}", client.address))
 }
 
-/// The archive of a test image, for engines that load it without a registry. `name` is the
-/// repository, as in `test/busybox`; the registry has to be up.
+/// Returns the archive of a test image, for engines that load it without a registry. `name` is the
+/// repository, as in `test/busybox`; the registry must be up.
 #[must_use]
 pub fn image_archive(site: &Site, name: &str) -> PathBuf {
     site.dir(WHO).join(format!("{}.tar", name.replace('/', "-")))
 }
 
-/// The registry's own API.
+/// Client of the registry's API.
 #[derive(Debug)]
 struct Client {
     agent: Agent,
@@ -159,13 +159,13 @@ struct Client {
 
 impl Client {
     fn of(state: &State) -> Result<Self> {
-        let value = |name: &str| state.values.get(name).context("an incomplete record");
+        let value = |name: &str| state.values.get(name).context("the record is incomplete");
         let login = format!("{}:{}", value(USER)?, value(PASSWORD)?);
         Ok(Self {
             agent: Agent::config_builder()
                 .http_status_as_error(false)
                 .timeout_global(Some(Duration::from_secs(60)))
-                // It is on this machine, whatever proxy leads to the rest of the world.
+                // The registry is on this machine and needs no proxy.
                 .proxy(None)
                 .build()
                 .new_agent(),

@@ -1,4 +1,4 @@
-//! Whole Debian systems of other releases, unpacked once and kept outside the checkout.
+//! Debian systems of other releases, unpacked once and cached outside of the checkout.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,15 +11,15 @@ use crate::process::output;
 use crate::site::Lock;
 use crate::{mirror, packages};
 
-/// The environment variable that moves the unpacked systems to another folder.
+/// Environment variable with another directory for the unpacked systems.
 pub const CACHE_VARIABLE: &str = "RUNTIME_TEST_ENGINES_CACHE";
 
-/// The packages of a system beside the base of Debian.
+/// Additional packages of a system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Content {
     /// Docker and containerd.
     Docker,
-    /// Podman: apart from the others, because its package replaces some of their configuration.
+    /// Podman: separate, because its package replaces configuration of the others.
     Podman,
 }
 
@@ -27,7 +27,7 @@ impl Content {
     fn packages(self) -> &'static str {
         match self {
             Self::Docker => "docker.io,containerd,runc,iptables,containernetworking-plugins",
-            // Without names of their own, debootstrap takes the first of several alternatives.
+            // Without explicit names, debootstrap selects the first of several alternatives.
             Self::Podman => "podman,conmon,runc,crun,netavark,nftables,iproute2",
         }
     }
@@ -41,7 +41,8 @@ impl Content {
     }
 }
 
-/// Where things are kept that take long to get and do not depend on the checkout.
+/// Returns the directory for cached files that take long to create and do not depend on the
+/// checkout.
 pub(crate) fn cache() -> Result<PathBuf> {
     if let Some(dir) = std::env::var_os(CACHE_VARIABLE) {
         return Ok(PathBuf::from(dir));
@@ -49,19 +50,19 @@ pub(crate) fn cache() -> Result<PathBuf> {
     let base = match std::env::var_os("XDG_CACHE_HOME") {
         Some(dir) => PathBuf::from(dir),
         None => {
-            let home = std::env::home_dir().context("there is no home folder for a cache")?;
+            let home = std::env::home_dir().context("no home directory for the cache")?;
             home.join(".cache")
         }
     };
     Ok(base.join("runtime-test-engines"))
 }
 
-/// The directory of the system of this release.
+/// Returns the directory of this release's system.
 pub(crate) fn path(suite: &str, content: Content) -> Result<PathBuf> {
     Ok(cache()?.join(content.directory(suite)))
 }
 
-/// Makes sure that the system is there.
+/// Unpacks the system if it is missing.
 pub(crate) fn ensure(who: &str, suite: &str, content: Content) -> Result<PathBuf> {
     let root = path(suite, content)?;
     if root.exists() {
@@ -79,7 +80,7 @@ pub(crate) fn ensure(who: &str, suite: &str, content: Content) -> Result<PathBuf
     if draft.exists() {
         fs::remove_dir_all(&draft)?;
     }
-    // In a namespace of its own: what debootstrap mounts goes even if it is killed.
+    // In a mount namespace, so that debootstrap's mounts are removed even if it is killed.
     let done = output(
         Command::new("unshare")
             .args(["--mount", "--propagation", "slave", "debootstrap"])

@@ -1,4 +1,4 @@
-//! What the users of an engine see of it.
+//! Public view of a running engine.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use crate::instance::{self, State};
 use crate::process::Process;
 use crate::site::Site;
 
-/// An engine that is up. Dropping it does not stop the engine.
+/// A running engine. Dropping it does not stop the engine.
 #[derive(Debug, Clone)]
 pub struct Running {
     site: Site,
@@ -18,47 +18,47 @@ pub struct Running {
 }
 
 impl Running {
-    /// Which engine it is.
+    /// Returns the engine.
     #[must_use]
     pub fn engine(&self) -> Engine {
         self.engine
     }
 
-    /// Its version, as it says itself: `20.10.24`.
+    /// Returns the version that the engine reports: `20.10.24`.
     #[must_use]
     pub fn version(&self) -> &str {
         &self.state.version
     }
 
-    /// The path of the Unix socket that it listens on, where it has one.
+    /// Returns the path of the Unix socket, if there is one.
     #[must_use]
     pub fn socket(&self) -> Option<&Path> {
         self.state.socket.as_deref()
     }
 
-    /// The socket in the form of `DOCKER_HOST` or of a CRI endpoint.
+    /// Returns the socket in the form of `DOCKER_HOST` or of a CRI endpoint.
     #[must_use]
     pub fn host(&self) -> Option<String> {
         self.socket().map(|socket| format!("unix://{}", socket.display()))
     }
 
-    /// The daemon's process.
+    /// Returns the daemon's process.
     #[must_use]
     pub fn process(&self) -> &Process {
         &self.state.daemon
     }
 
-    /// Where the daemon's own words go.
+    /// Returns the path of the daemon's log.
     #[must_use]
     pub fn log(&self) -> PathBuf {
         instance::log(&self.site, self.engine)
     }
 
-    /// The variables that tests read, in the order in which to print them. Those of the
-    /// registry are among them if it is up.
+    /// Returns the variables for tests in printing order, including those of the registry if it is
+    /// up.
     ///
     /// # Errors
-    /// If the shared folder cannot be made.
+    /// If the shared directory cannot be created.
     pub fn variables(&self) -> Result<Vec<(String, String)>> {
         let mut all: Vec<(String, String)> = Vec::new();
         if self.engine.is_docker() {
@@ -82,24 +82,24 @@ impl Running {
 }
 
 impl Site {
-    /// Brings an engine up; it may be up already.
+    /// Starts an engine, unless it is running.
     ///
     /// # Errors
-    /// If something cannot be installed, or the engine does not answer in time: its last words
-    /// are in the error.
+    /// If an installation fails, or the engine does not respond in time; the error has the end of
+    /// its log.
     pub fn up(&self, engine: Engine) -> Result<Running> {
         instance::up(self, engine).map(|state| self.running(engine, state))
     }
 
-    /// Stops an engine and removes what is left of it; true if there was anything.
+    /// Stops an engine and removes its leftovers; returns true if there were any.
     ///
     /// # Errors
-    /// If something stays.
+    /// If anything remains.
     pub fn down(&self, engine: Engine) -> Result<bool> {
         instance::down(self, engine)
     }
 
-    /// The engine, if it is up and answers.
+    /// Returns the engine, if it is running and responds.
     #[must_use]
     pub fn status(&self, engine: Engine) -> Option<Running> {
         State::read(self, engine)
@@ -107,7 +107,7 @@ impl Site {
             .map(|state| self.running(engine, state))
     }
 
-    /// Kills the daemon as a crash would. Its containers stay.
+    /// Kills the daemon like a crash. Its containers survive.
     ///
     /// # Errors
     /// If the engine is not up.
@@ -115,11 +115,11 @@ impl Site {
         instance::kill_hard(self, engine)
     }
 
-    /// Starts the daemon of an engine again, after [`Site::kill_hard`] or in place of the one
-    /// that runs. Socket, containers and images are the same.
+    /// Starts a killed daemon, or restarts a running one. Socket, containers and images do not
+    /// change.
     ///
     /// # Errors
-    /// If it does not answer in time.
+    /// If the daemon does not respond in time.
     pub fn restart(&self, engine: Engine) -> Result<Running> {
         instance::restart(self, engine).map(|state| self.running(engine, state))
     }
@@ -134,7 +134,7 @@ impl Engine {
     /// See [`Site::up`].
     ///
     /// # Errors
-    /// As there.
+    /// Same as [`Site::up`].
     pub fn up(self) -> Result<Running> {
         Site::of_checkout()?.up(self)
     }
@@ -142,7 +142,7 @@ impl Engine {
     /// See [`Site::down`].
     ///
     /// # Errors
-    /// As there.
+    /// Same as [`Site::down`].
     pub fn down(self) -> Result<bool> {
         Site::of_checkout()?.down(self)
     }
@@ -150,7 +150,7 @@ impl Engine {
     /// See [`Site::status`].
     ///
     /// # Errors
-    /// If the folder of the site cannot be made.
+    /// If the site's directory cannot be created.
     pub fn status(self) -> Result<Option<Running>> {
         Ok(Site::of_checkout()?.status(self))
     }
@@ -158,7 +158,7 @@ impl Engine {
     /// See [`Site::kill_hard`].
     ///
     /// # Errors
-    /// As there.
+    /// Same as [`Site::kill_hard`].
     pub fn kill_hard(self) -> Result<()> {
         Site::of_checkout()?.kill_hard(self)
     }
@@ -166,7 +166,7 @@ impl Engine {
     /// See [`Site::restart`].
     ///
     /// # Errors
-    /// As there.
+    /// Same as [`Site::restart`].
     pub fn restart(self) -> Result<Running> {
         Site::of_checkout()?.restart(self)
     }

@@ -1,20 +1,20 @@
-//! Where the instances of one checkout live, and the locks that keep two processes apart.
+//! Directory of a checkout's instances, and locks between processes.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-/// The environment variable that moves every instance to another folder.
+/// Environment variable with another directory for the instances.
 pub const DIR_VARIABLE: &str = "RUNTIME_TEST_ENV_DIR";
 
-/// The longest path that a Unix socket may have, less the longest name that we give one.
-const LONGEST_SITE: usize = 107 - "/containerd-faults/containerd.sock.ttrpc".len();
+/// Maximum length of a Unix socket path, without the longest name of a socket.
+const PATH_LENGTH_MAX: usize = 107 - "/containerd-faults/containerd.sock.ttrpc".len();
 
-/// A folder that holds instances, `target/env` of the checkout unless told otherwise.
+/// Directory of instances, by default `target/env` of the checkout.
 ///
-/// Two sites never share anything: the names of bridges and control groups are derived from
-/// the path of the folder.
+/// Sites share nothing: the names of bridges and control groups are derived from the directory's
+/// path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Site {
     root: PathBuf,
@@ -22,10 +22,10 @@ pub struct Site {
 }
 
 impl Site {
-    /// The site of this checkout, or the folder that [`DIR_VARIABLE`] names.
+    /// Returns the site of this checkout, or the directory in [`DIR_VARIABLE`].
     ///
     /// # Errors
-    /// If the folder cannot be made, or its path is too long for a Unix socket inside it.
+    /// If the directory cannot be created, or its path is too long for a Unix socket inside it.
     pub fn of_checkout() -> Result<Self> {
         let root = match std::env::var_os(DIR_VARIABLE) {
             Some(dir) => PathBuf::from(dir),
@@ -37,16 +37,16 @@ impl Site {
         Self::at(&root)
     }
 
-    /// The site in a folder of the caller's choice.
+    /// Returns the site in a given directory.
     ///
     /// # Errors
-    /// As for [`Site::of_checkout`].
+    /// Same as [`Site::of_checkout`].
     pub fn at(root: &Path) -> Result<Self> {
         fs::create_dir_all(root)
-            .with_context(|| format!("cannot make the folder {}", root.display()))?;
+            .with_context(|| format!("failed to create the directory {}", root.display()))?;
         let root = root.canonicalize()?;
         anyhow::ensure!(
-            root.as_os_str().len() <= LONGEST_SITE,
+            root.as_os_str().len() <= PATH_LENGTH_MAX,
             "{} is too long for the Unix sockets in it; set {DIR_VARIABLE} to a shorter path",
             root.display()
         );
@@ -54,47 +54,47 @@ impl Site {
         Ok(Self { root, tag })
     }
 
-    /// The folder of the site.
+    /// Returns the site's directory.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// A short name that stands for the site in the names of host-wide things.
+    /// Returns a short name of the site for the names of host-wide objects.
     #[must_use]
     pub fn tag(&self) -> &str {
         &self.tag
     }
 
-    /// A number that is always the same for this site, to spread sites over ports and subnets.
+    /// Returns a constant number of the site, which distributes sites over ports and subnets.
     pub(crate) fn spread(&self) -> u64 {
         fnv(self.tag.as_bytes())
     }
 
-    /// The folder of one instance; it need not be there.
+    /// Returns the directory of an instance, which may be missing.
     #[must_use]
     pub fn dir(&self, name: &str) -> PathBuf {
         self.root.join(name)
     }
 
-    /// A folder that every engine of the site sees at the same path as the host does, for the
-    /// sources of bind mounts.
+    /// Returns a directory that every engine of the site sees at the same path as the host, for
+    /// bind mounts.
     ///
     /// # Errors
-    /// If the folder cannot be made.
+    /// If the directory cannot be created.
     pub fn shared_dir(&self) -> Result<PathBuf> {
         let dir = self.root.join("shared");
         fs::create_dir_all(&dir)?;
         Ok(dir)
     }
 
-    /// Waits for the lock of this name and holds it until the guard goes.
+    /// Waits for the lock with this name.
     pub(crate) fn lock(&self, name: &str) -> Result<Lock> {
         Lock::take(&self.root.join(format!(".{name}.lock")), name)
     }
 }
 
-/// A lock between processes; dropping it releases it, and so does the death of its holder.
+/// Lock between processes. It is released on drop and when its holder dies.
 #[derive(Debug)]
 pub(crate) struct Lock(#[allow(dead_code, reason = "held for its drop")] File);
 
@@ -103,13 +103,13 @@ impl Lock {
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;
         }
-        // Locking the file must not change it: another process may hold it.
+        // The file is not modified, because another process may hold the lock.
         let file = File::options()
             .create(true)
             .truncate(false)
             .write(true)
             .open(path)
-            .with_context(|| format!("cannot open the lock file {}", path.display()))?;
+            .with_context(|| format!("failed to open the lock file {}", path.display()))?;
         if file.try_lock().is_err() {
             crate::say(what, "waiting for another process that works on it");
             file.lock()?;
@@ -118,7 +118,7 @@ impl Lock {
     }
 }
 
-/// FNV-1a: the standard library's hashes may change between releases, names may not.
+/// FNV-1a, because the standard library's hashes may change between releases and names must not.
 fn fnv(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_folders_have_two_tags() {
+    fn directories_have_different_tags() {
         let dir = tempfile::tempdir().unwrap();
         let a = Site::at(&dir.path().join("a")).unwrap();
         let b = Site::at(&dir.path().join("b")).unwrap();
@@ -139,9 +139,9 @@ mod tests {
     }
 
     #[test]
-    fn a_path_too_long_for_sockets_is_refused() {
+    fn path_too_long_for_sockets_returns_error() {
         let dir = tempfile::tempdir().unwrap();
-        let long = dir.path().join("x".repeat(LONGEST_SITE));
+        let long = dir.path().join("x".repeat(PATH_LENGTH_MAX));
         assert!(Site::at(&long).is_err());
     }
 }

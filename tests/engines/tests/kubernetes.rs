@@ -1,5 +1,5 @@
-//! A cluster comes up in a fresh folder, runs pods, loses each of its parts and gets it back,
-//! and goes down while it is broken: nothing of it is left.
+//! A cluster starts in a new directory, runs pods, survives the loss of each component, and stops
+//! while it is broken, without leftovers.
 
 mod all_down;
 
@@ -29,11 +29,11 @@ fn until<T>(what: &str, limit: u64, mut probe: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// What the tests of one cluster share.
+/// State shared by the tests of one cluster.
 struct Subject {
     cluster: Cluster,
     image: String,
-    /// Where the node's pods log to, as the host sees it.
+    /// The directory of pod logs on the host.
     logs: PathBuf,
 }
 
@@ -105,7 +105,7 @@ fn runs_pods(subject: &Subject, port: u16) {
 
     assert_eq!(subject.user(&["exec", "web", "--", "echo", "inside"]).expect("exec"), "inside\n");
     refused(subject.user(&["exec", "web", "--", "sh", "-c", "exit 7"]), "exit code 7");
-    // The logs are on the host where the engine says that they are.
+    // The logs are on the host at the path that the engine reports.
     let uid = subject.pod("web")["metadata"]["uid"].as_str().expect("a uid").to_owned();
     let log = subject.logs.join(format!("runtime-test_web_{uid}/main/0.log"));
     assert!(log.exists(), "{}", log.display());
@@ -148,7 +148,7 @@ fn survives_the_loss_of_each_part(subject: &Subject, port: u16) {
     subject.user(&["get", "pods", "--request-timeout=2s"]).expect_err("no answer");
     etcd.thaw().expect("thawed");
     cluster.wait_until_ready().expect("ready");
-    // The pod has seen nothing of it, and the node takes new ones.
+    // The pod was not affected, and the node accepts new pods.
     let status = &subject.pod("web")["status"]["containerStatuses"];
     assert_eq!(*status, before["status"]["containerStatuses"]);
     assert!(get(port).expect("the published port").ends_with("published\n"));
@@ -190,7 +190,7 @@ fn has_hollow_nodes(subject: &Subject) {
     assert_eq!(nodes.trim(), format!("node/{NODE}"));
 }
 
-/// What a kubelet overwrites.
+/// Returns the settings that a kubelet overwrites.
 fn settings() -> Result<Vec<String>> {
     ["vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops"]
         .iter()
@@ -198,8 +198,9 @@ fn settings() -> Result<Vec<String>> {
         .collect()
 }
 
-/// The packet filter of the whole machine: chains of Kubernetes do not bear a site's name. A bare
-/// machine has no program for it before an engine is installed, and so no rules.
+/// Returns the packet filter rules of the machine, because chains of Kubernetes do not contain a
+/// site's name. A bare machine has no iptables before an engine is installed, and therefore no
+/// rules.
 fn filter_rules() -> String {
     match Command::new("iptables-save").output() {
         Ok(saved) => String::from_utf8_lossy(&saved.stdout).into_owned(),
@@ -223,7 +224,7 @@ fn leaves_nothing(site: &Site, settings_before: &[String]) {
 }
 
 #[test]
-fn a_cluster_runs_pods_survives_faults_and_leaves_nothing() {
+fn cluster_runs_pods_survives_faults_and_leaves_nothing() {
     let settings = settings().expect("settings");
     assert!(!filter_rules().contains("KUBE-"), "this machine is a node of another cluster");
     let dir = tempfile::tempdir().expect("a folder");
@@ -248,7 +249,7 @@ fn a_cluster_runs_pods_survives_faults_and_leaves_nothing() {
     survives_the_loss_of_each_part(&subject, port);
     has_hollow_nodes(&subject);
 
-    // Everything that could clean up after itself is dead; a pod runs, its port is published.
+    // All components that could clean up are dead, while a pod with a published port runs.
     for component in Component::ALL {
         subject.cluster.kill(component).expect("killed");
     }

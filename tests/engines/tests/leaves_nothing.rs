@@ -1,7 +1,7 @@
-//! Every engine of this machine's own release comes up in a fresh folder, runs a container
-//! that publishes a port, and goes down while the container runs: nothing of it is left.
+//! Every engine of this machine's release starts in a new directory, runs a container with a
+//! published port, and stops while the container runs, without leftovers.
 //!
-//! With the matrix, the newer releases of Podman too, whose networks are netavark's.
+//! With the matrix, this includes the newer releases of Podman, which use netavark.
 
 mod all_down;
 
@@ -11,7 +11,7 @@ use std::process::Command;
 use all_down::AllDown;
 use test_engines::{BUSYBOX, Engine, Footprint, Running, Site, image_archive};
 
-/// Runs Docker's own command line against an engine.
+/// Runs Docker's CLI against an engine.
 fn docker(engine: &Running, arguments: &[&str]) -> String {
     let done = Command::new("docker")
         .arg("--host")
@@ -28,7 +28,7 @@ fn docker(engine: &Running, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&done.stdout).trim().to_owned()
 }
 
-/// The engines to bring up.
+/// Returns the engines to start.
 fn engines() -> Vec<Engine> {
     let mut engines = vec![Engine::Podman, Engine::Docker, Engine::DockerFaults];
     if std::env::var("RUNTIME_TEST_MATRIX").is_ok_and(|value| value == "1") {
@@ -60,11 +60,11 @@ fn run_a_container(site: &Site, engine: &Running, registry: &str) {
 }
 
 #[test]
-fn nothing_is_left() {
+fn down_leaves_nothing() {
     let dir = tempfile::tempdir().expect("a folder");
     let site = Site::at(dir.path()).expect("a site");
     let _all_down = AllDown(&site);
-    // The rules of packet filters do not bear the name of a site.
+    // Packet filter rules do not contain a site's name.
     let netavark = |all: &Footprint| all.rules_of("netavark");
     let before = netavark(&Footprint::now().expect("a look"));
     let registry = site.up(Engine::Registry).expect("the registry");
@@ -78,19 +78,19 @@ fn nothing_is_left() {
     for engine in engines() {
         let running = site.up(engine).expect("the engine");
         run_a_container(&site, &running, &address);
-        // A second time is no error and no second engine.
+        // A second start returns the running engine.
         let again = site.up(engine).expect("the same engine");
         assert_eq!(running.process(), again.process());
     }
 
-    // A daemon that was killed comes back to its running containers.
+    // A restarted daemon finds its running containers.
     let faults = Engine::DockerFaults;
     let containers = docker(&site.status(faults).expect("up"), &["ps", "--quiet"]);
     site.kill_hard(faults).expect("killed");
     assert!(site.status(faults).is_none());
     let running = site.restart(faults).expect("restarted");
     assert_eq!(docker(&running, &["ps", "--quiet"]), containers);
-    // One that stays dead, with a container that lives, goes down as well as the others.
+    // A dead daemon with a running container is stopped like the others.
     site.kill_hard(faults).expect("killed");
 
     assert!(!Footprint::now().expect("a look").of(&site).is_empty());
@@ -105,7 +105,7 @@ fn nothing_is_left() {
     assert!(only_logs(dir.path()));
 }
 
-/// Locks, the logs of what ran, and the folder that tests share.
+/// Returns true if the directory has only locks, logs, and the shared directory.
 fn only_logs(dir: &Path) -> bool {
     std::fs::read_dir(dir).expect("the folder").all(|entry| {
         let name = entry.expect("an entry").file_name();

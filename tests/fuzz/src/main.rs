@@ -1,8 +1,8 @@
 //! Feeds random inputs to the parsers: `cargo xtask fuzz TARGET --inputs N`.
 //!
-//! It runs on the stable compiler and is the same for the same seed. Inputs are mutated from
-//! examples, and from those mutants that made a target do something new: every target gives a
-//! number for what it did with an input, and a new number makes the input an example.
+//! Fuzzing uses the stable compiler and is reproducible: the same seed produces the same inputs.
+//! Inputs are mutations of examples. Every target returns a number that classifies its behaviour on
+//! an input, and an input with a new number becomes an example.
 
 mod mutate;
 mod targets;
@@ -22,13 +22,13 @@ use crate::targets::{TARGETS, Target};
 struct Arguments {
     /// The parser, or `all`
     target: String,
-    /// How many inputs
+    /// Number of inputs
     #[arg(long, default_value_t = 1_000_000)]
     inputs: u64,
-    /// Other inputs for another seed
+    /// Seed of the random numbers
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Feeds this input only, as it was printed
+    /// Runs only this input, in the printed format
     #[arg(long)]
     input: Option<String>,
 }
@@ -73,7 +73,10 @@ fn run(target: &Target, inputs: u64, seed: u64) -> bool {
                 }
             }
             Err(_) => {
-                println!("{}: failed at input {number} of seed {seed}; again with", target.name);
+                println!(
+                    "{}: failed at input {number} of seed {seed}; reproduce with",
+                    target.name
+                );
                 println!("  cargo xtask fuzz {} --input {}", target.name, to_hex(&input));
                 return false;
             }
@@ -95,7 +98,7 @@ fn to_hex(bytes: &[u8]) -> String {
 fn from_hex(text: &str) -> Option<Vec<u8>> {
     let digits: Option<Vec<u8>> =
         text.chars().map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok())).collect();
-    let (pairs, []) = digits.as_ref()?.as_chunks::<2>() else { return None };
+    eprintln!("no such target: `{}`; targets: {}", arguments.target, names.join(", "));
     Some(pairs.iter().map(|[high, low]| high << 4 | low).collect())
 }
 
@@ -103,23 +106,23 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
-    /// A short run of every target, so that none is broken when it is needed.
+    /// A short run of every target keeps all targets working.
     #[test]
-    fn all_targets_run() {
+    fn every_target_runs() {
         for target in TARGETS {
             assert!(run(target, 3_000, 1), "{}", target.name);
         }
     }
 
     #[test]
-    fn inputs_can_be_printed_and_read() {
+    fn input_round_trips_as_hex() {
         assert_eq!(from_hex(&to_hex(b"\x00\xffa")).as_deref(), Some(&b"\x00\xffa"[..]));
         assert_eq!(from_hex("0"), None);
         assert_eq!(from_hex("zz"), None);
     }
 
     #[test]
-    fn a_seed_gives_the_same_inputs() {
+    fn same_seed_produces_same_inputs() {
         let inputs = |seed| {
             let mut mutator = Mutator::new(Random::new(seed), vec![b"example".to_vec()]);
             (0..50).map(|_| mutator.next()).collect::<Vec<_>>()

@@ -1,6 +1,6 @@
-//! Random changes to examples.
+//! Random mutations of examples.
 
-/// Random numbers that are the same for the same seed: splitmix64.
+/// Random number generator that is reproducible from its seed: splitmix64.
 #[derive(Debug)]
 pub(crate) struct Random(u64);
 
@@ -17,14 +17,14 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A number below `end`, which is not 0.
+    /// Returns a number below `end`, which must not be 0.
     pub(crate) fn below(&mut self, end: usize) -> usize {
         (self.next() % end as u64) as usize
     }
 }
 
-/// What is in no example, but in the conditions of parsers.
-const WORDS: [&[u8]; 16] = [
+/// Tokens that the parsers check for and that the examples lack.
+const TOKENS: [&[u8]; 16] = [
     b"\n",
     b"\r\n",
     b" ",
@@ -43,18 +43,18 @@ const WORDS: [&[u8]; 16] = [
     b"2026-11-23T16:24:36.000000001Z ",
 ];
 
-const BYTES: [u8; 12] = [0, 1, 2, 3, 10, 13, 32, 34, 48, 127, 128, 255];
+const INTERESTING_BYTES: [u8; 12] = [0, 1, 2, 3, 10, 13, 32, 34, 48, 127, 128, 255];
 
-/// Longer inputs reach little more of a parser.
-const LONGEST: usize = 4096;
+/// Maximum input length; longer inputs reach little more of a parser.
+const LENGTH_MAX: usize = 4096;
 
-/// One in so many inputs is long all the same: some parsers have other ways for what is longer than
-/// they hold, which is up to 64 KiB.
-const FEW: usize = 512;
-const STRETCHED: usize = 160 << 10;
-const MOST_KEPT: usize = 4096;
+/// One input in this number is longer, because some parsers handle data above their buffer size, up
+/// to 64 KiB, differently.
+const LONG_INPUT_ODDS: usize = 512;
+const LONG_INPUT_LENGTH_MAX: usize = 160 << 10;
+const EXAMPLES_MAX: usize = 4096;
 
-/// Makes inputs of examples.
+/// Creates inputs from examples.
 #[derive(Debug)]
 pub(crate) struct Mutator {
     random: Random,
@@ -67,14 +67,14 @@ impl Mutator {
         Self { random, examples }
     }
 
-    /// Takes an input as one more example.
+    /// Adds an input to the examples.
     pub(crate) fn keep(&mut self, mut input: Vec<u8>) {
-        // A long one would make all that come of it slow.
-        input.truncate(LONGEST);
-        if self.examples.len() < MOST_KEPT {
+        // A long example would slow down all of its mutations.
+        input.truncate(LENGTH_MAX);
+        if self.examples.len() < EXAMPLES_MAX {
             self.examples.push(input);
         } else {
-            let at = self.random.below(MOST_KEPT);
+            let at = self.random.below(EXAMPLES_MAX);
             self.examples[at] = input;
         }
     }
@@ -85,19 +85,19 @@ impl Mutator {
         for _ in 0..1 + self.random.below(4) {
             self.change(&mut input);
         }
-        input.truncate(LONGEST);
-        if self.random.below(FEW) == 0 {
+        input.truncate(LENGTH_MAX);
+        if self.random.below(LONG_INPUT_ODDS) == 0 {
             self.stretch(&mut input);
         }
         input
     }
 
-    /// Repeats a piece of the input many times.
+    /// Repeats a part of the input many times.
     fn stretch(&mut self, input: &mut Vec<u8>) {
         let at = self.random.below(input.len() + 1);
         let to = at + self.random.below((input.len() - at).min(64) + 1);
         let piece = if at < to { input[at..to].to_vec() } else { b"x".to_vec() };
-        let times = self.random.below(STRETCHED) / piece.len();
+        let times = self.random.below(LONG_INPUT_LENGTH_MAX) / piece.len();
         input.splice(to..to, piece.repeat(times));
     }
 
@@ -106,7 +106,9 @@ impl Mutator {
         let to = at + self.random.below(input.len() - at + 1);
         match self.random.below(9) {
             0 if at < input.len() => input[at] ^= 1 << self.random.below(8),
-            1 if at < input.len() => input[at] = BYTES[self.random.below(BYTES.len())],
+            1 if at < input.len() => {
+                input[at] = INTERESTING_BYTES[self.random.below(INTERESTING_BYTES.len())]
+            }
             2 if at < input.len() => input[at] = self.random.next() as u8,
             3 => {
                 let byte = self.random.next() as u8;
@@ -118,7 +120,7 @@ impl Mutator {
                 input.splice(to..to, again);
             }
             6 => {
-                let word = WORDS[self.random.below(WORDS.len())];
+                let word = TOKENS[self.random.below(TOKENS.len())];
                 input.splice(at..at, word.iter().copied());
             }
             7 => {

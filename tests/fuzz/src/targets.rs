@@ -1,4 +1,4 @@
-//! The parsers, what they have to keep to, and examples of their inputs.
+//! The parsers with their invariants and example inputs.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, UNIX_EPOCH};
@@ -13,7 +13,7 @@ use spdy_client::codec::{ControlFrame, Encoder, Headers, ResetStatus};
 #[derive(Debug)]
 pub(crate) struct Target {
     pub(crate) name: &'static str,
-    /// Panics when the parser does what it must not; gives a number for what it did.
+    /// Panics if the parser violates an invariant; returns a number that classifies its behaviour.
     pub(crate) run: fn(&[u8]) -> u64,
     pub(crate) examples: fn() -> Vec<Vec<u8>>,
 }
@@ -21,10 +21,10 @@ pub(crate) struct Target {
 pub(crate) const TARGETS: &[Target] = &[
     Target { name: "demux", run: demux, examples: logs },
     Target { name: "frames", run: frames, examples: logs },
-    Target { name: "pull", run: |input| number(fuzzing::pull(input)), examples: pulls },
-    Target { name: "events", run: |input| number(fuzzing::events(input)), examples: events },
-    Target { name: "stats", run: |input| number(fuzzing::stats(input)), examples: stats },
-    Target { name: "inspect", run: |input| number(fuzzing::inspect(input)), examples: inspects },
+    Target { name: "pull", run: |input| classify(fuzzing::pull(input)), examples: pulls },
+    Target { name: "events", run: |input| classify(fuzzing::events(input)), examples: events },
+    Target { name: "stats", run: |input| classify(fuzzing::stats(input)), examples: stats },
+    Target { name: "inspect", run: |input| classify(fuzzing::inspect(input)), examples: inspects },
     Target { name: "cri-log", run: cri_log, examples: cri_logs },
     Target { name: "cri-cgroup", run: cri_cgroup, examples: cri_cgroups },
     Target { name: "cri-notes", run: cri_notes, examples: cri_notes_examples },
@@ -32,25 +32,25 @@ pub(crate) const TARGETS: &[Target] = &[
     Target { name: "spdy", run: spdy, examples: spdy_frames },
     Target {
         name: "spdy-headers",
-        run: |input| number(spdy_client::fuzzing::header_block(input)),
+        run: |input| classify(spdy_client::fuzzing::header_block(input)),
         examples: spdy_headers,
     },
     Target {
         name: "exec-outcome",
-        run: |input| number(spdy_client::fuzzing::outcome(input)),
+        run: |input| classify(spdy_client::fuzzing::outcome(input)),
         examples: outcomes,
     },
     Target { name: "joiner", run: joiner, examples: chunks },
     Target { name: "image-ref", run: image_ref, examples: image_refs },
 ];
 
-fn number(what: impl Hash) -> u64 {
+fn classify(what: impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     what.hash(&mut hasher);
     hasher.finish()
 }
 
-/// The first byte says where the rest is cut.
+/// The first byte determines the chunk size.
 fn demux(input: &[u8]) -> u64 {
     let Some((&cut, log)) = input.split_first() else { return 0 };
     let pieces = usize::from(cut % 64) + 1;
@@ -58,27 +58,33 @@ fn demux(input: &[u8]) -> u64 {
     for form in [fuzzing::Log::Frames, fuzzing::Log::Terminal, fuzzing::Log::PodmanTerminal] {
         let whole = fuzzing::demux(form, [log]);
         let parts = fuzzing::demux(form, log.chunks(pieces));
-        // What one piece gives, others give too: up to an error, which can come earlier when
-        // more of the log is there to be seen. Podman's terminal is cut where the pieces are.
+        // The result must not depend on the chunk size, up to an error, which can be reported
+        // earlier if more of the log is available. The terminal log of Podman is split at chunk
+        // borders.
         if form != fuzzing::Log::PodmanTerminal {
-            assert_eq!(whole, parts, "the pieces matter");
+            assert_eq!(whole, parts, "the result depends on the chunk size");
         }
         let given: usize = whole.chunks.iter().map(|chunk| chunk.bytes.len()).sum();
-        assert!(given <= log.len(), "there are more bytes than there were");
+        assert!(given <= log.len(), "more bytes were returned than read");
         outcomes.push((whole.chunks.len().min(16), whole.error.is_some(), parts.error.is_some()));
     }
-    number(outcomes)
+    classify(outcomes)
 }
 
-/// The first byte says where the rest is cut.
+/// The first byte determines the chunk size.
 fn frames(input: &[u8]) -> u64 {
     let Some((&cut, wire)) = input.split_first() else { return 0 };
     let whole = fuzzing::frames([wire]);
     let parts = fuzzing::frames(wire.chunks(usize::from(cut % 64) + 1));
-    assert_eq!(whole, parts, "the pieces matter");
+    assert_eq!(whole, parts, "the result depends on the chunk size");
     let given: usize = whole.parts.iter().map(|(_, bytes)| bytes.len()).sum();
-    assert!(given + 8 * whole.begun <= wire.len(), "there are more bytes than there were");
-    number((whole.parts.len().min(16), whole.begun.min(16), whole.is_within, whole.error.is_some()))
+    assert!(given + 8 * whole.begun <= wire.len(), "more bytes were returned than read");
+    classify((
+        whole.parts.len().min(16),
+        whole.begun.min(16),
+        whole.is_within,
+        whole.error.is_some(),
+    ))
 }
 
 fn frame(kind: u8, text: &str) -> Vec<u8> {
@@ -99,21 +105,21 @@ fn logs() -> Vec<Vec<u8>> {
     ]
 }
 
-/// The first two bytes say how large the blocks are, and how long a line may be.
+/// The first two bytes determine the block size and the maximum line length.
 fn cri_log(input: &[u8]) -> u64 {
     let Some((&[block, line], file)) = input.split_first_chunk() else { return 0 };
     let max_line = usize::from(line).max(1);
     let whole = runtime_cri::fuzzing::log_file(file, file.len(), max_line);
     let parts = runtime_cri::fuzzing::log_file(file, usize::from(block) + 1, max_line);
-    assert_eq!(whole, parts, "the blocks matter");
+    assert_eq!(whole, parts, "the result depends on the block size");
     let given: usize = whole.records.iter().map(|record| record.bytes.len()).sum();
     let passed_over = usize::try_from(whole.passed_over).expect("a file in memory");
-    assert!(given + passed_over <= file.len(), "there are more bytes than there were");
+    assert!(given + passed_over <= file.len(), "more bytes were returned than read");
     assert!(whole.records.iter().all(|record| record.bytes.len() <= max_line));
     let heads = file.split(|byte| *byte == b'\n').count();
     let pieces = whole.records.iter().filter(|record| record.continues).count();
-    assert!(whole.records.len() - pieces <= heads, "a line was made of nothing");
-    number((whole.records.len().min(32), pieces.min(16), passed_over.min(256)))
+    assert!(whole.records.len() - pieces <= heads, "a line was made up");
+    classify((whole.records.len().min(32), pieces.min(16), passed_over.min(256)))
 }
 
 fn cri_logs() -> Vec<Vec<u8>> {
@@ -127,8 +133,7 @@ fn cri_logs() -> Vec<Vec<u8>> {
         .into()
 }
 
-/// What stands before the first NUL is a table, or what the kernel says of a process; after it are
-/// the mounts.
+/// The input before the first NUL is a table or a `/proc` file of a process; the mounts follow it.
 fn cri_cgroup(input: &[u8]) -> u64 {
     let text = String::from_utf8_lossy(input);
     let (table, mounts) = text.split_once('\0').unwrap_or((&text, ""));
@@ -137,10 +142,10 @@ fn cri_cgroup(input: &[u8]) -> u64 {
     let again = runtime_cri::fuzzing::tables(&turned.join("\n"));
     let sums =
         |tables: &runtime_cri::fuzzing::Tables| [tables.blkio, tables.io_stat, tables.net_dev];
-    assert_eq!(sums(&tables), sums(&again), "the order of the lines matters");
+    assert_eq!(sums(&tables), sums(&again), "the result depends on the order of the lines");
     let found = runtime_cri::fuzzing::cgroup_of(table, mounts);
     let sizes = sums(&tables).map(|(a, b)| (a.checked_ilog2(), b.checked_ilog2()));
-    number((sizes, tables.cpus.map(u32::checked_ilog2), found.map(|found| found.len().min(128))))
+    classify((sizes, tables.cpus.map(u32::checked_ilog2), found.map(|found| found.len().min(128))))
 }
 
 fn cri_cgroups() -> Vec<Vec<u8>> {
@@ -161,9 +166,9 @@ fn cri_cgroups() -> Vec<Vec<u8>> {
 fn cri_notes(input: &[u8]) -> u64 {
     let text = String::from_utf8_lossy(input);
     let Some(written) = runtime_cri::fuzzing::notes(&text) else { return 0 };
-    let again = runtime_cri::fuzzing::notes(&written).expect("what was written can be read");
-    assert_eq!(written, again, "what was written reads otherwise");
-    number((written.len().min(512), written.matches('"').count().min(64)))
+    let again = runtime_cri::fuzzing::notes(&written).expect("the encoded form can be parsed");
+    assert_eq!(written, again, "the encoded form does not round-trip");
+    classify((written.len().min(512), written.matches('"').count().min(64)))
 }
 
 fn cri_notes_examples() -> Vec<Vec<u8>> {
@@ -182,13 +187,13 @@ fn kernel_log(input: &[u8]) -> u64 {
     let kills: Vec<_> = records.filter_map(|record| parser.record(record)).collect();
     for kill in &kills {
         for path in [&kill.limit, &kill.victim] {
-            assert!(path.starts_with('/') && !path.contains(",task="), "{path} is no path");
+            assert!(path.starts_with('/') && !path.contains(",task="), "{path} is not a path");
         }
     }
     let given: usize = kills.iter().map(|kill| kill.limit.len() + kill.victim.len()).sum();
-    assert!(given <= input.len(), "there are more bytes than there were");
+    assert!(given <= input.len(), "more bytes were returned than read");
     let below = kills.iter().filter(|kill| kill.victim != kill.limit).count();
-    number((kills.len().min(16), below.min(16)))
+    classify((kills.len().min(16), below.min(16)))
 }
 
 fn kernel_logs() -> Vec<Vec<u8>> {
@@ -205,13 +210,13 @@ fn kernel_logs() -> Vec<Vec<u8>> {
     .into()
 }
 
-/// The first byte says where the rest is cut.
+/// The first byte determines the chunk size.
 fn spdy(input: &[u8]) -> u64 {
     let Some((&cut, wire)) = input.split_first() else { return 0 };
     let whole = spdy_client::fuzzing::frames(wire, wire.len());
     let parts = spdy_client::fuzzing::frames(wire, usize::from(cut) + 1);
-    assert_eq!(whole, parts, "the pieces matter");
-    number((whole.0.min(32), whole.1))
+    assert_eq!(whole, parts, "the result depends on the chunk size");
+    classify((whole.0.min(32), whole.1))
 }
 
 fn headers() -> Headers {
@@ -240,7 +245,7 @@ fn spdy_frames() -> Vec<Vec<u8>> {
 }
 
 fn spdy_headers() -> Vec<Vec<u8>> {
-    // What follows the head and the stream of the first frame.
+    // The bytes after the frame header and the stream fields of the first frame.
     let compressed = spdy_frames().remove(0).split_off(1 + 8 + 4);
     vec![compressed, b"\0\0\0\x01\0\0\0\x01a\0\0\0\x01b".to_vec()]
 }
@@ -301,8 +306,8 @@ fn inspects() -> Vec<Vec<u8>> {
     .into()
 }
 
-/// The first byte is the longest line; after it, two bytes and a text make a chunk: stream and
-/// line end, the time, the length of the text.
+/// The first byte is the maximum line length. After it, two bytes and a text form a chunk: stream
+/// and line end, time, length of the text.
 fn joiner(input: &[u8]) -> u64 {
     let Some((&max, mut rest)) = input.split_first() else { return 0 };
     let max_line = usize::from(max) + 1;
@@ -310,7 +315,7 @@ fn joiner(input: &[u8]) -> u64 {
     let (mut given, mut taken) = (vec![Vec::new(); 4], vec![Vec::new(); 4]);
     let (mut records, mut marked, mut lines) = (0_usize, 0_usize, 0_usize);
     let mut take = |record: LogRecord| {
-        assert!(record.bytes.len() <= max_line, "a piece is over the cap");
+        assert!(record.bytes.len() <= max_line, "a chunk is over the limit");
         records += 1;
         marked += usize::from(record.continues);
         taken[record.stream as usize].extend_from_slice(&record.bytes);
@@ -341,9 +346,9 @@ fn joiner(input: &[u8]) -> u64 {
         take(record);
     }
     assert!(!joiner.is_in_line() && joiner.pop().is_none());
-    assert_eq!(given, taken, "bytes are lost or in another order");
+    assert_eq!(given, taken, "bytes are lost or reordered");
     assert!(records - marked >= lines, "a line end is lost");
-    number((records.min(64), marked.min(16), lines.min(64)))
+    classify((records.min(64), marked.min(16), lines.min(64)))
 }
 
 fn chunks() -> Vec<Vec<u8>> {
@@ -359,12 +364,12 @@ fn image_ref(input: &[u8]) -> u64 {
     match text.parse::<ImageRef>() {
         Ok(image) => {
             let normal = image.to_string();
-            let again: ImageRef = normal.parse().expect("a normal form is a reference");
+            let again: ImageRef = normal.parse().expect("the normal form can be parsed");
             assert_eq!(again, image);
-            assert_eq!(again.to_string(), normal, "a normal form stays as it is");
-            number((1, normal.matches([':', '@', '/', '.']).count(), normal.len().min(64)))
+            assert_eq!(again.to_string(), normal, "the normal form is not stable");
+            classify((1, normal.matches([':', '@', '/', '.']).count(), normal.len().min(64)))
         }
-        Err(error) => number((0, error.message().map(|words| words.len().min(256)))),
+        Err(error) => classify((0, error.message().map(|words| words.len().min(256)))),
     }
 }
 

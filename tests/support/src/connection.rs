@@ -1,4 +1,4 @@
-//! What a fault test works with.
+//! Connection of a fault test.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,30 +9,30 @@ use runtime_core::{Container, ContainerSpec, Nonce, ReapOptions, Runtime, Scope,
 
 use crate::{Outcome, PATIENCE};
 
-/// A connection with a scope of its own, which is emptied at the end.
+/// Connection with its own scope, which is emptied at the end.
 #[async_trait]
 pub trait Connection: Sized + Send + Sync {
-    /// What errors call the backend.
+    /// Backend name in errors.
     const BACKEND: &'static str;
 
-    /// The connection itself.
+    /// Returns the runtime.
     fn runtime(&self) -> &dyn Runtime;
 
-    /// A container that needs only a command.
+    /// Returns a spec that lacks only a command.
     fn spec(&self) -> ContainerSpec;
 
-    /// What the engine itself lists of the scope.
+    /// Returns what the engine itself lists for the scope.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// If the request to the engine fails.
     async fn left(&self) -> Result<Vec<String>, BoxError>;
 
-    /// A container that runs a script.
+    /// Returns a spec that runs a script.
     fn script(&self, script: &str) -> ContainerSpec {
         self.spec().command(["sh", "-c", script])
     }
 
-    /// A container that runs until it is killed.
+    /// Returns a spec that runs until it is killed.
     fn idle(&self) -> ContainerSpec {
         self.spec().command(["sleep", "3600"])
     }
@@ -40,30 +40,30 @@ pub trait Connection: Sized + Send + Sync {
     /// Creates and starts a container.
     ///
     /// # Errors
-    /// Those of the two calls.
+    /// Errors of the two calls.
     async fn start(&self, spec: &ContainerSpec) -> Result<Arc<dyn Container>, BoxError> {
         let container = self.runtime().create_container(spec).await?;
         container.start().await?;
         Ok(container)
     }
 
-    /// Starts so many that are idle.
+    /// Starts `count` idle containers.
     ///
     /// # Errors
-    /// As for [`Connection::start`].
+    /// Same as [`Connection::start`].
     async fn start_idle(&self, count: usize) -> Result<Vec<Arc<dyn Container>>, BoxError> {
         let spec = self.idle();
         try_join_all((0..count).map(|_| self.start(&spec))).await
     }
 
-    /// Waits until the engine lists so many things of the scope: what was cut off may be undone just
-    /// now. With a limit of zero it has to be so already.
+    /// Waits until the engine lists `count` objects of the scope, because a cancelled call may
+    /// still be undone. With a limit of zero the condition has to hold immediately.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// If the request to the engine fails.
     ///
     /// # Panics
-    /// When it does not come to that within the limit.
+    /// If the condition does not hold within the limit.
     async fn until_left(&self, count: usize, limit: Duration) -> Outcome {
         let end = Instant::now() + limit;
         loop {
@@ -71,44 +71,44 @@ pub trait Connection: Sized + Send + Sync {
             if left.len() == count {
                 return Ok(());
             }
-            assert!(Instant::now() < end, "not {count} things are left but {left:?}");
+            assert!(Instant::now() < end, "expected {count} remaining objects, found {left:?}");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
 
-    /// Waits until nothing is left of the scope.
+    /// Waits until the scope is empty.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// If the request to the engine fails.
     ///
     /// # Panics
-    /// When something stays.
+    /// If an object remains.
     async fn until_empty(&self) -> Outcome {
         self.until_left(0, PATIENCE).await
     }
 
-    /// Empties the scope, and asserts that it is empty.
+    /// Removes everything in the scope, and asserts that it is empty.
     ///
     /// # Errors
-    /// Those of the reap and of the close.
+    /// Errors of the reap and of the close.
     ///
     /// # Panics
-    /// When something could not be removed, or stays.
+    /// If an object cannot be removed, or remains.
     async fn finish(self) -> Outcome {
         let report = self.runtime().reap(ReapOptions::default()).await?;
         assert!(report.failed.is_empty(), "{:?}", report.failed);
-        // Not closed before: that may keep what is being undone from its end.
+        // The connection is closed last, because a close may interrupt the cleanup.
         self.until_empty().await?;
         Ok(self.runtime().close().await?)
     }
 }
 
-/// A scope that nobody has.
+/// Returns an unused scope.
 ///
 /// # Panics
-/// When the system gives no random numbers.
+/// If the system returns no random numbers.
 #[must_use]
 pub fn scope() -> Scope {
-    let nonce = Nonce::random().expect("the system gives random numbers");
+    let nonce = Nonce::random().expect("random numbers are available");
     Scope::new(format!("faults-{}", &nonce.as_str()[..12])).expect("letters and digits")
 }

@@ -1,10 +1,10 @@
-//! Killing an engine and bringing it back.
+//! Killing and restarting engines.
 
 use runtime_conformance::{BoxError, EngineControl};
 use runtime_core::async_trait;
 use test_engines::{Engine, Running, Site};
 
-/// Kills and restarts an engine that this checkout has brought up itself.
+/// Kills and restarts an engine that was started from this checkout.
 #[derive(Debug, Clone)]
 pub struct Control {
     site: Site,
@@ -12,8 +12,8 @@ pub struct Control {
 }
 
 impl Control {
-    /// The engine of this name, if the one that listens at `host` is ours. None for an engine that
-    /// somebody else runs: it is not ours to kill.
+    /// Returns the control of a named engine, if the engine at `host` was started from this
+    /// checkout. Returns `None` for other engines, which must not be killed.
     #[must_use]
     pub fn of(engine: &str, host: &str) -> Option<Self> {
         let site = Site::of_checkout().ok()?;

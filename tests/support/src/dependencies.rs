@@ -1,17 +1,17 @@
-//! What comes along with a backend.
+//! Dependencies of a backend.
 
 use std::process::Command;
 
 use crate::Outcome;
 
-/// Asserts that who depends on `package`, with all of its features, gets `own` with it, and nothing
-/// of `foreign`: neither a package of that name nor a part of it, such as `kube-core` of `kube`.
+/// Asserts that a dependency on `package` with all features includes `own`, and nothing of
+/// `foreign`: neither a package of that name nor a part of it, such as `kube-core` of `kube`.
 ///
 /// # Errors
-/// When cargo cannot be run.
+/// If cargo fails to run.
 ///
 /// # Panics
-/// When something foreign comes along.
+/// If a foreign package is included.
 pub fn brings_along(package: &str, own: &str, foreign: &[&str]) -> Outcome {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let tree = Command::new(cargo)
@@ -21,7 +21,7 @@ pub fn brings_along(package: &str, own: &str, foreign: &[&str]) -> Outcome {
         .output()?;
     let text = String::from_utf8(tree.stdout)?;
     assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
-    assert!(text.contains(&format!("{own} v")), "this is no tree: {text}");
+    assert!(text.contains(&format!("{own} v")), "invalid dependency tree: {text}");
     for line in text.lines() {
         let name = line.split(' ').next().unwrap_or_default();
         let found = foreign.iter().any(|foreign| {

@@ -1,33 +1,32 @@
 //! The engine and the registry of the environment: the variables that `cargo xtask env up` prints.
 //!
-//! Each is an error, in words, when its variable is missing: a test of an engine fails where there
-//! is none.
+//! A missing variable is an error, because a test that needs an engine fails without one.
 
 use std::path::PathBuf;
 
 use runtime_conformance::Registry;
 
-/// The value of a variable.
+/// Returns the value of a variable.
 ///
 /// # Errors
-/// When it is missing.
+/// If the variable is missing.
 pub fn variable(name: &str) -> Result<String, String> {
     std::env::var(name)
         .map_err(|_| format!("{name} is not set: see `cargo xtask test`, or `cargo xtask env up`"))
 }
 
-/// The name of the engine: `docker`, `podman`, `containerd-17`.
+/// Returns the name of the engine: `docker`, `podman`, `containerd-17`.
 ///
 /// # Errors
-/// When it is missing.
+/// If the variable is missing.
 pub fn engine() -> Result<String, String> {
     variable("RUNTIME_TEST_ENGINE")
 }
 
-/// The registry and its login.
+/// Returns the registry and its credentials.
 ///
 /// # Errors
-/// When a variable is missing.
+/// If a variable is missing.
 pub fn registry() -> Result<Registry, String> {
     Ok(Registry::new(
         variable("RUNTIME_TEST_REGISTRY")?,
@@ -36,15 +35,15 @@ pub fn registry() -> Result<Registry, String> {
     ))
 }
 
-/// The folder that the engine sees at the same path.
+/// Returns the directory that the engine sees at the same path.
 ///
 /// # Errors
-/// When it is missing.
+/// If the variable is missing.
 pub fn shared_dir() -> Result<PathBuf, String> {
     variable("RUNTIME_TEST_SHARED_DIR").map(PathBuf::from)
 }
 
-/// Whether this process may read the log of this host's kernel.
+/// Returns true if this process can read the kernel log of the host.
 #[must_use]
 pub fn may_read_kernel_log() -> bool {
     std::fs::File::open("/dev/kmsg").is_ok()

@@ -1,23 +1,23 @@
-//! What the fault tests expect of errors and times.
+//! Expectations of the fault tests about errors and times.
 
 use std::time::{Duration, Instant};
 
 use runtime_conformance::BoxError;
 use runtime_core::{Error, ErrorKind, Result};
 
-/// What a test comes to.
+/// Result of a test.
 pub type Outcome = std::result::Result<(), BoxError>;
 
-/// How long a test waits for what should come at once, on a machine that is busy.
+/// Timeout for events that should be immediate, on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Asserts that a call of `backend` fails, how, and that it does so at once.
+/// Asserts that a call of `backend` fails immediately with an error of this kind.
 ///
 /// # Panics
-/// When it succeeds, fails in another way, or took long.
+/// If the call succeeds, fails with another error, or takes long.
 #[track_caller]
 pub fn fails<T>(backend: &str, result: Result<T>, kind: ErrorKind, since: Instant) -> Error {
-    let Err(error) = result else { panic!("it succeeded and should be {kind:?}") };
+    let Err(error) = result else { panic!("expected {kind:?}, but the call succeeded") };
     assert_eq!(error.kind(), kind, "{error:?}");
     assert_eq!(error.backend(), Some(backend), "{error:?}");
     assert!(error.operation().is_some(), "{error:?}");
@@ -26,13 +26,13 @@ pub fn fails<T>(backend: &str, result: Result<T>, kind: ErrorKind, since: Instan
     error
 }
 
-/// Asks again and again until it is so.
+/// Polls until a condition holds.
 ///
 /// # Errors
-/// Those of a question.
+/// Errors of a poll.
 ///
 /// # Panics
-/// When it does not come to that.
+/// If the condition does not hold in time.
 pub async fn until(
     what: &str,
     ask: impl AsyncFn() -> std::result::Result<bool, BoxError>,

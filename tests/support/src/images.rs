@@ -8,7 +8,7 @@ use test_engines::Site;
 /// [`Subject::push_image`](runtime_conformance::Subject::push_image).
 ///
 /// # Errors
-/// When the registry refuses it.
+/// If the registry refuses the image.
 pub async fn push_image(name: &str) -> Result<String, BoxError> {
     let (repository, tag) = name.split_once(':').ok_or("a name without a tag")?;
     let (repository, tag) = (repository.to_owned(), tag.to_owned());
@@ -18,7 +18,7 @@ pub async fn push_image(name: &str) -> Result<String, BoxError> {
     Ok(pushed.await??)
 }
 
-/// A container of the registry's busybox.
+/// Returns a spec with the registry's busybox.
 #[must_use]
 pub fn busybox(registry: &Registry) -> ContainerSpec {
     let image = Image::new(Images::of_registry(&registry.address).busybox);

@@ -1,12 +1,12 @@
-//! What the tests of several backends share, beside the conformance suite.
+//! Shared parts of the backends' tests, apart from the conformance suite.
 //!
-//! For all of them: what the [environment] says, the [`Control`] of an engine that this checkout
-//! has brought up, and [images](push_image) for it.
+//! For all tests: the [environment], the [`Control`] of an engine that was started from this
+//! checkout, and [images](push_image) for it.
 //!
-//! For the fault tests: a [`Connection`] with a scope of its own, an [`Own`] engine that may be
-//! frozen and killed, and what has to come of calls, waits and sessions then. How an engine is
-//! connected to, what it lists and which part of it dies differs between backends, and stands in
-//! their own tests; what must hold stands here once.
+//! For fault tests: a [`Connection`] with its own scope, an [`Own`] engine that can be frozen and
+//! killed, and the required results of calls, waits and sessions. Connecting to an engine, listing
+//! its objects and stopping its components differ between backends, and are implemented in their
+//! own tests.
 
 mod connection;
 mod control;

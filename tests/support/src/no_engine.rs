@@ -1,4 +1,4 @@
-//! Nobody at the other end, or somebody else.
+//! Connections to a missing engine or to another server.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -10,87 +10,87 @@ use tokio::net::{UnixListener, UnixStream};
 
 use crate::{Outcome, fails};
 
-/// How a backend connects.
+/// Connects a backend.
 #[async_trait]
 pub trait Connect: Sync {
-    /// What errors call the backend.
+    /// Backend name in errors.
     const BACKEND: &'static str;
 
-    /// Connects to a host, in the form of `unix:///path`, within a time.
+    /// Connects to a host in the form `unix:///path` with a connect deadline.
     ///
     /// # Errors
-    /// Those that are asked for here.
+    /// Errors that these tests expect.
     async fn connect(&self, host: String, within: Duration) -> Result<()>;
 }
 
-/// Long enough for who is told at once, and to be waited for by who is told nothing.
-const WITHIN: Duration = Duration::from_secs(2);
+/// Connect deadline: long enough for immediate errors, short enough to wait for a timeout.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 
 async fn fails_at<C: Connect>(backend: &C, path: &Path, kind: ErrorKind) -> Error {
     let begun = Instant::now();
-    let connected = backend.connect(format!("unix://{}", path.display()), WITHIN).await;
+    let connected = backend.connect(format!("unix://{}", path.display()), CONNECT_DEADLINE).await;
     let error = fails(C::BACKEND, connected, kind, begun);
-    let says_where = error.to_string().contains(&*path.to_string_lossy());
-    assert!(says_where, "it does not say where: {error}");
+    let names_address = error.to_string().contains(&*path.to_string_lossy());
+    assert!(names_address, "the address is missing: {error}");
     error
 }
 
-/// A folder, and a path in it where nothing is yet.
-fn place() -> std::result::Result<(tempfile::TempDir, PathBuf), BoxError> {
+/// Returns a directory and an unused path in it.
+fn unused_path() -> std::result::Result<(tempfile::TempDir, PathBuf), BoxError> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("socket");
     Ok((folder, path))
 }
 
-/// Nothing is there: trying again may help.
+/// Connects to a missing socket: a retryable error.
 ///
 /// # Errors
-/// Those of the file system.
+/// File system errors.
 ///
 /// # Panics
-/// When something else comes of it.
+/// If the result differs.
 pub async fn no_socket(backend: &impl Connect) -> Outcome {
-    let (_folder, path) = place()?;
+    let (_folder, path) = unused_path()?;
     let error = fails_at(backend, &path, ErrorKind::Unavailable).await;
     assert!(error.is_retryable());
     Ok(())
 }
 
-/// A socket is there that nobody listens on.
+/// Connects to a socket without a listener.
 ///
 /// # Errors
-/// Those of the file system.
+/// File system errors.
 ///
 /// # Panics
-/// When something else comes of it than `Unavailable`.
+/// If the result is not `Unavailable`.
 pub async fn nobody_listens(backend: &impl Connect) -> Outcome {
-    let (_folder, path) = place()?;
+    let (_folder, path) = unused_path()?;
     drop(UnixListener::bind(&path)?);
     fails_at(backend, &path, ErrorKind::Unavailable).await;
     Ok(())
 }
 
-/// A file is there in place of the socket.
+/// Connects to a regular file in place of a socket.
 ///
 /// # Errors
-/// Those of the file system.
+/// File system errors.
 ///
 /// # Panics
-/// When something else comes of it than `Unavailable`.
+/// If the result is not `Unavailable`.
 pub async fn a_file(backend: &impl Connect) -> Outcome {
-    let (_folder, path) = place()?;
+    let (_folder, path) = unused_path()?;
     std::fs::write(&path, "not a socket")?;
     fails_at(backend, &path, ErrorKind::Unavailable).await;
     Ok(())
 }
 
-/// Connects to a server that does `serve` with every connection, and expects this kind of error.
+/// Connects to a server that runs `serve` for every connection, and expects this kind of error.
 ///
 /// # Errors
-/// Those of the file system.
+/// File system errors.
 ///
 /// # Panics
-/// When something else comes of it.
+/// If the result differs.
 pub async fn meets<F, A>(
     backend: &impl Connect,
     serve: F,
@@ -100,7 +100,7 @@ where
     F: Fn(UnixStream) -> A + Send + 'static,
     A: Future<Output = ()> + Send + 'static,
 {
-    let (_folder, path) = place()?;
+    let (_folder, path) = unused_path()?;
     let listener = UnixListener::bind(&path)?;
     let server = tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
@@ -112,7 +112,7 @@ where
     Ok(error)
 }
 
-/// Reads a request and answers it with these bytes.
+/// Reads a request and responds with these bytes.
 pub async fn answers(mut stream: UnixStream, answer: &[u8]) {
     let mut request = [0; 4096];
     let _ = stream.read(&mut request).await;
@@ -120,7 +120,7 @@ pub async fn answers(mut stream: UnixStream, answer: &[u8]) {
     let _ = stream.shutdown().await;
 }
 
-/// Keeps a connection and says nothing.
+/// Keeps a connection open without a response.
 pub async fn keeps_silent(stream: UnixStream) {
     std::future::pending::<()>().await;
     drop(stream);

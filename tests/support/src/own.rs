@@ -1,4 +1,4 @@
-//! An engine that a test has for itself, so that it may be killed.
+//! Engines that one test uses exclusively, and can kill.
 
 use std::any::Any;
 use std::sync::{Mutex, PoisonError};
@@ -9,65 +9,65 @@ use test_engines::{Engine, Process, Running, Site};
 
 use crate::Control;
 
-/// One test of a program at a time has one.
-static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+/// Lock that gives one test of a program at a time an engine.
+static LOCK: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-/// The engine. It goes at the end if it came for this test.
+/// An exclusive engine. It is stopped at the end if it was started for this test.
 #[derive(Debug)]
 pub struct Own {
     site: Site,
     engine: Engine,
-    /// What it is now: another process after each start.
+    /// The current process, which changes with each start.
     running: Mutex<Running>,
     ours: bool,
-    /// What was made for it, which goes after it and before the next one has its turn.
+    /// Resources created for the engine, dropped after it and before the lock is released.
     _made: Option<Box<dyn Any + Send + Sync>>,
-    _turn: tokio::sync::MutexGuard<'static, ()>,
+    _lock: tokio::sync::MutexGuard<'static, ()>,
 }
 
 impl Own {
-    /// Waits for its turn, and brings the engine up.
+    /// Waits for the lock, and starts the engine.
     ///
     /// # Errors
-    /// When it does not come up.
+    /// If the engine fails to start.
     pub async fn up(engine: Engine) -> Result<Self, BoxError> {
-        let turn = TURN.lock().await;
+        let lock = LOCK.lock().await;
         let site = Site::of_checkout()?;
         let ours = site.status(engine).is_none();
         let running = Mutex::new(site.up(engine)?);
-        Ok(Self { site, engine, running, ours, _made: None, _turn: turn })
+        Ok(Self { site, engine, running, ours, _made: None, _lock: lock })
     }
 
-    /// The same for an engine that begins anew, after `make` and with what that gives.
+    /// Same as [`up`](Self::up), for an engine that is restarted after `make`, with its result.
     ///
     /// # Errors
-    /// When it does not come up, or those of `make`.
+    /// If the engine fails to start, or errors of `make`.
     pub async fn up_with<T: Any + Send + Sync>(
         engine: Engine,
         make: impl FnOnce() -> Result<T, BoxError>,
     ) -> Result<Self, BoxError> {
-        let turn = TURN.lock().await;
+        let lock = LOCK.lock().await;
         let site = Site::of_checkout()?;
         site.down(engine)?;
         let made = make()?;
         let running = Mutex::new(site.up(engine)?);
         let made: Option<Box<dyn Any + Send + Sync>> = Some(Box::new(made));
-        Ok(Self { site, engine, running, ours: true, _made: made, _turn: turn })
+        Ok(Self { site, engine, running, ours: true, _made: made, _lock: lock })
     }
 
     fn running(&self) -> Running {
         self.running.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Where it listens, in the form of `DOCKER_HOST` or of a CRI endpoint.
+    /// Returns the address in the form of `DOCKER_HOST` or of a CRI endpoint.
     ///
     /// # Errors
-    /// When it is of a kind that has no socket.
+    /// If this kind of engine has no socket.
     pub fn host(&self) -> Result<String, BoxError> {
-        Ok(self.running().host().ok_or("an engine without a socket")?)
+        Ok(self.running().host().ok_or("the engine has no socket")?)
     }
 
-    /// The daemon's process.
+    /// Returns the daemon's process.
     #[must_use]
     pub fn process(&self) -> Process {
         self.running().process().clone()
@@ -93,7 +93,7 @@ impl EngineControl for Own {
 
 impl Drop for Own {
     fn drop(&mut self) {
-        // A frozen daemon does not go.
+        // A frozen daemon does not stop.
         let _ = self.process().thaw();
         if self.ours {
             let _ = self.site.down(self.engine);

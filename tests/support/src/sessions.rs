@@ -1,4 +1,4 @@
-//! Sessions that are cut, by the death of the engine or of another part that they go through.
+//! Sessions that are interrupted when the engine or another component of their connection stops.
 
 use std::time::Duration;
 
@@ -13,26 +13,26 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::{Connection, Outcome, PATIENCE};
 
-/// The main process of the container: it gives back what it reads, and lives on when its input has
-/// ended. It has to be made [`Interactive::Stdin`].
+/// Main process of the container: it echoes its input and keeps running after the end of the input.
+/// The container has to be [`Interactive::Stdin`].
 const SCRIPT: &str = "cat; exec sleep 3600";
 
-/// How long a session may take to know that it was cut: an attach waits for the end of the main
-/// process first, which may come with that of the session.
-const LIMIT: Duration = Duration::from_secs(30);
+/// Timeout for the detection of an interrupted session. An attach first waits for the exit of the
+/// main process, which could end together with the session.
+const DETECTION_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How many sessions have output that nobody ever reads. They are more than the connections for other
-/// calls that an engine's end takes with it, which have a task each as well.
-const UNREAD: usize = 16;
+/// Number of sessions whose output is never read. It exceeds the number of connections for other
+/// calls that a stop of the engine closes, which also have a task each.
+const UNREAD_SESSIONS: usize = 16;
 
-/// Sessions are lost with what they go through, whether it is still away when they notice or has come
-/// back. What they were in lives on.
+/// Asserts that sessions are lost with the component that they go through, whether or not it has
+/// restarted when they detect it, and that their containers keep running.
 ///
 /// # Errors
-/// Those of the calls that must succeed.
+/// Errors of the calls that must succeed.
 ///
 /// # Panics
-/// When something of that is not so.
+/// If a condition does not hold.
 pub async fn sessions_die_with(
     control: &dyn EngineControl,
     connection: &impl Connection,
@@ -54,23 +54,23 @@ pub async fn sessions_die_with(
     Ok(())
 }
 
-/// Sessions of every kind that are open while the engine, or what leads to it, goes away.
+/// Sessions of every kind that are open while the engine, or a component in between, stops.
 struct CutSessions {
-    /// How many tasks there were before.
+    /// Number of tasks before the sessions.
     tasks: usize,
     sessions: Vec<(&'static str, Session)>,
-    /// Those that have no room for more output. One is read at last.
+    /// Sessions whose buffers are full. One is read at the end.
     unread: Vec<Session>,
 }
 
 impl CutSessions {
-    /// Opens them in a container that runs [`SCRIPT`], and waits until each has begun.
+    /// Opens the sessions in a container that runs [`SCRIPT`], and waits until each has started.
     async fn open(container: &dyn Container) -> std::result::Result<Self, BoxError> {
-        // What a first session leaves open is not to be counted.
+        // Connections that the first session leaves open are not counted.
         exec_works(container).await?;
         let tasks = tasks();
         let mut unread = Vec::new();
-        for _ in 0..=UNREAD {
+        for _ in 0..=UNREAD_SESSIONS {
             unread.push(container.exec(ExecOptions::new(["yes"])).await?);
         }
         let stdin = SessionMode::Stdin;
@@ -95,47 +95,48 @@ impl CutSessions {
         Ok(Self { tasks, sessions, unread })
     }
 
-    /// Asserts that each is lost, in all of its parts and within a limit. Gives those that nobody has
-    /// read.
+    /// Asserts that each session is lost, in all of its parts and within the limit. Returns the
+    /// unread sessions.
     async fn are_lost(self) -> Unread {
         let Self { tasks, sessions, mut unread } = self;
-        let read_late = unread.split_off(UNREAD).into_iter().map(|session| ("late", session));
+        let read_late =
+            unread.split_off(UNREAD_SESSIONS).into_iter().map(|session| ("late", session));
         join_all(sessions.into_iter().chain(read_late).map(async |(name, session)| {
-            timeout(LIMIT, is_lost(name, session))
+            timeout(DETECTION_TIMEOUT, is_lost(name, session))
                 .await
-                .unwrap_or_else(|_| panic!("{name}: it goes on after it was cut"));
+                .unwrap_or_else(|_| panic!("{name}: the session continues after the interruption"));
         }))
         .await;
         Unread { tasks, sessions: unread }
     }
 }
 
-/// Sessions that were cut, with output that nobody has read.
+/// Interrupted sessions with unread output.
 struct Unread {
     tasks: usize,
     sessions: Vec<Session>,
 }
 
 impl Unread {
-    /// Drops them while the engine is still away, and asserts that no task of any session is left.
+    /// Drops the sessions while the engine is stopped, and asserts that no task of them is left.
     async fn are_freed(self) {
         let Self { tasks: before, sessions } = self;
         drop(sessions);
         let end = Instant::now() + PATIENCE;
-        while tasks() >= before + UNREAD {
-            assert!(Instant::now() < end, "there are {} tasks and were {before}", tasks());
+        while tasks() >= before + UNREAD_SESSIONS {
+            assert!(Instant::now() < end, "{} tasks, expected {before}", tasks());
             sleep(Duration::from_millis(10)).await;
         }
-        println!("there are {} tasks and were {before}", tasks());
+        println!("{} tasks, {before} before", tasks());
     }
 }
 
-/// Asserts that a container can be worked in.
+/// Asserts that an exec in a container works.
 async fn exec_works(container: &dyn Container) -> std::result::Result<(), BoxError> {
     let session = container.exec(ExecOptions::new(["sh", "-c", "echo here; exit 3"])).await?;
     let all = async { (read(session.stdout).await, session.control.wait().await) };
     let ((text, cut), exit) =
-        timeout(LIMIT, all).await.map_err(|_| "a new exec does not come to its end")?;
+        timeout(DETECTION_TIMEOUT, all).await.map_err(|_| "a new exec does not complete")?;
     assert_eq!((&*text, cut, exit?.code), (&b"here\n"[..], None, 3));
     Ok(())
 }
@@ -144,11 +145,11 @@ fn tasks() -> usize {
     tokio::runtime::Handle::current().metrics().num_alive_tasks()
 }
 
-/// Reads until there is a line.
+/// Reads until the first line is complete.
 async fn begins(name: &str, stdout: &mut ByteStream) -> Result<()> {
     let mut text = Vec::new();
     while !text.ends_with(b"\n") {
-        match timeout(LIMIT, stdout.next()).await {
+        match timeout(DETECTION_TIMEOUT, stdout.next()).await {
             Ok(Some(bytes)) => text.extend_from_slice(&bytes?),
             end => panic!("{name}: {end:?} after {text:?}"),
         }
@@ -162,9 +163,9 @@ async fn is_lost(name: &str, session: Session) {
     let stderr = stderr.unwrap_or_else(|| stream::once(async { Err(lost()) }).boxed());
     let ((_, out), (_, err), ()) =
         tokio::join!(read(stdout), read(stderr), input_is_lost(name, stdin));
-    assert_eq!(out, Some(ErrorKind::Lost), "{name}: how standard output has ended");
-    assert_eq!(err, Some(ErrorKind::Lost), "{name}: how standard error has ended");
-    // The second call gets the same answer.
+    assert_eq!(out, Some(ErrorKind::Lost), "{name}: end of stdout");
+    assert_eq!(err, Some(ErrorKind::Lost), "{name}: end of stderr");
+    // A second call returns the same result.
     exit_is_lost(name, &*control).await;
     exit_is_lost(name, &*control).await;
     println!("{name}: lost after {:?}", begun.elapsed());
@@ -174,11 +175,11 @@ fn lost() -> runtime_core::Error {
     runtime_core::Error::new(ErrorKind::Lost)
 }
 
-/// What comes to the end, and the error that it ended with.
+/// Reads a stream to its end; returns its bytes and the error that ended it.
 async fn read(mut stream: ByteStream) -> (Vec<u8>, Option<ErrorKind>) {
     let (mut bytes, mut cut) = (Vec::new(), None);
     while let Some(piece) = stream.next().await {
-        assert_eq!(cut, None, "a stream ends with its first error");
+        assert_eq!(cut, None, "a stream ends after its first error");
         match piece {
             Ok(piece) => bytes.extend_from_slice(&piece),
             Err(error) => cut = Some(error.kind()),
@@ -187,7 +188,7 @@ async fn read(mut stream: ByteStream) -> (Vec<u8>, Option<ErrorKind>) {
     (bytes, cut)
 }
 
-/// What is written just after the cut may be on its way to nowhere, but not for ever.
+/// Writes right after the interruption may still succeed, for a limited time.
 async fn input_is_lost(name: &str, stdin: Option<Box<dyn SessionInput>>) {
     let Some(mut stdin) = stdin else { return };
     let error = loop {
@@ -197,13 +198,15 @@ async fn input_is_lost(name: &str, stdin: Option<Box<dyn SessionInput>>) {
         }
     };
     assert_eq!(error.kind(), ErrorKind::Lost, "{name}: {error:?}");
-    let error = stdin.close().await.expect_err("no end of the input can be told");
+    let error = stdin.close().await.expect_err("the end of the input cannot be sent");
     assert_eq!(error.kind(), ErrorKind::Lost, "{name}: {error:?}");
 }
 
 async fn exit_is_lost(name: &str, control: &dyn SessionControl) {
-    let exit = control.wait().await;
-    let error = exit.expect_err("a session that was cut has no exit code");
+    let exit = timeout(DETECTION_TIMEOUT, control.wait())
+        .await
+        .unwrap_or_else(|_| panic!("{name}: no exit"));
+    let error = exit.expect_err("an interrupted session has no exit code");
     assert_eq!(error.kind(), ErrorKind::Lost, "{name}: {error:?}");
     assert!(error.backend().is_some() && error.operation().is_some(), "{name}: {error:?}");
 }

@@ -1,4 +1,4 @@
-//! An engine that freezes and dies while calls are under way.
+//! Engines that freeze and stop during calls.
 
 use std::pin::Pin;
 use std::time::{Duration, Instant};
@@ -14,12 +14,12 @@ use runtime_core::{
 
 use crate::{Connection, Outcome, Own, Waiter, fails};
 
-/// The end of a tar stream, and so one of nothing.
+/// The end of a tar stream, which is also an empty tar stream.
 const END_OF_TAR: [u8; 1024] = [0; 1024];
 
 type Call<'a> = Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
 
-/// Every kind of call that asks the engine something, each on its way.
+/// Returns a pending call of every kind that sends a request to the engine.
 fn calls<'a>(
     connection: &'a impl Connection,
     created: &'a dyn Container,
@@ -36,7 +36,7 @@ fn calls<'a>(
         running.copy_in("/tmp", content, CopyInOptions::default()).await
     };
     let copy_out = async {
-        // Where the first bytes do not come the stream says it.
+        // A missing first chunk is reported by the stream.
         let mut content = running.copy_out("/etc", CopyOutOptions::default()).await?;
         content.next().await.transpose().map(drop)
     };
@@ -63,16 +63,16 @@ fn calls<'a>(
     ]
 }
 
-/// Freezes the engine, sends every call, kills the engine: each call says that it went away.
-/// Then it comes back: the container that ran still runs, and the waiter still waits. Of the create
-/// that was cut off nothing is left: `left` is what the engine lists of two containers, at the
-/// latest after `undone`.
+/// Freezes the engine, sends every call, and kills the engine: each call returns that the engine is
+/// gone. After a restart, the running container still runs and the waiter still waits. Nothing is
+/// left of the interrupted create: `left` is the number of objects that the engine lists for two
+/// containers, at the latest after `undone`.
 ///
 /// # Errors
-/// Those of the calls that must succeed.
+/// Errors of the calls that must succeed.
 ///
 /// # Panics
-/// When something of that is not so.
+/// If a condition does not hold.
 pub async fn dies_in_mid_call<C: Connection>(
     own: &Own,
     connection: &C,
@@ -86,18 +86,18 @@ pub async fn dies_in_mid_call<C: Connection>(
     own.process().freeze()?;
     let mut under_way = calls(connection, &*created, &*running);
     for (name, call) in &mut under_way {
-        assert!(poll!(call.as_mut()).is_pending(), "{name} was answered by a frozen engine");
+        assert!(poll!(call.as_mut()).is_pending(), "{name}: a frozen engine responded");
     }
     own.kill().await?;
     let begun = Instant::now();
     for (name, call) in under_way {
         let result = tokio::time::timeout(Duration::from_secs(30), call)
             .await
-            .unwrap_or_else(|_| panic!("{name} goes on without an engine"));
+            .unwrap_or_else(|_| panic!("{name}: the call continues without an engine"));
         println!("{name}: {result:?}");
         fails(C::BACKEND, result, ErrorKind::Unavailable, begun);
     }
-    assert!(!waiter.is_done(), "a waiter waits for the engine to come back");
+    assert!(!waiter.is_done(), "a waiter waits for the restart of the engine");
 
     own.start().await?;
     assert_eq!(running.info().await?.status, ContainerStatus::Running);
@@ -108,7 +108,7 @@ pub async fn dies_in_mid_call<C: Connection>(
     Ok(())
 }
 
-/// The same for every operation.
+/// Returns the same deadline for every operation.
 #[must_use]
 pub fn deadlines_of(each: Duration) -> Deadlines {
     let mut deadlines = Deadlines::default();
@@ -122,15 +122,15 @@ pub fn deadlines_of(each: Duration) -> Deadlines {
     deadlines
 }
 
-/// An engine that is there and does not answer: every call ends with its deadline, and in any case
-/// within `limit`. `impatient` is a connection of the same scope that has [short
+/// Asserts that every call to an engine that does not respond ends with its deadline, and in any
+/// case within `limit`. `impatient` is a connection of the same scope with [short
 /// deadlines](deadlines_of).
 ///
 /// # Errors
-/// Those of the calls that must succeed.
+/// Errors of the calls that must succeed.
 ///
 /// # Panics
-/// When a call ends otherwise, or not at all.
+/// If a call ends with another error, or does not end.
 pub async fn does_not_answer<C: Connection>(
     own: &Own,
     connection: &C,
@@ -150,7 +150,7 @@ pub async fn does_not_answer<C: Connection>(
     let ended = join_all(ends).await;
     own.process().thaw()?;
     for (name, result) in ended {
-        let result = result.unwrap_or_else(|_| panic!("{name} has no deadline"));
+        let result = result.unwrap_or_else(|_| panic!("{name}: the deadline has no effect"));
         println!("{name}: {result:?}");
         let error = fails(C::BACKEND, result, ErrorKind::Timeout, begun);
         assert!(error.is_retryable());

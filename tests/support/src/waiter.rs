@@ -1,4 +1,4 @@
-//! Waits for the ends of containers.
+//! Waits for the exits of containers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,46 +9,46 @@ use tokio::task::JoinHandle;
 
 use crate::Outcome;
 
-/// A wait for the end of a container, on its way.
+/// Pending wait for the exit of a container.
 #[derive(Debug)]
 pub struct Waiter(JoinHandle<runtime_core::Result<Exit>>);
 
 impl Waiter {
-    /// Waits in a task of its own.
+    /// Starts a wait in its own task.
     #[must_use]
     pub fn of(container: &Arc<dyn Container>) -> Self {
         let container = Arc::clone(container);
         Self(tokio::spawn(async move { container.wait().await }))
     }
 
-    /// So many, which share out the containers among themselves.
+    /// Starts `count` waits, distributed over the containers.
     #[must_use]
     pub fn many(containers: &[Arc<dyn Container>], count: usize) -> Vec<Self> {
         containers.iter().cycle().take(count).map(Self::of).collect()
     }
 
-    /// Whether it has its answer, or an error.
+    /// Returns true if the wait has completed.
     #[must_use]
     pub fn is_done(&self) -> bool {
         self.0.is_finished()
     }
 
-    /// What it comes to, within so many seconds.
+    /// Returns the result of the wait, within a timeout in seconds.
     ///
     /// # Errors
-    /// When it goes on for longer.
+    /// If the timeout elapses.
     pub async fn answer(self, seconds: u64) -> Result<runtime_core::Result<Exit>, BoxError> {
         Ok(tokio::time::timeout(Duration::from_secs(seconds), self.0).await??)
     }
 }
 
-/// Kills containers, and asserts that each of their waiters is told so.
+/// Kills containers, and asserts that each of their waiters returns that exit.
 ///
 /// # Errors
-/// Those of the kills and of the waits.
+/// Errors of the kills and of the waits.
 ///
 /// # Panics
-/// When one is told of another end.
+/// If a waiter returns another exit.
 pub async fn all_killed(containers: &[Arc<dyn Container>], waiters: Vec<Waiter>) -> Outcome {
     for container in containers {
         container.kill(Signal::KILL).await?;

@@ -3,8 +3,8 @@
 use anyhow::Result;
 use test_engines::Engine;
 
-/// Measures on a private engine. What follows the engine's name goes to the bench itself:
-/// `cargo xtask bench docker --help` shows it.
+/// Measures on a private engine. Arguments after the engine's name are passed to the bench program:
+/// see `cargo xtask bench docker --help`.
 #[derive(Debug, clap::Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct Arguments {

@@ -1,4 +1,4 @@
-//! The engine that is measured, and the bench.
+//! Runs the bench on a private engine.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -9,15 +9,15 @@ use test_engines::{Engine, Site};
 use crate::guard::Guard;
 use crate::workspace::cargo;
 
-/// Runs a part of the bench on a private engine. The bench is a program of its own, because only a
-/// release build has figures to show.
+/// Runs a part of the bench on a private engine. The bench is a separate program, because only a
+/// release build returns meaningful results.
 pub(super) fn run(part: &str, engine: Engine, options: &[String]) -> Result<()> {
-    // The command is measured too. All is built before an engine is up, and waits for it.
+    // The CLI is measured, too. Everything is built before the engine starts.
     let built =
         cargo(&["build", "--quiet", "--release", "--package", "bench", "--package", "runtime-cli"])
             .status()
-            .context("starting cargo")?;
-    ensure!(built.success(), "the bench does not build");
+            .context("failed to start cargo")?;
+    ensure!(built.success(), "failed to build the bench");
     let mut bench = Command::new(beside_this_program("release/bench")?);
     bench.arg(part).args(options);
     let site = Site::of_checkout()?;
@@ -27,10 +27,10 @@ pub(super) fn run(part: &str, engine: Engine, options: &[String]) -> Result<()> 
     } else {
         let usual = [Engine::Docker, Engine::Containerd, Engine::Kubernetes].contains(&engine);
         let named = if usual { String::new() } else { format!(" --engine {engine}") };
-        println!("again with cargo xtask bench {part}{named} {}", options.join(" "));
+        println!("reproduce with cargo xtask bench {part}{named} {}", options.join(" "));
         measure(&site, &guard, engine, &mut bench)
     };
-    // Also after a failure and after Ctrl-C. What was up before stays up.
+    // Also after a failure and after Ctrl-C. Engines that were up before stay up.
     let cleaned = guard.finish();
     measured.and(cleaned)
 }
@@ -38,14 +38,14 @@ pub(super) fn run(part: &str, engine: Engine, options: &[String]) -> Result<()> 
 fn measure(site: &Site, guard: &Guard, engine: Engine, bench: &mut Command) -> Result<()> {
     for engine in [Engine::Registry, engine] {
         guard.up(engine)?;
-        bench.envs(site.status(engine).context("it went away")?.variables()?);
+        bench.envs(site.status(engine).context("the engine has stopped")?.variables()?);
     }
     guard.run(bench)
 }
 
-/// A program in cargo's target folder, where this one is in `debug`.
+/// Returns the path of a program in cargo's target directory; this program is in its `debug`.
 fn beside_this_program(path: &str) -> Result<PathBuf> {
-    let this = std::env::current_exe().context("where this program is")?;
-    let target = this.ancestors().nth(2).context("this program is in no target folder")?;
+    let this = std::env::current_exe().context("failed to find this program")?;
+    let target = this.ancestors().nth(2).context("this program is not in a target directory")?;
     Ok(target.join(path))
 }

@@ -3,8 +3,8 @@
 use anyhow::Result;
 use test_engines::Engine;
 
-/// Measures on a private cluster. What follows goes to the bench itself:
-/// `cargo xtask bench k8s --help` shows it.
+/// Measures on a private cluster. Arguments are passed to the bench program: see `cargo xtask bench
+/// k8s --help`.
 #[derive(Debug, clap::Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct Arguments {

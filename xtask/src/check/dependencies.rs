@@ -1,4 +1,4 @@
-//! Rules for dependencies: who may reach what, licences, duplicates, the oldest Rust.
+//! Rules for dependencies: reachable packages, licences, duplicates, the minimum Rust version.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -10,8 +10,8 @@ use spdx::{Expression, LicenseReq, Licensee, ParseMode};
 use super::policy::{Policy, Skip};
 use crate::workspace::{cargo, metadata};
 
-/// What a crate's users must never get with it, by any path and with any feature but those of
-/// [`BY_FEATURE`].
+/// Packages that a crate must not depend on by any path, and with any features except those of
+/// [`OPTIONAL`].
 const UNREACHABLE: [(&str, &[&str]); 5] = [
     (
         "runtime-core",
@@ -48,11 +48,11 @@ const UNREACHABLE: [(&str, &[&str]); 5] = [
     ("runtime-k8s", &["bollard", "tonic", "prost", "runtime-docker", "runtime-cri"]),
 ];
 
-/// What comes with a crate only where its user asks for it by a feature.
-const BY_FEATURE: [(&str, &str); 1] = [("runtime-k8s", "runtime-cri")];
+/// Dependencies that are enabled only by a feature.
+const OPTIONAL: [(&str, &str); 1] = [("runtime-k8s", "runtime-cri")];
 
-/// The features of the command, and what each of them stands for. With one alone, what its backend
-/// must not reach does not come with the command either.
+/// Features of the CLI and their backends. With one of them alone, packages that its backend must
+/// not reach are not dependencies of the CLI either.
 const BACKENDS: [(&str, &str); 3] =
     [("docker", "runtime-docker"), ("cri", "runtime-cri"), ("k8s", "runtime-k8s")];
 
@@ -61,7 +61,7 @@ pub fn check() -> Result<()> {
     let metadata = metadata(&policy.graph.targets)?;
     let graph = Graph::new(&metadata)?;
     let mut faults = Vec::new();
-    faults.extend(graph.reached());
+    faults.extend(graph.unreachable_faults());
     for (feature, backend) in BACKENDS {
         faults.extend(with_one_backend(feature, backend)?);
     }
@@ -76,7 +76,7 @@ pub fn check() -> Result<()> {
     Ok(())
 }
 
-/// The packages that are built for our targets, and their edges.
+/// Packages that are built for our targets, and their edges.
 struct Graph<'a> {
     packages: BTreeMap<&'a PackageId, &'a Package>,
     nodes: HashMap<&'a PackageId, &'a Node>,
@@ -85,7 +85,7 @@ struct Graph<'a> {
 
 impl<'a> Graph<'a> {
     fn new(metadata: &'a Metadata) -> Result<Self> {
-        let resolve = metadata.resolve.as_ref().context("nothing is resolved")?;
+        let resolve = metadata.resolve.as_ref().context("cargo resolved no dependencies")?;
         let nodes: HashMap<_, _> = resolve.nodes.iter().map(|node| (&node.id, node)).collect();
         Ok(Self {
             packages: metadata
@@ -103,18 +103,18 @@ impl<'a> Graph<'a> {
         self.members.contains(&package.id)
     }
 
-    /// All that comes with a package when somebody depends on it; each with the package that
-    /// brings it. Development dependencies do not come along.
+    /// Returns all transitive dependencies of a package, each with the package that depends on it.
+    /// Development dependencies are not included.
     fn closure(&self, start: &'a PackageId) -> BTreeMap<&'a PackageId, &'a PackageId> {
         let mut found = BTreeMap::new();
         let mut open = vec![start];
         while let Some(id) = open.pop() {
             let deps = self.nodes.get(id).map_or(&[][..], |node| &node.deps);
             for dep in deps {
-                let comes_along =
+                let is_included =
                     dep.dep_kinds.iter().any(|kind| kind.kind != DependencyKind::Development);
-                let asked_for = self.is_by_feature(id, self.name(&dep.pkg));
-                if comes_along && !asked_for && !found.contains_key(&dep.pkg) {
+                let is_optional = self.is_optional(id, self.name(&dep.pkg));
+                if is_included && !is_optional && !found.contains_key(&dep.pkg) {
                     found.insert(&dep.pkg, id);
                     open.push(&dep.pkg);
                 }
@@ -123,12 +123,12 @@ impl<'a> Graph<'a> {
         found
     }
 
-    /// Whether a package is a dependency of another by a feature alone, one that is off by default.
-    fn is_by_feature(&self, of: &PackageId, name: &str) -> bool {
+    /// Returns true if a package is a dependency only through a feature that is off by default.
+    fn is_optional(&self, of: &PackageId, name: &str) -> bool {
         let Some(package) = self.packages.get(of) else { return false };
         let on_by_default = package.features.get("default").is_some_and(|on| !on.is_empty());
         !on_by_default
-            && BY_FEATURE.contains(&(package.name.as_str(), name))
+            && OPTIONAL.contains(&(package.name.as_str(), name))
             && package
                 .dependencies
                 .iter()
@@ -140,7 +140,7 @@ impl<'a> Graph<'a> {
         self.packages.get(id).map_or("?", |package| package.name.as_str())
     }
 
-    fn reached(&self) -> Vec<String> {
+    fn unreachable_faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         for (ours, forbidden) in UNREACHABLE {
             let Some(package) = self
@@ -148,7 +148,7 @@ impl<'a> Graph<'a> {
                 .values()
                 .find(|package| package.name == ours && self.is_ours(package))
             else {
-                // A crate that is planned and not there yet reaches nothing.
+                // The crate does not exist yet.
                 continue;
             };
             for (id, parent) in self.closure(&package.id) {
@@ -167,21 +167,20 @@ impl<'a> Graph<'a> {
     }
 }
 
-/// What comes with the command built for one backend, and must not.
+/// Returns the forbidden dependencies of the CLI with one backend.
 fn with_one_backend(feature: &str, backend: &str) -> Result<Vec<String>> {
-    let comes = command_with(feature)?;
-    ensure!(comes.contains(backend), "runtime-cli with {feature} does not reach {backend}");
+    let reached = cli_dependencies(feature)?;
+    ensure!(reached.contains(backend), "runtime-cli with {feature} does not reach {backend}");
     let rules = UNREACHABLE.iter().filter(|(ours, _)| *ours == backend);
     let forbidden = rules.flat_map(|(_, forbidden)| *forbidden);
     Ok(forbidden
-        .filter(|name| comes.contains(**name))
+        .filter(|name| reached.contains(**name))
         .map(|name| format!("runtime-cli with only {feature} must not reach {name}"))
         .collect())
 }
 
-/// The names of all packages of the command with only this feature. The graph above has all
-/// features on.
-fn command_with(feature: &str) -> Result<BTreeSet<String>> {
+/// Returns the packages of the CLI with only this feature; [`Graph`] has all features on.
+fn cli_dependencies(feature: &str) -> Result<BTreeSet<String>> {
     let output = cargo(&["tree", "--package", "runtime-cli", "--no-default-features"])
         .args(["--features", feature, "--edges", "normal,build"])
         .args(["--prefix", "none", "--format", "{p}"])
@@ -203,10 +202,10 @@ fn licences(graph: &Graph<'_>, allow: &[String]) -> Result<Vec<String>> {
     let mut used = BTreeSet::new();
     for package in graph.packages.values() {
         let Some(text) = &package.license else {
-            faults.push(format!("{} states no licence", package.name));
+            faults.push(format!("{} has no licence", package.name));
             continue;
         };
-        // Old packages write `MIT/Apache-2.0`.
+        // Old packages use `MIT/Apache-2.0`.
         let expression = Expression::parse_mode(text, ParseMode::LAX)
             .with_context(|| format!("the licence of {}", package.name))?;
         if !expression.evaluate(passes) {
@@ -225,7 +224,7 @@ fn licences(graph: &Graph<'_>, allow: &[String]) -> Result<Vec<String>> {
         allowed
             .iter()
             .filter(|licensee| !used.contains(&licensee.to_string()))
-            .map(|licensee| format!("deny.toml allows {licensee}, which nothing uses")),
+            .map(|licensee| format!("deny.toml allows {licensee}, which is not used")),
     );
     Ok(faults)
 }
@@ -237,11 +236,11 @@ fn duplicates(graph: &Graph<'_>, skip: &[Skip]) -> Result<Vec<String>> {
     }
     let mut accepted = Vec::new();
     for entry in skip {
-        ensure!(!entry.reason.is_empty(), "{}: no reason", entry.package);
+        ensure!(!entry.reason.is_empty(), "{}: missing reason", entry.package);
         let (name, version) = entry
             .package
             .split_once('@')
-            .with_context(|| format!("{}: no version", entry.package))?;
+            .with_context(|| format!("{}: missing version", entry.package))?;
         accepted.push((name, VersionReq::parse(version)?, false));
     }
     let mut faults = Vec::new();
@@ -261,21 +260,18 @@ fn duplicates(graph: &Graph<'_>, skip: &[Skip]) -> Result<Vec<String>> {
             .collect();
         if left.len() > 1 {
             faults.push(format!(
-                "{name} is there as {}, without a reason in deny.toml",
+                "{name} has versions {}, without a reason in deny.toml",
                 left.join(" and ")
             ));
         }
     }
-    faults.extend(
-        accepted
-            .iter()
-            .filter(|(_, _, used)| !used)
-            .map(|(name, version, _)| format!("deny.toml skips {name}@{version}, needlessly")),
-    );
+    faults.extend(accepted.iter().filter(|(_, _, used)| !used).map(|(name, version, _)| {
+        format!("deny.toml skips {name}@{version}, which is not needed")
+    }));
     Ok(faults)
 }
 
-/// Packages that need a newer Rust than the one that we state.
+/// Returns packages that require a newer Rust than the workspace.
 fn too_new(graph: &Graph<'_>) -> Vec<String> {
     let ours = graph
         .packages
@@ -297,12 +293,12 @@ fn too_new(graph: &Graph<'_>) -> Vec<String> {
         .collect()
 }
 
-/// Packages that come from somewhere else than the registry.
+/// Returns packages that are not from crates.io.
 fn sources(graph: &Graph<'_>) -> Vec<String> {
     graph
         .foreign()
         .filter(|package| !package.source.as_ref().is_some_and(|s| s.is_crates_io()))
-        .map(|package| format!("{} comes from {:?}", package.name, package.source))
+        .map(|package| format!("{} is from {:?}", package.name, package.source))
         .collect()
 }
 
@@ -310,29 +306,29 @@ fn sources(graph: &Graph<'_>) -> Vec<String> {
 mod tests {
     use super::*;
 
-    /// A rule that looks at the wrong place passes for ever.
+    /// Guards against a rule that passes because it checks the wrong place.
     #[test]
-    fn what_a_crate_reaches_is_seen() {
+    fn closure_contains_transitive_dependencies() {
         let metadata = metadata(&[]).unwrap();
         let graph = Graph::new(&metadata).unwrap();
         let reached = |name: &str| -> BTreeSet<&str> {
             let package = graph.packages.values().find(|package| package.name == name).unwrap();
             graph.closure(&package.id).into_keys().map(|id| graph.name(id)).collect()
         };
-        // Directly, through others, and not what only its tests use.
+        // Direct and transitive dependencies, without those of tests.
         assert!(reached("runtime-docker").contains("bollard"));
         assert!(reached("runtime-docker").contains("hyper"));
         assert!(reached("xtask").contains("serde_core"));
         assert!(!reached("test-engines").contains("tempfile"));
-        // What is asked for is not looked at, and what is not is.
+        // Optional dependencies are excluded, others are not.
         assert!(!reached("runtime-k8s").contains("runtime-cri"));
         assert!(reached("runtime-cli").contains("runtime-cri"));
     }
 
     #[test]
-    fn what_comes_with_the_command_is_seen() {
-        assert!(command_with("cri").unwrap().contains("tonic"));
-        assert!(command_with("docker,cri").unwrap().contains("bollard"));
+    fn cli_with_one_backend_has_no_forbidden_dependency() {
+        assert!(cli_dependencies("cri").unwrap().contains("tonic"));
+        assert!(cli_dependencies("docker,cri").unwrap().contains("bollard"));
         for (feature, backend) in BACKENDS {
             assert_eq!(with_one_backend(feature, backend).unwrap(), [""; 0]);
         }
@@ -340,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_licence_that_is_not_allowed_is_a_fault() {
+    fn licence_outside_allow_list_is_a_fault() {
         let metadata = metadata(&[]).unwrap();
         let graph = Graph::new(&metadata).unwrap();
         let faults = licences(&graph, &["Apache-2.0".to_owned()]).unwrap();

@@ -6,12 +6,12 @@ use anyhow::{Context, Result, ensure};
 
 use crate::workspace::root;
 
-/// No tracked file names a place of the machine that it was written on.
+/// Checks that no tracked file contains a path or host of this machine.
 pub fn check() -> Result<()> {
     let root = root();
     let mut private = vec![root.to_string_lossy().into_owned()];
     if let Some(home) = std::env::home_dir() {
-        // The home of root is the same everywhere and stands in every container image.
+        // `/root` is the same on all machines and is part of every container image.
         private.push(home.to_string_lossy().into_owned());
     }
     private.retain(|path| path.len() > 1 && path != "/root");
@@ -28,13 +28,13 @@ pub fn check() -> Result<()> {
     let mut faults = 0;
     for name in String::from_utf8_lossy(&listed.stdout).split_terminator('\0') {
         let Ok(bytes) = std::fs::read(root.join(name)) else {
-            // Removed from the tree and not yet from the index.
+            // Deleted from the tree, but not yet from the index.
             continue;
         };
         let text = String::from_utf8_lossy(&bytes);
         for (number, line) in text.lines().enumerate() {
             for found in private.iter().filter(|text| line.contains(text.as_str())) {
-                println!("{name}:{}: names {found}", number + 1);
+                println!("{name}:{}: contains {found}", number + 1);
                 faults += 1;
             }
         }

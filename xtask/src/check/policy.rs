@@ -1,4 +1,4 @@
-//! The policy in `deny.toml`, as far as we check it ourselves.
+//! The parts of `deny.toml` that this program checks.
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
@@ -27,7 +27,7 @@ pub struct Bans {
     pub skip: Vec<Skip>,
 }
 
-/// A second version of a crate that is accepted.
+/// An accepted second version of a crate.
 #[derive(Debug, Deserialize)]
 pub struct Skip {
     #[serde(rename = "crate")]

@@ -1,4 +1,4 @@
-//! The test programs of the workspace, built once and run for every engine.
+//! Test programs of the workspace, built once and run for every engine.
 
 use std::io::BufReader;
 use std::path::PathBuf;
@@ -10,20 +10,20 @@ use cargo_metadata::{Message, Target, TargetKind};
 use crate::guard::Stop;
 use crate::workspace::{cargo, metadata};
 
-/// One test program.
+/// A test program.
 #[derive(Debug)]
 pub struct Binary {
     pub package: String,
-    /// The name of its target.
+    /// The target's name.
     pub name: String,
-    /// Whether it stands in `tests/` of its package, not in the sources.
+    /// Set if the program is in `tests/` of its package.
     pub is_integration: bool,
     path: PathBuf,
     folder: PathBuf,
 }
 
 impl Binary {
-    /// A command that runs it as `cargo test` would.
+    /// Returns a command that runs the program like `cargo test` does.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.path);
         command.current_dir(&self.folder).env("CARGO_MANIFEST_DIR", &self.folder);
@@ -31,19 +31,19 @@ impl Binary {
     }
 }
 
-/// What could be built, and whether that is all.
+/// Built programs, and whether all were built.
 #[derive(Debug)]
 pub struct Build {
     pub binaries: Vec<Binary>,
     pub complete: bool,
 }
 
-/// Chooses all test programs.
+/// Selects all test programs.
 pub const ALL: fn(&Target, &str) -> bool = |_, _| true;
 
-/// Builds test programs in one go: with a package at a time, each would choose other features of the
-/// dependencies and build them again. `wanted` chooses among the integration tests, by the target
-/// and its package.
+/// Builds test programs with one cargo command, because separate commands per package would select
+/// other features of the dependencies and rebuild them. `wanted` selects integration tests by
+/// target and package.
 pub fn build(stop: &Stop, wanted: fn(&Target, &str) -> bool) -> Result<Build> {
     let metadata = metadata(&[])?;
     let mut command = cargo(&[
@@ -51,7 +51,7 @@ pub fn build(stop: &Stop, wanted: fn(&Target, &str) -> bool) -> Result<Build> {
         "--workspace",
         "--all-features",
         "--no-run",
-        // A package that does not build keeps nobody from testing another.
+        // A package that fails to build does not prevent the tests of others.
         "--no-fail-fast",
         "--message-format=json-render-diagnostics",
     ]);
@@ -65,7 +65,7 @@ pub fn build(stop: &Stop, wanted: fn(&Target, &str) -> bool) -> Result<Build> {
         command.args(chosen.iter().flat_map(|(target, _)| ["--test", target.name.as_str()]));
     }
     let mut child = command.stdout(Stdio::piped()).spawn()?;
-    let output = child.stdout.take().context("no output")?;
+    let output = child.stdout.take().context("cargo has no output")?;
     let mut binaries = Vec::new();
     for message in Message::parse_stream(BufReader::new(output)) {
         let Message::CompilerArtifact(artifact) = message? else {
@@ -75,7 +75,8 @@ pub fn build(stop: &Stop, wanted: fn(&Target, &str) -> bool) -> Result<Build> {
         if let (true, Some(path), Some(package)) =
             (artifact.profile.test, artifact.executable, package)
         {
-            let folder = package.manifest_path.parent().context("a manifest in no folder")?;
+            let directory =
+                package.manifest_path.parent().context("the manifest has no directory")?;
             binaries.push(Binary {
                 package: package.name.to_string(),
                 name: artifact.target.name,
@@ -86,7 +87,7 @@ pub fn build(stop: &Stop, wanted: fn(&Target, &str) -> bool) -> Result<Build> {
         }
     }
     let mut complete = stop.wait(child)?;
-    // The tests of the command line would build it while their engine waits.
+    // The CLI tests would build the CLI while their engine waits.
     if complete && others.is_empty() {
         let mut command = cargo(&["build", "--workspace", "--all-features", "--bin", "runtime"]);
         complete = stop.wait(command.spawn()?)?;

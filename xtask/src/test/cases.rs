@@ -1,4 +1,4 @@
-//! The cases that were asked for by name.
+//! Selected test cases.
 
 use std::process::{Command, Stdio};
 
@@ -7,33 +7,33 @@ use glob::Pattern;
 
 use super::binaries::Binary;
 
-/// The variable by which the programs with a harness of our own take the patterns.
+/// Variable with the patterns for programs with the custom harness.
 const CASES: &str = "RUNTIME_TEST_CASES";
 
-/// Patterns of the names of cases. None: all cases.
+/// Patterns of case names; empty for all cases.
 #[derive(Debug, Default)]
 pub struct Cases {
     patterns: Vec<Pattern>,
 }
 
 impl Cases {
-    /// Reads patterns.
+    /// Parses patterns.
     pub fn parse(patterns: &[String]) -> Result<Self> {
         let patterns = patterns.iter().map(|pattern| {
-            // The programs take them separated by commas.
-            ensure!(!pattern.contains(','), "a pattern has no comma: give `--case` once for each");
+            // The programs split the list at commas.
+            ensure!(!pattern.contains(','), "a pattern has a comma: repeat `--case` instead");
             Pattern::new(pattern).with_context(|| format!("--case {pattern:?} is not a pattern"))
         });
         Ok(Self { patterns: patterns.collect::<Result<_>>()? })
     }
 
-    /// Whether every case is to run.
+    /// Returns true if all cases are selected.
     pub fn is_all(&self) -> bool {
         self.patterns.is_empty()
     }
 
-    /// A command that runs these cases of a program with a harness of our own.
-    pub fn of_our_harness(&self, binary: &Binary) -> Command {
+    /// Returns a command that runs these cases of a program with the custom harness.
+    pub fn command_for_custom_harness(&self, binary: &Binary) -> Command {
         let mut command = binary.command();
         if !self.is_all() {
             let patterns: Vec<_> = self.patterns.iter().map(Pattern::as_str).collect();
@@ -42,9 +42,9 @@ impl Cases {
         command
     }
 
-    /// A command that runs these cases of a program with the standard harness. `None` if it has none
-    /// of them.
-    pub fn of_standard_harness(&self, binary: &Binary) -> Result<Option<Command>> {
+    /// Returns a command that runs these cases of a program with the standard harness, or `None` if
+    /// it has none of them.
+    pub fn command_for_standard_harness(&self, binary: &Binary) -> Result<Option<Command>> {
         let mut command = binary.command();
         if self.is_all() {
             return Ok(Some(command));
@@ -54,8 +54,8 @@ impl Cases {
             .args(["--list", "--format", "terse"])
             .stderr(Stdio::inherit())
             .output()
-            .with_context(|| format!("cannot list the tests of {}", binary.name))?;
-        ensure!(listed.status.success(), "{} does not list its tests", binary.name);
+            .with_context(|| format!("failed to list the tests of {}", binary.name))?;
+        ensure!(listed.status.success(), "failed to list the tests of {}", binary.name);
         let names = self.names_in(&String::from_utf8_lossy(&listed.stdout));
         if names.is_empty() {
             return Ok(None);
@@ -64,8 +64,8 @@ impl Cases {
         Ok(Some(command))
     }
 
-    /// The names that match, of a list with a `NAME: test` in each line. A test in a module of the
-    /// file's name, as all of `faults` are, is known without that too.
+    /// Returns the matching names of a list with `NAME: test` lines. The first module, such as
+    /// `faults`, may be omitted if it is the file's name.
     fn names_in(&self, list: &str) -> Vec<String> {
         let names = list.lines().filter_map(|line| line.strip_suffix(": test"));
         let is_wanted = |name: &&str| {
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_the_standard_harness_are_found() {
+    fn patterns_match_names_of_standard_harness() {
         let list = "faults::own::a: test\nfaults::own::b: test\nfaults::pull::c: test\n\n3 tests";
         let found = |pattern: &str| cases(&[pattern]).unwrap().names_in(list);
         assert_eq!(found("own::*"), ["faults::own::a", "faults::own::b"]);
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_patterns_are_refused() {
+    fn invalid_pattern_returns_error() {
         assert!(cases(&["stop::["]).is_err());
         assert!(cases(&["a,b"]).is_err());
         assert!(cases(&[]).unwrap().is_all());

@@ -1,4 +1,4 @@
-//! The tests that run on engines.
+//! Tests that run on engines.
 
 use std::path::PathBuf;
 
@@ -8,19 +8,21 @@ use test_engines::{Engine, Site};
 use super::binaries::Binary;
 use super::cases::Cases;
 use super::output::Output;
-use super::part::{CONFORMANCE, FAULTS, MATRIX_ONLY, ON_NO_ENGINE, Part, leave_out, row_of};
+use super::part::{
+    CONFORMANCE, FAULTS, FAULTS_WITHOUT_ENGINE, MATRIX_ONLY, Part, leave_out, row_of,
+};
 use super::report::{self, Row};
 use super::unit;
 use crate::guard::Guard;
 use crate::workspace::root;
 
-/// Which programs of a part a step runs.
+/// Selection of a part's programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Programs {
     All,
-    /// All but [`FAULTS`], which come in a later step: the engine runs on for them.
+    /// All but [`FAULTS`], which run in a later step while the engine stays up.
     ButFaults,
-    /// The [`FAULTS`] alone.
+    /// [`FAULTS`] only.
     Faults,
 }
 
@@ -34,29 +36,29 @@ impl Programs {
     }
 }
 
-/// Outcome of a step.
+/// Result of a step.
 #[derive(Debug, Default)]
-pub struct Tested {
+pub struct StepResult {
     pub rows: Vec<Row>,
     /// The reports of conformance programs.
     pub written: Vec<PathBuf>,
     pub failed: Vec<String>,
-    /// How many programs without a row ran.
+    /// Number of programs without a row that ran.
     pub ran: usize,
 }
 
-impl Tested {
-    /// A step that failed as a whole.
+impl StepResult {
+    /// Creates the result of a step that failed as a whole.
     pub fn failure(text: String) -> Self {
         Self { failed: vec![text], ..Self::default() }
     }
 
-    /// A step whose programs have no row.
+    /// Creates the result of a step whose programs have no row.
     pub fn programs(ran: usize) -> Self {
         Self { ran, ..Self::default() }
     }
 
-    /// Adds the outcome of another step. The rows of one engine become one.
+    /// Adds the result of another step, and merges the rows of an engine.
     pub fn add(&mut self, other: Self) {
         for row in other.rows {
             match self.rows.iter_mut().find(|own| own.is_of_same_engine(&row)) {
@@ -70,7 +72,7 @@ impl Tested {
     }
 }
 
-/// The tests that run on engines.
+/// Context for running tests on engines.
 #[derive(Debug, Clone, Copy)]
 pub struct EngineRun<'a> {
     pub site: &'a Site,
@@ -82,9 +84,9 @@ pub struct EngineRun<'a> {
 }
 
 impl EngineRun<'_> {
-    /// Runs a part on each of its engines, one after the other.
-    pub fn part(&self, part: Part, programs: Programs, output: &Output) -> Tested {
-        let mut all = Tested::default();
+    /// Runs a part on each of its engines, in order.
+    pub fn part(&self, part: Part, programs: Programs, output: &Output) -> StepResult {
+        let mut all = StepResult::default();
         for (at, engine) in part.engines(self.matrix).iter().enumerate() {
             let work = || self.engine(*engine, part, programs, at == 0, output);
             match output.timed(engine.name(), work) {
@@ -95,7 +97,8 @@ impl EngineRun<'_> {
         all
     }
 
-    /// Whether a part runs the programs that run once for each backend: the first one of it does.
+    /// Returns true if a part runs the programs that run once per backend, which is the backend's
+    /// first part.
     fn is_first_of_backend(&self, part: Part) -> bool {
         self.parts.iter().find(|other| other.package() == part.package()) == Some(&part)
     }
@@ -107,7 +110,7 @@ impl EngineRun<'_> {
         programs: Programs,
         is_first: bool,
         output: &Output,
-    ) -> Result<Tested> {
+    ) -> Result<StepResult> {
         let Self { site, guard, matrix, .. } = *self;
         let binaries: Vec<_> = self
             .binaries
@@ -123,13 +126,13 @@ impl EngineRun<'_> {
             .collect();
         ensure!(
             binaries.iter().any(|binary| [CONFORMANCE, FAULTS].contains(&binary.name.as_str())),
-            "{} has no tests on engines, or they do not build",
+            "{} has no tests on engines, or they failed to build",
             part.package().unwrap_or_default()
         );
         let started = guard.up(engine)?;
-        let running = site.status(engine).context("it went away")?;
+        let running = site.status(engine).context("the engine has stopped")?;
         std::fs::create_dir_all(reports())?;
-        // The first row is for the programs that have none of their own.
+        // The first row is for programs without a row of their own.
         let mut rows = vec![Row::new(engine.name(), running.version())];
         let mut written = Vec::new();
         for binary in binaries {
@@ -142,10 +145,10 @@ impl EngineRun<'_> {
             let report = report_path(engine, &binary.name);
             let mut command = match binary.name.as_str() {
                 FAULTS => {
-                    let Some(mut command) = self.cases.of_standard_harness(binary)? else {
+                    let Some(mut command) = self.cases.command_for_standard_harness(binary)? else {
                         continue;
                     };
-                    // The harness of a stable Rust gives durations to a caller who insists.
+                    // The harness reports durations on stable Rust only with these options.
                     command
                         .env("RUSTC_BOOTSTRAP", "1")
                         .args(["-Zunstable-options", "--report-time"]);
@@ -154,10 +157,10 @@ impl EngineRun<'_> {
                     }
                     command
                 }
-                _ => self.cases.of_our_harness(binary),
+                _ => self.cases.command_for_custom_harness(binary),
             };
             if again {
-                command.args(ON_NO_ENGINE.iter().flat_map(|module| ["--skip", module]));
+                command.args(FAULTS_WITHOUT_ENGINE.iter().flat_map(|module| ["--skip", module]));
             }
             command.envs(running.variables()?).env("RUNTIME_TEST_REPORT", &report);
             if matrix {
@@ -186,11 +189,11 @@ impl EngineRun<'_> {
         if started && programs != Programs::ButFaults {
             guard.down(engine)?;
         }
-        Ok(Tested { rows, written, ..Tested::default() })
+        Ok(StepResult { rows, written, ..StepResult::default() })
     }
 }
 
-/// Where the test programs write their reports.
+/// Returns the directory of the test programs' reports.
 fn reports() -> PathBuf {
     root().join("target/reports")
 }

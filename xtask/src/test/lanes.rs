@@ -1,9 +1,9 @@
-//! Steps that run side by side.
+//! Concurrent steps.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Runs every step, `lanes` of them at a time. When a lane is free, the first step in order begins that
-/// conflicts with none of the running ones. The results are in the order of the steps.
+/// Runs all steps, `lanes` at a time. A free lane starts the first step that conflicts with no
+/// running step. The results are in the order of the steps.
 pub fn run<S: Sync, T: Send>(
     steps: &[S],
     lanes: usize,
@@ -37,7 +37,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Places of the steps that wait and that run.
+/// Indices of waiting and running steps.
 struct Steps {
     waiting: Vec<usize>,
     running: Vec<usize>,
@@ -49,7 +49,7 @@ struct Board {
 }
 
 impl Board {
-    /// Waits for a step that may run. `None` if all have begun.
+    /// Waits for a step that may run. Returns `None` when all have started.
     fn take(&self, may_run: impl Fn(usize, &[usize]) -> bool) -> Option<Running<'_>> {
         let mut steps = lock(&self.steps);
         loop {
@@ -67,7 +67,7 @@ impl Board {
     }
 }
 
-/// A step that runs. It ends with this, also if it panics: the other lanes may wait for its end.
+/// A running step. Dropping it ends the step, also on a panic, because other lanes may wait for it.
 struct Running<'a> {
     board: &'a Board,
     at: usize,
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steps_run_side_by_side_and_results_are_in_order() {
+    fn steps_run_concurrently_and_results_keep_order() {
         let both = Barrier::new(2);
         let results = run(
             &[1, 2],
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_that_conflict_never_meet() {
+    fn conflicting_steps_never_overlap() {
         let running = Mutex::new(Vec::new());
         let conflict = |a: &i32, b: &i32| a % 2 == b % 2;
         let results = run(&[1, 3, 5, 2, 4], 3, conflict, |step| {
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn one_lane_keeps_the_order() {
+    fn one_lane_runs_steps_in_order() {
         let order = Mutex::new(Vec::new());
         run(&[3, 1, 2], 1, |_, _| true, |step| lock(&order).push(*step));
         assert_eq!(*lock(&order), [3, 1, 2]);

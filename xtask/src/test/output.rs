@@ -1,4 +1,4 @@
-//! Where the output of a step goes.
+//! Output of steps.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
@@ -8,19 +8,19 @@ use anyhow::{Context, Result, ensure};
 
 use crate::guard::Stop;
 
-/// Output of a step. Each line has the name of the step in front if steps run side by side.
+/// Output of a step. Each line is prefixed with the name of the step if steps run concurrently.
 #[derive(Debug, Clone)]
 pub struct Output {
     prefix: String,
 }
 
 impl Output {
-    /// Lines as they are.
+    /// Creates an output without a prefix.
     pub fn plain() -> Self {
         Self { prefix: String::new() }
     }
 
-    /// Lines with a name in front, in the form that the engines use.
+    /// Creates an output with a name as prefix, in the format of the engines.
     pub fn of(name: &str) -> Self {
         Self { prefix: format!("[{name}] ") }
     }
@@ -30,14 +30,14 @@ impl Output {
         println!("{}{text}", self.prefix);
     }
 
-    /// Runs a command, and prints what it writes to both streams.
+    /// Runs a command, and prints its stdout and stderr.
     pub fn run(&self, stop: &Stop, command: &mut Command) -> Result<()> {
         let success = self.run_with(stop, command, |_| ())?;
         ensure!(success, "{:?} failed", command.get_program());
         Ok(())
     }
 
-    /// Does the same, and gives each line of the standard output to `take`. Returns whether the
+    /// Same as [`run`](Self::run), and passes each line of stdout to `take`. Returns true if the
     /// command succeeded.
     pub fn run_with(
         &self,
@@ -49,9 +49,9 @@ impl Output {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .with_context(|| format!("cannot run {:?}", command.get_program()))?;
-        let stdout = child.stdout.take().context("no output")?;
-        let stderr = child.stderr.take().context("no error output")?;
+            .with_context(|| format!("failed to run {:?}", command.get_program()))?;
+        let stdout = child.stdout.take().context("the command has no stdout")?;
+        let stderr = child.stderr.take().context("the command has no stderr")?;
         std::thread::scope(|scope| {
             scope.spawn(|| self.copy(stdout, &mut take));
             scope.spawn(|| self.copy(stderr, &mut |_| ()));
@@ -68,7 +68,7 @@ impl Output {
         }
     }
 
-    /// Does a step, and prints its name and how long it took.
+    /// Runs a step, and prints its name and duration.
     pub fn timed<T>(&self, name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
         self.line(&format!("== {name}"));
         let start = Instant::now();
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_of_a_command_are_taken_and_its_failure_is_seen() {
+    fn run_with_passes_lines_and_reports_failure() {
         let stop = Stop::new().unwrap();
         let mut lines = Vec::new();
         let mut command = Command::new("sh");

@@ -1,14 +1,14 @@
-//! The parts of the test run, and what each of them runs on which engine.
+//! Parts of the test run, with their programs and engines.
 
 use clap::ValueEnum;
 use test_engines::Engine;
 
-/// A part of the tests that can be run by itself.
+/// A part of the tests that can run separately.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Part {
     /// Unit and documentation tests
     Unit,
-    /// The tests of the engines themselves: they come up, and leave nothing
+    /// The tests of the engines themselves: start, stop, and cleanup
     Engines,
     /// Docker Engine
     Docker,
@@ -20,13 +20,13 @@ pub enum Part {
     K8s,
 }
 
-/// The parts that run if none is named.
-pub const WHOLE: &[Part] =
+/// Default parts.
+pub const PARTS_DEFAULT: &[Part] =
     &[Part::Unit, Part::Engines, Part::Docker, Part::Podman, Part::Cri, Part::K8s];
 
 impl Part {
-    /// The package with its tests on engines; `None` for the parts that have no engine of the
-    /// environment.
+    /// Returns the package with the part's tests on engines; `None` for parts without an engine of
+    /// the environment.
     pub fn package(self) -> Option<&'static str> {
         match self {
             Self::Unit | Self::Engines => None,
@@ -36,18 +36,18 @@ impl Part {
         }
     }
 
-    /// The package with the tests of the command line, if they run on the engines of the part.
+    /// Returns the package with the CLI tests, if they run on the part's engines.
     pub fn command_line(self) -> Option<&'static str> {
         matches!(self, Self::Docker | Self::Cri | Self::K8s).then_some("cli-tests")
     }
 
-    /// How many of its faults run at a time; `None` for the default of the harness. Those of a cluster
-    /// mostly wait, and keep apart from each other by themselves what would disturb another.
+    /// Returns the number of concurrent fault tests; `None` for the harness's default. The faults
+    /// of a cluster are mostly idle, and exclude each other where necessary.
     pub fn fault_threads(self) -> Option<usize> {
         (self == Self::K8s).then_some(4)
     }
 
-    /// The engines that it is tested on.
+    /// Returns the engines on which the part runs.
     pub fn engines(self, matrix: bool) -> &'static [Engine] {
         match (self, matrix) {
             (Self::Unit | Self::Engines, _) => &[],
@@ -62,16 +62,16 @@ impl Part {
     }
 }
 
-/// The program that runs on every engine. Beside it [`FAULTS`] does; any other one of a package runs
-/// once for each backend.
+/// Program that runs on every engine, like [`FAULTS`]; other programs of a package run once per
+/// backend.
 pub const CONFORMANCE: &str = "conformance";
 
-/// The program with the tests that only one backend has. It has the standard test harness.
+/// Program with the tests of one backend. It uses the standard harness.
 pub const FAULTS: &str = "faults";
 
-/// The modules of [`FAULTS`] that use no engine, or an engine of their own that is the same whatever
-/// the environment names: on a second engine they would only repeat themselves.
-pub const ON_NO_ENGINE: &[&str] = &[
+/// Modules of [`FAULTS`] without an engine, or with an engine that does not depend on the
+/// environment. Running them on a second engine would repeat them.
+pub const FAULTS_WITHOUT_ENGINE: &[&str] = &[
     "dependencies::",
     "dropped::",
     "engine_stops::",
@@ -81,27 +81,27 @@ pub const ON_NO_ENGINE: &[&str] = &[
     "thrown_away::",
 ];
 
-/// Programs that run with `--matrix` alone. Its parts are fetched from unstable, which changes on
-/// any day, and are built for a minute: no change should wait for that or fail by it.
+/// Programs that run only with `--matrix`. Their parts are from Debian unstable, which changes
+/// daily, and take a minute to build: other changes must not wait for that or fail because of it.
 pub const MATRIX_ONLY: &[&str] = &["conformance_translator"];
 
-/// The program whose cases are those of [`CONFORMANCE`] on the same engine in another way, and are
-/// as long there.
-const ANOTHER_WAY: &str = "conformance_node";
+/// Program that runs the cases of [`CONFORMANCE`] on the same engine in another way, where they
+/// take as long.
+const NODE_CONFORMANCE: &str = "conformance_node";
 
-/// The name of the row of a conformance program: the engine's, with the rest of the program's name
-/// if it uses the engine in another way. `None` for any other program.
+/// Returns the row of a conformance program: the engine's name, with the rest of the program's name
+/// if the program uses the engine in another way. `None` for other programs.
 pub fn row_of(engine: Engine, binary: &str) -> Option<String> {
     let way = binary.strip_prefix(CONFORMANCE)?;
     Some(format!("{engine}{}", way.replace('_', "-")))
 }
 
-/// What the plain run leaves out of a program, as `RUNTIME_TEST_LEAVE_OUT` names it. `is_first`: the
-/// engine is the first one of its backend in this run.
+/// Returns the value of `RUNTIME_TEST_LEAVE_OUT` for a program in the plain run. `is_first` is set
+/// for the first engine of a backend.
 pub fn leave_out(binary: &str, is_first: bool) -> String {
-    // A program without a focus has every case in it.
+    // A program without a focus runs every case.
     let mut words = vec!["unfocused"];
-    if !is_first || binary == ANOTHER_WAY {
+    if !is_first || binary == NODE_CONFORMANCE {
         words.push("long");
     }
     words.join(",")

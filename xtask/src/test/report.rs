@@ -1,4 +1,4 @@
-//! What the test programs say of themselves, and the table of it.
+//! Reports of the test programs, and the table of results.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::output::Output;
 use crate::guard::Stop;
 
-/// What a conformance program writes to `RUNTIME_TEST_REPORT`.
+/// Report that a conformance program writes to `RUNTIME_TEST_REPORT`.
 #[derive(Debug, Default, Deserialize)]
 pub struct Report {
     #[serde(default)]
@@ -24,21 +24,21 @@ pub struct Report {
     left_out: Vec<LeftOut>,
     #[serde(default)]
     differences: Vec<Difference>,
-    /// The longest cases, with their seconds.
+    /// The slowest cases with their seconds.
     #[serde(default)]
     slowest: Vec<(String, f64)>,
-    /// What the program has printed of each that failed.
+    /// The output of each failed case.
     #[serde(skip)]
-    words: BTreeMap<String, Vec<String>>,
-    /// The one that it prints the words of.
+    output: BTreeMap<String, Vec<String>>,
+    /// The case whose output is being read.
     #[serde(skip)]
-    telling: Option<String>,
+    output_of: Option<String>,
 }
 
-/// How much of what a case that failed has printed is said again below the table: its last lines.
-const LAST_WORDS: usize = 8;
+/// Number of output lines of a failed case that are repeated below the table.
+const OUTPUT_LINES_MAX: usize = 8;
 
-/// A case that was left out, and the capability that the engine lacks.
+/// A case that was ignored, and the missing capability.
 #[derive(Debug, Deserialize)]
 pub struct Ignored {
     case: String,
@@ -52,15 +52,15 @@ pub struct LeftOut {
     reason: String,
 }
 
-/// A case in whose place a known difference of the engine was asserted. The report counts it
-/// as passed.
+/// A case that was replaced by the assertion of a known difference of the engine. The report counts
+/// it as passed.
 #[derive(Debug, Deserialize)]
 pub struct Difference {
     case: String,
     reason: String,
 }
 
-/// One engine's results.
+/// Results of one engine.
 #[derive(Debug)]
 pub struct Row {
     engine: String,
@@ -73,7 +73,7 @@ pub struct Row {
     durations: Vec<Duration>,
 }
 
-/// How long a case took.
+/// Duration of a case.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Duration {
     row: String,
@@ -97,10 +97,10 @@ impl Row {
 
     pub fn add(&mut self, binary: &str, report: Report) {
         self.passed += report.passed;
-        let Report { failed, words, .. } = &report;
+        let Report { failed, output, .. } = &report;
         self.failed.extend(failed.iter().map(|case| {
-            let words = words.get(case).map_or(&[][..], Vec::as_slice);
-            let last = words[words.len().saturating_sub(LAST_WORDS)..].iter();
+            let output = output.get(case).map_or(&[][..], Vec::as_slice);
+            let last = output[output.len().saturating_sub(OUTPUT_LINES_MAX)..].iter();
             let last: String = last.map(|line| format!("\n    {line}")).collect();
             format!("{binary}: {case}{last}")
         }));
@@ -115,7 +115,7 @@ impl Row {
         self.differences.extend(report.differences);
     }
 
-    /// Whether the other row is of the same engine in the same version.
+    /// Returns true if the other row is of the same engine in the same version.
     pub fn is_of_same_engine(&self, other: &Self) -> bool {
         (&self.engine, &self.version) == (&other.engine, &other.version)
     }
@@ -130,7 +130,7 @@ impl Row {
         self.durations.extend(other.durations);
     }
 
-    /// Whether nothing in it was to run.
+    /// Returns true if the row has no case.
     pub fn is_empty(&self) -> bool {
         self.passed == 0
             && self.failed.is_empty()
@@ -138,13 +138,13 @@ impl Row {
             && self.left_out.is_empty()
     }
 
-    /// Whether a case of it has passed.
+    /// Returns true if a case has passed.
     pub fn has_passed(&self) -> bool {
         self.passed > 0
     }
 
-    /// Why this row is no success. With `may_be_left_out`, a row whose cases all run in another row
-    /// is not a fault.
+    /// Returns the failures of this row. With `may_be_left_out`, a row whose cases all run in
+    /// another row is not a failure.
     pub fn faults(&self, may_be_left_out: bool) -> Vec<String> {
         let mut faults: Vec<_> = self
             .failed
@@ -159,8 +159,8 @@ impl Row {
     }
 }
 
-/// Runs a test program, shows its output, and reads what it reports; a program that writes no
-/// report is taken by the last line of the standard test harness.
+/// Runs a test program, prints its output, and returns its report. If the program writes no report,
+/// its output is parsed as that of the standard harness.
 pub fn run(
     stop: &Stop,
     output: &Output,
@@ -168,15 +168,16 @@ pub fn run(
     path: &Path,
     title: &str,
 ) -> Result<Report> {
-    // A report of an earlier run must not pass for this one's.
+    // Prevents an earlier report from being used.
     let _ = std::fs::remove_file(path);
     let mut seen = Report::default();
     let success =
-        output.timed(title, || output.run_with(stop, command, |line| seen.take_line(line)))?;
+        output.timed(title, || output.run_with(stop, command, |line| seen.parse_line(line)))?;
     let mut report = match std::fs::read(path) {
         Ok(text) => {
-            let report: Report = serde_json::from_slice(&text).context("the report is damaged")?;
-            Report { words: seen.words, ..report }
+            let report: Report =
+                serde_json::from_slice(&text).context("failed to parse the report")?;
+            Report { output: seen.output, ..report }
         }
         Err(_) => seen,
     };
@@ -187,20 +188,20 @@ pub fn run(
 }
 
 impl Report {
-    /// `test NAME ... ok`, and the output of those that failed under `---- NAME stdout ----`, as the
-    /// standard harness prints them.
-    fn take_line(&mut self, line: &str) {
+    /// Parses a line of the standard harness: `test NAME ... ok`, and the output of failed tests
+    /// after `---- NAME stdout ----`.
+    fn parse_line(&mut self, line: &str) {
         let title = line.strip_prefix("---- ").and_then(|line| line.strip_suffix(" ----"));
         if let Some(title) = title {
-            self.telling = Some(title.strip_suffix(" stdout").unwrap_or(title).to_owned());
+            self.output_of = Some(title.strip_suffix(" stdout").unwrap_or(title).to_owned());
             return;
         }
         if line == "failures:" {
-            self.telling = None;
+            self.output_of = None;
         }
-        if let Some(case) = &self.telling {
+        if let Some(case) = &self.output_of {
             if !line.is_empty() {
-                self.words.entry(case.clone()).or_default().push(line.to_owned());
+                self.output.entry(case.clone()).or_default().push(line.to_owned());
             }
             return;
         }
@@ -210,7 +211,7 @@ impl Report {
             return;
         };
         let case = case.trim().to_owned();
-        // With `--report-time`, as `ok <0.123s>`.
+        // With `--report-time` the result is `ok <0.123s>`.
         let (result, seconds) = match result.trim().split_once(" <") {
             Some((result, time)) => (result, time.trim_end_matches("s>").parse().ok()),
             None => (result.trim(), None),
@@ -231,8 +232,8 @@ impl Report {
     }
 }
 
-/// A row per engine and version; below it, what was ignored or differs, and why. A known difference
-/// is asserted in place of its case: it is not counted as passed.
+/// Formats a row per engine and version, followed by the ignored cases and known differences with
+/// their reasons. A known difference replaces its case and is not counted as passed.
 pub fn table(rows: &[Row]) -> String {
     let mut text = String::new();
     let _ = writeln!(
@@ -287,7 +288,7 @@ pub fn table(rows: &[Row]) -> String {
     text
 }
 
-/// The ten longest cases of all rows.
+/// Formats the ten slowest cases of all rows.
 pub fn slowest(rows: &[Row]) -> String {
     let mut all: Vec<_> = rows.iter().flat_map(|row| &row.durations).collect();
     all.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
@@ -303,7 +304,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_standard_harness_is_understood() {
+    fn output_of_standard_harness_is_parsed() {
         let mut report = Report::default();
         for line in [
             "test a::b ... ok",
@@ -311,7 +312,7 @@ mod tests {
             "test d ... ignored, exec",
             "test result: FAILED. 1 passed; 1 failed; 1 ignored",
         ] {
-            report.take_line(line);
+            report.parse_line(line);
         }
         assert_eq!(report.passed, 1);
         assert_eq!(report.failed, ["c"]);
@@ -319,10 +320,10 @@ mod tests {
     }
 
     #[test]
-    fn the_slowest_cases_of_all_rows_are_shown() {
+    fn slowest_lists_cases_of_all_rows() {
         let mut report = Report::default();
         for line in ["test a ... ok <0.250s>", "test b ... FAILED <12.5s>", "test c ... ok"] {
-            report.take_line(line);
+            report.parse_line(line);
         }
         assert_eq!((report.passed, report.failed.len()), (2, 1));
         let mut docker = Row::new("docker", "1");
@@ -339,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn cases_that_were_left_out_are_shown_with_the_reason() {
+    fn table_lists_left_out_cases_with_reason() {
         let mut row = Row::new("podman", "4.3.1");
         let report = r#"{"passed":1,"left_out":[{"case":"a::b","reason":"long"},
             {"case":"a::c","reason":"long"}]}"#;
@@ -352,11 +353,11 @@ mod tests {
     }
 
     #[test]
-    fn what_a_failed_case_says_is_said_again() {
+    fn faults_repeat_output_of_failed_case() {
         let mut report = Report::default();
         let lines = "test a ... FAILED\ntest b ... FAILED\n\nfailures:\n\n---- a stdout ----\nfirst\n\n\
                      Error: x\n\n---- b ----\ny\n\n\nfailures:\n    a\n    b\n";
-        lines.split('\n').for_each(|line| report.take_line(line));
+        lines.split('\n').for_each(|line| report.parse_line(line));
         let mut row = Row::new("docker", "1");
         row.add("faults", report);
         assert_eq!(
@@ -366,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_groups_what_was_ignored() {
+    fn table_groups_ignored_cases_by_capability() {
         let mut row = Row::new("docker", "20.10.24");
         let report = r#"{"engine":"docker","version":"20.10.24","passed":2,"failed":["x"],
             "ignored":[{"case":"a","capability":"exec"},{"case":"b","capability":"exec"}]}"#;
@@ -377,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn known_differences_are_told_and_do_not_count_as_passed() {
+    fn known_differences_are_listed_and_not_passed() {
         let mut row = Row::new("podman", "4.3.1");
         let report = r#"{"passed":12,"differences":[{"case":"a::b","reason":"it is so"}]}"#;
         row.add("conformance", serde_json::from_str(report).unwrap());
@@ -390,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_without_a_case_is_a_fault() {
+    fn row_without_cases_is_a_fault() {
         let mut row = Row::new("podman", "4.3.1");
         assert_eq!((row.faults(false).len(), row.faults(true).len()), (1, 1));
         row.left_out.push(LeftOut { case: "a::b".into(), reason: "long".into() });

@@ -1,4 +1,4 @@
-//! The tests that need no engine and no rights.
+//! Tests that need neither an engine nor root.
 
 use std::process::Command;
 
@@ -11,16 +11,16 @@ use super::output::Output;
 use crate::guard::Stop;
 use crate::workspace::cargo;
 
-/// The program of a backend's test package that runs the backend on a fake server.
+/// Program of a backend's test package that runs the backend on a fake server.
 pub const FAKE: &str = "fake";
 
-/// Whether an integration test needs an engine or a machine of its own.
+/// Returns true if an integration test needs an engine or a machine of its own.
 pub fn needs_engine(package: &str, target: &str) -> bool {
     (package == ENGINES || package.ends_with("-tests")) && target != FAKE
 }
 
-/// Runs every test program that needs no engine. Returns how many of them had a case that was
-/// requested.
+/// Runs every test program that needs no engine. Returns the number of programs with a selected
+/// case.
 pub fn run(stop: &Stop, binaries: &[Binary], cases: &Cases, output: &Output) -> Result<usize> {
     let plain = binaries
         .iter()
@@ -28,7 +28,7 @@ pub fn run(stop: &Stop, binaries: &[Binary], cases: &Cases, output: &Output) -> 
     let mut failed = Vec::new();
     let mut ran = 0;
     for binary in plain {
-        let Some(mut command) = cases.of_standard_harness(binary)? else { continue };
+        let Some(mut command) = cases.command_for_standard_harness(binary)? else { continue };
         output.line(&format!("-- {} {}", binary.package, binary.name));
         ran += 1;
         if output.run(stop, command.arg("--quiet")).is_err() {
@@ -40,7 +40,7 @@ pub fn run(stop: &Stop, binaries: &[Binary], cases: &Cases, output: &Output) -> 
     Ok(ran)
 }
 
-/// Runs the examples in the documentation.
+/// Runs the doc tests.
 pub fn documentation(stop: &Stop, output: &Output) -> Result<()> {
     let mut command: Command =
         cargo(&["test", "--quiet", "--workspace", "--all-features", "--doc", "--no-fail-fast"]);

@@ -1,5 +1,5 @@
-//! Who may do what: the namespace of the tests, and accounts with exactly the rights that the
-//! backend's own manifest names.
+//! Access control: the namespace of the tests, and accounts with exactly the rights of the
+//! backend's manifest.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,27 +9,27 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::kubeconfig::{self, Proof};
+use super::kubeconfig::{self, Credentials};
 use super::kubectl;
 use super::layout::{Layout, NAMESPACE, Ports};
 use crate::poll;
 
-/// The account that has the rights of the Role and no others.
+/// Account with only the rights of the Role.
 pub(crate) const ACCOUNT: &str = "runtime";
 
-/// The account that may read the statistics of nodes besides.
+/// Account that can also read the statistics of nodes.
 pub(crate) const STATS_ACCOUNT: &str = "runtime-stats";
 
-/// The names in the manifest.
+/// Names in the manifest.
 const ROLE: &str = "runtime";
 const STATS_ROLE: &str = "runtime-node-stats";
 
-/// The rights that the backend needs, as its users apply them.
+/// Returns the manifest with the rights of the backend, which users apply.
 fn manifest() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../crates/runtime-k8s/role.yaml")
 }
 
-/// Makes the namespace, applies the backend's manifest and makes the two accounts.
+/// Creates the namespace and the two accounts, and applies the manifest.
 pub(crate) fn prepare(layout: &Layout, ports: Ports) -> Result<()> {
     apply(
         layout,
@@ -42,7 +42,7 @@ pub(crate) fn prepare(layout: &Layout, ports: Ports) -> Result<()> {
     apply_manifest(layout)?;
     add(layout, ports, ACCOUNT, false)?;
     add(layout, ports, STATS_ACCOUNT, true)?;
-    // A pod is refused until a controller has made the account that it has by default.
+    // Pods are refused until a controller has created the default account.
     poll::until(Duration::from_secs(30), "the default account of the namespace", || {
         let found = kubectl::admin(layout)?
             .arguments(["-n", NAMESPACE, "get", "serviceaccount", "default", "-o", "name"])
@@ -52,7 +52,7 @@ pub(crate) fn prepare(layout: &Layout, ports: Ports) -> Result<()> {
     })
 }
 
-/// Applies the backend's manifest as it is now.
+/// Applies the current manifest.
 pub(crate) fn apply_manifest(layout: &Layout) -> Result<()> {
     kubectl::admin(layout)?
         .arguments(["-n", NAMESPACE, "apply", "--validate=true", "-f"])
@@ -61,9 +61,9 @@ pub(crate) fn apply_manifest(layout: &Layout) -> Result<()> {
         .map(drop)
 }
 
-/// Makes an account with the rights of the Role, and a kubeconfig for it.
+/// Creates an account with the rights of the Role, and its kubeconfig.
 ///
-/// Its token lives as long as the Secret of the account's name, and no longer.
+/// The token is valid as long as the Secret with the account's name exists.
 pub(crate) fn add(layout: &Layout, ports: Ports, name: &str, stats: bool) -> Result<PathBuf> {
     let metadata = json!({"name": name, "namespace": NAMESPACE});
     let subjects = json!([{"kind": "ServiceAccount", "name": name, "namespace": NAMESPACE}]);
@@ -109,13 +109,19 @@ pub(crate) fn add(layout: &Layout, ports: Ports, name: &str, stats: bool) -> Res
             .run()?;
         Ok((!found.is_empty()).then_some(found))
     })?;
-    let token = String::from_utf8(STANDARD.decode(token.trim())?).context("a garbled token")?;
+    let token = String::from_utf8(STANDARD.decode(token.trim())?).context("invalid token")?;
     let path = layout.kubeconfig(name);
-    kubeconfig::write(&path, &ports.server(), &layout.pki(), NAMESPACE, &Proof::Token(&token))?;
+    kubeconfig::write(
+        &path,
+        &ports.server(),
+        &layout.pki(),
+        NAMESPACE,
+        &Credentials::Token(&token),
+    )?;
     Ok(path)
 }
 
-/// Takes the token of an account back. The API server believes it for ten seconds more.
+/// Revokes the token of an account. The API server accepts it for ten more seconds.
 pub(crate) fn revoke(layout: &Layout, name: &str) -> Result<()> {
     kubectl::admin(layout)?
         .arguments(["-n", NAMESPACE, "delete", "secret", &secret(name)])

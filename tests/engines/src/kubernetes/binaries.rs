@@ -1,5 +1,5 @@
-//! Kubernetes' own programs, built once from Debian's source package and kept outside the
-//! checkout. Debian ships no package of the servers.
+//! Kubernetes binaries, built once from Debian's source package and cached outside of the checkout.
+//! Debian has no package of the servers.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -15,11 +15,11 @@ use crate::process::{PATH, output};
 use crate::site::Lock;
 use crate::{keeper, mirror, packages, rootfs};
 
-/// The release whose source package it is: it has the whole upstream tree of 1.20, its
-/// dependencies included, so that nothing else has to be fetched.
+/// Release of the source package: it has the whole upstream tree of 1.20 with its dependencies, so
+/// nothing else is downloaded.
 const SUITE: &str = "bookworm";
 
-/// All of them from one tree: a version of the servers and one of the tools.
+/// All from one tree, so that servers and tools have the same version.
 const PROGRAMS: [&str; 6] = [
     "kube-apiserver",
     "kube-controller-manager",
@@ -29,11 +29,11 @@ const PROGRAMS: [&str; 6] = [
     "kubemark",
 ];
 
-/// What the build calls. Its scripts name `jq` and `rsync` as build dependencies.
+/// Build dependencies. The scripts use `jq` and `rsync`.
 const BUILD_PACKAGES: [&str; 8] =
     ["golang-go", "make", "gcc", "libc6-dev", "dpkg-dev", "patch", "rsync", "jq"];
 
-/// The programs and their version.
+/// Built programs.
 #[derive(Debug, Clone)]
 pub(crate) struct Binaries {
     dir: PathBuf,
@@ -44,30 +44,30 @@ impl Binaries {
         dir.join(VERSION).exists().then_some(Self { dir })
     }
 
-    /// The path of one program.
+    /// Returns the path of a program.
     pub(crate) fn path(&self, name: &str) -> String {
         self.dir.join(name).to_string_lossy().into_owned()
     }
 
-    /// The version that all of them have, `1.20.2`.
+    /// Returns the version of all programs, `1.20.2`.
     pub(crate) fn version(&self) -> Result<String> {
         Ok(fs::read_to_string(self.dir.join(VERSION))?)
     }
 }
 
-/// A file of this name beside the programs says their version.
+/// File with the version, next to the programs.
 const VERSION: &str = "VERSION";
 
 fn dir() -> Result<PathBuf> {
     Ok(rootfs::cache()?.join(format!("kubernetes-{SUITE}")))
 }
 
-/// The programs, if they are built.
+/// Returns the programs, if they are built.
 pub(crate) fn find() -> Result<Binaries> {
     Binaries::at(dir()?).context("Kubernetes is not built yet")
 }
 
-/// Makes sure that the programs are there.
+/// Builds the programs if they are missing.
 pub(crate) fn ensure() -> Result<Binaries> {
     let dir = dir()?;
     if let Some(binaries) = Binaries::at(dir.clone()) {
@@ -90,11 +90,11 @@ pub(crate) fn ensure() -> Result<Binaries> {
     fs::create_dir_all(&done)?;
     for name in PROGRAMS {
         let built = tree.join("_output/bin").join(name);
-        fs::rename(&built, done.join(name)).with_context(|| format!("the build made no {name}"))?;
+        fs::rename(&built, done.join(name)).with_context(|| format!("the build has no {name}"))?;
     }
     let version = output(Command::new(done.join("kubelet")).arg("--version"))?;
     let version = version.trim().trim_start_matches("Kubernetes v");
-    anyhow::ensure!(version.starts_with("1."), "kubelet gives a strange version: {version}");
+    anyhow::ensure!(version.starts_with("1."), "unexpected version of kubelet: {version}");
     fs::write(done.join(VERSION), version)?;
     fs::rename(&done, &dir)?;
     fs::remove_dir_all(&work)?;
@@ -102,20 +102,20 @@ pub(crate) fn ensure() -> Result<Binaries> {
     Ok(Binaries { dir })
 }
 
-/// Fetches and unpacks the source package; gives the folder of the tree.
+/// Downloads and unpacks the source package; returns the directory of the tree.
 fn fetch(work: &Path) -> Result<PathBuf> {
     let mirror = mirror::debian_mirror()?;
     crate::say(WHO, &format!("fetching the sources from {mirror}"));
-    let apt = packages::Apart::new(work, &format!("deb-src {mirror} {SUITE} main"))?;
-    apt.get(&["update"]).context("cannot read the list of source packages")?;
-    apt.get(&["source", "kubernetes"]).context("cannot fetch the sources of Kubernetes")?;
+    let apt = packages::SeparateApt::new(work, &format!("deb-src {mirror} {SUITE} main"))?;
+    apt.get(&["update"]).context("failed to download the list of source packages")?;
+    apt.get(&["source", "kubernetes"]).context("failed to download the sources of Kubernetes")?;
     fs::read_dir(work)?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .find(|path| path.join("cmd/kubelet").is_dir())
-        .context("the source package has no tree of Kubernetes")
+        .context("the source package has no Kubernetes tree")
 }
 
-/// Builds as the package's own rules do, with everything that the build writes below `work`.
+/// Builds like the rules of the package, with all output below `work`.
 fn compile(work: &Path, tree: &Path) -> Result<()> {
     let path = tree.join(".go/src/k8s.io");
     fs::create_dir_all(&path)?;
@@ -125,11 +125,11 @@ fn compile(work: &Path, tree: &Path) -> Result<()> {
     let log = work.with_extension("build.log");
     crate::say(WHO, "building, five minutes or more on two cores");
     let mut child = Command::new("setpriv")
-        // If we are killed, all of it ends: the next build would find it in its way.
+        // All processes end if this process is killed; leftovers would disturb the next build.
         .args(["--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child"])
-        // Others may want the processor more than somebody who waits for minutes anyway.
+        // Low priority, because the build takes minutes in any case.
         .args(["nice", "-n", "19", "sh", "-c"])
-        // The shell stays: as the first process of its namespace, make would not end by a signal.
+        // The shell stays: as PID 1 of its namespace, make would ignore signals.
         .args(["make \"$@\" 2>&1; exit $?", "make"])
         .arg(format!("WHAT={}", PROGRAMS.map(|name| format!("cmd/{name}")).join(" ")))
         .current_dir(tree)
@@ -142,8 +142,8 @@ fn compile(work: &Path, tree: &Path) -> Result<()> {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
-        .context("cannot run make")?;
-    let printed = child.stdout.take().context("no output of make")?;
+        .context("failed to run make")?;
+    let printed = child.stdout.take().context("make has no stdout")?;
     let ended = AtomicBool::new(false);
     let status = std::thread::scope(|scope| {
         scope.spawn(|| report_progress(&ended));
@@ -167,7 +167,7 @@ fn copy_lines(from: impl BufRead, log: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The compiler is silent until it is done: that time goes by is all that there is to say.
+/// Reports the elapsed time, because the compiler prints nothing until it is done.
 fn report_progress(ended: &AtomicBool) {
     let start = Instant::now();
     let mut next = Duration::from_secs(60);

@@ -1,4 +1,4 @@
-//! How the cluster comes up and goes away: the steps of an instance's life that are its own.
+//! Cluster-specific steps of an instance's lifecycle.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,21 +7,21 @@ use anyhow::{Context, Result};
 
 use super::binaries::{self, Binaries};
 use super::components::{Component, Parts};
-use super::kubeconfig::{self, Proof};
+use super::kubeconfig::{self, Credentials};
 use super::layout::{Layout, NAMESPACE, NODE, Ports};
 use super::members::{self, Launch, Members};
 use super::pki::Authority;
 use super::{WHO, access, kernel, kubectl, node};
 use crate::engine::Engine;
-use crate::instance::{self, Place, Plan, State};
+use crate::instance::{self, InstanceContext, Plan, State};
 use crate::process::Process;
 use crate::site::Site;
 use crate::{containerd, packages};
 
-/// The settings of the machine that a kubelet overwrites, from before.
+/// File with the original machine settings that a kubelet overwrites.
 const SETTINGS: &str = "kernel.json";
 
-/// Installs what is missing, and builds Kubernetes if that was never done.
+/// Installs missing packages, and builds Kubernetes if necessary.
 pub(crate) fn install() -> Result<()> {
     containerd::install(WHO, None)?;
     packages::ensure(WHO, &["etcd-server"])?;
@@ -29,8 +29,8 @@ pub(crate) fn install() -> Result<()> {
 }
 
 /// The daemon of the instance is the node's container engine.
-pub(crate) fn plan(place: &Place<'_>) -> Result<Plan> {
-    let layout = Layout::of(place.site);
+pub(crate) fn plan(context: &InstanceContext<'_>) -> Result<Plan> {
+    let layout = Layout::of(context.site);
     let text = |name: &str| layout.kubeconfig(name).to_string_lossy().into_owned();
     let values = BTreeMap::from([
         ("RUNTIME_TEST_KUBECONFIG".to_owned(), text(access::ACCOUNT)),
@@ -46,19 +46,19 @@ pub(crate) fn plan(place: &Place<'_>) -> Result<Plan> {
         ),
     ]);
     node::show_logs(&layout)?;
-    node::plan(place, values)
+    node::plan(context, values)
 }
 
-/// The engine alone before the cluster is there; all of it from then on.
+/// Checks the engine alone before the cluster exists, and everything after that.
 pub(crate) fn probe(state: &State) -> Result<String> {
     let socket = state.socket.as_deref().context("no socket is recorded")?;
-    let layout = Layout::at(socket.parent().context("a socket without a folder")?);
+    let layout = Layout::at(socket.parent().context("the socket has no directory")?);
     containerd::probe(state)?;
     if let Ok(members) = Members::read(&layout) {
         for component in Component::ALL {
             if component != Component::Containerd {
                 let member = members.get(component.name())?;
-                anyhow::ensure!(member.process.is_alive(), "{component} does not run");
+                anyhow::ensure!(member.process.is_alive(), "{component} is not running");
                 component.probe(&layout, members.ports)?;
             }
         }
@@ -67,16 +67,16 @@ pub(crate) fn probe(state: &State) -> Result<String> {
     binaries::find()?.version()
 }
 
-/// Starts everything but the node's engine, which runs already.
-pub(crate) fn finish(place: &Place<'_>, state: &State) -> Result<()> {
-    let (site, layout) = (place.site, Layout::of(place.site));
+/// Starts everything except the node's engine, which is running.
+pub(crate) fn finish(context: &InstanceContext<'_>, state: &State) -> Result<()> {
+    let (site, layout) = (context.site, Layout::of(context.site));
     kernel::save(&layout.file(SETTINGS))?;
-    kernel::allow_forwarding(&place.bridge)?;
-    node::make_groups(&place.group)?;
+    kernel::allow_forwarding(&context.bridge)?;
+    node::make_groups(&context.group)?;
     node::mount_folders(&layout, state)?;
     let ports = Ports::choose(site)?;
     let binaries = binaries::find()?;
-    let commands = write_files(place, &layout, ports, &binaries)?;
+    let commands = write_files(context, &layout, ports, &binaries)?;
     Members::begin(site, ports)?;
     let launch = |component: Component| {
         let name = component.name();
@@ -86,14 +86,15 @@ pub(crate) fn finish(place: &Place<'_>, state: &State) -> Result<()> {
         members::launch(site, Launch { name, command, environment, keeper })
     };
     let wait = |component: Component, process: Process| {
-        members::wait_until_well(site, component.name(), &process, || {
+        members::wait_until_healthy(site, component.name(), &process, || {
             component.probe(&layout, ports)
         })
     };
     std::thread::scope(|scope| {
-        // It takes seconds, and the node needs them when its first pod comes.
-        let images = scope.spawn(|| node::load_images(place, state));
-        // It looks for a Docker Engine for five seconds before it looks for the API server.
+        // Loading takes seconds, and the first pod needs the images.
+        let images = scope.spawn(|| node::load_images(context, state));
+        // The kubelet probes for a Docker Engine for five seconds before it connects to the API
+        // server.
         let kubelet = launch(Component::Kubelet)?;
         for component in [Component::Etcd, Component::ApiServer] {
             wait(component, launch(component)?)?;
@@ -103,12 +104,14 @@ pub(crate) fn finish(place: &Place<'_>, state: &State) -> Result<()> {
         }
         access::prepare(&layout, ports)?;
         wait(Component::Kubelet, kubelet.clone())?;
-        images.join().map_err(|_| anyhow::anyhow!("a thread panicked"))??;
-        members::wait_until_well(site, Component::Kubelet.name(), &kubelet, || ready(&layout, NODE))
+        images.join().map_err(|_| anyhow::anyhow!("the image loader panicked"))??;
+        members::wait_until_healthy(site, Component::Kubelet.name(), &kubelet, || {
+            ready(&layout, NODE)
+        })
     })
 }
 
-/// Whether the API server calls this node ready.
+/// Checks that the API server reports the node as ready.
 pub(crate) fn ready(layout: &Layout, node: &str) -> Result<()> {
     let ready = kubectl::admin(layout)?
         .arguments(["get", "node", node, "-o"])
@@ -118,9 +121,9 @@ pub(crate) fn ready(layout: &Layout, node: &str) -> Result<()> {
     Ok(())
 }
 
-/// Keys, certificates, kubeconfigs and settings; gives the command lines.
+/// Writes keys, certificates, kubeconfigs and settings; returns the command lines.
 fn write_files(
-    place: &Place<'_>,
+    context: &InstanceContext<'_>,
     layout: &Layout,
     ports: Ports,
     binaries: &Binaries,
@@ -132,7 +135,7 @@ fn write_files(
         "kube-apiserver",
         &["127.0.0.1", "localhost", "kubernetes", "kubernetes.default.svc"],
     )?;
-    // The controllers share one account here: it needs the rights of all of them.
+    // The controllers share one account, which needs the rights of all of them.
     let masters = "system:masters";
     for (file, name, group) in [
         ("admin", "admin", masters),
@@ -146,12 +149,12 @@ fn write_files(
             &ports.server(),
             &pki,
             "default",
-            &Proof::Certificate(&identity),
+            &Credentials::Certificate(&identity),
         )?;
     }
     let to_kubelet = authority.client("to-kubelet", "kube-apiserver", masters)?;
     let (private, public) = authority.token_keys()?;
-    node::write_kubelet_config(layout, ports, &place.group)?;
+    node::write_kubelet_config(layout, ports, &context.group)?;
     let parts = Parts {
         layout,
         ports,
@@ -168,14 +171,14 @@ fn write_files(
         .collect()
 }
 
-/// For documentation (RFC 5737): there is no proxy on the node, so nothing ever goes there.
+/// Documentation addresses (RFC 5737): the node has no proxy, so they are never used.
 const SERVICES: &str = "198.51.100.0/24";
 
-/// Ends every process and puts the machine's settings back, also after a crash.
+/// Kills every process and restores the machine's settings, also after a crash.
 pub(crate) fn clear(site: &Site) -> Result<()> {
     let layout = Layout::of(site);
     members::kill_all(site)?;
-    // A kubelet that had just been started when its starter died is not in the record.
+    // A kubelet whose starter was killed right after the start is not recorded.
     for process in instance::daemon_group(site, Engine::Kubernetes)?.processes(None) {
         let name = fs::read_to_string(format!("/proc/{}/comm", process.pid));
         if name.is_ok_and(|name| name.trim() == Component::Kubelet.name()) {

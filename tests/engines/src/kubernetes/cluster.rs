@@ -1,4 +1,4 @@
-//! What tests and benchmarks do with the cluster besides using it.
+//! Administration of the cluster for tests and benchmarks.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,98 +18,98 @@ use crate::process::Process;
 use crate::running::Running;
 use crate::site::Site;
 
-/// The cluster of a site: its parts can be taken away and given back.
+/// The cluster of a site, whose components can be killed and restarted.
 ///
-/// It is brought up and down as [`Engine::Kubernetes`]. All of this works from any process that
-/// knows the site.
+/// It is started and stopped as [`Engine::Kubernetes`]. All methods work from any process that has
+/// the site.
 #[derive(Debug, Clone)]
 pub struct Cluster {
     site: Site,
 }
 
 impl Cluster {
-    /// The cluster of this checkout.
+    /// Returns the cluster of this checkout.
     ///
     /// # Errors
-    /// If the folder of the site cannot be made.
+    /// If the site's directory cannot be created.
     pub fn of_checkout() -> Result<Self> {
         Ok(Self::at(&Site::of_checkout()?))
     }
 
-    /// The cluster of this site; it need not be up.
+    /// Returns the cluster of this site, running or not.
     #[must_use]
     pub fn at(site: &Site) -> Self {
         Self { site: site.clone() }
     }
 
-    /// Brings it up, unless it is up already.
+    /// Starts the cluster, unless it is running.
     ///
     /// # Errors
-    /// As for [`Site::up`].
+    /// Same as [`Site::up`].
     pub fn up(&self) -> Result<Running> {
         self.site.up(Engine::Kubernetes)
     }
 
-    /// Stops it and removes everything that belongs to it; true if there was anything.
+    /// Stops the cluster and removes everything that belongs to it; returns true if there was
+    /// anything.
     ///
     /// # Errors
-    /// If something stays.
+    /// If anything remains.
     pub fn down(&self) -> Result<bool> {
         self.site.down(Engine::Kubernetes)
     }
 
-    /// The kubeconfig of the administrator.
+    /// Returns the kubeconfig of the administrator.
     #[must_use]
     pub fn admin(&self) -> PathBuf {
         self.layout().admin()
     }
 
-    /// The kubeconfig of an account: `runtime` has the rights of the backend's Role in
-    /// [`super::NAMESPACE`] and no others, `runtime-stats` may read the statistics of nodes
-    /// besides.
+    /// Returns the kubeconfig of an account: `runtime` has only the rights of the backend's Role in
+    /// [`super::NAMESPACE`]; `runtime-stats` can also read the statistics of nodes.
     #[must_use]
     pub fn kubeconfig(&self, account: &str) -> PathBuf {
         self.layout().kubeconfig(account)
     }
 
-    /// Makes another account with the rights of the Role, gives the path of its kubeconfig.
+    /// Creates another account with the rights of the Role; returns the path of its kubeconfig.
     ///
     /// # Errors
-    /// If the cluster is not well.
+    /// If the cluster is not healthy.
     pub fn add_account(&self, name: &str) -> Result<PathBuf> {
         let layout = self.layout();
         access::add(&layout, Members::read(&layout)?.ports, name, false)
     }
 
-    /// Takes the token of an account back. The API server may believe it for ten seconds more,
-    /// and refuses it then as unauthenticated. [`Cluster::add_account`] gives a new one.
+    /// Revokes the token of an account. The API server may accept it for ten more seconds, and then
+    /// refuses it as unauthenticated. [`Cluster::add_account`] creates a new one.
     ///
     /// # Errors
-    /// If there is no such account.
+    /// If the account does not exist.
     pub fn revoke_account(&self, name: &str) -> Result<()> {
         access::revoke(&self.layout(), name)
     }
 
-    /// Applies the backend's Role again, after its manifest was changed.
+    /// Applies the backend's Role again, after a change of the manifest.
     ///
     /// # Errors
-    /// If the API server does not take it.
+    /// If the API server refuses the manifest.
     pub fn apply_role(&self) -> Result<()> {
         access::apply_manifest(&self.layout())
     }
 
-    /// Runs `kubectl` as the administrator and gives what it prints.
+    /// Runs `kubectl` as administrator; returns its output.
     ///
     /// # Errors
-    /// If it fails: its words are in the error.
+    /// If the command fails, with its stderr.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
         self.kubectl_as("admin", arguments, "")
     }
 
-    /// Runs `kubectl` as an account, with this as its input, and gives what it prints.
+    /// Runs `kubectl` as an account with this input; returns its output.
     ///
     /// # Errors
-    /// If it fails: its words are in the error.
+    /// If the command fails, with its stderr.
     pub fn kubectl_as(&self, account: &str, arguments: &[&str], input: &str) -> Result<String> {
         let layout = self.layout();
         Call::of(&layout, &layout.kubeconfig(account))?
@@ -118,7 +118,7 @@ impl Cluster {
             .run()
     }
 
-    /// The process of a part, to be frozen and thawed or looked at.
+    /// Returns the process of a component, for freezing and inspection.
     ///
     /// # Errors
     /// If the cluster is not up.
@@ -129,7 +129,7 @@ impl Cluster {
         }
     }
 
-    /// Where the words of a part go.
+    /// Returns the path of a component's log.
     #[must_use]
     pub fn log(&self, component: Component) -> PathBuf {
         match component {
@@ -138,7 +138,7 @@ impl Cluster {
         }
     }
 
-    /// Kills a part as a crash would. Pods stay when the kubelet or containerd goes.
+    /// Kills a component like a crash. Pods survive a kill of the kubelet or of containerd.
     ///
     /// # Errors
     /// If the cluster is not up.
@@ -146,11 +146,11 @@ impl Cluster {
         self.process(component)?.kill()
     }
 
-    /// Starts a part again, after [`Cluster::kill`] or in place of the one that runs, and waits
-    /// until it is well. Ports and files are the same.
+    /// Starts a killed component, or restarts a running one, and waits until it is healthy. Ports
+    /// and files do not change.
     ///
     /// # Errors
-    /// If it is not well in time.
+    /// If the component is not healthy in time.
     pub fn restart(&self, component: Component) -> Result<()> {
         if component == Component::Containerd {
             return instance::restart(&self.site, Engine::Kubernetes).map(drop);
@@ -159,11 +159,11 @@ impl Cluster {
         let name = component.name();
         let process = members::restart(&self.site, name)?;
         let ports = Members::read(&layout)?.ports;
-        members::wait_until_well(&self.site, name, &process, || component.probe(&layout, ports))
+        members::wait_until_healthy(&self.site, name, &process, || component.probe(&layout, ports))
     }
 
-    /// Changes a setting of the kubelet, which is started again with it; its pods stay. It lasts
-    /// until the cluster goes down.
+    /// Changes a setting of the kubelet and restarts it; its pods survive. The setting is lost when
+    /// the cluster stops.
     ///
     /// # Errors
     /// If the node is not ready in time.
@@ -173,22 +173,22 @@ impl Cluster {
         self.wait_until_ready()
     }
 
-    /// Waits until the node that runs pods is ready, after a fault.
+    /// Waits until the real node is ready, after a fault.
     ///
     /// # Errors
-    /// If it is not ready in time.
+    /// If the node is not ready in time.
     pub fn wait_until_ready(&self) -> Result<()> {
         let layout = self.layout();
         let name = Component::ApiServer.name();
         let process = self.member(name)?;
-        members::wait_until_well(&self.site, name, &process, || bring_up::ready(&layout, NODE))
+        members::wait_until_healthy(&self.site, name, &process, || bring_up::ready(&layout, NODE))
     }
 
-    /// Waits until the scheduler gives a pod to the node and its kubelet looks at it, after a fault.
-    /// The pod is not one that can run, and is gone afterwards.
+    /// Waits until the scheduler assigns a pod to the node and its kubelet handles the pod, after a
+    /// fault. The pod cannot run and is deleted afterwards.
     ///
     /// # Errors
-    /// If they do not in time.
+    /// If that does not happen in time.
     pub fn wait_until_it_takes_pods(&self) -> Result<()> {
         let name = format!("taken-{}", std::process::id());
         let pod = json!({
@@ -204,16 +204,16 @@ impl Cluster {
         self.kubectl_as("admin", &create, &pod.to_string())?;
         let waits = "jsonpath={.status.containerStatuses[0].state.waiting.reason}";
         let of_pod = ["-n", NAMESPACE, "get", "pod", &name, "-o", waits];
-        let taken = poll::until(Duration::from_secs(90), "a kubelet to look at a pod", || {
+        let taken = poll::until(Duration::from_secs(90), "a kubelet to handle a pod", || {
             Ok((self.kubectl(&of_pod)? == "InvalidImageName").then_some(()))
         });
         self.kubectl(&["-n", NAMESPACE, "delete", "pod", &name, "--grace-period=0", "--force"])?;
         taken
     }
 
-    /// Makes sure that so many hollow nodes are ready and gives their names. They carry the
-    /// label and the taint [`super::HOLLOW`]: only pods that tolerate it land on one. Each
-    /// takes 75 MiB; the pods on it never run and end when they are told to.
+    /// Starts hollow nodes until `count` are ready; returns their names. They have the label and
+    /// the taint [`super::HOLLOW`], so only pods that tolerate it are scheduled on them. Each takes
+    /// 75 MiB; their pods never run, and end when they are deleted.
     ///
     /// # Errors
     /// If they do not become ready.
@@ -221,35 +221,35 @@ impl Cluster {
         hollow::add(&self.site, count)
     }
 
-    /// Kills a hollow node as a power cut would: the cluster finds out by its silence.
+    /// Kills a hollow node like a power failure: the cluster detects it by its missing status.
     /// [`Cluster::hollow_nodes`] starts it again.
     ///
     /// # Errors
-    /// If there is no such node.
+    /// If the node does not exist.
     pub fn kill_hollow_node(&self, name: &str) -> Result<()> {
         self.member(name)?.kill()
     }
 
-    /// The process of a hollow node, to be frozen and thawed: what it runs stays meanwhile.
+    /// Returns the process of a hollow node, for freezing; its pods survive that.
     ///
     /// # Errors
-    /// If there is no such node.
+    /// If the node does not exist.
     pub fn hollow_node(&self, name: &str) -> Result<Process> {
         self.member(name)
     }
 
-    /// Takes a hollow node out of the cluster.
+    /// Removes a hollow node from the cluster.
     ///
     /// # Errors
-    /// If the cluster is not well.
+    /// If the cluster is not healthy.
     pub fn remove_hollow_node(&self, name: &str) -> Result<()> {
         hollow::remove(&self.site, name)
     }
 
-    /// Takes every hollow node out of the cluster.
+    /// Removes all hollow nodes from the cluster.
     ///
     /// # Errors
-    /// If the cluster is not well.
+    /// If the cluster is not healthy.
     pub fn remove_hollow_nodes(&self) -> Result<()> {
         for name in hollow::all(&self.site)? {
             hollow::remove(&self.site, &name)?;

@@ -1,4 +1,4 @@
-//! The parts of the cluster: how each one is started, and how one sees that it is well.
+//! Components of the cluster: command lines and health checks.
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -11,7 +11,7 @@ use super::binaries::Binaries;
 use super::layout::{Layout, NODE, Ports};
 use super::pki::Identity;
 
-/// A process of the cluster that can be killed, frozen and started again.
+/// Process of the cluster that can be killed, frozen and restarted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Component {
@@ -19,18 +19,18 @@ pub enum Component {
     Etcd,
     /// The API server.
     ApiServer,
-    /// The controllers: among them those that evict pods of lost nodes and collect garbage.
+    /// The controllers, which evict pods of lost nodes and collect garbage.
     ControllerManager,
-    /// What finds a node for a pod.
+    /// The scheduler.
     Scheduler,
-    /// What runs the pods of the node.
+    /// The kubelet of the node.
     Kubelet,
     /// The container engine of the node.
     Containerd,
 }
 
 impl Component {
-    /// All of them, in the order in which they depend on each other.
+    /// All components in the order of their dependencies.
     pub const ALL: [Self; 6] = [
         Self::Containerd,
         Self::Etcd,
@@ -40,7 +40,7 @@ impl Component {
         Self::Kubelet,
     ];
 
-    /// The name of the program.
+    /// Returns the name of the program.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -53,22 +53,22 @@ impl Component {
         }
     }
 
-    /// Whether it lives in the node's mount namespace.
+    /// Returns true for components in the node's mount namespace.
     pub(crate) fn is_on_node(self) -> bool {
         matches!(self, Self::Kubelet | Self::Containerd)
     }
 
-    /// Its environment, besides what every daemon has.
+    /// Returns additional environment variables.
     pub(crate) fn environment(self) -> Vec<(String, String)> {
         match self {
-            // A virtual machine may look like one of a cloud to it, and then it asks the cloud
-            // for its name: five seconds in vain on a closed network.
+            // In some virtual machines the kubelet requests its name from a cloud's metadata
+            // service, which takes five seconds on a closed network.
             Self::Kubelet => vec![("AWS_EC2_METADATA_DISABLED".to_owned(), "true".to_owned())],
             _ => Vec::new(),
         }
     }
 
-    /// Asks a part that runs whether it is well.
+    /// Checks the health of a running component.
     pub(crate) fn probe(self, layout: &Layout, ports: Ports) -> Result<()> {
         match self {
             Self::Etcd => etcd_health(ports.etcd),
@@ -77,9 +77,9 @@ impl Component {
                 .run()
                 .map(drop),
             Self::Kubelet => connect(ports.kubelet),
-            // They listen nowhere: whoever runs them sees what they do in the API.
+            // They have no port; their effect is visible in the API.
             Self::ControllerManager | Self::Scheduler => Ok(()),
-            // It is asked as the daemon of the instance.
+            // The daemon of the instance is checked separately.
             Self::Containerd => Ok(()),
         }
     }
@@ -100,7 +100,7 @@ fn connect(port: u16) -> Result<()> {
 fn etcd_health(port: u16) -> Result<()> {
     let text = Agent::config_builder()
         .timeout_global(Some(Duration::from_secs(2)))
-        // It is on this machine, whatever proxy leads to the rest of the world.
+        // The server is on this machine and needs no proxy.
         .proxy(None)
         .build()
         .new_agent()
@@ -108,27 +108,27 @@ fn etcd_health(port: u16) -> Result<()> {
         .call()?
         .body_mut()
         .read_to_string()?;
-    anyhow::ensure!(text.contains("\"true\""), "etcd says {text}");
+    anyhow::ensure!(text.contains("\"true\""), "etcd returned {text}");
     Ok(())
 }
 
-/// What the command lines are made from.
+/// Input of the command lines.
 pub(crate) struct Parts<'a> {
     pub(crate) layout: &'a Layout,
     pub(crate) ports: Ports,
     pub(crate) binaries: &'a Binaries,
-    /// The API server's certificate for those who call it.
+    /// The API server's certificate as a server.
     pub(crate) server: &'a Identity,
-    /// The API server's certificate when it calls the kubelet.
+    /// The API server's certificate as a client of the kubelet.
     pub(crate) to_kubelet: &'a Identity,
     /// The private and the public key of service account tokens.
     pub(crate) token_keys: (String, String),
-    /// Addresses for services. Nobody routes them: there is no proxy on the node.
+    /// Addresses for services. They are not routed, because the node has no proxy.
     pub(crate) service_range: String,
 }
 
 impl Parts<'_> {
-    /// The command line of a part; containerd's is the plan of the instance.
+    /// Returns the command line of a component; that of containerd is in the instance's plan.
     pub(crate) fn command(&self, component: Component) -> Result<Vec<String>> {
         let arguments = match component {
             Component::Etcd => self.etcd(),
@@ -181,11 +181,11 @@ impl Parts<'_> {
             format!("--service-cluster-ip-range={}", self.service_range),
             "--authorization-mode=Node,RBAC".to_owned(),
             "--enable-admission-plugins=NodeRestriction".to_owned(),
-            // No pod can reach a server on loopback: there is nothing to announce.
+            // Pods cannot reach a server on loopback, so it is not announced.
             "--endpoint-reconciler-type=none".to_owned(),
-            // A pod of a lost node is given up soon: tests wait for it.
-            format!("--default-unreachable-toleration-seconds={GIVE_UP_POD}"),
-            format!("--default-not-ready-toleration-seconds={GIVE_UP_POD}"),
+            // Pods of a lost node are evicted soon, because tests wait for it.
+            format!("--default-unreachable-toleration-seconds={POD_EVICTION_SECONDS}"),
+            format!("--default-not-ready-toleration-seconds={POD_EVICTION_SECONDS}"),
             "--profiling=false".to_owned(),
         ]
     }
@@ -202,7 +202,7 @@ impl Parts<'_> {
             "--kube-api-qps=400".to_owned(),
             "--kube-api-burst=800".to_owned(),
             "--node-monitor-period=1s".to_owned(),
-            format!("--node-monitor-grace-period={GIVE_UP_NODE}s"),
+            format!("--node-monitor-grace-period={NODE_GRACE_SECONDS}s"),
             format!("--flex-volume-plugin-dir={}", self.layout.text("volume-plugins")),
             "--profiling=false".to_owned(),
         ]
@@ -229,19 +229,18 @@ impl Parts<'_> {
             format!("--hostname-override={NODE}"),
             "--container-runtime=remote".to_owned(),
             format!("--container-runtime-endpoint=unix://{}", socket.display()),
-            // Its own statistics look for the engine elsewhere.
+            // The kubelet's own statistics use another default socket.
             format!("--containerd={}", socket.display()),
-            // Statistics are ten seconds old otherwise, and tests wait for new ones.
+            // The default interval of ten seconds is too long for tests that wait for statistics.
             "--housekeeping-interval=1s".to_owned(),
-            // What it does to each pod, and when: that a container ended late has a reason.
+            // Logs the actions on each pod with their times, to explain delays.
             "--v=2".to_owned(),
         ]
     }
 }
 
-/// How many seconds a node may be silent before it counts as lost. A hollow node speaks every
-/// ten seconds.
-pub(crate) const GIVE_UP_NODE: u32 = 24;
+/// Seconds without a status after which a node is lost. A hollow node reports every ten seconds.
+pub(crate) const NODE_GRACE_SECONDS: u32 = 24;
 
-/// How many seconds after that its pods are given up.
-const GIVE_UP_POD: u32 = 5;
+/// Seconds after that until its pods are evicted.
+const POD_EVICTION_SECONDS: u32 = 5;

@@ -1,4 +1,4 @@
-//! Nodes that run pods in name only: real kubelets over an engine that pretends.
+//! Hollow nodes: real kubelets with a simulated engine.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,11 +13,11 @@ use super::{WHO, kubectl};
 use crate::poll;
 use crate::site::Site;
 
-/// The label of a hollow node, and the key of its taint: only pods that tolerate
-/// `runtime-test/hollow` with the effect `NoSchedule` land on one.
+/// Label of a hollow node, and key of its taint: only pods that tolerate `runtime-test/hollow` with
+/// the effect `NoSchedule` are scheduled on one.
 pub const HOLLOW: &str = "runtime-test/hollow";
 
-/// Makes sure that so many hollow nodes are there and ready; gives the names of all.
+/// Starts hollow nodes until `count` are ready; returns the names of all.
 pub(crate) fn add(site: &Site, count: usize) -> Result<Vec<String>> {
     let _lock = site.lock("kubernetes-hollow")?;
     let layout = Layout::of(site);
@@ -42,12 +42,12 @@ fn name(number: usize) -> String {
     format!("hollow-{number}")
 }
 
-/// `$0` is the folder of the node, `$1` the program.
+/// Script: `$0` is the directory of the node, `$1` the program.
 ///
-/// The engine that pretends listens at a fixed path in `/tmp`: without one of its own, every
-/// kubelet would speak to the engine of the last one. The program may itself be below `/tmp`.
-/// Its kubelet would make chains in the machine's real packet filter, if it found `iptables`.
-const OWN_TMP: &str = r#"
+/// The simulated engine listens at a fixed path in `/tmp`. With a shared `/tmp`, every kubelet
+/// would use the engine of the last one. The program itself may be below `/tmp`. If the kubelet
+/// found `iptables`, it would create chains in the machine's packet filter.
+const PRIVATE_TMP_SCRIPT: &str = r#"
 cd "$0"
 : > kubemark
 mount --bind "$1" kubemark
@@ -62,7 +62,7 @@ fn start(site: &Site, layout: &Layout, name: &str, port: u16) -> Result<()> {
     fs::create_dir_all(&home)?;
     fs::copy(layout.admin(), home.join("kubeconfig"))?;
     let mut command: Vec<String> =
-        ["unshare", "--mount", "--propagation", "slave", "sh", "-ec", OWN_TMP]
+        ["unshare", "--mount", "--propagation", "slave", "sh", "-ec", PRIVATE_TMP_SCRIPT]
             .map(str::to_owned)
             .to_vec();
     command.extend([
@@ -95,7 +95,7 @@ fn wait_until_ready(site: &Site, layout: &Layout, names: &[String]) -> Result<()
             for name in names {
                 anyhow::ensure!(
                     members.get(name)?.process.is_alive(),
-                    "{name} ended:\n{}",
+                    "{name} exited:\n{}",
                     crate::keeper::tail(&members::log(site, name))
                 );
             }
@@ -115,7 +115,7 @@ fn ready_nodes(layout: &Layout) -> Result<BTreeSet<String>> {
     Ok(printed.lines().filter_map(|line| line.strip_suffix(" True")).map(str::to_owned).collect())
 }
 
-/// Ends a hollow node and takes it out of the cluster, as one that was given back.
+/// Stops a hollow node and deletes it from the cluster.
 pub(crate) fn remove(site: &Site, name: &str) -> Result<()> {
     let layout = Layout::of(site);
     members::remove(site, name)?;
@@ -127,7 +127,7 @@ pub(crate) fn remove(site: &Site, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The hollow nodes whose processes are known, dead or alive.
+/// Returns the recorded hollow nodes, running or not.
 pub(crate) fn all(site: &Site) -> Result<Vec<String>> {
     let known = Members::read(&Layout::of(site))?.by_name;
     Ok(known.into_keys().filter(|name| name.starts_with("hollow-")).collect())

@@ -1,5 +1,5 @@
-//! Settings of the whole machine that a kubelet overwrites, and the packet filter's permission
-//! to forward for the pods' bridge.
+//! Machine settings that a kubelet overwrites, and packet filter rules that allow forwarding for
+//! the pods' bridge.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,7 +9,7 @@ use anyhow::Result;
 
 use crate::process::run;
 
-/// What it writes at its start, whether asked to or not.
+/// Settings that a kubelet writes on every start.
 const SETTINGS: [&str; 6] = [
     "/proc/sys/vm/overcommit_memory",
     "/proc/sys/vm/panic_on_oom",
@@ -19,7 +19,7 @@ const SETTINGS: [&str; 6] = [
     "/proc/sys/kernel/keys/root_maxbytes",
 ];
 
-/// Records the settings in this file.
+/// Writes the current settings to a file.
 pub(crate) fn save(file: &Path) -> Result<()> {
     let settings: BTreeMap<_, _> = SETTINGS
         .iter()
@@ -29,7 +29,7 @@ pub(crate) fn save(file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Writes back what was recorded, if anything was. No kubelet may run.
+/// Restores recorded settings, if there are any. No kubelet may be running.
 pub(crate) fn restore(file: &Path) -> Result<()> {
     let Ok(text) = fs::read(file) else {
         return Ok(());
@@ -44,10 +44,10 @@ pub(crate) fn restore(file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The two rules that let packets from and to the bridge pass.
+/// Returns the two rules that accept packets from and to the bridge.
 ///
-/// A Docker Engine of the machine's owner forbids forwarding by default. The CNI plugin for
-/// that makes chains that nobody removes, and four calls of iptables for each pod.
+/// A Docker Engine of the machine's owner denies forwarding by default. The CNI plugin for that
+/// creates chains that are never removed, and calls iptables four times per pod.
 fn forwarding(bridge: &str) -> [[&str; 6]; 2] {
     [
         ["FORWARD", "-i", bridge, "-j", "ACCEPT", "-w"],
@@ -55,7 +55,7 @@ fn forwarding(bridge: &str) -> [[&str; 6]; 2] {
     ]
 }
 
-/// Lets packets from and to the bridge pass.
+/// Accepts packets from and to the bridge.
 pub(crate) fn allow_forwarding(bridge: &str) -> Result<()> {
     forbid_forwarding(bridge);
     for rule in forwarding(bridge) {
@@ -64,10 +64,10 @@ pub(crate) fn allow_forwarding(bridge: &str) -> Result<()> {
     Ok(())
 }
 
-/// Removes the rules again, if they are there.
+/// Removes the rules, if they exist.
 pub(crate) fn forbid_forwarding(bridge: &str) {
     for rule in forwarding(bridge) {
-        // It says no when there is no such rule.
+        // The command fails when no such rule is left.
         while run("iptables", &[&["-D"], &rule[..]].concat()).is_ok() {}
     }
 }

@@ -1,4 +1,4 @@
-//! Files that tell a client where the cluster is and who it is.
+//! Kubeconfig files.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -12,30 +12,30 @@ use serde_json::{Value, json};
 
 use super::pki::{self, Identity};
 
-/// How a client proves who it is.
+/// Credentials of a client.
 #[derive(Debug)]
-pub(crate) enum Proof<'a> {
-    /// By a certificate.
+pub(crate) enum Credentials<'a> {
+    /// A certificate.
     Certificate(&'a Identity),
-    /// By the token of a service account.
+    /// The token of a service account.
     Token(&'a str),
 }
 
-/// Writes one. Everything is inside the file, so that it can be copied elsewhere; JSON is YAML.
+/// Writes a kubeconfig. It is self-contained and can be copied; JSON is valid YAML.
 pub(crate) fn write(
     path: &Path,
     server: &str,
     pki_dir: &Path,
     namespace: &str,
-    proof: &Proof<'_>,
+    proof: &Credentials<'_>,
 ) -> Result<()> {
     let encoded = |path: &Path| -> Result<String> { Ok(STANDARD.encode(fs::read(path)?)) };
     let user: Value = match proof {
-        Proof::Certificate(identity) => json!({
+        Credentials::Certificate(identity) => json!({
             "client-certificate-data": encoded(&identity.certificate)?,
             "client-key-data": encoded(&identity.key)?,
         }),
-        Proof::Token(token) => json!({"token": token}),
+        Credentials::Token(token) => json!({"token": token}),
     };
     let config = json!({
         "apiVersion": "v1",
@@ -54,7 +54,7 @@ pub(crate) fn write(
         }],
         "current-context": "runtime-test",
     });
-    // Complete or not there, and for our eyes only: a test may read it at any time.
+    // Written atomically, because tests may read it at any time, and readable by the owner only.
     let draft = path.with_extension("draft");
     let mut file =
         OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;

@@ -1,4 +1,4 @@
-//! Kubernetes' own command line, for what is done once: it is there, and it knows the API.
+//! Calls of kubectl, for one-time administration.
 
 use std::ffi::OsStr;
 use std::io::Write;
@@ -10,23 +10,23 @@ use anyhow::{Context, Result};
 use super::binaries;
 use super::layout::Layout;
 
-/// One call.
+/// A kubectl call.
 #[derive(Debug)]
 pub(crate) struct Call {
     command: Command,
     input: Vec<u8>,
 }
 
-/// A call by the administrator.
+/// Returns a call as administrator.
 pub(crate) fn admin(layout: &Layout) -> Result<Call> {
     Call::of(layout, &layout.admin())
 }
 
 impl Call {
-    /// A call by whoever this file is of.
+    /// Returns a call with this kubeconfig.
     pub(crate) fn of(layout: &Layout, kubeconfig: &Path) -> Result<Self> {
         let mut command = Command::new(binaries::find()?.path("kubectl"));
-        // Nothing of the user's own settings and caches.
+        // The user's settings and caches are not used.
         command
             .env_clear()
             .env("HOME", layout.file("home"))
@@ -50,7 +50,7 @@ impl Call {
         self
     }
 
-    /// Runs it and gives what it printed.
+    /// Runs the call; returns its output.
     pub(crate) fn run(mut self) -> Result<String> {
         let mut child = self
             .command
@@ -58,9 +58,9 @@ impl Call {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .context("cannot run kubectl")?;
-        let mut input = child.stdin.take().context("no standard input")?;
-        // It may end without having read everything; its own words say more than our error.
+            .context("failed to run kubectl")?;
+        let mut input = child.stdin.take().context("kubectl has no stdin")?;
+        // kubectl may exit before it has read the input; its stderr is then the better error.
         let sent = input.write_all(&self.input);
         drop(input);
         let done = child.wait_with_output()?;

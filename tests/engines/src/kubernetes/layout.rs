@@ -1,4 +1,4 @@
-//! Where the cluster's files are and which ports it listens on.
+//! Files and ports of the cluster.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 use super::WHO;
 use crate::site::Site;
 
-/// The name of the node that runs pods. A node that is named by its address needs no resolver,
-/// and a kubelet refuses to be told an address on loopback in any other way.
+/// Name of the real node. A node that is named by its address needs no resolver, and a kubelet
+/// accepts a loopback address only in this way.
 pub const NODE: &str = "127.0.0.1";
 
-/// The namespace in which the tests have their rights.
+/// Namespace in which the tests have their rights.
 pub const NAMESPACE: &str = "runtime-test";
 
-/// Everything in the folder of the instance.
+/// Paths in the instance's directory.
 #[derive(Debug, Clone)]
 pub(crate) struct Layout {
     dir: PathBuf,
@@ -35,7 +35,7 @@ impl Layout {
         self.dir.join(name)
     }
 
-    /// The same as text, for command lines and configuration files.
+    /// Returns the path as text, for command lines and configuration files.
     pub(crate) fn text(&self, name: &str) -> String {
         self.file(name).to_string_lossy().into_owned()
     }
@@ -44,12 +44,12 @@ impl Layout {
         self.file("pki")
     }
 
-    /// Of the cluster's administrator, who may do everything.
+    /// Returns the kubeconfig of the administrator.
     pub(crate) fn admin(&self) -> PathBuf {
         self.kubeconfig("admin")
     }
 
-    /// Of this user.
+    /// Returns the kubeconfig of a user.
     pub(crate) fn kubeconfig(&self, name: &str) -> PathBuf {
         self.file(&format!("{name}.kubeconfig"))
     }
@@ -59,8 +59,8 @@ impl Layout {
     }
 }
 
-/// The ports on loopback. They stay the same while the cluster is up: who restarts a part of it
-/// finds it where it was.
+/// Ports on loopback. They are constant while the cluster is up, so that restarted components are
+/// reachable.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Ports {
     pub(crate) etcd: u16,
@@ -72,24 +72,23 @@ pub(crate) struct Ports {
 impl Ports {
     pub(crate) fn choose(site: &Site) -> Result<Self> {
         let mut free = free_ports(site, 28000);
-        let mut next = || free.next().context("no four ports from 28000 to 29999 are free");
+        let mut next = || free.next().context("fewer than four ports from 28000 to 29999 are free");
         Ok(Self { etcd: next()?, etcd_peers: next()?, api: next()?, kubelet: next()? })
     }
 
-    /// Where the API server is.
+    /// Returns the URL of the API server.
     pub(crate) fn server(self) -> String {
         format!("https://127.0.0.1:{}", self.api)
     }
 }
 
-/// Ports for hollow kubelets.
+/// Iterates over ports for hollow kubelets.
 pub(crate) fn hollow_ports(site: &Site) -> impl Iterator<Item = u16> {
     free_ports(site, 30000)
 }
 
-/// Ports that nobody listens on now, out of two thousand. They are below the range that the
-/// kernel gives out by itself, so that no stranger gets the port of a part that is being
-/// restarted.
+/// Iterates over unused ports, out of two thousand. They are below the kernel's ephemeral range, so
+/// that no other process is assigned the port of a component that is being restarted.
 fn free_ports(site: &Site, lowest: u16) -> impl Iterator<Item = u16> {
     let first = site.spread() % 2000;
     (0..2000)

@@ -1,4 +1,4 @@
-//! The processes of the cluster: recorded, so that any other process finds them.
+//! Processes of the cluster, recorded so that other processes can find them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,17 +15,17 @@ use crate::process::{self, Process};
 use crate::site::Site;
 use crate::{instance, keeper, poll};
 
-/// One process and how it is started again.
+/// A process and its command line.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Member {
     pub(crate) process: Process,
     command: Vec<String>,
     environment: Vec<(String, String)>,
-    /// Whether it lives in the node's mount namespace.
+    /// Set if the process is in the node's mount namespace.
     inside: bool,
 }
 
-/// What is recorded of the cluster.
+/// Record of the cluster.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Members {
     pub(crate) ports: Ports,
@@ -58,7 +58,7 @@ impl Members {
 
 const FILE: &str = "cluster.json";
 
-/// Changes the record; several threads and processes may do so at once.
+/// Changes the record; safe for concurrent threads and processes.
 fn update<T>(site: &Site, change: impl FnOnce(&mut Members) -> Result<T>) -> Result<T> {
     let _lock = site.lock("kubernetes-members")?;
     let mut members = Members::read(&Layout::of(site))?;
@@ -67,13 +67,13 @@ fn update<T>(site: &Site, change: impl FnOnce(&mut Members) -> Result<T>) -> Res
     Ok(answer)
 }
 
-/// How a process is started.
+/// Launch options of a process.
 #[derive(Debug)]
 pub(crate) struct Launch<'a> {
     pub(crate) name: &'a str,
     pub(crate) command: Vec<String>,
     pub(crate) environment: Vec<(String, String)>,
-    /// The keeper of the mount namespace that it has to live in.
+    /// The keeper of the mount namespace for the process.
     pub(crate) keeper: Option<&'a Process>,
 }
 
@@ -93,7 +93,7 @@ pub(crate) fn launch(site: &Site, launch: Launch<'_>) -> Result<Process> {
     Ok(process)
 }
 
-/// Ends a process, if it lives, and starts it again with the same command line.
+/// Kills a process, if it is alive, and starts it with the same command line.
 pub(crate) fn restart(site: &Site, name: &str) -> Result<Process> {
     update(site, |members| {
         let member = members
@@ -108,7 +108,7 @@ pub(crate) fn restart(site: &Site, name: &str) -> Result<Process> {
     })
 }
 
-/// Ends a process and forgets it.
+/// Kills a process and removes its record.
 pub(crate) fn remove(site: &Site, name: &str) -> Result<()> {
     update(site, |members| match members.by_name.remove(name) {
         Some(member) => member.process.kill(),
@@ -116,7 +116,7 @@ pub(crate) fn remove(site: &Site, name: &str) -> Result<()> {
     })
 }
 
-/// Ends all of them. Works on what is left of a broken cluster too.
+/// Kills all processes, also of a broken cluster.
 pub(crate) fn kill_all(site: &Site) -> Result<()> {
     let Ok(members) = Members::read(&Layout::of(site)) else {
         return Ok(());
@@ -130,16 +130,16 @@ pub(crate) fn kill_all(site: &Site) -> Result<()> {
     Ok(())
 }
 
-/// Waits until a process is well; its last words are in the error.
-pub(crate) fn wait_until_well(
+/// Waits until a process is healthy; the error has the end of its log.
+pub(crate) fn wait_until_healthy(
     site: &Site,
     name: &str,
     process: &Process,
     mut probe: impl FnMut() -> Result<()>,
 ) -> Result<()> {
     let mut last = None;
-    poll::until(Duration::from_secs(120), &format!("{name} to be well"), || {
-        anyhow::ensure!(process.is_alive(), "{name} ended:\n{}", keeper::tail(&log(site, name)));
+    poll::until(Duration::from_secs(120), &format!("{name} to be healthy"), || {
+        anyhow::ensure!(process.is_alive(), "{name} exited:\n{}", keeper::tail(&log(site, name)));
         match probe() {
             Ok(()) => Ok(Some(())),
             Err(error) => {
@@ -148,20 +148,19 @@ pub(crate) fn wait_until_well(
             }
         }
     })
-    .with_context(|| format!("last: {last:?}\n{}", keeper::tail(&log(site, name))))
+    .with_context(|| format!("last probe: {last:?}\n{}", keeper::tail(&log(site, name))))
 }
 
-/// Where its words go.
+/// Returns the path of a process's log.
 pub(crate) fn log(site: &Site, name: &str) -> PathBuf {
     Layout::of(site).file(&format!("{name}.log"))
 }
 
-/// Moves what the parts have said to where it stays, for whoever wants to know why the cluster
-/// was stopped.
+/// Moves the logs of the components to a permanent location, for diagnosis after a stop.
 pub(crate) fn keep_logs(site: &Site) {
     for component in Component::ALL {
         let kept = site.root().join(format!("{WHO}-{component}.last.log"));
-        // A part that was not started has said nothing.
+        // A component that was not started has no log.
         let _ = fs::rename(log(site, component.name()), kept);
     }
 }
@@ -182,5 +181,5 @@ fn spawn(
         environment.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
     let group = instance::daemon_group(site, crate::Engine::Kubernetes)?;
     process::spawn(&group, &log(site, name), &environment, &line)
-        .with_context(|| format!("[{WHO}] cannot start {name}"))
+        .with_context(|| format!("[{WHO}] failed to start {name}"))
 }

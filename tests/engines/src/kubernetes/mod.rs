@@ -1,10 +1,10 @@
-//! A cluster of one real node and any number of hollow ones, on loopback.
+//! A cluster of one real node and any number of hollow nodes, on loopback.
 //!
-//! To the rest of the crate it is one more engine: its node's containerd is the daemon of the
-//! instance, in a mount namespace of its own, and everything else is started when that answers.
-//! All processes are in the control group of the instance and the pods below it, so that
-//! nothing can be left over. What pods leave behind elsewhere (the CNI library's records,
-//! network namespaces, mounts) exists in the namespace alone and goes with it.
+//! The rest of the crate treats the cluster as an engine: the containerd of its node is the daemon
+//! of the instance, in its own mount namespace, and everything else is started once that responds.
+//! All processes are in the instance's control group, with the pods below it, so that nothing is
+//! left over. Other leftovers of pods (the CNI library's records, network namespaces, mounts) exist
+//! only in the mount namespace and are removed with it.
 
 mod access;
 mod binaries;
@@ -28,7 +28,7 @@ pub use layout::{NAMESPACE, NODE};
 pub use translator::ensure as translator;
 
 pub(crate) use bring_up::{clear, finish, install, plan, probe};
-pub(crate) use node::HOST_FOLDERS;
+pub(crate) use node::HOST_DIRECTORIES;
 
-/// The name of the instance.
+/// Name of the instance.
 pub(crate) const WHO: &str = "kubernetes";

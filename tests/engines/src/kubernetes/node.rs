@@ -1,4 +1,4 @@
-//! The node that runs pods: its container engine, its network and its kubelet's settings.
+//! The real node: its container engine, network and kubelet settings.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,31 +11,34 @@ use super::layout::{Layout, Ports};
 use super::members::Members;
 use crate::catalog::{BUSYBOX, ENTRY};
 use crate::engine::Engine;
-use crate::instance::{self, Place, Plan, State};
+use crate::instance::{self, InstanceContext, Plan, State};
 use crate::keeper::{self, Root};
 use crate::process::{Process, run};
 use crate::{cgroup, containerd, registry};
 
-/// Folders that the kubelet and the CNI library cannot be told to do without. They are empty
-/// in the node's namespace, and what is in them there goes with it. The logs of pods are below
-/// `/var/log`: what leads to them on the host is seen in no node.
-pub(crate) const HOST_FOLDERS: &[&str] = &["/var/lib/cni", "/var/lib/kubelet", "/var/log"];
+/// Directories at fixed paths of the kubelet and the CNI library. They are empty in the node's
+/// namespace, and are removed with it. The logs of pods are below `/var/log`; the link to them on
+/// the host is not visible in the node.
+pub(crate) const HOST_DIRECTORIES: &[&str] = &["/var/lib/cni", "/var/lib/kubelet", "/var/log"];
 
-/// Images that are on the node when it is up. [`crate::LAYERS`] is not.
+/// Images that are loaded on the node at start. [`crate::LAYERS`] is not.
 const LOADED: [&str; 2] = [BUSYBOX, ENTRY];
 
 /// The container engine is the daemon of the instance.
-pub(crate) fn plan(place: &Place<'_>, values: BTreeMap<String, String>) -> Result<Plan> {
-    let mut plan = containerd::plan(place, None)?;
-    plan.root = Some(Root::Host { empty: HOST_FOLDERS.iter().map(Into::into).collect() });
+pub(crate) fn plan(
+    context: &InstanceContext<'_>,
+    values: BTreeMap<String, String>,
+) -> Result<Plan> {
+    let mut plan = containerd::plan(context, None)?;
+    plan.root = Some(Root::Host { empty: HOST_DIRECTORIES.iter().map(Into::into).collect() });
     plan.values = values;
     Ok(plan)
 }
 
-/// Brings the images of the tests onto the node, with the password of the registry.
-pub(crate) fn load_images(place: &Place<'_>, state: &State) -> Result<()> {
-    containerd::load_pause(place, state)?;
-    let values = instance::known(place.site, Engine::Registry)?.values;
+/// Loads the test images onto the node, with the registry's password.
+pub(crate) fn load_images(context: &InstanceContext<'_>, state: &State) -> Result<()> {
+    containerd::load_pause(context, state)?;
+    let values = instance::known(context.site, Engine::Registry)?.values;
     let value = |name: &str| values.get(name).map(String::as_str).unwrap_or_default();
     let login = format!("{}:{}", value(registry::USER), value(registry::PASSWORD));
     for image in LOADED {
@@ -48,7 +51,7 @@ pub(crate) fn load_images(place: &Place<'_>, state: &State) -> Result<()> {
 
 /// Writes the kubelet's settings.
 pub(crate) fn write_kubelet_config(layout: &Layout, ports: Ports, group: &str) -> Result<()> {
-    // A full disk or memory of the machine must not make the node refuse pods.
+    // The node must not refuse pods because of the machine's disk or memory usage.
     let nearly_full: Value =
         ["memory.available", "nodefs.available", "nodefs.inodesFree", "imagefs.available"]
             .into_iter()
@@ -72,17 +75,17 @@ pub(crate) fn write_kubelet_config(layout: &Layout, ports: Ports, group: &str) -
         "cgroupRoot": group,
         "evictionHard": nearly_full,
         "failSwapOn": false,
-        // Else images vanish while tests rely on them.
+        // Image garbage collection would delete images in use by tests.
         "imageGCHighThresholdPercent": 100,
-        // There is no proxy on the node that would need the chains.
+        // The node has no proxy that needs the chains.
         "makeIPTablesUtilChains": false,
         "maxPods": MAX_PODS,
-        // With the default the node is ready ten seconds later.
+        // With the default interval the node is ready ten seconds later.
         "nodeStatusUpdateFrequency": "1s",
-        // The score of a process without CAP_SYS_RESOURCE cannot be lowered.
+        // Without CAP_SYS_RESOURCE a process cannot lower its score.
         "oomScoreAdj": 0,
-        // Zero, which should mean no limit, is the default of 5 for this version's client; a suite
-        // has more, and its events then come minutes late.
+        // Zero, documented as no limit, is the default of 5 for this version's client. The suite
+        // creates more events, which would be delayed by minutes.
         "eventRecordQPS": 200,
         "eventBurst": 400,
         "kubeAPIQPS": 200,
@@ -95,7 +98,7 @@ pub(crate) fn write_kubelet_config(layout: &Layout, ports: Ports, group: &str) -
     Ok(())
 }
 
-/// Changes one of the kubelet's settings. It reads them when it begins.
+/// Changes a kubelet setting, which takes effect at the next start.
 pub(crate) fn change_kubelet_config(layout: &Layout, setting: &str, value: Value) -> Result<()> {
     let path = layout.file("kubelet.json");
     let mut config: Value = serde_json::from_slice(&fs::read(&path)?)?;
@@ -104,10 +107,10 @@ pub(crate) fn change_kubelet_config(layout: &Layout, setting: &str, value: Value
     Ok(())
 }
 
-/// Three hundred at once are a measurement, and what ended before them still counts.
+/// Benchmarks run three hundred pods at once, and terminated pods still count.
 const MAX_PODS: u32 = 700;
 
-/// Makes the parent of the pods' control groups: the kubelet wants it in every hierarchy.
+/// Creates the parent of the pods' control groups, which the kubelet requires in every hierarchy.
 pub(crate) fn make_groups(group: &str) -> Result<()> {
     for hierarchy in cgroup::hierarchies()? {
         fs::create_dir_all(hierarchy.mount.join(group.trim_start_matches('/')))?;
@@ -115,7 +118,7 @@ pub(crate) fn make_groups(group: &str) -> Result<()> {
     Ok(())
 }
 
-/// Puts the kubelet's folders on disk, where they would fill the memory otherwise.
+/// Mounts the kubelet's directories on disk, because they would otherwise fill the memory.
 pub(crate) fn mount_folders(layout: &Layout, state: &State) -> Result<()> {
     let Some(keeper) = &state.keeper else {
         anyhow::bail!("the node has no mount namespace");
@@ -139,13 +142,13 @@ fn bind(keeper: &Process, source: &Path, target: &str) -> Result<()> {
     Ok(())
 }
 
-/// The kubelet tells the engine to write logs here, and nowhere else.
+/// Directory in which the kubelet makes the engine write logs; not configurable.
 const POD_LOGS: &str = "/var/log/pods";
 
-/// Lets the host see the logs of pods at the path that the engine gives for them.
+/// Makes the logs of pods visible on the host at the path that the engine reports.
 ///
-/// Somebody who works on the node reads them there. A host that has a kubelet already keeps its
-/// own folder, and our logs are then seen in the node's namespace only.
+/// Processes on the node read the logs there. If the host has a kubelet, its directory is kept, and
+/// the cluster's logs are visible only in the node's namespace.
 pub(crate) fn show_logs(layout: &Layout) -> Result<()> {
     let target = layout.file("pods");
     fs::create_dir_all(&target)?;
@@ -159,8 +162,8 @@ pub(crate) fn show_logs(layout: &Layout) -> Result<()> {
     }
 }
 
-/// Whether a link leads to a cluster of ours that has ended without being taken down, or whose
-/// folder was removed by hand.
+/// Returns true if a link points to a cluster that was not stopped properly, or whose directory was
+/// deleted manually.
 fn is_left_over(target: &Path) -> bool {
     if !target.exists() {
         return true;
@@ -170,7 +173,7 @@ fn is_left_over(target: &Path) -> bool {
     !members.by_name.values().any(|member| member.process.is_alive())
 }
 
-/// Undoes [`show_logs`], if it was this cluster that has done it.
+/// Reverts [`show_logs`], if this cluster created the link.
 pub(crate) fn hide_logs(layout: &Layout) -> Result<()> {
     if fs::read_link(POD_LOGS).is_ok_and(|target| target == layout.file("pods")) {
         fs::remove_file(POD_LOGS)?;

@@ -1,4 +1,4 @@
-//! The cluster's own certificate authority, and the keys of everybody in it.
+//! Certificate authority of the cluster, and keys of its members.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -13,21 +13,21 @@ use rcgen::{
     KeyPair, KeyUsagePurpose, PublicKeyData,
 };
 
-/// A certificate and its key, both as PEM files.
+/// A certificate and its key as PEM files.
 #[derive(Debug, Clone)]
 pub(crate) struct Identity {
     pub(crate) certificate: PathBuf,
     pub(crate) key: PathBuf,
 }
 
-/// The certificate authority while it gives certificates; its key is kept nowhere.
+/// The certificate authority, whose key is only in memory.
 pub(crate) struct Authority {
     dir: PathBuf,
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
 impl Authority {
-    /// Makes one that writes into this folder.
+    /// Creates an authority that writes into this directory.
     pub(crate) fn new(dir: &Path) -> Result<Self> {
         fs::create_dir_all(dir)?;
         let mut params = CertificateParams::new([])?;
@@ -39,7 +39,7 @@ impl Authority {
         Ok(Self { dir: dir.to_owned(), issuer })
     }
 
-    /// A user of the API: the name and the groups are those that the API server sees.
+    /// Issues the certificate of an API user; `name` and `group` are visible to the API server.
     pub(crate) fn client(&self, file: &str, name: &str, group: &str) -> Result<Identity> {
         let mut params = CertificateParams::new([])?;
         params.distinguished_name.push(DnType::CommonName, name);
@@ -48,7 +48,7 @@ impl Authority {
         self.issue(file, params)
     }
 
-    /// A server that is reached by these names and addresses.
+    /// Issues the certificate of a server with these names and addresses.
     pub(crate) fn server(&self, file: &str, names: &[&str]) -> Result<Identity> {
         let names: Vec<String> = names.iter().copied().map(str::to_owned).collect();
         let mut params = CertificateParams::new(names)?;
@@ -70,8 +70,8 @@ impl Authority {
         Ok(identity)
     }
 
-    /// The pair of keys that signs and checks the tokens of service accounts: the paths of the
-    /// private and of the public one.
+    /// Creates the key pair for service account tokens; returns the paths of the private and of the
+    /// public key.
     pub(crate) fn token_keys(&self) -> Result<(PathBuf, PathBuf)> {
         let (private, public) = (self.dir.join("tokens.key"), self.dir.join("tokens.pub"));
         let key = KeyPair::generate()?;
@@ -81,20 +81,20 @@ impl Authority {
     }
 }
 
-/// The certificate that everybody in the cluster trusts.
+/// Returns the path of the authority's certificate, which all members trust.
 pub(crate) fn certificate(dir: &Path) -> PathBuf {
     dir.join("ca.crt")
 }
 
 fn write(path: &Path, label: &str, der: &[u8]) -> Result<()> {
-    // For our eyes only, from its first byte on.
+    // The mode is set at creation, so that other users can never read the file.
     let mut file =
         OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(pem(label, der).as_bytes())?;
     Ok(())
 }
 
-/// The text form (RFC 7468): lines of 64 letters.
+/// Returns the text form (RFC 7468) with lines of 64 characters.
 fn pem(label: &str, der: &[u8]) -> String {
     let mut text = format!("-----BEGIN {label}-----\n");
     let encoded = STANDARD.encode(der);
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_content_is_cut_into_lines() {
+    fn pem_has_lines_of_64_characters() {
         let text = pem("X", &[0; 49]);
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], "-----BEGIN X-----");

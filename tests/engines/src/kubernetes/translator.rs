@@ -1,9 +1,8 @@
-//! The part of a Kubernetes of today with which its API server takes sessions over WebSockets, as
-//! a program of its own, built once and kept outside the checkout.
+//! The part of a current Kubernetes API server that accepts sessions over WebSockets, as a separate
+//! program that is built once and cached outside of the checkout.
 //!
-//! No Debian release has the sources of the servers of that age. Unstable has this part of them as
-//! a library, and that is enough: our program in the folder `translator` puts it in front of the
-//! servers that there are.
+//! No Debian release has the sources of a current server, but unstable has this part as a library.
+//! The program in the directory `translator` puts it in front of the older servers.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,8 +19,8 @@ use crate::{mirror, packages, rootfs};
 
 const SUITE: &str = "sid";
 
-/// What the program imports, and what that does, without what [`LEFT_OUT`] would: the libraries
-/// depend by name on seven times as much as on what is compiled.
+/// Imports of the program and their dependencies, without those of [`EXCLUDED_FILES`]. By their
+/// package metadata, the libraries depend on seven times as many packages as are compiled.
 const LIBRARIES: [&str; 32] = [
     "golang-github-davecgh-go-spew-dev",
     "golang-github-docker-spdystream-dev",
@@ -57,25 +56,25 @@ const LIBRARIES: [&str; 32] = [
     "golang-k8s-utils-dev",
 ];
 
-/// The package that the program is about.
+/// The package with the handlers.
 const HANDLERS: &str = "k8s.io/apiserver/pkg/util/proxy";
 
-/// Files of that package which have nothing to do with sessions, and import most of a server.
-const LEFT_OUT: [&str; 3] = ["endpointslice.go", "proxy.go", "streamtunnel.go"];
+/// Files of that package that do not handle sessions and import most of a server.
+const EXCLUDED_FILES: [&str; 3] = ["endpointslice.go", "proxy.go", "streamtunnel.go"];
 
-/// Our sources.
+/// The program's sources.
 const MAIN: &str = include_str!("../../translator/main.go");
 const METRICS: &str = include_str!("../../translator/metrics/metrics.go");
 
-/// How often all of it is fetched: unstable may change between its list and its packages.
-const TRIES: usize = 3;
+/// Number of download attempts: unstable may change between the list and the packages.
+const DOWNLOAD_ATTEMPTS: usize = 3;
 
-/// Makes sure that the program is there, and gives its path. It is called with `-kubeconfig` and
-/// the path of one, prints the address that it serves without encryption, and ends when its input
-/// does. Who calls it has the rights of that kubeconfig.
+/// Builds the program if it is missing, and returns its path. It is called with `-kubeconfig` and a
+/// path, prints the address that it serves without encryption, and exits at the end of its stdin.
+/// Its clients have the rights of that kubeconfig.
 ///
 /// # Errors
-/// When it cannot be fetched or built.
+/// If the download or the build fails.
 pub fn ensure() -> Result<PathBuf> {
     let cache = rootfs::cache()?;
     let program = cache.join(format!("websocket-translator-{}", key()));
@@ -105,10 +104,10 @@ pub fn ensure() -> Result<PathBuf> {
     Ok(program)
 }
 
-/// Other sources are another program.
+/// The cache key includes the sources.
 fn key() -> String {
     let mut hash = Sha256::new();
-    for part in [MAIN, METRICS].iter().chain(&LIBRARIES).chain(&LEFT_OUT) {
+    for part in [MAIN, METRICS].iter().chain(&LIBRARIES).chain(&EXCLUDED_FILES) {
         hash.update(part);
         hash.update([0]);
     }
@@ -118,26 +117,27 @@ fn key() -> String {
 fn remove(work: &Path) -> Result<()> {
     match fs::remove_dir_all(work) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", work.display()))
+            Err(error).with_context(|| format!("failed to remove {}", work.display()))
         }
         _ => Ok(()),
     }
 }
 
-/// Unpacks the compiler and the libraries side by side; gives the folder.
+/// Unpacks the compiler and the libraries; returns the directory.
 ///
-/// The compiler is a static program and the libraries are sources: it takes no system around them.
+/// The compiler is a static program and the libraries are sources, so no system around them is
+/// needed.
 fn fetch(work: &Path) -> Result<PathBuf> {
     let mirror = mirror::debian_mirror()?;
     crate::say(WHO, &format!("fetching a compiler and libraries of {SUITE} from {mirror}"));
-    let apt = packages::Apart::new(work, &format!("deb {mirror} {SUITE} main"))?;
+    let apt = packages::SeparateApt::new(work, &format!("deb {mirror} {SUITE} main"))?;
     let mut fetched = fetch_once(&apt);
-    for _ in 1..TRIES {
+    for _ in 1..DOWNLOAD_ATTEMPTS {
         if fetched.is_err() {
             fetched = fetch_once(&apt);
         }
     }
-    fetched.context("cannot fetch the packages of the translator")?;
+    fetched.context("failed to download the packages of the translator")?;
     let root = work.join("root");
     for entry in fs::read_dir(apt.archives())?.flatten() {
         if entry.path().extension().is_some_and(|e| e == "deb") {
@@ -147,14 +147,14 @@ fn fetch(work: &Path) -> Result<PathBuf> {
     Ok(root)
 }
 
-fn fetch_once(apt: &packages::Apart<'_>) -> Result<()> {
+fn fetch_once(apt: &packages::SeparateApt<'_>) -> Result<()> {
     apt.get(&["update"])?;
-    // With what it depends on: its real package has its version in its name.
+    // With dependencies, because the real package has its version in its name.
     apt.get(&["install", "-y", "--no-install-recommends", "--download-only", "golang-go"])?;
     apt.download(&LIBRARIES)
 }
 
-/// Builds as Debian builds the programs of these libraries: in one tree, without modules.
+/// Builds like Debian builds programs with these libraries: in one tree, without modules.
 fn compile(work: &Path, root: &Path) -> Result<PathBuf> {
     crate::say(WHO, "building the translator, about a minute on two cores");
     let sources = work.join("src");
@@ -167,11 +167,11 @@ fn compile(work: &Path, root: &Path) -> Result<PathBuf> {
     let mut instead = serde_json::Map::new();
     let mut replace = |name: &str, with: &str| {
         let file = handlers.join(name);
-        anyhow::ensure!(file.exists(), "{HANDLERS} has no {name} any more");
+        anyhow::ensure!(file.exists(), "{HANDLERS} no longer has {name}");
         instead.insert(file.to_string_lossy().into_owned(), with.into());
         Ok(())
     };
-    for name in LEFT_OUT {
+    for name in EXCLUDED_FILES {
         replace(name, "")?;
     }
     replace("metrics/metrics.go", &metrics.to_string_lossy())?;
@@ -181,12 +181,12 @@ fn compile(work: &Path, root: &Path) -> Result<PathBuf> {
     let built = work.join("translator");
     output(
         Command::new("setpriv")
-            // If we are killed, all of it ends: the next build would find it in its way.
+            // All processes end if this process is killed; leftovers would disturb the next build.
             .args(["--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child"])
             .args(["nice", "-n", "19"])
             .arg(compiler.join("bin/go"))
-            // It is compiled once and run for seconds: a fast compiler is worth more than a fast
-            // program.
+            // The program is compiled once and runs for seconds, so compile time matters more than
+            // speed.
             .args(["build", "-gcflags=all=-N -l", "-ldflags=-s -w", "-trimpath", "-overlay"])
             .arg(&overlay)
             .arg("-o")
@@ -203,8 +203,6 @@ fn compile(work: &Path, root: &Path) -> Result<PathBuf> {
             .env("GOTOOLCHAIN", "local")
             .env("CGO_ENABLED", "0"),
     )
-    .context(
-        "the translator does not build: are the libraries others than those it was written for?",
-    )?;
+    .context("failed to build the translator: did the libraries change?")?;
     Ok(built)
 }

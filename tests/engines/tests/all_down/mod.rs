@@ -1,8 +1,8 @@
-//! The end of a test, also of one that fails.
+//! Cleanup at the end of a test, also after a failure.
 
 use test_engines::{Engine, Site};
 
-/// Stops everything when it goes; what never was up costs nothing.
+/// Stops all engines on drop.
 pub(crate) struct AllDown<'a>(pub(crate) &'a Site);
 
 impl Drop for AllDown<'_> {
