@@ -2,6 +2,7 @@
 
 mod dependencies;
 mod files;
+mod modules;
 mod policy;
 
 use std::time::Instant;
@@ -16,10 +17,11 @@ use crate::workspace::cargo;
 /// A step: name and function.
 type Step = (&'static str, fn(&Stop) -> Result<()>);
 
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 9] = [
     ("format", |stop| stop.run(&mut cargo(&["fmt", "--all", "--check"]))),
     ("files", |_| files::check()),
     ("dependencies", |_| dependencies::check()),
+    ("modules", |_| modules::check()),
     ("generated code", |stop| {
         stop.run(&mut cargo(&["xtask", "codegen", "--check"]))?;
         stop.run(&mut cargo(&["xtask", "readme", "--check"]))

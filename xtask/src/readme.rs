@@ -1,8 +1,8 @@
-//! `cargo xtask readme`: the generated parts of README.md.
+//! `cargo xtask readme`: the parts of README.md that are made and not typed.
 //!
-//! The table of capabilities is generated from the responses of real engines to the conformance
-//! suite, the first program from a compiled example, and the Role from the manifest that the tests
-//! use.
+//! The table of capabilities comes from what real engines answered when the conformance suite
+//! ran on them, the first program from the example that is compiled, the Role from the manifest that
+//! the tests are bound to.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -15,16 +15,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::workspace;
 
-/// Updates the generated parts of README.md.
+/// Writes the generated parts of README.md anew.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Only checks that they are up to date
+    /// Only say whether they are in step
     #[arg(long)]
     check: bool,
 }
 
-/// Capabilities of the engines, one column of the table each. The file is committed, so that a run
-/// on some engines leaves the columns of the others unchanged.
+/// What the engines answered, one column of the table each. It is kept in the repository, so that
+/// a run on some of the engines leaves the columns of the others as they are.
 const DATA: &str = "docs/capabilities.json";
 const README: &str = "README.md";
 const EXAMPLE: &str = "crates/runtime-docker/examples/first.rs";
@@ -33,7 +33,7 @@ const TABLE: (&str, &str) = ("<!-- capabilities:begin -->\n", "<!-- capabilities
 const PROGRAM: (&str, &str) = ("<!-- first-program:begin -->\n", "<!-- first-program:end -->");
 const RIGHTS: (&str, &str) = ("<!-- role:begin -->\n", "<!-- role:end -->");
 
-/// The engines of the table in order.
+/// The engines of the table, in its order.
 const ORDER: &[&str] = &[
     "docker",
     "docker-26",
@@ -56,7 +56,7 @@ struct Column {
 
 type Columns = BTreeMap<String, Column>;
 
-/// The parts of a conformance report that the table uses.
+/// The part of a conformance report that is read here.
 #[derive(Debug, Deserialize)]
 struct Report {
     engine: String,
@@ -67,26 +67,26 @@ struct Report {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let root = workspace::root();
     let columns = read_columns(&root)?;
-    let rendered = render(&root, &columns)?;
+    let made = render(&root, &columns)?;
     let path = root.join(README);
-    if fs::read_to_string(&path)? == rendered {
+    if fs::read_to_string(&path)? == made {
         return Ok(());
     }
     if arguments.check {
-        bail!("{README} is not up to date: run `cargo xtask readme`");
+        bail!("{README} is not in step: run `cargo xtask readme`");
     }
-    fs::write(&path, rendered).with_context(|| format!("failed to write {README}"))
+    fs::write(&path, made).with_context(|| format!("writing {README}"))
 }
 
-/// Records the capabilities in these reports. With `check`, changes nothing and fails if a report
-/// differs from the table.
-pub(crate) fn record_reports(reports: &[impl AsRef<Path>], check: bool) -> Result<()> {
+/// Takes what the engines of these reports answered. With `check` it changes nothing and fails
+/// where an engine answers otherwise than the table says.
+pub(crate) fn take_reports(reports: &[impl AsRef<Path>], check: bool) -> Result<()> {
     let root = workspace::root();
     let mut columns = read_columns(&root)?;
     for path in reports {
         let path = path.as_ref();
         let report: Report = serde_json::from_slice(&fs::read(path)?)
-            .with_context(|| format!("failed to read {}", path.display()))?;
+            .with_context(|| format!("reading {}", path.display()))?;
         let Report { engine, version, capabilities } = report;
         if !ORDER.contains(&engine.as_str()) {
             continue;
@@ -95,7 +95,7 @@ pub(crate) fn record_reports(reports: &[impl AsRef<Path>], check: bool) -> Resul
         let known = columns.get(&engine).map(|known| &known.capabilities);
         if check && known != Some(&column.capabilities) {
             bail!(
-                "the capabilities of {engine} differ from {DATA}: run `cargo xtask test --write-readme`"
+                "{engine} answers other capabilities than {DATA} says: run `cargo xtask test --write-readme`"
             );
         }
         columns.insert(engine, column);
@@ -113,11 +113,9 @@ pub(crate) fn record_reports(reports: &[impl AsRef<Path>], check: bool) -> Resul
 
 fn read_columns(root: &Path) -> Result<Columns> {
     match fs::read(root.join(DATA)) {
-        Ok(data) => {
-            serde_json::from_slice(&data).with_context(|| format!("failed to parse {DATA}"))
-        }
+        Ok(data) => serde_json::from_slice(&data).with_context(|| format!("reading {DATA}")),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Columns::new()),
-        Err(error) => Err(error).with_context(|| format!("failed to read {DATA}")),
+        Err(error) => Err(error).with_context(|| format!("reading {DATA}")),
     }
 }
 
