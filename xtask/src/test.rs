@@ -40,7 +40,7 @@ pub struct Arguments {
     /// Leaves the engines running
     #[arg(long)]
     keep: bool,
-    /// Records the capabilities of the engines in README.md instead of comparing them
+    /// Writes what the engines can do into README.md, in place of comparing it
     #[arg(long)]
     write_readme: bool,
 }
@@ -94,7 +94,7 @@ fn run_guarded(arguments: &Arguments, cases: &Cases, site: &Site, guard: &Guard)
         failed.push("failed to build the workspace".to_owned());
     }
     if !written.is_empty() {
-        let table = readme::record_reports(&written, !arguments.write_readme);
+        let table = readme::take_reports(&written, !arguments.write_readme);
         failed.extend(table.err().map(|error| format!("{error:#}")));
     }
     if !cases.is_all() {

@@ -1,7 +1,7 @@
 //! Replay of output from before an attach.
 //!
 //! Some engines attach only to running containers, and the session then lacks the earlier output.
-//! The log has that output, but only in with_earlier_output lines, so a prompt would not be shown. The replay
+//! The log has that output, but only in whole lines, so a prompt would not be shown. The replay
 //! combines both: it shows the log first, and switches to the session once the log contains every
 //! line that the session has delivered. If the process writes without a pause, the replay never
 //! switches and shows the log to its end. No line is lost or repeated.

@@ -107,10 +107,10 @@ pub(crate) fn default_path() -> Option<PathBuf> {
 mod tests {
     use super::*;
 
-    /// The example in the README lists every key: this test destructures all fields, so a new key
-    /// does not compile until it is added here, and fails until it is added there.
+    /// The README's example has every key: a new one does not compile until it is here, and fails
+    /// until it is there.
     #[test]
-    fn readme_example_has_all_keys() {
+    fn the_example_of_the_readme_has_all_keys() {
         let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
         let readme = std::fs::read_to_string(readme).unwrap();
         let (_, example) = readme.split_once("```toml\n").unwrap();

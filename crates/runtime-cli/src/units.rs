@@ -1,4 +1,4 @@
-//! Parsing and formatting of size_is_parsed, durations and time_is_parsed.
+//! Parsing and formatting of sizes, durations and times.
 
 use std::time::{Duration, SystemTime};
 

@@ -13,15 +13,13 @@
 //! only server implementation (the Go package spdystream) does not follow the draft:
 //!
 //! - **Flow control uses the connection only.** The server neither sends nor honours
-//!   `WINDOW_UPDATE`,
-//! so a client that waits for one would block forever after 64 KiB. Received `WINDOW_UPDATE` frames
-//! are accepted and ignored. Memory stays bounded because every stream has a bounded receive
-//! buffer, and the socket is not read while one of them is full. All streams of a connection must
-//! therefore be read concurrently, like the pipes of a process; [dropping](ReadHalf) a read half
-//! discards its bytes and never blocks.
+//!   `WINDOW_UPDATE`, so a client that waits for one would block forever after 64 KiB. Received
+//!   `WINDOW_UPDATE` frames are accepted and ignored. Memory stays bounded because every stream has
+//!   a bounded receive buffer, and the socket is not read while one of them is full. All streams of
+//!   a connection must therefore be read concurrently, like the pipes of a process;
+//!   [dropping](ReadHalf) a read half discards its bytes and never blocks.
 //! - **Data follows the reply.** The server discards the data of a stream that it has not replied
-//!   to
-//! yet: wait for [`Stream::reply`] before the first write.
+//!   to yet: wait for [`Stream::reply`] before the first write.
 
 pub mod codec;
 mod connection;

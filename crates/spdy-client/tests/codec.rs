@@ -96,7 +96,7 @@ fn encode(frames: &[Frame]) -> BytesMut {
 }
 
 /// Decodes chunks and joins those of data frames. `lengths` are the lengths of the data frames,
-/// because chunks of consecutive frames cannot be told apart.
+/// because chunks of consecutive frames cannot be distinguished.
 fn decode(chunks: impl Iterator<Item = Vec<u8>>, mut lengths: Vec<usize>) -> Vec<Frame> {
     lengths.reverse();
     let mut decoder = Decoder::new();

@@ -1,4 +1,4 @@
-//! The command `runtime` beside Docker's own.
+//! The `runtime` command compared with Docker's CLI.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -61,17 +61,17 @@ pub(crate) async fn compare(engine: &Engine, containers: usize, rounds: usize) -
     engine.clear().await
 }
 
-/// `cargo xtask bench` builds it beside this program.
+/// Returns the path of the CLI, which `cargo xtask bench` builds next to this program.
 fn program() -> Result<PathBuf> {
     let program = std::env::current_exe()?.with_file_name("runtime");
-    ensure!(program.exists(), "`runtime` is not built: `cargo xtask bench` does it");
+    ensure!(program.exists(), "`runtime` is not built: run `cargo xtask bench`");
     Ok(program)
 }
 
-/// Runs a command to its end, which has to say so many lines.
+/// Runs a command to its end; its output must have this number of lines.
 async fn time(mut command: Command, lines: Option<usize>) -> Result<f64> {
     let begun = Instant::now();
-    let output = command.stdin(Stdio::null()).output().await.context("running a command")?;
+    let output = command.stdin(Stdio::null()).output().await.context("failed to run a command")?;
     let seconds = begun.elapsed().as_secs_f64();
     ensure!(
         output.status.success(),
@@ -79,8 +79,8 @@ async fn time(mut command: Command, lines: Option<usize>) -> Result<f64> {
         String::from_utf8_lossy(&output.stderr).trim()
     );
     if let Some(lines) = lines {
-        let said = output.stdout.iter().filter(|byte| **byte == b'\n').count();
-        ensure!(said == lines, "{said} lines instead of {lines} of {command:?}");
+        let printed = output.stdout.iter().filter(|byte| **byte == b'\n').count();
+        ensure!(printed == lines, "{printed} lines instead of {lines} of {command:?}");
     }
     Ok(seconds)
 }

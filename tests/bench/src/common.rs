@@ -1,4 +1,4 @@
-//! What the benches of all backends have in common.
+//! Shared parts of the benches.
 
 use std::sync::Arc;
 
@@ -11,23 +11,23 @@ use runtime_core::{
 
 use crate::measure;
 
-/// What all containers of the bench belong to.
+/// Scope of all containers of the bench.
 pub(crate) const SCOPE: &str = "bench";
 
-/// What a container does that exits at once.
+/// Script of a container that exits immediately.
 pub(crate) const ONE_LINE: &str = "echo done";
 
-/// A variable of the environment.
+/// Returns an environment variable.
 pub(crate) fn variable(name: &str) -> Result<String> {
     std::env::var(name).with_context(|| format!("{name} is not set: `cargo xtask bench` sets it"))
 }
 
-/// The image of all containers, in the registry of the environment.
+/// Returns the image of all containers in the registry of the environment.
 pub(crate) fn image() -> Result<String> {
     Ok(format!("{}/test/busybox:1", variable("RUNTIME_TEST_REGISTRY")?))
 }
 
-/// Pulls the image where it is not there yet.
+/// Pulls the image if it is missing.
 pub(crate) async fn pull(runtime: &dyn Runtime) -> Result<()> {
     let login = RegistryAuth::new(
         variable("RUNTIME_TEST_REGISTRY_USER")?,
@@ -38,10 +38,10 @@ pub(crate) async fn pull(runtime: &dyn Runtime) -> Result<()> {
     Ok(())
 }
 
-/// Says on what is measured.
+/// Prints engine and machine.
 pub(crate) async fn heading(runtime: &dyn Runtime) -> Result<()> {
     if cfg!(debug_assertions) {
-        println!("This is a debug build: the figures say nothing.");
+        println!("This is a debug build: the results are not meaningful.");
     }
     let health = runtime.health().await?;
     println!("engine     {} {}", health.engine, health.version);
@@ -49,7 +49,7 @@ pub(crate) async fn heading(runtime: &dyn Runtime) -> Result<()> {
     Ok(())
 }
 
-/// The life of a container that says one line and exits at once.
+/// Runs the lifecycle of a container that writes one line and exits.
 pub(crate) async fn live(runtime: &dyn Runtime, spec: &ContainerSpec) -> Result<()> {
     let container = runtime.create_container(spec).await?;
     container.start().await?;
@@ -60,7 +60,7 @@ pub(crate) async fn live(runtime: &dyn Runtime, spec: &ContainerSpec) -> Result<
     Ok(())
 }
 
-/// Makes and starts so many containers.
+/// Creates and starts `count` containers.
 pub(crate) async fn start_many(
     runtime: &dyn Runtime,
     spec: &ContainerSpec,

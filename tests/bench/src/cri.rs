@@ -1,4 +1,4 @@
-//! The same for the CRI: side by side with the bare generated client, and with plain reads.
+//! Bench of the CRI backend, compared with the bare generated client and plain reads.
 
 mod bare;
 mod engine;
@@ -16,31 +16,31 @@ use crate::common;
 use engine::Engine;
 pub(crate) use part::Part;
 
-/// How much of each
+/// Sizes of the measurements
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Sizes {
-    /// Only these
+    /// Runs only these parts
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Subject>,
-    /// Little of everything, to see that it works
+    /// Runs small measurements, as a test of the bench
     #[arg(long)]
     quick: bool,
-    /// Pairs of lives of a container [default: 60, quick: 5]
+    /// Pairs of container lifecycles [default: 60, quick: 5]
     #[arg(long)]
     pairs: Option<usize>,
     /// MiB of log file [default: 1024, quick: 32]
     #[arg(long)]
     log_mib: Option<u64>,
-    /// Bytes of a line as the container wrote it, with its end
+    /// Bytes of a line with its end
     #[arg(long, default_value_t = 128)]
     line: usize,
-    /// Rounds of reading it [default: 5, quick: 1]
+    /// Rounds of reading the log [default: 5, quick: 1]
     #[arg(long)]
     rounds: Option<usize>,
-    /// Containers at once [default: 200, quick: 10]
+    /// Concurrent containers [default: 200, quick: 10]
     #[arg(long)]
     containers: Option<usize>,
-    /// Seconds of waiting for nothing [default: 20, quick: 2]
+    /// Seconds of idle waiting [default: 20, quick: 2]
     #[arg(long)]
     idle: Option<u64>,
 }
@@ -50,20 +50,20 @@ impl Sizes {
         given.unwrap_or(if self.quick { quick } else { default })
     }
 
-    fn wants(&self, subject: Subject) -> bool {
+    fn includes(&self, subject: Subject) -> bool {
         self.only.is_empty() || self.only.contains(&subject)
     }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Subject {
-    /// The life of a container that exits at once
+    /// The lifecycle of a container that exits immediately
     Lifecycle,
     /// Reading a large log file
     Logs,
     /// Commands in a container
     Exec,
-    /// Many containers: listed, measured, waited for, and each exit noticed
+    /// Many containers: list, stats, wait, and the latency of exits
     Fleet,
 }
 
@@ -71,17 +71,17 @@ pub(crate) async fn run(sizes: &Sizes) -> Result<()> {
     let engine = Engine::from_env()?;
     engine.prepare().await?;
     common::heading(&engine.ours().await?).await?;
-    if sizes.wants(Subject::Lifecycle) {
+    if sizes.includes(Subject::Lifecycle) {
         lifecycle::compare(&engine, sizes.or(sizes.pairs, 60, 5)).await?;
     }
-    if sizes.wants(Subject::Logs) {
+    if sizes.includes(Subject::Logs) {
         let mib = sizes.log_mib.unwrap_or(if sizes.quick { 32 } else { 1024 });
         logs::compare(&engine, mib << 20, sizes.line, sizes.or(sizes.rounds, 5, 1)).await?;
     }
-    if sizes.wants(Subject::Exec) {
+    if sizes.includes(Subject::Exec) {
         exec::compare(&engine, sizes.or(sizes.pairs, 60, 5)).await?;
     }
-    if sizes.wants(Subject::Fleet) {
+    if sizes.includes(Subject::Fleet) {
         let idle = sizes.idle.unwrap_or(if sizes.quick { 2 } else { 20 });
         fleet::compare(&engine, sizes.or(sizes.containers, 200, 10), idle).await?;
     }

@@ -1,4 +1,4 @@
-//! The engine of the environment, reached in both ways.
+//! The engine of the environment, through both clients.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use runtime_docker::{DockerOptions, DockerRuntime};
 
 use crate::common::{self, SCOPE};
 
-/// Longer than any stop; none of the calls is to fail by it.
-const PATIENCE: Duration = Duration::from_secs(600);
+/// Longer than any stop, so that no call times out.
+const CALL_TIMEOUT: Duration = Duration::from_secs(600);
 
 pub(crate) struct Engine {
-    /// In the form of `DOCKER_HOST`.
+    /// The address in the form of `DOCKER_HOST`.
     pub(crate) host: String,
     /// The image of all containers.
     pub(crate) image: String,
@@ -33,19 +33,19 @@ impl Engine {
         ours(&self.host).await
     }
 
-    /// Pulls the image, and removes what an earlier bench has left.
+    /// Pulls the image, and removes leftovers of earlier benches.
     pub(crate) async fn prepare(&self) -> Result<()> {
         common::pull(&self.ours().await?).await?;
         self.clear().await
     }
 
-    /// Removes all that the bench has made.
+    /// Removes all containers of the bench.
     pub(crate) async fn clear(&self) -> Result<()> {
         self.ours().await?.reap(ReapOptions::default()).await?;
         Ok(())
     }
 
-    /// Makes and starts so many containers.
+    /// Creates and starts `count` containers.
     pub(crate) async fn start_many(&self, count: usize, script: &str) -> Result<Vec<String>> {
         let (runtime, spec) = (self.ours().await?, self.spec(script));
         let started = common::start_many(&runtime, &spec, count, 8).await?;
@@ -59,7 +59,7 @@ pub(crate) async fn ours(host: &str) -> Result<DockerRuntime> {
 }
 
 pub(crate) fn bare(host: &str) -> Result<Docker> {
-    Ok(Docker::connect_with_unix(host, PATIENCE.as_secs(), bollard::API_DEFAULT_VERSION)?)
+    Ok(Docker::connect_with_unix(host, CALL_TIMEOUT.as_secs(), bollard::API_DEFAULT_VERSION)?)
 }
 
 pub(crate) fn forced() -> RemoveContainerOptions {

@@ -1,4 +1,4 @@
-//! Commands in a container of Docker.
+//! Commands in a container on Docker.
 
 use anyhow::{Result, ensure};
 use bollard::Docker;
@@ -45,6 +45,6 @@ async fn once(docker: &Docker, id: &str) -> Result<()> {
         }
     }
     let code = docker.inspect_exec(&exec).await?.exit_code;
-    ensure!(code == Some(0), "true has failed: {code:?}");
+    ensure!(code == Some(0), "true failed: {code:?}");
     Ok(())
 }

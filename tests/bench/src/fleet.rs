@@ -1,4 +1,4 @@
-//! Many containers: followed, listed, measured and waited for.
+//! Many containers: logs, list, stats and wait.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -14,18 +14,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::{self, Engine};
 use crate::measure::{Memory, Table, cpu_time, kib, mib, seconds};
-use crate::part::{Running, Who, say};
+use crate::part::{ClientKind, Running, report};
 use crate::proxy::Proxy;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Figures {
     seconds: f64,
     cpu: Duration,
-    /// By how much the memory has grown.
+    /// Growth of the memory in bytes.
     growth: u64,
 }
 
-/// What a part has used since its beginning.
+/// Resource usage of a part since its start.
 struct Meter {
     begun: Instant,
     cpu: Duration,
@@ -62,7 +62,7 @@ async fn measure(engine: &Engine, ids: &[String], followers: usize) -> Result<()
     let ids = || ids.iter().map(String::as_str);
 
     let mut table = Table::new(&["", "requests", "time", "memory growth", "per follower"]);
-    for who in Who::BOTH {
+    for who in ClientKind::BOTH {
         let followers = followers.to_string();
         let (figures, requests) =
             counted(engine, "follow", who, [followers.as_str()].into_iter().chain(ids())).await?;
@@ -83,7 +83,7 @@ async fn measure(engine: &Engine, ids: &[String], followers: usize) -> Result<()
         ("stats", "two rounds of stats (bare: each container's own two samples, all at once)"),
     ] {
         let mut table = Table::new(&heading);
-        for who in Who::BOTH {
+        for who in ClientKind::BOTH {
             let more: Vec<&str> = if part == "list" { Vec::new() } else { ids().collect() };
             let (figures, requests) = counted(engine, part, who, more).await?;
             table.row(row(who, &figures, &requests));
@@ -93,16 +93,16 @@ async fn measure(engine: &Engine, ids: &[String], followers: usize) -> Result<()
     wait_for_all(engine, &ids().collect::<Vec<_>>()).await
 }
 
-/// Both wait for the same containers, which then are killed all at once.
+/// Both clients wait for the same containers, which are then killed at once.
 async fn wait_for_all(engine: &Engine, ids: &[&str]) -> Result<()> {
     let mut running = Vec::new();
-    for who in Who::BOTH {
+    for who in ClientKind::BOTH {
         let proxy = Proxy::open(&engine.host)?;
         let mut part = start(&proxy, "wait", who, ids.iter().copied())?;
         let () = part.figure().await?;
         running.push((who, proxy, part));
     }
-    // What both need until they stand: they cannot say so, since a wait has no first answer.
+    // Setup time of both clients, which is not observable, because a wait has no first response.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let docker = engine::bare(&engine.host)?;
     stream::iter(ids)
@@ -129,7 +129,7 @@ async fn wait_for_all(engine: &Engine, ids: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn row(who: Who, figures: &Figures, requests: &[String]) -> [String; 5] {
+fn row(who: ClientKind, figures: &Figures, requests: &[String]) -> [String; 5] {
     [
         who.name().to_owned(),
         total(requests),
@@ -142,19 +142,19 @@ fn row(who: Who, figures: &Figures, requests: &[String]) -> [String; 5] {
 fn start<'a>(
     proxy: &Proxy,
     part: &'a str,
-    who: Who,
+    who: ClientKind,
     more: impl IntoIterator<Item = &'a str>,
 ) -> Result<Running> {
-    let (host, who) = (proxy.host(), if who == Who::Ours { "ours" } else { "bare" });
+    let (host, who) = (proxy.host(), if who == ClientKind::Ours { "ours" } else { "bare" });
     let first = [part, who, host.as_str()].map(str::to_owned);
     Running::start(first.into_iter().chain(more.into_iter().map(str::to_owned)))
 }
 
-/// Runs a part and counts its requests, but for those of connecting.
+/// Runs a part and counts its requests, except those of the connect.
 async fn counted<'a>(
     engine: &Engine,
     part: &'a str,
-    who: Who,
+    who: ClientKind,
     more: impl IntoIterator<Item = &'a str>,
 ) -> Result<(Figures, Vec<String>)> {
     let proxy = Proxy::open(&engine.host)?;
@@ -162,7 +162,8 @@ async fn counted<'a>(
     Ok((figures, proxy.take()))
 }
 
-/// The number of requests. Finding out who the engine is takes ours two at the connect.
+/// Formats the number of requests. The library sends two requests for the engine's identity at
+/// connect.
 fn total(requests: &[String]) -> String {
     let connect = requests.iter().filter(|request| is_connect(request)).count();
     format!("{} + {connect}", requests.len() - connect)
@@ -192,14 +193,14 @@ fn following() -> LogsOptions {
 }
 
 pub(crate) async fn follow(
-    who: Who,
+    who: ClientKind,
     host: &str,
     followers: usize,
     containers: &[String],
 ) -> Result<()> {
     let targets = containers.iter().cycle().take(followers);
     match who {
-        Who::Ours => {
+        ClientKind::Ours => {
             let runtime = engine::ours(host).await?;
             let ids = containers.iter().map(ContainerId::new);
             let handles = try_join_all(ids.map(|id| {
@@ -213,15 +214,15 @@ pub(crate) async fn follow(
                 async move {
                     let mut log = container.logs(LogOptions::default().follow(Follow::Yes)).await?;
                     let first = log.next().await.transpose()?;
-                    ensure!(first.is_some(), "a log has ended");
+                    ensure!(first.is_some(), "a log ended");
                     Ok(log)
                 }
             }))
             .await?;
-            say(&meter.read()?)?;
+            report(&meter.read()?)?;
             drop(logs);
         }
-        Who::Bare => {
+        ClientKind::Bare => {
             let docker = engine::bare(host)?;
             docker.version().await?;
             let meter = Meter::start()?;
@@ -229,28 +230,28 @@ pub(crate) async fn follow(
                 let mut log = docker.logs(id, Some(following())).boxed();
                 async move {
                     let first = log.next().await.transpose()?;
-                    ensure!(first.is_some(), "a log has ended");
+                    ensure!(first.is_some(), "a log ended");
                     Ok(log)
                 }
             }))
             .await?;
-            say(&meter.read()?)?;
+            report(&meter.read()?)?;
             drop(logs);
         }
     }
     Ok(())
 }
 
-pub(crate) async fn list(who: Who, host: &str) -> Result<()> {
+pub(crate) async fn list(who: ClientKind, host: &str) -> Result<()> {
     match who {
-        Who::Ours => {
+        ClientKind::Ours => {
             let runtime = engine::ours(host).await?;
             let meter = Meter::start()?;
             let listed = runtime.list_containers(ListOptions::default()).await?;
             ensure!(!listed.is_empty(), "there are no containers");
-            say(&meter.read()?)
+            report(&meter.read()?)
         }
-        Who::Bare => {
+        ClientKind::Bare => {
             let docker = engine::bare(host)?;
             docker.version().await?;
             let meter = Meter::start()?;
@@ -261,14 +262,14 @@ pub(crate) async fn list(who: Who, host: &str) -> Result<()> {
                 infos.push(docker.inspect_container(id, None).await?);
             }
             ensure!(!infos.is_empty(), "there are no containers");
-            say(&meter.read()?)
+            report(&meter.read()?)
         }
     }
 }
 
-pub(crate) async fn stats(who: Who, host: &str, containers: &[String]) -> Result<()> {
+pub(crate) async fn stats(who: ClientKind, host: &str, containers: &[String]) -> Result<()> {
     match who {
-        Who::Ours => {
+        ClientKind::Ours => {
             let runtime = engine::ours(host).await?;
             let ids: Vec<_> = containers.iter().map(ContainerId::new).collect();
             let meter = Meter::start()?;
@@ -276,9 +277,9 @@ pub(crate) async fn stats(who: Who, host: &str, containers: &[String]) -> Result
             let second = runtime.stats(&ids).await?;
             let with_cpu = second.iter().filter(|(_, stats)| stats.cpu_percent.is_some()).count();
             ensure!(with_cpu == ids.len(), "{with_cpu} of {} have a CPU percentage", ids.len());
-            say(&meter.read()?)
+            report(&meter.read()?)
         }
-        Who::Bare => {
+        ClientKind::Bare => {
             let docker = engine::bare(host)?;
             docker.version().await?;
             let meter = Meter::start()?;
@@ -289,41 +290,41 @@ pub(crate) async fn stats(who: Who, host: &str, containers: &[String]) -> Result
             }))
             .await?;
             ensure!(samples.iter().all(Option::is_some), "a container has no stats");
-            say(&meter.read()?)
+            report(&meter.read()?)
         }
     }
 }
 
-pub(crate) async fn wait(who: Who, host: &str, containers: &[String]) -> Result<()> {
+pub(crate) async fn wait(who: ClientKind, host: &str, containers: &[String]) -> Result<()> {
     let now =
         || Ok::<_, anyhow::Error>(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64());
     match who {
-        Who::Ours => {
+        ClientKind::Ours => {
             let runtime = engine::ours(host).await?;
-            // Handles from one list, as a program has them after its restart.
+            // The handles are from one list, like after a restart of a program.
             let handles = runtime.list_containers(ListOptions::default()).await?;
             let meter = Meter::start()?;
-            say(&())?;
+            report(&())?;
             let exits = try_join_all(handles.iter().map(|listed| listed.container.wait())).await?;
             let ended = now()?;
             ensure!(exits.len() == containers.len(), "{} waits", exits.len());
-            say(&(meter.read()?, ended))
+            report(&(meter.read()?, ended))
         }
-        Who::Bare => {
+        ClientKind::Bare => {
             let docker = engine::bare(host)?;
             docker.version().await?;
             let meter = Meter::start()?;
-            say(&())?;
+            report(&())?;
             let exits = try_join_all(containers.iter().map(|id| {
                 let options = WaitContainerOptions { condition: "not-running".to_owned() };
                 let mut waits = docker.wait_container(id, Some(options)).boxed();
-                // bollard gives an error for every code but 0.
+                // bollard returns an error for every exit code except 0.
                 async move { Ok::<_, anyhow::Error>(waits.next().await.is_some()) }
             }))
             .await?;
             let ended = now()?;
-            ensure!(exits.iter().all(|exit| *exit), "a wait gave nothing");
-            say(&(meter.read()?, ended))
+            ensure!(exits.iter().all(|exit| *exit), "a wait returned nothing");
+            report(&(meter.read()?, ended))
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The life of a container that exits at once.
+//! Lifecycle of a container that exits immediately.
 
 use anyhow::{Result, ensure};
 use bollard::Docker;
@@ -47,8 +47,8 @@ fn sorted(requests: &[String]) -> Vec<&String> {
     sorted
 }
 
-/// What a careful caller of bollard asks for: the inspect tells an exit by the memory limit from
-/// any other, and when it was.
+/// Requests of a careful caller of bollard: the inspect distinguishes out-of-memory exits, and
+/// returns the exit time.
 async fn bare_once(engine: &Engine, docker: &Docker) -> Result<()> {
     let body = ContainerCreateBody {
         image: Some(engine.image.clone()),

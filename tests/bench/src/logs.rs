@@ -1,4 +1,4 @@
-//! Reading a large log.
+//! Reading of a large log.
 
 use anyhow::{Result, ensure};
 use bollard::query_parameters::LogsOptions;
@@ -8,18 +8,18 @@ use runtime_core::{Container, ContainerId, LogOptions, Runtime};
 
 use crate::engine::{self, Engine};
 use crate::measure::mib;
-use crate::part::{Running, say};
+use crate::part::{Running, report};
 use crate::reading::{self, Read, Reading, time};
 
 pub(crate) async fn compare(engine: &Engine, bytes: u64, line: u64, rounds: usize) -> Result<()> {
     let runtime = engine.ours().await?;
-    // `line` bytes with the line end, again and again.
+    // Repeats lines of `line` bytes with the line end.
     let width = line.max(2) - 1;
     let script = format!("yes $(head -c {width} /dev/zero | tr '\\0' x) | head -c {bytes}",);
     println!("\nwriting {} of log in lines of {line} bytes ...", mib(bytes));
     let container = runtime.create_container(&engine.spec(&script)).await?;
     container.start().await?;
-    ensure!(container.wait().await?.success(), "the log could not be written");
+    ensure!(container.wait().await?.success(), "failed to write the log");
     let id = container.id().as_str();
 
     let [mut ours, mut raw, mut bare, mut docker, mut stamped] = [const { Vec::new() }; 5];
@@ -72,20 +72,20 @@ async fn command_line(engine: &Engine, id: &str, more: &[&str]) -> Result<Read> 
     reading::command_line(command).await
 }
 
-/// How a log is read.
+/// Reader of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Way {
     Records,
     Raw,
-    /// With bollard alone.
+    /// Bare bollard.
     Bare,
 }
 
-/// In a process of its own.
+/// Runs in a separate process.
 pub(crate) async fn read(way: Way, host: &str, container: &str) -> Result<()> {
-    // On a task, as a program of some size does: the main one is on no worker thread.
+    // In a task, like in larger programs, because the main task is not on a worker thread.
     let (host, container) = (host.to_owned(), container.to_owned());
-    say(&tokio::spawn(async move { read_all(way, &host, &container).await }).await??)
+    report(&tokio::spawn(async move { read_all(way, &host, &container).await }).await??)
 }
 
 async fn read_all(way: Way, host: &str, container: &str) -> Result<Read> {
@@ -109,7 +109,7 @@ async fn read_all(way: Way, host: &str, container: &str) -> Result<Read> {
     while let Some(line) = log.next().await {
         records += 1;
         let line = line?.into_bytes();
-        // bollard leaves the time where it is.
+        // bollard does not remove the timestamp.
         bytes += (line.len() - line.iter().position(|byte| *byte == b' ').unwrap_or(0) - 1) as u64;
     }
     reading.end(records, bytes)

@@ -1,6 +1,7 @@
-//! What this library costs, side by side with bare clients, command lines and plain reads.
+//! Cost of this library, compared with bare clients, CLIs and plain reads.
 //!
-//! It runs on the engine and the registry of the environment, as `cargo xtask bench` sets them. Each figure is taken in a process of its own, so that one does not disturb the other.
+//! The bench uses the engine and the registry of the environment that `cargo xtask bench` provides.
+//! Each measurement runs in a separate process, so that measurements do not affect each other.
 
 mod command;
 mod common;
@@ -34,48 +35,48 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Measures everything, or some of it, and prints tables
+    /// Runs all or some measurements, and prints tables
     Docker(Sizes),
-    /// The same for the CRI
+    /// Same for the CRI
     Cri(cri::Sizes),
-    /// The same for Kubernetes
+    /// Same for Kubernetes
     K8s(k8s::Sizes),
-    /// Measures one thing; `docker` starts these
+    /// Runs one measurement; started by the other commands
     #[command(hide = true, subcommand)]
     Part(Part),
 }
 
-/// How much of each
+/// Sizes of the measurements
 #[derive(Debug, Clone, clap::Args)]
 struct Sizes {
-    /// Only these
+    /// Runs only these parts
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Subject>,
-    /// Little of everything, to see that it works
+    /// Runs small measurements, as a test of the bench
     #[arg(long)]
     quick: bool,
-    /// Pairs of lives of a container [default: 60, quick: 5]
+    /// Pairs of container lifecycles [default: 60, quick: 5]
     #[arg(long)]
     pairs: Option<usize>,
     /// MiB of log [default: 1024, quick: 32]
     #[arg(long)]
     log_mib: Option<u64>,
-    /// Bytes of a line of it, with its end
+    /// Bytes of a line with its end
     #[arg(long, default_value_t = 128)]
     line: u64,
-    /// Rounds of reading it [default: 3, quick: 1]
+    /// Rounds of reading the log [default: 3, quick: 1]
     #[arg(long)]
     rounds: Option<usize>,
-    /// Containers at once [default: 200, quick: 10]
+    /// Concurrent containers [default: 200, quick: 10]
     #[arg(long)]
     containers: Option<usize>,
-    /// Followers at once [default: 500, quick: 20]
+    /// Concurrent followers [default: 500, quick: 20]
     #[arg(long)]
     followers: Option<usize>,
     /// MiB through an exec [default: 1024, quick: 32]
     #[arg(long)]
     exec_mib: Option<u64>,
-    /// Containers that are listed by the commands [default: 500, quick: 10]
+    /// Containers in the lists of the CLIs [default: 500, quick: 10]
     #[arg(long)]
     listed: Option<usize>,
 }
@@ -109,14 +110,14 @@ impl Sizes {
         self.listed.unwrap_or(if self.quick { 10 } else { 500 })
     }
 
-    fn wants(&self, subject: Subject) -> bool {
+    fn includes(&self, subject: Subject) -> bool {
         self.only.is_empty() || self.only.contains(&subject)
     }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Subject {
-    /// The life of a container that exits at once
+    /// The lifecycle of a container that exits immediately
     Lifecycle,
     /// Reading a large log
     Logs,
@@ -124,7 +125,7 @@ enum Subject {
     Fleet,
     /// Commands in a container
     Exec,
-    /// The command `runtime` beside `docker`
+    /// The `runtime` command compared with `docker`
     Command,
 }
 
@@ -144,7 +145,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The same for all: what tokio gives by default.
+/// Creates the executor of all measurements: tokio's default.
 fn runtime() -> Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
 }
@@ -153,19 +154,19 @@ async fn docker(sizes: &Sizes) -> Result<()> {
     let engine = Engine::from_env()?;
     engine.prepare().await?;
     common::heading(&engine.ours().await?).await?;
-    if sizes.wants(Subject::Lifecycle) {
+    if sizes.includes(Subject::Lifecycle) {
         lifecycle::compare(&engine, sizes.pairs()).await?;
     }
-    if sizes.wants(Subject::Logs) {
+    if sizes.includes(Subject::Logs) {
         logs::compare(&engine, sizes.log_bytes(), sizes.line, sizes.rounds()).await?;
     }
-    if sizes.wants(Subject::Fleet) {
+    if sizes.includes(Subject::Fleet) {
         fleet::compare(&engine, sizes.containers(), sizes.followers()).await?;
     }
-    if sizes.wants(Subject::Exec) {
+    if sizes.includes(Subject::Exec) {
         exec::compare(&engine, sizes.pairs(), sizes.exec_bytes(), sizes.rounds()).await?;
     }
-    if sizes.wants(Subject::Command) {
+    if sizes.includes(Subject::Command) {
         command::compare(&engine, sizes.listed(), sizes.pairs().min(20)).await?;
     }
     Ok(())

@@ -1,11 +1,11 @@
-//! Figures and how they are shown.
+//! Resource usage and tables.
 
 use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-/// The memory of this process in bytes, now and at its highest.
+/// Memory of this process in bytes, current and peak.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Memory {
     pub(crate) now: u64,
@@ -13,7 +13,7 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// From `/proc/self/status`.
+    /// Reads `/proc/self/status`.
     pub(crate) fn read() -> Result<Self> {
         let status = fs::read_to_string("/proc/self/status")?;
         let field = |name: &str| {
@@ -25,25 +25,24 @@ impl Memory {
         Ok(Self { now: now.context("no VmRSS")?, peak: peak.context("no VmHWM")? })
     }
 
-    /// Lets the peak begin again at what is used now.
+    /// Resets the peak to the current value.
     pub(crate) fn reset_peak() -> Result<()> {
         Ok(fs::write("/proc/self/clear_refs", "5")?)
     }
 }
 
-/// The CPU time, user and system, that a process has used: also one that has ended and has not
-/// been waited for.
+/// Returns the CPU time, user and system, of a process, which may have exited if it is not reaped.
 pub(crate) fn cpu_time(process: &str) -> Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
-    // The name, in parentheses, may have spaces in it.
-    let (_, fields) = stat.rsplit_once(')').context("no name in the process's state")?;
+    // The name in parentheses can contain spaces.
+    let (_, fields) = stat.rsplit_once(')').context("the process state has no name")?;
     let ticks: u64 = fields
         .split_whitespace()
         .skip(11)
         .take(2)
         .filter_map(|ticks| ticks.parse::<u64>().ok())
         .sum();
-    // Linux has always had a hundred to a second.
+    // Linux uses a hundred ticks per second.
     Ok(Duration::from_millis(ticks * 10))
 }
 
@@ -59,7 +58,7 @@ pub(crate) fn quantile(values: &[f64], part: f64) -> f64 {
     sorted[low] + (sorted[high] - sorted[low]) * at.fract()
 }
 
-/// What it was measured on.
+/// Describes this machine.
 pub(crate) fn machine() -> String {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = cpu
@@ -72,7 +71,7 @@ pub(crate) fn machine() -> String {
     format!("{cpus} x {name}, load {load} before the bench")
 }
 
-/// Rows under a heading.
+/// Table with a heading.
 pub(crate) struct Table {
     rows: Vec<Vec<String>>,
 }
@@ -97,7 +96,7 @@ impl Table {
         for row in &self.rows {
             let mut line = String::new();
             for (cell, width) in row.iter().zip(&widths) {
-                // Words to the left, figures to the right.
+                // Text is left-aligned, numbers are right-aligned.
                 match line.is_empty() {
                     true => line = format!("  {cell:<width$}"),
                     false => line = format!("{line}  {cell:>width$}"),

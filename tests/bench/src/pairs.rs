@@ -1,4 +1,4 @@
-//! Two ways to do the same, in turns.
+//! Alternating measurements of two clients.
 
 use std::time::Instant;
 
@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::measure::{Table, median, quantile, seconds};
 
-/// How long each way took, pair by pair.
+/// Durations of both clients, pair by pair.
 #[derive(Debug, Default)]
 pub(crate) struct Pairs {
     ours: Vec<f64>,
@@ -14,8 +14,8 @@ pub(crate) struct Pairs {
 }
 
 impl Pairs {
-    /// Does both so many times. Who goes first changes, because the engine is left in another state
-    /// by each.
+    /// Measures both clients in pairs. The first client alternates, because each leaves the engine
+    /// in another state.
     pub(crate) async fn run(
         count: usize,
         mut ours: impl AsyncFnMut(usize) -> Result<()>,
@@ -37,13 +37,13 @@ impl Pairs {
         Ok(pairs)
     }
 
-    /// A row each, with what `ours` and `bare` have asked for, and how they compare.
+    /// Prints one row per client with its number of requests, and the ratio.
     pub(crate) fn print(&self, asked: &str, ours: String, bare: (&str, String)) {
         let what = "create + start + wait + logs + remove of a container that exits at once";
         self.print_as(what, asked, ours, bare, " (at most 1.03)");
     }
 
-    /// The same for something else.
+    /// Same as [`print`](Self::print) for another measurement.
     pub(crate) fn print_as(
         &self,
         what: &str,

@@ -1,4 +1,4 @@
-//! What is measured in a process of its own, and how its figures come back: a line of JSON each.
+//! Measurements in separate processes, which return their results as lines of JSON.
 
 use std::process::Stdio;
 
@@ -11,16 +11,16 @@ use tokio::process::{Child, ChildStdout, Command};
 
 use crate::{cri, fleet, k8s, logs};
 
-/// Who is measured.
+/// Measured client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Who {
+pub(crate) enum ClientKind {
     /// This library.
     Ours,
-    /// bollard alone.
+    /// Bare bollard.
     Bare,
 }
 
-impl Who {
+impl ClientKind {
     pub(crate) const BOTH: [Self; 2] = [Self::Ours, Self::Bare];
 
     pub(crate) fn name(self) -> &'static str {
@@ -36,17 +36,17 @@ pub(crate) enum Part {
     /// Reads the log of a container
     ReadLog { way: logs::Way, host: String, container: String },
     /// Follows the logs of containers
-    Follow { who: Who, host: String, followers: usize, containers: Vec<String> },
+    Follow { who: ClientKind, host: String, followers: usize, containers: Vec<String> },
     /// Lists containers with their info
-    List { who: Who, host: String },
-    /// Measures containers
-    Stats { who: Who, host: String, containers: Vec<String> },
+    List { who: ClientKind, host: String },
+    /// Reads the stats of containers
+    Stats { who: ClientKind, host: String, containers: Vec<String> },
     /// Waits for containers
-    Wait { who: Who, host: String, containers: Vec<String> },
-    /// The parts for the CRI
+    Wait { who: ClientKind, host: String, containers: Vec<String> },
+    /// The parts of the CRI bench
     #[command(subcommand)]
     Cri(cri::Part),
-    /// The parts for Kubernetes
+    /// The parts of the Kubernetes bench
     #[command(subcommand)]
     K8s(k8s::Part),
 }
@@ -67,13 +67,13 @@ impl Part {
     }
 }
 
-/// Says a figure to the process that asked for it.
-pub(crate) fn say(figure: &impl Serialize) -> Result<()> {
+/// Prints a result for the parent process.
+pub(crate) fn report(figure: &impl Serialize) -> Result<()> {
     println!("{}", serde_json::to_string(figure)?);
     Ok(())
 }
 
-/// A part that runs.
+/// A running part.
 pub(crate) struct Running {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -87,15 +87,15 @@ impl Running {
             command.arg(argument.as_ref());
         }
         let mut child = command.spawn()?;
-        let stdout = child.stdout.take().context("the part has no output")?;
+        let stdout = child.stdout.take().context("the part has no stdout")?;
         Ok(Self { child, lines: BufReader::new(stdout).lines() })
     }
 
-    /// The next figure.
+    /// Returns the next result.
     pub(crate) async fn figure<T: DeserializeOwned>(&mut self) -> Result<T> {
         match self.lines.next_line().await? {
             Some(line) => Ok(serde_json::from_str(&line)?),
-            None => bail!("the part ended without its figures: {}", self.child.wait().await?),
+            None => bail!("the part ended without a result: {}", self.child.wait().await?),
         }
     }
 }

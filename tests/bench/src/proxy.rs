@@ -1,4 +1,4 @@
-//! Counts the requests that a client sends, from outside of it.
+//! Counts the requests of a client with a proxy.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,9 +7,9 @@ use anyhow::{Context, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
-/// A socket that leads to the engine.
+/// A proxy socket of the engine.
 pub(crate) struct Proxy {
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
     requests: Arc<Mutex<Vec<String>>>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -17,9 +17,9 @@ pub(crate) struct Proxy {
 impl Proxy {
     pub(crate) fn open(host: &str) -> Result<Self> {
         let engine: PathBuf =
-            host.strip_prefix("unix://").context("the engine is on no Unix socket")?.into();
-        let folder = tempfile::tempdir()?;
-        let listener = UnixListener::bind(folder.path().join("socket"))?;
+            host.strip_prefix("unix://").context("the engine has no Unix socket")?.into();
+        let directory = tempfile::tempdir()?;
+        let listener = UnixListener::bind(directory.path().join("socket"))?;
         let requests = Arc::new(Mutex::new(Vec::new()));
         let task = tokio::spawn({
             let requests = Arc::clone(&requests);
@@ -29,15 +29,15 @@ impl Proxy {
                 }
             }
         });
-        Ok(Self { folder, requests, task })
+        Ok(Self { directory, requests, task })
     }
 
-    /// The socket in the form of `DOCKER_HOST`.
+    /// Returns the socket in the form of `DOCKER_HOST`.
     pub(crate) fn host(&self) -> String {
-        format!("unix://{}", self.folder.path().join("socket").display())
+        format!("unix://{}", self.directory.path().join("socket").display())
     }
 
-    /// The requests since the last call, as `GET /containers/{id}/json`.
+    /// Returns the requests since the last call, as `GET /containers/{id}/json`.
     pub(crate) fn take(&self) -> Vec<String> {
         std::mem::take(&mut self.requests.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -71,16 +71,16 @@ async fn pass(
             to_engine.write_all(&buffer[..length]).await?;
         }
     };
-    // A client that has gone is no more interested in answers, and the other way round.
+    // If either side disconnects, the other direction ends as well.
     tokio::select! {
         done = answers => done,
         done = questions => done,
     }
 }
 
-/// Both clients write the head of a request in one piece.
-fn note(piece: &[u8], requests: &Mutex<Vec<String>>) {
-    let head = piece.split(|byte| *byte == b'\r').next().unwrap_or_default();
+/// Both clients write the head of a request in one chunk.
+fn note(chunk: &[u8], requests: &Mutex<Vec<String>>) {
+    let head = chunk.split(|byte| *byte == b'\r').next().unwrap_or_default();
     let Some(line) = std::str::from_utf8(head).ok().and_then(|line| line.strip_suffix(" HTTP/1.1"))
     else {
         return;

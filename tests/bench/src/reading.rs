@@ -1,4 +1,4 @@
-//! How long it takes to read a log, and what it costs.
+//! Duration and cost of reading a log.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,19 +11,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::measure::{Memory, Table, cpu_time, median, mib, seconds};
 
-/// What one reading came to.
+/// Result of reading a log.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Read {
     pub(crate) records: u64,
-    /// Of the lines' text.
+    /// Bytes of the lines' text.
     pub(crate) bytes: u64,
     pub(crate) seconds: f64,
     pub(crate) cpu: Duration,
-    /// By how much the memory has grown at its highest.
+    /// Peak growth of the memory in bytes.
     pub(crate) growth: u64,
 }
 
-/// A reading that has begun.
+/// A measurement in progress.
 pub(crate) struct Reading {
     before: u64,
     begun: Instant,
@@ -65,15 +65,16 @@ impl Reading {
     }
 }
 
-/// A command line that reads to nowhere.
+/// Runs a CLI whose output is discarded.
 pub(crate) async fn command_line(mut command: Command) -> Result<Read> {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     tokio::task::spawn_blocking(move || {
         let begun = Instant::now();
-        let mut child =
-            command.spawn().with_context(|| format!("running {:?}", command.get_program()))?;
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("failed to run {:?}", command.get_program()))?;
         let pid = Pid::from_child(&child);
-        // It is left as it is when it has ended, so that its CPU time can be read.
+        // The exited process is not reaped yet, so that its CPU time can be read.
         waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)?;
         let seconds = begun.elapsed().as_secs_f64();
         let cpu = cpu_time(&pid.as_raw_nonzero().to_string())?;
@@ -84,12 +85,12 @@ pub(crate) async fn command_line(mut command: Command) -> Result<Read> {
     .await?
 }
 
-/// The median of the times.
+/// Returns the median of the durations.
 pub(crate) fn time(reads: &[Read]) -> f64 {
     median(&reads.iter().map(|read| read.seconds).collect::<Vec<_>>())
 }
 
-/// A row for each reader of so many bytes. The memory of a command line is not known.
+/// Prints a row per reader. The memory of CLIs is unknown.
 pub(crate) fn print(title: &str, bytes: u64, readers: &[(&str, &[Read])]) {
     let mut table =
         Table::new(&["", "median", "per second", "CPU of the client", "memory growth at most"]);

@@ -1,4 +1,4 @@
-//! Sessions in a container: how long one takes, and how many bytes go through it.
+//! Sessions in a container: latency and throughput.
 
 use std::pin::pin;
 use std::process::Stdio;
@@ -13,19 +13,19 @@ use tokio::process::Command;
 use crate::measure::{Memory, Table, median, mib, seconds};
 use crate::pairs::Pairs;
 
-/// What is written at once.
-const PIECE: usize = 64 << 10;
+/// Chunk size of writes.
+const CHUNK_SIZE: usize = 64 << 10;
 
-/// `exec` of the engine's own command line, up to the words that are executed.
+/// `exec` of the engine's own CLI, without the executed command.
 pub(crate) struct CommandLine {
-    /// As the table calls it.
+    /// The name in the table.
     pub(crate) name: &'static str,
     pub(crate) program: String,
-    /// With standard input.
+    /// Arguments with stdin.
     pub(crate) arguments: Vec<String>,
 }
 
-/// One exec of `true` and its exit code, ours and another.
+/// Measures an exec of `true` with its exit code, with the library and another client.
 pub(crate) async fn round_trips(
     container: &dyn Container,
     name: &str,
@@ -34,7 +34,7 @@ pub(crate) async fn round_trips(
 ) -> Result<()> {
     let ours = async |_| {
         let session = container.exec(ExecOptions::new(["true"])).await?;
-        ensure!(session.control.wait().await?.code == 0, "true has failed");
+        ensure!(session.control.wait().await?.code == 0, "true failed");
         Ok(())
     };
     let pairs = Pairs::run(pairs, ours, async |_| bare().await).await?;
@@ -43,7 +43,7 @@ pub(crate) async fn round_trips(
     Ok(())
 }
 
-/// So many bytes out of a container and into it.
+/// Measures bytes out of a container and into it.
 pub(crate) async fn throughput(
     container: &dyn Container,
     command: &CommandLine,
@@ -96,7 +96,7 @@ fn zeros(bytes: u64) -> Vec<String> {
     ["head", "-c", &bytes.to_string(), "/dev/zero"].map(str::to_owned).into()
 }
 
-/// Says the number of bytes that came in.
+/// Prints the number of bytes on stdin.
 const COUNT: [&str; 2] = ["wc", "-c"];
 
 async fn read(container: &dyn Container, bytes: u64) -> Result<()> {
@@ -105,41 +105,45 @@ async fn read(container: &dyn Container, bytes: u64) -> Result<()> {
     while let Some(piece) = session.stdout.next().await {
         count += piece?.len() as u64;
     }
-    ensure!(count == bytes, "{count} of {bytes} bytes came out");
-    ensure!(session.control.wait().await?.code == 0, "the command has failed");
+    ensure!(count == bytes, "{count} of {bytes} bytes were read");
+    ensure!(session.control.wait().await?.code == 0, "the command failed");
     Ok(())
 }
 
 async fn write(container: &dyn Container, bytes: u64) -> Result<()> {
     let options = ExecOptions::new(COUNT).mode(SessionMode::Stdin);
     let session = container.exec(options).await?;
-    let mut stdin = session.stdin.context("no input")?;
-    let piece = Bytes::from(vec![0; PIECE]);
+    let mut stdin = session.stdin.context("the session has no stdin")?;
+    let piece = Bytes::from(vec![0; CHUNK_SIZE]);
     let mut left = bytes;
     while left > 0 {
-        let part = piece.slice(..(left as usize).min(PIECE));
+        let part = piece.slice(..(left as usize).min(CHUNK_SIZE));
         left -= part.len() as u64;
         stdin.write(part).await?;
     }
     stdin.close().await?;
-    let mut said = Vec::new();
+    let mut printed = Vec::new();
     let mut stdout = pin!(session.stdout);
     while let Some(piece) = stdout.next().await {
-        said.extend_from_slice(&piece?);
+        printed.extend_from_slice(&piece?);
     }
-    check_count(&said, bytes)?;
-    ensure!(session.control.wait().await?.code == 0, "the command has failed");
+    check_count(&printed, bytes)?;
+    ensure!(session.control.wait().await?.code == 0, "the command failed");
     Ok(())
 }
 
-fn check_count(said: &[u8], bytes: u64) -> Result<()> {
-    let said = String::from_utf8_lossy(said);
-    ensure!(said.trim() == bytes.to_string(), "{} of {bytes} bytes came in", said.trim());
+fn check_count(printed: &[u8], bytes: u64) -> Result<()> {
+    let printed = String::from_utf8_lossy(printed);
+    ensure!(
+        printed.trim() == bytes.to_string(),
+        "{} of {bytes} bytes were written",
+        printed.trim()
+    );
     Ok(())
 }
 
 impl CommandLine {
-    /// One exec of `true`.
+    /// Runs one exec of `true`.
     pub(crate) async fn once(&self) -> Result<()> {
         let status = self.command(["true".to_owned()]).stdin(Stdio::null()).status().await?;
         ensure!(status.success(), "{}: {status}", self.name);
@@ -153,37 +157,37 @@ impl CommandLine {
         command
     }
 
-    /// To a pipe whose reader throws it away, as that of ours does.
+    /// The output is discarded, like that of the library.
     async fn read(&self, bytes: u64) -> Result<()> {
         let mut command = self.command(zeros(bytes));
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
-        let mut stdout = child.stdout.take().context("no output")?;
-        let (mut piece, mut count) = (vec![0; PIECE], 0);
+        let mut stdout = child.stdout.take().context("the command has no stdout")?;
+        let (mut piece, mut count) = (vec![0; CHUNK_SIZE], 0);
         loop {
             match stdout.read(&mut piece).await? {
                 0 => break,
                 read => count += read as u64,
             }
         }
-        ensure!(count == bytes, "{count} of {bytes} bytes came out of {}", self.name);
-        ensure!(child.wait().await?.success(), "{} has failed", self.name);
+        ensure!(count == bytes, "{count} of {bytes} bytes were read with {}", self.name);
+        ensure!(child.wait().await?.success(), "{} failed", self.name);
         Ok(())
     }
 
     async fn write(&self, bytes: u64) -> Result<()> {
         let mut command = self.command(COUNT.map(str::to_owned));
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let mut stdin = child.stdin.take().context("no input")?;
-        let (piece, mut left) = (vec![0; PIECE], bytes);
+        let mut stdin = child.stdin.take().context("the command has no stdin")?;
+        let (piece, mut left) = (vec![0; CHUNK_SIZE], bytes);
         while left > 0 {
-            let part = (left as usize).min(PIECE);
+            let part = (left as usize).min(CHUNK_SIZE);
             left -= part as u64;
             stdin.write_all(&piece[..part]).await?;
         }
         drop(stdin);
         let output = child.wait_with_output().await?;
         check_count(&output.stdout, bytes)?;
-        ensure!(output.status.success(), "{} has failed", self.name);
+        ensure!(output.status.success(), "{} failed", self.name);
         Ok(())
     }
 }

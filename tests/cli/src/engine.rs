@@ -10,34 +10,35 @@ use test_support::environment::{self, variable};
 
 use crate::shell::binary;
 
-/// An engine, and how the command is told of it.
+/// An engine, and the options that select it.
 #[derive(Debug)]
 pub struct Engine {
-    /// What the command calls it: `docker`, `cri`, `kubernetes`.
+    /// The backend name in the CLI's output: `docker`, `cri`, `kubernetes`.
     pub backend: &'static str,
-    /// The word for it in `--backend`.
+    /// The backend name in `--backend`.
     pub word: &'static str,
-    /// The engine in the form of `--backend`.
+    /// The engine as a URL for `--backend`.
     pub url: String,
-    /// Other forms of the same.
+    /// Other URLs of the same engine.
     pub other_urls: Vec<String>,
-    /// The variables by which it is found when nothing is said.
+    /// Environment variables with which the CLI finds the engine by default.
     pub usual: Vec<(&'static str, String)>,
-    /// The image with a shell in it.
+    /// An image with a shell.
     pub image: String,
-    /// The command's configuration without `backend`, a login, and nothing else.
-    folder: tempfile::TempDir,
+    /// Directory with the CLI's configuration, without `backend`, and a login.
+    directory: tempfile::TempDir,
     capabilities: OnceLock<Capabilities>,
 }
 
 impl Engine {
-    /// The engine that the environment names.
+    /// Returns the engine of the environment.
     ///
     /// # Errors
-    /// When a variable is missing: a test of an engine fails where there is none.
+    /// If a variable is missing: a test that needs an engine fails without one.
     pub fn of_environment() -> Result<Self, String> {
-        let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
-        let nowhere = |name: &str| format!("unix://{}", folder.path().join(name).to_string_lossy());
+        let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let nowhere =
+            |name: &str| format!("unix://{}", directory.path().join(name).to_string_lossy());
         let name = environment::engine()?;
         let mut config = String::new();
         let mut engine = if name.starts_with("containerd") {
@@ -59,7 +60,7 @@ impl Engine {
                     ("CONTAINER_RUNTIME_ENDPOINT", endpoint),
                 ],
                 image: String::new(),
-                folder,
+                directory,
                 capabilities: OnceLock::new(),
             }
         } else if name.starts_with("kubernetes") {
@@ -85,7 +86,7 @@ impl Engine {
                     ("KUBECONFIG", kubeconfig),
                 ],
                 image: String::new(),
-                folder,
+                directory,
                 capabilities: OnceLock::new(),
             }
         } else {
@@ -98,7 +99,7 @@ impl Engine {
                 other_urls: vec![format!("docker://{path}"), path],
                 usual: vec![("DOCKER_HOST", host)],
                 image: String::new(),
-                folder,
+                directory,
                 capabilities: OnceLock::new(),
             }
         };
@@ -107,29 +108,30 @@ impl Engine {
         let auth = base64(&format!("{}:{}", registry.username, registry.password));
         let login = json!({ "auths": { registry.address: { "auth": auth } } }).to_string();
         let write = |name: &str, text: &str| {
-            std::fs::write(engine.folder.path().join(name), text).map_err(|error| error.to_string())
+            std::fs::write(engine.directory.path().join(name), text)
+                .map_err(|error| error.to_string())
         };
         write("config.json", &login)?;
         write("config.toml", &config)?;
         Ok(engine)
     }
 
-    /// What the command needs to know of it but which engine it is.
+    /// Returns the configuration file, which does not select the engine.
     #[must_use]
     pub fn config(&self) -> PathBuf {
-        self.folder.path().join("config.toml")
+        self.directory.path().join("config.toml")
     }
 
-    /// The folder with the login.
+    /// Returns the directory with the login.
     #[must_use]
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
-    /// What the engine can do, as the command says.
+    /// Returns the engine's capabilities, as reported by the CLI.
     ///
     /// # Panics
-    /// When the command does not say it.
+    /// If the CLI does not report them.
     #[must_use]
     pub fn capabilities(&self) -> &Capabilities {
         self.capabilities.get_or_init(|| {
@@ -147,7 +149,7 @@ impl Engine {
     }
 }
 
-/// The context of a kubeconfig.
+/// Returns the context of a kubeconfig.
 fn context(kubeconfig: &Path) -> Result<String, String> {
     let text = std::fs::read_to_string(kubeconfig).map_err(|error| error.to_string())?;
     let found = match serde_json::from_str::<Value>(&text) {
@@ -160,7 +162,7 @@ fn context(kubeconfig: &Path) -> Result<String, String> {
     found.ok_or_else(|| format!("{} has no context", kubeconfig.display()))
 }
 
-/// Base64 by hand: one use is not worth a dependency.
+/// Encodes base64; a dependency for one use is not worthwhile.
 fn base64(text: &str) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut encoded = String::new();

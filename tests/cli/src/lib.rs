@@ -1,4 +1,4 @@
-//! The `runtime` command as a person uses it: from a shell, and in a terminal.
+//! The `runtime` command in shells and terminals.
 
 mod engine;
 mod runner;

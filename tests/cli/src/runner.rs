@@ -1,4 +1,4 @@
-//! Chooses the cases by what the engine can do, runs them one at a time, and reports them.
+//! Selects the cases by the engine's capabilities, runs and reports them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -13,23 +13,23 @@ use serde_json::{Value, json};
 
 use crate::{Engine, Shell};
 
-/// The variable with the path of the report.
+/// Variable with the path of the report.
 const REPORT: &str = "RUNTIME_TEST_REPORT";
 
-/// A case: the same on every engine that can do what it needs.
+/// A case, which is the same on every engine with the required capabilities.
 #[derive(Debug, Clone, Copy)]
 pub struct Case {
     /// Its name.
     pub name: &'static str,
-    /// What the engine has to be able to do. Where it lacks one, the case is reported as ignored
-    /// with the name of that.
+    /// The required capabilities. If the engine lacks one, the case is reported as ignored with its
+    /// name.
     pub needs: &'static [Capability],
-    /// What it does, in a scope of its own that is cleaned up.
+    /// The test in its own scope, which is cleaned up.
     pub body: fn(&Shell),
 }
 
-/// Makes the `main` of a test program: a list of functions of this file, each with the capabilities
-/// that it needs.
+/// Defines the `main` of a test program from a list of functions of this file with their required
+/// capabilities.
 #[macro_export]
 macro_rules! cases {
     ($($name:ident [$($need:ident),*];)*) => {
@@ -43,19 +43,20 @@ macro_rules! cases {
     };
 }
 
-const CASES_AT_A_TIME: usize = 3;
+const CONCURRENT_CASES: usize = 3;
 
-/// Runs the cases on the engine of the environment. The exit code is not 0 when one failed, and
-/// when the engine is not there.
+/// Runs the cases on the engine of the environment. The exit code is not 0 if a case failed or the
+/// engine is missing.
 #[must_use]
 pub fn run(cases: &[Case]) -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // They mostly wait. Names belong to the engine, not to a scope: each case has names of its own.
-    arguments.test_threads.get_or_insert(CASES_AT_A_TIME);
+    // Cases are mostly idle. Names belong to the engine, not to a scope, so the cases use different
+    // names.
+    arguments.test_threads.get_or_insert(CONCURRENT_CASES);
     let engine = match Engine::of_environment() {
         Ok(engine) => Arc::new(engine),
         Err(error) => {
-            eprintln!("the tests cannot run: {error}");
+            eprintln!("failed to run the tests: {error}");
             return ExitCode::from(101);
         }
     };
@@ -63,7 +64,7 @@ pub fn run(cases: &[Case]) -> ExitCode {
     let requested = match Requested::from_env() {
         Ok(requested) => requested,
         Err(error) => {
-            eprintln!("the tests cannot run: {error}");
+            eprintln!("failed to run the tests: {error}");
             return ExitCode::from(101);
         }
     };
@@ -73,7 +74,7 @@ pub fn run(cases: &[Case]) -> ExitCode {
     if let (Some(path), false) = (std::env::var_os(REPORT), arguments.list) {
         let report = report.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = report.write(Path::new(&path)) {
-            eprintln!("the report cannot be written: {error}");
+            eprintln!("failed to write the report: {error}");
             return ExitCode::from(101);
         }
     }
@@ -85,7 +86,7 @@ struct Report {
     passed: usize,
     failed: Vec<&'static str>,
     ignored: Vec<Value>,
-    /// The duration of each case, in seconds.
+    /// The duration of each case in seconds.
     slowest: Vec<(&'static str, f64)>,
 }
 

@@ -1,4 +1,4 @@
-//! The command from a shell: arguments and pipes.
+//! The command in a shell: arguments and pipes.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -11,19 +11,19 @@ use cargo_metadata::Message;
 
 use crate::Engine;
 
-/// Tells `env` which signals are not ignored.
-pub(crate) const MINDED: &str = "--default-signal=HUP,INT,QUIT,TERM,USR1,USR2";
+/// Option of `env` that restores the default handling of signals.
+pub(crate) const DEFAULT_SIGNALS: &str = "--default-signal=HUP,INT,QUIT,TERM,USR1,USR2";
 
-/// The command, built once.
+/// Returns the command, built once.
 pub(crate) fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        // With the features of the whole workspace, as the tests themselves are built: for the
-        // package alone, every dependency with other features would be built once more.
+        // With the features of the whole workspace, like the tests themselves: for the package
+        // alone, dependencies with other features would be rebuilt.
         let mut build = Command::new(cargo);
-        // The build of a dependency looks at such variables of whoever runs these tests (ring's does),
-        // and all that depends on it would be built once more.
+        // Build scripts of dependencies read such variables of the test process (ring's does),
+        // which would rebuild all dependent packages.
         for (name, _) in std::env::vars_os() {
             let is_of_package = name.to_str().is_some_and(|name| {
                 name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
@@ -39,8 +39,8 @@ pub(crate) fn binary() -> &'static Path {
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .stdout(Stdio::piped())
             .spawn()
-            .expect("cargo can be run");
-        let output = build.stdout.take().expect("it is piped");
+            .expect("cargo starts");
+        let output = build.stdout.take().expect("stdout is piped");
         let built = Message::parse_stream(std::io::BufReader::new(output))
             .filter_map(|message| match message.expect("cargo's messages can be read") {
                 Message::CompilerArtifact(made) if made.target.is_bin() => made.executable,
@@ -52,19 +52,19 @@ pub(crate) fn binary() -> &'static Path {
     })
 }
 
-/// What came of a command.
+/// Result of a command.
 #[derive(Debug)]
 pub struct Done {
-    /// Its exit code; `None` when a signal ended it.
+    /// The exit code; `None` if a signal killed the command.
     pub code: Option<i32>,
-    /// What it wrote.
+    /// The stdout.
     pub stdout: String,
-    /// What it wrote to standard error.
+    /// The stderr.
     pub stderr: String,
 }
 
 impl Done {
-    /// What it wrote, of one that went well.
+    /// Returns the stdout of a successful command.
     #[track_caller]
     pub fn ok(self) -> String {
         assert_eq!(self.code, Some(0), "{self:?}");
@@ -72,18 +72,18 @@ impl Done {
     }
 }
 
-/// An engine and a scope of its own on it, which is cleaned up in the end.
+/// An engine with a scope of its own, which is cleaned up on drop.
 #[derive(Debug)]
 pub struct Shell<'a> {
     /// The engine.
     pub engine: &'a Engine,
     scope: String,
-    /// The image with a shell in it.
+    /// An image with a shell.
     pub image: String,
 }
 
 impl<'a> Shell<'a> {
-    /// A scope on this engine.
+    /// Creates a scope on this engine.
     #[must_use]
     pub fn new(engine: &'a Engine) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
@@ -92,54 +92,54 @@ impl<'a> Shell<'a> {
         Self { engine, scope, image: engine.image.clone() }
     }
 
-    /// The command with these arguments.
+    /// Returns the command with these arguments.
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {
-        // Whoever runs the tests may ignore signals, and with it all that is run here.
+        // Signals that the test process ignores would be inherited.
         let mut command = Command::new("env");
-        command.arg(MINDED).arg(binary()).args(arguments);
+        command.arg(DEFAULT_SIGNALS).arg(binary()).args(arguments);
         for (name, value) in self.variables() {
             command.env(name, value);
         }
         command
     }
 
-    /// The variables that it is run with.
+    /// Returns the variables of the command.
     #[must_use]
     pub fn variables(&self) -> [(&'static str, String); 5] {
-        let folder = self.engine.folder().to_string_lossy().into_owned();
+        let directory = self.engine.directory().to_string_lossy().into_owned();
         [
             ("RUNTIME_BACKEND", self.engine.url.clone()),
             ("RUNTIME_SCOPE", self.scope.clone()),
             ("RUNTIME_CONFIG", self.engine.config().to_string_lossy().into_owned()),
-            ("XDG_CONFIG_HOME", folder.clone()),
-            ("DOCKER_CONFIG", folder),
+            ("XDG_CONFIG_HOME", directory.clone()),
+            ("DOCKER_CONFIG", directory),
         ]
     }
 
-    /// The command's file.
+    /// Returns the path of the command.
     #[must_use]
     pub fn program(&self) -> &'static Path {
         binary()
     }
 
-    /// Runs it without input.
+    /// Runs the command without stdin.
     #[must_use]
     pub fn run(&self, arguments: &[&str]) -> Done {
         self.run_with(arguments, b"")
     }
 
-    /// Runs it with this input.
+    /// Runs the command with this stdin.
     #[must_use]
     pub fn run_with(&self, arguments: &[&str], input: &[u8]) -> Done {
         let mut child = self.start(arguments);
-        let mut stdin = child.stdin.take().expect("it is piped");
+        let mut stdin = child.stdin.take().expect("stdin is piped");
         let input = input.to_vec();
         let writer = std::thread::spawn(move || {
-            // It need not read all of it.
+            // The command may exit without reading everything.
             let _ = stdin.write_all(&input);
         });
-        let output = child.wait_with_output().expect("it ends");
+        let output = child.wait_with_output().expect("the command ends");
         writer.join().expect("the writer ends");
         Done {
             code: output.status.code(),
@@ -148,7 +148,7 @@ impl<'a> Shell<'a> {
         }
     }
 
-    /// Starts it with pipes.
+    /// Starts the command with pipes.
     #[must_use]
     pub fn start(&self, arguments: &[&str]) -> Child {
         self.command(arguments)
@@ -156,17 +156,17 @@ impl<'a> Shell<'a> {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .expect("the command can be run")
+            .expect("the command starts")
     }
 
-    /// A container that runs and does nothing, by this name.
+    /// Starts an idle container with this name.
     #[track_caller]
     pub fn idle(&self, name: &str) {
         let script = "trap 'exit 0' TERM; while :; do sleep 0.05; done";
         let _ = self.run(&["run", "-d", "--name", name, &self.image, "sh", "-c", script]).ok();
     }
 
-    /// The names of what is there, in whatever state.
+    /// Returns the names of all containers.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         let names = self.run(&["ps", "-a", "--format", "{{.Name}}"]).ok();
@@ -178,17 +178,17 @@ impl Drop for Shell<'_> {
     fn drop(&mut self) {
         let done = self.run(&["reap", "-f"]);
         if done.code != Some(0) && !std::thread::panicking() {
-            panic!("what the test made is still there: {done:?}");
+            panic!("failed to remove the test's containers: {done:?}");
         }
     }
 }
 
-/// Asks again and again until it is so.
+/// Polls until a condition holds.
 #[track_caller]
 pub fn until(what: &str, mut ask: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(30);
     while !ask() {
-        assert!(Instant::now() < end, "{what} did not come");
+        assert!(Instant::now() < end, "timed out waiting for {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

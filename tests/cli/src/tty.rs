@@ -18,19 +18,19 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
 use crate::Shell;
-use crate::shell::MINDED;
+use crate::shell::DEFAULT_SIGNALS;
 
-/// How long something may take that should come at once.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Timeout of events that should be immediate.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A terminal with the command in it, or with a shell that runs it.
+/// A terminal that runs the command, or a shell that runs the command.
 pub struct Tty {
-    /// The side of the window; `None` once that is closed.
+    /// The master side; `None` when it is closed.
     window: Option<Arc<File>>,
     reader: Option<JoinHandle<()>>,
     screen: Arc<Screen>,
-    /// How much of the screen was looked at.
-    seen: usize,
+    /// Length of the output that was checked.
+    checked: usize,
     child: Child,
 }
 
@@ -42,7 +42,7 @@ struct Screen {
 }
 
 impl Screen {
-    /// Reads what is shown, until the terminal or the window is gone.
+    /// Reads the output until the terminal or the window is gone.
     fn watch(&self, window: &File) {
         let mut buffer = [0; 4096];
         let pause = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
@@ -73,7 +73,7 @@ impl Tty {
         Self::start(shell, rows, columns, &words)
     }
 
-    /// Runs a script of the shell of this machine, with the command as `$RUNTIME`.
+    /// Runs a script of the local shell, with the command as `$RUNTIME`.
     #[must_use]
     pub fn script(shell: &Shell<'_>, rows: u16, columns: u16, script: &str) -> Self {
         Self::start(shell, rows, columns, &["sh", "-c", script])
@@ -82,19 +82,19 @@ impl Tty {
     fn start(shell: &Shell<'_>, rows: u16, columns: u16, words: &[&str]) -> Self {
         let window = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC);
         let window = File::from(window.expect("a terminal"));
-        grantpt(&window).expect("it is ours");
-        unlockpt(&window).expect("it can be opened");
-        tcsetwinsize(&window, size(rows, columns)).expect("it takes a size");
-        let path = ptsname(&window, Vec::new()).expect("it has a name").into_bytes();
+        grantpt(&window).expect("the terminal is granted");
+        unlockpt(&window).expect("the terminal is unlocked");
+        tcsetwinsize(&window, size(rows, columns)).expect("the size is set");
+        let path = ptsname(&window, Vec::new()).expect("the terminal has a name").into_bytes();
         let terminal = || {
             let mut options = OpenOptions::new();
             let no_control = i32::try_from(OFlags::NOCTTY.bits()).expect("a small flag");
             options.read(true).write(true).custom_flags(no_control);
             Stdio::from(options.open(OsString::from_vec(path.clone())).expect("the other side"))
         };
-        // It makes the terminal the one that controls the command, and becomes the command.
+        // Makes the terminal the controlling terminal of the command, and executes the command.
         let child = Command::new("setsid")
-            .args(["--ctty", "env", MINDED])
+            .args(["--ctty", "env", DEFAULT_SIGNALS])
             .args(words)
             .envs(shell.variables())
             .env("RUNTIME", shell.program())
@@ -103,33 +103,33 @@ impl Tty {
             .stdout(terminal())
             .stderr(terminal())
             .spawn()
-            .expect("the command can be run");
+            .expect("the command starts");
         let (window, screen) = (Arc::new(window), Arc::new(Screen::default()));
         let (watched, shown) = (window.clone(), screen.clone());
         let reader = std::thread::spawn(move || shown.watch(&watched));
-        Self { window: Some(window), reader: Some(reader), screen, seen: 0, child }
+        Self { window: Some(window), reader: Some(reader), screen, checked: 0, child }
     }
 
-    /// Types.
+    /// Sends keys.
     pub fn press(&self, keys: &str) {
         let mut window = self.window();
-        window.write_all(keys.as_bytes()).expect("it takes keys");
+        window.write_all(keys.as_bytes()).expect("the keys are written");
     }
 
     fn window(&self) -> &File {
         self.window.as_ref().expect("the window is open")
     }
 
-    /// Waits until this is shown, after what was waited for before, and gives all up to its end.
+    /// Waits for a text after the last one; returns the output up to its end.
     #[track_caller]
     pub fn expect(&mut self, text: &str) -> String {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         let mut bytes = self.screen.bytes.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            let new = &bytes.0[self.seen..];
+            let new = &bytes.0[self.checked..];
             if let Some(at) = new.windows(text.len()).position(|part| part == text.as_bytes()) {
                 let shown = String::from_utf8_lossy(&new[..at + text.len()]).into_owned();
-                self.seen += at + text.len();
+                self.checked += at + text.len();
                 return shown;
             }
             let left = end.saturating_duration_since(Instant::now());
@@ -147,9 +147,9 @@ impl Tty {
         }
     }
 
-    /// Gives the terminal another size.
+    /// Resizes the terminal.
     pub fn resize(&self, rows: u16, columns: u16) {
-        tcsetwinsize(self.window(), size(rows, columns)).expect("it can be resized");
+        tcsetwinsize(self.window(), size(rows, columns)).expect("the size is set");
     }
 
     /// Closes the window.
@@ -157,17 +157,17 @@ impl Tty {
         self.screen.closed.store(true, Ordering::Relaxed);
         self.window = None;
         if let Some(reader) = self.reader.take() {
-            // It has the terminal open, too.
+            // The reader has the terminal open as well.
             reader.join().expect("the reader ends");
         }
     }
 
-    /// Waits for the end and gives the exit code, 128 and the signal where one ended it.
+    /// Waits for the exit; returns the exit code, or 128 plus the number of the signal.
     #[track_caller]
     pub fn end(&mut self) -> i32 {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         loop {
-            if let Some(status) = self.child.try_wait().expect("it can be waited for") {
+            if let Some(status) = self.child.try_wait().expect("the child is waited for") {
                 return status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
             }
             assert!(Instant::now() < end, "the command does not end");

@@ -4,22 +4,22 @@ use cli_tests::{Shell, Tty, cases, until};
 use rustix::process::{Pid, Signal, kill_process};
 
 cases! {
-    a_shell_in_a_container [Attach, Terminal];
-    what_was_said_first_is_shown_once [Attach, Terminal];
-    the_size_of_the_window_is_followed [Attach, Terminal];
-    ctrl_c_goes_to_the_process_and_not_to_us [Attach, Terminal];
-    exec_in_a_terminal [Exec, ExecTerminal];
-    the_terminal_is_given_back [Attach, Exec, ExecTerminal, Terminal];
-    the_terminal_is_given_back_after_a_signal [Exec, ExecTerminal];
-    the_terminal_is_given_back_when_the_container_goes_away [Exec, ExecTerminal];
-    a_window_that_is_closed_takes_the_container_with_it [Attach, Terminal];
-    a_window_that_is_closed_takes_the_exec_with_it [ExecSignal, ExecTerminal];
-    attach_and_leave [Attach, Terminal];
-    a_live_table [StatsCpu];
-    the_busiest_first [StatsCpu];
-    the_processes_of_one [Exec];
-    a_pull_shows_its_progress [PullImage];
-    colours_are_for_terminals_that_want_them [];
+    shell_in_container [Attach, Terminal];
+    output_before_attach_is_shown_once [Attach, Terminal];
+    window_size_is_forwarded [Attach, Terminal];
+    ctrl_c_is_sent_to_process [Attach, Terminal];
+    exec_in_terminal [Exec, ExecTerminal];
+    terminal_is_restored [Attach, Exec, ExecTerminal, Terminal];
+    terminal_is_restored_after_signal [Exec, ExecTerminal];
+    terminal_is_restored_after_container_removal [Exec, ExecTerminal];
+    closed_window_ends_container [Attach, Terminal];
+    closed_window_ends_exec [ExecSignal, ExecTerminal];
+    attach_and_detach [Attach, Terminal];
+    stats_table_is_refreshed [StatsCpu];
+    top_sorts_by_cpu [StatsCpu];
+    top_lists_processes_in_terminal [Exec];
+    pull_shows_progress [PullImage];
+    colours_depend_on_terminal_and_environment [];
 }
 
 /// Starts a shell in a new container and waits for its prompt.
@@ -30,7 +30,7 @@ fn shell_in(shell: &Shell<'_>, more: &[&str]) -> Tty {
     tty
 }
 
-fn a_shell_in_a_container(shell: &Shell<'_>) {
+fn shell_in_container(shell: &Shell<'_>) {
     let mut tty = shell_in(shell, &["--name", "shell"]);
     tty.press("echo one$((1 + 1))\r");
     tty.expect("one2\r\n");
@@ -41,9 +41,9 @@ fn a_shell_in_a_container(shell: &Shell<'_>) {
     assert!(shell.names().is_empty(), "--rm leaves nothing");
 }
 
-fn what_was_said_first_is_shown_once(shell: &Shell<'_>) {
+fn output_before_attach_is_shown_once(shell: &Shell<'_>) {
     let lines: String = (1..=300).map(|number| format!("line {number}\r\n")).collect();
-    // At once, and while the terminal comes: at whatever moment that begins.
+    // All lines at once, and slowly during the attach, which starts at any moment.
     let at_once = "for i in $(seq 300); do echo line $i; done; exec sh";
     let slowly = "for i in $(seq 300); do echo line $i; sleep 0.001; done; exec sh";
     for script in [at_once, slowly] {
@@ -55,13 +55,13 @@ fn what_was_said_first_is_shown_once(shell: &Shell<'_>) {
         tty.press("exit 3\r");
         assert_eq!(tty.end(), 3);
     }
-    // One that is over before anybody can attach.
+    // A container that exits before an attach.
     let mut tty = Tty::run(shell, 31, 97, &["run", "--rm", "-it", &shell.image, "echo", "short"]);
     tty.expect("short\r\n");
     assert_eq!(tty.end(), 0);
 }
 
-fn the_size_of_the_window_is_followed(shell: &Shell<'_>) {
+fn window_size_is_forwarded(shell: &Shell<'_>) {
     let mut tty = shell_in(shell, &[]);
     tty.press("until [ \"$(stty size)\" = '31 97' ]; do sleep 0.05; done; echo fi''rst\r");
     tty.expect("first\r\n");
@@ -72,9 +72,9 @@ fn the_size_of_the_window_is_followed(shell: &Shell<'_>) {
     assert_eq!(tty.end(), 0);
 }
 
-fn ctrl_c_goes_to_the_process_and_not_to_us(shell: &Shell<'_>) {
+fn ctrl_c_is_sent_to_process(shell: &Shell<'_>) {
     let mut tty = shell_in(shell, &[]);
-    // The key may come before the first sleep.
+    // The key may arrive before the first sleep.
     tty.press(
         "trap 'echo cau''ght; stop=1' INT; echo rea''dy; until [ $stop ]; do sleep 0.1; done\r",
     );
@@ -88,7 +88,7 @@ fn ctrl_c_goes_to_the_process_and_not_to_us(shell: &Shell<'_>) {
     assert!(shell.names().is_empty());
 }
 
-fn exec_in_a_terminal(shell: &Shell<'_>) {
+fn exec_in_terminal(shell: &Shell<'_>) {
     shell.idle("terminal");
     let arguments = ["exec", "-it", "terminal", "env", "PS1=in> ", "sh"];
     let mut tty = Tty::run(shell, 24, 80, &arguments);
@@ -101,11 +101,11 @@ fn exec_in_a_terminal(shell: &Shell<'_>) {
     tty.expect("resized\r\n");
     tty.press("exit 9\r");
     assert_eq!(tty.end(), 9);
-    assert_eq!(shell.names(), ["terminal"], "the container runs on");
+    assert_eq!(shell.names(), ["terminal"], "the container keeps running");
 }
 
-/// Runs the command in a script that looks at the terminal afterwards.
-fn then_look(shell: &Shell<'_>, command: &str) -> Tty {
+/// Runs the command in a script that prints the terminal's settings afterwards.
+fn run_and_print_settings(shell: &Shell<'_>, command: &str) -> Tty {
     let script = format!("sh -c 'echo pid=$$=; exec {command}'; echo code=$?=; stty -a; echo end");
     Tty::script(shell, 24, 80, &script)
 }
@@ -116,7 +116,7 @@ fn number_after(tty: &mut Tty, word: &str) -> i32 {
     text.trim_end_matches('=').parse().expect("a number")
 }
 
-fn is_as_it_was(tty: &mut Tty) {
+fn expect_restored_settings(tty: &mut Tty) {
     let settings = tty.expect("\r\nend");
     let words: Vec<_> = settings.split_whitespace().collect();
     for wanted in ["icanon", "echo", "isig", "opost"] {
@@ -124,7 +124,7 @@ fn is_as_it_was(tty: &mut Tty) {
     }
 }
 
-fn the_terminal_is_given_back(shell: &Shell<'_>) {
+fn terminal_is_restored(shell: &Shell<'_>) {
     shell.idle("back");
     for (command, code) in [
         ("\"$RUNTIME\" exec -it back sh -c \"exit 4\"", 4),
@@ -133,29 +133,29 @@ fn the_terminal_is_given_back(shell: &Shell<'_>) {
         (&format!("\"$RUNTIME\" run --rm -it {} sh -c \"exit 5\"", shell.image), 5),
         (&format!("\"$RUNTIME\" run --rm -it {} no-such-command", shell.image), 127),
     ] {
-        let mut tty = then_look(shell, command);
+        let mut tty = run_and_print_settings(shell, command);
         assert_eq!(number_after(&mut tty, "code="), code, "{command}");
-        is_as_it_was(&mut tty);
+        expect_restored_settings(&mut tty);
         assert_eq!(tty.end(), 0);
     }
 }
 
-fn the_terminal_is_given_back_after_a_signal(shell: &Shell<'_>) {
+fn terminal_is_restored_after_signal(shell: &Shell<'_>) {
     shell.idle("back-after-signal");
     let command =
         "\"$RUNTIME\" exec -it back-after-signal sh -c \"stty -echo; echo ready; sleep 3600\"";
-    let mut tty = then_look(shell, command);
+    let mut tty = run_and_print_settings(shell, command);
     let pid = number_after(&mut tty, "pid=");
     tty.expect("ready");
-    kill_process(Pid::from_raw(pid).expect("a pid"), Signal::TERM).expect("it takes a signal");
+    kill_process(Pid::from_raw(pid).expect("a pid"), Signal::TERM).expect("the signal is sent");
     assert_eq!(number_after(&mut tty, "code="), 143);
-    is_as_it_was(&mut tty);
+    expect_restored_settings(&mut tty);
     tty.end();
 }
 
-fn the_terminal_is_given_back_when_the_container_goes_away(shell: &Shell<'_>) {
+fn terminal_is_restored_after_container_removal(shell: &Shell<'_>) {
     shell.idle("back-after-removal");
-    let mut tty = then_look(
+    let mut tty = run_and_print_settings(
         shell,
         "\"$RUNTIME\" exec -it back-after-removal sh -c \"echo ready; sleep 3600\"",
     );
@@ -163,11 +163,11 @@ fn the_terminal_is_given_back_when_the_container_goes_away(shell: &Shell<'_>) {
     let _ = shell.run(&["rm", "-f", "back-after-removal"]).ok();
     let code = number_after(&mut tty, "code=");
     assert!([125, 137].contains(&code), "{code}");
-    is_as_it_was(&mut tty);
+    expect_restored_settings(&mut tty);
     tty.end();
 }
 
-fn a_window_that_is_closed_takes_the_container_with_it(shell: &Shell<'_>) {
+fn closed_window_ends_container(shell: &Shell<'_>) {
     let mut tty = shell_in(shell, &["--name", "window"]);
     assert_eq!(shell.names(), ["window"]);
     tty.close();
@@ -175,7 +175,7 @@ fn a_window_that_is_closed_takes_the_container_with_it(shell: &Shell<'_>) {
     until("the end of the container", || shell.names().is_empty());
 }
 
-fn a_window_that_is_closed_takes_the_exec_with_it(shell: &Shell<'_>) {
+fn closed_window_ends_exec(shell: &Shell<'_>) {
     shell.idle("exec-window");
     let script = "echo ready; trap '' HUP; sleep 4321";
     let mut tty = Tty::run(shell, 24, 80, &["exec", "-it", "exec-window", "sh", "-c", script]);
@@ -188,7 +188,7 @@ fn a_window_that_is_closed_takes_the_exec_with_it(shell: &Shell<'_>) {
     });
 }
 
-fn attach_and_leave(shell: &Shell<'_>) {
+fn attach_and_detach(shell: &Shell<'_>) {
     let script = "while read -r line; do echo got $line; [ $line = bye ] && exit 3; done";
     let made =
         shell.run(&["create", "-it", "--name", "attached", &shell.image, "sh", "-c", script]);
@@ -196,7 +196,7 @@ fn attach_and_leave(shell: &Shell<'_>) {
     let mut tty = Tty::run(shell, 24, 80, &["start", "-ai", "attached"]);
     tty.press("one\r");
     tty.expect("got one");
-    // A second one at the same time.
+    // A concurrent second attach.
     let mut other = Tty::run(shell, 24, 80, &["attach", "attached"]);
     other.press("two\r");
     other.expect("got two");
@@ -205,7 +205,7 @@ fn attach_and_leave(shell: &Shell<'_>) {
     assert_eq!((tty.end(), other.end()), (3, 3));
 }
 
-fn a_live_table(shell: &Shell<'_>) {
+fn stats_table_is_refreshed(shell: &Shell<'_>) {
     shell.idle("live-one");
     let mut tty = Tty::run(shell, 24, 100, &["stats"]);
     for _ in 0..2 {
@@ -216,12 +216,12 @@ fn a_live_table(shell: &Shell<'_>) {
     assert_eq!(tty.end(), 130);
 }
 
-fn the_busiest_first(shell: &Shell<'_>) {
+fn top_sorts_by_cpu(shell: &Shell<'_>) {
     shell.idle("an-idle-one");
     let busy = ["run", "-d", "--name", "the-busy-one", &shell.image, "sh", "-c"];
     let _ = shell.run(&[&busy[..], &["while :; do :; done"]].concat()).ok();
     let mut tty = Tty::run(shell, 24, 100, &["top"]);
-    // The engine may have no figures of both at first.
+    // The engine may have no stats of both at first.
     let is_first = (0..30).any(|_| {
         tty.expect("CPU %");
         tty.expect("an-idle-one").contains("the-busy-one")
@@ -234,7 +234,7 @@ fn the_busiest_first(shell: &Shell<'_>) {
     assert_eq!(tty.end(), 0);
 }
 
-fn the_processes_of_one(shell: &Shell<'_>) {
+fn top_lists_processes_in_terminal(shell: &Shell<'_>) {
     let _ = shell.run(&["run", "-d", "--name", "processes", &shell.image, "sleep", "4321"]).ok();
     let mut tty = Tty::run(shell, 24, 100, &["top", "processes", "-o", "pid,args"]);
     tty.expect("PID");
@@ -242,13 +242,13 @@ fn the_processes_of_one(shell: &Shell<'_>) {
     assert_eq!(tty.end(), 0);
 }
 
-fn a_pull_shows_its_progress(shell: &Shell<'_>) {
+fn pull_shows_progress(shell: &Shell<'_>) {
     let site = test_engines::Site::of_checkout().expect("a checkout");
     let tag = std::process::id().to_string();
     let image = test_engines::push_unique_image(&site, "test/cli-pull", &tag).expect("an image");
     let mut tty = Tty::run(shell, 24, 120, &["pull", &image]);
     if shell.engine.capabilities().pull_progress {
-        // The bar of a layer, with its size.
+        // The progress bar of a layer with its size.
         tty.expect("[==");
         tty.expect(" of ");
     } else {
@@ -262,7 +262,7 @@ fn a_pull_shows_its_progress(shell: &Shell<'_>) {
     assert_eq!(quiet.end(), 0);
 }
 
-fn colours_are_for_terminals_that_want_them(shell: &Shell<'_>) {
+fn colours_depend_on_terminal_and_environment(shell: &Shell<'_>) {
     for (setting, coloured) in [("A=b", true), ("NO_COLOR=1", false), ("TERM=dumb", false)] {
         let script = format!("{setting} \"$RUNTIME\" ps; {setting} \"$RUNTIME\" rm none; echo end");
         let mut tty = Tty::script(shell, 24, 120, &script);
@@ -272,7 +272,7 @@ fn colours_are_for_terminals_that_want_them(shell: &Shell<'_>) {
         assert!(shown.contains("NAME") && shown.contains("not found"), "{shown:?}");
         assert_eq!(tty.end(), 0);
     }
-    // A pipe has none.
+    // A pipe has no colours.
     let none = shell.run(&["rm", "none"]);
     assert!(none.code == Some(1) && !none.stderr.contains('\x1b'), "{none:?}");
 }

@@ -148,11 +148,11 @@ async fn cri(started: &mut Started) -> Result<CriRuntime> {
     started.up(Engine::Registry)?;
     let running = started.up(Engine::Containerd)?;
     let endpoint = running.host().context("the private engine has no socket")?;
-    let folder = Site::of_checkout()?.shared_dir()?;
+    let directory = Site::of_checkout()?.shared_dir()?;
     let options = options
         .endpoint(endpoint)
-        .log_dir(folder.join("demo-logs"))
-        .state_dir(folder.join("demo-state"));
+        .log_dir(directory.join("demo-logs"))
+        .state_dir(directory.join("demo-state"));
     Ok(CriRuntime::connect(options).await?)
 }
 

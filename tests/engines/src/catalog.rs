@@ -46,7 +46,7 @@ const ENV_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/
 
 fn base(busybox: &Path) -> Result<Layer> {
     let mut layer = LayerBuilder::default();
-    for folder in [
+    for directory in [
         "bin/",
         "dev/",
         "etc/",
@@ -64,7 +64,7 @@ fn base(busybox: &Path) -> Result<Layer> {
         "var/",
         "var/log/",
     ] {
-        layer = layer.directory(folder, 0o755, 0);
+        layer = layer.directory(directory, 0o755, 0);
     }
     layer = layer
         .directory("tmp/", 0o1777, 0)

@@ -30,11 +30,11 @@ const STATE_DIR: &str = "/run/containerd";
 /// containerd namespace of the CRI.
 pub(crate) const NAMESPACE: &str = "k8s.io";
 
-pub(crate) fn install(who: &str, suite: Option<&str>) -> Result<()> {
-    packages::ensure(who, &["iproute2", "iptables"])?;
+pub(crate) fn install(label: &str, suite: Option<&str>) -> Result<()> {
+    packages::ensure(label, &["iproute2", "iptables"])?;
     match suite {
-        None => packages::ensure(who, &["containerd", "runc", "containernetworking-plugins"]),
-        Some(suite) => rootfs::ensure(who, suite, Content::Docker).map(drop),
+        None => packages::ensure(label, &["containerd", "runc", "containernetworking-plugins"]),
+        Some(suite) => rootfs::ensure(label, suite, Content::Docker).map(drop),
     }
 }
 
@@ -196,11 +196,11 @@ pub(crate) fn kill_strays(site: &Site, engine: Engine) -> Result<()> {
 fn groups_of_containers(keeper: &Process) -> Vec<String> {
     let tasks = PathBuf::from(format!("/proc/{}/root{STATE_DIR}", keeper.pid))
         .join("io.containerd.runtime.v2.task");
-    let folders = |dir: PathBuf| {
+    let directories = |dir: PathBuf| {
         fs::read_dir(dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()))
     };
-    folders(tasks)
-        .flat_map(folders)
+    directories(tasks)
+        .flat_map(directories)
         .filter_map(|bundle| {
             let config = fs::read(bundle.join("config.json")).ok()?;
             let config: Value = serde_json::from_slice(&config).ok()?;

@@ -18,11 +18,11 @@ use crate::{http, packages, rootfs};
 const EXEC_ROOT: &str = "/run/docker";
 const PID_FILE: &str = "/run/docker.pid";
 
-pub(crate) fn install(who: &str, suite: Option<&str>) -> Result<()> {
-    packages::ensure(who, &["iproute2"])?;
+pub(crate) fn install(label: &str, suite: Option<&str>) -> Result<()> {
+    packages::ensure(label, &["iproute2"])?;
     match suite {
-        None => packages::ensure(who, &["docker.io"]),
-        Some(suite) => rootfs::ensure(who, suite, Content::Docker).map(drop),
+        None => packages::ensure(label, &["docker.io"]),
+        Some(suite) => rootfs::ensure(label, suite, Content::Docker).map(drop),
     }
 }
 

@@ -20,7 +20,8 @@ pub(crate) struct Host {
     /// Kernel settings that engines change, with their original values.
     settings: Vec<(PathBuf, String)>,
     /// Directories outside of the site that were created for an engine.
-    folders: Vec<PathBuf>,
+    #[serde(alias = "folders")]
+    directories: Vec<PathBuf>,
     /// Packet filter chains that existed before.
     chains: Vec<String>,
     /// Set if netavark's table existed before.
@@ -36,7 +37,7 @@ fn file(site: &Site) -> PathBuf {
 }
 
 /// Prepares the host, or reads the record of the first instance.
-pub(crate) fn prepare(site: &Site, folders: &[&str]) -> Result<Host> {
+pub(crate) fn prepare(site: &Site, directories: &[&str]) -> Result<Host> {
     anyhow::ensure!(
         rustix::process::geteuid().is_root(),
         "the test engines need root to mount and to create bridges and control groups"
@@ -50,15 +51,15 @@ pub(crate) fn prepare(site: &Site, folders: &[&str]) -> Result<Host> {
                 .iter()
                 .filter_map(|path| Some((PathBuf::from(path), fs::read_to_string(path).ok()?)))
                 .collect(),
-            folders: Vec::new(),
+            directories: Vec::new(),
             chains: firewall::chains(),
             netavark: netavark::exists(),
         },
     };
-    for folder in folders.iter().map(Path::new) {
-        if !folder.exists() {
-            fs::create_dir_all(folder)?;
-            host.folders.push(folder.to_owned());
+    for directory in directories.iter().map(Path::new) {
+        if !directory.exists() {
+            fs::create_dir_all(directory)?;
+            host.directories.push(directory.to_owned());
         }
     }
     fs::write(file(site), serde_json::to_vec_pretty(&host)?)?;
@@ -90,9 +91,9 @@ pub(crate) fn release(site: &Site) -> Result<()> {
         if !host.netavark {
             netavark::remove_unused();
         }
-        for folder in &host.folders {
+        for directory in &host.directories {
             // The directory may contain files of others.
-            let _ = fs::remove_dir(folder);
+            let _ = fs::remove_dir(directory);
         }
         fs::remove_file(file(site))?;
     }

@@ -108,11 +108,11 @@ pub(crate) fn up(site: &Site, engine: Engine) -> Result<State> {
     }
     engine.install()?;
     let host = host::prepare(site, engine.host_directories())?;
-    crate::say(engine.name(), "starting");
+    crate::log_progress(engine.name(), "starting");
     let done = start_new(site, engine, &dir, host.octet);
     match done {
         Ok(state) => {
-            crate::say(
+            crate::log_progress(
                 engine.name(),
                 &format!("{} is up ({:.1?})", state.version, start.elapsed()),
             );
@@ -203,7 +203,7 @@ pub(crate) fn down(site: &Site, engine: Engine) -> Result<bool> {
     let _lock = site.lock(engine.name())?;
     let found = site.dir(engine.name()).exists() || group(site, engine)?.exists();
     if found {
-        crate::say(engine.name(), "stopping");
+        crate::log_progress(engine.name(), "stopping");
         clear(site, engine)?;
     }
     host::release(site)?;

@@ -58,6 +58,6 @@ pub use running::Running;
 pub use site::{DIR_VARIABLE, Site};
 
 /// Prints progress.
-fn say(who: &str, what: &str) {
-    eprintln!("[{who}] {what}");
+fn log_progress(label: &str, message: &str) {
+    eprintln!("[{label}] {message}");
 }

@@ -14,7 +14,7 @@ use crate::site::Lock;
 const WAIT_FOR_LOCK: &str = "DPkg::Lock::Timeout=600";
 
 /// Installs missing packages without their recommendations and without starting their services.
-pub(crate) fn ensure(who: &str, packages: &[&str]) -> Result<()> {
+pub(crate) fn ensure(label: &str, packages: &[&str]) -> Result<()> {
     let missing = missing(packages)?;
     if missing.is_empty() {
         return Ok(());
@@ -24,7 +24,7 @@ pub(crate) fn ensure(who: &str, packages: &[&str]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    crate::say(who, &format!("installing {}", missing.join(" ")));
+    crate::log_progress(label, &format!("installing {}", missing.join(" ")));
     let _quiet = NoServices::begin()?;
     let install = || {
         output(
@@ -66,9 +66,9 @@ fn missing<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>> {
 
 /// Downloads a package and unpacks it into a directory without installing it, because it may
 /// conflict with an installed package.
-pub(crate) fn unpack(who: &str, package: &str, into: &Path) -> Result<()> {
+pub(crate) fn unpack(label: &str, package: &str, into: &Path) -> Result<()> {
     let _lock = machine_lock()?;
-    crate::say(who, &format!("fetching {package}"));
+    crate::log_progress(label, &format!("fetching {package}"));
     let download = into.with_extension("download");
     fs::create_dir_all(&download)?;
     let fetch = || {
@@ -104,8 +104,8 @@ impl<'a> SeparateApt<'a> {
     pub(crate) fn new(dir: &'a Path, source: &str) -> Result<Self> {
         let list = dir.join("sources.list");
         fs::write(&list, format!("{source}\n"))?;
-        for folder in ["lists/partial", "archives/partial"] {
-            fs::create_dir_all(dir.join(folder))?;
+        for directory in ["lists/partial", "archives/partial"] {
+            fs::create_dir_all(dir.join(directory))?;
         }
         // The installed packages of this machine are not considered.
         let status = dir.join("status");
@@ -151,7 +151,7 @@ impl<'a> SeparateApt<'a> {
 }
 
 /// Returns a static busybox, from the installed package or from an unpacked one.
-pub(crate) fn busybox(who: &str, cache: &Path) -> Result<PathBuf> {
+pub(crate) fn busybox(label: &str, cache: &Path) -> Result<PathBuf> {
     if missing(&["busybox-static"])?.is_empty() {
         return Ok(PathBuf::from("/bin/busybox"));
     }
@@ -163,7 +163,7 @@ pub(crate) fn busybox(who: &str, cache: &Path) -> Result<PathBuf> {
             .find(|path| path.is_file())
     };
     if found().is_none() {
-        unpack(who, "busybox-static", &dir)?;
+        unpack(label, "busybox-static", &dir)?;
     }
     found().context("the package busybox-static contains no busybox")
 }

@@ -34,15 +34,15 @@ const NETAVARK: &str = "network_backend = \"netavark\"\nfirewall_driver = \"nfta
 /// Group in which Podman puts its containers, whatever the service's group is.
 const PARENT: &str = "libpod_parent";
 
-pub(crate) fn install(who: &str, suite: Option<&str>) -> Result<()> {
+pub(crate) fn install(label: &str, suite: Option<&str>) -> Result<()> {
     match suite {
         None => packages::ensure(
-            who,
+            label,
             &["podman", "runc", "containernetworking-plugins", "iptables", "iproute2"],
         ),
         Some(suite) => {
-            packages::ensure(who, &[netavark::PACKAGE, "iproute2"])?;
-            rootfs::ensure(who, suite, Content::Podman).map(drop)
+            packages::ensure(label, &[netavark::PACKAGE, "iproute2"])?;
+            rootfs::ensure(label, suite, Content::Podman).map(drop)
         }
     }
 }

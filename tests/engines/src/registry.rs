@@ -23,10 +23,10 @@ pub(crate) const ADDRESS: &str = "RUNTIME_TEST_REGISTRY";
 pub(crate) const USER: &str = "RUNTIME_TEST_REGISTRY_USER";
 pub(crate) const PASSWORD: &str = "RUNTIME_TEST_REGISTRY_PASSWORD";
 
-const WHO: &str = "registry";
+const LOG_NAME: &str = "registry";
 
 pub(crate) fn install() -> Result<()> {
-    packages::ensure(WHO, &["docker-registry", "apache2-utils"])
+    packages::ensure(LOG_NAME, &["docker-registry", "apache2-utils"])
 }
 
 pub(crate) fn plan(context: &InstanceContext<'_>) -> Result<Plan> {
@@ -113,8 +113,8 @@ pub(crate) fn probe(state: &State) -> Result<String> {
 /// Pushes the test images.
 pub(crate) fn fill(context: &InstanceContext<'_>, state: &State) -> Result<()> {
     let client = Client::of(state)?;
-    let busybox = packages::busybox(WHO, &rootfs::cache()?)?;
-    crate::say(WHO, "building and pushing the test images");
+    let busybox = packages::busybox(LOG_NAME, &rootfs::cache()?)?;
+    crate::log_progress(LOG_NAME, "building and pushing the test images");
     for (name, image) in catalog::all(&busybox)? {
         let (repository, tag) = name.split_once(':').context("an image without a tag")?;
         client.push(repository, tag, &image)?;
@@ -135,7 +135,7 @@ pub(crate) fn fill(context: &InstanceContext<'_>, state: &State) -> Result<()> {
 pub fn push_unique_image(site: &Site, repository: &str, tag: &str) -> Result<String> {
     let state = crate::instance::known(site, crate::Engine::Registry)?;
     let client = Client::of(&state)?;
-    let busybox = packages::busybox(WHO, &rootfs::cache()?)?;
+    let busybox = packages::busybox(LOG_NAME, &rootfs::cache()?)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos();
     let seed = u64::try_from(now & u128::from(u64::MAX))? ^ u64::from(std::process::id());
     client.push(repository, tag, &catalog::unique(&busybox, seed)?)?;
@@ -146,7 +146,7 @@ pub fn push_unique_image(site: &Site, repository: &str, tag: &str) -> Result<Str
 /// repository, as in `test/busybox`; the registry must be up.
 #[must_use]
 pub fn image_archive(site: &Site, name: &str) -> PathBuf {
-    site.dir(WHO).join(format!("{}.tar", name.replace('/', "-")))
+    site.dir(LOG_NAME).join(format!("{}.tar", name.replace('/', "-")))
 }
 
 /// Client of the registry's API.

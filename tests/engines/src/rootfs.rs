@@ -63,19 +63,22 @@ pub(crate) fn path(suite: &str, content: Content) -> Result<PathBuf> {
 }
 
 /// Unpacks the system if it is missing.
-pub(crate) fn ensure(who: &str, suite: &str, content: Content) -> Result<PathBuf> {
+pub(crate) fn ensure(label: &str, suite: &str, content: Content) -> Result<PathBuf> {
     let root = path(suite, content)?;
     if root.exists() {
         return Ok(root);
     }
-    let _lock = Lock::take(&cache()?.join(format!(".{}.lock", content.directory(suite))), who)?;
+    let _lock = Lock::take(&cache()?.join(format!(".{}.lock", content.directory(suite))), label)?;
     if root.exists() {
         return Ok(root);
     }
-    packages::ensure(who, &["debootstrap"])?;
+    packages::ensure(label, &["debootstrap"])?;
     let mirror = mirror::debian_mirror()?;
     let start = Instant::now();
-    crate::say(who, &format!("unpacking Debian {suite} from {mirror}, about half a minute"));
+    crate::log_progress(
+        label,
+        &format!("unpacking Debian {suite} from {mirror}, about half a minute"),
+    );
     let draft = root.with_extension("draft");
     if draft.exists() {
         fs::remove_dir_all(&draft)?;
@@ -101,6 +104,6 @@ pub(crate) fn ensure(who: &str, suite: &str, content: Content) -> Result<PathBuf
         }
     }
     fs::rename(&draft, &root)?;
-    crate::say(who, &format!("unpacked ({:.0?})", start.elapsed()));
+    crate::log_progress(label, &format!("unpacked ({:.0?})", start.elapsed()));
     Ok(root)
 }

@@ -111,7 +111,7 @@ impl Lock {
             .open(path)
             .with_context(|| format!("failed to open the lock file {}", path.display()))?;
         if file.try_lock().is_err() {
-            crate::say(what, "waiting for another process that works on it");
+            crate::log_progress(what, "waiting for another process that works on it");
             file.lock()?;
         }
         Ok(Self(file))

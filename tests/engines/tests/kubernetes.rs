@@ -137,7 +137,7 @@ fn survives_the_loss_of_each_part(subject: &Subject, port: u16) {
         cluster.kill(component).expect("killed");
         assert!(!process.is_alive());
         if component == Component::ApiServer {
-            subject.user(&["get", "pods"]).expect_err("nobody answers");
+            subject.user(&["get", "pods"]).expect_err("the component is dead");
         }
         cluster.restart(component).expect("restarted");
         assert_ne!(cluster.process(component).expect("a process"), process);
@@ -227,7 +227,7 @@ fn leaves_nothing(site: &Site, settings_before: &[String]) {
 fn cluster_runs_pods_survives_faults_and_leaves_nothing() {
     let settings = settings().expect("settings");
     assert!(!filter_rules().contains("KUBE-"), "this machine is a node of another cluster");
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = tempfile::tempdir().expect("a directory");
     let site = Site::at(dir.path()).expect("a site");
     let _all_down = AllDown(&site);
     let cluster = Cluster::at(&site);

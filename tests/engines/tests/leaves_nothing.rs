@@ -41,7 +41,7 @@ fn run_a_container(site: &Site, engine: &Running, registry: &str) {
     let archive = image_archive(site, "test/busybox");
     let image = format!("{registry}/{BUSYBOX}");
     docker(engine, &["load", "--input", &archive.to_string_lossy()]);
-    let shared = site.shared_dir().expect("the shared folder");
+    let shared = site.shared_dir().expect("the shared directory");
     std::fs::write(shared.join("file"), "shared").expect("a file");
     let id = docker(
         engine,
@@ -61,7 +61,7 @@ fn run_a_container(site: &Site, engine: &Running, registry: &str) {
 
 #[test]
 fn down_leaves_nothing() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = tempfile::tempdir().expect("a directory");
     let site = Site::at(dir.path()).expect("a site");
     let _all_down = AllDown(&site);
     // Packet filter rules do not contain a site's name.
@@ -107,7 +107,7 @@ fn down_leaves_nothing() {
 
 /// Returns true if the directory has only locks, logs, and the shared directory.
 fn only_logs(dir: &Path) -> bool {
-    std::fs::read_dir(dir).expect("the folder").all(|entry| {
+    std::fs::read_dir(dir).expect("the directory").all(|entry| {
         let name = entry.expect("an entry").file_name();
         let name = name.to_string_lossy();
         name.starts_with('.') || name.ends_with(".last.log") || name == "shared"

@@ -1,8 +1,8 @@
-// The way in which an API server of today takes sessions, in front of one of yesterday.
+// Session handling of a current API server, in front of an older one.
 //
-// From 1.30 on an API server takes remote commands in version 5 of the WebSocket protocol and
-// speaks SPDY with the node. The handler that does so is Kubernetes' own and is used here as it
-// is. What is ours is only what stands around it: where the older server is, and who asks.
+// Since 1.30 an API server accepts remote commands in version 5 of the WebSocket protocol and uses
+// SPDY to the node. The handler is Kubernetes' own, unchanged. This program adds the address of the
+// older server and the identity of the client.
 package main
 
 import (
@@ -37,14 +37,14 @@ func main() {
 	}
 	fmt.Println(front.listener.Addr())
 	go func() {
-		// Whoever has started this holds the other end: it closes whatever way they end.
+		// The parent process holds the other end, which is closed however the parent exits.
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		os.Exit(0)
 	}()
 	log.Fatal(http.Serve(front.listener, front.handler()))
 }
 
-// front is what callers see.
+// front is the handler of clients' requests.
 type front struct {
 	listener net.Listener
 	server   *url.URL
@@ -56,7 +56,7 @@ func newFront(kubeconfig string) (*front, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A connection that speaks HTTP/2 cannot be upgraded.
+	// An HTTP/2 connection cannot be upgraded.
 	config.NextProtos = []string{"http/1.1"}
 	upstream, err := rest.TransportFor(config)
 	if err != nil {
@@ -77,7 +77,7 @@ func (f *front) handler() http.Handler {
 	through := &httputil.ReverseProxy{
 		Rewrite:   func(request *httputil.ProxyRequest) { request.SetURL(f.server) },
 		Transport: f.upstream,
-		// What is watched comes piece by piece.
+		// Watches are streamed.
 		FlushInterval: -1,
 	}
 	return proxy.NewTranslatingHandler(
@@ -87,8 +87,8 @@ func (f *front) handler() http.Handler {
 	)
 }
 
-// translate serves a session as an API server does: it is refused by an answer where it may not
-// be or has nowhere to go, and taken before the node is asked.
+// translate serves a session like an API server: the session is refused with a response if it is
+// not permitted or has no target, and accepted before the node is contacted.
 func (f *front) translate(answer http.ResponseWriter, request *http.Request) {
 	refused, err := f.refusal(request)
 	if err != nil {
@@ -101,8 +101,8 @@ func (f *front) translate(answer http.ResponseWriter, request *http.Request) {
 		_, _ = io.Copy(answer, refused.Body)
 		return
 	}
-	// The handler proves itself to its upstream with a certificate or not at all. Here it comes
-	// back to this program, whose other half knows every proof.
+	// The handler authenticates to its upstream with a certificate or not at all. Here the upstream is
+	// the other half of this program, which has all credentials.
 	location := *request.URL
 	location.Scheme = "http"
 	location.Host = f.listener.Addr().String()
@@ -120,9 +120,9 @@ func (f *front) translate(answer http.ResponseWriter, request *http.Request) {
 		ServeHTTP(answer, request)
 }
 
-// refusal gives what the server has against a session before it turns to the node, or nil.
+// refusal returns the server's error for a session before it contacts the node, or nil.
 //
-// It checks the same for a request that does not want to be upgraded, whose last fault is that.
+// It checks the same request without an upgrade, which fails last for that reason.
 func (f *front) refusal(request *http.Request) (*http.Response, error) {
 	url := *f.server
 	url.Path, url.RawQuery = request.URL.Path, request.URL.RawQuery

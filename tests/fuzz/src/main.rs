@@ -40,7 +40,7 @@ fn main() -> ExitCode {
         TARGETS.iter().filter(|target| all || target.name == arguments.target).collect();
     if targets.is_empty() {
         let names: Vec<_> = TARGETS.iter().map(|target| target.name).collect();
-        eprintln!("there is no target `{}`; there are {}", arguments.target, names.join(", "));
+        eprintln!("no such target: `{}`; targets: {}", arguments.target, names.join(", "));
         return ExitCode::FAILURE;
     }
     if let Some(input) = &arguments.input {
@@ -98,7 +98,7 @@ fn to_hex(bytes: &[u8]) -> String {
 fn from_hex(text: &str) -> Option<Vec<u8>> {
     let digits: Option<Vec<u8>> =
         text.chars().map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok())).collect();
-    eprintln!("no such target: `{}`; targets: {}", arguments.target, names.join(", "));
+    let (pairs, []) = digits.as_ref()?.as_chunks::<2>() else { return None };
     Some(pairs.iter().map(|[high, low]| high << 4 | low).collect())
 }
 

@@ -107,7 +107,7 @@ impl Mutator {
         match self.random.below(9) {
             0 if at < input.len() => input[at] ^= 1 << self.random.below(8),
             1 if at < input.len() => {
-                input[at] = INTERESTING_BYTES[self.random.below(INTERESTING_BYTES.len())]
+                input[at] = INTERESTING_BYTES[self.random.below(INTERESTING_BYTES.len())];
             }
             2 if at < input.len() => input[at] = self.random.next() as u8,
             3 => {

@@ -37,9 +37,9 @@ async fn fails_at<C: Connect>(backend: &C, path: &Path, kind: ErrorKind) -> Erro
 
 /// Returns a directory and an unused path in it.
 fn unused_path() -> std::result::Result<(tempfile::TempDir, PathBuf), BoxError> {
-    let folder = tempfile::tempdir()?;
-    let path = folder.path().join("socket");
-    Ok((folder, path))
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("socket");
+    Ok((directory, path))
 }
 
 /// Connects to a missing socket: a retryable error.

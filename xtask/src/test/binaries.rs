@@ -19,14 +19,14 @@ pub struct Binary {
     /// Set if the program is in `tests/` of its package.
     pub is_integration: bool,
     path: PathBuf,
-    folder: PathBuf,
+    directory: PathBuf,
 }
 
 impl Binary {
     /// Returns a command that runs the program like `cargo test` does.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.path);
-        command.current_dir(&self.folder).env("CARGO_MANIFEST_DIR", &self.folder);
+        command.current_dir(&self.directory).env("CARGO_MANIFEST_DIR", &self.directory);
         command
     }
 }
@@ -82,7 +82,7 @@ pub fn build(stop: &Stop, wanted: fn(&Target, &str) -> bool) -> Result<Build> {
                 name: artifact.target.name,
                 is_integration: artifact.target.kind.contains(&TargetKind::Test),
                 path: path.into_std_path_buf(),
-                folder: folder.as_std_path().to_owned(),
+                directory: directory.as_std_path().to_owned(),
             });
         }
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{ArgAction, Args};
-use runtime_core::{ContainerSpec, Gpus, Image, Interactive, Mount, PullPolicy};
+use runtime_core::{ContainerSpec, Gpus, Image, Interactive, Mount};
 
 use crate::units;
 
@@ -212,7 +212,7 @@ fn gpus(text: &str) -> Result<Gpus> {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
-    use runtime_core::MountAccess;
+    use runtime_core::{MountAccess, PullPolicy};
 
     use super::*;
     use crate::cli::{Cli, Command};

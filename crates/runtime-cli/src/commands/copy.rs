@@ -143,13 +143,13 @@ async fn send(container: &dyn Container, source: &str, target: &str) -> Result<(
     let named_as_directory = target.ends_with('/') || means_contents(target);
     let asked = cleaned(&from_root(target)?);
     let (to, found) = through_links(asked, async |at| inspect_path(container, at).await).await?;
-    let (folder, name) = split(&to);
+    let (directory, name) = split(&to);
     let own_name = || {
         let absolute = std::path::absolute(&from)?;
         let name = absolute.file_name().context("the source has no name")?;
         Ok::<_, anyhow::Error>(name.to_owned())
     };
-    let (folder, name) = match found {
+    let (directory, name) = match found {
         Found::Directory if contents => (&*to, ".".into()),
         Found::Directory => (&*to, own_name()?),
         Found::File if metadata.is_dir() => bail!("{target} is a file, and {source} a directory"),
@@ -157,10 +157,10 @@ async fn send(container: &dyn Container, source: &str, target: &str) -> Result<(
         Found::Nothing if named_as_directory && !contents && !metadata.is_dir() => {
             bail!("no such directory in the container: {target}")
         }
-        Found::File | Found::Nothing | Found::Link(_) => (folder, name.into()),
+        Found::File | Found::Nothing | Found::Link(_) => (directory, name.into()),
     };
     let (content, left_out) = archive::pack(from, PathBuf::from(name));
-    container.copy_in(folder, content, CopyInOptions::default()).await?;
+    container.copy_in(directory, content, CopyInOptions::default()).await?;
     left_out.check()
 }
 
@@ -262,8 +262,8 @@ mod tests {
 
     #[test]
     fn destination_depends_on_path_and_target() {
-        let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
         std::fs::create_dir(at("there")).unwrap();
         std::fs::write(at("file"), "").unwrap();
         std::os::unix::fs::symlink("there", at("link")).unwrap();

@@ -19,7 +19,7 @@ pub(crate) fn drop_unset(names: &mut BTreeSet<String>, can: &Capabilities) {
     if !can.env_unset {
         for name in std::mem::take(names) {
             crate::style::note(format_args!(
-                "{name} is not set here; this engine cannot remove it if the image sets it"
+                "{name} is not set in this environment; this engine cannot remove it if the image sets it"
             ));
         }
     }

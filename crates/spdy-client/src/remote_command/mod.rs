@@ -13,20 +13,16 @@
 //! kubelet, which all behave as follows:
 //!
 //! - The outputs end before the outcome is sent. Then unfinished streams are reset, and the
-//!   connection
-//! is closed.
+//!   connection is closed.
 //! - The server does not report when it stops reading stdin. It stops when the process has closed
-//!   its
-//! outputs, and reports success: `sh -c 'cat >file'` received 192 KiB of 100 MiB. The connection
-//! may then end before the outcome arrives, which is [`Error::NoOutcome`]. To verify a transfer,
-//! let the remote side confirm the number of bytes.
+//!   its outputs, and reports success: `sh -c 'cat >file'` received 192 KiB of 100 MiB. The
+//!   connection may then end before the outcome arrives, which is [`Error::NoOutcome`]. To verify a
+//!   transfer, let the remote side confirm the number of bytes.
 //! - If a process exits with more unread input than the pipes hold, the server never sends the
-//!   outcome
-//! and stops reading. Both outputs have then ended while a write is pending: apply a timeout, and
-//! treat the outcome as lost after it.
+//!   outcome and stops reading. Both outputs have then ended while a write is pending: apply a
+//!   timeout, and treat the outcome as lost after it.
 //! - No server uses flow control or opens streams. Pings are answered, except, according to the
-//!   server's
-//! source, while it waits for a process that does not read (not measured).
+//!   server's source, while it waits for a process that does not read (not measured).
 
 mod error;
 mod handshake;

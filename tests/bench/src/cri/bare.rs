@@ -1,4 +1,4 @@
-//! The generated client and nothing else: what the calls themselves cost.
+//! The bare generated client: the cost of the calls themselves.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,14 +11,14 @@ use tonic::transport::Channel;
 
 use super::engine::{self, Engine};
 
-/// The same file that the library is built with.
+/// The same file as in the library.
 #[path = "../../../../crates/runtime-cri/src/generated.rs"]
 mod cri;
 
 use cri::image_service_client::ImageServiceClient;
 use cri::runtime_service_client::RuntimeServiceClient;
 
-/// What is asked for in the label of a bare sandbox and container.
+/// Label of bare sandboxes and containers.
 const SCOPE: &str = "container-runtime/scope";
 
 pub(super) struct Bare {
@@ -46,7 +46,7 @@ impl Bare {
         })
     }
 
-    /// How many calls were made since the last look.
+    /// Returns the number of calls since the last `take_calls`.
     pub(super) fn take_calls(&self) -> u64 {
         self.calls.swap(0, Ordering::Relaxed)
     }
@@ -56,7 +56,7 @@ impl Bare {
         request
     }
 
-    /// One command in a container, as the call without streams runs it.
+    /// Runs a command in a container with the call without streams.
     pub(super) async fn exec(&self, container: &str, command: &str) -> Result<()> {
         let request = cri::ExecSyncRequest {
             container_id: container.to_owned(),
@@ -64,17 +64,17 @@ impl Bare {
             timeout: 0,
         };
         let answer = self.runtime.clone().exec_sync(self.call(request)).await?.into_inner();
-        ensure!(answer.exit_code == 0, "{command} has failed");
+        ensure!(answer.exit_code == 0, "{command} failed");
         Ok(())
     }
 
-    /// The calls that ours makes for a container that exits at once, and the file that it reads.
+    /// Performs the library's calls for a container that exits immediately, and reads its log file.
     pub(super) async fn once(&self, engine: &Engine, script: &str, number: usize) -> Result<()> {
         let (mut runtime, mut images) = (self.runtime.clone(), self.images.clone());
         let spec = cri::ImageSpec { image: engine.image.clone(), ..Default::default() };
         let request = cri::ImageStatusRequest { image: Some(spec), verbose: true };
         let image = images.image_status(self.call(request)).await?.into_inner();
-        let image = image.image.context("the image is not there")?.id;
+        let image = image.image.context("the image is missing")?.id;
 
         let name = format!("bare-{}-{number}", std::process::id());
         let logs = self.logs.join(&name);
@@ -94,7 +94,7 @@ impl Bare {
         let request = cri::StartContainerRequest { container_id: id.clone() };
         runtime.start_container(self.call(request)).await?;
 
-        // There is no wait: it lists as often as ours does.
+        // The CRI has no wait; containers are listed as often as in the library.
         let mut pause = Duration::from_millis(10);
         loop {
             let filter = cri::ContainerFilter {
@@ -103,7 +103,7 @@ impl Bare {
             };
             let request = cri::ListContainersRequest { filter: Some(filter) };
             let listed = runtime.list_containers(self.call(request)).await?.into_inner();
-            let state = listed.containers.first().context("it has gone")?.state();
+            let state = listed.containers.first().context("the container is gone")?.state();
             if state == cri::ContainerState::ContainerExited {
                 break;
             }
@@ -112,10 +112,10 @@ impl Bare {
         }
         let status = || cri::ContainerStatusRequest { container_id: id.clone(), verbose: false };
         let ended = runtime.container_status(self.call(status())).await?.into_inner();
-        let code = ended.status.context("it has no status")?.exit_code;
+        let code = ended.status.context("the container has no status")?.exit_code;
         let log = std::fs::read_to_string(logs.join("container.log"))?;
         let lines = log.lines().filter(|line| line.contains(" stdout F ")).count();
-        // Before the removal, as ours does, which writes down how it ended.
+        // Before the removal, like in the library, which records the exit.
         runtime.container_status(self.call(status())).await?;
         let request = cri::RemovePodSandboxRequest { pod_sandbox_id: pod };
         runtime.remove_pod_sandbox(self.call(request)).await?;
@@ -125,7 +125,7 @@ impl Bare {
     }
 }
 
-/// As ours asks for them.
+/// Returns the configurations that the library uses.
 fn configs(
     name: &str,
     logs: &std::path::Path,

@@ -1,4 +1,4 @@
-//! The engine of the environment, reached through this library.
+//! The engine of the environment, through this library.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,19 +28,19 @@ impl Engine {
         ours(true).await
     }
 
-    /// Pulls the image, and removes what an earlier bench has left.
+    /// Pulls the image, and removes leftovers of earlier benches.
     pub(super) async fn prepare(&self) -> Result<()> {
         common::pull(&self.ours().await?).await?;
         self.clear().await
     }
 
-    /// Removes all that the bench has made.
+    /// Removes all containers of the bench.
     pub(super) async fn clear(&self) -> Result<()> {
         self.ours().await?.reap(ReapOptions::default()).await?;
         Ok(())
     }
 
-    /// Makes and starts so many containers.
+    /// Creates and starts `count` containers.
     pub(super) async fn start_many(
         &self,
         count: usize,
@@ -50,7 +50,7 @@ impl Engine {
     }
 }
 
-/// The folder for the logs of both.
+/// Returns the log directory of both clients.
 pub(super) fn log_dir() -> Result<PathBuf> {
     Ok(PathBuf::from(variable("RUNTIME_TEST_SHARED_DIR")?).join("bench-logs"))
 }

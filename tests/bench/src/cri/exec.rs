@@ -1,4 +1,4 @@
-//! Commands in a container of the CRI.
+//! Commands in a container on the CRI.
 
 use anyhow::Result;
 use runtime_core::{Container, Runtime};

@@ -1,4 +1,4 @@
-//! From the exit of a container, as the engine dates it, to the return of a wait.
+//! Latency from the exit time of a container, reported by the engine, to the return of `wait`.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,9 +8,9 @@ use tokio::task::JoinSet;
 
 use super::engine;
 use crate::measure::{Table, quantile, seconds};
-use crate::part::{Running, say};
+use crate::part::{Running, report};
 
-/// Half of the containers end for each.
+/// Half of the containers exit for each variant.
 pub(super) async fn compare(count: usize) -> Result<()> {
     let half = (count / 2).max(1).to_string();
     let mut table = Table::new(&["", "median", "99th percentile", "longest"]);
@@ -28,12 +28,13 @@ pub(super) async fn compare(count: usize) -> Result<()> {
     Ok(())
 }
 
-/// In a process of its own: waits for so many that run, and kills them one after the other.
+/// Runs in a separate process: waits for `count` running containers, and kills them one after
+/// another.
 pub(super) async fn measure(count: usize, events: bool) -> Result<()> {
     let runtime = engine::ours(events).await?;
     let mut listed = runtime.list_containers(ListOptions::default()).await?;
     listed.retain(|listed| listed.info.status == runtime_core::ContainerStatus::Running);
-    ensure!(listed.len() >= count, "{} containers run", listed.len());
+    ensure!(listed.len() >= count, "{} containers are running", listed.len());
     listed.truncate(count);
     let mut waits = JoinSet::new();
     for listed in &listed {
@@ -43,17 +44,17 @@ pub(super) async fn measure(count: usize, events: bool) -> Result<()> {
             (SystemTime::now(), exit)
         });
     }
-    // Until the list comes as seldom as it gets.
+    // Waits until the list interval has reached its maximum.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let mut times = Vec::with_capacity(count);
     for (number, listed) in listed.iter().enumerate() {
         listed.container.kill(Signal::KILL).await?;
         let (returned, exit) = waits.join_next().await.context("no wait is left")??;
-        let ended = exit?.ended_at.context("the engine does not say when it ended")?;
+        let ended = exit?.ended_at.context("the engine reports no exit time")?;
         times.push(returned.duration_since(ended)?.as_secs_f64());
-        // Spread over the time between two lists, by the multiples of a prime.
+        // Spread over the list interval by multiples of a prime.
         let pause = Duration::from_millis(number as u64 * 389 % 1000);
         tokio::time::sleep(pause).await;
     }
-    say(&times)
+    report(&times)
 }

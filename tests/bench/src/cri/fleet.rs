@@ -1,4 +1,4 @@
-//! Many containers: listed, measured, and waited for while nothing happens.
+//! Many containers: list, stats, and idle waits.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use super::engine::{self, Engine};
 use super::exits;
 use crate::measure::{Table, cpu_time, seconds};
-use crate::part::{Running, say};
+use crate::part::{Running, report};
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Figures {
@@ -59,7 +59,7 @@ fn row(name: &str, figures: &Figures) -> [String; 4] {
     ]
 }
 
-/// In a process of its own.
+/// Runs in a separate process.
 pub(super) async fn ask(containers: usize) -> Result<()> {
     let runtime = engine::ours(true).await?;
     let mut ids: Vec<ContainerId> = Vec::new();
@@ -77,7 +77,7 @@ pub(super) async fn ask(containers: usize) -> Result<()> {
             };
             ensure!(stats.iter().all(whole), "some lack a value");
         }
-        say(&Figures {
+        report(&Figures {
             calls: runtime.requests_sent() - calls,
             seconds: begun.elapsed().as_secs_f64(),
             cpu: cpu_time("self")?.saturating_sub(cpu),
@@ -86,7 +86,7 @@ pub(super) async fn ask(containers: usize) -> Result<()> {
     Ok(())
 }
 
-/// In a process of its own.
+/// Runs in a separate process.
 pub(super) async fn idle(waiters: usize, time: u64) -> Result<()> {
     let runtime = engine::ours(true).await?;
     let listed = runtime.list_containers(ListOptions::default()).await?;
@@ -95,7 +95,7 @@ pub(super) async fn idle(waiters: usize, time: u64) -> Result<()> {
     for listed in listed.into_iter().take(waiters) {
         waits.spawn(async move { listed.container.wait().await });
     }
-    // Until the list comes as seldom as it gets.
+    // Waits until the list interval has reached its maximum.
     tokio::time::sleep(Duration::from_secs(5)).await;
     let (calls, begun, cpu) = (runtime.requests_sent(), Instant::now(), cpu_time("self")?);
     tokio::time::sleep(Duration::from_secs(time)).await;
@@ -105,5 +105,5 @@ pub(super) async fn idle(waiters: usize, time: u64) -> Result<()> {
         cpu: cpu_time("self")?.saturating_sub(cpu),
     };
     ensure!(waits.try_join_next().is_none(), "a wait has returned");
-    say(&figures)
+    report(&figures)
 }

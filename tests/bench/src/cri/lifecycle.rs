@@ -1,4 +1,4 @@
-//! The life of a container that exits at once.
+//! Lifecycle of a container that exits immediately.
 
 use anyhow::Result;
 
@@ -10,7 +10,7 @@ use crate::pairs::Pairs;
 
 pub(super) async fn compare(engine: &Engine, pairs: usize) -> Result<()> {
     let (ours, bare) = (engine.ours().await?, Bare::connect(engine).await?);
-    // The first ones make what is made once.
+    // The first containers include one-time setup.
     live(&ours, &engine.spec(ONE_LINE)).await?;
     bare.once(engine, ONE_LINE, pairs).await?;
     bare.take_calls();

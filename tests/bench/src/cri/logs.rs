@@ -1,4 +1,4 @@
-//! Reading a large log file.
+//! Reading of a large log file.
 
 use std::fs::File;
 use std::io::{BufWriter, Read as _, Write};
@@ -12,18 +12,18 @@ use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
 use super::engine::{self, Engine};
 use crate::measure::{cpu_time, mib};
-use crate::part::{Running, say};
+use crate::part::{Running, report};
 use crate::reading::{self, Read, Reading, time};
 
 pub(super) async fn compare(engine: &Engine, size: u64, line: usize, rounds: usize) -> Result<()> {
     let runtime = engine.ours().await?;
     let container = runtime.create_container(&engine.spec("echo done")).await?;
     container.start().await?;
-    ensure!(container.wait().await?.success(), "the container has failed");
-    let folders: Vec<_> = std::fs::read_dir(engine::log_dir()?.join(runtime.scope().as_str()))?
+    ensure!(container.wait().await?.success(), "the container failed");
+    let directories: Vec<_> = std::fs::read_dir(engine::log_dir()?.join(runtime.scope().as_str()))?
         .collect::<Result<_, _>>()?;
-    ensure!(folders.len() == 1, "{} log folders, and one container", folders.len());
-    let path = folders[0].path().join("container.log");
+    ensure!(directories.len() == 1, "{} log directories for one container", directories.len());
+    let path = directories[0].path().join("container.log");
     println!("\nwriting {} of log file in lines of {line} bytes ...", mib(size));
     let (lines, size) = write(&path, size, line)?;
 
@@ -56,7 +56,7 @@ pub(super) async fn compare(engine: &Engine, size: u64, line: usize, rounds: usi
     Ok(())
 }
 
-/// Lines as containerd writes them, each with a time of its own.
+/// Writes lines in containerd's format, each with its own time.
 fn write(path: &Path, size: u64, line: usize) -> Result<(u64, u64)> {
     let text = "x".repeat(line.max(2) - 1);
     let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
@@ -77,29 +77,29 @@ fn word_count(path: &Path, lines: u64) -> Result<Read> {
     let mut child =
         Command::new("wc").arg("-l").arg(path).stdout(Stdio::piped()).spawn().context("wc")?;
     let pid = Pid::from_child(&child);
-    // It is left as it is when it has ended, so that its CPU time can be read.
+    // The exited process is not reaped yet, so that its CPU time can be read.
     waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)?;
     let seconds = begun.elapsed().as_secs_f64();
     let cpu = cpu_time(&pid.as_raw_nonzero().to_string())?;
-    let mut said = String::new();
-    child.stdout.take().context("wc has no output")?.read_to_string(&mut said)?;
-    ensure!(child.wait()?.success(), "wc has failed");
-    ensure!(said.split_whitespace().next() == Some(&lines.to_string()), "wc says {said}");
+    let mut printed = String::new();
+    child.stdout.take().context("wc has no stdout")?.read_to_string(&mut printed)?;
+    ensure!(child.wait()?.success(), "wc failed");
+    ensure!(printed.split_whitespace().next() == Some(&lines.to_string()), "wc printed {printed}");
     Ok(Read { seconds, cpu, ..Read::default() })
 }
 
-/// In a process of its own.
+/// Runs in a separate process.
 pub(super) async fn read_log(container: &str) -> Result<()> {
     let container = engine::ours(true).await?.container(&ContainerId::new(container)).await?;
-    // On a task, as a program of some size does: the main one is on no worker thread.
+    // In a task, like in larger programs, because the main task is not on a worker thread.
     let read = tokio::spawn(async move {
         let reading = Reading::begin()?;
         reading.of(container.logs(LogOptions::default()).await?).await
     });
-    say(&read.await??)
+    report(&read.await??)
 }
 
-/// In a process of its own.
+/// Runs in a separate process.
 pub(super) fn read_file(path: &Path) -> Result<()> {
     let reading = Reading::begin()?;
     let mut file = File::open(path)?;
@@ -111,5 +111,5 @@ pub(super) fn read_file(path: &Path) -> Result<()> {
             read => bytes += read as u64,
         }
     }
-    say(&reading.end(0, bytes)?)
+    report(&reading.end(0, bytes)?)
 }

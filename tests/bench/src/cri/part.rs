@@ -1,4 +1,4 @@
-//! What is measured in a process of its own.
+//! Measurements that run in a separate process.
 
 use std::path::PathBuf;
 
@@ -13,11 +13,11 @@ pub(crate) enum Part {
     ReadLog { container: String },
     /// Reads a file
     ReadFile { path: PathBuf },
-    /// Lists containers, and measures them
+    /// Lists containers and reads their stats
     Ask { containers: usize },
-    /// Waits for all containers, or for none, while nothing happens
+    /// Waits for all containers, or for none, while idle
     Idle { waiters: usize, seconds: u64 },
-    /// Waits for so many containers, and says when each wait returned after its exit
+    /// Waits for containers, and prints the latency of each exit
     Exits {
         containers: usize,
         #[arg(long)]

@@ -1,4 +1,4 @@
-//! kube and nothing else: what the requests themselves cost.
+//! Bare kube: the cost of the requests themselves.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,16 +15,16 @@ use runtime_core::{Container, LABEL_NONCE, LABEL_SCOPE, Runtime};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::engine::{Engine, Place};
+use super::engine::{Engine, NodeKind};
 use crate::common::SCOPE;
 
-/// What bare pods have in place of the scope.
+/// Scope label of bare pods.
 pub(super) const BARE_SCOPE: &str = "bench-bare";
 
-/// In place of an image after the end.
+/// Invalid image that ends a container.
 const STOPPED: &str = "!stopped";
 
-/// A connection.
+/// A bare connection.
 pub(super) struct Bare {
     client: kube::Client,
     pods: String,
@@ -44,7 +44,7 @@ impl Bare {
         })
     }
 
-    /// How many requests were sent since the last look.
+    /// Returns the number of requests since the last `take_requests`.
     pub(super) fn take_requests(&self) -> u64 {
         self.requests.swap(0, Ordering::Relaxed)
     }
@@ -92,7 +92,7 @@ impl Bare {
         self.ask(Method::PATCH, &path, Some(("application/json-patch+json", patch))).await
     }
 
-    /// Lets a held pod go, as ours does.
+    /// Releases a held pod, like the library does.
     pub(super) async fn start(&self, name: &str, uid: &str, template: &Template) -> Result<Pod> {
         let nonce = template.nonce(name);
         let patch = json!([
@@ -124,13 +124,14 @@ impl Bare {
         Ok(())
     }
 
-    /// The pods of a scope as the server shows them, from now on.
+    /// Watches the pods of a scope from now on.
     pub(super) async fn watch(
         &self,
         scope: &str,
     ) -> Result<impl Stream<Item = Result<WatchEvent<Value>>> + Unpin + use<>> {
         let list: Value = self.list(scope, "&limit=1").await?;
-        let version = list["metadata"]["resourceVersion"].as_str().context("no version")?;
+        let version =
+            list["metadata"]["resourceVersion"].as_str().context("the list has no version")?;
         let path = format!(
             "{}?watch=true&resourceVersion={version}&timeoutSeconds=3600&{}",
             self.pods,
@@ -145,15 +146,15 @@ impl Bare {
         self.ask(Method::GET, &path, None).await
     }
 
-    /// The names of the pods of a scope.
+    /// Returns the names of the pods of a scope.
     pub(super) async fn names(&self, scope: &str) -> Result<Vec<String>> {
         let list = self.list(scope, "").await?;
-        let items = list["items"].as_array().context("no list")?;
+        let items = list["items"].as_array().context("the list has no items")?;
         let name = |item: &Value| item["metadata"]["name"].as_str().map(str::to_owned);
         Ok(items.iter().filter_map(name).collect())
     }
 
-    /// Ends containers as anybody may: with an image that cannot be.
+    /// Ends containers like another client could: with an invalid image.
     pub(super) async fn end(&self, names: &[String]) -> Result<()> {
         let patch = json!([
             {"op": "replace", "path": "/spec/containers/0/image", "value": STOPPED},
@@ -164,7 +165,7 @@ impl Bare {
         stream::iter(patches.collect::<Vec<_>>()).buffer_unordered(16).try_collect().await
     }
 
-    /// Deletes all pods of the bench, and waits until none is left.
+    /// Deletes all pods of the bench, and waits until they are gone.
     pub(super) async fn clear(&self) -> Result<()> {
         for scope in [SCOPE, BARE_SCOPE] {
             let path = format!("{}?gracePeriodSeconds=0&{}", self.pods, selector(scope));
@@ -176,7 +177,7 @@ impl Bare {
         Ok(())
     }
 
-    /// What the server has counted of requests for pods, by everyone.
+    /// Returns the server's counters of requests for pods, from all clients.
     pub(super) async fn counted(&self) -> Result<Counted> {
         let text = self.client.request_text(self.request(Method::GET, "/metrics", None)?).await?;
         Counted::read(&text)
@@ -188,8 +189,8 @@ fn selector(scope: &str) -> String {
     form_urlencoded::Serializer::new(String::new()).append_pair("labelSelector", &selector).finish()
 }
 
-/// Requests for pods since the server began, by verb; those of nodes for the status and of the
-/// scheduler for the node are not among them.
+/// Requests for pods since the start of the server, by verb, without those of nodes for the status
+/// and of the scheduler for the binding.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Counted(BTreeMap<String, u64>);
 
@@ -210,18 +211,18 @@ impl Counted {
                 *by_verb.entry(verb.to_owned()).or_default() += count.parse::<f64>()? as u64;
             }
         }
-        ensure!(!by_verb.is_empty(), "the server counts no requests for pods");
+        ensure!(!by_verb.is_empty(), "the server has no counters of requests for pods");
         Ok(Self(by_verb))
     }
 
-    /// How many more than before.
+    /// Returns the number of requests since `before`.
     pub(super) fn since(&self, before: &Self) -> u64 {
         let sum = |counted: &Self| counted.0.values().sum::<u64>();
         sum(self) - sum(before)
     }
 }
 
-/// A pod as ours makes it, for bare ones to be the same.
+/// Template of the library's pod, from which bare pods are created.
 pub(super) struct Template {
     text: String,
     pod_name: String,
@@ -229,8 +230,8 @@ pub(super) struct Template {
 }
 
 impl Template {
-    /// Makes a pod through this library, reads it, and removes it again.
-    pub(super) async fn take(engine: &Engine, place: Place, script: &str) -> Result<Self> {
+    /// Creates a pod with this library, reads it, and removes it.
+    pub(super) async fn take(engine: &Engine, place: NodeKind, script: &str) -> Result<Self> {
         let ours = engine.ours(place).await?;
         let spec = engine.spec(script);
         let container = ours.create_container(&spec).await?;
@@ -245,37 +246,38 @@ impl Template {
         }
         container.remove().await?;
         let mut pod = made.context("the pod is not listed")?;
-        let meta = pod["metadata"].as_object_mut().context("no metadata")?;
-        let nonce = meta["labels"][LABEL_NONCE].as_str().context("no nonce")?.to_owned();
-        let pod_name = meta["name"].as_str().context("no name")?.to_owned();
+        let meta = pod["metadata"].as_object_mut().context("the pod has no metadata")?;
+        let nonce =
+            meta["labels"][LABEL_NONCE].as_str().context("the pod has no nonce")?.to_owned();
+        let pod_name = meta["name"].as_str().context("the pod has no name")?.to_owned();
         for server in ["uid", "resourceVersion", "creationTimestamp", "managedFields", "selfLink"] {
             meta.remove(server);
         }
         meta["labels"][LABEL_SCOPE] = BARE_SCOPE.into();
-        pod.as_object_mut().context("no object")?.remove("status");
+        pod.as_object_mut().context("the pod is not an object")?.remove("status");
         Ok(Self { text: pod.to_string(), pod_name, nonce })
     }
 
-    /// A pod like it, of this name.
+    /// Returns such a pod with this name.
     pub(super) fn pod(&self, name: &str) -> Result<Value> {
-        // The name may have the nonce in it.
+        // The name can contain the nonce.
         let text = self.text.replace(&self.pod_name, name);
         Ok(serde_json::from_str(&text.replace(&self.nonce, &self.nonce(name)))?)
     }
 
-    /// As long as the true one, and other for each name.
+    /// Returns a nonce of the original length, different for each name.
     fn nonce(&self, name: &str) -> String {
         format!("{name:x>width$}", width = self.nonce.len())
     }
 }
 
-/// The exit code of the container of a pod, once it has ended.
+/// Returns the exit code of a pod's container, if it has exited.
 pub(super) fn exit_code(pod: &Pod) -> Option<i32> {
     let state = pod.status.as_ref()?.container_statuses.as_ref()?.first()?.state.as_ref()?;
     Some(state.terminated.as_ref()?.exit_code)
 }
 
-/// Waits in a watch until the container of a pod has ended.
+/// Waits in a watch until the container of a pod has exited.
 pub(super) async fn until_ended(
     watch: &mut (impl Stream<Item = Result<WatchEvent<Value>>> + Unpin),
     uid: &str,
@@ -288,5 +290,5 @@ pub(super) async fn until_ended(
             return Ok(code);
         }
     }
-    bail!("the watch has ended")
+    bail!("the watch ended")
 }

@@ -1,4 +1,4 @@
-//! The cluster of the environment, reached through this library.
+//! The cluster of the environment, through this library.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,20 +14,19 @@ use crate::common::{self, SCOPE, variable};
 pub(super) struct Engine {
     /// The account with the rights of the Role.
     pub(super) kubeconfig: PathBuf,
-    /// An account that may do anything: it reads the server's own figures, and is whoever else
-    /// works on the cluster.
+    /// An account with all rights, for the server's metrics and for actions of other clients.
     admin: PathBuf,
     pub(super) namespace: String,
     pub(super) kubectl: PathBuf,
     image: String,
 }
 
-/// Where pods go.
+/// Nodes of a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
-    /// To the real node.
+pub(super) enum NodeKind {
+    /// The real node.
     Real,
-    /// To hollow nodes, which run them in name only.
+    /// Hollow nodes, which simulate containers.
     Hollow,
 }
 
@@ -43,16 +42,17 @@ impl Engine {
     }
 
     pub(super) fn spec(&self, script: &str) -> ContainerSpec {
-        // It is on the real node, and a hollow one takes every image for one that is there.
+        // The image is loaded on the real node, and a hollow node accepts every image.
         ContainerSpec::new(&self.image)
             .pull_policy(PullPolicy::Missing)
             .stop_grace(Duration::from_secs(2))
             .command(["sh", "-c", script])
     }
 
-    pub(super) async fn ours(&self, place: Place) -> Result<KubernetesRuntime> {
+    pub(super) async fn ours(&self, place: NodeKind) -> Result<KubernetesRuntime> {
         let mut deadlines = Deadlines::default();
-        // A server with thousands of pods on two cores takes its time, and is to be measured.
+        // A server with thousands of pods on two cores is slow, and should be measured without
+        // timeouts.
         deadlines.create = Duration::from_secs(300);
         deadlines.start = Duration::from_secs(600);
         deadlines.remove = Duration::from_secs(300);
@@ -62,25 +62,25 @@ impl Engine {
             .deadlines(deadlines)
             .schedule_budget(Duration::from_secs(900));
         let options = match place {
-            Place::Real => options,
-            Place::Hollow => options
+            NodeKind::Real => options,
+            NodeKind::Hollow => options
                 .node_label(HOLLOW, "true")
                 .toleration(Toleration::key(HOLLOW).effect("NoSchedule")),
         };
         Ok(KubernetesRuntime::connect(options).await?)
     }
 
-    /// Bare kube with the rights of the Role.
+    /// Connects bare kube with the rights of the Role.
     pub(super) async fn bare(&self) -> Result<Bare> {
         Bare::connect(&self.kubeconfig, &self.namespace).await
     }
 
-    /// Bare kube with all rights.
+    /// Connects bare kube with all rights.
     pub(super) async fn admin(&self) -> Result<Bare> {
         Bare::connect(&self.admin, &self.namespace).await
     }
 
-    /// Works on the cluster beside this program's own tasks.
+    /// Runs `work` on the cluster concurrently with the tasks of this program.
     pub(super) async fn on_cluster<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Cluster) -> Result<T> + Send + 'static,
@@ -88,7 +88,7 @@ impl Engine {
         tokio::task::spawn_blocking(move || work(&Cluster::of_checkout()?)).await?
     }
 
-    /// Removes all that the bench has made, in one request, and waits until it is gone.
+    /// Removes all containers of the bench with one request, and waits until they are gone.
     pub(super) async fn clear(&self) -> Result<()> {
         self.admin().await?.clear().await
     }

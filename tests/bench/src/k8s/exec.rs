@@ -1,9 +1,9 @@
-//! Commands in a container of the real node.
+//! Commands in a container on the real node.
 
 use anyhow::{Context, Result};
 use runtime_core::{Container, Runtime};
 
-use super::engine::{Engine, Place};
+use super::engine::{Engine, NodeKind};
 use crate::common::SCOPE;
 use crate::sessions::{self, CommandLine};
 
@@ -13,7 +13,7 @@ pub(super) async fn compare(
     bytes: u64,
     rounds: usize,
 ) -> Result<()> {
-    let runtime = engine.ours(Place::Real).await?;
+    let runtime = engine.ours(NodeKind::Real).await?;
     let container = runtime.create_container(&engine.spec("exec sleep 3600")).await?;
     container.start().await?;
     let pod = engine.bare().await?.names(SCOPE).await?.pop().context("no pod")?;

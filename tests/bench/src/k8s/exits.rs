@@ -1,4 +1,4 @@
-//! From the exit of a container to the return of a wait.
+//! Latency from the exit of a container to the return of `wait`.
 
 use std::time::{Instant, SystemTime};
 
@@ -6,19 +6,19 @@ use anyhow::{Context, Result, ensure};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use runtime_core::{Follow, LogOptions, Runtime};
 
-use super::engine::{Engine, Place};
+use super::engine::{Engine, NodeKind};
 use crate::measure::{Table, quantile, seconds};
 
-/// How many run at once.
-const AT_ONCE: usize = 4;
+/// Number of concurrent containers.
+const CONCURRENT_CONTAINERS: usize = 4;
 
-/// Kubernetes counts seconds, so the exit is dated by the last line of the container, which it
-/// writes right before.
+/// Kubernetes reports times in seconds, so the exit is dated by the container's last line, written
+/// right before.
 pub(super) async fn measure(engine: &Engine, count: usize) -> Result<()> {
-    let runtime = engine.ours(Place::Real).await?;
+    let runtime = engine.ours(NodeKind::Real).await?;
     let runtime = &runtime;
     let lives = (0..count).map(|number| async move {
-        // Spread over the second in which a kubelet looks once.
+        // Spread over one second, the interval of the kubelet.
         let script = format!("sleep 1.{:03}; echo bye", number * 389 % 1000);
         let container = runtime.create_container(&engine.spec(&script)).await?;
         container.start().await?;
@@ -34,12 +34,14 @@ pub(super) async fn measure(engine: &Engine, count: usize) -> Result<()> {
         let ((log, closed), (exit, returned, at)) = tokio::try_join!(followed, waited)?;
         container.remove().await?;
         ensure!(exit.success(), "{exit}");
-        let last = log.last().context("the container has written nothing")?;
+        let last = log.last().context("the container wrote no line")?;
         let wait = returned.duration_since(last.time)?.as_secs_f64();
         Ok((wait, closed.saturating_duration_since(at).as_secs_f64()))
     });
-    let times: Vec<(f64, f64)> =
-        stream::iter(lives.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).try_collect().await?;
+    let times: Vec<(f64, f64)> = stream::iter(lives.collect::<Vec<_>>())
+        .buffer_unordered(CONCURRENT_CONTAINERS)
+        .try_collect()
+        .await?;
     let (waits, closes): (Vec<f64>, Vec<f64>) = times.into_iter().unzip();
     let mut table = Table::new(&["", "median", "99th percentile", "longest"]);
     for (what, times) in [("last line to wait", waits), ("wait to the follower's end", closes)] {

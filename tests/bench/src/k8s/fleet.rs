@@ -1,4 +1,4 @@
-//! Many pods through their lives, and the requests that it takes.
+//! Lifecycle of many pods, and the number of requests.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,21 +10,21 @@ use runtime_core::{Container, Runtime};
 use serde::{Deserialize, Serialize};
 
 use super::bare::{BARE_SCOPE, Bare, Template, exit_code};
-use super::engine::{Engine, Place};
+use super::engine::{Engine, NodeKind};
 use super::part::Way;
 use crate::common::SCOPE;
 use crate::measure::{Memory, Table, mib, seconds};
-use crate::part::{Running, say};
+use crate::part::{Running, report};
 
 const SCRIPT: &str = "sleep 86400";
 
-/// How many requests of one kind are under way at once.
-const AT_ONCE: usize = 16;
+/// Number of concurrent requests of one kind.
+const CONCURRENT_REQUESTS: usize = 16;
 
-/// How often the naive way asks.
-const PERIOD: Duration = Duration::from_secs(1);
+/// Polling interval of the naive client.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Between two phases the server's own figures are read.
+/// Pause between two phases, in which the server's metrics are read.
 const PAUSE: Duration = Duration::from_secs(4);
 
 const PHASES: [&str; 4] = ["create", "start", "wait", "remove"];
@@ -33,7 +33,7 @@ const PHASES: [&str; 4] = ["create", "start", "wait", "remove"];
 struct Phase {
     requests: u64,
     seconds: f64,
-    /// The highest use of memory so far.
+    /// Peak memory in bytes.
     memory: u64,
 }
 
@@ -90,7 +90,7 @@ async fn run(engine: &Engine, way: &str, scope: &str, pods: usize) -> Result<Vec
     for phase in PHASES {
         let mut others = 0;
         if phase == "wait" {
-            // Somebody else ends them, while all are waited for.
+            // Another client ends the containers, while all are awaited.
             tokio::time::sleep(PAUSE * 2).await;
             let names = admin.names(scope).await?;
             ensure!(names.len() == pods, "{} pods are listed", names.len());
@@ -105,7 +105,7 @@ async fn run(engine: &Engine, way: &str, scope: &str, pods: usize) -> Result<Vec
     Ok(phases)
 }
 
-/// In a process of its own.
+/// Runs in a separate process.
 pub(super) async fn live(way: Way, pods: usize) -> Result<()> {
     let engine = Engine::from_env()?;
     match way {
@@ -115,12 +115,12 @@ pub(super) async fn live(way: Way, pods: usize) -> Result<()> {
 }
 
 async fn ours(engine: &Engine, pods: usize) -> Result<()> {
-    let runtime = engine.ours(Place::Hollow).await?;
+    let runtime = engine.ours(NodeKind::Hollow).await?;
     let spec = engine.spec(SCRIPT);
     let mut meter = Meter::new(runtime.requests_sent());
     let creates = (0..pods).map(|_| runtime.create_container(&spec));
     let containers: Vec<Arc<dyn Container>> =
-        stream::iter(creates).buffer_unordered(AT_ONCE).try_collect().await?;
+        stream::iter(creates).buffer_unordered(CONCURRENT_REQUESTS).try_collect().await?;
     meter.phase(runtime.requests_sent()).await?;
     let starts = containers.iter().map(|container| async move { container.start().await });
     at_once(starts, pods).await?;
@@ -129,7 +129,7 @@ async fn ours(engine: &Engine, pods: usize) -> Result<()> {
     at_once(waits, pods).await?;
     meter.phase(runtime.requests_sent()).await?;
     let removes = containers.iter().map(|container| async move { container.remove().await });
-    at_once(removes, AT_ONCE).await?;
+    at_once(removes, CONCURRENT_REQUESTS).await?;
     meter.phase(runtime.requests_sent()).await
 }
 
@@ -142,7 +142,7 @@ async fn at_once<T, E: Into<anyhow::Error>>(
 }
 
 async fn naive(engine: &Engine, pods: usize) -> Result<()> {
-    let template = Template::take(engine, Place::Hollow, SCRIPT).await?;
+    let template = Template::take(engine, NodeKind::Hollow, SCRIPT).await?;
     let bare = engine.bare().await?;
     let (bare, template) = (&bare, &template);
     let mut sent = 0;
@@ -156,8 +156,10 @@ async fn naive(engine: &Engine, pods: usize) -> Result<()> {
         let made = bare.create(&template.pod(&name)?).await?;
         Ok::<_, anyhow::Error>((name, made.metadata.uid.context("no UID")?))
     });
-    let names: Vec<(String, String)> =
-        stream::iter(creates.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).try_collect().await?;
+    let names: Vec<(String, String)> = stream::iter(creates.collect::<Vec<_>>())
+        .buffer_unordered(CONCURRENT_REQUESTS)
+        .try_collect()
+        .await?;
     meter.phase(total()).await?;
     let running =
         |pod: &Pod| pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running");
@@ -177,18 +179,18 @@ async fn naive(engine: &Engine, pods: usize) -> Result<()> {
         bare.delete(name, uid, 0).await?;
         ask_until(bare, name, |pod| pod.is_none()).await
     });
-    at_once(removes, AT_ONCE).await?;
+    at_once(removes, CONCURRENT_REQUESTS).await?;
     meter.phase(total()).await
 }
 
 async fn ask_until(bare: &Bare, name: &str, done: impl Fn(Option<&Pod>) -> bool) -> Result<()> {
     while !done(bare.get(name).await?.as_ref()) {
-        tokio::time::sleep(PERIOD).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     Ok(())
 }
 
-/// Tells the figures of each phase.
+/// Prints the results of each phase.
 struct Meter {
     requests: u64,
     begun: Instant,
@@ -201,7 +203,11 @@ impl Meter {
 
     async fn phase(&mut self, requests: u64) -> Result<()> {
         let seconds = self.begun.elapsed().as_secs_f64();
-        say(&Phase { requests: requests - self.requests, seconds, memory: Memory::read()?.peak })?;
+        report(&Phase {
+            requests: requests - self.requests,
+            seconds,
+            memory: Memory::read()?.peak,
+        })?;
         tokio::time::sleep(PAUSE).await;
         *self = Self::new(requests);
         Ok(())

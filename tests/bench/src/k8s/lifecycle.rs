@@ -1,19 +1,19 @@
-//! The life of a container that exits at once.
+//! Lifecycle of a container that exits immediately.
 
 use anyhow::{Context, Result, ensure};
 
 use super::bare::{BARE_SCOPE, Bare, Template, until_ended};
-use super::engine::{Engine, Place};
+use super::engine::{Engine, NodeKind};
 use crate::common::{ONE_LINE, live};
 use crate::measure::median;
 use crate::pairs::Pairs;
 
 pub(super) async fn compare(engine: &Engine, pairs: usize) -> Result<()> {
-    let template = Template::take(engine, Place::Real, ONE_LINE).await?;
-    let (ours, bare) = (engine.ours(Place::Real).await?, engine.bare().await?);
-    // One watch for all of them, as ours has it.
+    let template = Template::take(engine, NodeKind::Real, ONE_LINE).await?;
+    let (ours, bare) = (engine.ours(NodeKind::Real).await?, engine.bare().await?);
+    // One watch for all pods, like in the library.
     let mut watch = bare.watch(BARE_SCOPE).await?;
-    // The first ones make what is made once.
+    // The first containers include one-time setup.
     live(&ours, &engine.spec(ONE_LINE)).await?;
     bare_once(&bare, &mut watch, &template, "first").await?;
     bare.take_requests();
@@ -42,7 +42,7 @@ pub(super) async fn compare(engine: &Engine, pairs: usize) -> Result<()> {
     Ok(())
 }
 
-/// The same pod, and the requests that ours makes for it.
+/// Runs the same pod with the library's requests.
 async fn bare_once(
     bare: &Bare,
     watch: &mut (
@@ -57,7 +57,7 @@ async fn bare_once(
     bare.start(&name, &uid, template).await.context("start")?;
     let code = until_ended(watch, &uid).await?;
     let log = bare.log(&name).await.context("log")?;
-    // The server waits for no node when a pod has ended.
+    // The server does not wait for the node if the pod has ended.
     bare.delete(&name, &uid, 1).await?;
     ensure!(code == 0 && log.lines().count() == 1, "exit code {code}, and {log:?}");
     Ok(())

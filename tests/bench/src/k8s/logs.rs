@@ -1,4 +1,4 @@
-//! Reading a large log.
+//! Reading of a large log.
 
 use std::process::Command;
 
@@ -6,15 +6,15 @@ use anyhow::{Context, Result, ensure};
 use runtime_core::{Container, ContainerId, LogOptions, Runtime};
 use test_engines::Cluster;
 
-use super::engine::{Engine, Place};
+use super::engine::{Engine, NodeKind};
 use crate::common::SCOPE;
 use crate::measure::mib;
-use crate::part::{Running, say};
+use crate::part::{Running, report};
 use crate::reading::{self, Read, Reading, time};
 
-/// The kubelet gives the newest file only, and begins one every 10 MiB unless told otherwise.
+/// The kubelet returns only the newest file, and rotates every 10 MiB by default.
 const ONE_FILE: &str = "4Gi";
-const DEFAULT: &str = "10Mi";
+const ROTATION_DEFAULT: &str = "10Mi";
 
 pub(super) async fn compare(engine: &Engine, size: u64, line: usize, rounds: usize) -> Result<()> {
     let rotate = |at: &'static str| {
@@ -25,27 +25,27 @@ pub(super) async fn compare(engine: &Engine, size: u64, line: usize, rounds: usi
     rotate(ONE_FILE).await?;
     let measured = measure(engine, size, line, rounds).await;
     engine.clear().await?;
-    rotate(DEFAULT).await?;
+    rotate(ROTATION_DEFAULT).await?;
     measured
 }
 
 async fn measure(engine: &Engine, size: u64, line: usize, rounds: usize) -> Result<()> {
-    let runtime = engine.ours(Place::Real).await?;
-    // `line` bytes with the line end, again and again.
+    let runtime = engine.ours(NodeKind::Real).await?;
+    // Repeats lines of `line` bytes with the line end.
     let width = line.max(2) - 1;
     let script = format!("yes $(head -c {width} /dev/zero | tr '\\0' x) | head -c {size}");
     println!("\nwriting {} of log in lines of {line} bytes ...", mib(size));
     let container = runtime.create_container(&engine.spec(&script)).await?;
     container.start().await?;
     let exit = container.wait().await?;
-    ensure!(exit.success(), "the log could not be written: {exit}");
+    ensure!(exit.success(), "failed to write the log: {exit}");
     let pod = engine.bare().await?.names(SCOPE).await?.pop().context("no pod")?;
 
     let id = container.id().as_str();
     let [mut ours, mut raw, mut plain, mut stamped] = [const { Vec::<Read>::new() }; 4];
     for round in 0..rounds {
         for turn in 0..4 {
-            // Who comes first has an advantage, or the contrary.
+            // The order changes, because it affects the results.
             match (round + turn) % 4 {
                 0 => plain.push(kubectl(engine, &pod, &[]).await?),
                 1 => {
@@ -87,12 +87,12 @@ async fn kubectl(engine: &Engine, pod: &str, more: &[&str]) -> Result<Read> {
     reading::command_line(command).await
 }
 
-/// In a process of its own.
+/// Runs in a separate process.
 pub(super) async fn read_log(container: String, raw: bool) -> Result<()> {
-    // On a task, as a program of some size does: the main one is on no worker thread.
+    // In a task, like in larger programs, because the main task is not on a worker thread.
     let read = tokio::spawn(async move {
-        let runtime = Engine::from_env()?.ours(Place::Real).await?;
-        // The connection counts for kubectl too, but finding the pod by its id is not its work.
+        let runtime = Engine::from_env()?.ours(NodeKind::Real).await?;
+        // The connect is included in kubectl's time, but finding the pod by its id is not.
         let container: std::sync::Arc<dyn Container> =
             runtime.container(&ContainerId::new(container)).await?;
         let reading = Reading::begin()?;
@@ -101,5 +101,5 @@ pub(super) async fn read_log(container: String, raw: bool) -> Result<()> {
         }
         reading.of(container.logs(LogOptions::default()).await?).await
     });
-    say(&read.await??)
+    report(&read.await??)
 }

@@ -1,16 +1,16 @@
-//! What is measured in a process of its own.
+//! Measurements that run in a separate process.
 
 use anyhow::Result;
 use clap::{Subcommand, ValueEnum};
 
 use super::{fleet, logs, scale};
 
-/// How pods are followed through their lives.
+/// Client of the lifecycle test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Way {
     /// This library.
     Ours,
-    /// A GET each second for each pod, with bare kube.
+    /// Bare kube with one GET per second and pod.
     Naive,
 }
 
@@ -22,7 +22,7 @@ pub(crate) enum Part {
         #[arg(long)]
         raw: bool,
     },
-    /// Follows many pods through their lives
+    /// Follows the lifecycle of many pods
     Fleet { way: Way, pods: usize },
     /// Lists, watches and waits for all containers of the scope
     Scale { containers: usize },

@@ -1,4 +1,4 @@
-//! Thousands of containers of one scope: listed, watched and waited for.
+//! Thousands of containers of one scope: list, watch and wait.
 
 use std::time::{Duration, Instant};
 
@@ -9,12 +9,12 @@ use runtime_core::{ContainerStatus, EventKind, EventsOptions, ListOptions, Runti
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
-use super::engine::{Engine, Place};
+use super::engine::{Engine, NodeKind};
 use crate::common::SCOPE;
 use crate::measure::{Memory, Table, cpu_time, mib, seconds};
-use crate::part::{Running, say};
+use crate::part::{Running, report};
 
-/// For how long nothing happens.
+/// Duration of the idle phase.
 const IDLE: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -22,9 +22,9 @@ struct Figures {
     requests: u64,
     seconds: f64,
     cpu: Duration,
-    /// The highest use of memory so far.
+    /// Peak memory in bytes.
     memory: u64,
-    /// How many events the library told.
+    /// Number of events that the library returned.
     events: u64,
 }
 
@@ -33,7 +33,7 @@ pub(super) async fn measure(engine: &Engine, counts: &[usize]) -> Result<()> {
         "",
         "requests",
         "lines of the watch",
-        "events told",
+        "events returned",
         "time",
         "CPU of the client",
         "memory at most",
@@ -62,7 +62,7 @@ pub(super) async fn measure(engine: &Engine, counts: &[usize]) -> Result<()> {
 }
 
 async fn start(engine: &Engine, count: usize) -> Result<()> {
-    let runtime = engine.ours(Place::Hollow).await?;
+    let runtime = engine.ours(NodeKind::Hollow).await?;
     let (runtime, spec) = (&runtime, &engine.spec("sleep 86400"));
     let starts = (0..count).map(|_| async move {
         let container = runtime.create_container(spec).await?;
@@ -77,7 +77,7 @@ async fn one(engine: &Engine, count: usize) -> Result<Vec<(&'static str, Figures
     let mut part = Running::start(["k8s", "scale", &count.to_string()])?;
     let listed: Figures = part.figure().await?;
     let idle: Figures = part.figure().await?;
-    // What the one watch of the library is sent, counted beside it.
+    // A second watch counts the events that the server sends to the library.
     let mut watch = admin.watch(SCOPE).await?;
     let lines = tokio::spawn(async move {
         let (mut lines, mut left) = (0, count);
@@ -100,28 +100,28 @@ async fn one(engine: &Engine, count: usize) -> Result<Vec<(&'static str, Figures
     let ended: Figures = part.figure().await?;
     let lines = tokio::time::timeout(Duration::from_secs(60), lines)
         .await
-        .context("the watch beside the library's does not see all ends")???;
+        .context("the second watch did not see all exits")???;
     Ok(vec![
         ("a list with info, the first question", listed, None),
         ("watched and waited for, 20 s in which nothing happens", idle, None),
-        ("all are ended by somebody else, until the last wait returns", ended, Some(lines)),
+        ("another client ends all, until the last wait returns", ended, Some(lines)),
     ])
 }
 
-/// In a process of its own.
+/// Runs in a separate process.
 pub(super) async fn watch(count: usize) -> Result<()> {
-    let runtime = Engine::from_env()?.ours(Place::Hollow).await?;
+    let runtime = Engine::from_env()?.ours(NodeKind::Hollow).await?;
     let mut meter = Meter::begin(runtime.requests_sent())?;
     let listed = runtime.list_containers(ListOptions::default()).await?;
     let running = listed.iter().filter(|one| one.info.status == ContainerStatus::Running).count();
     ensure!(running == count, "{running} of {} listed containers run", listed.len());
-    meter.say(runtime.requests_sent(), 0)?;
+    meter.report(runtime.requests_sent(), 0)?;
 
     let mut events = runtime.events(EventsOptions::default()).await?;
     let told = tokio::spawn(async move {
         let (mut told, mut exited) = (0, 0);
         while exited < count {
-            let event = events.next().await.context("the events have ended")??;
+            let event = events.next().await.context("the events ended")??;
             told += 1;
             exited += usize::from(matches!(event.kind, EventKind::Exited(_)));
         }
@@ -131,18 +131,18 @@ pub(super) async fn watch(count: usize) -> Result<()> {
     for listed in listed {
         waits.spawn(async move { listed.container.wait().await });
     }
-    // Until all of them wait.
+    // Waits until all waits are registered.
     tokio::time::sleep(Duration::from_secs(2)).await;
     meter.again(runtime.requests_sent())?;
     tokio::time::sleep(IDLE).await;
     ensure!(waits.try_join_next().is_none(), "a wait has returned");
-    meter.say(runtime.requests_sent(), 0)?;
+    meter.report(runtime.requests_sent(), 0)?;
 
     while let Some(exit) = waits.join_next().await {
         exit??;
     }
     let told = told.await??;
-    meter.say(runtime.requests_sent(), told)
+    meter.report(runtime.requests_sent(), told)
 }
 
 struct Meter {
@@ -161,8 +161,8 @@ impl Meter {
         Ok(())
     }
 
-    fn say(&mut self, requests: u64, events: u64) -> Result<()> {
-        say(&Figures {
+    fn report(&mut self, requests: u64, events: u64) -> Result<()> {
+        report(&Figures {
             requests: requests - self.requests,
             seconds: self.begun.elapsed().as_secs_f64(),
             cpu: cpu_time("self")?.saturating_sub(self.cpu),

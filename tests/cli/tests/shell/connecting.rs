@@ -1,19 +1,19 @@
-//! Which engine it is, and what the command says of itself.
+//! Selection of the engine, and output of the command about itself.
 
 use std::process::Command;
 
 use cli_tests::Shell;
 
-pub(crate) fn without_an_engine_it_explains_itself_on_one_screen(shell: &Shell<'_>) {
-    let folder = tempfile::tempdir().unwrap();
+pub(crate) fn missing_engine_prints_help_on_one_screen(shell: &Shell<'_>) {
+    let directory = tempfile::tempdir().unwrap();
     let output = shell
         .command(&["ps"])
         .env_remove("RUNTIME_BACKEND")
-        .env("DOCKER_HOST", format!("unix://{}/none.sock", folder.path().display()))
+        .env("DOCKER_HOST", format!("unix://{}/none.sock", directory.path().display()))
         .env("CONTAINER_RUNTIME_ENDPOINT", "unix:///nowhere/none.sock")
-        .env("KUBECONFIG", folder.path().join("none"))
+        .env("KUBECONFIG", directory.path().join("none"))
         .env("RUNTIME_CONFIG", "")
-        .env("HOME", folder.path())
+        .env("HOME", directory.path())
         .output()
         .unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
@@ -21,12 +21,12 @@ pub(crate) fn without_an_engine_it_explains_itself_on_one_screen(shell: &Shell<'
     for word in ["docker", "cri", "k8s", "none.sock", "--backend", "RUNTIME_BACKEND"] {
         assert!(text.contains(word), "{word} in {text}");
     }
-    // As a terminal of 80 columns shows it.
+    // As shown in a terminal with 80 columns.
     let lines: usize = text.lines().map(|line| line.chars().count().div_ceil(80).max(1)).sum();
     assert!(lines <= 24, "{text}");
 }
 
-pub(crate) fn the_first_that_answers_is_said(shell: &Shell<'_>) {
+pub(crate) fn first_responding_engine_is_printed(shell: &Shell<'_>) {
     let mut command = shell.command(&["ps", "-q"]);
     command.env_remove("RUNTIME_BACKEND").envs(shell.engine.usual.clone());
     let output = command.output().unwrap();
@@ -35,7 +35,7 @@ pub(crate) fn the_first_that_answers_is_said(shell: &Shell<'_>) {
     assert!(output.status.success() && text.contains(&wanted), "{text}");
 }
 
-pub(crate) fn a_url_names_the_engine(shell: &Shell<'_>) {
+pub(crate) fn url_selects_engine(shell: &Shell<'_>) {
     for url in shell.engine.other_urls.iter().chain([&shell.engine.url]) {
         let named = ["--backend", url, "info", "--format", "{{.Backend}}"];
         let mut command = shell.command(&named);
@@ -48,9 +48,9 @@ pub(crate) fn a_url_names_the_engine(shell: &Shell<'_>) {
     assert!(wrong.code == Some(1) && wrong.stderr.contains("docker://"), "{wrong:?}");
 }
 
-pub(crate) fn a_configuration_file_names_the_engine(shell: &Shell<'_>) {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("config.toml");
+pub(crate) fn configuration_file_selects_engine(shell: &Shell<'_>) {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("config.toml");
     let more = std::fs::read_to_string(shell.engine.config()).unwrap();
     std::fs::write(&file, format!("backend = {:?}\n{more}", shell.engine.url)).unwrap();
     let run = |arguments: &[&str]| {
@@ -65,7 +65,7 @@ pub(crate) fn a_configuration_file_names_the_engine(shell: &Shell<'_>) {
     assert_eq!(run(&["ps"]).status.code(), Some(1));
 }
 
-pub(crate) fn completions_and_the_manual(shell: &Shell<'_>) {
+pub(crate) fn completions_and_manual_are_printed(shell: &Shell<'_>) {
     for name in ["bash", "zsh", "fish"] {
         assert!(shell.run(&["completions", name]).ok().contains("runtime"), "{name}");
     }
@@ -74,8 +74,8 @@ pub(crate) fn completions_and_the_manual(shell: &Shell<'_>) {
     std::fs::write(file.path(), script).unwrap();
     let checked = Command::new("bash").arg("-n").arg(file.path()).output().unwrap();
     assert!(checked.status.success() && checked.stderr.is_empty(), "{checked:?}");
-    let folder = tempfile::tempdir().unwrap();
-    let made = folder.path().join("made/for/it");
+    let directory = tempfile::tempdir().unwrap();
+    let made = directory.path().join("made/for/it");
     let _ = shell.run(&["man", made.to_str().unwrap()]).ok();
     let page = std::fs::read_to_string(made.join("runtime-run.1")).unwrap();
     assert!(page.contains("cpu\\-shares"), "{page}");

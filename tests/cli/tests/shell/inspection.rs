@@ -1,4 +1,4 @@
-//! Looking into containers: figures, processes, files, logs, events.
+//! Inspection of containers: stats, processes, files, logs, events.
 
 use std::io::Read as _;
 
@@ -6,9 +6,9 @@ use cli_tests::{Shell, until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-pub(crate) fn figures(shell: &Shell<'_>) {
+pub(crate) fn stats_of_running_container(shell: &Shell<'_>) {
     shell.idle("measured");
-    // Where an engine has no figures of one that has just begun, it is left out.
+    // Engines without stats of a container that has just started omit it.
     until("the figures", || {
         let stats = shell.run(&["stats", "--no-stream", "--format", "json"]).ok();
         let mut lines = stats.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
@@ -16,45 +16,45 @@ pub(crate) fn figures(shell: &Shell<'_>) {
     });
 }
 
-pub(crate) fn one_that_does_not_run_has_no_figures(shell: &Shell<'_>) {
+pub(crate) fn stats_of_created_container_are_empty(shell: &Shell<'_>) {
     let _ = shell.run(&["create", "--name", "unmeasured", &shell.image, "true"]).ok();
     let stats = shell.run(&["stats", "--no-stream", "--format", "json", "unmeasured"]).ok();
     let stats: Value = serde_json::from_str(&stats).unwrap();
     let shown = (&stats["name"], &stats["mem_usage"], &stats["stats"]);
     assert_eq!(shown, (&"unmeasured".into(), &"--".into(), &Value::Null), "{stats}");
     let all = shell.run(&["stats", "--no-stream", "--format", "json"]).ok();
-    assert_eq!(all, "", "only what runs is among all");
+    assert_eq!(all, "", "only running containers are listed by default");
 }
 
-pub(crate) fn processes(shell: &Shell<'_>) {
+pub(crate) fn top_lists_processes(shell: &Shell<'_>) {
     shell.idle("listed");
     assert!(shell.run(&["top", "listed"]).ok().contains("ps"), "the processes");
 }
 
-pub(crate) fn files(shell: &Shell<'_>) {
+pub(crate) fn cp_copies_files(shell: &Shell<'_>) {
     shell.idle("files");
-    let folder = tempfile::tempdir().unwrap();
-    let at = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name).to_string_lossy().into_owned();
     std::fs::create_dir_all(at("tree/sub")).unwrap();
     std::fs::write(at("tree/sub/file"), "content").unwrap();
     std::os::unix::fs::symlink("sub/file", at("tree/link")).unwrap();
-    // A folder into a folder, and back by another name.
+    // A directory into a directory, and back under another name.
     let _ = shell.run(&["cp", &at("tree"), "files:/srv"]).ok();
     let listed = shell.run(&["exec", "files", "cat", "/srv/tree/link"]).ok();
     assert_eq!(listed, "content");
     let _ = shell.run(&["cp", "files:/srv/tree", &at("back")]).ok();
     assert_eq!(std::fs::read_to_string(at("back/link")).unwrap(), "content");
-    // A link of ours to a folder is that folder, and one to a file is replaced.
+    // A local link to a directory is followed, and a link to a file is replaced.
     std::os::unix::fs::symlink("back", at("way")).unwrap();
     std::os::unix::fs::symlink("file", at("back/named")).unwrap();
     let _ = shell.run(&["cp", "files:/srv/tree", &at("way")]).ok();
     assert_eq!(std::fs::read_to_string(at("back/tree/link")).unwrap(), "content");
     let _ = shell.run(&["cp", "files:/srv/tree/sub/file", &at("back/named")]).ok();
     assert!(std::fs::symlink_metadata(at("back/named")).unwrap().is_file());
-    // Its contents only.
+    // The contents only.
     let _ = shell.run(&["cp", &format!("{}/.", at("tree")), "files:/var/tmp"]).ok();
     assert_eq!(shell.run(&["exec", "files", "cat", "/var/tmp/sub/file"]).ok(), "content");
-    // A file by a new name, and over one that is there.
+    // A file under a new name, and over an existing file.
     for content in ["first", "second"] {
         std::fs::write(at("file"), content).unwrap();
         let _ = shell.run(&["cp", &at("file"), "files:/srv/named"]).ok();
@@ -68,7 +68,7 @@ pub(crate) fn files(shell: &Shell<'_>) {
     for (from, to, word) in [
         ("files:/none", "/tmp", "not found"),
         ("/none", "files:/tmp", "No such file"),
-        ("/etc/hostname", "files:/none/", "no folder"),
+        ("/etc/hostname", "files:/none/", "no such directory"),
         ("/etc/hostname", "/tmp/x", "CONTAINER:PATH"),
     ] {
         let done = shell.run(&["cp", from, to]);
@@ -76,10 +76,10 @@ pub(crate) fn files(shell: &Shell<'_>) {
     }
 }
 
-pub(crate) fn files_through_links(shell: &Shell<'_>) {
+pub(crate) fn cp_follows_links(shell: &Shell<'_>) {
     shell.idle("links");
-    let folder = tempfile::tempdir().unwrap();
-    let at = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name).to_string_lossy().into_owned();
     let inside = |script: &str| shell.run(&["exec", "links", "sh", "-c", script]).ok();
     let _ = inside(
         "mkdir -p /srv/real/sub; echo old > /srv/real/file; cd /srv; ln -s real way; \
@@ -91,18 +91,18 @@ pub(crate) fn files_through_links(shell: &Shell<'_>) {
         ("/srv/way/", "cat /srv/real/new; readlink /srv/way", "new\nreal\n"),
         ("/srv/named", "cat /srv/real/file; readlink /srv/named", "new\n./way/file\n"),
         ("/srv/again", "cat /srv/real/later; readlink /srv/again", "new\ndangling\n"),
-        // From the root, as with Docker.
+        // Relative to the root, as in Docker's CLI.
         ("srv/way/sub/../root", "cat /srv/real/root", "new\n"),
     ] {
         let _ = shell.run(&["cp", &at("new"), &format!("links:{to}")]).ok();
         assert_eq!(inside(script), wanted, "{to}");
     }
-    // A link comes as one, unless what it leads to is asked for.
+    // A link is copied as a link, unless its target is requested.
     let _ = shell.run(&["cp", "links:/srv/way", &at("link")]).ok();
     assert_eq!(std::fs::read_link(at("link")).unwrap().to_str(), Some("real"));
     for (from, to, found) in [
         ("links:/srv/way/.", "contents", "contents/file"),
-        ("links:/srv/way/", "folder", "folder/file"),
+        ("links:/srv/way/", "directory", "directory/file"),
         ("links:srv/real/file", "file", "file"),
     ] {
         let _ = shell.run(&["cp", from, &at(to)]).ok();
@@ -110,18 +110,18 @@ pub(crate) fn files_through_links(shell: &Shell<'_>) {
     }
 }
 
-pub(crate) fn a_file_with_holes(shell: &Shell<'_>) {
+pub(crate) fn cp_copies_sparse_file(shell: &Shell<'_>) {
     shell.idle("holes");
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("holes");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("holes");
     std::fs::File::create(&path).unwrap().set_len(1 << 20).unwrap();
     let _ = shell.run(&["cp", path.to_str().unwrap(), "holes:/srv"]).ok();
     let size = shell.run(&["exec", "holes", "stat", "-c", "%s", "/srv/holes"]).ok();
     assert_eq!(size, "1048576\n");
 }
 
-pub(crate) fn logs(shell: &Shell<'_>) {
-    // The lines differ in their times.
+pub(crate) fn logs_are_printed(shell: &Shell<'_>) {
+    // The lines have different times.
     let script = "echo one; sleep 0.2; echo two; sleep 0.2; echo three";
     let done = shell.run(&["run", "--name", "logged", &shell.image, "sh", "-c", script]);
     assert_eq!(done.ok(), "one\ntwo\nthree\n");
@@ -138,8 +138,8 @@ pub(crate) fn logs(shell: &Shell<'_>) {
     assert_eq!(shell.run(&["logs", "--since", "1h", "logged"]).ok(), "one\ntwo\nthree\n");
 }
 
-pub(crate) fn the_outputs_are_apart_in_the_logs(shell: &Shell<'_>) {
-    // The streams are two ways to the log: what is written at once can come in any order.
+pub(crate) fn logs_separate_outputs(shell: &Shell<'_>) {
+    // The streams are separate, so simultaneous lines have no order.
     let script = "echo one; sleep 0.2; echo two >&2; sleep 0.2; echo three";
     let done = shell.run(&["run", "--name", "apart", &shell.image, "sh", "-c", script]);
     assert_eq!(done.code, Some(0));
@@ -153,8 +153,8 @@ pub(crate) fn the_outputs_are_apart_in_the_logs(shell: &Shell<'_>) {
     assert_eq!(streams, ["stdout", "stderr", "stdout"]);
 }
 
-pub(crate) fn events(shell: &Shell<'_>) {
-    // Another one comes before it and is filtered out.
+pub(crate) fn events_are_filtered(shell: &Shell<'_>) {
+    // An earlier container is filtered out.
     for (name, label) in [("seen-before", "k=w"), ("seen", "k=v")] {
         let done = shell.run(&["run", "--name", name, "-l", label, &shell.image, "true"]);
         assert_eq!(done.code, Some(0), "{done:?}");

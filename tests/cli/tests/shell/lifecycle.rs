@@ -1,4 +1,4 @@
-//! Containers that live on: made, listed, stopped and removed by one command each.
+//! Background containers: created, listed, stopped and removed by separate commands.
 
 use std::fs::Permissions;
 use std::io::{Read as _, Write as _};
@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use cli_tests::{Shell, until};
 use serde_json::Value;
 
-pub(crate) fn a_life(shell: &Shell<'_>) {
+pub(crate) fn container_lifecycle(shell: &Shell<'_>) {
     let script = "trap 'exit 6' TERM; echo up; while :; do sleep 0.05; done";
     let create =
         ["create", "--name", "life", "-l", "k=v", "-m", "64m", &shell.image, "sh", "-c", script];
@@ -16,7 +16,7 @@ pub(crate) fn a_life(shell: &Shell<'_>) {
     let taken = shell.run(&create);
     assert_eq!(taken.code, Some(1));
     assert!(taken.stderr.contains("already exists"), "{taken:?}");
-    assert_eq!(shell.run(&["ps", "-q"]).ok(), "", "it does not run");
+    assert_eq!(shell.run(&["ps", "-q"]).ok(), "", "the container is not running");
     assert_eq!(shell.run(&["start", "life"]).ok(), "life\n");
     until("the output", || shell.run(&["logs", "life"]).ok() == "up\n");
     let fields = "{{.Name}} {{.State}} {{.Labels.k}}";
@@ -37,11 +37,11 @@ pub(crate) fn a_life(shell: &Shell<'_>) {
     assert_eq!(shell.run(&["rm", "-f", "life"]).code, Some(0));
 }
 
-pub(crate) fn a_kill(shell: &Shell<'_>) {
+pub(crate) fn kill_sets_exit_code_137(shell: &Shell<'_>) {
     shell.idle("killed");
     assert_eq!(shell.run(&["kill", "killed"]).ok(), "killed\n");
     assert_eq!(shell.run(&["wait", "killed"]).ok(), "137\n");
-    // The code of one that somebody waits for.
+    // The exit code of a foreground container.
     let script = "echo ready; while :; do sleep 0.05; done";
     let mut child = shell.start(&["run", "--rm", "--name", "fg", &shell.image, "sh", "-c", script]);
     let mut ready = [0; 6];
@@ -50,7 +50,7 @@ pub(crate) fn a_kill(shell: &Shell<'_>) {
     assert_eq!(child.wait().unwrap().code(), Some(137));
 }
 
-pub(crate) fn a_signal_by_name_and_a_wait(shell: &Shell<'_>) {
+pub(crate) fn kill_by_signal_name_and_wait(shell: &Shell<'_>) {
     let script = "trap 'exit 9' USR1; echo ready; while :; do sleep 0.05; done";
     let _ = shell.run(&["run", "-d", "--name", "signalled", &shell.image, "sh", "-c", script]).ok();
     until("the trap", || shell.run(&["logs", "signalled"]).ok() == "ready\n");
@@ -64,7 +64,7 @@ pub(crate) fn a_signal_by_name_and_a_wait(shell: &Shell<'_>) {
     assert!(wrong.code == Some(1) && wrong.stderr.contains("NONE"), "{wrong:?}");
 }
 
-pub(crate) fn a_stop_with_another_grace(shell: &Shell<'_>) {
+pub(crate) fn stop_with_other_grace(shell: &Shell<'_>) {
     let script = "trap '' TERM; echo ready; while :; do sleep 0.05; done";
     let run = ["run", "-d", "--name", "stopped", "--stop-timeout", "3600", &shell.image];
     let _ = shell.run(&[&run[..], &["sh", "-c", script]].concat()).ok();
@@ -73,13 +73,13 @@ pub(crate) fn a_stop_with_another_grace(shell: &Shell<'_>) {
     assert_eq!(shell.run(&["wait", "stopped"]).ok(), "137\n");
 }
 
-pub(crate) fn a_container_of_many_options(shell: &Shell<'_>) {
+pub(crate) fn run_applies_options(shell: &Shell<'_>) {
     let shared = test_support::environment::shared_dir().unwrap();
-    let folder = tempfile::tempdir_in(shared).unwrap();
-    std::fs::write(folder.path().join("file"), "content\n").unwrap();
-    // Only the mount may be why nothing can be written.
-    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).unwrap();
-    let mount = format!("{}:/d:ro", folder.path().display());
+    let directory = tempfile::tempdir_in(shared).unwrap();
+    std::fs::write(directory.path().join("file"), "content\n").unwrap();
+    // Only the mount may cause the write error.
+    std::fs::set_permissions(directory.path(), Permissions::from_mode(0o777)).unwrap();
+    let mount = format!("{}:/d:ro", directory.path().display());
     let script = "echo $A; pwd; id -u; cat /d/file; touch /d/new 2>&1";
     let options = ["run", "--rm", "-u", "7", "-w", "/tmp", "-v", &mount, "-e", "A=b"];
     let done = shell.run(&[&options[..], &[&shell.image, "sh", "-c", script]].concat());
@@ -89,7 +89,7 @@ pub(crate) fn a_container_of_many_options(shell: &Shell<'_>) {
     assert_eq!(done.code, Some(1));
 }
 
-pub(crate) fn variables_of_a_file(shell: &Shell<'_>) {
+pub(crate) fn env_file_sets_variables(shell: &Shell<'_>) {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(b"# a comment\nA=1\n\n  B=x=y \nC=file\nNOT_SET_HERE\n").unwrap();
     let path = file.path().to_str().unwrap();
@@ -100,7 +100,7 @@ pub(crate) fn variables_of_a_file(shell: &Shell<'_>) {
     assert!(none.code == Some(125) && none.stderr.contains("/none"), "{none:?}");
 }
 
-pub(crate) fn a_published_port(shell: &Shell<'_>) {
+pub(crate) fn published_port_is_reachable(shell: &Shell<'_>) {
     let script = "while :; do sleep 0.05; done";
     let run = ["run", "-d", "-p", "80", "--name", "published", &shell.image, "sh", "-c", script];
     let _ = shell.run(&run).ok();
@@ -116,7 +116,7 @@ pub(crate) fn a_published_port(shell: &Shell<'_>) {
     assert_eq!(inspected[0]["tcp_ports"], wanted);
 }
 
-pub(crate) fn lists_and_filters(shell: &Shell<'_>) {
+pub(crate) fn ps_filters_containers(shell: &Shell<'_>) {
     shell.idle("box");
     let _ = shell.run(&["create", "--name", "other", &shell.image, "true"]).ok();
     let id = shell.run(&["inspect", "-f", "{{.ID}}", "box"]).ok();
@@ -150,7 +150,7 @@ pub(crate) fn lists_and_filters(shell: &Shell<'_>) {
     let rows: Vec<Vec<_>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
     let Some((head, rows)) = rows.split_first() else { panic!("{table}") };
     assert_eq!(head[..], ["NAME", "STATE"]);
-    // The newest comes first, where the two are not of the same second.
+    // The newest is first, unless both are created in the same second.
     let mut rows: Vec<_> = rows.iter().map(|row| row.join(" ")).collect();
     rows.sort_unstable();
     assert_eq!(rows, ["box running", "other created"]);
@@ -158,7 +158,7 @@ pub(crate) fn lists_and_filters(shell: &Shell<'_>) {
     assert_eq!(whole, id);
 }
 
-pub(crate) fn old_ones_are_reaped(shell: &Shell<'_>) {
+pub(crate) fn reap_removes_old_containers(shell: &Shell<'_>) {
     let id = shell.run(&["create", "--name", "old", "-l", "k=v", &shell.image, "true"]).ok();
     let asked = shell.run(&["reap"]);
     assert!(asked.code == Some(1) && asked.stderr.contains("-f"), "{asked:?}");

@@ -6,10 +6,10 @@ use std::process::{Command, Stdio};
 use cli_tests::{Shell, until};
 use rustix::process::{Pid, Signal, kill_process};
 
-pub(crate) fn run_is_the_program_that_it_runs(shell: &Shell<'_>) {
+pub(crate) fn run_returns_exit_code_of_program(shell: &Shell<'_>) {
     let done = shell.run(&["run", "--rm", &shell.image, "sh", "-c", "echo out; exit 42"]);
     assert_eq!((done.code, done.stdout.as_str()), (Some(42), "out\n"), "{done:?}");
-    // The first process of a container cannot kill itself: its shell goes on to its end.
+    // The first process of a container cannot kill itself: its shell continues.
     let killed = "sh -c 'kill -9 $$'; exit $?";
     for (script, code) in [("kill -9 $$", 0), (killed, 137), ("exit 137", 137)] {
         let done = shell.run(&["run", "--rm", &shell.image, "sh", "-c", script]);
@@ -18,14 +18,14 @@ pub(crate) fn run_is_the_program_that_it_runs(shell: &Shell<'_>) {
     assert!(shell.names().is_empty());
 }
 
-pub(crate) fn the_outputs_are_apart(shell: &Shell<'_>) {
+pub(crate) fn run_separates_outputs(shell: &Shell<'_>) {
     let script = "echo out; echo err >&2";
     let done = shell.run(&["run", "--rm", &shell.image, "sh", "-c", script]);
     assert_eq!((done.stdout.as_str(), done.stderr.as_str()), ("out\n", "err\n"));
 }
 
-pub(crate) fn what_cannot_be_run(shell: &Shell<'_>) {
-    // What stands after the image is the command, an option of ours or not.
+pub(crate) fn run_of_invalid_command_returns_shell_exit_code(shell: &Shell<'_>) {
+    // Arguments after the image belong to the command, even if they are options of `run`.
     for (command, code) in [("no-such-command", 127), ("--help", 127), ("/etc", 126)] {
         let done = shell.run(&["run", "--rm", &shell.image, command]);
         assert_eq!(done.code, Some(code), "{done:?}");
@@ -36,8 +36,8 @@ pub(crate) fn what_cannot_be_run(shell: &Shell<'_>) {
     assert!(shell.names().is_empty());
 }
 
-/// An image that is not there, and what fits no node.
-pub(crate) fn a_start_that_waits_says_why(shell: &Shell<'_>) {
+/// A missing image, and a container that fits no node.
+pub(crate) fn pending_start_prints_reason(shell: &Shell<'_>) {
     let missing = format!("{}:no-such-tag", shell.image.strip_suffix(":1").unwrap());
     for (name, options, image, reason) in [
         ("huge", &["--cpus", "1000"][..], &shell.image, "no node accepts it"),
@@ -45,10 +45,10 @@ pub(crate) fn a_start_that_waits_says_why(shell: &Shell<'_>) {
     ] {
         let arguments = [&["run", "--name", name], options, &[image.as_str(), "true"]].concat();
         let mut child = shell.start(&arguments);
-        let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
-        let words = format!("{name} waits to run: ");
-        let line = said.find_map(|line| line.ok().filter(|line| line.contains(&words)));
-        let line = line.unwrap_or_else(|| panic!("{name} says nothing"));
+        let mut printed = BufReader::new(child.stderr.take().unwrap()).lines();
+        let words = format!("{name} is waiting to run: ");
+        let line = printed.find_map(|line| line.ok().filter(|line| line.contains(&words)));
+        let line = line.unwrap_or_else(|| panic!("{name}: no reason is printed"));
         assert!(line.contains(reason), "{line}");
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
         kill_process(pid, Signal::TERM).unwrap();
@@ -57,15 +57,15 @@ pub(crate) fn a_start_that_waits_says_why(shell: &Shell<'_>) {
     }
 }
 
-pub(crate) fn pipes_in_and_out(shell: &Shell<'_>) {
+pub(crate) fn pipes_carry_input_and_output(shell: &Shell<'_>) {
     let input: Vec<u8> = (0..3_000_000_u32).flat_map(|n| (n as u8).to_le_bytes()).collect();
     shell.idle("piped");
     for arguments in
         [&["run", "--rm", "-i", &shell.image, "md5sum"][..], &["exec", "-i", "piped", "md5sum"]]
     {
         let wanted = {
-            let folder = tempfile::tempdir().unwrap();
-            let path = folder.path().join("input");
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("input");
             std::fs::write(&path, &input).unwrap();
             let output = Command::new("md5sum").arg(path).output().unwrap();
             String::from_utf8(output.stdout).unwrap()[..32].to_owned()
@@ -74,18 +74,18 @@ pub(crate) fn pipes_in_and_out(shell: &Shell<'_>) {
     }
     let echoed = shell.run_with(&["exec", "-i", "piped", "cat"], b"\0\xff\r\n");
     assert_eq!(echoed.ok().as_bytes(), "\0\u{fffd}\r\n".as_bytes());
-    // Without -i nothing is read.
+    // Without -i stdin is not read.
     assert_eq!(shell.run_with(&["exec", "piped", "cat"], b"unread").ok(), "");
 }
 
-pub(crate) fn the_first_words_come_through_a_pipe(shell: &Shell<'_>) {
-    // They are said when nobody is attached yet, where an engine attaches only to what runs.
+pub(crate) fn output_before_attach_is_complete(shell: &Shell<'_>) {
+    // The lines are written before the attach, if an engine attaches only to running containers.
     let script = "seq 1000; cat; echo end";
     let done = shell.run_with(&["run", "--rm", "-i", &shell.image, "sh", "-c", script], b"in\n");
     let mut wanted: String = (1..=1000).map(|number| format!("{number}\n")).collect();
     wanted.push_str("in\nend\n");
     assert_eq!(done.ok(), wanted);
-    // One that does not wait for anybody, but outlives its output, for engines that lack
+    // A process that does not wait for an attach, but outlives its output, for engines without
     // `logs_at_exit`.
     let script = "seq 20000; sleep 0.2; seq 20000; sleep 4";
     let done = shell.run(&["run", "--rm", "-i", &shell.image, "sh", "-c", script]);
@@ -93,7 +93,7 @@ pub(crate) fn the_first_words_come_through_a_pipe(shell: &Shell<'_>) {
     assert_eq!(done.ok(), format!("{half}{half}"));
 }
 
-pub(crate) fn a_reader_that_goes_away(shell: &Shell<'_>) {
+pub(crate) fn closed_stdout_ends_command_silently(shell: &Shell<'_>) {
     shell.idle("left");
     for arguments in
         [&["exec", "left", "yes"][..], &["run", "--rm", "--name", "yes", &shell.image, "yes"]]
@@ -103,7 +103,7 @@ pub(crate) fn a_reader_that_goes_away(shell: &Shell<'_>) {
     assert_eq!(shell.names(), ["left"]);
 }
 
-/// Runs the command and goes away after its first words.
+/// Runs the command and closes its stdout after the first bytes.
 fn leave(shell: &Shell<'_>, arguments: &[&str]) {
     let mut child = shell.start(arguments);
     let mut first = [0; 4];
@@ -111,12 +111,12 @@ fn leave(shell: &Shell<'_>, arguments: &[&str]) {
     stdout.read_exact(&mut first).unwrap();
     drop(stdout);
     let done = child.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&done.stderr);
+    let printed = String::from_utf8_lossy(&done.stderr);
     assert_eq!(done.status.code(), Some(141), "{arguments:?}");
-    assert!(!said.contains("roken pipe"), "{arguments:?}: {said}");
+    assert!(!printed.contains("roken pipe"), "{arguments:?}: {printed}");
 }
 
-pub(crate) fn an_exec_ends_with_its_reader(shell: &Shell<'_>) {
+pub(crate) fn closed_stdout_ends_exec(shell: &Shell<'_>) {
     shell.idle("unread");
     leave(shell, &["exec", "unread", "yes"]);
     until("the end of the process", || {
@@ -125,7 +125,7 @@ pub(crate) fn an_exec_ends_with_its_reader(shell: &Shell<'_>) {
     });
 }
 
-pub(crate) fn signals_reach_the_process(shell: &Shell<'_>) {
+pub(crate) fn signals_are_forwarded_to_process(shell: &Shell<'_>) {
     let script = "trap 'echo int; exit 3' INT; trap 'echo term; exit 4' TERM; echo ready; \
                   while :; do sleep 0.05; done";
     shell.idle("reached");
@@ -152,7 +152,7 @@ pub(crate) fn signals_reach_the_process(shell: &Shell<'_>) {
     assert_eq!(shell.names(), ["reached"]);
 }
 
-pub(crate) fn a_container_is_told_to_end(shell: &Shell<'_>) {
+pub(crate) fn signal_without_kill_stops_container(shell: &Shell<'_>) {
     let script = "trap 'echo term; exit 4' TERM; echo ready; while :; do sleep 0.05; done";
     let mut child = shell.start(&["run", "--rm", &shell.image, "sh", "-c", script]);
     let mut stdout = child.stdout.take().unwrap();
@@ -166,9 +166,9 @@ pub(crate) fn a_container_is_told_to_end(shell: &Shell<'_>) {
     assert!(shell.names().is_empty());
 }
 
-pub(crate) fn a_hang_up_that_is_ignored_ends_nothing(shell: &Shell<'_>) {
+pub(crate) fn ignored_hangup_does_not_end_command(shell: &Shell<'_>) {
     let script = "trap 'exit 4' TERM; echo ready; while :; do sleep 0.05; done";
-    // As `nohup` does it.
+    // Like `nohup`.
     let mut child = Command::new("env")
         .arg("--ignore-signal=HUP")
         .arg(shell.program())
@@ -186,7 +186,7 @@ pub(crate) fn a_hang_up_that_is_ignored_ends_nothing(shell: &Shell<'_>) {
     assert_eq!(child.wait().unwrap().code(), Some(4));
 }
 
-pub(crate) fn a_signal_to_an_exec_is_passed_on_or_not_hidden(shell: &Shell<'_>) {
+pub(crate) fn signal_to_exec_is_forwarded_or_reported(shell: &Shell<'_>) {
     shell.idle("passed");
     let script = "trap 'exit 4' TERM; echo ready; while :; do sleep 0.05; done";
     let mut child = shell.start(&["exec", "passed", "sh", "-c", script]);
@@ -195,23 +195,23 @@ pub(crate) fn a_signal_to_an_exec_is_passed_on_or_not_hidden(shell: &Shell<'_>) 
     let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
     kill_process(pid, Signal::TERM).unwrap();
     let output = child.wait_with_output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
+    let printed = String::from_utf8(output.stderr).unwrap();
     if shell.engine.capabilities().exec_signal {
-        assert_eq!((output.status.code(), said.as_str()), (Some(4), ""));
+        assert_eq!((output.status.code(), printed.as_str()), (Some(4), ""));
     } else {
-        assert_eq!(output.status.code(), Some(143), "{said}");
-        assert!(said.contains("may run on in passed"), "{said}");
+        assert_eq!(output.status.code(), Some(143), "{printed}");
+        assert!(printed.contains("may run on in passed"), "{printed}");
     }
 }
 
-pub(crate) fn a_detached_one_stays(shell: &Shell<'_>) {
+pub(crate) fn detached_container_stays_with_rm(shell: &Shell<'_>) {
     let done = shell.run(&["run", "-d", "--rm", "--name", "detached", &shell.image, "true"]);
     assert!(done.code == Some(0) && done.stderr.contains("--rm has no effect"), "{done:?}");
     assert_eq!(shell.run(&["wait", "detached"]).ok(), "0\n");
     assert_eq!(shell.names(), ["detached"]);
 }
 
-pub(crate) fn an_exec_elsewhere(shell: &Shell<'_>) {
+pub(crate) fn exec_applies_options(shell: &Shell<'_>) {
     shell.idle("elsewhere");
     let arguments = ["exec", "-e", "A=b", "-w", "/var/tmp", "-u", "7", "elsewhere", "sh", "-c"];
     let script = "echo $A; pwd; id -u";

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::WHO;
+use super::LOG_NAME;
 use crate::process::{PATH, output};
 use crate::site::Lock;
 use crate::{keeper, mirror, packages, rootfs};
@@ -73,11 +73,11 @@ pub(crate) fn ensure() -> Result<Binaries> {
     if let Some(binaries) = Binaries::at(dir.clone()) {
         return Ok(binaries);
     }
-    let _lock = Lock::take(&rootfs::cache()?.join(".kubernetes.lock"), WHO)?;
+    let _lock = Lock::take(&rootfs::cache()?.join(".kubernetes.lock"), LOG_NAME)?;
     if let Some(binaries) = Binaries::at(dir.clone()) {
         return Ok(binaries);
     }
-    packages::ensure(WHO, &BUILD_PACKAGES)?;
+    packages::ensure(LOG_NAME, &BUILD_PACKAGES)?;
     let work = dir.with_extension("draft");
     if work.exists() {
         fs::remove_dir_all(&work)?;
@@ -98,14 +98,17 @@ pub(crate) fn ensure() -> Result<Binaries> {
     fs::write(done.join(VERSION), version)?;
     fs::rename(&done, &dir)?;
     fs::remove_dir_all(&work)?;
-    crate::say(WHO, &format!("{version} is built and kept ({:.0?})", start.elapsed()));
+    crate::log_progress(
+        LOG_NAME,
+        &format!("{version} is built and kept ({:.0?})", start.elapsed()),
+    );
     Ok(Binaries { dir })
 }
 
 /// Downloads and unpacks the source package; returns the directory of the tree.
 fn fetch(work: &Path) -> Result<PathBuf> {
     let mirror = mirror::debian_mirror()?;
-    crate::say(WHO, &format!("fetching the sources from {mirror}"));
+    crate::log_progress(LOG_NAME, &format!("fetching the sources from {mirror}"));
     let apt = packages::SeparateApt::new(work, &format!("deb-src {mirror} {SUITE} main"))?;
     apt.get(&["update"]).context("failed to download the list of source packages")?;
     apt.get(&["source", "kubernetes"]).context("failed to download the sources of Kubernetes")?;
@@ -123,7 +126,7 @@ fn compile(work: &Path, tree: &Path) -> Result<()> {
     let home = work.join("home");
     fs::create_dir_all(&home)?;
     let log = work.with_extension("build.log");
-    crate::say(WHO, "building, five minutes or more on two cores");
+    crate::log_progress(LOG_NAME, "building, five minutes or more on two cores");
     let mut child = Command::new("setpriv")
         // All processes end if this process is killed; leftovers would disturb the next build.
         .args(["--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child"])
@@ -174,7 +177,7 @@ fn report_progress(ended: &AtomicBool) {
     while !ended.load(Ordering::Acquire) {
         std::thread::sleep(Duration::from_millis(200));
         if start.elapsed() >= next {
-            crate::say(WHO, &format!("still building ({} min)", next.as_secs() / 60));
+            crate::log_progress(LOG_NAME, &format!("still building ({} min)", next.as_secs() / 60));
             next += Duration::from_secs(60);
         }
     }

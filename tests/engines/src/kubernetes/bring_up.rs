@@ -11,7 +11,7 @@ use super::kubeconfig::{self, Credentials};
 use super::layout::{Layout, NAMESPACE, NODE, Ports};
 use super::members::{self, Launch, Members};
 use super::pki::Authority;
-use super::{WHO, access, kernel, kubectl, node};
+use super::{LOG_NAME, access, kernel, kubectl, node};
 use crate::engine::Engine;
 use crate::instance::{self, InstanceContext, Plan, State};
 use crate::process::Process;
@@ -23,8 +23,8 @@ const SETTINGS: &str = "kernel.json";
 
 /// Installs missing packages, and builds Kubernetes if necessary.
 pub(crate) fn install() -> Result<()> {
-    containerd::install(WHO, None)?;
-    packages::ensure(WHO, &["etcd-server"])?;
+    containerd::install(LOG_NAME, None)?;
+    packages::ensure(LOG_NAME, &["etcd-server"])?;
     binaries::ensure().map(drop)
 }
 

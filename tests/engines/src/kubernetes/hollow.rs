@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use super::binaries;
 use super::layout::{Layout, hollow_ports};
 use super::members::{self, Launch, Members};
-use super::{WHO, kubectl};
+use super::{LOG_NAME, kubectl};
 use crate::poll;
 use crate::site::Site;
 
@@ -87,7 +87,10 @@ fn wait_until_ready(site: &Site, layout: &Layout, names: &[String]) -> Result<()
         let ready = ready_nodes(layout)?;
         let count = names.iter().filter(|name| ready.contains(*name)).count();
         if count >= told + 10 {
-            crate::say(WHO, &format!("{count} of {} hollow nodes are ready", names.len()));
+            crate::log_progress(
+                LOG_NAME,
+                &format!("{count} of {} hollow nodes are ready", names.len()),
+            );
             told = count;
         }
         if count < names.len() {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::WHO;
+use super::LOG_NAME;
 use crate::site::Site;
 
 /// Name of the real node. A node that is named by its address needs no resolver, and a kubelet
@@ -24,7 +24,7 @@ pub(crate) struct Layout {
 
 impl Layout {
     pub(crate) fn of(site: &Site) -> Self {
-        Self::at(&site.dir(WHO))
+        Self::at(&site.dir(LOG_NAME))
     }
 
     pub(crate) fn at(dir: &Path) -> Self {

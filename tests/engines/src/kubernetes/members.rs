@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::WHO;
+use super::LOG_NAME;
 use super::components::Component;
 use super::layout::{Layout, Ports};
 use crate::process::{self, Process};
@@ -159,7 +159,7 @@ pub(crate) fn log(site: &Site, name: &str) -> PathBuf {
 /// Moves the logs of the components to a permanent location, for diagnosis after a stop.
 pub(crate) fn keep_logs(site: &Site) {
     for component in Component::ALL {
-        let kept = site.root().join(format!("{WHO}-{component}.last.log"));
+        let kept = site.root().join(format!("{LOG_NAME}-{component}.last.log"));
         // A component that was not started has no log.
         let _ = fs::rename(log(site, component.name()), kept);
     }
@@ -181,5 +181,5 @@ fn spawn(
         environment.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
     let group = instance::daemon_group(site, crate::Engine::Kubernetes)?;
     process::spawn(&group, &log(site, name), &environment, &line)
-        .with_context(|| format!("[{WHO}] failed to start {name}"))
+        .with_context(|| format!("[{LOG_NAME}] failed to start {name}"))
 }

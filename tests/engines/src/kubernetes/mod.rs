@@ -31,4 +31,4 @@ pub(crate) use bring_up::{clear, finish, install, plan, probe};
 pub(crate) use node::HOST_DIRECTORIES;
 
 /// Name of the instance.
-pub(crate) const WHO: &str = "kubernetes";
+pub(crate) const LOG_NAME: &str = "kubernetes";

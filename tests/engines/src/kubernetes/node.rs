@@ -123,8 +123,8 @@ pub(crate) fn mount_folders(layout: &Layout, state: &State) -> Result<()> {
     let Some(keeper) = &state.keeper else {
         anyhow::bail!("the node has no mount namespace");
     };
-    for (folder, target) in [("kubelet", "/var/lib/kubelet"), ("pods", POD_LOGS)] {
-        let source = layout.file(folder);
+    for (directory, target) in [("kubelet", "/var/lib/kubelet"), ("pods", POD_LOGS)] {
+        let source = layout.file(directory);
         fs::create_dir_all(&source)?;
         bind(keeper, &source, target)?;
     }

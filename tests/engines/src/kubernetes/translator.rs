@@ -12,7 +12,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
-use super::WHO;
+use super::LOG_NAME;
 use crate::process::{PATH, output};
 use crate::site::Lock;
 use crate::{mirror, packages, rootfs};
@@ -81,7 +81,7 @@ pub fn ensure() -> Result<PathBuf> {
     if program.exists() {
         return Ok(program);
     }
-    let _lock = Lock::take(&cache.join(".websocket-translator.lock"), WHO)?;
+    let _lock = Lock::take(&cache.join(".websocket-translator.lock"), LOG_NAME)?;
     if program.exists() {
         return Ok(program);
     }
@@ -95,8 +95,8 @@ pub fn ensure() -> Result<PathBuf> {
     fs::rename(built, &program)?;
     remove(&work)?;
     let whole = start.elapsed();
-    crate::say(
-        WHO,
+    crate::log_progress(
+        LOG_NAME,
         &format!(
             "the translator is built and kept ({whole:.0?}, {fetched:.0?} of it for fetching)"
         ),
@@ -129,7 +129,10 @@ fn remove(work: &Path) -> Result<()> {
 /// needed.
 fn fetch(work: &Path) -> Result<PathBuf> {
     let mirror = mirror::debian_mirror()?;
-    crate::say(WHO, &format!("fetching a compiler and libraries of {SUITE} from {mirror}"));
+    crate::log_progress(
+        LOG_NAME,
+        &format!("fetching a compiler and libraries of {SUITE} from {mirror}"),
+    );
     let apt = packages::SeparateApt::new(work, &format!("deb {mirror} {SUITE} main"))?;
     let mut fetched = fetch_once(&apt);
     for _ in 1..DOWNLOAD_ATTEMPTS {
@@ -156,7 +159,7 @@ fn fetch_once(apt: &packages::SeparateApt<'_>) -> Result<()> {
 
 /// Builds like Debian builds programs with these libraries: in one tree, without modules.
 fn compile(work: &Path, root: &Path) -> Result<PathBuf> {
-    crate::say(WHO, "building the translator, about a minute on two cores");
+    crate::log_progress(LOG_NAME, "building the translator, about a minute on two cores");
     let sources = work.join("src");
     fs::create_dir_all(&sources)?;
     fs::write(sources.join("main.go"), MAIN)?;

@@ -151,20 +151,20 @@ impl Target {
         let (root, top) = match placed {
             Placed::As(path) => {
                 let path = std::path::absolute(path)?;
-                let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+                let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
                     bail!("{} has no name for the copy", path.display());
                 };
                 if first_is_directory {
-                    make_directory(folder)?;
+                    make_directory(directory)?;
                 }
-                (folder.to_owned(), Top::Named(name.to_owned()))
+                (directory.to_owned(), Top::Named(name.to_owned()))
             }
             Placed::Contents(_) if !first_is_directory => return Err(not_a_directory()),
-            Placed::Contents(folder) | Placed::Within(folder) => {
-                made = !folder.is_dir();
-                make_directory(folder)?;
+            Placed::Contents(directory) | Placed::Within(directory) => {
+                made = !directory.is_dir();
+                make_directory(directory)?;
                 let whole = matches!(placed, Placed::Within(_));
-                (folder.clone(), if whole { Top::Whole } else { Top::Root })
+                (directory.clone(), if whole { Top::Whole } else { Top::Root })
             }
         };
         let real = std::fs::canonicalize(&root).with_context(|| root.display().to_string())?;
@@ -207,10 +207,10 @@ impl Target {
 
     /// Returns the path of an entry that is not a directory. A link at that path is allowed.
     fn place(&self, relative: &Path) -> Result<PathBuf> {
-        let (Some(folder), Some(name)) = (relative.parent(), relative.file_name()) else {
+        let (Some(directory), Some(name)) = (relative.parent(), relative.file_name()) else {
             return Err(not_a_directory());
         };
-        Ok(self.free_of_links(folder)?.join(name))
+        Ok(self.free_of_links(directory)?.join(name))
     }
 
     /// Unpacks an entry.

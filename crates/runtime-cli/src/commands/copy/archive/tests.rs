@@ -128,7 +128,7 @@ fn escaping_archives() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("the same with a slash", after_link(directory("tree/l/", 0o777))),
         ("the same in the old format", after_link(old_folder)),
         ("a directory below a link", after_link(directory("tree/l/sub", 0o777))),
-        ("folders below a link", after_link(directory("tree/l/sub/sub", 0o777))),
+        ("directories below a link", after_link(directory("tree/l/sub/sub", 0o777))),
         ("a link below a link", after_link(soft("tree/l/new", "file"))),
         ("a hard link through a link", after_link(hard("tree/h", "tree/l/file"))),
         ("a hard link below a link", after_link(hard("tree/l/h", "tree/l"))),
