@@ -41,7 +41,7 @@ enum Command {
     Env(env::Arguments),
     /// Feeds random inputs to the parsers
     Fuzz(fuzz::Arguments),
-    /// Writes the generated parts of README.md
+    /// Writes the generated parts of README.md and docs/
     Readme(readme::Arguments),
     /// Runs all tests on real engines and prints a table
     Test(test::Arguments),

@@ -1,8 +1,8 @@
-//! `cargo xtask readme`: the parts of README.md that are made and not typed.
+//! `cargo xtask readme`: the generated parts of the documents.
 //!
-//! The table of capabilities comes from what real engines answered when the conformance suite
-//! ran on them, the first program from the example that is compiled, the Role from the manifest that
-//! the tests are bound to.
+//! The first program of README.md is an example of `runtime-docker`, which is compiled. The table in
+//! `docs/capabilities.md` contains the capabilities that real engines reported to the conformance
+//! suite.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -15,23 +15,26 @@ use serde::{Deserialize, Serialize};
 
 use crate::workspace;
 
-/// Writes the generated parts of README.md anew.
+/// Writes the generated parts of the documents.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Only say whether they are in step
+    /// Changes nothing, and fails if a document is not up to date
     #[arg(long)]
     check: bool,
 }
 
-/// What the engines answered, one column of the table each. It is kept in the repository, so that
-/// a run on some of the engines leaves the columns of the others as they are.
+/// The capabilities of each engine, as it reported them. The file is kept in the repository, so that
+/// a run on some of the engines does not change the columns of the others.
 const DATA: &str = "docs/capabilities.json";
-const README: &str = "README.md";
 const EXAMPLE: &str = "crates/runtime-docker/examples/first.rs";
-const ROLE: &str = "crates/runtime-k8s/role.yaml";
-const TABLE: (&str, &str) = ("<!-- capabilities:begin -->\n", "<!-- capabilities:end -->");
-const PROGRAM: (&str, &str) = ("<!-- first-program:begin -->\n", "<!-- first-program:end -->");
-const RIGHTS: (&str, &str) = ("<!-- role:begin -->\n", "<!-- role:end -->");
+
+/// The generated part of a document: its text replaces what stands between the two marks.
+struct Part {
+    document: &'static str,
+    begin: &'static str,
+    end: &'static str,
+    text: String,
+}
 
 /// The engines of the table, in its order.
 const ORDER: &[&str] = &[
@@ -66,16 +69,20 @@ struct Report {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let root = workspace::root();
-    let columns = read_columns(&root)?;
-    let made = render(&root, &columns)?;
-    let path = root.join(README);
-    if fs::read_to_string(&path)? == made {
-        return Ok(());
+    for part in parts(&root, &read_columns(&root)?)? {
+        let path = root.join(part.document);
+        let current = fs::read_to_string(&path)
+            .with_context(|| format!("failed to read {}", part.document))?;
+        let made = part.replace_in(&current)?;
+        if current == made {
+            continue;
+        }
+        if arguments.check {
+            bail!("{} is not up to date: run `cargo xtask readme`", part.document);
+        }
+        fs::write(&path, made).with_context(|| format!("failed to write {}", part.document))?;
     }
-    if arguments.check {
-        bail!("{README} is not in step: run `cargo xtask readme`");
-    }
-    fs::write(&path, made).with_context(|| format!("writing {README}"))
+    Ok(())
 }
 
 /// Takes what the engines of these reports answered. With `check` it changes nothing and fails
@@ -119,20 +126,34 @@ fn read_columns(root: &Path) -> Result<Columns> {
     }
 }
 
-fn render(root: &Path, columns: &Columns) -> Result<String> {
-    let readme = fs::read_to_string(root.join(README))?;
-    let example = fs::read_to_string(root.join(EXAMPLE))?;
-    let role = fs::read_to_string(root.join(ROLE))?;
-    let readme = replace(&readme, TABLE, &table(columns))?;
-    let readme = replace(&readme, RIGHTS, &format!("```yaml\n{role}```\n"))?;
-    replace(&readme, PROGRAM, &format!("```rust\n{example}```\n"))
+fn parts(root: &Path, columns: &Columns) -> Result<Vec<Part>> {
+    let example = fs::read_to_string(root.join(EXAMPLE))
+        .with_context(|| format!("failed to read {EXAMPLE}"))?;
+    Ok(vec![
+        Part {
+            document: "README.md",
+            begin: "<!-- first-program:begin -->\n",
+            end: "<!-- first-program:end -->",
+            text: format!("```rust\n{example}```\n"),
+        },
+        Part {
+            document: "docs/capabilities.md",
+            begin: "<!-- capabilities:begin -->\n",
+            end: "<!-- capabilities:end -->",
+            text: table(columns),
+        },
+    ])
 }
 
-fn replace(text: &str, (begin, end): (&str, &str), with: &str) -> Result<String> {
-    let (before, rest) =
-        text.split_once(begin).with_context(|| format!("{README} has no {begin:?}"))?;
-    let (_, after) = rest.split_once(end).with_context(|| format!("{README} has no {end:?}"))?;
-    Ok(format!("{before}{begin}{with}{end}{after}"))
+impl Part {
+    /// Returns `text` with this part in it.
+    fn replace_in(&self, text: &str) -> Result<String> {
+        let Self { document, begin, end, text: part } = self;
+        let missing = |mark: &str| format!("{document} has no {}", mark.trim_end());
+        let (before, rest) = text.split_once(begin).with_context(|| missing(begin))?;
+        let (_, after) = rest.split_once(end).with_context(|| missing(end))?;
+        Ok(format!("{before}{begin}{part}{end}{after}"))
+    }
 }
 
 fn table(columns: &Columns) -> String {

@@ -40,7 +40,7 @@ pub struct Arguments {
     /// Leaves the engines running
     #[arg(long)]
     keep: bool,
-    /// Writes what the engines can do into README.md, in place of comparing it
+    /// Writes the capabilities of the engines to docs/capabilities.md, instead of comparing them
     #[arg(long)]
     write_readme: bool,
 }

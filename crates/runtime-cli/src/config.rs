@@ -107,13 +107,12 @@ pub(crate) fn default_path() -> Option<PathBuf> {
 mod tests {
     use super::*;
 
-    /// The README's example has every key: a new one does not compile until it is here, and fails
-    /// until it is there.
+    /// A new key does not compile until this test has it, and fails until the document has it.
     #[test]
-    fn the_example_of_the_readme_has_all_keys() {
-        let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
-        let readme = std::fs::read_to_string(readme).unwrap();
-        let (_, example) = readme.split_once("```toml\n").unwrap();
+    fn example_of_the_documentation_has_all_keys() {
+        let document = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/cli.md");
+        let document = std::fs::read_to_string(document).unwrap();
+        let (_, example) = document.split_once("```toml\n").unwrap();
         let (example, _) = example.split_once("```").unwrap();
         let Config { backend, scope, k8s, cri } = toml::from_str(example).unwrap();
         let Kubernetes {
