@@ -59,7 +59,7 @@ struct Column {
 
 type Columns = BTreeMap<String, Column>;
 
-/// The part of a conformance report that is read here.
+/// The part of a conformance report that is read.
 #[derive(Debug, Deserialize)]
 struct Report {
     engine: String,
@@ -85,15 +85,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Takes what the engines of these reports answered. With `check` it changes nothing and fails
-/// where an engine answers otherwise than the table says.
+/// Stores the capabilities of these conformance reports. With `check` it changes nothing, and fails if
+/// an engine reports other capabilities than the stored ones.
 pub(crate) fn take_reports(reports: &[impl AsRef<Path>], check: bool) -> Result<()> {
     let root = workspace::root();
     let mut columns = read_columns(&root)?;
     for path in reports {
         let path = path.as_ref();
         let report: Report = serde_json::from_slice(&fs::read(path)?)
-            .with_context(|| format!("reading {}", path.display()))?;
+            .with_context(|| format!("failed to read {}", path.display()))?;
         let Report { engine, version, capabilities } = report;
         if !ORDER.contains(&engine.as_str()) {
             continue;
@@ -102,7 +102,7 @@ pub(crate) fn take_reports(reports: &[impl AsRef<Path>], check: bool) -> Result<
         let known = columns.get(&engine).map(|known| &known.capabilities);
         if check && known != Some(&column.capabilities) {
             bail!(
-                "{engine} answers other capabilities than {DATA} says: run `cargo xtask test --write-readme`"
+                "{engine} reports other capabilities than {DATA}: run `cargo xtask test --write-readme`"
             );
         }
         columns.insert(engine, column);
@@ -111,8 +111,8 @@ pub(crate) fn take_reports(reports: &[impl AsRef<Path>], check: bool) -> Result<
         return run(&Arguments { check: true });
     }
     let path = root.join(DATA);
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
     }
     fs::write(&path, serde_json::to_string_pretty(&columns)? + "\n")?;
     run(&Arguments { check: false })
@@ -120,9 +120,9 @@ pub(crate) fn take_reports(reports: &[impl AsRef<Path>], check: bool) -> Result<
 
 fn read_columns(root: &Path) -> Result<Columns> {
     match fs::read(root.join(DATA)) {
-        Ok(data) => serde_json::from_slice(&data).with_context(|| format!("reading {DATA}")),
+        Ok(data) => serde_json::from_slice(&data).with_context(|| format!("failed to read {DATA}")),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Columns::new()),
-        Err(error) => Err(error).with_context(|| format!("reading {DATA}")),
+        Err(error) => Err(error).with_context(|| format!("failed to read {DATA}")),
     }
 }
 
