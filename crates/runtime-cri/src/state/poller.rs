@@ -15,7 +15,6 @@ use futures_util::stream;
 use futures_util::{StreamExt, TryStreamExt};
 use runtime_core::{Backoff, ContainerId, ContainerStatus, ErrorKind, Operation, Result};
 use tokio::sync::{Notify, mpsc};
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use self::triggers::PollTriggers;
@@ -99,8 +98,8 @@ struct State {
     /// The last list. `None` before the first list and while there are no subscribers.
     table: Option<HashMap<ContainerId, ListedContainer>>,
     subscribers: Vec<Subscriber>,
-    /// The task that lists, which ends with its executor.
-    task: Option<JoinHandle<()>>,
+    /// Whether the task that lists was started and has not ended.
+    running: bool,
 }
 
 #[derive(Debug)]
@@ -111,10 +110,6 @@ struct Subscriber {
 }
 
 impl State {
-    fn is_running(&self) -> bool {
-        self.task.as_ref().is_some_and(|task| !task.is_finished())
-    }
-
     fn publish(&mut self, changes: &[Change]) {
         for change in changes {
             self.subscribers
@@ -158,13 +153,15 @@ impl Poller {
         let mut state = shared.lock();
         let now = state.table.iter().flat_map(HashMap::values).cloned().collect();
         state.subscribers.push(Subscriber { changes, details });
-        if state.is_running() {
+        let was_running = std::mem::replace(&mut state.running, true);
+        drop(state);
+        if was_running {
             shared.poll_now.notify_one();
         } else {
-            // It begins with the shortest delay, after the list above.
-            state.task = Some(tokio::spawn(run(Arc::downgrade(shared))));
+            // The task begins with the shortest delay, after the list above. The lock is not held,
+            // because an executor that is shutting down drops the task at once.
+            tokio::spawn(run(ResetOnDrop(Arc::downgrade(shared))));
         }
-        drop(state);
         Ok((now, receiver))
     }
 
@@ -181,7 +178,7 @@ impl Poller {
 
     /// Triggers the next list. No-op without subscribers, because a new subscriber lists first.
     pub(crate) fn poll_now(&self) {
-        if self.shared.lock().is_running() {
+        if self.shared.lock().running {
             self.shared.poll_now.notify_one();
         }
     }
@@ -241,8 +238,21 @@ impl Shared {
     }
 }
 
+/// Resets the state when the task ends, also if its executor ends first: the channels of the
+/// subscribers end, and a later subscriber starts the task on another executor.
+struct ResetOnDrop(Weak<Shared>);
+
+impl Drop for ResetOnDrop {
+    fn drop(&mut self) {
+        if let Some(shared) = self.0.upgrade() {
+            *shared.lock() = State::default();
+        }
+    }
+}
+
 /// Lists while there are subscribers.
-async fn run(shared: Weak<Shared>) {
+async fn run(mut reset: ResetOnDrop) {
+    let shared = reset.0.clone();
     let mut next = POLL_INTERVAL_MIN;
     let mut backoff = Backoff::default();
     let mut triggers = PollTriggers::default();
@@ -255,6 +265,7 @@ async fn run(shared: Weak<Shared>) {
             if state.subscribers.is_empty() || closed.is_cancelled() {
                 // Under the lock: a subscriber that is added after this starts another task.
                 *state = State::default();
+                reset.0 = Weak::new();
                 return;
             }
         }
@@ -314,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn subscribe_restarts_the_task_after_the_end_of_its_executor() {
+    fn subscribe_after_the_end_of_the_executor_starts_the_task_again() {
         let (server, first, second) = (executor(), executor(), executor());
         let fake = server.block_on(async { FakeCrio::start() });
         let options = CriOptions::new(Scope::new("s").unwrap())
@@ -332,10 +343,11 @@ mod tests {
             let spec = ContainerSpec::new("r.io/a:1").command(["x"]);
             let spec = spec.pull_policy(PullPolicy::Never);
             let container = runtime.create_container(&spec).await.unwrap();
-            for changes in [&mut old, &mut new] {
-                let change = tokio::time::timeout(Duration::from_secs(10), changes.recv()).await;
-                assert_eq!(change.unwrap().unwrap().id(), Some(container.id()));
-            }
+            let limit = Duration::from_secs(10);
+            let ended = tokio::time::timeout(limit, old.recv()).await.unwrap();
+            assert!(ended.is_none(), "the channel of the first executor's task ends");
+            let change = tokio::time::timeout(limit, new.recv()).await.unwrap();
+            assert_eq!(change.unwrap().id(), Some(container.id()));
         });
     }
 }
