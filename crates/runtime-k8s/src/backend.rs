@@ -12,9 +12,10 @@ use runtime_core::{
 use runtime_support::backend::{Backend, Context};
 use tokio::time::Instant;
 
+use crate::error::BACKEND;
 use crate::model::container::KubernetesContainer;
+use crate::ops;
 use crate::state::KubernetesBackend;
-use crate::{BACKEND, ops};
 
 impl Backend for KubernetesBackend {
     const NAME: &'static str = BACKEND;
@@ -47,7 +48,7 @@ impl Backend for KubernetesBackend {
     }
 
     async fn health(self: &Arc<Self>) -> Result<Health> {
-        ops::health::run(self).await
+        ops::health::health(self).await
     }
 
     async fn pull(
@@ -56,22 +57,22 @@ impl Backend for KubernetesBackend {
         _auth: Option<RegistryAuth>,
         _policy: PullPolicy,
     ) -> Result<PullStream> {
-        ops::pull::run()
+        ops::pull::pull()
     }
 
     async fn create(self: &Arc<Self>, spec: PreparedSpec) -> Result<KubernetesContainer> {
-        ops::create::run(self, spec).await
+        ops::create::create(self, spec).await
     }
 
     async fn find(self: &Arc<Self>, id: &ContainerId) -> Result<KubernetesContainer> {
-        ops::find::run(self, id).await
+        ops::list::find(self, id).await
     }
 
     async fn list(
         self: &Arc<Self>,
         labels: &LabelFilter,
     ) -> Result<Vec<(KubernetesContainer, ContainerInfo)>> {
-        ops::list::run(self, labels).await
+        ops::list::list(self, labels).await
     }
 
     async fn stats_of(
@@ -86,7 +87,7 @@ impl Backend for KubernetesBackend {
     }
 
     async fn reap(self: &Arc<Self>, options: ReapOptions) -> Result<ReapReport> {
-        ops::reap::run(self, options).await
+        ops::reap::reap(self, options).await
     }
 
     async fn close(self: &Arc<Self>) -> Result<()> {
@@ -95,15 +96,15 @@ impl Backend for KubernetesBackend {
     }
 
     async fn start(self: &Arc<Self>, container: &KubernetesContainer) -> Result<StartOutcome> {
-        ops::start::run(self, container).await
+        ops::start::start(self, container).await
     }
 
     async fn info(self: &Arc<Self>, container: &KubernetesContainer) -> Result<ContainerInfo> {
-        ops::info::run(self, container).await
+        ops::info::info(self, container).await
     }
 
     async fn wait(self: &Arc<Self>, container: &KubernetesContainer) -> Result<Exit> {
-        ops::wait::run(self, container).await
+        ops::wait::wait(self, container).await
     }
 
     async fn logs(
@@ -138,15 +139,15 @@ impl Backend for KubernetesBackend {
         container: &KubernetesContainer,
         options: StopOptions,
     ) -> Result<StopOutcome> {
-        ops::stop::run(self, container, options).await
+        ops::stop::stop(self, container, options).await
     }
 
     async fn kill(self: &Arc<Self>, container: &KubernetesContainer, signal: Signal) -> Result<()> {
-        ops::kill::run(self, container, signal).await
+        ops::kill::kill(self, container, signal).await
     }
 
     async fn remove(self: &Arc<Self>, container: &KubernetesContainer) -> Result<()> {
-        ops::remove::run(self, container).await
+        ops::remove::remove(self, container).await
     }
 
     async fn exec(
@@ -154,7 +155,7 @@ impl Backend for KubernetesBackend {
         container: &KubernetesContainer,
         options: ExecOptions,
     ) -> Result<Session> {
-        ops::exec::run(self, container, options).await
+        ops::exec::exec(self, container, options).await
     }
 
     async fn attach(
@@ -162,7 +163,7 @@ impl Backend for KubernetesBackend {
         container: &KubernetesContainer,
         options: AttachOptions,
     ) -> Result<Session> {
-        ops::attach::run(self, container, options).await
+        ops::attach::attach(self, container, options).await
     }
 
     async fn copy_in(

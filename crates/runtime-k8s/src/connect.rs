@@ -1,15 +1,11 @@
 //! Connects to a cluster.
 
-use std::fmt;
-use std::sync::Arc;
-
 use runtime_core::{Error, ErrorKind, LabelFilter, Operation, Result, ResultExt as _};
-use runtime_support::backend::Connected;
-use runtime_support::{OnExecutor, delegate_runtime, version_numbers};
+use runtime_support::{OnExecutor, version_numbers, within};
 
-use crate::BACKEND;
 use crate::client::transport::connections::Clients;
 use crate::client::{self, Client};
+use crate::error::BACKEND;
 use crate::model::capabilities::{Server, capabilities};
 use crate::model::labels;
 use crate::options::{KubernetesOptions, StatsSource, StopMethod};
@@ -18,100 +14,47 @@ use crate::state::KubernetesBackend;
 /// The oldest minor version that is supported and tested.
 const OLDEST_MINOR: u32 = 20;
 
-/// A connection to a cluster, for one scope in one namespace.
-///
-/// Clones share the connection. Dropping the last clone and the last handle of a container closes
-/// it.
-#[derive(Clone)]
-pub struct KubernetesRuntime {
-    inner: Connected<KubernetesBackend>,
+/// Connects with the configuration of kubectl.
+pub(crate) async fn connect(options: KubernetesOptions) -> Result<KubernetesBackend> {
+    let options = options.bounded();
+    let work = async {
+        options.check()?;
+        open(client::open::clients(&options).await?, options.clone()).await
+    };
+    within(Operation::Connect, options.deadlines.connect, work).await.on(BACKEND)
 }
 
-impl fmt::Debug for KubernetesRuntime {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KubernetesRuntime")
-            .field("namespace", &self.backend().client.namespace())
-            .field("version", &self.backend().server.version)
-            .field("scope", &self.backend().options.scope)
-            .finish_non_exhaustive()
-    }
+/// Connects with an existing client.
+pub(crate) async fn connect_with(
+    client: kube::Client,
+    options: KubernetesOptions,
+) -> Result<KubernetesBackend> {
+    let options = options.bounded();
+    let work = async {
+        options.check()?;
+        open(Clients::single(client), options.clone()).await
+    };
+    within(Operation::Connect, options.deadlines.connect, work).await.on(BACKEND)
 }
 
-impl KubernetesRuntime {
-    fn backend(&self) -> &KubernetesBackend {
-        self.inner.inner()
-    }
-
-    /// Connects to a cluster with the configuration of kubectl, and requests the version of its API
-    /// server.
-    ///
-    /// # Errors
-    /// `InvalidArgument` if the options or the kubeconfig cannot be used; `Unavailable` if
-    /// there is no kubeconfig, or the server is unreachable or not an API server; `Timeout` if it
-    /// does not respond; `Unauthenticated` if it refuses the credentials; `Unsupported` if it is
-    /// older than 1.20.
-    pub async fn connect(options: KubernetesOptions) -> Result<Self> {
-        let options = options.bounded();
-        let connect = async {
-            options.check()?;
-            let clients = client::open::clients(&options).await?;
-            Self::open(clients, options.clone()).await
-        };
-        runtime_support::within(Operation::Connect, options.deadlines.connect, connect)
-            .await
-            .on(BACKEND)
-    }
-
-    /// Connects with an existing client. The kubeconfig and the context of the options are ignored.
-    ///
-    /// The client owns the connections: they are neither pinged nor discarded if one of them is
-    /// lost, so that a vanished server is detected later, and they end with the executor on which
-    /// the client was created.
-    ///
-    /// # Errors
-    /// As [`connect`](Self::connect).
-    pub async fn with_client(client: kube::Client, options: KubernetesOptions) -> Result<Self> {
-        let options = options.bounded();
-        let connect = async {
-            options.check()?;
-            Self::open(Clients::single(client), options.clone()).await
-        };
-        runtime_support::within(Operation::Connect, options.deadlines.connect, connect)
-            .await
-            .on(BACKEND)
-    }
-
-    async fn open(clients: OnExecutor<Clients>, options: KubernetesOptions) -> Result<Self> {
-        let namespace = options
-            .namespace
-            .clone()
-            .unwrap_or_else(|| clients.get().all.default_namespace().to_owned());
-        let client = Client::new(clients, &namespace)
-            .with_read_timeout(options.deadlines.query)
-            .with_session_pings(options.session_pings);
-        let server = inspect(&client, &options).await?;
-        let capabilities = capabilities(&server, &options);
-        let backend = KubernetesBackend::new(client, options, server, capabilities);
-        #[cfg(feature = "cri")]
-        let backend = with_node_engine(backend).await?;
-        Ok(Self { inner: Connected::new(Arc::new(backend)) })
-    }
-
-    /// Returns the number of requests that this connection has sent to the API server, retries
-    /// included.
-    #[must_use]
-    pub fn requests_sent(&self) -> u64 {
-        self.backend().client.sent()
-    }
-
-    /// Returns the namespace of the connection.
-    #[must_use]
-    pub fn namespace(&self) -> &str {
-        self.backend().client.namespace()
-    }
+async fn open(
+    clients: OnExecutor<Clients>,
+    options: KubernetesOptions,
+) -> Result<KubernetesBackend> {
+    let namespace = options
+        .namespace
+        .clone()
+        .unwrap_or_else(|| clients.get().all.default_namespace().to_owned());
+    let client = Client::new(clients, &namespace)
+        .with_read_timeout(options.deadlines.query)
+        .with_session_pings(options.session_pings);
+    let server = inspect(&client, &options).await?;
+    let capabilities = capabilities(&server, &options);
+    let backend = KubernetesBackend::new(client, options, server, capabilities);
+    #[cfg(feature = "cri")]
+    let backend = with_node_engine(backend).await?;
+    Ok(backend)
 }
-
-delegate_runtime!(KubernetesRuntime);
 
 /// Requests the version and the features of a server.
 async fn inspect(client: &Client, options: &KubernetesOptions) -> Result<Server> {

@@ -18,6 +18,9 @@ pub(crate) use self::policy::is_policy;
 use self::status::Cause;
 pub(crate) use self::status::Status;
 
+/// The name of the backend in errors and spans.
+pub(crate) const BACKEND: &str = "kubernetes";
+
 /// Returns the error for a failure of the client: the server was not reached, or its response is
 /// malformed.
 pub(crate) fn from_client(error: kube::Error) -> Error {

@@ -105,13 +105,11 @@ mod model;
 mod ops;
 mod options;
 mod quantity;
+mod runtime;
 mod state;
 
-pub use connect::KubernetesRuntime;
 pub use options::{
     CpuShares, KubernetesOptions, MountSources, StatsSource, StopMethod, Toleration,
     VoluntaryEviction,
 };
-
-/// The name of the backend.
-pub(crate) const BACKEND: &str = "kubernetes";
+pub use runtime::KubernetesRuntime;

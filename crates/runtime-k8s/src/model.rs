@@ -7,7 +7,7 @@ pub(crate) mod container;
 pub(crate) mod disruption_budget;
 pub(crate) mod info;
 pub(crate) mod labels;
-pub(crate) mod log_line;
+pub(crate) mod log_format;
 pub(crate) mod pod;
 pub(crate) mod secret;
 pub(crate) mod spec;

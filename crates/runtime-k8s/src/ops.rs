@@ -5,7 +5,6 @@ pub(crate) mod copy;
 pub(crate) mod create;
 pub(crate) mod events;
 pub(crate) mod exec;
-pub(crate) mod find;
 pub(crate) mod health;
 pub(crate) mod info;
 pub(crate) mod kill;

@@ -19,7 +19,7 @@ use crate::state::KubernetesBackend;
 const EXIT_REPORT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// See [`Container::attach`](runtime_core::Container::attach).
-pub(crate) async fn run(
+pub(crate) async fn attach(
     backend: &Arc<KubernetesBackend>,
     container: &KubernetesContainer,
     options: AttachOptions,

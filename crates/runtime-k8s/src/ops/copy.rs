@@ -7,7 +7,7 @@ use runtime_core::{ByteStream, Capability, Error, ErrorKind, Operation, Result, 
 use runtime_support::backend::{ContainerRef as _, Handle};
 use runtime_support::copy;
 
-use crate::BACKEND;
+use crate::error::BACKEND;
 use crate::model::container::KubernetesContainer;
 use crate::state::KubernetesBackend;
 

@@ -39,15 +39,15 @@ const QUOTA_POLL_INTERVAL: Duration = Duration::from_millis(250);
 ///
 /// The requests run in a task of their own: if the caller drops the future, the task still receives
 /// the response, and undoes the create.
-pub(crate) async fn run(
+pub(crate) async fn create(
     backend: &Arc<KubernetesBackend>,
     spec: PreparedSpec,
 ) -> Result<KubernetesContainer> {
     let deadline = backend.context.deadlines.create;
-    backend.with_deadline(Operation::Create, deadline, create(backend, spec)).await
+    backend.with_deadline(Operation::Create, deadline, create_pod(backend, spec)).await
 }
 
-async fn create(
+async fn create_pod(
     backend: &Arc<KubernetesBackend>,
     spec: PreparedSpec,
 ) -> Result<KubernetesContainer> {

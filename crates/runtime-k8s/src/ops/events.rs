@@ -9,7 +9,7 @@ use runtime_core::{
 };
 use tokio::time::MissedTickBehavior;
 
-use crate::BACKEND;
+use crate::error::BACKEND;
 use crate::state::KubernetesBackend;
 
 /// Opens a stream of events. There is no `since`: a pod that was removed leaves no events.

@@ -17,13 +17,13 @@ use runtime_support::exec_command;
 use runtime_support::session::{self, About, End, Output, Streams, Terminal};
 use spdy_client::remote_command;
 
-use crate::BACKEND;
+use crate::error::BACKEND;
 use crate::model::container::KubernetesContainer;
 use crate::model::labels::CONTAINER;
 use crate::state::KubernetesBackend;
 
 /// See [`Container::exec`](runtime_core::Container::exec).
-pub(crate) async fn run(
+pub(crate) async fn exec(
     backend: &KubernetesBackend,
     container: &KubernetesContainer,
     options: ExecOptions,

@@ -2,11 +2,11 @@
 
 use runtime_core::{Health, Result};
 
-use crate::BACKEND;
+use crate::error::BACKEND;
 use crate::state::KubernetesBackend;
 
 /// Requests the version of the API server.
-pub(crate) async fn run(backend: &KubernetesBackend) -> Result<Health> {
+pub(crate) async fn health(backend: &KubernetesBackend) -> Result<Health> {
     let version = backend.client.version().await?;
     let capabilities = backend.context.capabilities.clone();
     let mut health = Health::new(BACKEND, "Kubernetes", version.git_version, capabilities);

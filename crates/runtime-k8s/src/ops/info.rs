@@ -7,7 +7,7 @@ use crate::model::info;
 use crate::state::KubernetesBackend;
 
 /// Returns the info of a container.
-pub(crate) async fn run(
+pub(crate) async fn info(
     backend: &KubernetesBackend,
     container: &KubernetesContainer,
 ) -> Result<ContainerInfo> {

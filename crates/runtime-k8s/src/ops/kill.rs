@@ -6,7 +6,7 @@ use crate::model::container::KubernetesContainer;
 use crate::state::KubernetesBackend;
 
 /// Sends a signal through the engine of the node: the API server has no call for signals.
-pub(crate) async fn run(
+pub(crate) async fn kill(
     backend: &KubernetesBackend,
     container: &KubernetesContainer,
     signal: Signal,

@@ -3,6 +3,6 @@
 use runtime_core::{Capability, Error, PullStream, Result};
 
 /// Returns the error of every pull: the capability is `deferred_pull`.
-pub(crate) fn run() -> Result<PullStream> {
+pub(crate) fn pull() -> Result<PullStream> {
     Err(Error::unsupported(Capability::PullImage))
 }

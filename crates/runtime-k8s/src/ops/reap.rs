@@ -22,7 +22,7 @@ use crate::state::KubernetesBackend;
 const CONCURRENT_REMOVALS_MAX: usize = 16;
 
 /// Removes the containers and the probes of the scope that are old enough.
-pub(crate) async fn run(
+pub(crate) async fn reap(
     backend: &Arc<KubernetesBackend>,
     options: ReapOptions,
 ) -> Result<ReapReport> {

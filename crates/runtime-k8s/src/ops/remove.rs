@@ -17,7 +17,7 @@ use crate::state::observe::RECHECK_INTERVAL;
 const PROCESS_REPORTED_WITHIN: Duration = Duration::from_secs(3);
 
 /// Removes a container and the objects that belong to it.
-pub(crate) async fn run(
+pub(crate) async fn remove(
     backend: &KubernetesBackend,
     container: &KubernetesContainer,
 ) -> Result<()> {

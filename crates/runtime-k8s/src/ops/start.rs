@@ -17,7 +17,7 @@ use crate::model::pod::observed::ObservedPod;
 use crate::state::KubernetesBackend;
 
 /// Starts a container, and waits for its process.
-pub(crate) async fn run(
+pub(crate) async fn start(
     backend: &KubernetesBackend,
     container: &KubernetesContainer,
 ) -> Result<StartOutcome> {

@@ -16,8 +16,8 @@ use runtime_core::{
 use runtime_support::backend::ContainerRef as _;
 use tokio::time::MissedTickBehavior;
 
-use crate::BACKEND;
 use crate::client::ApiRequest;
+use crate::error::BACKEND;
 use crate::model::container::KubernetesContainer;
 use crate::model::pod::lifecycle::State;
 use crate::model::pod::observed::ObservedPod;

@@ -42,7 +42,7 @@ pub(crate) enum Change {
 /// Returns the patch that stops a pod in its observed phase.
 ///
 /// The patch tests the phase, so that a pod that has already ended is not marked as stopped.
-pub(crate) fn stop(pod: &Pod, change: Change) -> Vec<Value> {
+pub(crate) fn stop_patch(pod: &Pod, change: Change) -> Vec<Value> {
     let path = pod.image_path();
     let mut patch = vec![
         json!({"op": "test", "path": "/metadata/uid", "value": pod.metadata.uid}),
@@ -147,7 +147,7 @@ fn forbidden(change: Change, error: Error) -> Error {
 }
 
 /// Stops a container and waits for its end.
-pub(crate) async fn run(
+pub(crate) async fn stop(
     backend: &KubernetesBackend,
     container: &KubernetesContainer,
     options: StopOptions,
@@ -244,7 +244,7 @@ async fn until_stopped(
         #[cfg(not(feature = "cri"))]
         let _ = grace;
         if let Some(change) = backend.stopping_change(&seen) {
-            let patch = stop(&seen.pod, change);
+            let patch = stop_patch(&seen.pod, change);
             let patched = backend.client.patch_pod(container.pod_name(), &patch).await;
             match patched {
                 Ok(Patched::Other(error)) | Err(error) if is_policy(&error) => {
@@ -297,7 +297,7 @@ async fn release_reservation(
     if !is_waiting || pod.spec.active_deadline_seconds.is_some() {
         return;
     }
-    match backend.client.patch_pod(container.pod_name(), &stop(pod, Change::Deadline)).await {
+    match backend.client.patch_pod(container.pod_name(), &stop_patch(pod, Change::Deadline)).await {
         Ok(Patched::Done(pod)) => backend.pods.take(*pod),
         // The pod has changed, or is gone.
         Ok(Patched::Other(_)) => {}
@@ -322,7 +322,7 @@ mod tests {
             ]},
             "status": {"phase": "Running"},
         }));
-        let patch = stop(&pod, Change::Image);
+        let patch = stop_patch(&pod, Change::Image);
         let tests: Vec<&Value> = patch.iter().filter(|op| op["op"] == "test").collect();
         assert_eq!(tests.len(), 3);
         assert_eq!(tests[1], &json!({"op": "test", "path": "/status/phase", "value": "Running"}));
@@ -330,7 +330,7 @@ mod tests {
         assert_eq!(tests[2], &json!({"op": "test", "path": path, "value": "busybox"}));
         assert_eq!(patch[3], json!({"op": "replace", "path": path, "value": "!stopped"}));
         let paths = |change| -> Vec<Value> {
-            let patch = stop(&pod, change);
+            let patch = stop_patch(&pod, change);
             patch.iter().filter(|op| op["op"] != "test").map(|op| op["path"].clone()).collect()
         };
         let mark = "/metadata/annotations/container-runtime~1stopped-at";

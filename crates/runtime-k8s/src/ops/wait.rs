@@ -6,7 +6,7 @@ use crate::model::container::KubernetesContainer;
 use crate::state::KubernetesBackend;
 
 /// Returns the exit of a container. An unavailable server is retried.
-pub(crate) async fn run(
+pub(crate) async fn wait(
     backend: &KubernetesBackend,
     container: &KubernetesContainer,
 ) -> Result<Exit> {

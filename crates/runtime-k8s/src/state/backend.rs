@@ -11,8 +11,8 @@ use tokio::time::Instant;
 
 use super::pods::{Entry, Pods};
 use super::samples::Samples;
-use crate::BACKEND;
 use crate::client::Client;
+use crate::error::BACKEND;
 use crate::model::capabilities::Server;
 use crate::model::pod::gate::StartGate;
 use crate::options::KubernetesOptions;

@@ -8,7 +8,7 @@ use runtime_support::backend::ContainerRef as _;
 use tokio::time::Instant;
 
 use super::backend::KubernetesBackend;
-use crate::BACKEND;
+use crate::error::BACKEND;
 use crate::model::api::Pod;
 use crate::model::container::KubernetesContainer;
 use crate::model::pod::budget;

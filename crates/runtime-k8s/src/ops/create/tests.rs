@@ -42,7 +42,7 @@ async fn create(
     spec: &ContainerSpec,
 ) -> Result<KubernetesContainer> {
     let context = &backend.context;
-    super::create(backend, spec.prepare(&context.scope, &context.capabilities)?).await
+    super::create_pod(backend, spec.prepare(&context.scope, &context.capabilities)?).await
 }
 
 /// Returns a connection to a server that does not respond.

@@ -4,7 +4,7 @@ use futures_util::{Stream, StreamExt as _};
 use runtime_core::{Error, Operation, Result};
 use runtime_support::backend::ContainerRef as _;
 
-use crate::BACKEND;
+use crate::error::BACKEND;
 use crate::model::container::KubernetesContainer;
 
 /// Returns a function that adds the operation and the container to the errors of an open log.

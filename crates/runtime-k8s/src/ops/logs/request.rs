@@ -13,7 +13,7 @@ use crate::client::lines::Lines;
 use crate::client::transport::connections::OpenBody;
 use crate::model::container::KubernetesContainer;
 use crate::model::labels::CONTAINER;
-use crate::model::log_line as line;
+use crate::model::log_format as line;
 use crate::state::KubernetesBackend;
 
 /// How much of the last line is kept.

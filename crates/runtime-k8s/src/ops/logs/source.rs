@@ -19,7 +19,7 @@ use super::rotation::ReadProgress;
 use crate::client::lines::Lines;
 use crate::model::container::KubernetesContainer;
 use crate::model::info;
-use crate::model::log_line as line;
+use crate::model::log_format as line;
 use crate::model::pod::lifecycle;
 use crate::state::KubernetesBackend;
 
