@@ -163,7 +163,7 @@ async fn observe(
     Ok(Sight::Ended(containers.settle(id, exit).await))
 }
 
-fn wake(message: &Message, clock: Clock) -> Option<Wake> {
+fn wake(message: &Message, clock: ClockOffset) -> Option<Wake> {
     let id = message.container()?;
     match message.action() {
         "die" => Some(Wake::Container(id, message.exit())),
