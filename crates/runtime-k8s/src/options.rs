@@ -10,7 +10,7 @@ use runtime_core::{Deadlines, Error, Result, Scope};
 /// Default interval of the pings of sessions.
 pub(crate) const SESSION_PING_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How to connect to a cluster, and how pods are made there.
+/// Options of a connection to a cluster, and of the pods that it creates.
 ///
 /// [`ContainerSpec`](runtime_core::ContainerSpec) has the options that all engines share. These are
 /// specific to Kubernetes, and apply to every container of the runtime.
@@ -60,7 +60,7 @@ pub struct KubernetesOptions {
     /// Source of statistics.
     pub stats: StatsSource,
     /// The resource that `gpus` by number counts, for example `nvidia.com/gpu`. Without it the
-    /// capability is false: a role in a namespace cannot see what the nodes have.
+    /// capability is false: a role in a namespace cannot read the capacity of the nodes.
     pub gpu_resource: Option<String>,
     /// Host ports on the nodes that published ports are chosen from. 20000 to 29999: below the
     /// range of services of type NodePort, and below the ephemeral ports of Linux.
@@ -81,8 +81,8 @@ pub struct KubernetesOptions {
     /// expected to agree.
     ///
     /// Less than 30 s can end a container that would have run: the first attempt of a node may
-    /// precede its right to read the login of the image, and is then made without the login (the
-    /// node authorizer can observe a pod after the node; the kubelet's log on 1.20 had "no
+    /// precede its right to read the login of the image, and the pull is then without the login
+    /// (the node authorizer can observe a pod after the node; the kubelet's log on 1.20 had "no
     /// relationship found" 53 times after one conformance run). The kubelet tries again after a
     /// pause of at least 10 s.
     pub pull_budget: Duration,

@@ -62,7 +62,7 @@ fn texts(mut header: &str) -> Vec<String> {
     }
 }
 
-/// The text of the first warning, and what follows it.
+/// Returns the text of the first warning, and the rest.
 fn warning(header: &str) -> Option<(String, &str)> {
     let (code, rest) = header.split_once(' ')?;
     if code.len() != 3 || !code.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -85,7 +85,7 @@ fn warning(header: &str) -> Option<(String, &str)> {
     }
 }
 
-/// The content of a quoted string at the beginning, and what follows it. Control characters are
+/// Returns the content of a quoted string at the beginning, and the rest. Control characters are
 /// left out, because the text goes to a terminal or a log.
 fn quoted(text: &str) -> Option<(String, &str)> {
     let inside = text.strip_prefix('"')?;

@@ -144,8 +144,8 @@ fn quota(text: &str, message: &str) -> Option<Error> {
     })
 }
 
-/// The field of a resource of which more is requested than the whole quota, which never fits:
-/// `NAME, requested: A=1,B=2, used: A=1,B=2, limited: A=1,B=2`.
+/// Returns the field of a resource whose request is larger than the whole quota: `NAME, requested:
+/// A=1,B=2, used: A=1,B=2, limited: A=1,B=2`.
 fn larger_than_quota(text: &str) -> Option<&'static str> {
     let (_, rest) = text.split_once(", requested: ")?;
     let (requested, rest) = rest.split_once(", used: ")?;
@@ -199,8 +199,8 @@ fn reference(text: &str, message: &str) -> Option<Error> {
     None
 }
 
-/// A refusal by the authorizer: `User "u" cannot create resource "pods" in API group "" in the
-/// namespace "n"`.
+/// Returns the error for a refusal by the authorizer: `User "u" cannot create resource "pods" in
+/// API group "" in the namespace "n"`.
 fn missing_right(text: &str, message: &str) -> Option<Error> {
     let (_, verb, object, rest) = right_of(text)?;
     let mut right = format!("{verb} {object}");

@@ -5,8 +5,8 @@ use runtime_core::{Error, ErrorKind};
 /// Message of a server about a patch with a failed test.
 const FAILED_TEST: &str = "the server rejected our request due to an error in our request";
 
-/// Returns whether a policy of the cluster has refused a request that the server itself would take:
-/// an admission webhook, an admission policy or plugin. A missing right is not a policy.
+/// Returns whether a policy of the cluster has refused a request that the server itself would
+/// accept: an admission webhook, an admission policy or plugin. A missing right is not a policy.
 pub(crate) fn is_policy(error: &Error) -> bool {
     let message = error.message().unwrap_or_default();
     match error.kind() {

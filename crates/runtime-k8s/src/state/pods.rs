@@ -5,7 +5,7 @@
 //! server it resumes from the last version, and lists again if the server does not have that
 //! version any more.
 
-mod ends;
+mod exits;
 mod freshness;
 mod poll;
 #[cfg(test)]

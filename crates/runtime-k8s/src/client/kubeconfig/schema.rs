@@ -252,7 +252,7 @@ impl File {
         }
     }
 
-    /// Adds the entries of a later file. Of entries with one name the first one stays whole.
+    /// Adds the entries of a later file. Of entries with the same name the first one is kept.
     pub(super) fn merge(&mut self, later: Self) {
         if self.current_context.is_empty() {
             self.current_context = later.current_context;

@@ -54,8 +54,7 @@ where
         Self { connector, generation, client: Arc::new(Mutex::new(client)) }
     }
 
-    /// Returns the client of the current generation. Requests that are under way keep the connection
-    /// that they have.
+    /// Returns the client of the current generation. Requests in progress keep their connections.
     fn client(&self) -> legacy::Client<C, Body> {
         let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
         let current = self.generation.current();
@@ -106,7 +105,7 @@ mod tests {
     use tokio::net::TcpListener;
     use tokio::sync::watch;
 
-    /// A server that responds only on the connections that it accepted in its current state.
+    /// Starts a server that responds only on the connections that it accepted in its current state.
     async fn serve(is_well: watch::Receiver<bool>, taken: Arc<AtomicUsize>) -> String {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();

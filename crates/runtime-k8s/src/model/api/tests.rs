@@ -52,7 +52,7 @@ fn times_with_and_without_fractions_are_parsed() {
     assert_eq!(Time::parse("yesterday"), None);
 }
 
-/// A running pod of this backend.
+/// Returns a running pod of this backend.
 fn plain() -> Value {
     json!({
         "metadata": {

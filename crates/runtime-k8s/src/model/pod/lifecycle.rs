@@ -223,7 +223,8 @@ fn terminated(pod: &Pod) -> Option<&Terminated> {
     pod.container_status()?.state.terminated.as_ref()
 }
 
-/// `ContainerCannotRun` is the reason that the old Docker shim of the kubelet reports.
+/// Returns whether the process was started. `ContainerCannotRun` is the reason that the old Docker
+/// shim of the kubelet reports.
 fn was_started(terminated: &Terminated) -> bool {
     !matches!(terminated.reason.as_deref(), Some("StartError" | "ContainerCannotRun"))
         && terminated.started_at.is_some_and(|time| time.0 > SystemTime::UNIX_EPOCH)

@@ -262,7 +262,7 @@ fn kubernetes_options_are_set_in_pod() {
     assert_eq!(pod["metadata"]["annotations"]["container-runtime/belongings"], "secret,budget");
 }
 
-/// The expansion of the kubelet, as third_party/forked/golang/expansion documents it.
+/// Expands a text like the kubelet, as third_party/forked/golang/expansion documents it.
 fn expand(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;

@@ -171,14 +171,15 @@ impl LogSource for PodLog {
         }
     }
 
-    /// A node checks once a second if the container of a followed log has ended. An ended container
-    /// has written all of its log, so that only the network may delay the rest.
+    /// Returns how long the rest of a log may take. A node checks once a second if the container of
+    /// a followed log has ended. An ended container has written all of its log, so that only the
+    /// network may delay the rest.
     fn drained(&self) -> Duration {
         // The rest is read again after that, so this only saves a request.
         Duration::from_millis(5)
     }
 
-    /// The node counts lines of the log file, and each piece of a long line.
+    /// Returns `true`: the node counts lines of the log file, and each piece of a long line.
     fn has_line_tail(&self) -> bool {
         true
     }

@@ -16,7 +16,7 @@ const RUNNING: &str = r#"{"metadata": {"name": "p", "uid": "u"}, "spec": {"conta
     "status": {"phase": "Running", "containerStatuses": [{"name": "main", "state": {"running":
     {"startedAt": "2026-11-23T17:00:00Z"}}}]}}"#;
 
-/// A hundred lines a second.
+/// Returns a line of a log with a hundred lines a second.
 fn line(number: usize) -> String {
     let (minutes, seconds, hundredths) = (number / 6000, number / 100 % 60, number % 100);
     format!("2026-11-23T17:{minutes:02}:{seconds:02}.{hundredths:02}0000000Z line {number}\n")
@@ -26,8 +26,8 @@ fn leak(text: String) -> &'static str {
     Box::leak(text.into_boxed_str())
 }
 
-/// A server whose log has so many lines, and that ends each response in order after so many. The
-/// queries of the logs are kept.
+/// Returns a client of a server whose log has `lines` lines, and that ends each response without an
+/// error after `most` lines, and the queries for the log.
 fn server(pod: &'static str, lines: usize, most: usize) -> (Client, Arc<Mutex<Vec<String>>>) {
     let sent_queries = Arc::new(Mutex::new(Vec::new()));
     let queries = Arc::clone(&sent_queries);

@@ -76,7 +76,7 @@ mod tests {
         let ended = seen.wait_for(|seen| info::status(&seen.state) == ContainerStatus::Exited);
         assert_eq!(ended.await.unwrap().exit().unwrap().code, Some(3));
         assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
-        // The watch is tried again now and then, and the lists go on.
+        // The watch is retried from time to time, and the polling continues.
         tokio::time::sleep(Duration::from_secs(200)).await;
         assert!((150..220).contains(&lists.load(Ordering::Relaxed)), "{lists:?}");
     }

@@ -19,8 +19,9 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/k8s/recordings")
 }
 
-/// The events of a recording. Its pods were started only by removing their gates, and stopped only
-/// by changing their images. The label and the annotation of this library are added here.
+/// Returns the events of a recording. Its pods were started only by removing their gates, and
+/// stopped only by changing their images. The label and the annotation of this library are added
+/// here.
 fn read(name: &str) -> Vec<Line> {
     let text = std::fs::read_to_string(folder().join(format!("{name}.watch.jsonl"))).unwrap();
     let line = |line: &str| {

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Inner;
-use super::ends::EVENT_RETRY_DELAYS_MS;
+use super::exits::EVENT_RETRY_DELAYS_MS;
 use crate::model::api::Pod;
 
 /// Maximum number of concurrent explanations.

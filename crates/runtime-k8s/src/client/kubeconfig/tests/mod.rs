@@ -1,4 +1,4 @@
-//! The configuration, field by field, against what kubectl 1.32 was seen to do.
+//! The configuration, field by field, compared with the observed behaviour of kubectl 1.32.
 
 mod credentials;
 mod files;
@@ -14,7 +14,7 @@ use crate::client::environment::Environment;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A kubeconfig with one cluster and one user, whose fields are YAML flow mappings.
+/// Returns a kubeconfig with one cluster and one user, whose fields are YAML flow mappings.
 fn one(cluster: &str, user: &str) -> String {
     format!(
         "current-context: c\n\
