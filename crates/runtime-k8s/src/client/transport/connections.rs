@@ -245,7 +245,7 @@ mod tests {
             match tokio::time::timeout(DELIVERY_GRACE * 2, body.data()).await {
                 Ok(read) => break read.unwrap_err(),
                 Err(_) => {
-                    assert!(begun.elapsed() < Duration::from_secs(600), "the read has no timeout")
+                    assert!(begun.elapsed() < Duration::from_secs(600), "the read has no timeout");
                 }
             }
         };
