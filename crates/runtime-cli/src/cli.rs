@@ -108,8 +108,8 @@ pub(crate) struct Run {
     /// Runs the container in the background and prints its id
     #[arg(long, short)]
     pub(crate) detach: bool,
-    /// Removes the container after its exit. With --detach only Docker does; on other backends the
-    /// container stays until `rm` or `reap`
+    /// Removes the container after its exit. Has no effect with --detach: unlike with Docker's CLI,
+    /// the container stays until `rm` or `reap`
     #[arg(long)]
     pub(crate) rm: bool,
     #[command(flatten)]

@@ -97,7 +97,7 @@ async fn run_detached(
     }
     crate::format::print(&format!("{}\n", container.id()))?;
     if remove {
-        style::note("--rm has no effect with --detach on this backend; see `runtime reap`");
+        style::note("--rm has no effect with --detach: the container stays; see `runtime reap`");
     }
     Ok(0)
 }
