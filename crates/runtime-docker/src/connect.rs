@@ -50,6 +50,8 @@ pub(crate) async fn connect(options: DockerOptions) -> Result<DockerBackend> {
         scope: context.scope.clone(),
         flavour: engine.flavour,
         clock: engine.clock,
+        // Shared PIDs prove the same kernel, and so the same clock.
+        same_clock: context.capabilities.exec_signal,
         containers: Arc::clone(&containers),
     };
     let exits = ExitHub::new(exits, recheck_interval(engine.flavour));

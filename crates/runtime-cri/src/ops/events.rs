@@ -23,7 +23,7 @@ use crate::model::container::ListedContainer;
 use crate::model::info::has_labels;
 use crate::state::CriBackend;
 use crate::state::journal::{JournalOffset, RemovalRecord};
-use crate::state::poller::{CHANNEL_CAPACITY, Change};
+use crate::state::poller::{CHANNEL_CAPACITY, Change, INSPECT_CONCURRENCY};
 
 /// Delay between two reads of a journal that cannot be watched.
 const JOURNAL_POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -71,9 +71,14 @@ pub(crate) async fn open(backend: &Arc<CriBackend>, options: EventsOptions) -> R
                     diff.report_record(record);
                 }
             }
-            for listed in now {
-                diff.report_change(Change::appeared(&backend.connection, listed).await?);
+            let connection = &backend.connection;
+            let mut changes = stream::iter(now)
+                .map(|listed| Change::appeared(connection, listed))
+                .buffered(INSPECT_CONCURRENCY);
+            while let Some(change) = changes.next().await {
+                diff.report_change(change?);
             }
+            drop(changes);
             diff.queue.retain(|event| event.time >= since);
             diff.queue.make_contiguous().sort_by_key(|event| event.time);
         }

@@ -81,7 +81,12 @@ pub(crate) async fn stream(
     let state = Some((Arc::clone(backend), container.clone(), ticks));
     let more = stream::unfold(state, |state| async {
         let (backend, container, mut ticks) = state?;
-        ticks.tick().await;
+        let context = &backend.connection.context;
+        let tick = async { Ok(ticks.tick().await) };
+        if let Err(error) = context.unless_closed(tick).await {
+            let error = error.during(Operation::Stats).on(BACKEND).about(&container.id);
+            return Some((Err(error), None));
+        }
         match once(&backend, &container).await {
             Ok(stats) => Some((Ok(stats), Some((backend, container, ticks)))),
             Err(error)

@@ -127,7 +127,17 @@ async fn stop_by_signal(
                 && !connection.context.closed.is_cancelled() => {}
         sent => sent?,
     }
-    let ended = tokio::time::timeout(grace, backend.exits.wait(&container.id)).await;
+    let ended = async {
+        match backend.exits.wait(&container.id).await {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                // A close ends all waits, but not this stop: the container has the rest of its grace.
+                tracing::debug!(%error, container = %container.id, "failed to wait for a stop");
+                std::future::pending().await
+            }
+            _ => {}
+        }
+    };
+    let ended = tokio::time::timeout(grace, ended).await;
     Ok(if ended.is_ok() { BySignal::Ended } else { BySignal::RunsOn })
 }
 

@@ -26,14 +26,17 @@ struct Verbose {
     pid: i32,
 }
 
-/// Returns the status of a container.
+/// Returns the status of a container. Also works while the runtime is being closed, because a stop and
+/// a removal complete then.
 pub(crate) async fn status(
     connection: &Connection,
     operation: Operation,
     id: &ContainerId,
 ) -> Result<cri::ContainerStatus> {
     let request = cri::ContainerStatusRequest { container_id: id.to_string(), verbose: false };
-    let response = connection.call(operation, request).await.map_err(|error| error.about(id))?;
+    let query = connection.context.deadlines.query;
+    let response = connection.client.call(operation, query, request).await;
+    let response = response.map_err(|error| error.about(id))?;
     response.status.ok_or_else(|| Error::internal("the engine sent no status").about(id))
 }
 
@@ -44,7 +47,8 @@ pub(crate) async fn status_and_pid(
     id: &ContainerId,
 ) -> Result<(cri::ContainerStatus, Option<i32>)> {
     let request = cri::ContainerStatusRequest { container_id: id.to_string(), verbose: true };
-    let response = connection.call(operation, request).await?;
+    let query = connection.context.deadlines.query;
+    let response = connection.client.call(operation, query, request).await?;
     let status = response.status.unwrap_or_default();
     let pid = response
         .info

@@ -34,7 +34,7 @@ const POLL_INTERVAL_MAX: Duration = Duration::from_secs(1);
 pub(crate) const CHANNEL_CAPACITY: usize = 4096;
 
 /// Number of containers that are inspected at the same time.
-const INSPECT_CONCURRENCY: usize = 8;
+pub(crate) const INSPECT_CONCURRENCY: usize = 8;
 
 /// Difference between two lists.
 #[derive(Debug, Clone)]

@@ -95,9 +95,13 @@ impl ClockOffset {
         (time + self.ahead).checked_sub(self.behind).unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
-    /// Returns our time at a time of the engine.
-    pub(crate) fn here(self, time: SystemTime) -> SystemTime {
-        (time + self.behind).checked_sub(self.ahead).unwrap_or(SystemTime::UNIX_EPOCH)
+    /// Returns the earliest time of this process that a time of the engine can be. `is_same` is
+    /// `true` if both read the same clock.
+    pub(crate) fn earliest(self, time: SystemTime, is_same: bool) -> SystemTime {
+        if is_same {
+            return time;
+        }
+        (time + self.behind).checked_sub(self.ahead + OFFSET_MIN).unwrap_or(SystemTime::UNIX_EPOCH)
     }
 }
 

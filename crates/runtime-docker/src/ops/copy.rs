@@ -100,7 +100,12 @@ impl Files<'_> {
     async fn pack(&self, path: &str) -> Result<ByteStream> {
         if self.is_hidden(Operation::CopyOut, path).await? {
             let idle_timeout = self.backend.deadlines().pull_inactivity;
-            return runtime_support::copy::pack(&self.handle(), path, idle_timeout).await;
+            let id = self.container.id.clone();
+            let pieces = runtime_support::copy::pack(&self.handle(), path, idle_timeout).await?;
+            let pieces = pieces.map(move |piece: Result<Bytes>| {
+                piece.during(Operation::CopyOut).on(BACKEND).about(&id)
+            });
+            return Ok(pieces.boxed());
         }
         let idle_timeout = self.backend.deadlines().pull_inactivity;
         let bytes = if self.backend.engine.is_podman() {

@@ -1,5 +1,7 @@
 //! Starts a container.
 
+use std::time::Duration;
+
 use http::StatusCode;
 use runtime_core::{ContainerStatus, Error, ErrorKind, Operation, Result, StartOutcome};
 
@@ -51,14 +53,19 @@ pub(crate) async fn start(
     }
 }
 
+/// Timeout of the inspection after a start that failed because of a group.
+const NAME_GROUP_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Adds the field to the error of a group that does not exist. The engines report the group of the
 /// user and a supplementary group with the same message.
 async fn name_group(backend: &DockerBackend, container: &DockerContainer, error: Error) -> Error {
     let text = error.message().unwrap_or_default().to_owned();
     let Some((_, rest)) = text.split_once("nable to find group ") else { return error };
     let group = rest.split(':').next().unwrap_or_default();
-    match backend.inspect(Operation::Start, &container.id).await {
-        Ok(inspect) if inspect.host_config.group_add.iter().flatten().any(|g| g == group) => {
+    // A slow response must not replace the failure by the timeout of the start.
+    let inspect = backend.inspect(Operation::Start, &container.id);
+    match tokio::time::timeout(NAME_GROUP_TIMEOUT, inspect).await {
+        Ok(Ok(inspect)) if inspect.host_config.group_add.iter().flatten().any(|g| g == group) => {
             error.with_field("groups")
         }
         _ => error,

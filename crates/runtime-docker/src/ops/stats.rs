@@ -61,7 +61,11 @@ pub(crate) async fn stream(
     let state = (Arc::clone(backend), container.id.clone(), ticks);
     let later = stream::unfold(Some(state), async |state| {
         let (backend, id, mut ticks) = state?;
-        ticks.tick().await;
+        let tick = async { Ok(ticks.tick().await) };
+        if let Err(error) = backend.context.unless_closed(tick).await {
+            let error = error.during(Operation::Stats).on(BACKEND).about(&id);
+            return Some((Err(error), None));
+        }
         match measure(&backend, &id).await {
             Ok(Some(stats)) => Some((Ok(stats), Some((backend, id, ticks)))),
             Ok(None) => None,

@@ -35,6 +35,8 @@ pub(crate) struct DockerExits {
     pub(crate) scope: Scope,
     pub(crate) flavour: Flavour,
     pub(crate) clock: ClockOffset,
+    /// Whether the engine runs on this host and reads its clock.
+    pub(crate) same_clock: bool,
     pub(crate) containers: Arc<ContainerStates>,
 }
 
@@ -50,10 +52,10 @@ impl ExitSource for DockerExits {
         let open = within(Operation::Wait, self.deadlines.query, self.http.call(request));
         let response = open.await?;
         let bytes = self.http.stream(Operation::Wait, response);
-        let clock = self.clock;
+        let (clock, same_clock) = (self.clock, self.same_clock);
         let wakes = events::messages(Operation::Wait, bytes).filter_map(move |message| {
             future::ready(match message {
-                Ok(message) => wake(&message, clock).map(Ok),
+                Ok(message) => wake(&message, |time| clock.earliest(time, same_clock)).map(Ok),
                 Err(error) => Some(Err(error)),
             })
         });
@@ -163,11 +165,12 @@ async fn observe(
     Ok(Sight::Ended(containers.settle(id, exit).await))
 }
 
-fn wake(message: &Message, clock: ClockOffset) -> Option<Wake> {
+/// Returns the wake-up of an event. `earliest` converts the time of the event.
+fn wake(message: &Message, earliest: impl Fn(SystemTime) -> SystemTime) -> Option<Wake> {
     let id = message.container()?;
     match message.action() {
         "die" => Some(Wake::Container(id, message.exit())),
-        "destroy" | "remove" => Some(Wake::Removed(id, clock.here(message.time()))),
+        "destroy" | "remove" => Some(Wake::Removed(id, earliest(message.time()))),
         _ => None,
     }
 }

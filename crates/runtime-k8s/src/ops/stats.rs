@@ -132,7 +132,7 @@ pub(crate) async fn of_many(
         return super::node_engine::stats_of_many(engine, &running).await;
     }
     backend.samples.retain(|uid| backend.pods.entry(uid).is_some());
-    measure(backend, &running).await
+    backend.query(Operation::Stats, measure(backend, &running)).await
 }
 
 /// Measures running pods. Pods without a measurement are left out.

@@ -13,16 +13,21 @@ use crate::within;
 
 /// Returns the deadline of a whole operation. Other operations wait or transfer data without a
 /// deadline, or have one that depends on their arguments.
-fn deadline(operation: Operation, deadlines: &Deadlines) -> Option<Duration> {
+fn deadline(
+    operation: Operation,
+    is_of_container: bool,
+    deadlines: &Deadlines,
+) -> Option<Duration> {
     match operation {
         Operation::Health
         | Operation::Reattach
         | Operation::List
         | Operation::Events
         | Operation::Info
-        | Operation::Stats
         | Operation::Kill
         | Operation::Attach => Some(deadlines.query),
+        // The statistics of many containers take longer, the more there are.
+        Operation::Stats if is_of_container => Some(deadlines.query),
         Operation::Start | Operation::Exec => Some(deadlines.start),
         Operation::Remove => Some(deadlines.remove),
         _ => None,
@@ -44,7 +49,7 @@ pub(super) async fn call<B: Backend, T>(
     let context = backend.context();
     let started = Instant::now();
     let limited = async {
-        match deadline(operation, &context.deadlines) {
+        match deadline(operation, container.is_some(), &context.deadlines) {
             Some(deadline) => within(operation, deadline, work).await,
             None => work.await,
         }

@@ -219,10 +219,8 @@ impl Driver {
                         self.inner.apply(id, sight.clone());
                     }
                 }
-                for id in left {
-                    self.inner.apply(id, Sight::Gone);
-                }
-                Ok(())
+                let gone: Vec<_> = left.into_iter().cloned().collect();
+                self.apply_gone(&gone)
             }
             Err(error) => {
                 for id in ids {
@@ -242,8 +240,10 @@ impl Driver {
             })
             .buffer_unordered(INSPECTIONS_MAX);
         let mut failed = Ok(());
+        let mut gone = Vec::new();
         while let Some((id, seen, sight)) = observations.next().await {
             match sight {
+                Ok(Sight::Gone) => gone.push(id),
                 Ok(sight) => inner.apply(&id, sight),
                 Err(error) if is_final(&error) => inner.resolve(&id, Err(error)),
                 Err(error) => {
@@ -256,7 +256,18 @@ impl Driver {
         if failed.is_ok() {
             self.backoff.reset();
         }
+        self.apply_gone(&gone)?;
         failed
+    }
+
+    /// Resolves the waits for containers that no longer exist. The removal can be among the wake-ups
+    /// that are available by now.
+    fn apply_gone(&mut self, gone: &[ContainerId]) -> Result<()> {
+        let taken = self.take_ready_wakes();
+        for id in gone {
+            self.inner.apply(id, Sight::Gone);
+        }
+        taken
     }
 
     async fn idle(&mut self, changes: u64) -> Result<()> {
@@ -276,6 +287,9 @@ impl Driver {
     /// Applies the available wake-ups, so that containers that end together are inspected together,
     /// and a removal is applied before the container is checked.
     fn take_ready_wakes(&mut self) -> Result<()> {
+        if self.inner.lock().entries.is_empty() {
+            return Ok(());
+        }
         while let Some(wakes) = &mut self.wakes
             && let Some(wake) = wakes.next().now_or_never()
         {
