@@ -34,8 +34,9 @@ impl Backend for KubernetesBackend {
         begun: Instant,
         error: Error,
     ) -> Error {
-        // The timeout of a copy is about the container and not about the server.
-        if matches!(operation, Operation::CopyIn | Operation::CopyOut) {
+        // The timeout of a copy is about the container and not about the server. That of a stop is
+        // explained already.
+        if matches!(operation, Operation::CopyIn | Operation::CopyOut | Operation::Stop) {
             return error;
         }
         let error = self.explain_timeout(begun, error);

@@ -37,14 +37,13 @@ pub(crate) fn with_field(error: Error, plan: &Plan) -> Error {
         return error;
     }
     let container = main(plan);
-    let message =
-        |message: Option<&Vec<String>>| message.into_iter().flatten().map(String::len).sum();
+    let length = |words: Option<&Vec<String>>| words.into_iter().flatten().map(String::len).sum();
     let env = container.and_then(|container| container.env.as_ref()).into_iter().flatten();
     let annotations = plan.pod.metadata.annotations.iter().flatten();
     let sizes: [(usize, &str); 4] = [
         (env.map(|e| e.name.len() + e.value.as_ref().map_or(0, String::len)).sum(), "env"),
-        (message(container.and_then(|container| container.args.as_ref())), "arguments"),
-        (message(container.and_then(|container| container.command.as_ref())), "command"),
+        (length(container.and_then(|container| container.args.as_ref())), "arguments"),
+        (length(container.and_then(|container| container.command.as_ref())), "command"),
         (annotations.map(|(key, value)| key.len() + value.len()).sum(), "labels"),
     ];
     match sizes.into_iter().max() {

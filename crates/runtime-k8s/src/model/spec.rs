@@ -135,8 +135,8 @@ pub(crate) fn plan(
             }
             .to_owned(),
         ),
-        command: command.map(|message| message.iter().map(|word| escape(word)).collect()),
-        args: arguments.map(|message| message.iter().map(|word| escape(word)).collect()),
+        command: command.map(|words| words.iter().map(|word| escape(word)).collect()),
+        args: arguments.map(|words| words.iter().map(|word| escape(word)).collect()),
         env: Some(
             env.into_iter()
                 .map(|(name, value)| EnvVar {

@@ -103,7 +103,8 @@ fn failed(exit: &Exit) -> Error {
 }
 
 fn start_failed(message: String) -> Error {
-    if message.starts_with("no node accepts it") {
+    // The second is the message of earlier versions, which other processes may have stored.
+    if ["no node accepts it", "no node takes it"].iter().any(|start| message.starts_with(start)) {
         return Error::new(ErrorKind::ResourceExhausted).with_message(message);
     }
     let field = if crate::model::api::refuses_source(&message) || message.contains("mounting") {
@@ -205,10 +206,7 @@ mod tests {
             assert_eq!((error.kind(), error.field()), want, "{message}");
             assert!(!error.is_retryable(), "{message}");
             if !message.is_empty() {
-                assert!(
-                    error.message().is_some_and(|message| message.contains(message)),
-                    "{error:?}"
-                );
+                assert!(error.message().is_some_and(|text| text.contains(message)), "{error:?}");
             }
         }
     }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use k8s_tests::fake::{FakeServer, Received, Recording};
 use runtime_core::{
     Container, ContainerSpec, ErrorKind, EventKind, EventStream, EventsOptions, ExitReason,
@@ -36,7 +37,16 @@ async fn connect(options: &KubernetesOptions) -> KubernetesRuntime {
 
 fn waiter(container: &Arc<dyn Container>) -> JoinHandle<runtime_core::Result<End>> {
     let container = Arc::clone(container);
-    tokio::spawn(async move { container.wait().await.map(|exit| (exit.reason, exit.code)) })
+    let mut wait =
+        Box::pin(async move { container.wait().await.map(|exit| (exit.reason, exit.code)) });
+    // The wait begins here, and not when a busy machine runs the task.
+    let ready = wait.as_mut().now_or_never();
+    tokio::spawn(async move {
+        match ready {
+            Some(done) => done,
+            None => wait.await,
+        }
+    })
 }
 
 async fn told(mut events: EventStream) -> Vec<End> {

@@ -110,7 +110,7 @@ async fn stop_during_pull_holds_and_removed_container_never_runs() -> Outcome {
     let error = handle.stop(StopOptions::default()).await.expect_err("the node pulls");
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error:?}");
     let words = error.message().unwrap_or_default();
-    assert!(words.contains("the stop goes on, and `remove` ends"), "{error:?}");
+    assert!(words.contains("the stop continues, and `remove` ends"), "{error:?}");
     is_removed(removed).await?;
     slow.release.send_replace(true);
     let exit = timeout(PATIENCE, stopped.wait()).await??;

@@ -40,8 +40,8 @@ pub(crate) struct PingTracker {
     sent: AtomicUsize,
     /// The number of the first ping after the last input.
     wanted: AtomicU64,
-    /// The number after that of the last ping with a response.
-    with_timeout: AtomicU64,
+    /// The number after that of the last answered ping.
+    answered: AtomicU64,
 }
 
 impl PingTracker {
@@ -54,7 +54,7 @@ impl PingTracker {
     pub(crate) fn pong(&self, payload: &[u8]) {
         if let Ok(number) = <[u8; 8]>::try_from(payload) {
             let number = u64::from_be_bytes(number).saturating_add(1);
-            self.with_timeout.fetch_max(number, Ordering::Relaxed);
+            self.answered.fetch_max(number, Ordering::Relaxed);
         }
     }
 
@@ -67,6 +67,6 @@ impl PingTracker {
     /// Returns whether the server may be waiting for a process that does not read.
     pub(crate) fn may_be_busy(&self) -> bool {
         self.sent.load(Ordering::Relaxed) > BUFFERED_INPUT_BYTES
-            && self.with_timeout.load(Ordering::Relaxed) <= self.wanted.load(Ordering::Relaxed)
+            && self.answered.load(Ordering::Relaxed) <= self.wanted.load(Ordering::Relaxed)
     }
 }

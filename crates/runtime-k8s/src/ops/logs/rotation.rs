@@ -8,7 +8,7 @@ use tokio::time::Instant;
 /// Minimum interval between two rotations: the kubelet checks the size of logs every 10 s.
 const ROTATION_INTERVAL_MIN: Duration = Duration::from_secs(10);
 
-/// ReadProgress over all opens of a log.
+/// Progress over all opens of a log.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct ReadProgress {
     pub(super) newest: Option<SystemTime>,

@@ -83,7 +83,7 @@ struct OpenLogStream {
     reader: line::Reader,
     since: Option<SystemTime>,
     follow: bool,
-    /// ReadProgress of the previous open, until the first chunk was compared with it.
+    /// Progress of the previous open, until the first chunk was compared with it.
     before: Option<ReadProgress>,
     /// The newest time that was read before this open.
     newest_before: Option<SystemTime>,
