@@ -1,4 +1,4 @@
-//! A case.
+//! Cases of the suite and the macro that lists them.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -7,13 +7,13 @@ use runtime_core::Capability;
 
 use crate::{Context, Outcome};
 
-/// The body of a case while it runs. It stays on one thread.
+/// Future of a running case. It stays on one thread.
 pub type Body = Pin<Box<dyn Future<Output = Outcome>>>;
 
-/// Makes the body of a case.
+/// Function that creates the body of a case.
 pub type CaseFn = fn(Context) -> Body;
 
-/// One thing that every backend has to keep.
+/// Named requirement that every backend has to meet.
 #[derive(Debug, Clone, Copy)]
 pub struct Case {
     pub(crate) name: &'static str,
@@ -27,7 +27,7 @@ pub struct Case {
 }
 
 impl Case {
-    /// A case that may take a minute.
+    /// Creates a case with a time limit of one minute.
     pub(crate) const fn new(
         name: &'static str,
         needs: &'static [Capability],
@@ -45,47 +45,48 @@ impl Case {
         }
     }
 
-    /// It takes long: it begins before the others and may take ten minutes, beside other engines.
+    /// Marks the case as heavy: it starts before the others and has ten minutes, because other engines may be
+    /// under test at the same time.
     pub(crate) const fn heavy(mut self) -> Self {
         self.heavy = true;
         self.limit = Duration::from_secs(600);
         self
     }
 
-    /// Nothing else may run beside it.
+    /// Marks the case as exclusive: no other case runs at the same time.
     pub(crate) const fn exclusive(mut self) -> Self {
         self.exclusive = true;
         self.limit = Duration::from_secs(180);
         self
     }
 
-    /// It kills the engine, and runs alone.
+    /// Marks the case as one that kills the engine; it runs alone.
     pub(crate) const fn kills_engine(mut self) -> Self {
         self.kills_engine = true;
         self.exclusive()
     }
 
-    /// Runs on one engine of each backend only, unless every engine is tested in full: the case is
-    /// expensive, and shows a promise of the backend rather than of one version of an engine.
+    /// Marks the case as long: it runs on one engine of each backend only, unless every engine is tested in
+    /// full. For expensive cases that test the backend rather than one version of an engine.
     pub(crate) const fn long(mut self) -> Self {
         self.long = true;
         self
     }
 
-    /// Its name, `area::what`.
+    /// Returns the name, `area::what`.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         self.name
     }
 
-    /// The capabilities that it needs.
+    /// Returns the required capabilities.
     #[must_use]
     pub const fn needs(&self) -> &'static [Capability] {
         self.needs
     }
 }
 
-/// Makes the table of a file of cases: `area, name [Capability, ...] modifier, ...`.
+/// Creates the table of a file of cases: `area, name [Capability, ...] modifier, ...`.
 macro_rules! cases {
     ($area:literal: $($name:ident [$($need:ident),*] $($modifier:ident)*;)*) => {
         pub(super) const CASES: &[crate::Case] = &[$(

@@ -1,4 +1,4 @@
-//! A second process that makes a container and is killed, for the cases about recovery.
+//! Second process that creates a container and is killed, for the recovery cases.
 
 use std::process::Stdio;
 
@@ -11,12 +11,12 @@ use crate::{Context, Failure, Subject};
 
 const SCOPE: &str = "RUNTIME_CONFORMANCE_CHILD_SCOPE";
 
-/// The scope to work in, when this process is the child.
+/// Returns the scope to use if this process is the child.
 pub(crate) fn scope() -> Option<String> {
     std::env::var(SCOPE).ok()
 }
 
-/// What the child does: it starts a container, says which, and waits to be killed.
+/// Runs the child: starts a container, prints its id and waits to be killed.
 pub(crate) async fn run(subject: &dyn Subject, scope: &str) -> Result<(), Failure> {
     let registry = subject.registry();
     let image = Image::new(subject.images().busybox)
@@ -33,7 +33,7 @@ pub(crate) async fn run(subject: &dyn Subject, scope: &str) -> Result<(), Failur
     std::future::pending().await
 }
 
-/// Has a child start a container in the scope of `t`, kills the child, and gives the id.
+/// Starts a container in the scope of `t` from a child process, kills the child and returns the id.
 pub(crate) async fn container_of_a_killed_process(t: &Context) -> Result<ContainerId, Failure> {
     let mut child = Command::new(std::env::current_exe()?)
         .env(SCOPE, t.scope().as_str())

@@ -1,4 +1,4 @@
-//! What is left at the engine, by its own listing.
+//! Leftovers at the engine, according to its own listing.
 
 use std::sync::Mutex;
 
@@ -9,11 +9,11 @@ use crate::poll::{PATIENCE, lock, until};
 use crate::{Context, Failure, Outcome, Subject};
 
 impl Context {
-    /// Waits until the engine's own listing shows `count` things of this scope: for as long as it
-    /// goes on to change, since a busy engine takes its time for each of them.
+    /// Waits until the engine's own listing shows `count` objects of this scope. The wait continues as long
+    /// as the listing changes, because a busy engine takes time for each object.
     ///
     /// # Errors
-    /// When it does not come to that.
+    /// If the listing stops changing at another count.
     pub async fn until_left(&self, count: usize) -> Result<(), Failure> {
         until_left(self.subject(), self.scope(), count).await
     }
@@ -21,7 +21,7 @@ impl Context {
     /// Asserts that the engine's own listing shows nothing of this scope now.
     ///
     /// # Errors
-    /// When it does.
+    /// If the listing is not empty.
     pub async fn nothing_left(&self) -> Result<(), Failure> {
         let left = leftovers(self.subject(), self.scope()).await?;
         if !left.is_empty() {
@@ -30,8 +30,7 @@ impl Context {
         Ok(())
     }
 
-    /// Removes everything of the scopes of this case, and asserts that the engine shows nothing
-    /// of them any more.
+    /// Removes everything in the scopes of this case, and asserts that the engine lists nothing of them.
     pub(crate) async fn clean(&self) -> Outcome {
         let mut outcome = Ok(());
         for scope in self.scopes() {
@@ -60,7 +59,7 @@ impl Context {
         until_left(self.subject(), scope, 0).await
     }
 
-    /// What the engine has of the scopes of this case, for a case that does not end.
+    /// Describes the engine's objects in the scopes of this case, for a case that times out.
     pub(crate) async fn describe(&self) -> String {
         let mut all = Vec::new();
         for scope in self.scopes() {
@@ -78,7 +77,7 @@ async fn until_left(subject: &dyn Subject, scope: &Scope, count: usize) -> Resul
     let mut left = leftovers(subject, scope).await?;
     while left.len() != count {
         let now = Mutex::new(Vec::new());
-        // An engine that has much to undo at once shows nothing of it for a while.
+        // An engine with many removals in progress may show no change for a while.
         let changed = until(PATIENCE * 3, "a change", || async {
             *lock(&now) = leftovers(subject, scope).await?;
             Ok((*lock(&now) != left).then_some(()))
@@ -92,7 +91,7 @@ async fn until_left(subject: &dyn Subject, scope: &Scope, count: usize) -> Resul
     Ok(())
 }
 
-/// The engine's own listing of a scope.
+/// Returns the engine's own listing of a scope.
 async fn leftovers(subject: &dyn Subject, scope: &Scope) -> Result<Vec<String>, Failure> {
     subject.leftovers(scope).await.map_err(|error| Failure::new(error.to_string()))
 }

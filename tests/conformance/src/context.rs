@@ -1,4 +1,4 @@
-//! What a case works with.
+//! Context of a case: scope, connection and helpers.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,7 +17,7 @@ use crate::poll::{PATIENCE, lock, until};
 use crate::shared::SharedContainer;
 use crate::{Failure, Subject};
 
-/// What a case works with: a scope and a connection of its own. Clones share them.
+/// Scope and connection of one case. Clones share both.
 #[derive(Clone)]
 pub struct Context {
     inner: Arc<Inner>,
@@ -53,69 +53,69 @@ impl Context {
         })
     }
 
-    /// A context of another scope, on the same engine.
+    /// Returns a context of another scope on the same engine.
     pub(crate) async fn of_scope(&self, scope: Scope) -> Result<Self, Failure> {
         let Inner { subject, shared, .. } = &*self.inner;
         Self::new(Arc::clone(subject), scope, Arc::clone(shared)).await
     }
 
-    /// The container that cases share, which may not be made yet.
+    /// Returns the container that cases share, which may not exist yet.
     pub(crate) fn shared_container(&self) -> &SharedContainer {
         &self.inner.shared
     }
 
-    /// The engine under test.
+    /// Returns the engine under test.
     #[must_use]
     pub fn subject(&self) -> &dyn Subject {
         &*self.inner.subject
     }
 
-    /// The connection of the case.
+    /// Returns the connection of the case.
     #[must_use]
     pub fn runtime(&self) -> &Arc<dyn Runtime> {
         &self.inner.runtime
     }
 
-    /// The scope of the case.
+    /// Returns the scope of the case.
     #[must_use]
     pub fn scope(&self) -> &Scope {
         &self.inner.scope
     }
 
-    /// What the engine can do.
+    /// Returns the capabilities of the engine.
     #[must_use]
     pub fn capabilities(&self) -> &Capabilities {
         self.runtime().capabilities()
     }
 
-    /// Whether the engine has `capability`.
+    /// Returns `true` if the engine has `capability`.
     #[must_use]
     pub fn has(&self, capability: Capability) -> bool {
         self.capabilities().has(capability)
     }
 
-    /// Another connection for the scope of the case.
+    /// Opens another connection for the scope of the case.
     ///
     /// # Errors
-    /// When the engine cannot be reached.
+    /// If the engine cannot be reached.
     pub async fn connect(&self) -> Result<Arc<dyn Runtime>, Failure> {
         Ok(self.subject().connect(self.scope()).await?)
     }
 
-    /// Every scope of the case.
+    /// Returns all scopes of the case.
     pub(crate) fn scopes(&self) -> Vec<Scope> {
         lock(&self.inner.scopes).clone()
     }
 
-    /// Every folder that the case has made. They are not told again.
+    /// Takes the list of directories that the case has created; later calls do not return them again.
     pub(crate) fn take_folders(&self) -> Vec<PathBuf> {
         std::mem::take(&mut lock(&self.inner.folders))
     }
 
-    /// A connection for another scope, which is cleaned up like the case's own.
+    /// Opens a connection for another scope, which is cleaned up like the case's own.
     ///
     /// # Errors
-    /// When the engine cannot be reached.
+    /// If the engine cannot be reached.
     pub async fn connect_other_scope(&self) -> Result<Arc<dyn Runtime>, Failure> {
         let scope = Scope::new(format!("{}-{}", self.scope(), self.next()))?;
         lock(&self.inner.scopes).push(scope.clone());
@@ -126,16 +126,16 @@ impl Context {
         self.inner.counter.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// A container name that nobody has.
+    /// Returns a unique container name.
     #[must_use]
     pub fn name(&self, word: &str) -> String {
         format!("{word}-{}-{}", self.scope(), self.next())
     }
 
-    /// A new folder that the engine sees at the same path.
+    /// Creates a directory that the engine sees at the same path.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// If the directory cannot be created.
     pub fn folder(&self) -> Result<PathBuf, Failure> {
         let Some(shared) = self.subject().shared_dir() else {
             fail!("the subject gives no folder for mounts");
@@ -146,23 +146,23 @@ impl Context {
         Ok(path)
     }
 
-    /// The login of the test registry.
+    /// Returns the login of the test registry.
     #[must_use]
     pub fn auth(&self) -> RegistryAuth {
         let registry = self.subject().registry();
         RegistryAuth::new(registry.username, registry.password)
     }
 
-    /// An image of the test registry, with the login.
+    /// Returns an image of the test registry, with the login.
     #[must_use]
     pub fn image(&self, reference: impl Into<String>) -> Image {
         Image::new(reference).auth(self.auth())
     }
 
-    /// Pushes an image that the engine has not got. `name` is made unique.
+    /// Pushes an image that the engine does not have. `name` is made unique.
     ///
     /// # Errors
-    /// When the registry refuses it.
+    /// If the registry refuses the push.
     pub async fn fresh_image(&self) -> Result<Image, Failure> {
         let name = format!("conformance/{}:{}", self.scope(), self.next());
         Ok(self.image(self.push(&name).await?))
@@ -172,21 +172,21 @@ impl Context {
         self.subject().push_image(name).await.map_err(|error| Failure::new(error.to_string()))
     }
 
-    /// A container of busybox, with everything as the image has it.
+    /// Returns the spec of a busybox container with the defaults of the image.
     #[must_use]
     pub fn spec(&self) -> ContainerSpec {
         ContainerSpec::new(self.image(self.subject().images().busybox))
     }
 
-    /// A container that runs a shell script.
+    /// Returns the spec of a container that runs a shell script.
     #[must_use]
     pub fn script(&self, script: &str) -> ContainerSpec {
         self.spec().command(["sh", "-c", script])
     }
 
-    /// A container that runs a shell script which writes much. It outlives its output on engines that
-    /// may lose what was written in the moment before the end (`logs_at_exit`): one second was
-    /// too few on a busy machine.
+    /// Returns the spec of a container whose shell script writes a lot. The container outlives its output on
+    /// engines that may lose the last output before the exit (`logs_at_exit`): one second was too short on a
+    /// busy machine.
     #[must_use]
     pub fn writer(&self, script: &str) -> ContainerSpec {
         if self.has(Capability::LogsAtExit) {
@@ -195,68 +195,69 @@ impl Context {
         self.script(&format!("{script}; sleep 4"))
     }
 
-    /// A container that runs until it is killed, and takes no notice of TERM.
+    /// Returns the spec of a container that runs until it is killed and ignores TERM.
     #[must_use]
     pub fn idle(&self) -> ContainerSpec {
         self.script("echo ready; sleep 3600")
     }
 
-    /// A container that says `ready`, and on TERM says `bye` and ends with 7.
+    /// Returns the spec of a container that prints `ready`, and on TERM prints `bye` and exits with 7.
     #[must_use]
     pub fn graceful(&self) -> ContainerSpec {
         self.script("trap 'echo bye; exit 7' TERM; echo ready; sleep 3600 & wait")
     }
 
-    /// Makes a container.
+    /// Creates a container.
     ///
     /// # Errors
-    /// Those of the create.
+    /// If the create fails.
     pub async fn create(&self, spec: &ContainerSpec) -> Result<Arc<dyn Container>, Failure> {
         Ok(self.runtime().create_container(spec).await?)
     }
 
-    /// Makes a container and starts it.
+    /// Creates and starts a container.
     ///
     /// # Errors
-    /// Those of the create and the start.
+    /// If the create or the start fails.
     pub async fn start(&self, spec: &ContainerSpec) -> Result<Arc<dyn Container>, Failure> {
         let container = self.create(spec).await?;
         container.start().await?;
         Ok(container)
     }
 
-    /// Makes a container, starts it, and waits until it says `ready`.
+    /// Creates and starts a container, and waits until it prints `ready`.
     ///
     /// # Errors
-    /// When it does not.
+    /// If the create or the start fails, or `ready` does not appear.
     pub async fn ready(&self, spec: &ContainerSpec) -> Result<Arc<dyn Container>, Failure> {
         let container = self.start(spec).await?;
         self.until_logged(&*container, "ready").await?;
         Ok(container)
     }
 
-    /// Makes a container, starts it, and waits for its end.
+    /// Creates and starts a container, and waits for its exit.
     ///
     /// # Errors
-    /// Those of the create, the start and the wait.
+    /// If the create, the start or the wait fails.
     pub async fn run(&self, spec: &ContainerSpec) -> Result<(Arc<dyn Container>, Exit), Failure> {
         let container = self.create(spec).await?;
         let exit = container.run().await?;
         Ok((container, exit))
     }
 
-    /// Has a container end out of memory, and be known to.
+    /// Runs a container that exits out of memory, and returns it once the exit is reported as such.
     ///
-    /// An engine can miss that: containerd drops the kernel's word when the group of the container
-    /// is gone before it is read. With cgroup v1 that was twice in 180 times on Docker 20.10, and
-    /// below a whole suite three times in a row on containerd 1.6 and on 1.7. Where the log of the
-    /// kernel has it, the first container has to be told of. Elsewhere only the signal of such an
-    /// end is known, and another container is tried.
+    /// An engine can miss an out-of-memory exit: containerd drops the kernel's notification if the cgroup of
+    /// the container is removed before the notification is read. With cgroup v1 this happened twice in 180
+    /// runs on Docker 20.10, and under a whole suite three times in a row on containerd 1.6 and on 1.7. If
+    /// the backend reads the kernel log, the first container must be reported. Otherwise the exit only shows
+    /// the signal, and another container is tried.
     ///
     /// # Errors
-    /// When it is not said of the first one or of ten, or one ended in any other way.
+    /// If out of memory is not reported for the first container or for any of ten, or if a container exits in
+    /// another way.
     pub async fn out_of_memory(&self) -> Result<(Arc<dyn Container>, Exit), Failure> {
-        // Without a line end in sight, tail keeps all it has read.
+        // Without a line end, tail keeps all input in memory.
         let spec = self.spec().command(["tail", "/dev/zero"]).memory(16 << 20);
         let tries = if self.subject().tells_every_oom() { 1 } else { 10 };
         for _ in 0..tries {
@@ -269,13 +270,13 @@ impl Context {
         fail!("of {tries} ends none is said to have been out of memory");
     }
 
-    /// What a container writes that ends with 0, both streams.
+    /// Runs a container that exits with 0 and returns its output, both streams.
     ///
-    /// Where an engine may lose what was written in the moment before the end (`logs_at_exit`), one
-    /// that has said nothing is asked again: 1 of 480 on a busy Docker 26.1 lost its only words.
+    /// If the engine may lose the last output before the exit (`logs_at_exit`), an empty log is retried with
+    /// a new container: 1 of 480 containers on a busy Docker 26.1 lost its only output.
     ///
     /// # Errors
-    /// When it ends with anything else.
+    /// If the container exits with another code.
     pub async fn output(&self, spec: &ContainerSpec) -> Result<String, Failure> {
         let mut tries = if self.has(Capability::LogsAtExit) { 1 } else { 3 };
         loop {
@@ -291,18 +292,18 @@ impl Context {
         }
     }
 
-    /// The whole log as text.
+    /// Returns the whole log as text.
     ///
     /// # Errors
-    /// Those of the log.
+    /// If the log cannot be read.
     pub async fn text(&self, container: &dyn Container) -> Result<String, Failure> {
         Ok(text_of(&self.records(container, LogOptions::default()).await?))
     }
 
-    /// The records of a log to its end.
+    /// Returns the records of a log up to its end.
     ///
     /// # Errors
-    /// Those of the log.
+    /// If the log cannot be read.
     pub async fn records(
         &self,
         container: &dyn Container,
@@ -311,10 +312,10 @@ impl Context {
         rest(container.logs(options).await?).await
     }
 
-    /// Waits until a running container has written a line with `word` in it.
+    /// Waits until a running container has logged a line that contains `word`.
     ///
     /// # Errors
-    /// When it ends first.
+    /// If the container exits first.
     pub async fn until_logged(&self, container: &dyn Container, word: &str) -> Result<(), Failure> {
         if self.has(Capability::LogsFollow) {
             let mut reader = container.logs(LogOptions::default().follow(Follow::Yes)).await?;
@@ -331,10 +332,10 @@ impl Context {
         .await
     }
 
-    /// Asks again and again until there is an answer.
+    /// Polls `ask` until it returns a value.
     ///
     /// # Errors
-    /// That of a question, or that there was no answer in 20 s.
+    /// If `ask` fails, or returns no value within 20 s.
     pub async fn until<T, F, A>(&self, what: &str, ask: F) -> Result<T, Failure>
     where
         F: FnMut() -> A,
@@ -343,10 +344,10 @@ impl Context {
         until(PATIENCE, what, ask).await
     }
 
-    /// The port of the host that leads to `port` of a running container.
+    /// Returns the host port that is mapped to `port` of a running container.
     ///
     /// # Errors
-    /// When `info` does not say it.
+    /// If `info` does not report the port.
     pub async fn host_port(&self, container: &dyn Container, port: u16) -> Result<u16, Failure> {
         let info = container.info().await?;
         match info.tcp_ports.iter().find(|binding| binding.container_port == port) {
@@ -355,25 +356,25 @@ impl Context {
         }
     }
 
-    /// Sends bytes to a published port and gives what comes back to its end, once the server in
-    /// the container is there.
+    /// Sends bytes to a published port and returns the whole response. Retries until the server in the
+    /// container listens.
     ///
     /// # Errors
-    /// When nothing comes back in 20 s.
+    /// If there is no response within 20 s.
     pub async fn talk(&self, host_port: u16, send: &[u8]) -> Result<Vec<u8>, Failure> {
         let address = (self.subject().published_address(), host_port);
         self.until(&format!("an answer at port {host_port}"), || async move {
-            // Whoever publishes the port may take the connection before the server listens.
+            // The engine's port proxy may accept the connection before the server listens.
             let answer = tokio::time::timeout(PATIENCE / 4, exchange(address, send)).await;
             Ok(answer.ok().and_then(Result::ok).filter(|answer| !answer.is_empty()))
         })
         .await
     }
 
-    /// Does the same once, with a server that is known to listen.
+    /// Sends bytes once to a server that already listens, and returns the whole response.
     ///
     /// # Errors
-    /// When the whole answer does not come in 20 s.
+    /// If the response is not complete within 20 s.
     pub async fn talk_once(&self, host_port: u16, send: &[u8]) -> Result<Vec<u8>, Failure> {
         let address = (self.subject().published_address(), host_port);
         match tokio::time::timeout(PATIENCE, exchange(address, send)).await {
@@ -383,7 +384,7 @@ impl Context {
     }
 }
 
-/// Sends, and gives all that comes back.
+/// Sends bytes and returns the whole response.
 async fn exchange(address: impl ToSocketAddrs, send: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(address).await?;
     stream.write_all(send).await?;
@@ -392,7 +393,7 @@ async fn exchange(address: impl ToSocketAddrs, send: &[u8]) -> std::io::Result<V
     Ok(answer)
 }
 
-/// The rest of the records of a reader.
+/// Returns the remaining records of a reader.
 pub(crate) async fn rest(mut reader: LogReader) -> Result<Vec<LogRecord>, Failure> {
     let mut records = Vec::new();
     while let Some(record) = reader.next().await {
@@ -401,13 +402,13 @@ pub(crate) async fn rest(mut reader: LogReader) -> Result<Vec<LogRecord>, Failur
     Ok(records)
 }
 
-/// Records as one text.
+/// Joins records to one text.
 pub(crate) fn text_of(records: &[LogRecord]) -> String {
     let bytes: Vec<u8> = records.iter().flat_map(|record| record.bytes.iter().copied()).collect();
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// An id of the right form that no container has.
+/// Returns a well-formed id that no container has.
 pub(crate) fn unknown_id() -> ContainerId {
     ContainerId::new("0123456789abcdef".repeat(4))
 }

@@ -1,4 +1,4 @@
-//! What cases expect of errors and times.
+//! Assertions about errors and times.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -7,13 +7,13 @@ use runtime_core::{Capability, Error, ErrorKind, Result};
 use crate::Failure;
 use crate::failure::fail;
 
-/// The error of a call that must fail with `kind`, and with all that an error has to tell.
+/// Returns the error of a call that must fail with `kind`, and asserts that the error is complete.
 #[track_caller]
 pub(crate) fn refused<T>(result: Result<T>, kind: ErrorKind) -> Result<Error, Failure> {
     refused_as(result, &[kind])
 }
 
-/// The same where more than one kind is right.
+/// Returns the error of a call that must fail with one of `kinds`.
 #[track_caller]
 pub(crate) fn refused_as<T>(result: Result<T>, kinds: &[ErrorKind]) -> Result<Error, Failure> {
     let Err(error) = result else { fail!("it succeeded and should be {kinds:?}") };
@@ -29,7 +29,7 @@ pub(crate) fn refused_as<T>(result: Result<T>, kinds: &[ErrorKind]) -> Result<Er
     Ok(error)
 }
 
-/// A call that must be refused for want of `capability`.
+/// Asserts that a call is refused because the engine lacks `capability`.
 #[track_caller]
 pub(crate) fn unsupported<T>(result: Result<T>, capability: Capability) -> Result<Error, Failure> {
     let error = refused(result, ErrorKind::Unsupported)?;
@@ -39,7 +39,7 @@ pub(crate) fn unsupported<T>(result: Result<T>, capability: Capability) -> Resul
     Ok(error)
 }
 
-/// An error with its causes.
+/// Formats an error with its causes.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -51,7 +51,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Asserts that something took at least and at most so long.
+/// Asserts that the time since `since` is between `least` and `most`.
 #[track_caller]
 pub(crate) fn took(since: Instant, least: Duration, most: Duration) -> Result<(), Failure> {
     let took = since.elapsed();

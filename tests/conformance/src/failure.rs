@@ -1,26 +1,26 @@
-//! Why a case failed.
+//! Failure of a case.
 
 use std::fmt;
 use std::panic::Location;
 
-/// What a case comes to.
+/// Result of a case.
 pub type Outcome = Result<(), Failure>;
 
-/// Why a case failed, and where in it. Every error becomes one by `?`.
+/// Reason and source position of a failure. `?` converts every error to it.
 pub struct Failure {
     text: String,
     place: Option<&'static Location<'static>>,
 }
 
 impl Failure {
-    /// A failure in words.
+    /// Creates a failure with a message.
     #[must_use]
     #[track_caller]
     pub fn new(text: impl Into<String>) -> Self {
         Self { text: text.into(), place: Some(Location::caller()) }
     }
 
-    /// A failure whose words say where it was.
+    /// Creates a failure whose message already contains its position.
     pub(crate) fn placed(text: String) -> Self {
         Self { text, place: None }
     }
@@ -56,7 +56,7 @@ impl fmt::Debug for Failure {
     }
 }
 
-/// Ends a case as failed, in words.
+/// Ends the case as failed with a formatted message.
 macro_rules! fail {
     ($($words:tt)*) => { return Err(crate::Failure::new(format!($($words)*))) };
 }

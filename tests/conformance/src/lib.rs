@@ -1,10 +1,10 @@
-//! The conformance suite: what a backend of [`runtime_core`] has to keep, shown on a real engine.
+//! Conformance suite: the requirements on a backend of [`runtime_core`], tested on a real engine.
 //!
-//! A *case* is one function with a name. Its body is the same for every backend; what differs is
-//! the [`Subject`], by which a backend brings its engine, the images and the registry. A case
-//! names the [capabilities](runtime_core::Capability) that it needs. Where the engine lacks one,
-//! the case is reported as ignored with that capability's name, and the capability's *twin* runs
-//! in its place, which shows that the call or the field is refused.
+//! A *case* is a named function. Its body is the same for every backend; only the [`Subject`] differs,
+//! with which a backend provides its engine, the images and the registry. A case names the
+//! [capabilities](runtime_core::Capability) that it needs. If the engine lacks one, the case is reported as
+//! ignored with the name of that capability, and the *twin* of the capability runs instead: it asserts that
+//! the call or the field is refused.
 //!
 //! A test of a backend is a target with `harness = false`:
 //!
@@ -68,22 +68,21 @@
 //! }
 //! ```
 //!
-//! It takes the arguments that `cargo test` passes on: a filter, `--list`, `--test-threads`,
-//! `--exact`, `--skip`. With `RUNTIME_TEST_REPORT` set to a path, the outcome is written there as
-//! JSON, see [`Report`]. An engine that is not there is a failure of the run.
+//! The program accepts the arguments of `cargo test`: a filter, `--list`, `--test-threads`, `--exact`,
+//! `--skip`. If `RUNTIME_TEST_REPORT` is set to a path, the outcome is written there as JSON, see [`Report`].
+//! A run without a reachable engine fails.
 //!
-//! Two variables select cases. `RUNTIME_TEST_CASES` has the patterns of the only cases to run,
-//! separated by commas (`stop::*,list::five_hundred`). `RUNTIME_TEST_LEAVE_OUT` has what a run leaves
-//! out because another run beside it has it: `long` (cases that are expensive) and `unfocused`
-//! (cases outside of the [`Focus`] of the program). What is left out is reported as ignored with the
-//! reason. Without the variables everything runs.
+//! Two variables select cases. `RUNTIME_TEST_CASES` contains the patterns of the only cases to run, separated
+//! by commas (`stop::*,list::five_hundred`). `RUNTIME_TEST_LEAVE_OUT` contains the groups that a run leaves
+//! out because a parallel run covers them: `long` (expensive cases) and `unfocused` (cases outside of the
+//! [`Focus`] of the program). These cases are reported as ignored with the reason. Without the variables
+//! every case runs.
 //!
-//! Each case has a scope and a connection of its own, so cases run in parallel and do not need an
-//! empty engine. After each, whatever happened in it, everything of its scope is removed, and the
-//! engine's own listing must show nothing of it any more. Cases that kill the engine run after
-//! all others, one by one.
+//! Each case has a scope and a connection of its own, so cases run in parallel and do not need an empty
+//! engine. After each case, passed or failed, everything in its scope is removed, and the engine's own
+//! listing must show nothing of it. Cases that kill the engine run after all others, one at a time.
 //!
-//! # What the images must have
+//! # Requirements on the images
 //!
 //! See [`Images`].
 
@@ -113,7 +112,7 @@ pub use runner::{run, run_focused};
 pub use selection::{Focus, Requested};
 pub use subject::{BoxError, Difference, EngineControl, GpuProof, Images, Registry, Subject};
 
-/// All cases, in the order in which they are listed.
+/// Returns all cases in the order of the listing.
 #[must_use]
 pub fn cases() -> Vec<Case> {
     cases::all()

@@ -1,4 +1,4 @@
-//! Panics of cases become their failures, with the place where they happened.
+//! Conversion of panics to failures, with the position of the panic.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -14,7 +14,7 @@ thread_local! {
     static LAST: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Runs a case; its panic is its failure. The future must be polled by one thread only.
+/// Runs a case and returns its panic as a failure. The future must be polled by one thread only.
 pub(crate) async fn caught(body: impl Future<Output = Outcome>) -> Outcome {
     install();
     let _catching = Catching::begin();
@@ -25,7 +25,7 @@ pub(crate) async fn caught(body: impl Future<Output = Outcome>) -> Outcome {
     })
 }
 
-/// Ends with its future, also when that is dropped before its end.
+/// Guard that is dropped with its future, also if the future is dropped before completion.
 struct Catching;
 
 impl Catching {
@@ -41,7 +41,7 @@ impl Drop for Catching {
     }
 }
 
-/// The hook keeps quiet for the thread of a case, and leaves all others to the one before it.
+/// Installs a panic hook that is silent on the threads of cases and calls the previous hook on all others.
 fn install() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

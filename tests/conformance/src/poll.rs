@@ -1,4 +1,4 @@
-//! Waiting for what must come, with a limit.
+//! Polling with a time limit.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,10 +8,10 @@ use tokio::time::Instant;
 use crate::Failure;
 use crate::failure::fail;
 
-/// How long a case waits for what should come at once, on a machine that is busy.
+/// Time limit for conditions that should hold at once, on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Asks again and again, up to `limit`.
+/// Polls `ask` until it returns a value, up to `limit`.
 pub(crate) async fn until<T, F, A>(limit: Duration, what: &str, mut ask: F) -> Result<T, Failure>
 where
     F: FnMut() -> A,

@@ -2,7 +2,7 @@
 
 use runtime_core::Nonce;
 
-/// A random number: where a create is dropped has to differ from run to run.
+/// Returns a random number, so that a create is dropped at another point in each run.
 pub(crate) fn random() -> u32 {
     Nonce::random()
         .ok()

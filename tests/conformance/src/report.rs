@@ -1,67 +1,67 @@
-//! The outcome of a run, for other programs.
+//! Machine-readable report of a run.
 
 use std::path::Path;
 
 use serde::Serialize;
 
-/// The outcome of a run. It is written as JSON to the path in `RUNTIME_TEST_REPORT`.
+/// Result of a run. It is written as JSON to the path in `RUNTIME_TEST_REPORT`.
 #[derive(Debug, Clone, Default, Serialize)]
 #[non_exhaustive]
 pub struct Report {
-    /// The engine's name, [`Subject::engine`](crate::Subject::engine).
+    /// Name of the engine, [`Subject::engine`](crate::Subject::engine).
     pub engine: String,
-    /// The engine's version, as it says itself.
+    /// Version of the engine, as reported by the engine.
     pub version: String,
-    /// What it can do, as it said when it was connected.
+    /// Capabilities of the engine, as reported at connect.
     pub capabilities: runtime_core::Capabilities,
-    /// How many cases and twins passed.
+    /// Number of cases and twins that passed.
     pub passed: usize,
-    /// The names of those that failed.
+    /// Names of the cases and twins that failed.
     pub failed: Vec<String>,
-    /// The cases that the engine's capabilities leave out.
+    /// Cases that are ignored because the engine lacks a capability.
     pub ignored: Vec<Ignored>,
-    /// The cases that this run leaves out, see `RUNTIME_TEST_LEAVE_OUT`.
+    /// Cases that this run leaves out, see `RUNTIME_TEST_LEAVE_OUT`.
     pub left_out: Vec<LeftOut>,
-    /// The cases in whose place a known difference was asserted.
+    /// Cases that were replaced by the assertion of a known difference.
     pub differences: Vec<KnownDifference>,
-    /// How long the run took, in seconds.
+    /// Duration of the run in seconds.
     pub seconds: f64,
-    /// The cases with their seconds, the slowest first.
+    /// Cases with their seconds, the slowest first.
     pub slowest: Vec<(String, f64)>,
 }
 
-/// A case that did not run.
+/// Case that did not run.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[non_exhaustive]
 pub struct Ignored {
-    /// Its name.
+    /// Name of the case.
     pub case: String,
-    /// The capability that is missing.
+    /// Name of the missing capability.
     pub capability: String,
 }
 
-/// A case that this run leaves out.
+/// Case that this run leaves out.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[non_exhaustive]
 pub struct LeftOut {
-    /// Its name.
+    /// Name of the case.
     pub case: String,
-    /// Why.
+    /// Reason.
     pub reason: String,
 }
 
-/// A case that ran in another form.
+/// Case that ran in another form.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[non_exhaustive]
 pub struct KnownDifference {
-    /// Its name.
+    /// Name of the case.
     pub case: String,
-    /// Why.
+    /// Reason.
     pub reason: String,
 }
 
 impl Report {
-    /// Sorts everything, so that two reports of the same outcome differ in times only.
+    /// Sorts all lists, so that two reports of the same outcome differ in times only.
     pub(crate) fn finish(&mut self, mut durations: Vec<(String, f64)>) {
         self.failed.sort();
         self.ignored.sort();

@@ -1,4 +1,4 @@
-//! Chooses what runs, runs it, and reports it.
+//! Selection, execution and report of the cases.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -18,21 +18,22 @@ use crate::{
     Outcome, Report, Subject, cases, child, panics, twins,
 };
 
-/// The variable with the path of the report.
+/// Environment variable with the path of the report.
 const REPORT: &str = "RUNTIME_TEST_REPORT";
 
-/// What a case needs that is no capability of the engine but a means of the test.
+/// Name of the requirement of cases that kill the engine. It is provided by the test setup, not by the
+/// engine.
 const ENGINE_CONTROL: &str = "engine_control";
 
-/// Runs all cases on the subject that `make` gives, by the arguments of this process.
+/// Runs all cases on the subject that `make` returns, with the arguments of this process.
 ///
-/// The exit code is not 0 when a case failed, and when the subject or its engine is not there.
+/// The exit code is not 0 if a case fails, or if the subject or its engine is not available.
 pub fn run<S: Subject>(make: impl FnOnce() -> Result<S, BoxError>) -> ExitCode {
     run_focused(Focus::ALL, make)
 }
 
-/// Runs all cases that `focus` offers, as [`run`] does all of them, for a program that reaches an
-/// engine in another way. With `unfocused` in `RUNTIME_TEST_LEAVE_OUT` only the focus itself runs.
+/// Runs all cases that `focus` offers, like [`run`], for a program that reaches an engine in another way.
+/// With `unfocused` in `RUNTIME_TEST_LEAVE_OUT` only the focus itself runs.
 pub fn run_focused<S: Subject>(
     focus: Focus,
     make: impl FnOnce() -> Result<S, BoxError>,
@@ -107,7 +108,7 @@ fn try_run<S: Subject>(
     Ok(if cleaned.is_ok() { conclusion.exit_code() } else { ExitCode::from(101) })
 }
 
-/// Asks the engine who it is and has it pull the images, so that no case pays for that.
+/// Connects to the engine, reads its version and pulls the images, so that no case spends time on the pulls.
 async fn meet(
     subject: &dyn Subject,
     run: &str,
@@ -134,7 +135,7 @@ async fn meet(
     Ok((report, capabilities))
 }
 
-/// What becomes of a case on this engine.
+/// Plan for one case on this engine.
 #[derive(Debug, Clone)]
 enum Planned {
     Run(Case),
@@ -153,8 +154,8 @@ impl Planned {
         }
     }
 
-    /// Leaves out what the selection does. A case that the engine ignores stays ignored: that is the
-    /// better reason.
+    /// Applies the selection. A case that the engine ignores stays ignored, because that is the better
+    /// reason.
     fn leave_out(&mut self, selection: &Selection, focus: &Focus) {
         if matches!(self, Self::Run(_) | Self::Differ(..))
             && let Some(reason) = selection.leaves_out(self.case(), focus)
@@ -164,8 +165,8 @@ impl Planned {
     }
 }
 
-/// Decides for every case, adds the twins of what the engine lacks, and puts them in order:
-/// what takes long first, what must be alone last.
+/// Plans every case, adds the twins of the missing capabilities and sorts: long cases first, exclusive cases
+/// last.
 fn plan(
     cases: &[Case],
     capabilities: &Capabilities,
@@ -204,8 +205,8 @@ fn plan(
     Ok(spread_heavy(planned))
 }
 
-/// Spreads the heavy cases over the first half of the run: begun all at once they would only delay
-/// each other, and one that began last would be waited for.
+/// Spreads the heavy cases over the first half of the run: started all at once they only delay each other,
+/// and a heavy case that starts last prolongs the run.
 fn spread_heavy(planned: Vec<Planned>) -> Vec<Planned> {
     let is_heavy = |planned: &Planned| planned.case().heavy && matches!(planned, Planned::Run(_));
     let (heavy, others): (Vec<_>, Vec<_>) = planned.into_iter().partition(is_heavy);
@@ -226,7 +227,7 @@ struct Shared {
     subject: Arc<dyn Subject>,
     container: Arc<SharedContainer>,
     run: String,
-    /// Held for writing by a case that must be alone, and for reading by every other.
+    /// Locked for writing by an exclusive case, and for reading by every other.
     alone: RwLock<()>,
     outcomes: Mutex<Outcomes>,
 }
@@ -300,13 +301,13 @@ fn execute(shared: &Shared, at: usize, case: &Case) -> Outcome {
                 Err(Failure::new(format!("no end after {:?}; at the engine: {left}", case.limit)))
             }
         };
-        // A case that has killed the engine may have failed before it came back.
+        // A case that kills the engine may fail before it has started the engine again.
         if let (true, Err(_), Some(control)) =
             (case.kills_engine, &outcome, shared.subject.control())
         {
             control.start().await.map_err(|error| Failure::new(error.to_string()))?;
         }
-        // What the case says comes first: what is left is often the consequence of it.
+        // The failure of the case has priority: leftovers are often a consequence of it.
         match (outcome, context.clean().await) {
             (Ok(()), cleaned) => cleaned,
             (Err(failure), Ok(())) => Err(failure),

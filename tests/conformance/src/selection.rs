@@ -1,4 +1,4 @@
-//! Which cases a run leaves out, and why.
+//! Cases that a run leaves out, and the reasons.
 
 use glob::Pattern;
 use runtime_core::Capability;
@@ -6,27 +6,27 @@ use runtime_core::Capability;
 use crate::failure::fail;
 use crate::{BoxError, Case, Failure};
 
-/// The variable that names what a run leaves out, separated by commas: [`LONG`], [`UNFOCUSED`].
-/// Without it nothing is left out.
+/// Environment variable with the groups that a run leaves out, separated by commas: [`LONG`], [`UNFOCUSED`].
+/// If unset, nothing is left out.
 const LEAVE_OUT: &str = "RUNTIME_TEST_LEAVE_OUT";
 
-/// The variable with the patterns of the only cases to run, separated by commas.
+/// Environment variable with the patterns of the only cases to run, separated by commas.
 const CASES: &str = "RUNTIME_TEST_CASES";
 
-/// Cases that are marked as long.
+/// Group of the cases that are marked as long.
 const LONG: &str = "long";
 
-/// Cases outside of the [`Focus`] of the program.
+/// Group of the cases outside of the [`Focus`] of the program.
 const UNFOCUSED: &str = "unfocused";
 
-/// Subject of a program that reaches an engine in another way than the program that runs all cases.
+/// Cases of a program that reaches an engine in another way than the program that runs all cases.
 #[derive(Debug, Clone, Copy)]
 pub struct Focus {
-    /// Patterns of the cases that the program is for.
+    /// Patterns of the cases in the focus.
     pub(crate) cases: &'static [&'static str],
-    /// A case that needs one of these capabilities belongs to the focus as well.
+    /// Capabilities: a case that needs one of them is in the focus as well.
     pub(crate) needs: &'static [Capability],
-    /// Patterns of all cases that the program runs if nothing is left out. Empty: all that exist.
+    /// Patterns of all cases that the program runs if nothing is left out. If empty, all cases.
     pub(crate) at_most: &'static [&'static str],
 }
 
@@ -34,7 +34,8 @@ impl Focus {
     /// Every case.
     pub const ALL: Self = Self { cases: &["*"], needs: &[], at_most: &[] };
 
-    /// The cases whose names match one of the patterns, in the syntax of [`glob::Pattern`].
+    /// Returns a focus on the cases whose names match one of the patterns, in the syntax of
+    /// [`glob::Pattern`].
     #[must_use]
     pub const fn on(cases: &'static [&'static str]) -> Self {
         Self { cases, ..Self::ALL }
@@ -47,14 +48,14 @@ impl Focus {
         self
     }
 
-    /// Bounds what the program runs if nothing is left out.
+    /// Limits the cases that the program runs if nothing is left out.
     #[must_use]
     pub const fn at_most(mut self, cases: &'static [&'static str]) -> Self {
         self.at_most = cases;
         self
     }
 
-    /// Whether the program has the case at all.
+    /// Returns `true` if the program offers the case at all.
     pub(crate) fn offers(&self, case: &Case) -> bool {
         self.at_most.is_empty() || matches_any(self.at_most, case.name) || self.includes(case)
     }
@@ -65,7 +66,7 @@ impl Focus {
     }
 }
 
-/// The cases that were requested by name, with `RUNTIME_TEST_CASES`.
+/// Cases that were requested by name, with `RUNTIME_TEST_CASES`.
 #[derive(Debug, Clone, Default)]
 pub struct Requested(Vec<Pattern>);
 
@@ -73,7 +74,7 @@ impl Requested {
     /// Reads the environment.
     ///
     /// # Errors
-    /// If a pattern is not one.
+    /// If a pattern is invalid.
     pub fn from_env() -> Result<Self, BoxError> {
         Self::parse(&std::env::var(CASES).unwrap_or_default())
     }
@@ -82,15 +83,15 @@ impl Requested {
         Ok(Self(words(patterns).map(Pattern::new).collect::<Result<_, _>>()?))
     }
 
-    /// Whether the case of this name is to run. One that is not is not reported either, as with a
-    /// filter of the test harness.
+    /// Returns `true` if the case with this name is to run. Other cases are not reported, as with a filter of
+    /// the test harness.
     #[must_use]
     pub fn includes(&self, name: &str) -> bool {
         self.0.is_empty() || self.0.iter().any(|pattern| pattern.matches(name))
     }
 }
 
-/// What this run leaves out.
+/// Groups of cases that this run leaves out.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Selection {
     long: bool,
@@ -115,7 +116,7 @@ impl Selection {
         Ok(selection)
     }
 
-    /// The reason why the run leaves the case out.
+    /// Returns the reason if the run leaves the case out.
     pub(crate) fn leaves_out(&self, case: &Case, focus: &Focus) -> Option<&'static str> {
         if self.unfocused && !focus.includes(case) {
             return Some("goes the same way in another row");

@@ -1,4 +1,4 @@
-//! The container that cases share.
+//! Container that cases share.
 
 use std::sync::Arc;
 
@@ -7,26 +7,26 @@ use tokio::sync::OnceCell;
 
 use crate::{Context, Failure, Outcome};
 
-/// A running container in a scope of its own, made for the first case that uses it. It saves a
-/// container for each case that only reads from one or runs programs in it.
+/// Running container in a scope of its own, created for the first case that uses it. It saves a container for
+/// each case that only reads from it or runs commands in it.
 pub(crate) struct SharedContainer {
     scope: Scope,
     made: OnceCell<Made>,
 }
 
-/// The container, with the context that its scope is cleaned up by.
+/// Container with the context that cleans up its scope.
 struct Made {
     container: Arc<dyn Container>,
     context: Context,
 }
 
 impl SharedContainer {
-    /// One that is not made yet.
+    /// Creates the handle; the container is created by the first use.
     pub(crate) fn new(scope: Scope) -> Self {
         Self { scope, made: OnceCell::new() }
     }
 
-    /// Removes the container if it was made, and asserts that the engine lists nothing of it.
+    /// Removes the container if it was created, and asserts that the engine lists nothing of it.
     pub(crate) async fn clean(&self) -> Outcome {
         match self.made.get() {
             Some(made) => made.context.clean().await,
@@ -36,13 +36,12 @@ impl SharedContainer {
 }
 
 impl Context {
-    /// A container that runs and ignores TERM, as [`idle`](Self::idle) describes it, with
-    /// `KEPT=kept` and `OTHER=old` in its environment. Cases that run at the same time share it: a
-    /// case must neither end nor change it, nor leave a session whose processes have to be found and
-    /// ended.
+    /// Returns a container that runs and ignores TERM, as [`idle`](Self::idle) describes it, with `KEPT=kept`
+    /// and `OTHER=old` in its environment. Concurrent cases share it: a case must neither end nor change it,
+    /// nor leave a session whose processes have to be found and ended.
     ///
     /// # Errors
-    /// Those of its create and start.
+    /// If the create or the start fails.
     pub(crate) async fn shared(&self) -> Result<Arc<dyn Container>, Failure> {
         let shared = self.shared_container();
         let made = shared.made.get_or_try_init(|| async {
@@ -51,7 +50,7 @@ impl Context {
             match context.ready(&spec).await {
                 Ok(container) => Ok(Made { container, context }),
                 Err(failure) => {
-                    // Another case tries again, in the same scope.
+                    // The next case retries in the same scope.
                     context.clean().await?;
                     Err(failure)
                 }

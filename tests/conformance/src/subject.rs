@@ -1,4 +1,4 @@
-//! What a backend brings.
+//! Interface between a backend and the suite.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -11,120 +11,122 @@ use crate::CaseFn;
 /// Any error of the test environment.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// An engine under test, and what the cases need around it.
+/// Engine under test and its test environment.
 #[async_trait]
 pub trait Subject: Send + Sync + 'static {
-    /// The engine's name in the report: `docker`, `podman`, `containerd-1.6`.
+    /// Returns the engine's name in the report: `docker`, `podman`, `containerd-1.6`.
     fn engine(&self) -> String;
 
-    /// A new connection of its own, which shares nothing with earlier ones.
+    /// Opens a new connection that shares nothing with earlier ones.
     ///
     /// # Errors
-    /// When the engine cannot be reached.
+    /// If the engine cannot be reached.
     async fn connect(&self, scope: &Scope) -> runtime_core::Result<Arc<dyn Runtime>>;
 
-    /// The images that the cases run.
+    /// Returns the images that the cases run.
     fn images(&self) -> Images;
 
-    /// The registry that has them.
+    /// Returns the registry of the images.
     fn registry(&self) -> Registry;
 
-    /// Pushes an image to the registry whose content no engine has yet, as `name` in the form
-    /// `repository:tag`, in place of an image that has that name. It can do what
-    /// [`Images::busybox`] can. Gives the full reference.
+    /// Pushes an image with new content to the registry as `name`, in the form `repository:tag`, and replaces
+    /// an existing image of that name. The image has the programs of [`Images::busybox`]. Returns the full
+    /// reference.
     ///
     /// # Errors
-    /// When the registry refuses it.
+    /// If the registry refuses the push.
     async fn push_image(&self, name: &str) -> Result<String, BoxError>;
 
-    /// Removes an image from the engine, so that the next pull has to bring it. `false` when the
-    /// engine cannot be asked for that; an image that is in use or not there is left alone.
+    /// Removes an image from the engine, so that the next pull downloads it. Returns `false` if the engine
+    /// has no request for that. An image that is in use or absent is left alone.
     ///
     /// # Errors
-    /// When the engine cannot be reached.
+    /// If the engine cannot be reached.
     async fn forget_image(&self, reference: &str) -> Result<bool, BoxError>;
 
-    /// A folder that the engine sees at the same path as this process, for the sources of mounts.
-    /// It may be left out where the engine has not the capability `mounts`.
+    /// Returns a directory that the engine sees at the same path as this process, for the sources of mounts.
+    /// `None` is allowed if the engine lacks the capability `mounts`.
     fn shared_dir(&self) -> Option<PathBuf>;
 
-    /// The address at which published ports can be reached from this process.
+    /// Returns the address at which this process reaches published ports.
     fn published_address(&self) -> IpAddr;
 
-    /// Everything at the engine that belongs to `scope`, by the engine's own listing and not by
-    /// the backend under test: containers, sandboxes, Secrets. One line each.
+    /// Lists everything at the engine that belongs to `scope`, by the engine's own listing and not by the
+    /// backend under test: containers, sandboxes, Secrets. One line each.
     ///
     /// # Errors
-    /// When the engine cannot be reached.
+    /// If the engine cannot be reached.
     async fn leftovers(&self, scope: &Scope) -> Result<Vec<String>, BoxError>;
 
-    /// How to kill the engine and start it again. Without it the cases that do so are reported as
-    /// ignored for want of `engine_control`.
+    /// Returns the control that kills and restarts the engine. If `None`, the cases that need it are reported
+    /// as ignored because of `engine_control`.
     fn control(&self) -> Option<&dyn EngineControl>;
 
-    /// How to see GPUs. It must be there where the engine has a GPU capability.
+    /// Returns the check for GPUs. It is required if the engine has a GPU capability.
     fn gpus(&self) -> Option<GpuProof> {
         None
     }
 
-    /// Whether every end out of memory is told, and not only those of which the engine has had the
-    /// kernel's signal: the backend reads the log of this host's kernel, and is allowed to.
+    /// Returns `true` if every out-of-memory exit is reported, and not only those for which the engine has
+    /// received the kernel's event: the backend reads the kernel log of this host and has permission to.
     fn tells_every_oom(&self) -> bool {
         false
     }
 
-    /// How many cases may run at once, unless `--test-threads` says so.
+    /// Returns the number of cases that run at once, unless `--test-threads` is given.
     fn parallelism(&self) -> usize {
         4
     }
 
-    /// What no log may have, besides what a case makes up: passwords and tokens.
+    /// Returns the secrets that no log may contain, besides those that a case generates: passwords and
+    /// tokens.
     fn secrets(&self) -> Vec<String> {
         vec![self.registry().password]
     }
 
-    /// The differences of this engine that are known, documented and asserted.
+    /// Returns the known differences of this engine, which are documented and asserted.
     fn differences(&self) -> Vec<Difference> {
         Vec::new()
     }
 }
 
-/// Kills the engine and brings it back.
+/// Kills and restarts the engine.
 #[async_trait]
 pub trait EngineControl: Send + Sync {
-    /// Kills the engine's daemon as a crash would. Its containers go on.
+    /// Kills the engine's daemon like a crash. Its containers continue to run.
     ///
     /// # Errors
-    /// When it cannot be killed.
+    /// If the daemon cannot be killed.
     async fn kill(&self) -> Result<(), BoxError>;
 
-    /// Starts it again, and returns when it answers.
+    /// Starts the engine again, and returns when it answers.
     ///
     /// # Errors
-    /// When it does not come back.
+    /// If the engine does not answer.
     async fn start(&self) -> Result<(), BoxError>;
 }
 
-/// Full references of the images that the cases run, all in [`Subject::registry`] and readable
-/// with its login only.
+/// Full references of the images that the cases run, all in [`Subject::registry`] and readable only with its
+/// login.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Images {
-    /// Busybox with all its applets in `PATH`, `CMD ["sh"]`, the user `root`, the user `alice`
-    /// with uid and gid 1000, and the group `video` with gid 44.
+    /// Busybox with all its applets in `PATH`, `CMD ["sh"]`, the user `root`, the user `alice` with uid and
+    /// gid 1000, and the group `video` with gid 44.
     pub busybox: String,
-    /// Made on busybox: `ENTRYPOINT ["/bin/entry"]`, a script that prints `entry` and its
-    /// arguments; `CMD ["default-argument"]`, `ENV FROM_IMAGE=yes`, `WORKDIR /srv`,
-    /// `USER alice`, `LABEL image.label=...`.
+    /// Image based on busybox: `ENTRYPOINT ["/bin/entry"]`, a script that prints `entry` and its arguments;
+    /// `CMD ["default-argument"]`, `ENV FROM_IMAGE=yes`, `WORKDIR /srv`, `USER alice`, `LABEL
+    /// image.label=...`.
     pub entry: String,
     /// Busybox with `USER 1234:5678`, neither of which has a name.
     pub grouped: String,
-    /// Made on busybox, with several layers of some MiB each.
+    /// Image based on busybox, with several layers of some MiB each.
     pub layers: String,
 }
 
 impl Images {
-    /// The images `test/busybox:1`, `test/entry:1`, `test/grouped:1` and `test/layers:1` of `registry`.
+    /// Returns the images `test/busybox:1`, `test/entry:1`, `test/grouped:1` and `test/layers:1` of
+    /// `registry`.
     #[must_use]
     pub fn of_registry(registry: &str) -> Self {
         let image = |name| format!("{registry}/test/{name}:1");
@@ -137,20 +139,20 @@ impl Images {
     }
 }
 
-/// A registry that asks for a login.
+/// Registry that requires a login.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Registry {
-    /// `host:port`, as it stands at the beginning of a reference.
+    /// `host:port`, as in the first part of a reference.
     pub address: String,
-    /// The user's name.
+    /// User name.
     pub username: String,
-    /// The password.
+    /// Password.
     pub password: String,
 }
 
 impl Registry {
-    /// A registry and its login.
+    /// Creates a registry with its login.
     #[must_use]
     pub fn new(
         address: impl Into<String>,
@@ -170,29 +172,29 @@ impl std::fmt::Debug for Registry {
     }
 }
 
-/// A device that stands for GPUs, real or made up.
+/// Device that represents GPUs, real or emulated.
 #[derive(Debug, Clone)]
 pub struct GpuProof {
-    /// The ids of the devices, at least one.
+    /// Ids of the devices, at least one.
     pub ids: Vec<String>,
-    /// A shell command that ends with 0 in a container that has one of them, and with something
-    /// else in one that has none.
+    /// Shell command that exits with 0 in a container that has one of the devices, and with another code in a
+    /// container without a device.
     pub command: String,
 }
 
-/// A case that this engine does not pass for a known reason, and what it does in its place.
+/// Case that this engine does not pass for a known reason, and its replacement.
 #[derive(Debug, Clone)]
 pub struct Difference {
-    /// The name of the case.
+    /// Name of the case.
     pub case: &'static str,
-    /// Why the engine differs, a sentence.
+    /// Reason for the difference, as a sentence.
     pub reason: &'static str,
-    /// Runs in place of the case and asserts what the engine does.
+    /// Runs in place of the case and asserts the behavior of the engine.
     pub instead: CaseFn,
 }
 
 impl Difference {
-    /// containerd's, with which Kubernetes has it as well.
+    /// Returns the difference of containerd, which Kubernetes on containerd has as well.
     #[must_use]
     pub fn adds_groups_of_the_image() -> Self {
         Self {

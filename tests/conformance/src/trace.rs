@@ -1,4 +1,4 @@
-//! What is logged while a case runs, by the library and by all that it uses, at every level.
+//! Recording of the log output of a case at every level, by the library and its dependencies.
 
 use std::fmt::{self, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,10 +17,10 @@ use crate::poll::lock;
 static IS_ON: AtomicBool = AtomicBool::new(false);
 static RECORDED: Mutex<String> = Mutex::new(String::new());
 
-/// A recording. Dropping it ends it.
+/// Active recording. Dropping it stops the recording.
 pub(crate) struct Recording(());
 
-/// Begins to record. The case has to run alone.
+/// Starts to record. The case has to run alone.
 pub(crate) fn record() -> Result<Recording, Failure> {
     static IS_INSTALLED: LazyLock<bool> = LazyLock::new(|| {
         tracing::subscriber::set_global_default(Everything).is_ok()
@@ -36,7 +36,7 @@ pub(crate) fn record() -> Result<Recording, Failure> {
 }
 
 impl Recording {
-    /// Ends it, and returns the lines.
+    /// Stops the recording and returns the lines.
     pub(crate) fn finish(self) -> String {
         drop(self);
         std::mem::take(&mut *lock(&RECORDED))
@@ -111,10 +111,10 @@ impl log::Log for Everything {
     fn flush(&self) {}
 }
 
-/// How often what is encoded may be encoded again.
+/// Maximum number of nested encodings.
 const DEPTH: u32 = 3;
 
-/// Whether a secret is in a text: as it is, as the numbers of its bytes, or in base64.
+/// Returns `true` if the text contains the secret: as plain text, as the numbers of its bytes, or in base64.
 pub(crate) fn shows(text: &str, secret: &str) -> bool {
     let numbers: Vec<_> = secret.bytes().map(|byte| byte.to_string()).collect();
     shows_one_of(text, &[secret, &numbers.join(", ")], DEPTH)
@@ -126,7 +126,7 @@ fn shows_one_of(text: &str, secrets: &[&str; 2], depth: u32) -> bool {
     }
     let decoded = |word: &str| {
         let word = word.trim_end_matches('=').replace('-', "+").replace('_', "/");
-        // The end of a word that was cut off.
+        // End of a base64 run that was cut off.
         let word = &word[..word.len() - usize::from(word.len() % 4 == 1)];
         let engine = base64::engine::GeneralPurpose::new(
             &base64::alphabet::STANDARD,

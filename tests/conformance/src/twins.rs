@@ -1,4 +1,4 @@
-//! What an engine must do about each capability that it lacks: refuse, and name it.
+//! Twins: an engine must refuse each capability that it lacks, and name it.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use crate::expect::{refused, unsupported};
 use crate::failure::fail;
 use crate::{Case, Context, Outcome};
 
-/// The twin of a capability that the engine lacks. `None` where there is nothing to ask for: the
-/// twin of a wider capability then shows the refusal.
+/// Returns the twin of a capability that the engine lacks. `None` if no field or call requests the
+/// capability; the twin of a wider capability then tests the refusal.
 pub(crate) fn of(missing: Capability, capabilities: &Capabilities) -> Option<Case> {
     use Capability as C;
     macro_rules! twin {
@@ -130,8 +130,8 @@ pub(crate) fn of(missing: Capability, capabilities: &Capabilities) -> Option<Cas
         C::CopyStopped => twin!(copy_stopped, copy_stopped, [CopyIn, CopyOut]),
         C::Reattach => twin!(reattach, reattach),
         C::Reap => twin!(reap, reap),
-        // A pull that is not deferred is shown by the cases of the pull; an OOM score is no field
-        // that could be refused; what is newer than this suite has no twin yet.
+        // A pull that is not deferred is tested by the cases of the pull; an OOM score is not a field that
+        // could be refused; capabilities newer than this suite have no twin yet.
         _ => None,
     }
 }
@@ -168,7 +168,7 @@ async fn stop_grace_override(t: Context) -> Outcome {
     Ok(())
 }
 
-/// Grace zero is rounded up to the least grace, and the process has that time.
+/// Grace zero is rounded up to the minimum grace, and the process has that time.
 async fn stop_immediately(t: Context) -> Outcome {
     assert!(
         t.capabilities().limits.minimum_stop_grace.is_some_and(|grace| !grace.is_zero()),
@@ -215,14 +215,14 @@ async fn logs_streams_apart(t: Context) -> Outcome {
     Ok(())
 }
 
-/// It is said that nobody knows, and not the code that the engine puts there.
+/// The exit is reported as unknown, and not with the code that the engine sets.
 async fn exit_while_away(t: Context) -> Outcome {
     let exit = crate::cases::recovery::end_while_away(&t).await?;
     assert_eq!((exit.code, exit.reason), (None, runtime_core::ExitReason::Unknown));
     Ok(())
 }
 
-/// What is UTF-8 is as it was, and each other byte is the character that stands for such.
+/// Valid UTF-8 is unchanged, and each other byte is the replacement character.
 async fn logs_exact_bytes(t: Context) -> Outcome {
     let (container, _) = t.run(&t.spec().command(["printf", "a\\377\\000ä\\300\\n"])).await?;
     let records = t.records(&*container, LogOptions::default()).await?;
@@ -230,7 +230,7 @@ async fn logs_exact_bytes(t: Context) -> Outcome {
     Ok(())
 }
 
-/// The process has the group 0, and the group of a user that the caller names.
+/// The process has the group 0, or the group of a user in the spec.
 async fn image_group(t: Context) -> Outcome {
     let script = ["sh", "-c", "echo $(id -u) $(id -g)"];
     let spec = ContainerSpec::new(t.image(t.subject().images().grouped)).command(script);
@@ -239,7 +239,7 @@ async fn image_group(t: Context) -> Outcome {
     Ok(())
 }
 
-/// The last one before a line end is missing, and nothing else.
+/// Only the last carriage return before a line end is missing.
 async fn logs_carriage_returns(t: Context) -> Outcome {
     let spec = t.spec().command(["printf", crate::cases::logs::CARRIAGE_RETURNS]);
     let (container, _) = t.run(&spec).await?;
@@ -247,7 +247,7 @@ async fn logs_carriage_returns(t: Context) -> Outcome {
     Ok(())
 }
 
-/// The end may be missing: nothing before it, and the exit is what it was.
+/// The end may be missing, but nothing before it, and the exit is unchanged.
 async fn logs_at_exit(t: Context) -> Outcome {
     let (container, exit) = t.run(&t.script(crate::cases::logs::LAST_WORDS)).await?;
     assert_eq!(exit.code, Some(7));
@@ -264,7 +264,7 @@ async fn logs_follow(t: Context) -> Outcome {
     Ok(())
 }
 
-/// What the engine does not give is absent, and when it gives nothing the call is refused.
+/// Values that the engine does not report are absent. If it reports none, the call is refused.
 async fn stats(t: Context) -> Outcome {
     let container = t.ready(&t.idle()).await?;
     let can = t.capabilities();
@@ -353,7 +353,7 @@ async fn exec_signal(t: Context) -> Outcome {
     Ok(())
 }
 
-/// Children of a process outlive its session, and are left to the container.
+/// Children of a process outlive its session and continue to run in the container.
 async fn exec_descendants(t: Context) -> Outcome {
     let container = t.ready(&t.idle()).await?;
     let script = "sleep 4326 & echo ready; sleep 4327";
