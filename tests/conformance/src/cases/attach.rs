@@ -23,7 +23,7 @@ cases! { "attach":
     dropped_session_leaves_it_running [Attach];
 }
 
-/// Reads from a session until `word` has come.
+/// Reads from a session until `word` has been received.
 async fn until(session: &mut Session, word: &str) -> Result<String, Failure> {
     let mut text = String::new();
     while !text.contains(word) {

@@ -1,4 +1,4 @@
-//! Sessions that stand still cost no memory: what nobody reads or takes stays where it comes from.
+//! Backpressure: a stalled session uses no memory, because unread data stays at the sender.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -17,10 +17,10 @@ cases! { "exec":
     untaken_input_stands_still [Exec] exclusive long;
 }
 
-/// How much more memory this process may have for a session that stands still.
+/// Memory that this process may use in addition for a stalled session.
 const ROOM: u64 = 16 << 20;
 
-/// The resident memory of this process, in bytes.
+/// Returns the resident memory of this process, in bytes.
 fn memory() -> Result<u64, Failure> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -30,8 +30,8 @@ fn memory() -> Result<u64, Failure> {
     Ok(number.parse::<u64>()? << 10)
 }
 
-/// Waits until a number has not moved for two seconds. All the while the memory must stay near what it
-/// was before.
+/// Waits until a number has not changed for two seconds. Meanwhile the memory must stay near its previous
+/// value.
 async fn stands_still(before: u64, number: impl Fn() -> usize) -> Outcome {
     let (mut last, mut since) = (number(), Instant::now());
     let mut look = || {
@@ -54,7 +54,7 @@ async fn unread_output_takes_no_memory(t: Context) -> Outcome {
     let mut session = container.exec(ExecOptions::new(["yes"])).await?;
     assert!(session.stdout.next().await.is_some());
     stands_still(before, || 0).await?;
-    // It was made to wait, and goes on.
+    // The process was blocked, and continues.
     let mut read = 0;
     while read < 4 << 20 {
         match tokio::time::timeout(PATIENCE, session.stdout.next()).await? {
@@ -65,7 +65,7 @@ async fn unread_output_takes_no_memory(t: Context) -> Outcome {
     Ok(())
 }
 
-/// More input than all buffers on the way have room for.
+/// Sends more input than all buffers on the path can hold.
 async fn untaken_input_stands_still(t: Context) -> Outcome {
     const ALL: usize = 64 << 20;
     const PIECE: usize = 1 << 20;

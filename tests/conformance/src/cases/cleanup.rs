@@ -1,4 +1,4 @@
-//! Creating under load and without an end: never half a container.
+//! Creating under load and cancelled creates: no container is left incomplete.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -18,14 +18,14 @@ cases! { "create":
     dropped_while_it_pulls [];
 }
 
-/// A hundred creates, each dropped after another time: those that had ended have a container,
-/// and the others have left nothing.
+/// Drops a hundred creates, each after another delay: the completed ones have a container, and the others
+/// leave nothing.
 async fn dropped_at_any_point(t: Context) -> Outcome {
     const CREATES: u32 = 100;
     const AT_ONCE: usize = 8;
     let begun = std::time::Instant::now();
     t.create(&t.spec()).await?.remove().await?;
-    // Spread over a little more than one create takes when several run.
+    // The delays cover a little more than the duration of one create when several run.
     let span = (begun.elapsed() * 3).clamp(Duration::from_millis(30), Duration::from_secs(2));
     let kept = Mutex::new(BTreeSet::new());
     let spec = t.spec();
@@ -46,7 +46,7 @@ async fn dropped_at_any_point(t: Context) -> Outcome {
         .await;
     let kept = std::mem::take(&mut *lock(&kept));
     assert!(kept.len() < CREATES as usize, "no create was dropped in {span:?}");
-    // A request that was on its way when its create was dropped may be answered only now.
+    // A request that was in flight when its create was dropped may be answered only now.
     until(PATIENCE, "the list of those that had ended", || async {
         let listed = t.runtime().list_containers(ListOptions::default()).await?;
         let listed: BTreeSet<_> = listed.into_iter().map(|listed| listed.info.id).collect();

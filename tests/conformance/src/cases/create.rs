@@ -1,4 +1,4 @@
-//! Creating: a complete container or an error that says why not.
+//! Creating: a complete container, or an error with the reason.
 
 use std::collections::BTreeSet;
 
@@ -61,7 +61,7 @@ async fn is_not_started(t: Context) -> Outcome {
     let neighbour = t.create(&t.script("exit 0")).await?;
     neighbour.start().await?;
     neighbour.wait().await?;
-    // Its neighbour has had a whole life, and it has not begun.
+    // Another container has run to its end, and this one has not been started.
     assert_eq!(container.info().await?.status, ContainerStatus::Created);
     assert!(!folder.join("ran").exists(), "a created container has run");
     container.start().await?;
@@ -160,10 +160,10 @@ async fn bad_image_name(t: Context) -> Outcome {
     t.nothing_left().await
 }
 
-/// The engine's own id of an image is a name for it too.
+/// The engine's own id of an image is a valid name of the image as well.
 ///
-/// An engine that pulls with the start says from then on what it runs: by its digest if this engine
-/// has ever pulled it, by the id alone if it came there in another way.
+/// An engine that pulls at the start reports the image by its digest from then on if this engine has ever
+/// pulled the image, and by the id alone otherwise.
 async fn image_names_in_short_and_in_full(t: Context) -> Outcome {
     if t.has(Capability::DeferredPull) {
         for policy in [PullPolicy::Missing, PullPolicy::Always] {
@@ -183,8 +183,8 @@ async fn image_names_in_short_and_in_full(t: Context) -> Outcome {
     Ok(())
 }
 
-/// Runs a spec whose image cannot be pulled: the create fails with one of `kinds`, or, where pulls
-/// are deferred, the start, and the wait says so too.
+/// Runs a spec whose image cannot be pulled. The create fails with one of `kinds`; if pulls are deferred, the
+/// start and the wait fail instead.
 pub(super) async fn pull_fails(
     t: &Context,
     spec: &ContainerSpec,
@@ -223,12 +223,12 @@ async fn wrong_password(t: Context) -> Outcome {
     pull_fails(&t, &spec, &[ErrorKind::Unauthenticated]).await
 }
 
-/// The whole of a field that is named with its part: `mounts` of `mounts[0].source`.
+/// Returns the whole field of a field that is named with its part: `mounts` of `mounts[0].source`.
 fn whole(field: &str) -> &str {
     field.split(['[', '.']).next().unwrap_or_default()
 }
 
-/// Every field in turn is wrong, and each is refused by its name before anything is made.
+/// Each field in turn is wrong, and is refused by name before anything is created.
 async fn each_wrong_field(t: Context) -> Outcome {
     let id = "a".repeat(64);
     let least = t.capabilities().limits.minimum_memory.unwrap_or(1);
@@ -311,7 +311,7 @@ async fn each_wrong_field(t: Context) -> Outcome {
     t.nothing_left().await
 }
 
-/// The folder is not made, and the container that could not start can be removed.
+/// The directory is not created, and the container that failed to start can be removed.
 async fn mount_source_missing(t: Context) -> Outcome {
     let missing = t.folder()?.join("not-there");
     mount_is_refused(&t, Mount::new(&missing, "/data")).await?;
@@ -329,7 +329,7 @@ async fn mount_source_of_another_kind(t: Context) -> Outcome {
     Ok(())
 }
 
-/// By the create, or by the start where only a node knows its files.
+/// Asserts that the create refuses the mount, or the start if only a node has access to its files.
 async fn mount_is_refused(t: &Context, mount: Mount) -> Outcome {
     let tried = match t.runtime().create_container(&t.script("exit 0").mount(mount)).await {
         Err(error) => Err(error),

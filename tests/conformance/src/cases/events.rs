@@ -1,4 +1,4 @@
-//! What happens to containers, told as it happens.
+//! Container events.
 
 use futures_util::StreamExt as _;
 use runtime_core::{Container, Event, EventKind, EventStream, EventsOptions, LabelFilter};
@@ -24,7 +24,7 @@ async fn subscribe(t: &Context, options: EventsOptions) -> Result<EventStream, F
     Ok(t.runtime().events(options).await?)
 }
 
-/// The events up to the removal of `container`.
+/// Returns the events up to the removal of `container`.
 async fn until_removed(
     events: &mut EventStream,
     container: &dyn Container,
@@ -98,7 +98,7 @@ async fn out_of_memory(t: Context) -> Outcome {
     let (container, exit) = t.out_of_memory().await?;
     container.remove().await?;
     let mut seen = until_removed(&mut events, &*container).await?;
-    // It may have taken more than one container.
+    // The stream may have returned events of other containers as well.
     seen.retain(|event| &event.container == container.id());
     let mut kinds = kinds(&seen);
     assert!(kinds.contains(&&EventKind::Oom), "{kinds:?}");
@@ -110,7 +110,7 @@ async fn out_of_memory(t: Context) -> Outcome {
     Ok(())
 }
 
-/// From the creation of one container on, told after its life.
+/// Reads the events since the creation of one container, after its removal.
 async fn since_a_time(t: Context) -> Outcome {
     let before = t.create(&t.idle()).await?;
     before.remove().await?;
@@ -123,7 +123,7 @@ async fn since_a_time(t: Context) -> Outcome {
     let mut seen = until_removed(&mut events, &*container).await?;
     seen.retain(|event| &event.container == container.id());
     let mut kinds = kinds(&seen);
-    // Whether the creation itself is after its own time is the engine's to say.
+    // The engine decides whether the creation itself is after its own time.
     kinds.retain(|kind| **kind != EventKind::Created);
     let code = |kind: &EventKind| match kind {
         EventKind::Exited(exit) => exit.code,
@@ -135,7 +135,7 @@ async fn since_a_time(t: Context) -> Outcome {
     Ok(())
 }
 
-/// A subscriber goes away, and another one goes on where the first was.
+/// A subscriber disconnects, and another one continues after the last event of the first.
 async fn none_missing_after_a_reconnect(t: Context) -> Outcome {
     let mut events = subscribe(&t, EventsOptions::default()).await?;
     let first = t.create(&t.idle()).await?;
@@ -168,7 +168,7 @@ async fn two_subscribers(t: Context) -> Outcome {
     container.remove().await?;
     let one = until_removed(&mut one, &*container).await?;
     assert_eq!(kinds(&one), [&EventKind::Created, &EventKind::Removed]);
-    // An engine that does not say when it removed something leaves that to each of them.
+    // If the engine does not report a removal time, each subscriber sets its own.
     let two = until_removed(&mut two, &*container).await?;
     assert_eq!(kinds(&two), kinds(&one));
     assert!(two.iter().all(|event| event.container == one[0].container));

@@ -45,7 +45,7 @@ cases! { "exec":
     wait_from_many [Exec];
 }
 
-/// What a stream of a session gives to its end.
+/// Reads a stream of a session to its end.
 pub(super) async fn drain(mut stream: ByteStream) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     while let Some(chunk) = stream.next().await {
@@ -54,7 +54,7 @@ pub(super) async fn drain(mut stream: ByteStream) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
-/// A finished session: both streams as text, and the exit code.
+/// Finished session: both streams as text, and the exit code.
 struct Done {
     stdout: String,
     stderr: String,
@@ -95,7 +95,7 @@ async fn output(t: Context) -> Outcome {
     let container = t.shared().await?;
     let done = run(&*container, ExecOptions::new(["echo", "two  words", "$HOME"])).await?;
     assert_eq!((done.stdout.as_str(), done.code), ("two  words $HOME\n", 0));
-    // What an exec writes is not in the log of the container.
+    // Output of an exec is not in the log of the container.
     assert!(!t.text(&*container).await?.contains("words"));
     Ok(())
 }
@@ -141,7 +141,7 @@ async fn stdin_of_an_output_session_is_empty(t: Context) -> Outcome {
     Ok(())
 }
 
-/// 100 MiB through a pipe, both ways at once.
+/// Sends 100 MiB through a pipe, in both directions at once.
 async fn large_both_ways(t: Context) -> Outcome {
     const CHUNK: usize = 1 << 20;
     const CHUNKS: usize = 100;
@@ -189,8 +189,8 @@ async fn unread_stream_does_not_block_the_other(t: Context) -> Outcome {
     Ok(())
 }
 
-/// More input than anything on the way has room for, and a process that ends without reading it:
-/// the writer is told, and the exit code is right or not known.
+/// Sends more input than all buffers on the path can hold to a process that exits without reading it: the
+/// write fails, and the exit code is right or unknown.
 async fn unread_input_does_not_hide_the_end(t: Context) -> Outcome {
     let container = t.shared().await?;
     let session = container.exec(sh("sleep 0.5; exit 3").mode(SessionMode::Stdin)).await?;
@@ -255,7 +255,7 @@ async fn terminal_size_and_resize(t: Context) -> Outcome {
     Ok(())
 }
 
-/// Engines have keys of their own to leave a terminal: Ctrl-P Ctrl-Q.
+/// Engines have detach keys of their own: Ctrl-P Ctrl-Q.
 async fn terminal_takes_every_byte(t: Context) -> Outcome {
     let container = t.shared().await?;
     let script = "stty raw -echo; echo ready; dd bs=1 count=6 2>/dev/null | od -An -tx1";
@@ -301,7 +301,7 @@ async fn working_dir(t: Context) -> Outcome {
     Ok(())
 }
 
-/// Environment and folder, set by the image's own programs where the engine cannot.
+/// Environment and directory, set by programs of the image if the engine does not support them.
 async fn with_the_tools_of_the_image(t: Context) -> Outcome {
     let container = t.shared().await?;
     let options = sh("echo $KEPT \"$OTHER\"; pwd; exit 4").env("OTHER", "$NEW  new");
@@ -346,7 +346,7 @@ async fn in_exited(t: Context) -> Outcome {
     Ok(())
 }
 
-/// The process of an exec needs more memory than its container has. The kernel kills the largest.
+/// The process of an exec needs more memory than its container has. The kernel kills the largest process.
 async fn out_of_memory(t: Context) -> Outcome {
     let container = t.start(&t.idle().memory(16 << 20)).await?;
     let done = run(&*container, ExecOptions::new(["tail", "/dev/zero"])).await?;
@@ -355,8 +355,8 @@ async fn out_of_memory(t: Context) -> Outcome {
     Ok(())
 }
 
-/// Nothing is left of the container's memory, so that no process can be started in it: one meaning
-/// of that is "it was killed", whether the engine reports a code or words.
+/// The container has no memory left, so that no process can be started in it. The session ends with 137, even
+/// if the engine reports an error message instead of an exit code.
 async fn in_a_container_without_memory(t: Context) -> Outcome {
     let script = "head -c 15300000 /dev/zero >/dev/shm/all; echo full; sleep 1000";
     let spec = t.spec().command(["sh", "-c", script]).memory(16 << 20);
@@ -394,7 +394,6 @@ async fn dropped_in_mid_session(t: Context) -> Outcome {
     Ok(())
 }
 
-/// Where the engine allows it.
 async fn dropped_session_ends_its_process(t: Context) -> Outcome {
     let container = t.ready(&t.idle()).await?;
     drop(container.exec(ExecOptions::new(["sleep", "4321"])).await?);
@@ -405,8 +404,8 @@ async fn dropped_session_ends_its_process(t: Context) -> Outcome {
     .await
 }
 
-/// What a process has started ends with it, however it is ended: by a signal that it cannot handle,
-/// by one that it does not, or with its session.
+/// The children of a process end with it, no matter how it ends: by a signal that it cannot handle, by one
+/// that it does not handle, or with its session.
 async fn ended_process_takes_descendants_with_it(t: Context) -> Outcome {
     let container = t.ready(&t.idle()).await?;
     let script = "sleep 4322 & (sleep 4323 & setsid sleep 4324) & echo ready; sleep 4325";
@@ -439,7 +438,7 @@ async fn ended_process_takes_descendants_with_it(t: Context) -> Outcome {
     Ok(())
 }
 
-/// The container goes away under the session: the exit code is not known, and never 0.
+/// The container is removed during the session: the exit code is unknown, and never 0.
 async fn cut_off_is_lost(t: Context) -> Outcome {
     let container = t.ready(&t.idle()).await?;
     let session = container.exec(ExecOptions::new(["sleep", "3600"])).await?;

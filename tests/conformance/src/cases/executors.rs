@@ -1,4 +1,4 @@
-//! Objects that leave the executor on which they were made.
+//! Objects that outlive the executor on which they were created.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ cases! { "executors":
     longest_durations [Wait];
 }
 
-/// Works in a thread that has no executor.
+/// Runs `work` in a thread that has no executor.
 async fn without_executor<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Failure> {
@@ -37,7 +37,7 @@ async fn without_executor<T: Send + 'static>(
     }
 }
 
-/// Runs `work` on an executor of its own, which ends with it.
+/// Runs `work` on an executor of its own, which is dropped afterwards.
 async fn on_another_executor<T: Send + 'static, F: Future<Output = Result<T, Failure>>>(
     work: impl FnOnce() -> F + Send + 'static,
 ) -> Result<T, Failure> {
@@ -51,7 +51,7 @@ async fn on_another_executor<T: Send + 'static, F: Future<Output = Result<T, Fai
     .await?
 }
 
-/// One of each thing that a program holds while its container runs.
+/// Creates one of each object that a program holds while its container runs.
 async fn one_of_each(
     runtime: Arc<dyn Runtime>,
     container: Arc<dyn Container>,
@@ -60,7 +60,7 @@ async fn one_of_each(
     let mut all: Vec<Box<dyn Send>> = Vec::new();
     let cat = ExecOptions::new(["cat"]).mode(SessionMode::Stdin);
     all.push(Box::new(container.exec(cat.clone()).await?));
-    // Each part of a session alone as well.
+    // Each part of a session on its own as well.
     let Session { stdin, stdout, stderr, control, .. } = container.exec(cat).await?;
     all.push(Box::new(stdin));
     all.push(Box::new(stdout));
@@ -110,7 +110,7 @@ async fn dropped_after_its_end(t: Context) -> Outcome {
     Ok(())
 }
 
-/// Two executors wait by one connection. The first one ends.
+/// Two executors wait with one connection. The first one is dropped.
 async fn wait_outlives_the_executor_of_another(t: Context) -> Outcome {
     let container = t.ready(&t.graceful()).await?;
     let first = container.clone();
@@ -146,7 +146,7 @@ async fn used_after_the_end_of_the_one_that_connected(t: Context) -> Outcome {
     Ok(())
 }
 
-/// A time without an end is one, and no overflow.
+/// The longest duration means no time limit, and does not overflow.
 async fn longest_durations(t: Context) -> Outcome {
     let container = t.ready(&t.graceful().stop_grace(Duration::MAX)).await?;
     if t.has(Capability::StatsMemory) {

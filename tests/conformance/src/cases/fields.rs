@@ -1,4 +1,4 @@
-//! Each field of a spec has its effect inside the container.
+//! Each field of a spec takes effect inside the container.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
@@ -141,7 +141,7 @@ async fn user_and_group_of_the_image(t: Context) -> Outcome {
     Ok(())
 }
 
-/// The groups of the process, of a user whom the image has in `video` (44).
+/// Returns the groups of a process that runs as a user whom the image has in `video` (44).
 async fn groups_of_alice(t: &Context, user: &str) -> Result<String, Failure> {
     t.output(&t.spec().command(["id", "-G"]).user(user)).await
 }
@@ -157,7 +157,7 @@ async fn groups_of_user_and_group(t: Context) -> Outcome {
     Ok(())
 }
 
-/// In place of `groups_of_user_and_group`, for engines on which the image's groups come besides.
+/// Replaces `groups_of_user_and_group` on engines that add the groups of the image.
 pub(crate) async fn groups_of_the_image_as_well(t: Context) -> Outcome {
     assert_eq!(groups_of_alice(&t, "1000:1000").await?, "1000 44\n");
     Ok(())
@@ -241,7 +241,7 @@ async fn env_unset(t: Context) -> Outcome {
     Ok(())
 }
 
-/// What an engine sets by itself is known; the library adds one variable.
+/// The variables that engines set are a fixed list; the library adds one variable.
 async fn env_is_not_added_to(t: Context) -> Outcome {
     let spec = t.spec().command(["cat", "/proc/self/environ"]).env("MINE", "1");
     let text = t.output(&spec).await?;
@@ -331,7 +331,7 @@ async fn mount_of_a_file(t: Context) -> Outcome {
     Ok(())
 }
 
-/// Characters that are legal in a path, and mean something in the short forms of engines.
+/// Uses characters that are legal in a path and special in the short mount syntax of engines.
 async fn mount_of_an_odd_path(t: Context) -> Outcome {
     let file = t.folder()?.join("with:colons,commas=and $(SIGNS)");
     std::fs::write(&file, "content")?;
@@ -340,7 +340,7 @@ async fn mount_of_an_odd_path(t: Context) -> Outcome {
     Ok(())
 }
 
-/// With their kinds and without, so that a kind that is not given is found out.
+/// Mounts with and without a kind, so that the backend has to detect a missing kind.
 async fn mounts_of_every_kind(t: Context) -> Outcome {
     let folder = t.folder()?;
     let (file, socket, fifo) = (folder.join("file"), folder.join("socket"), folder.join("fifo"));
@@ -365,7 +365,7 @@ async fn mounts_of_every_kind(t: Context) -> Outcome {
     Ok(())
 }
 
-/// Mode 2 is a filter. With the default of every engine a process without rights makes no user
+/// Mode 2 is a filter. With the default filter of every engine, an unprivileged process cannot create a user
 /// namespace.
 async fn system_calls_are_filtered(t: Context) -> Outcome {
     let script = "grep Seccomp: /proc/self/status | tr -d '\\t'; \

@@ -1,4 +1,4 @@
-//! Files into a container and out of it, as tar streams.
+//! Copying files into and out of a container, as tar streams.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -36,7 +36,7 @@ cases! { "files":
     dropped_in_mid_copy [CopyIn, CopyOut];
 }
 
-/// An entry of a tar stream.
+/// Entry of a tar stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Entry {
     mode: u32,
@@ -49,7 +49,7 @@ fn file(content: &[u8], mode: u32, owner: (u64, u64)) -> Entry {
     Entry { mode, owner, link: None, content: content.to_vec() }
 }
 
-/// Packs entries by name; a name with `/` at its end is a folder.
+/// Packs entries by name; a name that ends with `/` is a directory.
 fn pack(entries: &[(&str, Entry)]) -> Result<Vec<u8>, Failure> {
     let mut archive = tar::Builder::new(Vec::new());
     for (name, entry) in entries {
@@ -97,7 +97,7 @@ fn unpack(bytes: &[u8]) -> Result<BTreeMap<String, Entry>, Failure> {
     Ok(entries)
 }
 
-/// A stream of these bytes in pieces of `piece`.
+/// Returns a stream of these bytes in chunks of `piece` bytes.
 fn streamed(bytes: Vec<u8>, piece: usize) -> ByteStream {
     let bytes = Bytes::from(bytes);
     let pieces: Vec<_> = (0..bytes.len())
@@ -123,7 +123,7 @@ async fn copy_out(
 const ROOT: (u64, u64) = (0, 0);
 const LARGE: (u64, u64) = (3_000_000, 4_000_000);
 
-/// A tar stream of one file.
+/// Returns a tar stream of one file.
 pub(super) fn one_file(name: &str, content: &[u8]) -> Result<ByteStream, Failure> {
     Ok(streamed(pack(&[(name, file(content, 0o600, ROOT))])?, 700))
 }
@@ -152,7 +152,7 @@ async fn out_of_an_exited_container(t: Context) -> Outcome {
     Ok(())
 }
 
-/// Reads or writes all the time, from before the end to after it.
+/// Reads or writes continuously, from before the exit to after it.
 async fn out_of_a_container_that_ends(t: Context) -> Outcome {
     for _ in 0..3 {
         let script = "printf made > /srv/out; echo ready; sleep 0.3";
@@ -179,7 +179,7 @@ async fn into_a_container_that_ends(t: Context) -> Outcome {
             let content = streamed(content, 700);
             match container.copy_in("/srv", content, CopyInOptions::default()).await {
                 Ok(()) => names.push(name),
-                // Podman does not say whether they are there.
+                // Podman does not report whether the files are there.
                 Err(error) if error.kind() == ErrorKind::Lost && !is_last => continue,
                 Err(error) => return Err(error.into()),
             }
@@ -235,7 +235,7 @@ async fn modes_and_owners_in(t: Context) -> Outcome {
         ("private", file(b"x", 0o600, ROOT)),
         ("program", file(b"#!/bin/sh\necho runs\n", 0o755, ROOT)),
         ("owned", file(b"x", 0o4640, (1000, 44))),
-        // More than a header has room for in octal digits: in binary, as GNU's tar writes it,
+        // The size exceeds the octal digits of a header: in binary, as GNU tar writes it,
         ("large", file(b"x", 0o640, LARGE)),
     ];
     copy_in(&*container, "/srv", &entries).await?;
@@ -287,7 +287,7 @@ async fn a_large_file(t: Context) -> Outcome {
     Ok(())
 }
 
-/// What is not in the container's own file system, but in memory.
+/// Copies files that are in memory and not in the container's own file system.
 async fn tmpfs_in_and_out(t: Context) -> Outcome {
     let script = "echo out > /dev/shm/out; echo ready
                   until [ -e /dev/shm/in ]; do sleep 0.05; done; cat /dev/shm/in; sleep 3600";
@@ -298,7 +298,7 @@ async fn tmpfs_in_and_out(t: Context) -> Outcome {
     t.until_logged(&*container, "from outside").await
 }
 
-/// A FIFO stays one.
+/// A FIFO remains a FIFO.
 async fn fifos_in_and_out(t: Context) -> Outcome {
     let script = "mkfifo /srv/fifo; echo ready
                   until [ -p /srv/copied ]; do sleep 0.05; done; echo seen; sleep 3600";
@@ -364,8 +364,8 @@ async fn content_that_fails(t: Context) -> Outcome {
     Ok(())
 }
 
-/// Leaves the container without a `tar`. A shell that is busybox runs busybox's applets whether they
-/// stand in `PATH` or not: so another busybox takes its place, with another name for this one.
+/// Leaves the container without a `tar`. A busybox shell runs its applets even if they are not in `PATH`, so
+/// busybox is replaced by a copy in which the applet has another name.
 const WITHOUT_TAR: &str = r"cp /bin/busybox /srv/busybox
 strings -n 3 -t d /bin/busybox | grep ' tar$' | while read -r at word; do
     printf taq | dd of=/srv/busybox bs=1 seek=$at conv=notrunc 2>/dev/null
@@ -374,7 +374,8 @@ mv /srv/busybox /bin/busybox
 rm -f /bin/tar /usr/bin/tar
 echo ready; sleep 3600";
 
-/// An engine that copies through the container's own `tar` says so; another one needs none.
+/// An engine that copies with the container's own `tar` reports that it is missing; another engine needs
+/// none.
 async fn image_without_tar(t: Context) -> Outcome {
     let container = t.ready(&t.script(WITHOUT_TAR)).await?;
     let looked = container.exec(ExecOptions::new(["sh", "-c", "command -v tar"])).await?;
@@ -404,11 +405,11 @@ async fn dropped_in_mid_copy(t: Context) -> Outcome {
     Ok(())
 }
 
-/// A script that makes a file which does not fit into what is read ahead of a reader.
+/// Script that creates a file larger than the read-ahead of a reader.
 pub(super) const BIG: &str =
     "dd if=/dev/zero of=/srv/big bs=1M count=8 2>/dev/null; echo ready; sleep 3600";
 
-/// Drops a copy out of a container that runs [`BIG`] and one into it, both under way.
+/// Drops a copy out of a container that runs [`BIG`] and a copy into it, both in progress.
 pub(super) async fn drop_copies(container: &dyn Container) -> Outcome {
     use futures_util::StreamExt as _;
     let mut out = container.copy_out("/srv/big", CopyOutOptions::default()).await?;
@@ -418,7 +419,7 @@ pub(super) async fn drop_copies(container: &dyn Container) -> Outcome {
         .chain(stream::pending());
     let copy = container.copy_in("/srv", Box::pin(endless), CopyInOptions::default());
     let dropped = tokio::time::timeout(std::time::Duration::from_millis(100), copy).await;
-    // A tar stream has an end of its own, and an engine may stop to read there.
+    // A tar stream has an end marker, and an engine may stop reading there.
     if let Ok(copied) = dropped {
         copied?;
     }
