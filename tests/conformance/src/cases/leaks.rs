@@ -1,4 +1,4 @@
-//! Nothing stays open: counted in this process, with no other case beside.
+//! Leaks of sockets and tasks, counted in this process while no other case runs.
 
 use futures_util::{StreamExt as _, future};
 use runtime_core::{
@@ -26,19 +26,19 @@ cases! { "leaks":
     closed_runtimes [Logs, LogsFollow, Wait] exclusive long;
 }
 
-/// The sockets that this process has open.
+/// Returns the number of open sockets of this process.
 fn sockets() -> Result<usize, Failure> {
     let mut sockets = 0;
     for entry in std::fs::read_dir("/proc/self/fd")? {
-        // The descriptor of the listing itself is gone by the time it is looked at.
+        // The descriptor of the listing itself is closed by the time it is read.
         let target = std::fs::read_link(entry?.path()).unwrap_or_default();
         sockets += usize::from(target.to_string_lossy().starts_with("socket:"));
     }
     Ok(sockets)
 }
 
-/// Does something again and again, and asserts that no socket and no task stays. The first time
-/// does not count: a connection that is kept for reuse is no leak.
+/// Repeats an operation and asserts that no socket and no task remains. The first round does not count,
+/// because a connection that is kept for reuse is not a leak.
 async fn leaks_nothing<F, A>(mut what: F) -> Outcome
 where
     F: FnMut() -> A,
@@ -64,7 +64,7 @@ where
     Ok(())
 }
 
-/// A number that has not changed for a while.
+/// Returns the number once it has not changed for a while.
 async fn settle(mut number: impl FnMut() -> Result<usize, Failure>) -> Result<usize, Failure> {
     let (mut last, mut same) = (number()?, 0);
     until(PATIENCE, "a number that stays", || {
@@ -125,7 +125,7 @@ async fn dropped_waiters(t: Context) -> Outcome {
 async fn dropped_stats(t: Context) -> Outcome {
     let container = t.shared().await?;
     leaks_nothing(|| async {
-        // At once: an engine takes a second or two for the first sample of each.
+        // Concurrently, because an engine takes a second or two for the first sample of each.
         let streams = (0..3).map(async |_| {
             let mut stream = container.stats(StatsOptions::default()).await?;
             assert!(stream.next().await.is_some());
@@ -185,7 +185,7 @@ async fn dropped_pulls(t: Context) -> Outcome {
     .await
 }
 
-/// A connection that is used in every way.
+/// Connection that is used in every way.
 async fn used(t: &Context, container: &runtime_core::ContainerId) -> Result<Used, Failure> {
     let runtime = t.connect().await?;
     let container = runtime.container(container).await?;

@@ -1,4 +1,4 @@
-//! From created to running to exited, and what may not be done on the way.
+//! States from created to running to exited, and the operations that each state refuses.
 
 use std::collections::BTreeSet;
 
@@ -58,7 +58,7 @@ async fn times_in_order(t: Context) -> Outcome {
     let started_at = recent("the start time", exited.started_at)?;
     let ended_at = recent("the end time", exited.ended_at)?;
     assert!(created_at <= started_at && started_at <= ended_at);
-    // An engine under load may note the start late, and one may count whole seconds.
+    // An engine under load may record the start late, and may count whole seconds.
     assert!(ended_at.duration_since(started_at)?.as_millis() >= 100, "it ran for 1.2 s");
     assert_eq!(exit.ended_at, Some(ended_at));
     assert_eq!(exited.exit, Some(exit));
@@ -78,7 +78,7 @@ async fn exit_codes(t: Context) -> Outcome {
     Ok(())
 }
 
-/// The log of a container that writes one line when it runs.
+/// Asserts that a container which writes one line per run has run once.
 async fn ran_once(t: &Context, container: &dyn runtime_core::Container) -> Outcome {
     let text = t.text(container).await?;
     if text.matches("ran").count() != 1 {
@@ -113,7 +113,7 @@ async fn start_after_the_exit(t: Context) -> Outcome {
     let (container, exit) = t.run(&t.script("echo ran; exit 5")).await?;
     let before = container.info().await?;
     assert_eq!(container.start().await?, StartOutcome::AlreadyStarted);
-    // From a connection that has not seen it run, too.
+    // From another connection, too.
     if t.has(Capability::Reattach) {
         let other = t.connect().await?.container(container.id()).await?;
         assert_eq!(other.start().await?, StartOutcome::AlreadyStarted);
@@ -208,7 +208,7 @@ async fn info_round_trips(t: Context) -> Outcome {
     Ok(())
 }
 
-/// A memory limit where the engine has one, so that the field is not empty.
+/// Extension that sets a memory limit if the engine supports one, so that the field is not empty.
 trait MemoryIf {
     fn memory_if(self, t: &Context) -> Self;
 }
@@ -253,9 +253,9 @@ async fn remove_created(t: Context) -> Outcome {
     t.nothing_left().await
 }
 
-/// Without grace: the container takes no notice of TERM, and its grace is longer than a removal, or a
-/// case, may take at all. That a removal is quick is not asked for: a kubelet on a busy machine has
-/// taken half a minute to end a container.
+/// Without grace: the container ignores TERM, and its grace is longer than a removal or a case may take. The
+/// duration of the removal is not asserted, because a kubelet on a busy machine has taken half a minute to
+/// end a container.
 async fn remove_running(t: Context) -> Outcome {
     let container = t.ready(&t.idle().stop_grace(std::time::Duration::from_secs(3600))).await?;
     container.remove().await?;

@@ -1,4 +1,4 @@
-//! Listing: all of ours, and nobody else's.
+//! Listing: all containers of the scope and no others.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -66,11 +66,11 @@ async fn only_ours(t: Context) -> Outcome {
         assert_eq!(listed.info.labels, info.labels);
         let (short, exact) = (listed.info.created_at, info.created_at);
         if let (Some(short), Some(exact)) = (short, exact) {
-            // A list may count in whole seconds.
+            // A list may have a resolution of whole seconds.
             let away = exact.duration_since(short).unwrap_or_default();
             assert!(short <= exact && away.as_secs() < 1, "{short:?} {exact:?}");
         }
-        // What the list says of an exit is true, if it says anything.
+        // An exit in the list is optional, but must be correct.
         assert!(listed.info.exit.is_none() || listed.info.exit == info.exit);
         assert!(listed.info.started_at.is_none() || listed.info.started_at == info.started_at);
         assert!(listed.info.ended_at.is_none() || listed.info.ended_at == info.ended_at);
@@ -110,7 +110,7 @@ async fn by_label(t: Context) -> Outcome {
     Ok(())
 }
 
-/// Labels that no engine's own selector takes.
+/// Labels that no engine's own selector accepts.
 async fn by_odd_labels(t: Context) -> Outcome {
     let odd = [
         ("a/b/c", "x/y"),
@@ -145,7 +145,7 @@ async fn after_remove(t: Context) -> Outcome {
     Ok(())
 }
 
-/// Of five hundred containers two hundred are created at once.
+/// Lists five hundred containers, two hundred of which are created at once.
 async fn five_hundred(t: Context) -> Outcome {
     let create = |number: u32| {
         let spec = t.spec().label("half", if number.is_multiple_of(2) { "even" } else { "odd" });
@@ -193,7 +193,7 @@ async fn two_scopes_do_not_see_each_other(t: Context) -> Outcome {
         let mut events = t.runtime().events(options).await?;
         theirs.remove().await?;
         mine.remove().await?;
-        // Up to the removal of mine, which came last, nothing of theirs is seen.
+        // The removal of the own container is the last event, so no event of the others may precede it.
         loop {
             let Some(event) = events.next().await else {
                 crate::failure::fail!("the events have ended");

@@ -1,4 +1,4 @@
-//! Reading a log: whole, in order, and from any place.
+//! Reading a log: complete, in order, and from any position.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -65,7 +65,7 @@ async fn records_are_lines(t: Context) -> Outcome {
     let records = t.records(&*container, LogOptions::default()).await?;
     let lines: Vec<&[u8]> = records.iter().map(|record| &record.bytes[..]).collect();
     assert_eq!(lines, [b"one\n".as_slice(), b"\n", b"  three  \n", b"a\rb\n"]);
-    // Not the start: the process may write before the engine has noted that it runs.
+    // Not the start, because the process may write before the engine has recorded the start.
     let created = container.info().await?.created_at;
     for record in &records {
         let time = recent("the time of a record", Some(record.time))?;
@@ -105,7 +105,7 @@ async fn no_final_line_end(t: Context) -> Outcome {
     Ok(())
 }
 
-/// A command that writes `count` times the letter and a line end.
+/// Returns a command that writes the letter `count` times, and a line end.
 fn line(letter: char, count: usize) -> String {
     format!("head -c {count} /dev/zero | tr '\\0' {letter}; echo")
 }
@@ -174,11 +174,11 @@ async fn carriage_returns(t: Context) -> Outcome {
     Ok(())
 }
 
-/// Ends with more output than pipes hold on their way to the engine.
+/// Exits with more output than the pipes to the engine can hold.
 pub(crate) const LAST_WORDS: &str = "half() { seq 1000000000000001 1000000000005000; }
     half; sleep 0.2; half; exit 7";
 
-/// What [`LAST_WORDS`] writes.
+/// Returns the output of [`LAST_WORDS`].
 pub(crate) fn last_words() -> String {
     let first: u64 = 1_000_000_000_000_001;
     let half: String = (first..first + 5_000).map(|number| format!("{number}\n")).collect();
@@ -186,7 +186,7 @@ pub(crate) fn last_words() -> String {
 }
 
 async fn at_the_exit(t: Context) -> Outcome {
-    // Not every container of an engine that loses something loses it.
+    // An engine that loses output does not lose it in every container.
     for _ in 0..4 {
         let (container, exit) = t.run(&t.script(LAST_WORDS)).await?;
         assert_eq!(exit.code, Some(7));
@@ -221,7 +221,7 @@ async fn a_hundred_thousand_lines(t: Context) -> Outcome {
 /// Ten lines, with pauses that spread them over more than a second.
 const TEN: &str = "for i in 0 1 2 3 4 5 6 7 8 9; do echo line $i; sleep 0.12; done";
 
-/// What is left of records for a reader that asks for those of `since` and later.
+/// Returns the records that a reader with `since` has to return.
 pub(super) fn from(all: &[LogRecord], since: SystemTime) -> Vec<LogRecord> {
     all.iter().filter(|record| record.time >= since).cloned().collect()
 }
@@ -237,7 +237,7 @@ async fn since_is_inclusive(t: Context) -> Outcome {
         for since in [record.time, record.time + Duration::from_nanos(1)] {
             let seen = t.records(&*container, LogOptions::default().since(since)).await?;
             let wanted = from(&all, since);
-            // An engine that gives a part of the time only may know it all, and go by that.
+            // An engine may report truncated times and still filter by exact ones.
             let unit = t.capabilities().limits.log_time_unit.unwrap_or_default();
             let more = seen.len().saturating_sub(wanted.len());
             assert!(seen.ends_with(&wanted), "since {since:?}: {seen:?}, not {wanted:?}");
@@ -287,7 +287,7 @@ async fn cursor_resumes_at_every_record(t: Context) -> Outcome {
     let mut cursor = None;
     for at in 0..all.len() {
         cursor = Some(LogCursor::advance(cursor, &all[at]));
-        // As it is stored between two processes.
+        // The stored form, as passed between two processes.
         let stored = serde_json::to_string(&cursor)?;
         let Some(after) = serde_json::from_str::<Option<LogCursor>>(&stored)? else {
             fail!("{stored}");
@@ -303,7 +303,7 @@ async fn cursor_resumes_at_every_record(t: Context) -> Outcome {
     Ok(())
 }
 
-/// Fast lines that the engine may stamp alike: the cursor counts those of its time.
+/// Fast lines that the engine may stamp with the same time: the cursor counts the records of its time.
 async fn cursor_counts_records_of_one_time(t: Context) -> Outcome {
     let (container, _) = t.run(&t.spec().command(["seq", "1", "3000"])).await?;
     let all = t.records(&*container, LogOptions::default()).await?;
@@ -311,7 +311,7 @@ async fn cursor_counts_records_of_one_time(t: Context) -> Outcome {
     for (at, record) in all.iter().enumerate() {
         by_time.entry(record.time).or_default().push(at);
     }
-    // The times with the most records are where a cursor could go wrong.
+    // A cursor is most error-prone at the times with the most records.
     let mut times: Vec<_> = by_time.into_iter().collect();
     times.sort_by_key(|(_, at)| std::cmp::Reverse(at.len()));
     for (time, at) in times.into_iter().take(2) {
@@ -377,7 +377,7 @@ async fn read_twice(t: Context) -> Outcome {
     Ok(())
 }
 
-/// Without follow, a reader ends where the log ends now.
+/// Without follow, a reader ends at the current end of the log.
 async fn while_it_runs(t: Context) -> Outcome {
     let container = t.ready(&t.script("seq 1 10; echo ready; sleep 3600")).await?;
     let read = t.records(&*container, LogOptions::default());
@@ -388,7 +388,7 @@ async fn while_it_runs(t: Context) -> Outcome {
     Ok(())
 }
 
-/// The bytes of a raw log, a stream at a time.
+/// Reads the bytes of a raw log, by stream.
 async fn raw(container: &dyn Container) -> Result<BTreeMap<LogStream, Vec<u8>>, Failure> {
     let mut log = container.raw_logs().await?;
     let mut streams: BTreeMap<_, Vec<u8>> = BTreeMap::new();
@@ -400,7 +400,7 @@ async fn raw(container: &dyn Container) -> Result<BTreeMap<LogStream, Vec<u8>>, 
     Ok(streams)
 }
 
-/// Holds a raw log against the records, and gives it.
+/// Compares a raw log with the records, and returns it.
 async fn same_as_records(
     t: &Context,
     container: &dyn Container,
@@ -419,7 +419,7 @@ async fn same_as_records(
 }
 
 async fn raw_is_what_the_records_hold(t: Context) -> Outcome {
-    // What an engine of old puts before its own words, written by the container itself.
+    // Text that older engines put before their own messages, written here by the container itself.
     let words = "Error grabbing logs: no";
     let script = format!(
         "echo out; echo '{words}' >&2; printf '\\377\\000\\n'; {}; ({}) >&2; echo; printf end",
@@ -429,7 +429,7 @@ async fn raw_is_what_the_records_hold(t: Context) -> Outcome {
     let (container, _) = t.run(&t.writer(&script)).await?;
     let streams = same_as_records(&t, &*container).await?;
     let all: usize = streams.values().map(Vec::len).sum();
-    // The byte that is no UTF-8 takes three where the engine has put another in its place.
+    // The byte that is not UTF-8 takes three bytes if the engine has replaced it.
     let more = if t.has(Capability::LogsExactBytes) { 0 } else { 2 };
     assert_eq!(all, 4 + words.len() + 1 + 3 + more + 100_001 + 40_001 + 1 + 3);
     if t.has(Capability::LogsStreamsApart) {

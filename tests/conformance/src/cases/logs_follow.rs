@@ -1,4 +1,4 @@
-//! Following a log: to the end, and never less.
+//! Following a log to its end, without missing a record.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +32,7 @@ fn following() -> LogOptions {
     LogOptions::default().follow(Follow::Yes)
 }
 
-/// The next record of a reader, when it has to come.
+/// Returns the next record of a reader, which must arrive in time.
 async fn next(reader: &mut LogReader) -> Result<LogRecord, Failure> {
     match tokio::time::timeout(PATIENCE, reader.next()).await {
         Ok(Some(record)) => Ok(record?),
@@ -41,7 +41,7 @@ async fn next(reader: &mut LogReader) -> Result<LogRecord, Failure> {
     }
 }
 
-/// The rest of a reader, when it has to end.
+/// Returns the remaining records of a reader, which must end in time.
 async fn ends(reader: LogReader) -> Result<Vec<LogRecord>, Failure> {
     match tokio::time::timeout(PATIENCE * 2, rest(reader)).await {
         Ok(records) => records,
@@ -80,7 +80,7 @@ async fn while_running(t: Context) -> Outcome {
     let mut reader = container.logs(following()).await?;
     assert_eq!(next(&mut reader).await?.bytes, "one\n");
     assert_eq!(next(&mut reader).await?.bytes, "two\n");
-    // It runs and says nothing: the follower neither ends nor gives anything.
+    // The container runs and writes nothing: the follower neither ends nor returns a record.
     let quiet = tokio::time::timeout(Duration::from_secs(2), reader.next()).await;
     assert!(quiet.is_err(), "{quiet:?}");
     container.stop(StopOptions::default()).await?;
@@ -88,10 +88,10 @@ async fn while_running(t: Context) -> Outcome {
     Ok(())
 }
 
-/// A line without an end delays the lines of the other stream for a bounded time, and a cursor taken
-/// meanwhile has its place.
+/// An unfinished line delays the lines of the other stream for a bounded time, and a cursor taken meanwhile
+/// keeps its position.
 async fn progress_bar_does_not_hold_back_lines(t: Context) -> Outcome {
-    // Engines keep the first 16 KiB of an unfinished line to themselves.
+    // Engines buffer the first 16 KiB of an unfinished line.
     let bar = "head -c 40000 /dev/zero | tr '\\0' '\\r' >&2";
     let lines = "for i in 1 2 3 4; do echo line $i; sleep 0.5; done";
     let script = format!("trap 'exit 0' TERM; {bar}; {lines}; sleep 3600 & wait");
@@ -146,7 +146,7 @@ async fn cursor_resumes_in_another_connection(t: Context) -> Outcome {
     let container = t.start(&t.script(script)).await?;
     let mut text = String::new();
     let mut cursor = None;
-    // Ten readers, one after another, each from where the one before was dropped.
+    // Ten readers, one after another, each from the position at which the previous one was dropped.
     for _ in 0..10 {
         let connection = t.connect().await?;
         let options = cursor.map_or(following(), |cursor| following().after(cursor));
@@ -190,7 +190,7 @@ async fn sixteen_followers(t: Context) -> Outcome {
     Ok(())
 }
 
-/// The container writes faster than it is read: it has to wait, or the engine to keep it.
+/// The container writes faster than the reader reads: the container has to block, or the engine to buffer.
 async fn slow_reader_loses_nothing(t: Context) -> Outcome {
     let container = t.start(&t.writer("seq 1 30000")).await?;
     let mut reader = container.logs(following()).await?;
@@ -209,8 +209,8 @@ async fn slow_reader_loses_nothing(t: Context) -> Outcome {
 }
 
 async fn dropped_in_mid_stream(t: Context) -> Outcome {
-    // Fast, but no more than 10 MiB in ten seconds: a kubelet begins a new file then, and its engine
-    // cuts a line in two there.
+    // Fast, but at most 10 MiB in ten seconds: beyond that a kubelet rotates the file, and its engine splits
+    // a line in two at the rotation.
     let script = "while :; do seq 200 | sed 's/.*/and so on/'; sleep 0.01; done";
     let container = t.start(&t.script(script)).await?;
     for _ in 0..10 {
@@ -220,7 +220,7 @@ async fn dropped_in_mid_stream(t: Context) -> Outcome {
         }
         drop(reader);
     }
-    // The connection goes on to serve.
+    // The connection remains usable.
     let container = Arc::clone(&container);
     if t.has(Capability::Kill) {
         container.kill(runtime_core::Signal::KILL).await?;
@@ -229,7 +229,7 @@ async fn dropped_in_mid_stream(t: Context) -> Outcome {
     Ok(())
 }
 
-/// The lines are returned, and then the one error that every engine has for a removed container.
+/// The reader returns the lines, and then the one error that every engine has for a removed container.
 async fn removed_while_following(t: Context) -> Outcome {
     for is_running in [true, false] {
         let container = match is_running {

@@ -1,4 +1,4 @@
-//! The cases, a file for each area.
+//! Cases, with one file for each area.
 
 mod attach;
 mod backpressure;

@@ -40,7 +40,7 @@ fn policy(policy: PullPolicy) -> PullOptions {
     PullOptions::default().policy(policy)
 }
 
-/// All events of a pull; the last one is its outcome.
+/// Returns all events of a pull; the last one is its outcome.
 async fn events(mut stream: PullStream) -> Result<(Vec<PullEvent>, PullSummary), Failure> {
     let mut events = Vec::new();
     while let Some(event) = stream.next().await {
@@ -65,7 +65,7 @@ async fn missing(t: Context) -> Outcome {
     assert!(resolved.contains("@sha256:"), "{resolved}");
     let (_, exit) = t.run(&ContainerSpec::new(image.clone()).command(["true"])).await?;
     assert!(exit.success());
-    // Now it is there.
+    // The image is present now.
     let again = t.runtime().pull_image(&image, policy(PullPolicy::Missing)).await?;
     let (seen, second) = events(again).await?;
     assert_eq!(seen, [PullEvent::AlreadyPresent]);
@@ -73,7 +73,7 @@ async fn missing(t: Context) -> Outcome {
     Ok(())
 }
 
-/// The same name twice, with two images.
+/// Pushes two images under the same name.
 async fn renewed(t: &Context) -> Result<(Image, PullSummary), Failure> {
     let name = format!("conformance/{}:renewed", t.scope());
     let image = t.image(t.push(&name).await?);
@@ -140,7 +140,7 @@ async fn wrong_password(t: Context) -> Outcome {
         let image = Image::new(&image.reference).auth(auth);
         refused_pull(&t, &image, ErrorKind::Unauthenticated).await?;
     }
-    // And the right one after it.
+    // Followed by the correct login.
     t.runtime().pull(&image, PullOptions::default()).await?;
     Ok(())
 }
@@ -196,7 +196,7 @@ async fn unknown_repository(t: Context) -> Outcome {
     Ok(())
 }
 
-/// Nothing listens on port 1.
+/// No server listens on port 1.
 async fn unreachable_registry(t: Context) -> Outcome {
     let image = Image::new("127.0.0.1:1/test/busybox:1").auth(RegistryAuth::new("a", "b"));
     let error = refused_pull(&t, &image, ErrorKind::Unavailable).await?;
@@ -213,7 +213,7 @@ async fn bad_name(t: Context) -> Outcome {
     Ok(())
 }
 
-/// Alone, because it removes an image for its layers to come anew.
+/// Exclusive, because it removes an image so that its layers are pulled again.
 async fn progress_adds_up(t: Context) -> Outcome {
     let reference = t.subject().images().layers;
     let (image, least) = match t.subject().forget_image(&reference).await {

@@ -1,4 +1,4 @@
-//! After a crash: of the caller, and of the engine.
+//! Recovery after a crash of the caller and of the engine.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -42,7 +42,7 @@ async fn handle_from_an_id(t: Context) -> Outcome {
     let again = other.container(container.id()).await?;
     assert_eq!((again.id(), again.name()), (container.id(), container.name()));
     assert_eq!(again.info().await?, container.info().await?);
-    // It stopped it, so it knows that it did.
+    // The exit is reported, because this connection stopped the container.
     let StopOutcome::Stopped(exit) = again.stop(StopOptions::default()).await? else {
         fail!("it was running");
     };
@@ -131,7 +131,8 @@ async fn reap_after_the_caller_was_killed(t: Context) -> Outcome {
     t.nothing_left().await
 }
 
-/// Two callers clean up after the same crash: what one removes is no failure of the other.
+/// Two callers clean up after the same crash: a container that one of them removes is not a failure of the
+/// other.
 async fn reap_twice_at_once(t: Context) -> Outcome {
     for _ in 0..6 {
         t.create(&t.spec()).await?;
@@ -155,7 +156,7 @@ async fn start_engine(t: &Context) -> Outcome {
     control.start().await.map_err(|error| Failure::new(error.to_string()))
 }
 
-/// Waits for what goes on while the engine comes and goes.
+/// Waits for work that must continue while the engine restarts.
 async fn survived<T>(
     what: &str,
     task: tokio::task::JoinHandle<Result<T, Failure>>,
@@ -186,8 +187,8 @@ async fn ended_while_the_engine_was_away(t: Context) -> Outcome {
     Ok(())
 }
 
-/// How a container ended that ended with 21 when there was no engine: the same to one who waited
-/// all the time, to one who asks the handle, and to one who comes later.
+/// Returns the exit of a container that exited with 21 while the engine was down. The exit is the same for a
+/// waiter from before, for a later call on the handle, and for a new connection.
 pub(crate) async fn end_while_away(t: &Context) -> Result<Exit, Failure> {
     let folder = t.folder()?;
     let container = t.ready(&until_told(t, &folder, 21)).await?;
@@ -210,7 +211,7 @@ pub(crate) async fn end_while_away(t: &Context) -> Result<Exit, Failure> {
     Ok(exit)
 }
 
-/// Ends with `code` when there is a file `told` in the folder.
+/// Returns a container that exits with `code` when the file `told` appears in the directory.
 fn until_told(t: &Context, folder: &Path, code: u8) -> ContainerSpec {
     let wait = "while [ ! -e /data/told ]; do sleep 0.1; done";
     let script = format!("echo ready; {wait}; touch /data/ended; exit {code}");
@@ -245,7 +246,7 @@ async fn engine_killed_during_follow(t: Context) -> Outcome {
     Ok(())
 }
 
-/// What happened while the engine was away, or while nobody was connected, is told after it.
+/// Events from the time when the engine was down or no client was connected are returned afterwards.
 async fn engine_killed_during_events(t: Context) -> Outcome {
     let container = t.ready(&t.graceful()).await?;
     let id = container.id().clone();
@@ -274,7 +275,7 @@ async fn engine_killed_during_events(t: Context) -> Outcome {
     Ok(())
 }
 
-/// While it is away every call says so at once; when it is back every call works.
+/// While the engine is down every call fails at once; after the restart every call works.
 async fn engine_away(t: Context) -> Outcome {
     let container = t.create(&t.script("exit 0")).await?;
     kill_engine(&t).await?;

@@ -1,4 +1,4 @@
-//! The resources of a spec: what the kernel counts.
+//! Resources of a spec, checked against the kernel's counters.
 
 use runtime_core::{ContainerSpec, Gpus};
 
@@ -26,7 +26,7 @@ pub(super) fn cgroup(v1: &str, v2: &str) -> String {
 pub(super) const QUOTA: &str = "(cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/cpu/cpu.cfs_period_us \
      2>/dev/null || cat /sys/fs/cgroup/cpu.max) | tr '\\n' ' '";
 
-/// The numbers in a text.
+/// Returns the numbers in a text.
 pub(super) fn numbers(text: &str) -> Vec<f64> {
     text.split_whitespace().filter_map(|word| word.parse().ok()).collect()
 }
@@ -48,7 +48,7 @@ async fn memory(t: Context) -> Outcome {
     let text = t.text(&*container).await?;
     let words: Vec<&str> = text.split_whitespace().collect();
     assert_eq!(words[0], "100663296");
-    // The sum on cgroup v1, the swap alone on v2, nothing where the kernel does not count swap.
+    // The sum on cgroup v1, swap alone on v2, nothing if the kernel does not count swap.
     assert!(["100663296", "0", "none"].contains(&words[1]), "swap is added: {text}");
     assert_eq!(container.info().await?.memory, Some(96 << 20));
     Ok(())
@@ -64,7 +64,7 @@ async fn cpu_count(t: Context) -> Outcome {
     Ok(())
 }
 
-/// The weight of a cgroup: shares on v1, a weight of 1 to 10000 on v2.
+/// Returns the weight of a cgroup: shares on v1, a weight of 1 to 10000 on v2.
 async fn weight(t: &Context, spec: ContainerSpec) -> Result<f64, Failure> {
     let text =
         t.output(&spec.command(["sh", "-c", &cgroup("cpu/cpu.shares", "cpu.weight")])).await?;
@@ -79,8 +79,8 @@ async fn cpu_shares(t: Context) -> Outcome {
     let half = weight(&t, t.spec().cpu_shares(512)).await?;
     let double = weight(&t, t.spec().cpu_shares(2048)).await?;
     assert!(half < double, "{half} {double}");
-    // How shares become a weight differs between versions of the engine's runtime; what they
-    // stand for on v1, and their order, does not.
+    // The conversion of shares to a weight differs between versions of the engine's runtime; their value on
+    // v1 and their order do not.
     if double == 2048.0 {
         assert_eq!((half, default), (512.0, 1024.0));
     } else {

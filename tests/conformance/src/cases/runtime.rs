@@ -63,7 +63,7 @@ async fn close_ends_every_use(t: Context) -> Outcome {
         refused(container.raw_logs().await.map(drop), ErrorKind::InvalidState)?;
     }
     refused(container.stop(StopOptions::default()).await, ErrorKind::InvalidState)?;
-    // Nothing changed at the engine.
+    // The state at the engine is unchanged.
     let listed = t.runtime().list_containers(ListOptions::default()).await?;
     assert_eq!(listed.len(), 1);
     Ok(())
@@ -85,8 +85,8 @@ async fn close_ends_what_is_under_way(t: Context) -> Outcome {
     Ok(())
 }
 
-/// Creates that are under way, or were dropped, when the runtime is closed are whole or undone. After
-/// the close nothing could undo them any more.
+/// Creates that are in progress or dropped when the runtime is closed are complete or undone. After the close
+/// nothing could undo them.
 async fn close_undoes_what_is_half_made(t: Context) -> Outcome {
     const AT_ONCE: usize = 4;
     let spec = t.spec();
@@ -96,7 +96,7 @@ async fn close_undoes_what_is_half_made(t: Context) -> Outcome {
     let ended = Mutex::new(Vec::new());
     for round in 0..6 {
         let runtime = t.connect().await?;
-        // What has ended counts, also where the others are dropped.
+        // A completed create counts, even if the others are dropped.
         let mut creates = Box::pin(join_all((0..AT_ONCE).map(|_| async {
             let created = runtime.create_container(&spec).await;
             lock(&ended).push(created);
@@ -134,8 +134,8 @@ async fn drop_leaves_containers_alone(t: Context) -> Outcome {
     Ok(())
 }
 
-/// Logins, variables, files and what is written to a process are in nothing that is logged at any
-/// level, by this library and by those that it uses.
+/// Logins, variables, files and input of a process do not appear in any log output at any level, by this
+/// library or its dependencies.
 async fn secrets_are_in_no_log(t: Context) -> Outcome {
     let secret = format!("hunter2-{}", t.scope());
     let recording = trace::record()?;

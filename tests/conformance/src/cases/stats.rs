@@ -1,4 +1,4 @@
-//! Statistics: known uses are seen as what they are.
+//! Statistics: a container with a known load has matching samples.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -36,7 +36,7 @@ cases! { "stats":
 
 const MIB: u64 = 1 << 20;
 
-/// Measures until `good` says so of a sample, and gives it. The last one is in the failure.
+/// Samples until `good` returns `true`, and returns the sample. The failure contains the last sample.
 async fn until(
     container: &dyn Container,
     what: &str,
@@ -70,8 +70,8 @@ const BUSY: &str = "echo ready; while :; do :; done";
 
 async fn cpu_of_a_busy_loop_against_its_limit(t: Context) -> Outcome {
     let container = t.ready(&t.script(BUSY).cpu_count(0.1)).await?;
-    // A loop that takes all it may take uses 100 % of its limit. A machine under load gives it
-    // less for a while, so it is asked until it shows.
+    // A busy loop uses 100 % of its limit. A machine under load gives it less for a while, so the sample is
+    // retried.
     let sample = until(&*container, "a full limit", |sample| percent(sample, 70.0, 135.0)).await?;
     let Some(before) = sample.cpu_time else { fail!("there is no CPU time") };
     let later = until(&*container, "more CPU time", |later| {
@@ -86,7 +86,7 @@ async fn cpu_of_a_busy_loop_against_its_limit(t: Context) -> Outcome {
 
 async fn cpu_of_a_busy_loop_without_limit(t: Context) -> Outcome {
     let container = t.ready(&t.script(BUSY)).await?;
-    // One loop keeps one CPU busy at most; the percentage is of all of the host.
+    // One loop uses at most one CPU; the percentage is relative to the whole host.
     let sample = until(&*container, "some CPU", |sample| percent(sample, 1.0, f64::MAX)).await?;
     let percent = sample.cpu_percent.unwrap_or_default();
     assert!(percent <= 105.0, "{percent} % of the host");
@@ -125,7 +125,7 @@ async fn memory_without_limit(t: Context) -> Outcome {
     let sample = container.stats_once().await?;
     let Some(bytes) = sample.memory_bytes else { fail!("there is no memory use") };
     assert!((1..32 * MIB).contains(&bytes), "{bytes} bytes for a shell that sleeps");
-    // Of the memory of the whole host: a shell is a small part of any.
+    // Relative to the memory of the whole host: a shell uses a small part of it.
     let percent = sample.memory_percent.unwrap_or(100.0);
     assert!(percent > 0.0 && percent < 10.0, "{percent} % of the host");
     Ok(())
@@ -251,7 +251,7 @@ async fn not_running(t: Context) -> Outcome {
     Ok(())
 }
 
-/// Many in one call; those that do not run or are not there are left out.
+/// Many containers in one call; containers that do not run or do not exist are left out.
 async fn bulk(t: Context) -> Outcome {
     let running = future::try_join_all((0..8).map(|_| async { t.ready(&t.idle()).await })).await?;
     let created = t.create(&t.idle()).await?;

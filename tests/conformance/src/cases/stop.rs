@@ -1,4 +1,4 @@
-//! Stopping: a signal, a grace, a kill; and everything stays readable.
+//! Stopping: a signal, a grace period, a kill; logs and exit remain readable.
 
 use std::time::{Duration, Instant};
 
@@ -36,7 +36,7 @@ fn grace(grace: Duration) -> StopOptions {
     StopOptions::default().grace(grace)
 }
 
-/// The exit of a container that this stop has stopped.
+/// Returns the exit of a container that this call has stopped.
 async fn stopped(container: &dyn Container, options: StopOptions) -> Result<Exit, Failure> {
     match container.stop(options).await? {
         StopOutcome::Stopped(exit) => {
@@ -94,7 +94,7 @@ async fn no_grace_given(t: Context) -> Outcome {
     Ok(())
 }
 
-/// Needs a part of a second to end: a grace of half a second, rounded down, would kill it.
+/// Takes a fraction of a second to exit: a grace of half a second, rounded down, would kill it.
 const TAKES_ITS_TIME: &str =
     "trap 'sleep 0.2; echo bye; exit 7' TERM; echo ready; sleep 3600 & wait";
 
@@ -188,7 +188,7 @@ async fn after_a_dropped_stop(t: Context) -> Outcome {
     let container = t.ready(&t.idle().stop_grace(Duration::from_secs(2))).await?;
     let stop = container.stop(StopOptions::default());
     assert!(tokio::time::timeout(Duration::from_millis(100), stop).await.is_err());
-    // It may go on or not; in any case the container can be stopped now.
+    // The container may be running or not; in both cases it can be stopped now.
     container.stop(StopOptions::default()).await?;
     let exit = container.wait().await?;
     assert_eq!((exit.code, exit.reason), (Some(137), ExitReason::StoppedByUs));

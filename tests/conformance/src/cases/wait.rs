@@ -1,4 +1,4 @@
-//! Waiting: the same true answer for everyone who asks.
+//! Waiting: every waiter gets the same correct exit.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +32,7 @@ cases! { "wait":
 
 type Waiter = tokio::task::JoinHandle<runtime_core::Result<Exit>>;
 
-/// Waits in a task of its own. It is given when the wait has begun.
+/// Spawns a waiter task and returns it when the wait has begun.
 async fn waiter(container: &Arc<dyn Container>) -> Result<Waiter, Failure> {
     let container = Arc::clone(container);
     let (begun, begins) = tokio::sync::oneshot::channel();
@@ -49,7 +49,7 @@ async fn waiter(container: &Arc<dyn Container>) -> Result<Waiter, Failure> {
     Ok(task)
 }
 
-/// What a waiter says, when it has to say something.
+/// Returns the exit of a waiter, which must complete in time.
 async fn answer(waiter: Waiter) -> Result<Exit, Failure> {
     match tokio::time::timeout(PATIENCE, waiter).await {
         Ok(exit) => Ok(exit??),
@@ -60,7 +60,7 @@ async fn answer(waiter: Waiter) -> Result<Exit, Failure> {
 async fn before_the_start(t: Context) -> Outcome {
     let container = t.create(&t.script("exit 9")).await?;
     let waiter = waiter(&container).await?;
-    // A question to the engine that begins after the wait has its answer before the start.
+    // A request that is sent after the wait has begun is answered before the start.
     container.info().await?;
     assert!(!waiter.is_finished(), "a container that was not started has ended");
     container.start().await?;
@@ -135,7 +135,7 @@ async fn many_containers(t: Context) -> Outcome {
     Ok(())
 }
 
-/// Those who stop waiting take nothing from those who go on.
+/// A cancelled waiter does not affect the other waiters.
 async fn cancelled_waiters(t: Context) -> Outcome {
     let container = t.ready(&t.idle()).await?;
     for _ in 0..3 {
@@ -169,7 +169,8 @@ async fn removed_before_the_start(t: Context) -> Outcome {
     Ok(())
 }
 
-/// The removal kills it: whoever sees the kill first says so, and otherwise it is Removed.
+/// The removal kills the container: a waiter that sees the kill first returns that exit, and otherwise
+/// Removed.
 async fn removed_while_running(t: Context) -> Outcome {
     let container = t.ready(&t.idle()).await?;
     let (one, two) = (waiter(&container).await?, waiter(&container).await?);
@@ -189,7 +190,7 @@ async fn removed_while_running(t: Context) -> Outcome {
 async fn removed_before_the_wait(t: Context) -> Outcome {
     let (container, _) = t.run(&t.script("exit 0")).await?;
     container.remove().await?;
-    // Only who waited before may know how it had ended.
+    // Only a waiter from before the removal may have the exit.
     let other = t.create(&t.idle()).await?;
     other.remove().await?;
     refused(other.wait().await, ErrorKind::NotFound)?;
@@ -200,14 +201,14 @@ async fn out_of_memory(t: Context) -> Outcome {
     let (container, exit) = t.out_of_memory().await?;
     assert_eq!(exit.code, Some(137));
     assert_eq!(container.info().await?.exit.as_ref(), Some(&exit));
-    // Nor does it matter who has seen the end, and when the question comes.
+    // The result depends neither on the connection that has seen the exit nor on the time of the call.
     let other = t.connect().await?.container(container.id()).await?;
     assert_eq!(other.info().await?.exit.as_ref(), Some(&exit));
     assert_eq!(other.wait().await?, exit);
     Ok(())
 }
 
-/// The main process goes on and ends as it likes, unless the whole group is killed together.
+/// The main process continues and exits normally, unless the whole cgroup is killed together.
 async fn out_of_memory_of_a_child(t: Context) -> Outcome {
     let (_, exit) = t.run(&t.script("tail /dev/zero; exit 3").memory(16 << 20)).await?;
     if exit.code != Some(137) {
