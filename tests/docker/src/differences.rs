@@ -1,10 +1,10 @@
-//! What an engine does otherwise than the suite says, known and asserted.
+//! Known differences of an engine from the suite, asserted.
 
 use futures_util::StreamExt as _;
 use runtime_conformance::{Context, Difference, Failure, Outcome};
 use runtime_core::{CopyOutOptions, ErrorKind, Mount};
 
-/// The differences of an engine, by its name in the environment.
+/// Returns the differences of an engine, by its name in the environment.
 pub(crate) fn of(engine: &str) -> Vec<Difference> {
     match engine {
         "podman" | "podman-54" | "podman-58" => PODMAN.to_vec(),

@@ -1,4 +1,4 @@
-//! Docker's API engines as subjects of the conformance suite, and a raw way to look at them.
+//! Engines with Docker's API as subjects of the conformance suite, and a raw client for them.
 
 mod differences;
 mod raw;

@@ -1,4 +1,4 @@
-//! An engine's API without the code under test: one request, one connection, HTTP/1.0.
+//! Raw access to an engine's API without the code under test: one request per connection, HTTP/1.0.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -10,28 +10,28 @@ use serde_json::Value;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A way to ask an engine what it has.
+/// Raw client of an engine.
 #[derive(Debug, Clone)]
 pub struct Raw {
     host: String,
 }
 
 impl Raw {
-    /// For the engine at `host`, in the form of `DOCKER_HOST`.
+    /// Creates a client for the engine at `host`, in the form of `DOCKER_HOST`.
     #[must_use]
     pub fn new(host: impl Into<String>) -> Self {
         Self { host: host.into() }
     }
 
-    /// Sends a request without a body; gives the status and the body.
+    /// Sends a request without a body, and returns the status and the body.
     ///
     /// # Errors
-    /// When the engine is not there or its answer is no HTTP.
+    /// If the engine cannot be reached or its response is not HTTP.
     pub fn request(&self, method: &str, path: &str) -> Result<(u16, Vec<u8>), BoxError> {
         self.send(method, path, "", "")
     }
 
-    /// Sends a request with these further lines in its head, and this body.
+    /// Sends a request with additional header lines and a body.
     fn send(
         &self,
         method: &str,
@@ -39,7 +39,8 @@ impl Raw {
         head: &str,
         body: &str,
     ) -> Result<(u16, Vec<u8>), BoxError> {
-        // An engine that speaks HTTP/1.0 ends its answer by closing: no chunks to put together.
+        // With HTTP/1.0 the engine closes the connection after the response, so there are no chunks to
+        // decode.
         let request = format!("{method} {path} HTTP/1.0\r\nHost: engine\r\n{head}\r\n{body}");
         let mut answer = Vec::new();
         if let Some(path) = self.host.strip_prefix("unix://") {
@@ -60,10 +61,10 @@ impl Raw {
         Ok((status, answer.split_off(end + 4)))
     }
 
-    /// The containers with this label, in whatever state: names, states and ids.
+    /// Returns the containers with this label in any state: names, states and ids.
     ///
     /// # Errors
-    /// When the engine is not there or refuses.
+    /// If the engine cannot be reached or refuses the request.
     pub fn containers(&self, label: &str) -> Result<Vec<String>, BoxError> {
         let filters = encode(&serde_json::json!({"label": [label]}).to_string());
         let path = format!("/v1.41/containers/json?all=1&filters={filters}");
@@ -81,10 +82,10 @@ impl Raw {
             .collect())
     }
 
-    /// Makes a container with what our library does not set, and gives its id.
+    /// Creates a container with settings that the library does not support, and returns its id.
     ///
     /// # Errors
-    /// When the engine is not there or refuses.
+    /// If the engine cannot be reached or refuses the request.
     pub fn create(&self, container: &Value) -> Result<String, BoxError> {
         let body = container.to_string();
         let head = format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());
@@ -96,10 +97,10 @@ impl Raw {
         Ok(made["Id"].as_str().ok_or("no id")?.to_owned())
     }
 
-    /// Removes an image; one that is used or not there is left alone.
+    /// Removes an image; an image that is in use or absent is left alone.
     ///
     /// # Errors
-    /// When the engine is not there.
+    /// If the engine cannot be reached.
     pub fn remove_image(&self, reference: &str) -> Result<(), BoxError> {
         self.request("DELETE", &format!("/v1.41/images/{}", encode(reference))).map(drop)
     }

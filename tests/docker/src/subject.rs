@@ -1,4 +1,4 @@
-//! An engine that speaks Docker's API.
+//! Subject for engines with Docker's API.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -12,17 +12,16 @@ use test_support::{Control, environment};
 
 use crate::{Raw, differences};
 
-/// What the environment says of the engine and the registry: the variables that
-/// `cargo xtask env up` prints.
+/// Engine and registry from the variables that `cargo xtask env up` prints.
 #[derive(Debug, Clone)]
 pub struct Environment {
-    /// The engine, in the form of `DOCKER_HOST`.
+    /// Address of the engine, in the form of `DOCKER_HOST`.
     pub host: String,
-    /// Its name: `docker`, `podman-54`, `docker-26`.
+    /// Name of the engine: `docker`, `podman-54`, `docker-26`.
     pub engine: String,
-    /// The registry and its login.
+    /// Registry with its login.
     pub registry: Registry,
-    /// The folder that the engine sees at the same path.
+    /// Directory that the engine sees at the same path.
     pub shared: PathBuf,
 }
 
@@ -30,7 +29,7 @@ impl Environment {
     /// Reads the variables.
     ///
     /// # Errors
-    /// When one is missing: a test of an engine fails where there is none.
+    /// If a variable is missing: a test fails without an engine.
     pub fn read() -> std::result::Result<Self, BoxError> {
         Ok(Self {
             host: environment::variable("RUNTIME_TEST_DOCKER_HOST")?,
@@ -41,7 +40,7 @@ impl Environment {
     }
 }
 
-/// The subject.
+/// Docker engine under test.
 #[derive(Debug)]
 pub struct DockerSubject {
     environment: Environment,
@@ -50,10 +49,10 @@ pub struct DockerSubject {
 }
 
 impl DockerSubject {
-    /// The engine of the environment.
+    /// Creates the subject for the engine of the environment.
     ///
     /// # Errors
-    /// When a variable is missing, or the name of the engine is unknown.
+    /// If a variable is missing, or the name of the engine is unknown.
     pub fn from_env() -> std::result::Result<Self, BoxError> {
         let environment = Environment::read()?;
         let control = Control::of(&environment.engine, &environment.host);
@@ -68,7 +67,7 @@ impl Subject for DockerSubject {
     }
 
     async fn connect(&self, scope: &Scope) -> Result<Arc<dyn Runtime>> {
-        // The cases keep the engine busy, and others may keep the machine so.
+        // The cases put load on the engine, and the machine may be busy as well.
         let mut deadlines = Deadlines::default();
         deadlines.connect = Duration::from_secs(60);
         deadlines.query = Duration::from_secs(60);
@@ -117,7 +116,7 @@ impl Subject for DockerSubject {
     }
 
     fn parallelism(&self) -> usize {
-        // Podman does one thing after another under the locks of its database.
+        // Podman serializes requests under the locks of its database.
         if self.environment.engine.starts_with("podman") { 3 } else { 6 }
     }
 

@@ -1,4 +1,4 @@
-//! Faults that only a Docker engine can have, and what only this backend can be asked.
+//! Faults of Docker engines, and features that only this backend has.
 
 mod faults {
     mod dependencies;

@@ -1,4 +1,4 @@
-//! Who depends on this backend depends on no other.
+//! A dependent of this backend does not depend on other backends.
 
 use super::support::Outcome;
 

@@ -1,4 +1,4 @@
-//! An engine of our own that freezes and dies while calls are under way.
+//! A dedicated engine that freezes and dies during calls.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::support::{Engine, OWN, Outcome, scope};
 async fn an_engine_that_dies_in_mid_call() -> Outcome {
     let own = Own::up(OWN).await?;
     let engine = Engine::of_own(&own, scope(), Deadlines::default()).await?;
-    // Nothing has to be undone: the engine had not begun with the create.
+    // No cleanup is expected, because the engine had not started the create.
     dies_in_mid_call(&own, &engine, 2, Duration::ZERO).await?;
 
     let deadlines = deadlines_of(Duration::from_secs(1));

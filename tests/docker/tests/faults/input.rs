@@ -1,4 +1,4 @@
-//! Wrong input meets a real engine: the right kind, at once, and nothing is left.
+//! Invalid input on a real engine: the right error kind, without delay, and no leftovers.
 
 use std::time::Instant;
 
@@ -10,13 +10,13 @@ use test_support::Connection as _;
 
 use super::support::{Engine, Outcome, fails};
 
-/// Creates and starts a container that must not come to be.
+/// Creates and starts a container that must be refused.
 async fn refused(engine: &Engine, spec: &ContainerSpec, kind: ErrorKind) -> Error {
     let begun = Instant::now();
     let tried = match engine.runtime.create_container(spec).await {
         Ok(container) => {
             let started = container.start().await.map(drop);
-            // One that cannot start is there, and is taken away here.
+            // A container that cannot start exists, and is removed here.
             container.remove().await.expect("it can be removed");
             started
         }
@@ -88,7 +88,7 @@ async fn memory_under_the_minimum() -> Outcome {
     assert_eq!(error.field(), Some("memory"));
     assert!(error.to_string().contains(&least.to_string()), "it names the minimum: {error}");
     assert_eq!(engine.runtime.requests_sent(), before, "the engine was not asked");
-    // The minimum is the engine's own, and not more.
+    // The minimum is that of the engine, and not higher.
     let at_least = engine.idle().memory(least);
     engine.runtime.create_container(&at_least).await?;
     engine.finish().await

@@ -1,4 +1,4 @@
-//! Nobody at the other end, or somebody else.
+//! Endpoints without an engine, or with another server.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::support::{BACKEND, Outcome, fails, scope};
 
-/// How this backend connects.
+/// Connects with this backend.
 struct Docker;
 
 #[async_trait]
@@ -92,7 +92,7 @@ async fn an_engine_that_is_too_old() -> Outcome {
     let answer: &'static str = answer.leak();
     let error =
         meets(&Docker, |stream| answers(stream, answer.as_bytes()), ErrorKind::Unsupported).await;
-    // It names what it found.
+    // The error contains the version of the engine.
     assert!(error?.to_string().contains("1.24"));
     Ok(())
 }

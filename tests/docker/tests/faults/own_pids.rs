@@ -16,10 +16,10 @@ use tokio::net::{UnixListener, UnixStream};
 
 use super::support::{Engine, Outcome, scope};
 
-/// How many processes of this host get the PIDs that the engine uses next.
+/// Number of processes of this host that get the PIDs which the engine uses next.
 const BYSTANDERS: usize = 200;
 
-/// Processes of this host that nobody may signal.
+/// Processes of this host that must not be signaled.
 struct Bystanders(Vec<Child>);
 
 impl Bystanders {

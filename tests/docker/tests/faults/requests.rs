@@ -1,4 +1,4 @@
-//! How many requests the engine sees.
+//! Number of requests to the engine.
 
 use futures_util::future;
 use runtime_core::{ListOptions, Runtime};
@@ -10,7 +10,7 @@ use super::support::{Engine, Outcome};
 async fn a_thousand_waiters_cost_one_stream() -> Outcome {
     let engine = Engine::of_environment().await?;
     let containers = engine.start_idle(4).await?;
-    // The first waiter opens what all of them share.
+    // The first waiter opens the stream that all waiters share.
     let first = containers[0].wait();
     let short = std::time::Duration::from_millis(200);
     assert!(tokio::time::timeout(short, first).await.is_err());
@@ -19,7 +19,7 @@ async fn a_thousand_waiters_cost_one_stream() -> Outcome {
     all_killed(&containers, waiters).await?;
     let requests = engine.runtime.requests_sent() - before;
     println!("1000 waiters for 4 containers: {requests} requests, 4 of them to kill");
-    // For each container: to kill it, to see that it runs, to read its end.
+    // For each container: the kill, the check that it runs, the read of its exit.
     assert!(requests <= 4 * 3 + 2, "{requests} requests");
     engine.finish().await
 }

@@ -1,4 +1,4 @@
-//! A password is in nothing that a user prints, stores or traces.
+//! A password never appears in formatted values, serialized values or traces.
 
 use std::fmt::{self, Write as _};
 use std::sync::{Mutex, PoisonError};
@@ -16,7 +16,7 @@ use super::support::{Engine, Outcome};
 
 static TRACED: Mutex<String> = Mutex::new(String::new());
 
-/// Keeps every field of every span and event of every crate, at every level.
+/// Records every field of every span and event of every crate, at every level.
 struct Everything;
 
 struct Fields<'a>(&'a mut String);
@@ -62,7 +62,7 @@ impl Subscriber for Everything {
 
 const SECRET: &str = "correct-horse-battery-staple";
 
-/// Whether the secret is in a text, as it is or in base64.
+/// Returns `true` if the text contains the secret, in plain text or in base64.
 fn shows_the_secret(text: &str) -> bool {
     let decodes = |word: &str| {
         let plain = word.trim_end_matches('=').replace('-', "+").replace('_', "/");
@@ -109,7 +109,7 @@ async fn a_password_is_nowhere() -> Outcome {
         &["span runtime", "backend=\"docker\"", "operation=\"pull image\""][..],
         &["span runtime", "backend=\"docker\"", "operation=\"create container\""],
         &["span runtime", "backend=\"docker\"", "operation=\"reattach\""],
-        // Of these two the container is said in the span that is open already.
+        // The container of these two is recorded in the span that is already open.
         &["record", "container=", id],
         &["span container", "backend=\"docker\"", "operation=\"inspect container\"", id],
     ] {

@@ -1,4 +1,4 @@
-//! An engine of our own that dies under its sessions.
+//! A dedicated engine that dies during sessions.
 
 use runtime_core::Deadlines;
 use test_support::{Connection as _, Own, sessions_die_with};

@@ -1,4 +1,4 @@
-//! What the tests share.
+//! Helpers that the tests share.
 
 use std::time::Instant;
 
@@ -14,10 +14,10 @@ pub(super) use test_support::{Outcome, scope};
 
 pub(super) const BACKEND: &str = "docker";
 
-/// The engine that a test has for itself, so that it may be killed.
+/// Dedicated engine of a test, which may be killed.
 pub(super) const OWN: test_engines::Engine = test_engines::Engine::DockerFaults;
 
-/// A connection with a scope of its own.
+/// Connection with a scope of its own.
 pub(super) struct Engine {
     pub(super) runtime: DockerRuntime,
     pub(super) environment: Environment,
@@ -25,12 +25,12 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    /// The engine of the environment.
+    /// Connects to the engine of the environment.
     pub(super) async fn of_environment() -> Result<Self, BoxError> {
         Self::at(Environment::read()?, scope(), Deadlines::default()).await
     }
 
-    /// The engine that a test has for itself.
+    /// Connects to the dedicated engine of a test.
     pub(super) async fn of_own(
         own: &Own,
         scope: Scope,
@@ -68,7 +68,7 @@ impl Connection for Engine {
     }
 }
 
-/// Asserts that a call fails, how, and that it does so at once.
+/// Asserts that a call fails with `kind` and without delay.
 #[track_caller]
 pub(super) fn fails<T>(result: Result<T, Error>, kind: ErrorKind, since: Instant) -> Error {
     test_support::fails(BACKEND, result, kind, since)

@@ -1,5 +1,5 @@
-//! A log of which the engine keeps only so much. Containers of ours have what the engine's
-//! configuration says, so that this one is made by hand.
+//! Logs that the engine truncates. The library creates containers with the log settings of the engine, so
+//! these containers are created by hand.
 
 use futures_util::StreamExt as _;
 use runtime_core::{
@@ -11,7 +11,7 @@ use test_support::{Connection as _, Own, until};
 
 use super::support::{Engine, OWN, Outcome, scope};
 
-/// Writes a line, and when it is told to, far more than is kept.
+/// Writes a line, and on USR1 far more output than the engine keeps.
 const SCRIPT: &str = "trap 'seq 5000' USR1; echo first; while :; do sleep 0.1; done";
 
 #[tokio::test]
@@ -25,17 +25,17 @@ async fn a_reader_is_told_that_its_place_was_thrown_away() -> Outcome {
     assert_eq!(log.next().await.ok_or("no line")??.bytes, "first\n");
     let place = log.cursor().ok_or("no place")?;
     drop(log);
-    // Nothing was written since, so nothing is lost.
+    // There is no output since, so nothing is lost.
     assert!(container.logs(LogOptions::default().after(place)).await?.next().await.is_none());
 
     container.kill(Signal::USR1).await?;
-    // Read while it is written, it may have all still, or be cut in the middle.
+    // A read during the writes may return the whole log, or a log that is cut in the middle.
     until("loss", async || {
         let next = container.logs(LogOptions::default().after(place)).await?.next().await;
         Ok(matches!(next, Some(Err(error)) if error.kind() == ErrorKind::Lost))
     })
     .await?;
-    // What is there is read by its time.
+    // The remaining log is read by its times.
     until("last line", async || {
         let log = container.logs(LogOptions::default().since(place.time)).await?;
         let records: Vec<_> = log.collect().await;
@@ -46,14 +46,14 @@ async fn a_reader_is_told_that_its_place_was_thrown_away() -> Outcome {
     engine.finish().await
 }
 
-/// The engine's own follow loses lines, or returns them twice, when it rotates the log often.
+/// The engine's own follow loses or repeats lines when it rotates the log often.
 #[tokio::test]
 async fn follower_of_a_rotated_log_returns_each_line_once() -> Outcome {
     const LINES: usize = 20_000;
     let own = Own::up(OWN).await?;
     let engine = Engine::of_own(&own, scope(), Deadlines::default()).await?;
     for driver in ["json-file", "local"] {
-        // All of it is kept, in some tens of files.
+        // The engine keeps the whole log, in some tens of files.
         let log = json!({ "Type": driver, "Config": {
             "max-size": "50k", "max-file": "200", "compress": "false"
         } });

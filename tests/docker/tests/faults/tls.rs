@@ -1,4 +1,4 @@
-//! An engine behind TLS that wants a certificate of its clients, as `dockerd --tlsverify` does.
+//! An engine behind TLS that requires a client certificate, like `dockerd --tlsverify`.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use tokio_rustls::rustls::{RootCertStore, ServerConfig, crypto};
 
 use super::support::{Outcome, fails, scope};
 
-/// Who signs certificates.
+/// Certificate authority.
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
@@ -34,7 +34,7 @@ impl Authority {
         Ok(Self(CertifiedIssuer::self_signed(params, KeyPair::generate()?)?))
     }
 
-    /// A certificate for 127.0.0.1 and its key.
+    /// Returns a certificate for 127.0.0.1 and its key.
     fn sign(
         &self,
         usage: ExtendedKeyUsagePurpose,
@@ -46,7 +46,7 @@ impl Authority {
         Ok((signed.der().clone(), PrivateKeyDer::Pkcs8(key.serialized_der().to_vec().into())))
     }
 
-    /// Writes what who trusts this authority has: its certificate.
+    /// Writes the certificate of the authority, for clients that trust it.
     fn write(&self, folder: &Path) -> Outcome {
         write(&folder.join("ca.pem"), "CERTIFICATE", self.0.der())
     }
@@ -64,8 +64,8 @@ fn write(path: &Path, label: &str, der: &[u8]) -> Outcome {
     Ok(std::fs::write(path, format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n"))?)
 }
 
-/// TLS in front of the engine of the environment, for clients with a certificate of `authority`.
-/// Gives where it listens; it goes with the tasks.
+/// Serves TLS in front of the engine of the environment, for clients with a certificate of `authority`.
+/// Returns the address; the server stops when the tasks are dropped.
 async fn front(authority: &Authority) -> Result<(String, JoinSet<()>), BoxError> {
     let engine = Environment::read()?.host.trim_start_matches("unix://").to_owned();
     let provider = Arc::new(crypto::ring::default_provider());
@@ -93,7 +93,7 @@ async fn front(authority: &Authority) -> Result<(String, JoinSet<()>), BoxError>
                             let _ = tokio::io::copy_bidirectional(&mut client, &mut engine).await;
                         }
                     }
-                    // What it has sent already is read: a reset would take the alert with it.
+                    // The remaining input is read, because a reset would discard the alert.
                     Err((_, mut stream)) => {
                         let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
                     }
