@@ -1,16 +1,16 @@
-//! A made-up device, in the place of a GPU.
+//! Emulated device in place of a GPU.
 
 use std::path::Path;
 
 use runtime_conformance::{BoxError, GpuProof};
 use serde_json::json;
 
-/// The kind of the device: what a GPU's would be `nvidia.com/gpu`.
+/// Kind of the device; the kind of a GPU would be `nvidia.com/gpu`.
 pub(crate) const KIND: &str = "test.example/gpu";
 
-/// Tells an engine of the device, by a file in its folder for that.
+/// Installs the device description in the CDI directory of the engine.
 ///
-/// It gives a container a variable and a file.
+/// The device adds a variable and a file to a container.
 pub(crate) fn install(cdi: &Path, shared: &Path) -> Result<GpuProof, BoxError> {
     let file = shared.join("made-up-device");
     std::fs::write(&file, "made up\n")?;
@@ -32,7 +32,7 @@ pub(crate) fn install(cdi: &Path, shared: &Path) -> Result<GpuProof, BoxError> {
         "kind": KIND,
         "devices": [device("0"), device("1")],
     });
-    // Renamed into its place: an engine that looks meanwhile does not see half of it.
+    // Renamed into place, so that the engine does not read a partial file.
     let temporary = cdi.join(format!(".test-{}", std::process::id()));
     std::fs::write(&temporary, spec.to_string())?;
     std::fs::rename(&temporary, cdi.join("test.json"))?;

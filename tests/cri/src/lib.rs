@@ -1,4 +1,4 @@
-//! containerd as the subject of the conformance suite, and a raw way to look at it.
+//! containerd as the subject of the conformance suite, and a raw client for it.
 
 mod device;
 mod raw;

@@ -1,27 +1,27 @@
-//! An engine without the code under test: through containerd's own tool.
+//! Raw access to an engine without the code under test, through containerd's own tool.
 
 use std::path::PathBuf;
 use std::process::Command;
 
 use runtime_conformance::BoxError;
 
-/// A way to ask an engine what it has.
+/// Raw client of an engine.
 #[derive(Debug, Clone)]
 pub struct Raw {
     socket: PathBuf,
 }
 
 impl Raw {
-    /// For the engine at `endpoint`, in the form of `CONTAINER_RUNTIME_ENDPOINT`.
+    /// Creates a client for the engine at `endpoint`, in the form of `CONTAINER_RUNTIME_ENDPOINT`.
     #[must_use]
     pub fn new(endpoint: &str) -> Self {
         Self { socket: endpoint.trim_start_matches("unix://").into() }
     }
 
-    /// Runs `ctr` with these arguments; gives what it prints.
+    /// Runs `ctr` with these arguments and returns its output.
     ///
     /// # Errors
-    /// When it cannot be run, or fails.
+    /// If `ctr` cannot be run, or fails.
     pub fn ctr(&self, arguments: &[&str]) -> Result<String, BoxError> {
         let done = Command::new("ctr")
             .args(["--connect-timeout", "10s", "--namespace", "k8s.io", "--address"])
@@ -35,10 +35,10 @@ impl Raw {
         Ok(String::from_utf8(done.stdout)?)
     }
 
-    /// The containers and sandboxes with these labels, in whatever state.
+    /// Returns the containers and sandboxes with these labels, in any state.
     ///
     /// # Errors
-    /// When the engine is not there or refuses.
+    /// If the engine cannot be reached or refuses the request.
     pub fn containers(&self, labels: &[(&str, &str)]) -> Result<Vec<String>, BoxError> {
         let filters: Vec<_> =
             labels.iter().map(|(key, value)| format!("labels.\"{key}\"=={value}")).collect();
@@ -46,10 +46,10 @@ impl Raw {
         Ok(listed.lines().map(str::to_owned).collect())
     }
 
-    /// Removes an image under all of its names; one that is not there is left alone.
+    /// Removes an image under all of its names; an absent image is ignored.
     ///
     /// # Errors
-    /// When the engine is not there.
+    /// If the engine cannot be reached.
     pub fn remove_image(&self, reference: &str) -> Result<(), BoxError> {
         let listed = self.ctr(&["images", "list"])?;
         let images: Vec<Vec<&str>> =

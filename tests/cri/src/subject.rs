@@ -1,4 +1,4 @@
-//! An engine that speaks the CRI.
+//! Subject for engines with the CRI.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -13,19 +13,18 @@ use test_support::{Control, environment};
 
 use crate::{Raw, device};
 
-/// What the environment says of the engine and the registry: the variables that
-/// `cargo xtask env up` prints.
+/// Engine and registry from the variables that `cargo xtask env up` prints.
 #[derive(Debug, Clone)]
 pub struct Environment {
-    /// The engine, in the form of `CONTAINER_RUNTIME_ENDPOINT`.
+    /// Endpoint of the engine, in the form of `CONTAINER_RUNTIME_ENDPOINT`.
     pub endpoint: String,
-    /// Its name: `containerd`, `containerd-17`, `containerd-21`.
+    /// Name of the engine: `containerd`, `containerd-17`, `containerd-21`.
     pub engine: String,
-    /// The registry and its login.
+    /// Registry with its login.
     pub registry: Registry,
-    /// The folder that the engine sees at the same path.
+    /// Directory that the engine sees at the same path.
     pub shared: PathBuf,
-    /// Where the engine looks for the descriptions of devices, if it does.
+    /// Directory of the engine's device descriptions, if it reads any.
     pub cdi: Option<PathBuf>,
 }
 
@@ -33,7 +32,7 @@ impl Environment {
     /// Reads the variables.
     ///
     /// # Errors
-    /// When one is missing: a test of an engine fails where there is none.
+    /// If a variable is missing: a test fails without an engine.
     pub fn read() -> std::result::Result<Self, BoxError> {
         Ok(Self {
             endpoint: environment::variable("RUNTIME_TEST_CRI_ENDPOINT")?,
@@ -44,13 +43,13 @@ impl Environment {
         })
     }
 
-    /// The folder for the logs.
+    /// Returns the directory for the logs.
     #[must_use]
     pub fn log_dir(&self) -> PathBuf {
         self.shared.join(format!("{}-logs", self.engine))
     }
 
-    /// How to connect to it.
+    /// Returns the options of a connection.
     #[must_use]
     pub fn options(&self, scope: &Scope) -> CriOptions {
         CriOptions::new(scope.clone())
@@ -61,7 +60,7 @@ impl Environment {
     }
 }
 
-/// The subject.
+/// CRI engine under test.
 #[derive(Debug)]
 pub struct CriSubject {
     environment: Environment,
@@ -71,10 +70,10 @@ pub struct CriSubject {
 }
 
 impl CriSubject {
-    /// The engine of the environment.
+    /// Creates the subject for the engine of the environment.
     ///
     /// # Errors
-    /// When a variable is missing, or the made-up device cannot be described to the engine.
+    /// If a variable is missing, or the emulated device cannot be installed.
     pub fn from_env() -> std::result::Result<Self, BoxError> {
         let environment = Environment::read()?;
         let control = Control::of(&environment.engine, &environment.endpoint);
@@ -145,8 +144,8 @@ impl Subject for CriSubject {
     }
 }
 
-/// What is left of a scope: a line for each sandbox, with what is in it and its log folder, and
-/// one for each of these that has none.
+/// Returns the leftovers of a scope: one line for each sandbox, with its containers and its log directory,
+/// and one for each container or log directory without a sandbox.
 fn left(raw: &Raw, scope: &Scope, logs: &Path) -> std::result::Result<Vec<String>, BoxError> {
     let of_scope = |kind: &str| {
         raw.containers(&[(LABEL_SCOPE, scope.as_str()), ("io.cri-containerd.kind", kind)])

@@ -1,4 +1,4 @@
-//! The conformance suite on the engine of the environment.
+//! Conformance suite on the engine of the environment.
 
 use std::process::ExitCode;
 

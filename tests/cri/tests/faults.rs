@@ -1,4 +1,4 @@
-//! What only this backend can be asked, and faults that only it can have.
+//! Faults of CRI engines, and features that only this backend has.
 
 mod faults {
     mod dependencies;

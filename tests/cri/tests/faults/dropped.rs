@@ -1,4 +1,4 @@
-//! Creates that nobody waits for any more leave nothing behind.
+//! Cancelled creates leave nothing behind.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use test_support::{Connection as _, until};
 use super::own::{HELD_PORTS, Own};
 use super::support::{Engine, Outcome, matrix};
 
-/// How many creates are dropped: what `RUNTIME_TEST_DROPS` says, else 1000 with the whole matrix, which
+/// Returns the number of creates to drop: `RUNTIME_TEST_DROPS` if set, else 1000 with the whole matrix, which
 /// takes minutes, and fewer without.
 fn times() -> Result<u32, BoxError> {
     if let Ok(times) = std::env::var("RUNTIME_TEST_DROPS") {
@@ -21,8 +21,8 @@ fn times() -> Result<u32, BoxError> {
     Ok(if matrix() { 1000 } else { 64 })
 }
 
-/// The moments of the drops, which are others in each run. They follow from a number that is printed,
-/// and `RUNTIME_TEST_SEED` has those of a run that failed again.
+/// Times of the drops, which differ in each run. They are derived from a seed that is printed;
+/// `RUNTIME_TEST_SEED` repeats the times of a failed run.
 struct Moments {
     state: u64,
 }
@@ -37,7 +37,7 @@ impl Moments {
         Ok(Self { state: seed })
     }
 
-    /// A moment between the beginning and the end of `span`.
+    /// Returns a time between the start and the end of `span`.
     fn next(&mut self, span: Duration) -> Duration {
         // splitmix64 (Steele, Lea and Flood, 2014).
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -49,7 +49,7 @@ impl Moments {
     }
 }
 
-/// Asserts that a count sees the ports that a create holds: one that was kept would change it.
+/// Asserts that the count includes the ports that a create holds, so that a leaked port would change it.
 fn sees_held_ports(own: &Own) -> Outcome {
     let held = || Ok::<_, BoxError>(own.count()?[HELD_PORTS]);
     let before = held()?;
@@ -61,23 +61,23 @@ fn sees_held_ports(own: &Own) -> Outcome {
     Ok(())
 }
 
-/// Creates under way at once, and how many are made until all of them have to be undone. A create
-/// that is dropped goes on and is undone for longer than the next ones take: without an end to
-/// that, the engine would have hundreds at once.
+/// Concurrent creates, and the number of creates until all of them must be cleaned up. The cleanup of a
+/// dropped create takes longer than the next creates: without a limit the engine would have hundreds in
+/// progress.
 const AT_ONCE: usize = 8;
 const BATCH: u32 = 64;
 
-/// Ports, a /dev/shm of its own and logs: everything that a create can leave. What there is is
-/// counted before and after, not asked of the code under test.
+/// Covers every object that a create can leave: ports, a /dev/shm of its own and logs. The objects are
+/// counted before and after, without the code under test.
 #[tokio::test(flavor = "multi_thread")]
 async fn dropped_creates_leave_nothing() -> Outcome {
     let own = Own::up().await?;
     let engine = own.connect().await?;
     let spec = engine.idle().tcp_port(80).shared_memory(1 << 20);
-    // So that the image is there, and the bridge, and the first rules of the packet filter.
+    // Pulls the image and creates the bridge and the first rules of the packet filter.
     let begun = Instant::now();
     engine.runtime.create_container(&spec).await?.remove().await?;
-    // Several at once take longer than one.
+    // Concurrent creates take longer than a single one.
     let span = (begun.elapsed() * 4).clamp(Duration::from_millis(200), Duration::from_secs(4));
     sees_held_ports(&own)?;
     let (times, mut moments) = (times()?, Moments::new()?);
@@ -99,7 +99,7 @@ async fn dropped_creates_leave_nothing() -> Outcome {
             container?.remove().await?;
             whole += 1;
         }
-        // Undoing goes on, and is waited for as long as it gets on.
+        // The cleanup runs in the background; the wait continues as long as the count changes.
         let mut left = (engine.left().await?, own.count()?);
         while !(left.0.is_empty() && left.1 == before) {
             let until = Instant::now() + Duration::from_secs(20);
@@ -118,8 +118,8 @@ async fn dropped_creates_leave_nothing() -> Outcome {
     engine.finish().await
 }
 
-/// Creates under way when the runtime is closed: so many that some are whenever it is noticed that the
-/// first one has come to the engine.
+/// Creates in progress when the runtime is closed: enough that some are still in progress when the first
+/// object at the engine is detected.
 const TO_CLOSE: usize = 16;
 
 /// Waits until the engine has something of the scope.
@@ -133,7 +133,7 @@ async fn until_something_is_made(engine: &Engine) -> Outcome {
     .await
 }
 
-/// The runtime is closed while creates are under way: they are undone as well.
+/// The runtime is closed while creates are in progress: they are undone as well.
 #[tokio::test(flavor = "multi_thread")]
 async fn creates_of_a_closed_runtime_leave_nothing() -> Outcome {
     let own = Own::up().await?;
@@ -154,7 +154,7 @@ async fn creates_of_a_closed_runtime_leave_nothing() -> Outcome {
     for error in created.into_iter().filter_map(Result::err) {
         assert_eq!(error.kind(), ErrorKind::InvalidState, "{error:?}");
     }
-    // Closing waits for what has to be undone.
+    // Closing waits for the cleanup.
     assert_eq!(
         engine.left().await?.len(),
         whole * 3,

@@ -17,18 +17,18 @@ use tokio::task::JoinHandle;
 use super::own::Own;
 use super::support::{Engine, Outcome};
 
-/// How many containers, and how many lines each has at least written at every death of the engine.
+/// Number of containers, and minimum number of lines that each has written at every kill of the engine.
 const CONTAINERS: usize = 6;
 const STEP: u64 = 20;
 const DEATHS: u64 = 3;
 
-/// Followers and waiters of containers that run on and end while the engine dies three times, and
-/// while it is away.
+/// Followers and waiters of containers that run and exit while the engine is killed three times, and while it
+/// is down.
 ///
-/// Two things are lost by containerd itself, and are in no file. What it had read from a container
-/// and not yet written when it was killed: here a line at most. And what is in the pipes of a
-/// container that ended while it was away: it closes them before it has opened them again
-/// ("reading from a closed fifo").
+/// containerd itself loses two kinds of output, which are in no file: output that it had read from a
+/// container and not yet written when it was killed, here one line at most; and output in the pipes of a
+/// container that exited while containerd was down, because containerd closes the pipes before it has
+/// reopened them ("reading from a closed fifo").
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_that_dies_again_and_again() -> Outcome {
     let own = Own::up().await?;
@@ -96,7 +96,7 @@ fn ends_away(number: usize) -> bool {
     number % 2 == 1
 }
 
-/// A container with a waiter and a follower.
+/// Container with a waiter and a follower.
 struct Followed {
     container: Arc<dyn Container>,
     waiter: Waiter,
@@ -117,7 +117,7 @@ async fn lines(container: &dyn Container) -> runtime_core::Result<Vec<String>> {
     Ok(texts(&records))
 }
 
-/// The same as the files have it, without the code under test: each short line is whole, with an `F`.
+/// Reads the lines from the log files, without the code under test: each short line is complete, with an `F`.
 fn in_files(engine: &Engine, container: &dyn Container) -> Result<Vec<String>, BoxError> {
     let engine_has = engine.raw.ctr(&["containers", "info", container.id().as_str()])?;
     let engine_has: serde_json::Value = serde_json::from_str(&engine_has)?;
@@ -141,7 +141,7 @@ fn texts(records: &[LogRecord]) -> Vec<String> {
 async fn an_engine_that_dies_in_mid_call() -> Outcome {
     let own = Own::up().await?;
     let engine = own.connect().await?;
-    // A sandbox, a container and a log folder each.
+    // A sandbox, a container and a log directory for each of the two.
     dies_in_mid_call(&own, &engine, 2 * 3, PATIENCE).await?;
     engine.finish().await
 }

@@ -1,4 +1,4 @@
-//! A full disk under the log folder.
+//! A full disk under the log directory.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ use test_support::Connection as _;
 use super::own::Own;
 use super::support::{Outcome, fails, scope};
 
-/// Fills what is left of a disk.
+/// Fills the remaining space of a disk.
 fn fill(disk: &Path) -> Outcome {
     let block = vec![b'x'; 4096];
     let mut number = 0;
@@ -27,8 +27,8 @@ fn fill(disk: &Path) -> Outcome {
     }
 }
 
-/// A container writes more than there is room for: it ends as if nothing was, what is in the file
-/// is read, and the follower ends.
+/// A container writes more than the disk can hold: it exits normally, the content of the file is read, and
+/// the follower ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_becomes_full() -> Outcome {
     let (own, disk) = Own::up_with_disk("size=256k").await?;
@@ -46,13 +46,13 @@ async fn a_disk_that_becomes_full() -> Outcome {
     let read: Vec<_> = read.into_iter().collect::<Result<_, _>>()?;
     assert_eq!(followed, read);
     assert!(read.len() > 1000 && read.len() < 20_000, "{} records", read.len());
-    // Every line is one that was written, and in its place; only the last may be cut.
+    // Every line is a written line, in order; only the last may be cut.
     for (number, record) in read.iter().enumerate().take(read.len() - 1) {
         assert_eq!(record.bytes, format!("{}\n", number + 1), "of {}", read.len());
     }
     println!("{} of 20000 lines found room", read.len());
 
-    // A stop has no room for its mark: it stops all the same.
+    // There is no space for the mark of a stop; the stop succeeds nevertheless.
     let running = engine.runtime.create_container(&engine.idle()).await?;
     running.start().await?;
     fill(&disk)?;
@@ -65,7 +65,7 @@ async fn a_disk_that_becomes_full() -> Outcome {
     engine.finish().await
 }
 
-/// There is no room for another folder: a create says so, and leaves nothing.
+/// There is no space for another directory: a create fails with that reason and leaves nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_without_room_for_a_folder() -> Outcome {
     let (own, disk) = Own::up_with_disk("size=1m,nr_inodes=12").await?;
@@ -86,7 +86,7 @@ async fn a_disk_without_room_for_a_folder() -> Outcome {
     assert_eq!(engine.left().await?.len(), 2, "the sandbox and the container of the first");
     let folders = fs::read_dir(disk.join(engine.runtime.scope().as_str()))?;
     assert_eq!(folders.count(), 1, "the log folder of the first");
-    // There is no room for its log file either.
+    // There is no space for its log file either.
     match first.run().await {
         Ok(exit) => assert_eq!(exit.code, Some(0)),
         Err(error) => println!("without room for its log it does not start: {error}"),

@@ -1,4 +1,4 @@
-//! A kubelet that works with the same engine.
+//! A kubelet that uses the same engine.
 
 use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
@@ -14,7 +14,7 @@ async fn warned_of(engine: &Engine) -> Result<bool, BoxError> {
     Ok(warnings.iter().any(|warning| warning.contains("kubelet")))
 }
 
-/// A process that is called so, and was given the socket of this engine.
+/// The kubelet is a process with that name and the socket of this engine in its arguments.
 #[tokio::test]
 async fn health_warns_of_a_kubelet() -> Outcome {
     let engine = Engine::of_environment().await?;
@@ -25,7 +25,7 @@ async fn health_warns_of_a_kubelet() -> Outcome {
     let run = |socket: &str| {
         let socket = format!("--container-runtime-endpoint={socket}");
         let mut command = Command::new(&program);
-        // Until its input ends.
+        // Runs until its input ends.
         command.args(["-c", "read -r _", &socket]).stdin(Stdio::piped()).spawn()
     };
     let mut other = run("unix:///run/other.sock")?;

@@ -1,4 +1,4 @@
-//! Nobody at the other end, or somebody else.
+//! Endpoints without an engine, or with another server.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use test_support::no_engine::{self, Connect, answers, keeps_silent, meets};
 
 use super::support::{BACKEND, Outcome, scope};
 
-/// How this backend connects.
+/// Connects with this backend.
 struct Cri;
 
 #[async_trait]

@@ -1,4 +1,4 @@
-//! What belongs to others: processes, sessions, files and ports that are not this program's.
+//! Processes, sessions, files and ports that belong to other programs.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,7 +15,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 use super::support::{Engine, Outcome, scope};
 
-/// Passes connections on, as `socat` or `ssh -L` before an engine.
+/// Forwards connections, like `socat` or `ssh -L` in front of an engine.
 fn relay(folder: &Path, endpoint: &str) -> Result<String, BoxError> {
     let path = folder.join("relay.sock");
     let listener = UnixListener::bind(&path)?;
@@ -55,7 +55,7 @@ async fn engine_behind_a_relay_shares_nothing_with_this_host() -> Outcome {
     engine.finish().await
 }
 
-/// Two connections know nothing of each other, as two programs.
+/// Two connections share no state, like two programs.
 #[tokio::test(flavor = "multi_thread")]
 async fn signal_reaches_the_exec_of_this_connection_alone() -> Outcome {
     let one = Engine::of_environment().await?;
@@ -80,7 +80,7 @@ async fn signal_reaches_the_exec_of_this_connection_alone() -> Outcome {
     one.finish().await
 }
 
-/// The modes of all that is below a directory, the directory with it.
+/// Collects the modes of a directory and of everything below it.
 fn modes(directory: &Path, found: &mut BTreeMap<PathBuf, u32>) -> Result<(), BoxError> {
     let entry = fs::symlink_metadata(directory)?;
     found.insert(directory.to_owned(), entry.mode());
@@ -115,8 +115,8 @@ async fn all_that_is_made_on_the_host_is_closed_to_others() -> Outcome {
     modes(&state, &mut found)?;
     for (path, mode) in &found {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        // The engine makes the log files. The users of a container read its /etc/hosts, but the
-        // directories above it are closed.
+        // The engine creates the log files. The users of a container read its /etc/hosts, but the directories
+        // above it are closed.
         let is_open =
             name.starts_with("container.log") || (name == "hosts" && mode & 0o777 == 0o644);
         println!("{mode:o} {}", path.display());

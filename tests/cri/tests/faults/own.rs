@@ -1,4 +1,4 @@
-//! An engine that a test has for itself: it may be killed, and what it has may be counted.
+//! Dedicated engine of a test: it may be killed, and its objects may be counted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddrV4;
@@ -18,10 +18,10 @@ use super::support::{Engine, scope};
 
 const ENGINE: test_engines::Engine = test_engines::Engine::ContainerdFaults;
 
-/// What a count calls the ports that this process holds.
+/// Key of the ports that this process holds, in a count.
 pub(super) const HELD_PORTS: &str = "ports held by this process";
 
-/// The engine.
+/// Dedicated engine.
 pub(super) struct Own(test_support::Own);
 
 impl Own {
@@ -29,10 +29,10 @@ impl Own {
         Ok(Self(test_support::Own::up(ENGINE).await?))
     }
 
-    /// The engine with a small file system, which it sees at the same path as the host.
+    /// Starts the engine with a small file system, which it sees at the same path as the host.
     pub(super) async fn up_with_disk(options: &str) -> Result<(Self, PathBuf), BoxError> {
         let path = Environment::read()?.shared.join("small-disk");
-        // A mount that is made later is not seen in the engine's namespace.
+        // A later mount is not visible in the engine's namespace.
         let own = test_support::Own::up_with(ENGINE, || Disk::mount(options, &path)).await?;
         Ok((Self(own), path))
     }
@@ -46,7 +46,7 @@ impl Own {
         })
     }
 
-    /// A connection with a scope of its own.
+    /// Connects with a scope of its own.
     pub(super) async fn connect(&self) -> Result<Engine, BoxError> {
         self.connect_as(scope(), |options| options).await
     }
@@ -59,8 +59,7 @@ impl Own {
         Engine::at(self.environment()?, scope, change).await
     }
 
-    /// How much there is of what a sandbox is made of, as the host and the engine's namespace
-    /// show it.
+    /// Counts the parts of sandboxes, as seen by the host and by the engine's namespace.
     pub(super) fn count(&self) -> Result<BTreeMap<&'static str, usize>, BoxError> {
         let process = PathBuf::from(format!("/proc/{}", self.process().pid));
         let inside = |path: &str| entries(&process.join("root").join(path));
@@ -68,7 +67,7 @@ impl Own {
         let logs = shared.join(format!("{ENGINE}-logs"));
         let state = process.join("root").join(shared.strip_prefix("/")?);
         let rules = run(std::process::Command::new("iptables").args(["-w", "-t", "nat", "-S"]))?;
-        // Those of this engine bear the name of its network; others come and go.
+        // The objects of this engine carry the name of its network; the number of others varies.
         let network = Site::of_checkout()?.dir(ENGINE.name()).join("cni/10-test.conflist");
         let network: serde_json::Value = serde_json::from_slice(&std::fs::read(network)?)?;
         let network = network["name"].as_str().ok_or("a network without a name")?.to_owned();
@@ -92,7 +91,7 @@ impl Deref for Own {
     }
 }
 
-/// A small file system, for as long as it is needed.
+/// Small file system, mounted until it is dropped.
 struct Disk(PathBuf);
 
 impl Disk {
@@ -122,23 +121,22 @@ fn entries(folder: &Path) -> usize {
     std::fs::read_dir(folder).into_iter().flatten().count()
 }
 
-/// What is in the folders of a folder.
+/// Returns the number of entries in the subdirectories of a directory.
 fn below(folder: &Path) -> usize {
     let folders = std::fs::read_dir(folder).into_iter().flatten().flatten();
     folders.map(|folder| entries(&folder.path())).sum()
 }
 
-/// The ports that this process holds: those of its sockets that are bound to all addresses, and do
-/// not listen.
+/// Returns the ports that this process holds with sockets that are bound to all addresses and do not listen.
 ///
-/// Such sockets are in no table of the kernel's under `/proc/net`. So each one is asked, through a
-/// second descriptor of it that is had only for that.
+/// These sockets are in no table under `/proc/net`. So each socket is queried through a duplicate of its
+/// descriptor.
 fn held_ports() -> Result<BTreeSet<u16>, BoxError> {
     let this = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
     let mut held = BTreeSet::new();
     for entry in std::fs::read_dir("/proc/self/fd")? {
         let entry = entry?;
-        // What was closed since it was listed is gone here, and bad below.
+        // A descriptor that was closed after the listing fails here, or with EBADF below.
         let Ok(link) = std::fs::read_link(entry.path()) else { continue };
         if !link.to_string_lossy().starts_with("socket:") {
             continue;
@@ -157,7 +155,7 @@ fn held_port(socket: &OwnedFd) -> Option<u16> {
     let of_tcp = sockopt::socket_type(socket).ok()? == SocketType::STREAM;
     let address = SocketAddrV4::try_from(rustix::net::getsockname(socket).ok()?).ok()?;
     let listens = sockopt::socket_acceptconn(socket).ok()?;
-    // One that is or was connected has an address of its own.
+    // A socket that is or was connected has an address of its own.
     let holds = of_tcp && !listens && address.ip().is_unspecified() && address.port() != 0;
     holds.then(|| address.port())
 }

@@ -1,4 +1,4 @@
-//! Pulls that stand still.
+//! Pulls that make no progress.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,14 +18,14 @@ use super::support::{Engine, Outcome, fails, scope};
 
 const DEADLINE: Duration = Duration::from_secs(2);
 
-/// Only pulls are not waited for.
+/// Returns the default deadlines with a short one for pulls without progress.
 fn impatient() -> Deadlines {
     let mut deadlines = Deadlines::default();
     deadlines.pull_without_progress = DEADLINE;
     deadlines
 }
 
-/// A registry that takes connections, and says nothing on any of them.
+/// Registry that accepts connections and never answers.
 struct SilentRegistry {
     address: SocketAddr,
     came: Arc<AtomicUsize>,
@@ -52,7 +52,7 @@ impl SilentRegistry {
         Ok(Self { address, came, open })
     }
 
-    /// Waits until whoever came has gone again.
+    /// Waits until all clients have disconnected.
     async fn until_left(&self) -> Outcome {
         assert!(self.came.load(Ordering::SeqCst) > 0, "nobody came to the registry");
         until("the engine to give the pull up", async || Ok(self.open.load(Ordering::SeqCst) == 0))
@@ -60,7 +60,7 @@ impl SilentRegistry {
     }
 }
 
-/// Reads up to the end, or until the connection is lost.
+/// Reads to the end, or until the connection is lost.
 async fn hear_out(mut stream: TcpStream) {
     let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
 }

@@ -1,4 +1,4 @@
-//! A connection on which nothing is said for long.
+//! A connection without traffic for a long time.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use test_support::{Connection as _, until};
 
 use super::support::{Engine, Outcome, matrix};
 
-/// How long a stop takes. An engine puts up with two minutes of a client that asks every 30 seconds
-/// whether it still lives; that is seen with the whole matrix only.
+/// Returns the duration of a stop in seconds. An engine tolerates two minutes of a client that sends a
+/// keepalive ping every 30 seconds; only the whole matrix tests longer stops.
 fn long() -> u64 {
     if matrix() { 150 } else { 3 }
 }

@@ -1,4 +1,4 @@
-//! How many requests the engine sees.
+//! Number of requests to the engine.
 
 use runtime_core::{ListOptions, Runtime};
 use test_support::{Connection as _, Waiter, all_killed};
@@ -14,7 +14,7 @@ async fn a_list_with_info_is_one_request_and_so_are_the_stats_of_all() -> Outcom
     assert_eq!(listed.len(), 4);
     assert_eq!(engine.runtime.requests_sent() - before, 1);
     let ids: Vec<_> = containers.iter().map(|container| container.id().clone()).collect();
-    // The first round learns where the control groups are, from one container.
+    // The first round reads the location of the cgroups from one container.
     engine.runtime.stats(&ids).await?;
     let before = engine.runtime.requests_sent();
     let stats = engine.runtime.stats(&ids).await?;
@@ -36,8 +36,8 @@ async fn a_thousand_waiters_cost_one_list_at_a_time() -> Outcome {
     all_killed(&containers, waiters).await?;
     let (requests, took) = (engine.runtime.requests_sent() - before, begun.elapsed());
     println!("1000 waiters for 3 containers: {requests} requests in {took:?}");
-    // Two to kill each, a few to see how each ended, and the lists. An engine with events makes one more
-    // come for each of them, and tells of what others do as well.
+    // Two to kill each container, a few to read each exit, and the lists. An engine with events causes one
+    // more list for each event, and reports the events of other clients as well.
     let lists = took.as_millis() / 10 + 100;
     assert!(u128::from(requests) <= 3 * 8 + lists, "{requests} requests in {took:?}");
     engine.finish().await

@@ -1,4 +1,4 @@
-//! Log files that are rotated, thrown away, torn or cut.
+//! Log files that are rotated, deleted, torn or cut.
 
 use std::fs;
 use std::io::Write;
@@ -15,7 +15,7 @@ use test_support::{Connection as _, until};
 
 use super::support::{Engine, Outcome, log_folder};
 
-/// The numbers that the lines of a log begin with.
+/// Returns the numbers at the start of the lines of a log.
 fn numbers(records: &[LogRecord]) -> Vec<u64> {
     records
         .iter()
@@ -25,7 +25,7 @@ fn numbers(records: &[LogRecord]) -> Vec<u64> {
         .collect()
 }
 
-/// Where the lines are not numbered from 1 to `last`, each once.
+/// Returns a description of the first gap if the lines are not numbered from 1 to `last`, each once.
 fn gap(records: &[LogRecord], last: u64) -> Option<String> {
     let numbers = numbers(records);
     let at = numbers.iter().zip(1..=last).take_while(|(found, wanted)| **found == *wanted).count();
@@ -74,12 +74,12 @@ async fn nothing_is_lost_or_doubled_over_rotations() -> Outcome {
     assert!(rotations >= 2, "{rotations} rotations are too few to show anything");
     let followed = reader.await??;
     assert_eq!(gap(&followed, 20_000), None, "followed over {rotations} rotations");
-    // The last of its stream: those of the other one come through another pipe.
+    // The last of its stream, because the other stream uses another pipe.
     let stdout = followed.iter().rfind(|record| record.stream == LogStream::Stdout);
     assert_eq!(stdout.map(|record| &record.bytes[..]), Some(&b"last"[..]));
     let read = all(&*container, LogOptions::default()).await?;
     assert_eq!(read, followed, "read back");
-    // From a place in the middle of a rotated file, and from a time there.
+    // From a position in the middle of a rotated file, and from a time there.
     let middle = followed.len() / 3;
     let mut cursor = None;
     for record in &followed[..middle] {
@@ -119,7 +119,7 @@ async fn only_so_many_rotated_files_are_kept() -> Outcome {
     engine.finish().await
 }
 
-/// The rotated files of a folder, in order.
+/// Returns the rotated files of a directory, in order.
 fn rotated(folder: &Path) -> Result<Vec<String>, BoxError> {
     let names = fs::read_dir(folder)?.flatten().map(|file| file.file_name().into_string());
     let names = names.collect::<Result<Vec<_>, _>>().map_err(|name| format!("{name:?}"))?;
@@ -129,7 +129,7 @@ fn rotated(folder: &Path) -> Result<Vec<String>, BoxError> {
     Ok(rotated)
 }
 
-/// Nobody asks for a rotation: the runtime looks at the sizes by itself.
+/// The runtime checks the sizes periodically, without a call to rotate.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_runtime_rotates_by_itself() -> Outcome {
     const KEEP: usize = 2;
@@ -143,7 +143,7 @@ async fn a_runtime_rotates_by_itself() -> Outcome {
     let follower = container.logs(LogOptions::default().follow(Follow::Yes)).await?;
     let follower = tokio::spawn(follower.try_collect::<Vec<_>>());
     let folder = log_folder(&engine, &*container)?;
-    // One look for each file, and one more to throw the first away.
+    // One check for each file, and one more that deletes the first.
     for number in 1..=KEEP + 1 {
         let name = format!("container.log.{number:010}");
         until(&name, async || Ok(rotated(&folder)?.contains(&name))).await?;
@@ -156,14 +156,14 @@ async fn a_runtime_rotates_by_itself() -> Outcome {
     let last = last.as_deref().and_then(|line| line.trim_end().strip_prefix("last "));
     let last: u64 = last.ok_or("the last line is missing")?.parse()?;
     assert_eq!(gap(&followed, last), None, "followed over {} files", KEEP + 1);
-    // Who comes later gets what is kept, without a gap.
+    // A later reader gets the kept files, without a gap.
     let read = all(&*container, LogOptions::default()).await?;
     assert_eq!(read, followed[followed.len() - read.len()..]);
     assert!(read.len() < followed.len(), "nothing was thrown away");
     engine.finish().await
 }
 
-/// A file as an engine leaves it behind where a disk was full, or the host went down.
+/// The file is as an engine leaves it after a full disk or a crash of the host.
 #[tokio::test]
 async fn a_torn_file_costs_no_whole_line() -> Outcome {
     let engine = Engine::of_environment().await?;
@@ -180,19 +180,19 @@ async fn a_torn_file_costs_no_whole_line() -> Outcome {
     let torn = all(&*container, LogOptions::default()).await?;
     let twice: Vec<_> = before.iter().chain(&before).cloned().collect();
     assert_eq!(torn, twice);
-    // Cut in the middle of a line: what is there of it is given.
+    // Cut in the middle of a line: the remaining part is returned.
     fs::write(&path, &whole[..whole.len() - 2])?;
     let cut = all(&*container, LogOptions::default()).await?;
     assert_eq!(cut.len(), 2);
     assert_eq!(cut[0], before[0]);
-    // No file any more: that is not an empty log.
+    // A missing file is not an empty log.
     fs::remove_file(&path)?;
     let error = all(&*container, LogOptions::default()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Lost, "{error:?}");
     engine.finish().await
 }
 
-/// A follower that stands still while the files that it has not read are thrown away.
+/// A follower does not read while its unread files are deleted.
 #[tokio::test]
 async fn a_file_that_is_thrown_away_unread_is_said_to_be_lost() -> Outcome {
     let engine = Engine::of_environment().await?;

@@ -1,4 +1,4 @@
-//! An engine of our own that dies under its sessions.
+//! A dedicated engine that dies during sessions.
 
 use test_support::{Connection as _, sessions_die_with};
 

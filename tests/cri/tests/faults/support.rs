@@ -1,4 +1,4 @@
-//! What the tests share.
+//! Helpers that the tests share.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -15,7 +15,7 @@ pub(super) use test_support::{Outcome, scope};
 
 pub(super) const BACKEND: &str = "cri";
 
-/// A connection with a scope of its own.
+/// Connection with a scope of its own.
 pub(super) struct Engine {
     pub(super) runtime: CriRuntime,
     pub(super) environment: Environment,
@@ -23,7 +23,7 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    /// The engine of the environment.
+    /// Connects to the engine of the environment.
     pub(super) async fn of_environment() -> Result<Self, BoxError> {
         Self::of_environment_with(|options| options).await
     }
@@ -34,7 +34,7 @@ impl Engine {
         Self::at(Environment::read()?, scope(), change).await
     }
 
-    /// The engine of an environment. Nothing rotates its logs unless a test does.
+    /// Connects to the engine of `environment`. Its logs are rotated only by the test.
     pub(super) async fn at(
         environment: Environment,
         scope: Scope,
@@ -45,7 +45,7 @@ impl Engine {
         Ok(Self { runtime, raw: Raw::new(&environment.endpoint), environment })
     }
 
-    /// The folder of the scope's logs.
+    /// Returns the directory of the scope's logs.
     pub(super) fn logs(&self) -> PathBuf {
         self.environment.log_dir().join(self.runtime.scope().as_str())
     }
@@ -63,7 +63,7 @@ impl Connection for Engine {
         busybox(&self.environment.registry)
     }
 
-    /// With the folders of its logs.
+    /// Includes the log directories.
     async fn left(&self) -> Result<Vec<String>, BoxError> {
         let mut left = self.raw.containers(&[(LABEL_SCOPE, self.runtime.scope().as_str())])?;
         let folders = std::fs::read_dir(self.logs()).into_iter().flatten().flatten();
@@ -72,23 +72,23 @@ impl Connection for Engine {
     }
 }
 
-/// The directory that the engine sees at the same path.
+/// Returns the directory that the engine sees at the same path.
 pub(super) fn shared_dir() -> Result<PathBuf, String> {
     test_support::environment::shared_dir()
 }
 
-/// Whether the tests may take minutes.
+/// Returns `true` if the tests may take minutes.
 pub(super) fn matrix() -> bool {
     std::env::var("RUNTIME_TEST_MATRIX").is_ok_and(|value| value == "1")
 }
 
-/// The folder of the logs of the only container of a scope.
+/// Returns the log directory of the only container of a scope.
 pub(super) fn log_folder(engine: &Engine, _of: &dyn Container) -> Result<PathBuf, BoxError> {
     let folder = std::fs::read_dir(engine.logs())?.next().ok_or("there is no log folder")??;
     Ok(folder.path())
 }
 
-/// Asserts that a call fails, how, and that it does so at once.
+/// Asserts that a call fails with `kind` and without delay.
 #[track_caller]
 pub(super) fn fails<T>(result: Result<T, Error>, kind: ErrorKind, since: Instant) -> Error {
     test_support::fails(BACKEND, result, kind, since)
