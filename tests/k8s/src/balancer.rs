@@ -1,7 +1,7 @@
-//! A TCP balancer in front of an API server, with the faults that balancers bring along.
+//! TCP balancer in front of an API server, with the faults of real balancers.
 //!
-//! It takes connections whatever becomes of the server. Its backend can vanish without closing
-//! anything, and connections without traffic are dropped after a time.
+//! It accepts connections even if the server is down. Its backend can vanish without closing any connection,
+//! and connections without traffic are dropped after a timeout.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -17,16 +17,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// What connections lead to.
+/// Backend of the connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Backend {
-    /// A connection leads to the backend that there was when it was opened.
+    /// Number of the backend; a connection stays with the backend that was current when it was opened.
     number: usize,
-    /// Whether it passes anything on.
+    /// `true` if the backend forwards data.
     answers: bool,
 }
 
-/// The balancer. It ends with the runtime that it was started in.
+/// TCP balancer. It stops with the runtime in which it was started.
 #[derive(Debug)]
 pub struct Balancer {
     address: SocketAddr,
@@ -36,11 +36,11 @@ pub struct Balancer {
 }
 
 impl Balancer {
-    /// Starts a balancer in front of the server of a kubeconfig. Connections that are idle for `idle`
-    /// are dropped.
+    /// Starts a balancer in front of the server of a kubeconfig. Connections that are idle for `idle` are
+    /// dropped.
     ///
     /// # Errors
-    /// When the kubeconfig cannot be used.
+    /// If the kubeconfig is invalid.
     pub async fn start(kubeconfig: &Path, idle: Option<Duration>) -> Result<Self, BoxError> {
         let text = std::fs::read_to_string(kubeconfig)?;
         let clusters = Kubeconfig::read_from(kubeconfig)?.clusters;
@@ -67,33 +67,32 @@ impl Balancer {
         Ok(Self { address, backend, taken, kubeconfig: file.into_temp_path() })
     }
 
-    /// The kubeconfig that leads through the balancer.
+    /// Returns the kubeconfig for the balancer.
     #[must_use]
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
     }
 
-    /// Where it listens.
+    /// Returns the listen address.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// How many connections it has taken.
+    /// Returns the number of accepted connections.
     #[must_use]
     pub fn taken(&self) -> usize {
         self.taken.load(Ordering::Relaxed)
     }
 
-    /// The backend vanishes and another takes its place: connections from before pass nothing on any
-    /// more, and stay open.
+    /// Replaces the backend: older connections forward no more data, and stay open.
     pub fn fail_over(&self) {
         self.backend.send_modify(|backend| {
             *backend = Backend { number: backend.number + 1, answers: true };
         });
     }
 
-    /// The backend vanishes, and no other takes its place until [`fail_over`](Self::fail_over).
+    /// Removes the backend; there is no other until [`fail_over`](Self::fail_over).
     pub fn vanish(&self) {
         self.backend.send_modify(|backend| {
             *backend = Backend { number: backend.number + 1, answers: false };
@@ -108,7 +107,7 @@ async fn carry(
     idle: Option<Duration>,
 ) {
     let ours = *current.borrow_and_update();
-    // Lost with its backend: nothing is passed on, and nothing is closed.
+    // After the loss of the backend, nothing is forwarded and nothing is closed.
     let gone = async move {
         if ours.answers {
             let _ = current.wait_for(|now| now.number != ours.number).await;
@@ -126,14 +125,14 @@ async fn carry(
     };
     tokio::select! {
         biased;
-        // Whoever holds the other end finds out for himself.
+        // The peers are not notified.
         () = gone => std::future::pending().await,
         () = carried => {}
         () = idles(heard, idle) => {}
     }
 }
 
-/// Passes on what arrives, and its end.
+/// Forwards data and the end of the stream.
 async fn copy(from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, traffic: &watch::Sender<Instant>) {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(read @ 1..) = from.read(&mut buffer).await {
@@ -145,7 +144,7 @@ async fn copy(from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, traffic: &watch
     let _ = to.shutdown().await;
 }
 
-/// Completes when there was no traffic for so long.
+/// Completes after `limit` without traffic.
 async fn idles(heard: watch::Receiver<Instant>, limit: Option<Duration>) {
     let Some(limit) = limit else { return std::future::pending().await };
     loop {

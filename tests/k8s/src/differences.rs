@@ -1,4 +1,4 @@
-//! What a cluster does otherwise than the suite says, known and asserted.
+//! Known differences of a cluster from the suite, asserted.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use futures_util::StreamExt as _;
 use runtime_conformance::{Context, Difference, Failure, Outcome};
 use runtime_core::{Bytes, ExecOptions, SessionMode};
 
-/// The differences of a cluster whose nodes have containerd.
+/// Returns the differences of a cluster whose nodes run containerd.
 pub(crate) fn all() -> Vec<Difference> {
     vec![
         Difference::adds_groups_of_the_image(),
@@ -28,7 +28,7 @@ pub(crate) fn all() -> Vec<Difference> {
     ]
 }
 
-/// What the code with which an API server of today takes WebSockets does otherwise.
+/// Returns the differences of the session code of a current API server.
 pub(crate) fn translated() -> Vec<Difference> {
     let unread = Difference {
         case: "exec::unread_input_does_not_hide_the_end",
@@ -39,7 +39,7 @@ pub(crate) fn translated() -> Vec<Difference> {
     all().into_iter().chain([unread]).collect()
 }
 
-/// The session goes on until it is dropped, and the container takes others.
+/// The session stays open until it is dropped, and the container accepts other sessions.
 async fn unread_input_hides_the_end(t: Context) -> Outcome {
     let container = t.ready(&t.idle()).await?;
     let exec = |script: &str| ExecOptions::new(["sh", "-c", script]);
@@ -63,7 +63,7 @@ async fn unread_input_hides_the_end(t: Context) -> Outcome {
     Ok(())
 }
 
-/// The variables of the one service that service links cannot be turned off for, and no others.
+/// The only additional variables are those of the one service whose links cannot be disabled.
 async fn env_with_the_api_server(t: Context) -> Outcome {
     let spec = t.spec().command(["cat", "/proc/self/environ"]).env("MINE", "1");
     let text = t.output(&spec).await?;
@@ -92,7 +92,7 @@ async fn the_least_weight_without_shares(t: Context) -> Outcome {
     for spec in [script.clone(), script.clone().cpu_shares(512), script.cpu_shares(2048)] {
         weights.push(t.output(&spec).await?.trim().parse()?);
     }
-    // Shares on version 1 of cgroups; on version 2 what runc makes of them.
+    // Shares on cgroup v1; runc's conversion of them on v2.
     assert!(weights[0] <= 2, "{weights:?}");
     assert!(weights[1..] == [512, 2048] || weights.is_sorted(), "{weights:?}");
     assert!(weights[0] < weights[1] && weights[1] < weights[2], "{weights:?}");

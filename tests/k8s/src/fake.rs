@@ -1,12 +1,12 @@
-//! A fake API server, for what no server here can show: newer versions, admission policies, proxies
-//! and balancers that fail.
+//! Fake API server, for conditions that no server here can produce: newer versions, admission policies,
+//! proxies and balancers that fail.
 //!
-//! It speaks HTTP on loopback and is reached as any server is, through a kubeconfig. It has pods,
-//! events, Secrets, disruption budgets and nodes with resource versions, watches with bookmarks, JSON
-//! patches, deletion with preconditions and grace, and logs. Requests can be refused, rewritten,
-//! delayed and lost by hooks; connections can be frozen and cut. What becomes of pods is decided by
-//! the test ([`FakeServer::change_pod`]), by a recording of a real server
-//! ([`FakeServer::play`]), or by a simple node that acts at once ([`FakeServer::set_node`]).
+//! It serves HTTP on loopback and is reached like any server, through a kubeconfig. It has pods, events,
+//! Secrets, disruption budgets and nodes with resource versions, watches with bookmarks, JSON patches,
+//! deletion with preconditions and grace, and logs. Hooks can refuse, rewrite, delay and lose requests;
+//! connections can be frozen and cut. The state of pods is controlled by the test
+//! ([`FakeServer::change_pod`]), by a recording of a real server ([`FakeServer::play`]), or by a simple node
+//! that acts at once ([`FakeServer::set_node`]).
 
 mod connection;
 mod hooks;
@@ -37,13 +37,13 @@ pub(crate) use patch::apply as apply_patch;
 pub use recording::{Playback, Recording};
 use store::Store;
 
-/// The namespace that the kubeconfig of a fake server names.
+/// Namespace in the kubeconfig of a fake server.
 pub const NAMESPACE: &str = "fake";
 
-/// The name of the one node.
+/// Name of the one node.
 pub const NODE: &str = "node1";
 
-/// The server. It ends with this handle.
+/// Fake API server. It stops when this handle is dropped.
 #[derive(Debug)]
 pub struct FakeServer {
     shared: Arc<Shared>,
@@ -56,7 +56,7 @@ struct Shared {
     version: Value,
     store: Mutex<Store>,
     hooks: Mutex<Vec<(HookId, Hook)>>,
-    /// Changes objects on their way to the client.
+    /// Changes to objects that are sent to the client.
     rewrites: Mutex<Vec<Rewrite>>,
     received: Mutex<Vec<Received>>,
     count: watch::Sender<usize>,
@@ -65,7 +65,7 @@ struct Shared {
     has_metrics: bool,
 }
 
-/// Changes an object.
+/// Function that changes an object.
 type Rewrite = Box<dyn Fn(&mut Value) + Send>;
 
 impl std::fmt::Debug for Shared {
@@ -82,10 +82,10 @@ impl Drop for FakeServer {
 }
 
 impl FakeServer {
-    /// Starts a server of a version (`1.36`), without a node that does anything.
+    /// Starts a server of a version (`1.36`), with a node that does nothing.
     ///
     /// # Panics
-    /// When it cannot be started.
+    /// If the server cannot be started.
     pub async fn start(version: &str) -> Self {
         let (major, minor) = version.split_once('.').expect("a version like 1.36");
         let number: u32 = minor.parse().expect("a version like 1.36");
@@ -110,29 +110,29 @@ impl FakeServer {
         Self { shared, address, kubeconfig, accepting }
     }
 
-    /// Starts a server with a node that runs what it gets.
+    /// Starts a server with a node that runs its pods.
     pub async fn with_node(version: &str, node: FakeNode) -> Self {
         let server = Self::start(version).await;
         server.set_node(node);
         server
     }
 
-    /// Its address.
+    /// Returns the address.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// A kubeconfig that leads to it.
+    /// Returns a kubeconfig for the server.
     #[must_use]
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
     }
 
-    /// Options that connect to it, with a scope of their own.
+    /// Returns options that connect to the server, with a scope of their own.
     ///
     /// # Panics
-    /// When there is no randomness.
+    /// If there is no randomness.
     #[must_use]
     pub fn options(&self) -> KubernetesOptions {
         let nonce = runtime_core::Nonce::random().unwrap();
@@ -144,31 +144,31 @@ impl FakeServer {
         self.shared.store.lock().unwrap()
     }
 
-    // What is there.
+    // Objects of the cluster.
 
-    /// All pods.
+    /// Returns all pods.
     #[must_use]
     pub fn pods(&self) -> Vec<Value> {
         self.objects("pods")
     }
 
-    /// All objects of a kind, in the plural.
+    /// Returns all objects of a kind, in the plural.
     #[must_use]
     pub fn objects(&self, plural: &str) -> Vec<Value> {
         let store = self.store();
         store.objects.iter().filter(|(key, _)| key.0 == plural).map(|(_, v)| v.clone()).collect()
     }
 
-    /// A pod.
+    /// Returns a pod.
     #[must_use]
     pub fn pod(&self, name: &str) -> Option<Value> {
         self.store().get("pods", NAMESPACE, name).cloned()
     }
 
-    /// The only pod.
+    /// Returns the only pod.
     ///
     /// # Panics
-    /// When there is none, or more than one.
+    /// If there is none, or more than one.
     #[must_use]
     pub fn only_pod(&self) -> Value {
         let pods = self.pods();
@@ -176,21 +176,21 @@ impl FakeServer {
         pods[0].clone()
     }
 
-    /// The name of the only pod.
+    /// Returns the name of the only pod.
     ///
     /// # Panics
-    /// When there is none, or more than one.
+    /// If there is none, or more than one.
     #[must_use]
     pub fn only_pod_name(&self) -> String {
         store::text(&self.only_pod(), "/metadata/name")
     }
 
-    // What the cluster does.
+    // Changes by the cluster.
 
     /// Changes a pod as the cluster does, not as a client: nothing is checked.
     ///
     /// # Panics
-    /// When there is no such pod.
+    /// If the pod does not exist.
     pub fn change_pod(&self, name: &str, change: impl FnOnce(&mut Value)) {
         let mut store = self.store();
         let old = store.get("pods", NAMESPACE, name).cloned();
@@ -203,7 +203,7 @@ impl FakeServer {
         }
     }
 
-    /// Adds an object of a kind in the namespace, as it is.
+    /// Adds an object of a kind to the namespace, unchanged.
     pub fn add_object(&self, plural: &str, object: Value) {
         self.store().put(plural, NAMESPACE, object);
     }
@@ -211,7 +211,7 @@ impl FakeServer {
     /// Changes the node object.
     ///
     /// # Panics
-    /// When the node was removed.
+    /// If the node was removed.
     pub fn change_node(&self, change: impl FnOnce(&mut Value)) {
         let mut store = self.store();
         let mut node = store.get("nodes", "", NODE).cloned().unwrap();
@@ -222,13 +222,13 @@ impl FakeServer {
     /// Deletes a pod as another client does, with a grace.
     ///
     /// # Panics
-    /// When there is no such pod.
+    /// If the pod does not exist.
     pub fn delete_pod(&self, name: &str, grace: u64) {
         let options = json!({"gracePeriodSeconds": grace});
         self.store().delete("pods", NAMESPACE, name, &options).unwrap();
     }
 
-    /// Removes an object at once, from etcd as it were. Returns if it was there.
+    /// Removes an object at once, as if from etcd. Returns `true` if it existed.
     pub fn remove_object(&self, plural: &str, name: &str) -> bool {
         let namespace = if plural == "nodes" { "" } else { NAMESPACE };
         self.store().remove(plural, namespace, name).is_some()
@@ -249,21 +249,21 @@ impl FakeServer {
         store.changed.send_replace(version);
     }
 
-    /// Sets what the node does from now on, and lets it do that.
+    /// Replaces the behavior of the node and applies it.
     pub fn set_node(&self, node: FakeNode) {
         let mut store = self.store();
         store.node = Some(node);
         store.settle();
     }
 
-    // What the server does.
+    // Behavior of the server.
 
-    /// Removes this field from pods that are created (`/spec/schedulingGates`), in silence.
+    /// Silently removes this field from new pods (`/spec/schedulingGates`).
     pub fn drop_field(&self, pointer: &str) {
         self.store().dropped_fields.push(pointer.to_owned());
     }
 
-    /// Forgets all changes: the next watch from an old version, and each that is open, ends with 410.
+    /// Drops all changes: the next watch from an old version, and each open watch, ends with 410.
     pub fn forget_versions(&self) {
         let mut store = self.store();
         store.forgotten = store.version;
@@ -276,8 +276,8 @@ impl FakeServer {
         self.store().bookmarks.send_modify(|count| *count += 1);
     }
 
-    /// Decides on each request from now on. The hook that was added last is asked first, and the
-    /// first that does not let a request pass decides.
+    /// Adds a hook for all later requests. The newest hook runs first, and the first hook that does not let a
+    /// request pass decides.
     pub fn hook(&self, hook: impl FnMut(&Received) -> Reaction + Send + 'static) -> HookId {
         let id = HookId(self.shared.next_hook.fetch_add(1, Ordering::Relaxed));
         self.shared.hooks.lock().unwrap().push((id, Box::new(hook)));
@@ -301,61 +301,61 @@ impl FakeServer {
         self.shared.hooks.lock().unwrap().retain(|(other, _)| *other != id);
     }
 
-    /// Changes each object on its way to a client, in answers, lists and watches.
+    /// Changes each object that is sent to a client, in responses, lists and watches.
     pub fn rewrite(&self, rewrite: impl Fn(&mut Value) + Send + 'static) {
         self.shared.rewrites.lock().unwrap().push(Box::new(rewrite));
     }
 
     // Connections.
 
-    /// Passes no more bytes on the connections that are open, in either direction; they stay open.
+    /// Stops forwarding on the open connections, in both directions; they stay open.
     pub fn freeze_open_connections(&self) {
         self.shared.switch.freeze(false);
     }
 
-    /// Passes no more bytes on any connection, those included that are opened later.
+    /// Stops forwarding on all connections, including those that are opened later.
     pub fn freeze(&self) {
         self.shared.switch.freeze(true);
     }
 
-    /// Passes bytes again.
+    /// Resumes forwarding.
     pub fn thaw(&self) {
         self.shared.switch.thaw();
     }
 
-    /// Closes the connections that are open.
+    /// Closes the open connections.
     pub fn cut_connections(&self) {
         self.shared.switch.cut();
     }
 
-    /// Sets if new connections are closed at once.
+    /// Sets whether new connections are closed at once.
     pub fn refuse_connections(&self, refuse: bool) {
         self.shared.switch.refuse(refuse);
     }
 
-    /// How many connections were opened so far.
+    /// Returns the number of connections that were opened so far.
     #[must_use]
     pub fn connections(&self) -> u64 {
         self.shared.switch.opened()
     }
 
-    // What was received.
+    // Received requests.
 
-    /// All requests so far, in the order of their arrival.
+    /// Returns all requests so far, in the order of their arrival.
     #[must_use]
     pub fn received(&self) -> Vec<Received> {
         self.shared.received.lock().unwrap().clone()
     }
 
-    /// Forgets the requests so far, and returns them.
+    /// Removes the requests so far, and returns them.
     pub fn take_received(&self) -> Vec<Received> {
         std::mem::take(&mut *self.shared.received.lock().unwrap())
     }
 
-    /// Waits until a request that matches was received.
+    /// Waits for a request that matches.
     ///
     /// # Panics
-    /// When none is within 30 s.
+    /// If there is none within 30 s.
     pub async fn wait_for(&self, matches: impl Fn(&Received) -> bool) -> Received {
         let mut count = self.shared.count.subscribe();
         let found = async {

@@ -1,9 +1,9 @@
-//! Scheduling gates with real pods, on a server that has none.
+//! Scheduling gates with real pods, on a server that does not support them.
 //!
-//! A proxy in front of the API server that does what a server of 1.27 does with gates. It takes them
-//! out of a pod that is created, and gives the pod a scheduler that does not exist; it puts them back
-//! into each answer and each event of a watch; and when a patch has removed the last one, it binds the
-//! pod to the node. Everything else passes through, sessions excepted.
+//! A proxy in front of the API server implements the gates of a 1.27 server. It removes the gates from a new
+//! pod and sets a scheduler that does not exist; it adds the gates to each response and each watch event; and
+//! when a patch removes the last gate, it binds the pod to the node. All other requests pass through, except
+//! sessions.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -24,19 +24,19 @@ use tokio::net::TcpListener;
 
 use crate::fake::apply_patch;
 
-/// The scheduler of pods that have gates.
+/// Scheduler of pods that have gates.
 const NO_SCHEDULER: &str = "gates.test";
 
-/// The annotation that holds the gates, as JSON. It stays with an empty list when they are gone.
+/// Annotation that holds the gates, as JSON. It remains with an empty list when all gates are removed.
 const GATES: &str = "gates.test/gates";
 const GATES_PATH: &str = "/metadata/annotations/gates.test~1gates";
 
-/// The version that the server is made to report.
+/// Minor version that the proxy reports.
 const MINOR: &str = "27";
 
 type Answer = UnsyncBoxBody<Bytes, BoxError>;
 
-/// The two ways to the server: with the caller's rights, and to bind pods.
+/// Clients of the server: with the caller's rights, and with the right to bind pods.
 #[derive(Clone)]
 struct Server {
     caller: kube::Client,
@@ -47,7 +47,7 @@ struct Server {
 /// Serves on loopback until the runtime ends.
 ///
 /// # Errors
-/// When a kubeconfig cannot be used.
+/// If a kubeconfig is invalid.
 pub(crate) async fn serve(
     kubeconfig: &Path,
     admin: &Path,
@@ -71,7 +71,7 @@ pub(crate) async fn serve(
                 }
             });
             tokio::spawn(async move {
-                // Its caller sees the end as well.
+                // The client sees the end of the connection as well.
                 let _ = hyper::server::conn::http1::Builder::new()
                     .serve_connection(TokioIo::new(tcp), service)
                     .await;
@@ -93,7 +93,7 @@ async fn client(kubeconfig: &Path) -> Result<kube::Client, BoxError> {
 impl Server {
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Answer>, BoxError> {
         let (mut head, body) = request.into_parts();
-        // What is compressed cannot be rewritten.
+        // A compressed body cannot be rewritten.
         head.headers.remove(http::header::ACCEPT_ENCODING);
         let mut body = body.collect().await?.to_bytes();
         let path = head.uri.path().to_owned();
@@ -146,7 +146,8 @@ impl Server {
         Ok(Some(serde_json::from_slice(&answer.into_body().collect().await?.to_bytes())?))
     }
 
-    /// Makes a patch of the gates one of the annotation. Returns it, and whether no gate is left.
+    /// Converts a patch of the gates to a patch of the annotation. Returns the patch, and `true` if no gate
+    /// is left.
     async fn patched(
         &self,
         path: &str,
@@ -175,7 +176,8 @@ impl Server {
             json!({"op": "test", "path": GATES_PATH, "value": before}),
             json!({"op": "replace", "path": GATES_PATH, "value": after.to_string()}),
         ];
-        // A gated pod can be bound to a node, which an old server does not take. There is one only.
+        // A patch of a gated pod may pin it to a node, which an old server refuses. The pin is dropped,
+        // because there is only one node.
         let is_pin = |operation: &Value| {
             operation["path"].as_str().is_some_and(|path| path.starts_with("/spec/affinity"))
         };
@@ -201,7 +203,7 @@ impl Server {
     }
 }
 
-/// A pod to create, with its gates where the server keeps them.
+/// Moves the gates of a new pod to the annotation.
 fn created(body: &[u8]) -> Result<Bytes, BoxError> {
     let mut pod: Value = serde_json::from_slice(body)?;
     let gates = pod["spec"]["schedulingGates"].take();
@@ -212,7 +214,7 @@ fn created(body: &[u8]) -> Result<Bytes, BoxError> {
     Ok(pod.to_string().into())
 }
 
-/// Puts the gates of a pod back where a server that has them has them.
+/// Restores the gates of a pod in its spec.
 fn put_back(pod: &mut Value) {
     if pod["spec"]["schedulerName"] != NO_SCHEDULER {
         return;
@@ -230,7 +232,7 @@ fn whole(text: impl Into<Bytes>) -> Answer {
     Full::new(text.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
-/// The answer of a server to a patch with a failed test.
+/// Returns a server's response to a patch with a failed test.
 fn refused(message: &str) -> Response<Answer> {
     let status = json!({
         "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Invalid", "code": 422,
@@ -241,7 +243,7 @@ fn refused(message: &str) -> Response<Answer> {
     answer
 }
 
-/// A watch whose pods have their gates.
+/// Restores the gates in the events of a watch.
 fn rewritten_lines(body: Body) -> Answer {
     let state = (body, BytesMut::new());
     let lines = stream::unfold(state, |(mut body, mut read)| async move {

@@ -1,4 +1,4 @@
-//! A cluster as a subject of the conformance suite, and a raw way to look at it.
+//! A cluster as a subject of the conformance suite, and a raw client for it.
 
 mod balancer;
 mod differences;

@@ -1,4 +1,4 @@
-//! The API server without the code under test, as an administrator.
+//! Raw access to the API server without the code under test, as an administrator.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,7 +8,7 @@ use runtime_conformance::BoxError;
 use runtime_core::LABEL_NONCE;
 use serde_json::Value;
 
-/// A way to ask the API server what it has.
+/// Raw client of the API server.
 #[derive(Clone)]
 pub struct Raw {
     client: kube::Client,
@@ -22,10 +22,10 @@ impl std::fmt::Debug for Raw {
 }
 
 impl Raw {
-    /// With the rights of this kubeconfig, for one namespace.
+    /// Creates a client with the rights of this kubeconfig, for one namespace.
     ///
     /// # Errors
-    /// When the kubeconfig cannot be used.
+    /// If the kubeconfig is invalid.
     pub async fn new(kubeconfig: &Path, namespace: &str) -> Result<Self, BoxError> {
         let file = Kubeconfig::read_from(kubeconfig)?;
         let config =
@@ -33,20 +33,20 @@ impl Raw {
         Ok(Self { client: kube::Client::try_from(config)?, namespace: namespace.to_owned() })
     }
 
-    /// The answer to a GET.
+    /// Sends a GET request and returns the response.
     ///
     /// # Errors
-    /// When the server is not there or refuses.
+    /// If the server cannot be reached or refuses the request.
     pub async fn get(&self, path: &str) -> Result<Value, BoxError> {
         let request = http::Request::get(path).body(Vec::new())?;
         Ok(self.client.request(request).await?)
     }
 
-    /// All that a selector selects of pods, Secrets and disruption budgets, a line for each
-    /// container: what one create has made carries one nonce.
+    /// Lists the pods, Secrets and disruption budgets that match a selector, with one line for each
+    /// container: the objects of one create share a nonce.
     ///
     /// # Errors
-    /// When the server is not there or refuses.
+    /// If the server cannot be reached or refuses the request.
     pub async fn listing(&self, selector: &str) -> Result<Vec<String>, BoxError> {
         let query: String = form_urlencoded::Serializer::new(String::new())
             .append_pair("labelSelector", selector)
@@ -65,7 +65,7 @@ impl Raw {
             for item in list["items"].as_array().into_iter().flatten() {
                 let (meta, status) = (&item["metadata"], &item["status"]);
                 let name = meta["name"].as_str().unwrap_or_default();
-                // Without a nonce it is a thing of its own.
+                // An object without a nonce gets a line of its own.
                 let nonce = meta["labels"][LABEL_NONCE].as_str().unwrap_or(name);
                 let mut words = vec![kind, name];
                 words.extend(status["phase"].as_str());

@@ -1,9 +1,9 @@
-//! An API server with version 5 of the WebSocket protocol, made of one without it.
+//! An API server with version 5 of the WebSocket protocol in front of one without it.
 //!
-//! From 1.30 on an API server takes sessions as WebSockets and speaks SPDY with the node itself.
-//! This does the same in front of an older one: it takes the WebSocket, opens the session at the
-//! real server over SPDY, and passes the bytes on. Everything else it hands through. Its watches can
-//! be made to forget what happened, as those of a busy server do.
+//! From 1.30 on an API server accepts sessions as WebSockets and uses SPDY for the connection to the node.
+//! The relay does the same in front of an older server: it accepts the WebSocket, opens the session at the
+//! real server over SPDY, and forwards the bytes. All other requests pass through. Its watches can be made to
+//! stall or expire, like those of a busy server.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -32,27 +32,27 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Message, Role};
 
-/// What becomes of the watches that are open.
+/// State of the open watches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Watches {
-    /// They are passed on.
+    /// Events are forwarded.
     Pass,
-    /// They stay open, and say nothing.
+    /// Watches stay open and send nothing.
     Silent,
-    /// The server has forgotten where they were, and ends them.
+    /// The server has dropped their resource version and ends them.
     Expired,
 }
 
-/// The body of an answer.
+/// Body of a response.
 type Answer = UnsyncBoxBody<Bytes, BoxError>;
 
 const PROTOCOL: &str = "v5.channel.k8s.io";
 
-/// Serves on loopback until the runtime ends, with the rights of a kubeconfig. Each pod that is created
-/// gets `sidecars` before its own container, as from an admission webhook.
+/// Serves on loopback until the runtime ends, with the rights of a kubeconfig. Each new pod gets `sidecars`
+/// before its own container, as from an admission webhook.
 ///
 /// # Errors
-/// When the kubeconfig cannot be used.
+/// If the kubeconfig is invalid.
 pub(crate) async fn serve(
     kubeconfig: &Path,
     watches: Option<watch::Receiver<Watches>>,
@@ -80,7 +80,7 @@ pub(crate) async fn serve(
                 }
             });
             tokio::spawn(async move {
-                // Its caller sees the end as well, and goes when it likes.
+                // The client sees the end of the connection as well, and may disconnect at any time.
                 let _ = hyper::server::conn::http1::Builder::new()
                     .serve_connection(TokioIo::new(tcp), service)
                     .with_upgrades()
@@ -138,7 +138,7 @@ async fn answer(
         .body(whole(Body::empty()))?)
 }
 
-/// A pod to create, with more containers before its own.
+/// Adds containers before the own container of a new pod.
 fn with_sidecars(body: &[u8], sidecars: &[Value]) -> Result<Vec<u8>, BoxError> {
     let mut pod: Value = serde_json::from_slice(body)?;
     let containers = pod["spec"]["containers"].as_array_mut().ok_or("a pod without containers")?;
@@ -146,12 +146,12 @@ fn with_sidecars(body: &[u8], sidecars: &[Value]) -> Result<Vec<u8>, BoxError> {
     Ok(pod.to_string().into_bytes())
 }
 
-/// A body as it is.
+/// Returns a body unchanged.
 fn whole(body: Body) -> Answer {
     body.map_err(BoxError::from).boxed_unsync()
 }
 
-/// A watch that is silent and ends as expired when it is told to. One that begins later passes.
+/// Returns a watch that turns silent or expires with `watches`. A watch that begins later passes.
 fn forgetful(body: Body, mut watches: watch::Receiver<Watches>) -> Answer {
     let now = match *watches.borrow_and_update() {
         Watches::Expired => Watches::Pass,
@@ -190,7 +190,7 @@ fn streams(query: &str) -> Streams {
     Streams::none().stdin(is("stdin")).stdout(is("stdout")).stderr(is("stderr")).tty(is("tty"))
 }
 
-/// Passes on what comes from either side, until the session has ended or the caller is gone.
+/// Forwards data in both directions until the session has ended or the client has disconnected.
 async fn pass<T>(socket: WebSocketStream<T>, session: Session)
 where
     T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
@@ -247,7 +247,7 @@ where
     }
 }
 
-/// The outcome in the words of Kubernetes.
+/// Returns the outcome as a Kubernetes `Status`.
 fn status(outcome: &Outcome) -> serde_json::Value {
     match outcome {
         Outcome::ExitCode(code) => json!({

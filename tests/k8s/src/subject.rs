@@ -1,4 +1,4 @@
-//! A cluster under test.
+//! Cluster under test.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -16,27 +16,26 @@ use crate::Raw;
 use crate::relay::Watches;
 use crate::translator::Translator;
 
-/// What the environment says of the cluster and the registry: the variables that
-/// `cargo xtask env up kubernetes` prints.
+/// Cluster and registry from the variables that `cargo xtask env up kubernetes` prints.
 #[derive(Debug, Clone)]
 pub struct Environment {
-    /// The account with exactly the Role that the backend's `role.yaml` shows.
+    /// Kubeconfig of the account with exactly the Role in the backend's `role.yaml`.
     pub kubeconfig: PathBuf,
-    /// The same with the ClusterRole for stats beside it.
+    /// Kubeconfig of an account that also has the ClusterRole for stats.
     pub kubeconfig_stats: PathBuf,
-    /// An account that may do anything.
+    /// Kubeconfig of an account with all rights.
     pub kubeconfig_admin: PathBuf,
-    /// The namespace.
+    /// Namespace of the tests.
     pub namespace: String,
-    /// The registry and its login.
+    /// Registry with its login.
     pub registry: Registry,
-    /// A folder of the node that this process sees at the same path.
+    /// Directory of the node that this process sees at the same path.
     pub shared: PathBuf,
-    /// The node that runs pods.
+    /// Node that runs pods.
     pub node: String,
-    /// The container engine of its kubelet.
+    /// Container engine of the node's kubelet.
     pub node_engine: String,
-    /// Where its folder with the logs of pods is.
+    /// Directory of the node's pod logs.
     pub node_logs: PathBuf,
 }
 
@@ -44,7 +43,7 @@ impl Environment {
     /// Reads the variables.
     ///
     /// # Errors
-    /// When one is missing: a test of an engine fails where there is none.
+    /// If a variable is missing: a test fails without an engine.
     pub fn read() -> Result<Self, BoxError> {
         Ok(Self {
             kubeconfig: variable("RUNTIME_TEST_KUBECONFIG")?.into(),
@@ -59,13 +58,13 @@ impl Environment {
         })
     }
 
-    /// Options for the least of rights, with budgets that suit a test.
+    /// Returns options with the minimum of rights, and with budgets that suit a test.
     #[must_use]
     pub fn options(&self, scope: &Scope) -> KubernetesOptions {
         KubernetesOptions::new(scope.clone())
             .kubeconfig(&self.kubeconfig)
             .namespace(&self.namespace)
-            // A node's first attempt may go without the login. The next ones are ten and thirty
+            // A node's first attempt may be sent without the login. The next ones follow ten and thirty
             // seconds later.
             .pull_budget(Duration::from_secs(45))
             .schedule_budget(Duration::from_secs(60))
@@ -73,7 +72,7 @@ impl Environment {
     }
 }
 
-/// The subject.
+/// Cluster under test, with the way to reach it.
 #[derive(Debug)]
 pub struct KubernetesSubject {
     environment: Environment,
@@ -81,72 +80,73 @@ pub struct KubernetesSubject {
     way: Way,
 }
 
-/// How the cluster is spoken to.
+/// Way to reach the cluster.
 #[derive(Debug)]
 enum Way {
-    /// As it is, with exactly the Role.
+    /// Directly, with exactly the Role.
     Plain,
-    /// With the right to read statistics through the nodes as well.
+    /// With the additional right to read statistics through the nodes.
     Stats,
-    /// All is bound to the one node, and its engine spoken to.
+    /// All pods are bound to the one node, whose engine is used directly.
     Node,
-    /// Through a proxy that has scheduling gates, with a kubeconfig for it once it is there.
+    /// Through a proxy that adds scheduling gates, with its kubeconfig once it is started.
     Gates(OnceCell<tempfile::TempPath>),
-    /// Through a relay that takes WebSockets, with a kubeconfig for it once it is there.
+    /// Through a relay that accepts WebSockets, with its kubeconfig once it is started.
     WebSocket(OnceCell<tempfile::TempPath>),
-    /// Through the handler with which today's API servers take WebSockets.
+    /// Through the WebSocket handler of current API servers.
     Translator(Translator),
 }
 
 impl KubernetesSubject {
-    /// The cluster of the environment.
+    /// Creates the subject for the cluster of the environment.
     ///
     /// # Errors
-    /// When a variable is missing.
+    /// If a variable is missing.
     pub fn from_env() -> Result<Self, BoxError> {
         let environment = Environment::read()?;
         let control = Control::of(&environment);
         Ok(Self { environment, control, way: Way::Plain })
     }
 
-    /// The cluster of the environment, for an account that may read statistics through the nodes.
+    /// Creates the subject for an account that may read statistics through the nodes.
     ///
     /// # Errors
-    /// When a variable is missing.
+    /// If a variable is missing.
     pub fn stats_from_env() -> Result<Self, BoxError> {
         Ok(Self { way: Way::Stats, ..Self::from_env()? })
     }
 
-    /// The one node of the cluster of the environment, and its container engine.
+    /// Creates the subject for the one node of the cluster of the environment, with its container engine.
     ///
     /// # Errors
-    /// When a variable is missing.
+    /// If a variable is missing.
     pub fn node_from_env() -> Result<Self, BoxError> {
         Ok(Self { way: Way::Node, ..Self::from_env()? })
     }
 
-    /// The cluster of the environment behind an API server of the kind that takes WebSockets, see
-    /// `relay.rs`.
+    /// Creates the subject for the cluster of the environment behind an API server that accepts WebSockets,
+    /// see `relay.rs`.
     ///
     /// # Errors
-    /// When a variable is missing.
+    /// If a variable is missing.
     pub fn websocket_from_env() -> Result<Self, BoxError> {
         Ok(Self { way: Way::WebSocket(OnceCell::new()), ..Self::from_env()? })
     }
 
-    /// The cluster of the environment behind a proxy that has scheduling gates, see `gates.rs`.
+    /// Creates the subject for the cluster of the environment behind a proxy that adds scheduling gates, see
+    /// `gates.rs`.
     ///
     /// # Errors
-    /// When a variable is missing.
+    /// If a variable is missing.
     pub fn gates_from_env() -> Result<Self, BoxError> {
         Ok(Self { way: Way::Gates(OnceCell::new()), ..Self::from_env()? })
     }
 
-    /// The cluster of the environment behind the code with which a Kubernetes of today takes
-    /// WebSockets, see `translator.rs`. It is built first where it is missing.
+    /// Creates the subject for the cluster of the environment behind the WebSocket code of a current
+    /// Kubernetes, see `translator.rs`. Builds the program first if it is missing.
     ///
     /// # Errors
-    /// When a variable is missing, and when it cannot be built or started.
+    /// If a variable is missing, or if the program cannot be built or started.
     pub fn translator_from_env() -> Result<Self, BoxError> {
         let subject = Self::from_env()?;
         let translator = Translator::start(&subject.environment.kubeconfig)?;
@@ -159,7 +159,7 @@ impl Subject for KubernetesSubject {
     fn engine(&self) -> String {
         match self.way {
             Way::Plain => "kubernetes-role",
-            // All that a cluster can do: the column of the README.
+            // All features of a cluster: the column of the README.
             Way::Stats => "kubernetes",
             Way::Node => "kubernetes-node",
             Way::Gates(_) => "kubernetes-gates",
@@ -248,19 +248,19 @@ impl Subject for KubernetesSubject {
         }
     }
 
-    /// Pods are slow more than they are heavy: with four cases, half of two cores has nothing to do.
+    /// Pods are slow rather than expensive: with four cases, half of two cores is idle.
     fn parallelism(&self) -> usize {
         4
     }
 }
 
-/// A kubeconfig that leads to a relay of this process.
+/// Starts a relay in this process and returns its kubeconfig.
 async fn relayed(environment: &Environment) -> Result<tempfile::TempPath, BoxError> {
     let address = crate::relay::serve(&environment.kubeconfig, None, Vec::new()).await?;
     kubeconfig_of(&address.to_string())
 }
 
-/// A kubeconfig that leads to a proxy of this process with scheduling gates.
+/// Starts a proxy with scheduling gates in this process and returns its kubeconfig.
 async fn gated(environment: &Environment) -> Result<tempfile::TempPath, BoxError> {
     let Environment { kubeconfig, kubeconfig_admin, node, .. } = environment;
     let address = crate::gates::serve(kubeconfig, kubeconfig_admin, node).await?;
@@ -268,11 +268,11 @@ async fn gated(environment: &Environment) -> Result<tempfile::TempPath, BoxError
 }
 
 impl Environment {
-    /// A kubeconfig that leads to the cluster with the least of rights, through a relay of this
-    /// process whose watches do as they are told.
+    /// Starts a relay in this process whose watches can be controlled. Returns a kubeconfig with the minimum
+    /// of rights.
     ///
     /// # Errors
-    /// When the relay cannot be started.
+    /// If the relay cannot be started.
     pub async fn forgetful(
         &self,
     ) -> Result<(tempfile::TempPath, watch::Sender<Watches>), BoxError> {
@@ -281,11 +281,11 @@ impl Environment {
         Ok((kubeconfig_of(&address.to_string())?, sender))
     }
 
-    /// A kubeconfig that leads to the cluster with the least of rights, through a relay of this
-    /// process that adds these containers to each pod, and with scheduling gates if `gates` is set.
+    /// Starts a relay in this process that adds these containers to each pod, and scheduling gates if `gates`
+    /// is set. Returns a kubeconfig with the minimum of rights.
     ///
     /// # Errors
-    /// When the relay cannot be started.
+    /// If the relay cannot be started.
     pub async fn with_sidecars(
         &self,
         sidecars: Vec<serde_json::Value>,
@@ -298,8 +298,7 @@ impl Environment {
     }
 }
 
-/// A kubeconfig that leads to a server on this host which knows by itself whose rights its callers
-/// have.
+/// Writes a kubeconfig for a server on this host that sets the rights of its callers itself.
 pub(crate) fn kubeconfig_of(address: &str) -> Result<tempfile::TempPath, BoxError> {
     let config = serde_json::json!({
         "apiVersion": "v1",
@@ -314,12 +313,12 @@ pub(crate) fn kubeconfig_of(address: &str) -> Result<tempfile::TempPath, BoxErro
     Ok(file.into_temp_path())
 }
 
-/// Kills and restarts the API server of a cluster that this checkout has brought up itself.
+/// Kills and restarts the API server of a cluster that this checkout has started.
 #[derive(Debug, Clone)]
 struct Control;
 
 impl Control {
-    /// None for a cluster that somebody else runs: it is not ours to kill.
+    /// Returns `None` for a cluster that this checkout has not started, because it must not be killed.
     fn of(environment: &Environment) -> Option<Self> {
         let cluster = Cluster::of_checkout().ok()?;
         (cluster.kubeconfig("runtime") == environment.kubeconfig).then_some(Self)
@@ -337,7 +336,7 @@ impl EngineControl for Control {
         let work = || {
             let cluster = Cluster::of_checkout()?;
             cluster.restart(Component::ApiServer)?;
-            // By themselves they come back up to half a minute later.
+            // Without this restart they recover up to half a minute later.
             cluster.restart(Component::Scheduler)?;
             cluster.wait_until_it_takes_pods()
         };
@@ -345,7 +344,7 @@ impl EngineControl for Control {
     }
 }
 
-/// The tokens in a kubeconfig.
+/// Returns the tokens in a kubeconfig.
 fn tokens(kubeconfig: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(kubeconfig).unwrap_or_default();
     let config: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();

@@ -1,8 +1,8 @@
-//! An API server of today where sessions are concerned: Kubernetes' own code for them, in front of
-//! the API server of the cluster.
+//! Kubernetes' own session code, in front of the API server of the cluster: for sessions it acts like a
+//! current API server.
 //!
-//! `relay.rs` does the same without a compiler from elsewhere, and after our own reading of the
-//! protocol: what is misread there and in the backend alike shows only here.
+//! `relay.rs` does the same without a foreign compiler, but follows this project's reading of the protocol.
+//! Only this program reveals an error that the relay and the backend share.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -12,7 +12,7 @@ use runtime_conformance::BoxError;
 
 use crate::subject::kubeconfig_of;
 
-/// The running program. It ends with this, and with this process.
+/// Running program. It ends when this handle is dropped or this process exits.
 #[derive(Debug)]
 pub(crate) struct Translator {
     child: Child,
@@ -20,12 +20,12 @@ pub(crate) struct Translator {
 }
 
 impl Translator {
-    /// Builds the program where it is missing, and starts it with the rights of a kubeconfig.
+    /// Builds the program if it is missing, and starts it with the rights of a kubeconfig.
     pub(crate) fn start(kubeconfig: &Path) -> Result<Self, BoxError> {
         let mut child = Command::new(test_engines::translator()?)
             .arg("-kubeconfig")
             .arg(kubeconfig)
-            // The end of its input ends it: also when we are killed.
+            // The program exits at the end of its input, also if this process is killed.
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -39,7 +39,7 @@ impl Translator {
         Ok(Self { child, kubeconfig })
     }
 
-    /// A kubeconfig that leads to it.
+    /// Returns a kubeconfig for the program.
     pub(crate) fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
     }
@@ -47,7 +47,7 @@ impl Translator {
 
 impl Drop for Translator {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The program may have exited already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

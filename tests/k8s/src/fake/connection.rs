@@ -10,7 +10,7 @@ use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// The state of all connections of a server.
+/// State of all connections of a server.
 #[derive(Debug, Default)]
 pub(super) struct Switch {
     /// Connections with a smaller number are frozen.
@@ -29,7 +29,7 @@ struct Wakers {
 }
 
 impl Switch {
-    /// Freezes the connections that are open, and with `all` those that are opened later too.
+    /// Freezes the open connections, and with `all` also those that are opened later.
     pub(super) fn freeze(&self, all: bool) {
         let below = if all { u64::MAX } else { self.next.load(Ordering::SeqCst) };
         self.frozen_below.store(below, Ordering::SeqCst);
@@ -46,12 +46,12 @@ impl Switch {
         self.wake();
     }
 
-    /// Sets if new connections are closed at once.
+    /// Sets whether new connections are closed at once.
     pub(super) fn refuse(&self, refuses: bool) {
         self.refuses.store(refuses, Ordering::SeqCst);
     }
 
-    /// How many connections were opened so far.
+    /// Returns the number of connections that were opened so far.
     pub(super) fn opened(&self) -> u64 {
         self.next.load(Ordering::SeqCst)
     }
@@ -65,7 +65,7 @@ impl Switch {
         }
     }
 
-    /// Takes a new connection; `None` when it is refused.
+    /// Registers a new connection; returns `None` if it is refused.
     pub(super) fn take(self: &Arc<Self>, tcp: TcpStream) -> Option<Connection> {
         if self.refuses.load(Ordering::SeqCst) {
             return None;

@@ -1,52 +1,52 @@
-//! Requests as the fake server got them, and what can be done to them.
+//! Requests as received by the fake server, and the reactions of hooks to them.
 
 use std::collections::BTreeMap;
 
 use http::{HeaderMap, Method};
 use serde_json::{Value, json};
 
-/// A request.
+/// Received request.
 #[derive(Debug, Clone)]
 pub struct Received {
-    /// The method.
+    /// Method.
     pub method: Method,
-    /// The path, without the query.
+    /// Path, without the query.
     pub path: String,
-    /// The query.
+    /// Query.
     pub query: BTreeMap<String, String>,
-    /// The headers.
+    /// Headers.
     pub headers: HeaderMap,
-    /// The body, if it is JSON, or null.
+    /// Body if it is JSON, or null.
     pub body: Value,
 }
 
 impl Received {
-    /// Whether it creates an object of this kind (`pods`).
+    /// Returns `true` if the request creates an object of this kind (`pods`).
     #[must_use]
     pub fn creates(&self, plural: &str) -> bool {
         self.method == Method::POST && self.path.ends_with(&format!("/{plural}"))
     }
 
-    /// Whether it changes a pod.
+    /// Returns `true` if the request changes a pod.
     #[must_use]
     pub fn patches_pod(&self) -> bool {
         self.method == Method::PATCH && self.path.contains("/pods/")
     }
 
-    /// Whether it deletes a pod.
+    /// Returns `true` if the request deletes a pod.
     #[must_use]
     pub fn deletes_pod(&self) -> bool {
         self.method == Method::DELETE && self.path.contains("/pods/")
     }
 
-    /// Whether it opens a watch.
+    /// Returns `true` if the request opens a watch.
     #[must_use]
     pub fn is_watch(&self) -> bool {
         self.query.get("watch").is_some_and(|watch| watch == "true")
     }
 
-    /// Whether it is a patch with an operation that gives this field of the spec or annotation this
-    /// value.
+    /// Returns `true` if the request is a patch with an operation that sets this field of the spec or
+    /// annotation to this value.
     #[must_use]
     pub fn sets(&self, path_end: &str, value: &Value) -> bool {
         self.patches_pod()
@@ -59,7 +59,7 @@ impl Received {
             })
     }
 
-    /// Whether it is a patch that gives a container another image.
+    /// Returns `true` if the request is a patch that changes the image of a container.
     #[must_use]
     pub fn changes_image(&self) -> bool {
         self.patches_pod()
@@ -72,17 +72,17 @@ impl Received {
     }
 }
 
-/// A failure as an API server reports it.
+/// Failure in the form of an API server.
 #[derive(Debug, Clone)]
 pub struct Refusal {
-    /// The HTTP status code.
+    /// HTTP status code.
     pub code: u16,
     /// The whole `Status` object.
     pub status: Value,
 }
 
 impl Refusal {
-    /// A `Status` with a code, a reason and a message.
+    /// Creates a `Status` with a code, a reason and a message.
     #[must_use]
     pub fn new(code: u16, reason: &str, message: impl Into<String>) -> Self {
         let message = message.into();
@@ -100,14 +100,14 @@ impl Refusal {
         self
     }
 
-    /// The refusal of a validating webhook, in the API server's words.
+    /// Creates the refusal of a validating webhook, with the API server's message.
     #[must_use]
     pub fn webhook(name: &str, message: &str) -> Self {
         let message = format!("admission webhook \"{name}\" denied the request: {message}");
         Self::new(403, "Forbidden", message)
     }
 
-    /// The refusal of a `ValidatingAdmissionPolicy`, in the API server's words.
+    /// Creates the refusal of a `ValidatingAdmissionPolicy`, with the API server's message.
     #[must_use]
     pub fn policy(pod: &str, policy: &str, message: &str) -> Self {
         let message = format!(
@@ -120,37 +120,37 @@ impl Refusal {
     }
 }
 
-/// What becomes of a request.
+/// Reaction to a request.
 #[derive(Debug, Clone)]
 pub enum Reaction {
-    /// It is handled as usual.
+    /// The request is handled as usual.
     Pass,
-    /// It is handled as usual, and its answer has these headers too.
+    /// The request is handled as usual, and the response has these additional headers.
     PassWith(Vec<(&'static str, String)>),
-    /// It is handled as if it had this body.
+    /// The request is handled as if it had this body.
     Rewrite(Value),
-    /// It is refused, and changes nothing.
+    /// The request is refused and changes nothing.
     Refuse(Refusal),
-    /// It is answered like this, and changes nothing.
+    /// The request gets this response and changes nothing.
     Answer {
-        /// The HTTP status code.
+        /// HTTP status code.
         code: u16,
-        /// The headers.
+        /// Headers.
         headers: Vec<(&'static str, String)>,
-        /// The body.
+        /// Body.
         body: Vec<u8>,
     },
-    /// It is handled, and the connection is closed in place of an answer.
+    /// The request is handled, and the connection is closed without a response.
     Lose,
-    /// It is not handled, and never answered.
+    /// The request is not handled, and never answered.
     Stall,
-    /// It is not handled, and the connection is closed.
+    /// The request is not handled, and the connection is closed.
     Cut,
 }
 
-/// Decides on requests.
+/// Function that selects the reaction to a request.
 pub(super) type Hook = Box<dyn FnMut(&Received) -> Reaction + Send>;
 
-/// The number of a hook, to remove it.
+/// Number of a hook, for its removal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HookId(pub(super) u64);

@@ -1,4 +1,4 @@
-//! A scheduler and a node that act at once: as much of them as a life of a pod needs.
+//! A scheduler and a node that act at once, limited to the states that a pod goes through.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::store::{Key, is_gated, now};
 
-/// What the one node of a fake cluster does with pods.
+/// Behavior of the one node of a fake cluster.
 #[derive(Debug, Clone)]
 pub struct FakeNode {
     schedules: bool,
@@ -22,19 +22,19 @@ impl Default for FakeNode {
 }
 
 impl FakeNode {
-    /// Sets if pods without a hold get the node.
+    /// Sets whether pods without a hold are bound to the node.
     #[must_use]
     pub fn schedules(self, schedules: bool) -> Self {
         Self { schedules, ..self }
     }
 
-    /// Sets if the node starts the processes of the pods that it has, or pulls for ever.
+    /// Sets whether the node starts the processes of its pods, or pulls forever.
     #[must_use]
     pub fn starts(self, starts: bool) -> Self {
         Self { starts, ..self }
     }
 
-    /// Sets if processes obey TERM, or outlive it until they are killed: which never happens here.
+    /// Sets whether processes exit on TERM, or run until they are killed, which the fake node never does.
     #[must_use]
     pub fn ends(self, ends: bool) -> Self {
         Self { ends, ..self }
@@ -47,16 +47,16 @@ impl FakeNode {
     }
 }
 
-/// What happens to a pod next.
+/// Next change of a pod.
 pub(super) enum Step {
-    /// It becomes this.
+    /// The pod is replaced by this object.
     Becomes(Box<Value>),
-    /// It is removed.
+    /// The pod is removed.
     Goes,
 }
 
 impl FakeNode {
-    /// The next step of a pod, if there is one.
+    /// Returns the next step of a pod, if there is one.
     pub(super) fn next(
         &self,
         pod: &Value,
@@ -119,7 +119,7 @@ impl FakeNode {
             } else if deadline && minor >= 27 {
                 self.end(&mut next, Some("DeadlineExceeded"));
             } else if deadline {
-                // The exit code is lost for good.
+                // The exit code is lost permanently.
                 next["status"]["phase"] = json!("Failed");
                 next["status"]["reason"] = json!("DeadlineExceeded");
                 next["status"]["containerStatuses"] = Value::Null;
@@ -128,9 +128,9 @@ impl FakeNode {
             }
             return Some(Step::Becomes(Box::new(next)));
         }
-        // It has not run yet.
+        // The process has not run yet.
         let status = if deadline {
-            // As recorded: the node makes a code up.
+            // As recorded: the node reports an invented code.
             next["status"]["phase"] = json!("Failed");
             next["status"]["reason"] = json!("DeadlineExceeded");
             next["status"]["message"] =
@@ -179,7 +179,7 @@ impl FakeNode {
     }
 }
 
-/// Whether a pod requires the company of a pod that is not there. It may be its own company.
+/// Returns `true` if a required pod affinity has no matching pod. A pod may match its own affinity.
 fn unsatisfied(pod: &Value, objects: &BTreeMap<Key, Value>) -> bool {
     let terms =
         &pod["spec"]["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"];

@@ -1,4 +1,4 @@
-//! JSON patches (RFC 6902), as far as an API server's clients send them.
+//! JSON patches (RFC 6902), limited to the operations that clients of an API server send.
 
 use serde_json::Value;
 
@@ -23,7 +23,7 @@ pub(crate) fn apply(object: &Value, patch: &Value) -> Result<Value, String> {
     Ok(changed)
 }
 
-/// Splits a pointer into the object or list that it leads to, and the key or index in there.
+/// Splits a pointer into its parent object or list, and the key or index in the parent.
 fn parent<'a>(object: &'a mut Value, path: &str) -> Result<(&'a mut Value, String), String> {
     let (before, last) = path.rsplit_once('/').ok_or_else(|| format!("bad path: {path}"))?;
     let parent = object.pointer_mut(before).ok_or_else(|| format!("missing path: {path}"))?;
@@ -87,7 +87,7 @@ mod tests {
         assert_eq!(changed, json!({"a": {"x/y": 3, "new": 2}, "list": [2]}));
         assert!(apply(&changed, &patch).is_err());
         assert!(apply(&object, &json!([{"op": "remove", "path": "/b"}])).is_err());
-        // A member that is absent is not equal to any value but null.
+        // An absent member is equal to null only.
         assert!(apply(&object, &json!([{"op": "test", "path": "/b", "value": null}])).is_ok());
     }
 }

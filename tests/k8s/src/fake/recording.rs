@@ -1,4 +1,4 @@
-//! Pods of the fake server that live a recorded life.
+//! Recorded pods that are replayed on the fake server.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::store::text;
 use super::{FakeServer, NAMESPACE};
 
-/// The watch events of one pod, as a real server sent them. See `recordings/README.md`.
+/// Watch events of one pod, as sent by a real server. See `recordings/README.md`.
 #[derive(Debug, Clone)]
 pub struct Recording {
     events: Vec<(bool, Value)>,
@@ -18,7 +18,7 @@ impl Recording {
     /// Reads `recordings/NAME.watch.jsonl`.
     ///
     /// # Panics
-    /// When there is no such recording, or it cannot be read.
+    /// If the recording does not exist or cannot be read.
     #[must_use]
     pub fn read(name: &str) -> Self {
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -36,28 +36,28 @@ impl Recording {
         Self { events }
     }
 
-    /// The recorded pods, one for each event.
+    /// Returns the recorded pods, one for each event.
     pub fn pods(&self) -> impl Iterator<Item = &Value> {
         self.events.iter().map(|(_, pod)| pod)
     }
 }
 
-/// A recording that a pod of a fake server goes through, step by step.
+/// Replay of a recording on a pod of a fake server, step by step.
 #[derive(Debug)]
 pub struct Playback<'a> {
     server: &'a FakeServer,
     pod: String,
     events: std::vec::IntoIter<(bool, Value)>,
-    /// How many seconds later it happens than it was recorded.
+    /// Offset of the recorded times in seconds.
     shift: i64,
 }
 
 impl FakeServer {
-    /// Prepares a recording for a pod that is there. Of the recording the pod takes the status, the
-    /// node, the generation and the deletion: the rest of its metadata and spec stays as its clients make it.
+    /// Prepares a recording for an existing pod. The pod takes the status, the node, the generation and the
+    /// deletion from the recording; the rest of its metadata and spec stays as its clients set it.
     ///
     /// # Panics
-    /// When the server does not have the pod.
+    /// If the server does not have the pod.
     #[must_use]
     pub fn play(&self, pod: &str, recording: &Recording) -> Playback<'_> {
         let ours = self.pod(pod).unwrap_or_else(|| panic!("no pod {pod}"));
@@ -96,10 +96,10 @@ impl Playback<'_> {
         Some(recorded)
     }
 
-    /// Takes steps up to and including the first one whose recorded pod is as wanted.
+    /// Takes steps up to and including the first one whose recorded pod matches.
     ///
     /// # Panics
-    /// When there is none.
+    /// If none matches.
     pub fn until(&mut self, wanted: impl Fn(&Value) -> bool) {
         while let Some(recorded) = self.step() {
             if wanted(&recorded) {
@@ -112,26 +112,26 @@ impl Playback<'_> {
     /// Takes steps until the main process runs.
     ///
     /// # Panics
-    /// When it never does.
+    /// If it never runs.
     pub fn until_running(&mut self) {
         self.until(|pod| !pod["status"]["containerStatuses"][0]["state"]["running"].is_null());
     }
 
-    /// Takes steps until the main process has ended.
+    /// Takes steps until the main process has exited.
     ///
     /// # Panics
-    /// When it never does.
+    /// If it never exits.
     pub fn until_ended(&mut self) {
         self.until(|pod| !pod["status"]["containerStatuses"][0]["state"]["terminated"].is_null());
     }
 
-    /// Takes all steps that are left.
+    /// Takes all remaining steps.
     pub fn to_the_end(&mut self) {
         while self.step().is_some() {}
     }
 }
 
-/// Moves all times of a value.
+/// Shifts all times of a value.
 fn shift_times(value: &mut Value, seconds: i64) {
     match value {
         Value::String(text) => {

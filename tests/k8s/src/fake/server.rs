@@ -1,4 +1,4 @@
-//! The requests of the fake server.
+//! Request handling of the fake server.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -29,7 +29,7 @@ pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
         let shared = Arc::clone(&shared);
         tokio::spawn(async move {
             let service = service_fn(move |request| answer(Arc::clone(&shared), request));
-            // The client sees the end as well.
+            // The client sees the end of the connection as well.
             let _ = hyper::server::conn::http1::Builder::new()
                 .serve_connection(TokioIo::new(connection), service)
                 .await;
@@ -111,7 +111,7 @@ fn no_such_path() -> Response<Answer> {
     answer.body(whole("404 page not found\n")).unwrap()
 }
 
-/// Where a request leads.
+/// Parsed target of a request.
 struct Target<'a> {
     api: String,
     namespace: &'a str,
@@ -215,7 +215,7 @@ fn handle(shared: &Arc<Shared>, request: &Received) -> Response<Answer> {
     }
 }
 
-/// An object as clients see it.
+/// Returns an object as clients see it.
 fn rewritten(shared: &Shared, mut object: Value) -> Value {
     for rewrite in shared.rewrites.lock().unwrap().iter() {
         rewrite(&mut object);
@@ -322,7 +322,7 @@ fn watch(
         .unwrap()
 }
 
-/// Streams the log of a pod. A follower ends when the pod has ended or gone.
+/// Streams the log of a pod. A follower ends when the pod has exited or is removed.
 fn log(shared: &Arc<Shared>, request: &Received, target: &Target<'_>) -> Response<Answer> {
     let query = |name: &str| request.query.get(name).cloned().unwrap_or_default();
     let (follows, timed) = (query("follow") == "true", query("timestamps") == "true");
@@ -356,7 +356,7 @@ fn log(shared: &Arc<Shared>, request: &Received, target: &Target<'_>) -> Respons
                     let lines = store.logs.get(&name).map(Vec::as_slice).unwrap_or_default();
                     let mut text = Vec::new();
                     for (time, line) in lines.iter().skip(at) {
-                        // Both in UTC, and the log's with nine digits.
+                        // Both are in UTC, and times of the log have nine digits.
                         if time.as_str() < since.trim_end_matches('Z') {
                             continue;
                         }

@@ -1,4 +1,4 @@
-//! The objects of the fake server, and their changes in order.
+//! Objects of the fake server, and their changes in order.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,10 +10,10 @@ use super::hooks::Refusal;
 use super::node::FakeNode;
 use super::patch;
 
-/// Identifies an object: its kind in the plural, its namespace (empty if it has none), its name.
+/// Key of an object: its plural kind, its namespace (empty if it has none), its name.
 pub(super) type Key = (String, String, String);
 
-/// One change of an object.
+/// Change of an object.
 #[derive(Debug, Clone)]
 pub(super) struct Change {
     pub(super) version: u64,
@@ -24,23 +24,23 @@ pub(super) struct Change {
     pub(super) object: Value,
 }
 
-/// All objects, and what the server does to those that are created.
+/// All objects, and the changes that the server applies to new ones.
 #[derive(Debug)]
 pub(super) struct Store {
     pub(super) minor: u32,
     pub(super) version: u64,
     pub(super) objects: BTreeMap<Key, Value>,
     pub(super) changes: Vec<Change>,
-    /// Changes up to this version are forgotten.
+    /// Changes up to this version are no longer available.
     pub(super) forgotten: u64,
     /// Fields that the server removes from new pods, as JSON pointers.
     pub(super) dropped_fields: Vec<String>,
     pub(super) node: Option<FakeNode>,
-    /// The lines of logs by the pod's name: time and content.
+    /// Log lines by the pod's name: time and content.
     pub(super) logs: HashMap<String, Vec<(String, Vec<u8>)>>,
-    /// Rises with each change.
+    /// Increases with each change.
     pub(super) changed: watch::Sender<u64>,
-    /// Rises when all watches get a bookmark.
+    /// Increases when all watches get a bookmark.
     pub(super) bookmarks: watch::Sender<u64>,
 }
 
@@ -66,7 +66,7 @@ impl Store {
         store
     }
 
-    /// Stores an object as it is, with a new version. Creates or changes it.
+    /// Stores an object unchanged, with a new version. Creates or replaces the object.
     pub(super) fn put(&mut self, plural: &str, namespace: &str, mut object: Value) -> Value {
         self.version += 1;
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
@@ -92,7 +92,7 @@ impl Store {
         self.objects.get(&(plural.to_owned(), namespace.to_owned(), name.to_owned()))
     }
 
-    /// Creates an object as a client asks for it.
+    /// Creates an object on a client's request.
     pub(super) fn create(
         &mut self,
         plural: &str,
@@ -122,11 +122,11 @@ impl Store {
         }
         let object = self.put(plural, namespace, object);
         self.settle();
-        // As it was created: what the node makes of it comes later.
+        // The object as created, before the node changes it.
         Ok(object)
     }
 
-    /// Does to a new pod what a server of this version does.
+    /// Applies the admission of a server of this version to a new pod.
     fn admit(&self, pod: &mut Value) {
         let mut dropped = self.dropped_fields.clone();
         if self.minor < 27 {
@@ -135,7 +135,7 @@ impl Store {
         if self.minor < 25 {
             dropped.push("/spec/os".to_owned());
         }
-        // Alpha to this day, and off by default.
+        // Still alpha, and off by default.
         dropped.push("/spec/containers/0/lifecycle/stopSignal".to_owned());
         for field in &dropped {
             let (parent, key) = field.rsplit_once('/').unwrap_or(("", field));
@@ -161,7 +161,7 @@ impl Store {
         pod["status"] = status;
     }
 
-    /// Changes a pod as a client asks for it.
+    /// Changes a pod on a client's request.
     pub(super) fn patch(
         &mut self,
         plural: &str,
@@ -173,7 +173,7 @@ impl Store {
             return Err(missing(plural, name));
         };
         let new = patch::apply(old, change).map_err(|message| {
-            // As of a failed test: no field, and no details.
+            // As for a failed test: no field, and no details.
             let message = format!(
                 "the server rejected our request due to an error in our request: {message}"
             );
@@ -196,7 +196,7 @@ impl Store {
         Ok(object)
     }
 
-    /// Deletes an object as a client asks for it.
+    /// Deletes an object on a client's request.
     pub(super) fn delete(
         &mut self,
         plural: &str,
@@ -219,7 +219,7 @@ impl Store {
         let spec_grace = old["spec"]["terminationGracePeriodSeconds"].as_u64().unwrap_or(30);
         let mut grace = options["gracePeriodSeconds"].as_u64().unwrap_or(spec_grace);
         let phase = text(&old, "/status/phase");
-        // What has no node and what has ended goes at once.
+        // An object without a node or with a finished process is removed at once.
         if plural != "pods"
             || old["spec"]["nodeName"].is_null()
             || ["Succeeded", "Failed"].contains(&phase.as_str())
@@ -241,7 +241,7 @@ impl Store {
         Ok(going)
     }
 
-    /// Removes an object at once, and what it owns.
+    /// Removes an object at once, with its dependents.
     pub(super) fn remove(&mut self, plural: &str, namespace: &str, name: &str) -> Option<Value> {
         let key = (plural.to_owned(), namespace.to_owned(), name.to_owned());
         let mut object = self.objects.remove(&key)?;
@@ -271,7 +271,7 @@ impl Store {
         Some(object)
     }
 
-    /// Lets the node do what it has to, until there is nothing more to do.
+    /// Applies the steps of the node until none is left.
     pub(super) fn settle(&mut self) {
         let Some(node) = self.node.clone() else { return };
         // A pod takes a handful of steps in its life.
@@ -318,7 +318,7 @@ pub(super) fn is_gated(pod: &Value) -> bool {
     pod["spec"]["schedulingGates"].as_array().is_some_and(|gates| !gates.is_empty())
 }
 
-/// Refuses to change what no server changes.
+/// Refuses changes of immutable fields.
 fn check_update(name: &str, old: &Value, new: &Value) -> Result<(), Refusal> {
     let fixed = |pod: &Value| {
         let mut spec = pod["spec"].clone();
@@ -326,7 +326,7 @@ fn check_update(name: &str, old: &Value, new: &Value) -> Result<(), Refusal> {
             fields.remove("activeDeadlineSeconds");
             fields.remove("tolerations");
             fields.remove("schedulingGates");
-            // Until then it may be bound to fewer nodes.
+            // While gated, a pod may be restricted to fewer nodes.
             if is_gated(old) {
                 fields.remove("affinity");
                 fields.remove("nodeSelector");
@@ -375,7 +375,7 @@ pub(super) fn text(object: &Value, pointer: &str) -> String {
     object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
-/// The time as the API has it: whole seconds.
+/// Returns the time in the API's format: whole seconds.
 pub(super) fn now() -> String {
     seconds_from_now(0)
 }
@@ -385,7 +385,7 @@ pub(super) fn seconds_from_now(seconds: u64) -> String {
     Timestamp::from_second(at).unwrap_or_default().to_string()
 }
 
-/// Whether an object has the labels that a selector wants: `key=value` and `key`, joined by commas.
+/// Returns `true` if an object has the labels of a selector: `key=value` and `key`, joined by commas.
 pub(super) fn is_selected(object: &Value, selector: &str) -> bool {
     let labels = &object["metadata"]["labels"];
     selector.split(',').filter(|part| !part.is_empty()).all(|part| match part.split_once('=') {
@@ -394,7 +394,7 @@ pub(super) fn is_selected(object: &Value, selector: &str) -> bool {
     })
 }
 
-/// Whether an object has the fields that a field selector wants: `a.b=value`, joined by commas.
+/// Returns `true` if an object has the fields of a field selector: `a.b=value`, joined by commas.
 pub(super) fn has_fields(object: &Value, selector: &str) -> bool {
     selector
         .split(',')
