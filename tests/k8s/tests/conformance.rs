@@ -1,4 +1,4 @@
-//! The conformance suite on the cluster of the environment, with exactly the Role.
+//! Conformance suite on the cluster of the environment, with exactly the Role.
 
 use std::process::ExitCode;
 

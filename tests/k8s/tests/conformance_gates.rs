@@ -1,12 +1,12 @@
-//! The life and the stop of containers that a scheduling gate holds, on the cluster of the
-//! environment behind a proxy that has gates.
+//! Lifecycle and stop of containers that a scheduling gate holds, on the cluster of the environment behind a
+//! proxy that adds gates.
 
 use std::process::ExitCode;
 
 use k8s_tests::KubernetesSubject;
 use runtime_conformance::Focus;
 
-/// The cases that depend on how a container is held, which are all that this program runs.
+/// Cases that depend on how a container is held; this program runs no others.
 const HOLDS: Focus = Focus::on(HOLD_CASES).at_most(HOLD_CASES);
 
 const HOLD_CASES: &[&str] = &["lifecycle::*", "stop::*"];

@@ -1,5 +1,5 @@
-//! The conformance suite on the one node of the cluster of the environment, whose container engine
-//! serves the containers that its kubelet has made.
+//! Conformance suite on the one node of the cluster of the environment, whose container engine serves the
+//! containers that its kubelet has created.
 
 use std::process::ExitCode;
 
@@ -7,7 +7,7 @@ use k8s_tests::KubernetesSubject;
 use runtime_conformance::Focus;
 use runtime_core::Capability;
 
-/// The cases that use what the node's engine does: logs, statistics, signals and stops.
+/// Cases that use the node's engine: logs, statistics, signals and stops.
 const THROUGH_THE_ENGINE: Focus = Focus::on(&[
     "logs::*",
     "follow::*",

@@ -1,5 +1,5 @@
-//! The part of the conformance suite that uses statistics, on the cluster of the environment, with the
-//! right to read them through the nodes. Everything else runs with exactly the Role.
+//! The part of the conformance suite that uses statistics, on the cluster of the environment, with the right
+//! to read them through the nodes. All other cases run with exactly the Role.
 
 use std::process::ExitCode;
 
@@ -7,7 +7,7 @@ use k8s_tests::KubernetesSubject;
 use runtime_conformance::Focus;
 use runtime_core::Capability;
 
-/// The cases that use statistics.
+/// Cases that use statistics.
 const STATISTICS: Focus = Focus::on(&[
     "stats::*",
     // These have a part for engines with statistics.

@@ -1,12 +1,12 @@
-//! The sessions of the conformance suite over WebSockets, as the API servers of today take them, on
-//! the cluster of the environment.
+//! Sessions of the conformance suite over WebSockets, as current API servers accept them, on the cluster of
+//! the environment.
 
 use std::process::ExitCode;
 
 use k8s_tests::KubernetesSubject;
 use runtime_conformance::Focus;
 
-/// The cases that open sessions, which are all that this program runs.
+/// Cases that open sessions; this program runs no others.
 const SESSIONS: Focus = Focus::on(SESSION_CASES).at_most(SESSION_CASES);
 
 const SESSION_CASES: &[&str] = &["exec::*", "attach::*", "files::*"];

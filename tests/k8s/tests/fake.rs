@@ -1,4 +1,4 @@
-//! The backend on a fake API server: what no cluster here can show. It needs no engine.
+//! The backend on a fake API server, for conditions that no cluster here can produce. It needs no engine.
 
 mod fake {
     mod exits;

@@ -1,5 +1,5 @@
-//! Exits, for whoever looks whenever: each recording, on a connection that watches it, on one that
-//! comes late and watches from then on, and on one that asks again and again.
+//! Exits are independent of the time of the call: each recording on a connection that watches the pod, on one
+//! that connects later and watches from then on, and on one that polls.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 
 type End = (ExitReason, Option<i32>);
 
-/// How the recorded containers end.
+/// Expected exits of the recorded containers.
 const ENDS: [(&str, End); 12] = [
     ("deleted-by-others-exit-0", (ExitReason::Removed, None)),
     ("deleted-by-others-ignores-term", (ExitReason::Removed, None)),
@@ -88,7 +88,7 @@ async fn plays(name: &str, end: End) {
             let known = other.container(listed.container.id()).await.unwrap();
             late.push((waiter(&known), other));
         }
-        // Those that are late now have the pod as it is now.
+        // The new waiters read the pod in its current state.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(ends.iter().all(|now| *now == end), "{name}: {ends:?}");
@@ -120,7 +120,7 @@ async fn exit_of_a_recording_is_the_same_for_every_connection() {
     }
 }
 
-/// The history that a late connection would need was thrown away by the server, again and again.
+/// The server has repeatedly dropped the history that a late connection would need.
 #[tokio::test(flavor = "multi_thread")]
 async fn deleted_container_is_no_success_after_lost_history() {
     for name in ["deleted-by-others-exit-0", "evicted-exit-0", "preempted-exit-0"] {

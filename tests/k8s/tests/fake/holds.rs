@@ -1,4 +1,4 @@
-//! Created and held: the real image, one hold, nothing that a connect creates.
+//! Created and held: the real image, one hold, no objects created by a connect.
 
 use k8s_tests::fake::{FakeNode, FakeServer, Reaction, Received, Refusal};
 use runtime_core::{ContainerStatus, ErrorKind, Runtime as _, StartOutcome};
@@ -46,8 +46,8 @@ async fn pod_has_real_image_and_one_hold_from_creation() {
     }
 }
 
-/// The namespace refused the dry run of a sample pod, for its missing limits: the connection then gave
-/// pods both holds, and start removed one.
+/// The namespace refused the dry run of a sample pod, for its missing limits: the connection then gave pods
+/// both holds, and start removed one.
 #[tokio::test]
 async fn pod_in_namespace_that_refuses_bare_pods_starts() {
     let server = FakeServer::with_node("1.36", FakeNode::default()).await;
@@ -85,8 +85,8 @@ async fn refusal_of_image_is_error_of_create() {
     runtime.close().await.unwrap();
 }
 
-/// The placeholder was compared with the pod's image: where a webhook rewrites images, start reported
-/// that the container had been started, and nothing ran.
+/// The placeholder was compared with the pod's image: if a webhook rewrote images, start reported that the
+/// container had been started, and nothing ran.
 #[tokio::test]
 async fn pod_with_rewritten_image_is_held_and_starts() {
     let (server, runtime) = cluster("1.36", FakeNode::default()).await;
@@ -122,13 +122,13 @@ async fn pod_whose_gate_is_dropped_is_made_again_with_affinity() {
     assert!(is_gated(&pods[0].body) && !has_affinity(&pods[0].body));
     assert_eq!(pods[1].body["gracePeriodSeconds"], 0);
     assert!(!is_gated(&pods[2].body) && has_affinity(&pods[2].body));
-    // The connection remembers.
+    // The connection caches the result.
     server.take_received();
     let second = runtime.create_container(&spec()).await.unwrap();
     let created: Vec<Received> =
         server.received().into_iter().filter(|r| r.creates("pods")).collect();
     assert!(created.len() == 1 && !is_gated(&created[0].body), "{created:#?}");
-    // Both are held by what they have, and start.
+    // Each is held by the hold in its own pod, and starts.
     server.set_node(FakeNode::default());
     for container in [first, second] {
         assert_eq!(container.info().await.unwrap().status, ContainerStatus::Created);
@@ -150,7 +150,7 @@ async fn pod_that_keeps_no_hold_is_an_error_and_leaves_nothing() {
     runtime.close().await.unwrap();
 }
 
-/// A webhook of the cluster may add a gate of its own, which is not ours to remove.
+/// A webhook of the cluster may add a gate of its own, which must not be removed.
 #[tokio::test]
 async fn start_leaves_gate_of_others() {
     let (server, runtime) = cluster("1.36", FakeNode::default()).await;
@@ -174,7 +174,8 @@ async fn start_leaves_gate_of_others() {
     runtime.close().await.unwrap();
 }
 
-/// Created on a server without gates, started after the server was upgraded, by another connection.
+/// The pod is created on a server without gates, and started after an upgrade of the server, by another
+/// connection.
 #[tokio::test]
 async fn hold_is_read_from_the_pod_and_not_from_the_server() {
     let (server, runtime) = cluster("1.36", FakeNode::default()).await;

@@ -12,10 +12,10 @@ use runtime_k8s::KubernetesRuntime;
 use serde_json::json;
 use tokio::time::{Instant, timeout};
 
-/// How long a test gives what has a deadline of its own.
+/// Time limit for an operation that has a deadline of its own.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A connection whose queries have this deadline, and a container that runs.
+/// Returns a connection whose queries have this deadline, and a running container.
 async fn running(server: &FakeServer, query: Duration) -> (KubernetesRuntime, Arc<dyn Container>) {
     let mut deadlines = Deadlines::default();
     deadlines.query = query;
@@ -38,7 +38,7 @@ fn end(server: &FakeServer) {
     });
 }
 
-/// Asks until the answer is not that the container runs.
+/// Polls until the container is no longer reported as running.
 async fn not_running(container: &dyn Container) -> runtime_core::Result<ContainerStatus> {
     let end = Instant::now() + LIMIT;
     loop {

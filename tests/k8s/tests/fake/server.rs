@@ -67,7 +67,7 @@ async fn hooks_refuse_lose_and_stall_requests() {
     let error = runtime.create_container(&spec()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     server.unhook(lost);
-    // What a lost answer has left is undone.
+    // The pod of the lost response is deleted.
     server.wait_for(k8s_tests::fake::Received::deletes_pod).await;
     runtime.close().await.unwrap();
 }
@@ -84,11 +84,11 @@ async fn connections_freeze_thaw_and_are_cut() {
     server.thaw();
     server.cut_connections();
     let opened = server.connections();
-    // One that finds its connection cut may fail, the next has a new one.
+    // A request on a cut connection may fail; the next one opens a new connection.
     let _ = runtime.health().await;
     runtime.health().await.unwrap();
     assert!(server.connections() > opened);
-    // The watch goes on where it was, and also when the server has forgotten that.
+    // The watch continues at its position, even if the server has dropped that version.
     server.forget_versions();
     server.change_pod(&server.only_pod_name(), |pod| {
         pod["status"]["phase"] = "Failed".into();

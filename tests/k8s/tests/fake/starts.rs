@@ -1,5 +1,5 @@
-//! Containers that are started and do not run, for reasons that the cluster of the tests does not
-//! have: no scheduler, gates of other people, a node that says nothing.
+//! Containers that are started and do not run, for reasons that the test cluster cannot produce: no
+//! scheduler, gates of other clients, a node that reports nothing.
 
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ async fn start_at_its_deadline_is_a_timeout_with_the_reason_and_goes_on() {
     runtime.close().await.unwrap();
 }
 
-/// Nobody but the follower waits for it.
+/// The follower is the only waiter.
 #[tokio::test(flavor = "multi_thread")]
 async fn follower_alone_ends_what_no_scheduler_takes() {
     let server = FakeServer::with_node("1.36", FakeNode::default().schedules(false)).await;
@@ -65,7 +65,7 @@ async fn follower_alone_ends_what_no_scheduler_takes() {
     runtime.close().await.unwrap();
 }
 
-/// A process that has just come, and finds a budget that was spent while nobody was there.
+/// A new process finds a budget that was spent while no process was connected.
 #[tokio::test(flavor = "multi_thread")]
 async fn spent_budget_ends_the_container_in_another_process_at_once() {
     for (operation, gates) in [("wait", true), ("attach", false), ("exec", true), ("start", false)]
@@ -117,7 +117,7 @@ async fn spent_budget_ends_the_container_in_another_process_at_once() {
     }
 }
 
-/// A policy of the cluster lets nobody change an image to what is none.
+/// A policy of the cluster refuses changes to an image that is not a valid reference.
 #[tokio::test(flavor = "multi_thread")]
 async fn budget_ends_the_container_where_a_policy_forbids_the_placeholder() {
     let server = FakeServer::with_node("1.36", FakeNode::default().schedules(false)).await;

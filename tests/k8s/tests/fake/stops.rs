@@ -1,4 +1,4 @@
-//! Stop and remove: the exit code and the logs stay, whatever policy the cluster has.
+//! Stop and remove: the exit code and the logs remain available under every policy of the cluster.
 
 use futures_util::StreamExt as _;
 use k8s_tests::fake::{FakeNode, FakeServer, Received, Recording, Refusal};
@@ -97,7 +97,7 @@ async fn stop_without_any_way_names_the_policy() {
         let policy = if both { "deadlines.test" } else { "images.test" };
         assert!(words.contains(policy) || words.contains("no deadline may change"), "{error:?}");
         assert!(words.contains("`remove` still ends it"), "{error:?}");
-        // It runs on, and is not called stopped.
+        // The container continues to run, and is not reported as stopped.
         assert_eq!(container.info().await.unwrap().status, ContainerStatus::Running);
         container.remove().await.unwrap();
         assert!(server.pods().is_empty());
@@ -145,7 +145,7 @@ async fn chosen_method_is_the_only_one() {
     assert_eq!((error.kind(), error.field()), (ErrorKind::InvalidArgument, Some("stop_method")));
 }
 
-/// Each observer has the same answer.
+/// Asserts that every call and connection returns the same exit.
 async fn is_stopped_before_start(
     server: &FakeServer,
     runtime: &KubernetesRuntime,
@@ -181,7 +181,7 @@ async fn stop_before_scheduling_ends_at_once_and_nothing_runs_later() {
         let pod = server.only_pod();
         assert_eq!(pod["spec"]["containers"][0]["image"], "!stopped", "{version}");
         assert_eq!(pod["spec"]["activeDeadlineSeconds"], 1, "{version}");
-        // A node fits after all.
+        // Now there is a node that fits.
         server.set_node(FakeNode::default());
         let pod = server.only_pod();
         assert_eq!(pod["status"]["phase"], "Failed", "{version}");
@@ -218,7 +218,7 @@ async fn recorded_stop_before_scheduling_is_one_exit_throughout() {
     runtime.close().await.unwrap();
 }
 
-/// The node pulls, and says nothing but that.
+/// The node pulls, and reports nothing else.
 #[tokio::test]
 async fn stop_during_pull_ends_and_nothing_runs() {
     let (server, runtime) = cluster("1.36", FakeNode::default().starts(false)).await;
@@ -232,8 +232,8 @@ async fn stop_during_pull_ends_and_nothing_runs() {
     runtime.close().await.unwrap();
 }
 
-/// On an old server a deadline would lose the code of a process that the node has just started: the
-/// pod gets it only when the node has reported that there is nothing to run.
+/// On an old server a deadline would lose the code of a process that the node has just started: the pod gets
+/// the deadline only when the node has reported that no process runs.
 #[tokio::test]
 async fn stop_on_node_of_old_server_sets_deadline_last() {
     let (server, runtime) = cluster("1.20", FakeNode::default().starts(false)).await;
@@ -248,7 +248,7 @@ async fn stop_on_node_of_old_server_sets_deadline_last() {
         .filter(|(image, deadline)| *image || *deadline)
         .collect();
     assert_eq!(both, [(true, false), (false, true)]);
-    // The node has given back what it held.
+    // The node has released the resources.
     assert_eq!(server.only_pod()["status"]["phase"], "Failed");
     is_stopped_before_start(&server, &runtime, &container).await;
     runtime.close().await.unwrap();
@@ -296,13 +296,13 @@ async fn recorded_deadlines_keep_the_true_exit() {
     }
 }
 
-/// A deadline that is not ours stays what it is.
+/// A deadline that another client has set is reported as such.
 #[tokio::test]
 async fn recorded_deadline_of_others_is_deadline_exceeded() {
     let server = FakeServer::start("1.36").await;
     let runtime = KubernetesRuntime::connect(server.options()).await.unwrap();
     let (container, start) = starting(&runtime).await;
-    // As of a stop, which nobody has asked for.
+    // As after a stop, but without a call to stop.
     let recording = Recording::read("stop-by-deadline-exit-0");
     let mut play = server.play(&server.only_pod_name(), &recording);
     play.until_ended();

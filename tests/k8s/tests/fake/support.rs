@@ -1,4 +1,4 @@
-//! What the tests on the fake server have in common.
+//! Helpers that the tests on the fake server share.
 
 use std::sync::Arc;
 
@@ -12,14 +12,14 @@ pub(crate) fn spec() -> ContainerSpec {
     ContainerSpec::new(IMAGE).command(["true"])
 }
 
-/// A fake server with a node, and a connection.
+/// Starts a fake server with a node, and connects to it.
 pub(crate) async fn cluster(version: &str, node: FakeNode) -> (FakeServer, KubernetesRuntime) {
     let server = FakeServer::with_node(version, node).await;
     let runtime = KubernetesRuntime::connect(server.options()).await.unwrap();
     (server, runtime)
 }
 
-/// A container that was created and whose start is under way: its node does not start it yet.
+/// Creates a container and begins its start, which its node does not complete yet.
 pub(crate) async fn starting(
     runtime: &KubernetesRuntime,
 ) -> (Arc<dyn Container>, tokio::task::JoinHandle<()>) {
@@ -27,17 +27,17 @@ pub(crate) async fn starting(
     let start = tokio::spawn({
         let container = Arc::clone(&container);
         async move {
-            // A test may end it before it has started.
+            // A test may end the container before it has started.
             let _ = container.start().await;
         }
     });
-    // Held, it has no message.
+    // While held, it has no message.
     info_when(&container, |info| info.message.is_some() || info.status != ContainerStatus::Created)
         .await;
     (container, start)
 }
 
-/// Polls the info until it is as wanted.
+/// Polls the info until it matches.
 pub(crate) async fn info_when(
     container: &Arc<dyn Container>,
     wanted: impl Fn(&ContainerInfo) -> bool,
