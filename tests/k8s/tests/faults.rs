@@ -1,4 +1,4 @@
-//! What can happen to a cluster while containers run in it.
+//! Faults of a cluster while containers run in it.
 
 mod faults {
     mod balancer;

@@ -1,5 +1,4 @@
-//! An API server behind a balancer: one that vanishes, one that freezes, and connections that are
-//! dropped because they are idle.
+//! An API server behind a balancer: the server vanishes or freezes, and idle connections are dropped.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +17,7 @@ use tokio::time::{Instant, timeout};
 
 use super::support::{Outcome, Subject, Waiter};
 
-/// How long a test gives what has a deadline of its own.
+/// Time limit for an operation that has a deadline of its own.
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn hasty(options: KubernetesOptions) -> KubernetesOptions {
@@ -61,7 +60,7 @@ async fn backend_that_vanishes_is_replaced_by_another() -> Outcome {
     direct.exec(ExecOptions::new(["touch", "/end"])).await?.control.wait().await?;
     let exit = direct.wait().await?;
     assert_eq!((exit.reason, exit.code), (ExitReason::Exited, Some(7)), "{exit:?}");
-    // Neither has an error, nor says for long that it runs.
+    // Neither call fails or reports the container as running for long.
     let ended = Instant::now();
     until("end of the container in its info", async || {
         let status = timeout(LIMIT, container.info()).await??.status;
@@ -77,7 +76,7 @@ async fn backend_that_vanishes_is_replaced_by_another() -> Outcome {
     subject.finish().await
 }
 
-/// The API server is frozen. Its kernel takes connections, and nothing answers.
+/// The API server is frozen. Its kernel accepts connections, and no request is answered.
 #[tokio::test(flavor = "multi_thread")]
 async fn frozen_api_server_is_an_error_and_the_exit_is_seen_when_it_is_back() -> Outcome {
     let subject = Subject::new().await?;
@@ -88,7 +87,7 @@ async fn frozen_api_server_is_an_error_and_the_exit_is_seen_when_it_is_back() ->
     let server = subject.cluster.process(Component::ApiServer)?;
     server.freeze()?;
     let frozen = async {
-        // What was seen just before may still be answered.
+        // A recent observation may still be returned.
         let error = loop {
             match timeout(LIMIT, container.info()).await? {
                 Ok(info) => assert_eq!(info.status, ContainerStatus::Running),
@@ -115,7 +114,7 @@ async fn frozen_api_server_is_an_error_and_the_exit_is_seen_when_it_is_back() ->
     subject.finish().await
 }
 
-/// A server that has vanished holds neither an undo nor a close.
+/// A vanished server blocks neither a cleanup nor a close.
 #[tokio::test(flavor = "multi_thread")]
 async fn close_is_not_held_by_a_server_that_has_vanished() -> Outcome {
     let subject = Subject::new().await?;
@@ -131,7 +130,7 @@ async fn close_is_not_held_by_a_server_that_has_vanished() -> Outcome {
     subject.finish().await
 }
 
-/// Quiet sessions and a quiet follower outlive the time after which a balancer drops what is idle.
+/// Quiet sessions and a quiet follower outlive the idle timeout of a balancer.
 #[tokio::test(flavor = "multi_thread")]
 async fn quiet_sessions_outlive_the_idle_limit_of_a_balancer() -> Outcome {
     let subject = Subject::new().await?;

@@ -1,4 +1,4 @@
-//! How a cluster ends containers by itself.
+//! Containers that the cluster ends.
 
 use k8s_tests::Raw;
 use runtime_conformance::BoxError;
@@ -9,11 +9,11 @@ use test_support::Connection as _;
 
 use super::support::{Outcome, Subject, Waiter, scope};
 
-/// Obeys a stop, and ends with 0 then.
+/// Exits with 0 on TERM.
 const OBEDIENT: &str = "trap 'exit 0' TERM; echo ready; sleep 3600 & wait";
 
-/// A node is full, and what has more of a right to it comes: the scheduler removes what has less, and
-/// that is an eviction.
+/// A node is full, and a pod of a higher priority is created: the scheduler removes the pod of the lower
+/// priority, which is reported as an eviction.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_gives_way_to_one_of_a_higher_priority() -> Outcome {
     let name = scope().to_string();
@@ -38,7 +38,7 @@ async fn a_container_gives_way_to_one_of_a_higher_priority() -> Outcome {
         .as_str()
         .and_then(|cores| cores.parse::<u64>().ok())
         .ok_or("a node without CPUs")?;
-    // More than half of the node: there is no room for two.
+    // More than half of the node, so that two do not fit.
     let spec = subject.script(OBEDIENT).cpu_shares(cores * 1024 * 6 / 10);
     let victim = subject.start(&spec).await?;
     let waiter = Waiter::of(&victim);
@@ -57,7 +57,7 @@ async fn a_container_gives_way_to_one_of_a_higher_priority() -> Outcome {
     subject.finish().await
 }
 
-/// A node evicts a container: that is in the status of its pod.
+/// A node evicts a container and reports that in the status of its pod.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_evicts_a_container() -> Outcome {
     let subject = Subject::new().await?;
@@ -67,7 +67,7 @@ async fn a_node_evicts_a_container() -> Outcome {
     pod["status"]["phase"] = json!("Failed");
     pod["status"]["reason"] = json!("Evicted");
     pod["status"]["message"] = json!("The node was low on resource: memory.");
-    // The kubelet writes it as well.
+    // The kubelet updates the object as well.
     pod["metadata"].as_object_mut().ok_or("no pod")?.remove("resourceVersion");
     let path = format!("{}/status", path(&pod));
     subject
@@ -83,7 +83,7 @@ async fn a_node_evicts_a_container() -> Outcome {
     subject.finish().await
 }
 
-/// Somebody limits the time of a pod, and it is over.
+/// Another client sets a time limit for a pod, which expires.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_time_of_a_container_is_up() -> Outcome {
     let subject = Subject::new().await?;
@@ -102,8 +102,8 @@ async fn the_time_of_a_container_is_up() -> Outcome {
     subject.finish().await
 }
 
-/// A node cannot put together what a container is to be given: here a cluster has added a variable
-/// from a thing that is not there. It will not run, and nobody waits for that.
+/// A node cannot configure a container: the cluster has added a variable from a missing object. The container
+/// never runs, and no call waits for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_that_cannot_be_configured_fails_to_start() -> Outcome {
     let subject = Subject::new().await?;
@@ -137,12 +137,12 @@ async fn a_container_that_cannot_be_configured_fails_to_start() -> Outcome {
     subject.finish().await
 }
 
-/// The name of a pod.
+/// Returns the name of a pod.
 fn name(pod: &Value) -> Result<String, BoxError> {
     Ok(pod["metadata"]["name"].as_str().ok_or("a pod without a name")?.to_owned())
 }
 
-/// Where the server has a pod.
+/// Returns the API path of a pod.
 fn path(pod: &Value) -> String {
     let [namespace, name] =
         ["namespace", "name"].map(|key| pod["metadata"][key].as_str().unwrap_or_default());

@@ -12,12 +12,12 @@ use super::support::{Outcome, Subject};
 const SETTING: &str = "containerLogMaxSize";
 const DEFAULT: &str = "10Mi";
 
-/// More than a small file, and so rotated at the kubelet's next look, within ten seconds. Few enough
-/// to be read before that on a machine that does much else.
+/// More than a small file, and so rotated at the kubelet's next check, within ten seconds. Few enough bytes
+/// to be read before that on a busy machine.
 const WRITTEN: usize = 110_000;
 
-/// A container says nothing more when its log is rotated, for longer than a file lives: nothing is
-/// missing then, neither at its end nor before the line that it writes much later.
+/// A container writes nothing after its log is rotated, for longer than a file is kept: nothing is missing,
+/// neither at its end nor before the line that it writes much later.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_is_rotated_under_a_silent_container() -> Outcome {
     let subject = Subject::new().await?;
@@ -49,7 +49,7 @@ async fn follow_all(subject: &Subject) -> Outcome {
     Ok(())
 }
 
-/// Follows a log to its end: how long it is, and its last line.
+/// Follows a log to its end, and returns its length and its last line.
 async fn end_of(container: &dyn Container) -> Result<(usize, String), BoxError> {
     let mut reader = container.logs(LogOptions::default().follow(Follow::Yes)).await?;
     let (mut length, mut last) = (0, String::new());
@@ -61,7 +61,7 @@ async fn end_of(container: &dyn Container) -> Result<(usize, String), BoxError> 
     Ok((length, last))
 }
 
-/// The log files that the node has of a container.
+/// Returns the log files of a container on the node.
 fn log_files(node_logs: &Path, id: &str) -> Result<Vec<PathBuf>, BoxError> {
     let entries = |directory: &Path| {
         let entries = std::fs::read_dir(directory)?.map(|entry| Ok(entry?.path()));

@@ -1,4 +1,4 @@
-//! Several nodes, and one that is taken away.
+//! Several nodes, and the loss of one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -19,10 +19,10 @@ use tokio::time::Instant;
 
 use super::support::{Outcome, Subject, Waiter};
 
-/// The label of a node that names the test which has it.
+/// Label of a node with the name of the test that owns it.
 const TEST: &str = "runtime-test/test";
 
-/// A test that has hollow nodes of its own.
+/// Test that has hollow nodes of its own.
 #[derive(Debug, Clone, Copy)]
 enum Owner {
     Lost,
@@ -39,7 +39,7 @@ impl Owner {
         }
     }
 
-    /// Its nodes among those of [`all_nodes`].
+    /// Returns the range of the test's nodes in [`all_nodes`].
     const fn nodes(self) -> Range<usize> {
         match self {
             Self::Lost => 0..3,
@@ -48,14 +48,14 @@ impl Owner {
         }
     }
 
-    /// On its nodes alone.
+    /// Restricts pods to the nodes of the test.
     fn options(self, options: KubernetesOptions) -> KubernetesOptions {
         options
             .node_label(TEST, self.name())
             .toleration(Toleration::key(HOLLOW).effect("NoSchedule"))
     }
 
-    /// A connection for which these are the nodes, beside the other tests.
+    /// Connects with the nodes of the test, in parallel with the other tests.
     async fn subject(
         self,
         change: impl FnOnce(KubernetesOptions) -> KubernetesOptions,
@@ -76,14 +76,14 @@ impl Owner {
     }
 }
 
-/// The hollow nodes of all tests of this file, which run at the same time.
+/// Returns the hollow nodes of all tests of this file, which run at the same time.
 async fn all_nodes(subject: &Subject) -> Result<&'static [String], BoxError> {
     static NODES: OnceCell<Vec<String>> = OnceCell::const_new();
     let up = || {
         subject.work(|cluster| {
             let names = cluster.hollow_nodes(Owner::Removal.nodes().end)?;
-            // The controllers of 1.20.2 give up no pod of a node that joined before it was ready,
-            // until they begin anew.
+            // The controllers of 1.20.2 never evict a pod from a node that joined before it was ready, until
+            // they are restarted.
             cluster.restart(Component::ControllerManager)?;
             Ok(names)
         })
@@ -101,13 +101,13 @@ async fn finish(subject: Subject, nodes: Vec<String>) -> Outcome {
     subject.finish().await
 }
 
-/// Containers land on all nodes; a list and the waits of one connection see all of them. When one
-/// node falls silent, what ran there is lost, and nothing else is.
+/// Containers are spread over all nodes; a list and the waits of one connection cover all of them. When one
+/// node stops responding, only its containers are lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_node_takes_its_containers_and_no_others() -> Outcome {
     let (subject, names) = Owner::Lost.subject(|options| options).await?;
-    // One more connection of the same scope, which may look at nodes and so knows at once why a
-    // pod vanishes.
+    // Another connection of the same scope, which may read nodes and so has the reason at once when a pod
+    // vanishes.
     let options = Owner::Lost
         .options(subject.environment.options(subject.runtime.scope()).kubeconfig(subject.admin()));
     let knowing = KubernetesRuntime::connect(options).await?;
@@ -156,7 +156,7 @@ async fn a_lost_node_takes_its_containers_and_no_others() -> Outcome {
     finish(subject, names).await
 }
 
-/// On nodes whose silence no controller takes for a reason to give a pod up.
+/// Tolerates the taints of unresponsive nodes, so that no controller evicts the pod.
 fn never_given_up(options: KubernetesOptions) -> KubernetesOptions {
     ["unreachable", "not-ready"]
         .into_iter()
@@ -167,7 +167,7 @@ fn never_given_up(options: KubernetesOptions) -> KubernetesOptions {
         .node_budget(Duration::from_secs(600))
 }
 
-/// Waits until the status of the one pod of the scope is as wanted.
+/// Waits until the status of the one pod of the scope matches.
 async fn until(subject: &Subject, wanted: impl Fn(&Value) -> bool) -> Outcome {
     let end = Instant::now() + Duration::from_secs(120);
     loop {
@@ -181,15 +181,14 @@ async fn until(subject: &Subject, wanted: impl Fn(&Value) -> bool) -> Outcome {
     }
 }
 
-/// What the cluster says of a pod: whether it is ready.
+/// Returns `true` if the status of a pod is ready.
 fn is_ready(status: &Value) -> bool {
     let conditions = status["conditions"].as_array().into_iter().flatten();
     conditions.into_iter().any(|one| one["type"] == "Ready" && one["status"] == "True")
 }
 
-/// No controller gives up the pods of a silent node, as it is with those of 1.20.2 and many nodes:
-/// a node that is back in time changes nothing, and of one that is not the containers are lost, for
-/// everyone and for good.
+/// No controller evicts the pods of an unresponsive node, as on 1.20.2 with many nodes. If the node recovers
+/// in time, the container is not affected; otherwise it is lost permanently and for every client.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_may_be_silent_for_as_long_as_its_budget() -> Outcome {
     let (subject, names) = Owner::Silent.subject(never_given_up).await?;
@@ -205,7 +204,7 @@ async fn a_node_may_be_silent_for_as_long_as_its_budget() -> Outcome {
     until(&subject, is_ready).await?;
     assert!(!patient.is_done(), "the node is back");
 
-    // Another connection of the same scope has less patience.
+    // Another connection of the same scope has a shorter budget.
     let options = subject.environment.options(subject.runtime.scope());
     let options = never_given_up(Owner::Silent.options(options));
     let hasty = KubernetesRuntime::connect(options.node_budget(Duration::from_secs(3))).await?;
@@ -218,7 +217,7 @@ async fn a_node_may_be_silent_for_as_long_as_its_budget() -> Outcome {
     }
     node.thaw()?;
     until(&subject, |status| status["phase"] == "Failed").await?;
-    // Who looks for the first time sees the same.
+    // A new connection gets the same exit.
     let options = subject.environment.options(subject.runtime.scope());
     let late = KubernetesRuntime::connect(options).await?;
     let exit = late.container(container.id()).await?.wait().await?;
@@ -227,8 +226,8 @@ async fn a_node_may_be_silent_for_as_long_as_its_budget() -> Outcome {
     finish(subject, names).await
 }
 
-/// A node that does not end in time what is removed is not lost for that: whoever waits hears that
-/// it was removed.
+/// A removed container whose node does not stop it in time is not lost: its waiter gets the exit reason
+/// Removed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removal_that_its_node_does_not_answer_is_a_removal() -> Outcome {
     let patient = |options: KubernetesOptions| {
@@ -241,7 +240,8 @@ async fn a_removal_that_its_node_does_not_answer_is_a_removal() -> Outcome {
     let container = subject.start(&subject.script("sleep 3600")).await?;
     let waiter = Waiter::of(&container);
     node.freeze()?;
-    // It ends when the server is told to forget the pod, which is later than the waiter's answer.
+    // The removal completes after the pod is deleted at the server without its node, which is later than the
+    // waiter's answer.
     let (removed, exit) = tokio::join!(container.remove(), waiter.answer(90));
     removed?;
     let exit = exit??;
@@ -250,8 +250,8 @@ async fn a_removal_that_its_node_does_not_answer_is_a_removal() -> Outcome {
     finish(subject, names).await
 }
 
-/// GPUs by number are those that the nodes say they have: what asks for as many runs, and what asks
-/// for more finds no node.
+/// GPUs by count are limited by the capacity of the nodes: a container within it runs, and a container beyond
+/// it finds no node.
 #[tokio::test(flavor = "multi_thread")]
 async fn gpus_by_count_are_what_the_nodes_have() -> Outcome {
     const RESOURCE: &str = "example.com/gpu";
@@ -275,7 +275,7 @@ async fn gpus_by_count_are_what_the_nodes_have() -> Outcome {
     subject.finish().await
 }
 
-/// Has the node say that it has so much of a resource.
+/// Sets the amount of a resource in the status of the node.
 async fn give_node(subject: &Subject, resource: &'static str, amount: Option<&str>) -> Outcome {
     let (node, amount) = (subject.environment.node.clone(), amount.map(str::to_owned));
     subject
@@ -283,7 +283,7 @@ async fn give_node(subject: &Subject, resource: &'static str, amount: Option<&st
             let path = format!("/api/v1/nodes/{node}");
             let mut object: Value =
                 serde_json::from_str(&cluster.kubectl(&["get", "--raw", &path])?)?;
-            // The kubelet writes it all the time.
+            // The kubelet updates the object all the time.
             if let Some(meta) = object["metadata"].as_object_mut() {
                 meta.remove("resourceVersion");
             }

@@ -1,4 +1,4 @@
-//! Parts of the cluster go away and come back while containers run.
+//! Parts of the cluster stop and restart while containers run.
 
 use std::time::Duration;
 
@@ -15,15 +15,15 @@ use tokio::time::Instant;
 
 use super::support::{Outcome, Subject, Waiter, scope};
 
-/// Etcd does not answer for ten seconds. Who waits goes on, who asks is told to come again, and
-/// what ended meanwhile has ended that way.
+/// Etcd does not answer for ten seconds. Waiters continue, other calls fail with a retryable error, and a
+/// container that exits meanwhile has the right exit.
 #[tokio::test(flavor = "multi_thread")]
 async fn etcd_is_away_for_ten_seconds() -> Outcome {
     let subject = Subject::new().await?;
     let short = subject.start(&subject.script("sleep 5; exit 7")).await?;
     let long = subject.start(&subject.script("sleep 3600")).await?;
     let (short_waiter, long_waiter) = (Waiter::of(&short), Waiter::of(&long));
-    // One that does not wait until it is back.
+    // Its deadlines are shorter than the outage.
     let other = scope();
     let mut deadlines = Deadlines::default();
     (deadlines.create, deadlines.query) = (Duration::from_secs(3), Duration::from_secs(3));
@@ -55,7 +55,7 @@ async fn etcd_is_away_for_ten_seconds() -> Outcome {
     assert_eq!((exit.reason, exit.code), (ExitReason::Exited, Some(7)));
     assert!(!long_waiter.is_done(), "it still runs");
     assert_eq!(long.info().await?.status, ContainerStatus::Running);
-    // What was asked of a server that could not do it then is not done later.
+    // A request that failed during the outage must not be executed later.
     let kept = usize::from(matches!(&created, Ok(Ok(_))));
     subject.until_left(2 + kept, PATIENCE).await?;
     let raw = Raw::new(&subject.admin(), &subject.environment.namespace).await?;
@@ -66,8 +66,8 @@ async fn etcd_is_away_for_ten_seconds() -> Outcome {
     subject.finish().await
 }
 
-/// The kubelet is killed and started again under running containers: nothing happens to them, a
-/// follower loses no line and has none twice, and what ended meanwhile has its true exit.
+/// The kubelet is killed and restarted under running containers: they are not affected, a follower neither
+/// loses nor repeats a line, and a container that exits meanwhile has the right exit.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_kubelet_is_restarted_under_running_containers() -> Outcome {
     let subject = Subject::new().await?;
@@ -104,8 +104,8 @@ async fn the_kubelet_is_restarted_under_running_containers() -> Outcome {
     subject.finish().await
 }
 
-/// A server has forgotten what happened since the last line of the watch: of what went meanwhile the
-/// new list says so, and what stays goes on.
+/// The server has dropped the events since the last one of the watch: the new list shows the removed
+/// container as removed, and the other one continues.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_server_forgets_what_happened() -> Outcome {
     let subject = Subject::new().await?;

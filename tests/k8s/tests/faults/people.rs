@@ -1,4 +1,4 @@
-//! What other people do to the cluster while containers run.
+//! Interventions of other clients while containers run.
 
 use std::time::Duration;
 
@@ -13,20 +13,20 @@ use tokio::time::Instant;
 
 use super::support::{Outcome, Subject, Waiter, scope};
 
-/// How many containers are taken away at once. Some ends fall into the second of the deletion, and
-/// some into the next.
+/// Number of containers that are deleted at once. Some exit in the second of the deletion, and some in the
+/// next.
 const TAKEN: usize = 8;
 
-/// The Secrets of a pod go after it, by the cluster itself: its controllers hear of it late when they
-/// have just lost their server.
+/// The cluster deletes the Secrets of a pod after the pod: its controllers are late if their server has just
+/// restarted.
 const COLLECTED: Duration = Duration::from_secs(120);
 
-/// Ends with 0 when it is told to end, at once or a little later.
+/// Exits with 0 on TERM, at once or a little later.
 const OBEDIENT: &str =
     "trap 'sleep 0.$((RANDOM % 10)); exit 0' TERM; echo ready; sleep 3600 & wait";
 
-/// A pod that somebody else deletes was removed, and is no success although its process obeys and
-/// ends with 0: for who has watched it, who comes late, and who asks again and again.
+/// A pod that another client deletes is reported as removed and not as a success, although its process exits
+/// with 0 on TERM: for a connection that has watched it, for a later one, and for one that polls.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_is_deleted_by_somebody_else() -> Outcome {
     let subject = Subject::new().await?;
@@ -37,7 +37,7 @@ async fn a_pod_is_deleted_by_somebody_else() -> Outcome {
     }
     let waiters: Vec<Waiter> = containers.iter().map(Waiter::of).collect();
     let options = subject.environment.options(subject.runtime.scope());
-    // Without a wait it has no watch: each list is the server's.
+    // Without a wait the connection has no watch, so each list is a request to the server.
     let asking = KubernetesRuntime::connect(options.clone()).await?;
     let (namespace, selector) = (
         subject.environment.namespace.clone(),
@@ -96,7 +96,7 @@ async fn a_pod_is_deleted_by_somebody_else() -> Outcome {
     subject.until_left(0, COLLECTED).await
 }
 
-/// Somebody gives a node a taint that nothing tolerates: what runs there is evicted.
+/// A node gets a taint that no pod tolerates: its pods are evicted.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_gets_a_taint() -> Outcome {
     const TAINT: &str = "container-runtime-test=taken:NoExecute";
@@ -125,8 +125,8 @@ async fn a_node_gets_a_taint() -> Outcome {
     subject.until_left(0, COLLECTED).await
 }
 
-/// Whoever empties a node leaves a container with a budget alone. One without is evicted, and that is
-/// no success although its process obeys and ends with 0.
+/// A drain leaves a container with a budget alone. A container without one is evicted, which is not a
+/// success, although its process exits with 0 on TERM.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_budget_refuses_eviction() -> Outcome {
     let subject = Subject::with(|_, options| options.eviction(VoluntaryEviction::Refused)).await?;
@@ -143,7 +143,7 @@ async fn a_budget_refuses_eviction() -> Outcome {
     evict(&subject, other.id()).await?.map_err(|refusal| format!("no budget: {refusal}"))?;
     let [kept_waiter, other_waiter] = waiters;
     let exit = other_waiter.answer(180).await??;
-    // Newer servers say why a pod went.
+    // Newer servers report the reason of a pod's removal.
     assert!(matches!(exit.reason, ExitReason::Removed | ExitReason::Evicted), "{exit:?}");
     assert!(!exit.success(), "{exit:?}");
     assert!(!kept_waiter.is_done());
@@ -152,8 +152,7 @@ async fn a_budget_refuses_eviction() -> Outcome {
     subject.finish().await
 }
 
-/// A create that nobody waits for any more is undone with its budget: a listing has pods, Secrets and
-/// budgets.
+/// A cancelled create is undone with its budget: a listing includes pods, Secrets and budgets.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_create_leaves_no_budget() -> Outcome {
     const CREATES: u32 = 40;
@@ -180,8 +179,7 @@ async fn a_dropped_create_leaves_no_budget() -> Outcome {
     subject.finish().await
 }
 
-/// Asks the server to evict a pod, as the command that empties a node does. The inner error is its
-/// refusal.
+/// Requests the eviction of a pod, like `kubectl drain`. The inner error is the server's refusal.
 async fn evict(
     subject: &Subject,
     id: &ContainerId,
@@ -209,7 +207,7 @@ async fn evict(
         .await
 }
 
-/// A namespace is deleted with all that runs in it.
+/// A namespace is deleted with all containers in it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_namespace_is_deleted() -> Outcome {
     let namespace = scope().to_string();
@@ -218,7 +216,7 @@ async fn a_namespace_is_deleted() -> Outcome {
     subject
         .work(move |cluster| {
             cluster.kubectl(&["create", "namespace", &name])?;
-            // A pod is refused until a controller has made the account that it has by default.
+            // A pod is refused until a controller has created the default account.
             let end = std::time::Instant::now() + Duration::from_secs(30);
             while cluster.kubectl(&["-n", &name, "get", "serviceaccount", "default"]).is_err() {
                 assert!(std::time::Instant::now() < end, "no default account");
@@ -243,7 +241,7 @@ async fn a_namespace_is_deleted() -> Outcome {
         panic!("a pod was made in a namespace that goes")
     };
     assert!(!error.is_retryable(), "{error:?}");
-    // As long as it goes, and once it is gone.
+    // The kind depends on whether the namespace is still being deleted or is gone.
     assert!(matches!(error.kind(), ErrorKind::InvalidState | ErrorKind::NotFound), "{error:?}");
     let end = Instant::now() + Duration::from_secs(60);
     while !runtime.list_containers(ListOptions::default()).await?.is_empty() {
@@ -254,8 +252,7 @@ async fn a_namespace_is_deleted() -> Outcome {
     subject.finish().await
 }
 
-/// A token is taken back: calls say that the caller is not known any more, and that trying again
-/// does not help.
+/// A token is revoked: calls fail as unauthenticated and not retryable.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_is_revoked() -> Outcome {
     let subject = Subject::new().await?;
@@ -270,7 +267,7 @@ async fn a_token_is_revoked() -> Outcome {
     subject.work(move |cluster| Ok(cluster.revoke_account(&account)?)).await?;
     let end = Instant::now() + Duration::from_secs(30);
     let error = loop {
-        // The server remembers for a while that the token was good, and may forget it in between.
+        // The server caches the valid token for a while, and may drop it in between.
         let refused = match runtime.create_container(&subject.script("true")).await {
             Ok(created) => created.remove().await,
             Err(error) => Err(error),
@@ -283,15 +280,15 @@ async fn a_token_is_revoked() -> Outcome {
     };
     assert_eq!(error.kind(), ErrorKind::Unauthenticated, "{error:?}");
     assert!(!error.is_retryable(), "{error:?}");
-    // It runs on, and who waits for it says no end that nobody has seen.
+    // The container continues to run, and its waiter does not return an exit that was not observed.
     assert!(!waiter.is_done(), "the container runs on");
     runtime.close().await?;
     assert!(waiter.answer(10).await?.is_err());
     subject.finish().await
 }
 
-/// A token is taken back and another put into its file, as a cluster does for the programs in its
-/// pods: who waits goes on although the server has refused it meanwhile, and a create works again.
+/// A token is revoked and another is written to its file, as a cluster does for the programs in its pods: a
+/// waiter continues although the server has refused it meanwhile, and a create succeeds again.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_expired_token_is_survived() -> Outcome {
     let subject = Subject::new().await?;
@@ -319,7 +316,7 @@ async fn an_expired_token_is_survived() -> Outcome {
     container.start().await?;
     let waiter = Waiter::of(&container);
 
-    // A watch that is open stays open: with a new server it has to be asked for again.
+    // An open watch stays open, so the server is restarted to force a new request.
     subject
         .work(move |cluster| {
             cluster.revoke_account(&old)?;

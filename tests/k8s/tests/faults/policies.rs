@@ -1,4 +1,4 @@
-//! Quotas, limit ranges and admission webhooks, with the words of a real server.
+//! Quotas, limit ranges and admission webhooks, with the messages of a real server.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -48,8 +48,8 @@ async fn run(namespace: &Namespace, spec: &ContainerSpec) -> Result<(Exit, Strin
     Ok((exit, String::from_utf8(log).unwrap_or_default()))
 }
 
-/// The quota requires limits of every pod. A spec without one, or with more than the whole quota, is
-/// wrong; what the quota has left no room for fits later.
+/// The quota requires limits of every pod. A spec without one, or above the whole quota, is invalid; a spec
+/// that exceeds the remaining quota is accepted later.
 #[tokio::test(flavor = "multi_thread")]
 async fn quota_that_requires_limits_names_the_field() -> Outcome {
     use ErrorKind::{InvalidArgument, ResourceExhausted};
@@ -81,8 +81,8 @@ async fn quota_that_requires_limits_names_the_field() -> Outcome {
     namespace.finish().await
 }
 
-/// All of a container works where the quota has room for one pod, also where the kind of a mount's
-/// source has to be found out.
+/// All operations on a container succeed if the quota allows one pod, even if the kind of a mount's source
+/// has to be detected.
 #[tokio::test(flavor = "multi_thread")]
 async fn quota_for_one_pod_is_enough() -> Outcome {
     let namespace = Namespace::new(vec![quota(&json!({"pods": "1"}))]).await?;
@@ -108,7 +108,7 @@ async fn quota_for_one_pod_is_enough() -> Outcome {
     namespace.finish().await
 }
 
-/// What a limit range does not take is wrong in a field of the spec.
+/// A spec outside the limit range is refused with the name of the field.
 #[tokio::test(flavor = "multi_thread")]
 async fn limit_range_names_the_field() -> Outcome {
     use ErrorKind::InvalidArgument;
@@ -134,8 +134,8 @@ async fn limit_range_names_the_field() -> Outcome {
     namespace.finish().await
 }
 
-/// Refuses images with the tag `refused-CODE`, with that code, and each change to an image that
-/// cannot be one. Warns of everything else.
+/// Refuses images with the tag `refused-CODE`, with that code, and each change to an invalid image. Warns of
+/// all other requests.
 fn images(request: &Value) -> Value {
     let image = request["object"]["spec"]["containers"][0]["image"].as_str().unwrap_or_default();
     let refuse = |code: u32, words: &str| json!({"allowed": false, "status": {"code": code, "message": words}});
@@ -148,8 +148,8 @@ fn images(request: &Value) -> Value {
     }
 }
 
-/// A policy that refuses a create is an error of the create; one that refuses the image of a stop
-/// leaves the container running, is named by the stop, and does not keep it from being removed.
+/// A policy that refuses a create is an error of the create. A policy that refuses the image of a stop leaves
+/// the container running, is named by the stop, and does not prevent its removal.
 #[tokio::test(flavor = "multi_thread")]
 async fn webhook_refuses_create_and_stop_with_its_policy() -> Outcome {
     const WEBHOOK: &str = "images.policies.test";
@@ -186,7 +186,7 @@ async fn webhook_refuses_create_and_stop_with_its_policy() -> Outcome {
         }
     }
     assert_eq!(running.info().await?.status, ContainerStatus::Running);
-    // What this server could do otherwise loses the exit code.
+    // The other stop method of this server loses the exit code.
     let options = namespace.options().stop_method(StopMethod::Deadline);
     let error = KubernetesRuntime::connect(options).await.expect_err("it is refused");
     let kind_and_field = (error.kind(), error.field());
@@ -195,13 +195,13 @@ async fn webhook_refuses_create_and_stop_with_its_policy() -> Outcome {
         container.remove().await?;
     }
     assert!(namespace.pods().await?.is_empty());
-    // What ends by itself needs no policy's consent.
+    // A container that exits by itself does not need the policy.
     let (exit, log) = run(&namespace, &short).await?;
     assert_eq!((exit.code, &*log), (Some(3), "out\n"), "{exit:?}");
     namespace.finish().await
 }
 
-/// The warnings of the policies of this test, as events of `tracing` with their level.
+/// Warnings of the policies of this test, as events of `tracing` with their level.
 struct Warned(Mutex<Vec<String>>);
 
 static WARNED: Warned = Warned(Mutex::new(Vec::new()));
@@ -233,7 +233,7 @@ impl Subscriber for &'static Warned {
     fn exit(&self, _: &span::Id) {}
 }
 
-/// A server reports the warnings of its policies with each answer; a connection reports each once.
+/// A server reports the warnings of its policies with each response; a connection reports each once.
 #[tokio::test(flavor = "multi_thread")]
 async fn warning_of_a_policy_is_reported_once() -> Outcome {
     const WARNING: &str = "warned.policies.test: tags are deprecated";

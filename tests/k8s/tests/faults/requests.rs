@@ -1,4 +1,4 @@
-//! How many requests the API server sees.
+//! Number of requests to the API server.
 
 use runtime_core::{EventsOptions, ExitReason, ListOptions, Runtime};
 use runtime_k8s::StatsSource;
@@ -6,7 +6,7 @@ use test_support::{Connection as _, Waiter};
 
 use super::support::{Outcome, Subject};
 
-/// What is asked of the one watch costs nothing more, however many ask.
+/// Reads that the one watch answers cost no further requests, regardless of the number of callers.
 #[tokio::test(flavor = "multi_thread")]
 async fn waiters_info_lists_and_events_are_answered_by_one_watch() -> Outcome {
     let subject = Subject::new().await?;
@@ -31,8 +31,7 @@ async fn waiters_info_lists_and_events_are_answered_by_one_watch() -> Outcome {
     subject.finish().await
 }
 
-/// A node is asked twice, for its summary and for what cAdvisor has, and that is for all that it
-/// runs.
+/// A node gets two requests, for its summary and for cAdvisor's metrics, which cover all of its containers.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_stats_of_all_on_a_node_are_two_requests() -> Outcome {
     let subject = Subject::with(|environment, options| {

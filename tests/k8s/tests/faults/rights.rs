@@ -1,4 +1,4 @@
-//! Rights of the Role that are missing.
+//! Missing rights of the Role.
 
 use std::time::Duration;
 
@@ -16,14 +16,14 @@ use tokio::time::timeout;
 
 use super::support::{Namespace, Outcome, scope};
 
-/// What each operation may take at most: nothing hangs without a right.
+/// Time limit of each operation: nothing hangs without a right.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// An operation that fails without a right, and the right.
+/// Operation that fails without a right, and the right.
 type Failure = (&'static str, &'static str);
 
-/// Rights that are taken away together, because none hides the lack of another, and the operations
-/// that fail then.
+/// Rights that are removed together, because none hides the lack of another, and the operations that fail
+/// then.
 const GROUPS: &[(&[&str], &[Failure])] = &[
     (&["create pods"], &[("create", "create pods")]),
     (&["get pods"], &[]),
@@ -41,7 +41,7 @@ const GROUPS: &[(&[&str], &[Failure])] = &[
             ("remove", "delete pods"),
         ],
     ),
-    // A server of 1.20 has no use for them, or all works without them.
+    // A server of 1.20 does not use them, or all operations succeed without them.
     (
         &[
             "get pods/exec",
@@ -56,7 +56,7 @@ const GROUPS: &[(&[&str], &[Failure])] = &[
     ),
 ];
 
-/// A right of one verb on one resource.
+/// Right of one verb on one resource.
 #[derive(Debug, Clone, PartialEq)]
 struct Right {
     group: String,
@@ -77,7 +77,7 @@ impl Right {
     }
 }
 
-/// The rights of a Role.
+/// Returns the rights of a Role.
 fn rights(role: &Value) -> Vec<Right> {
     let texts = |value: &Value| -> Vec<String> {
         let texts = value.as_array().into_iter().flatten();
@@ -97,7 +97,7 @@ fn rights(role: &Value) -> Vec<Right> {
     rights
 }
 
-/// A Role with these rights, and its binding to a user of the same name.
+/// Returns a Role with these rights, and its binding to a user of the same name.
 fn role(name: &str, rights: &[Right]) -> [Value; 2] {
     const GROUP: &str = "rbac.authorization.k8s.io";
     let rules: Vec<Value> = rights.iter().map(Right::rule).collect();
@@ -112,7 +112,7 @@ fn role(name: &str, rights: &[Right]) -> [Value; 2] {
     ]
 }
 
-/// The operations of one life, and what came of each.
+/// Operations from create to remove, with their results.
 type Life = Vec<(&'static str, Result<()>)>;
 
 async fn within<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
@@ -120,7 +120,7 @@ async fn within<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
     called.unwrap_or_else(|_| Err(Error::internal("the operation hangs")))
 }
 
-/// A container with all that a create can make, from its creation to its removal.
+/// Runs a container with everything that a create can make, from create to remove.
 async fn live(options: KubernetesOptions, spec: &ContainerSpec) -> Result<Life> {
     let runtime = within(KubernetesRuntime::connect(options)).await?;
     let mut life = Life::new();
@@ -171,8 +171,8 @@ async fn live(options: KubernetesOptions, spec: &ContainerSpec) -> Result<Life> 
     Ok(life)
 }
 
-/// What needs a right that is missing is refused with its name; nothing hangs, everything else works,
-/// and nothing is left.
+/// An operation that needs a missing right is refused with the name of the right; nothing hangs, all other
+/// operations succeed, and nothing is left.
 #[tokio::test(flavor = "multi_thread")]
 async fn missing_right_is_named_and_only_what_needs_it_fails() -> Outcome {
     let environment = Environment::read()?;

@@ -1,4 +1,4 @@
-//! Parts of the cluster die under sessions that go through them.
+//! Parts of the cluster die during sessions that pass through them.
 
 use runtime_conformance::{BoxError, EngineControl};
 use runtime_core::async_trait;
@@ -7,13 +7,13 @@ use test_support::{Connection as _, sessions_die_with};
 
 use super::support::{Outcome, Subject};
 
-/// The API server, through which every session goes.
+/// The API server, which forwards every session.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_api_server_dies_under_sessions() -> Outcome {
     dies_under_sessions(Component::ApiServer).await
 }
 
-/// The kubelet, which the API server hands every session on to.
+/// The kubelet, to which the API server forwards every session.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_kubelet_dies_under_sessions() -> Outcome {
     dies_under_sessions(Component::Kubelet).await
@@ -25,7 +25,7 @@ async fn dies_under_sessions(component: Component) -> Outcome {
     subject.finish().await
 }
 
-/// A part of the cluster.
+/// Part of the cluster.
 struct Part<'a> {
     subject: &'a Subject,
     component: Component,
@@ -38,8 +38,8 @@ impl EngineControl for Part<'_> {
         self.subject.work(move |cluster| Ok(cluster.kill(component)?)).await
     }
 
-    /// Starts it again, and waits until the kubelet knows its pods: before, it has no sessions in
-    /// them.
+    /// Starts the part again, and waits until the kubelet has loaded its pods, because before that it opens
+    /// no sessions in them.
     async fn start(&self) -> Result<(), BoxError> {
         let component = self.component;
         self.subject

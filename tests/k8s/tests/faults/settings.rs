@@ -1,4 +1,4 @@
-//! What only a Kubernetes connection can be told, and where it finds a cluster by itself.
+//! Options that only a Kubernetes connection has, and the detection of a cluster.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -14,8 +14,8 @@ use tokio::process::Command;
 
 use super::support::{Outcome, Subject, scope};
 
-/// Each option is in the pod, which runs with it: the account and the runtime class have to be there,
-/// or the API server refuses it.
+/// Each option is set in the pod, which runs with it: the account and the runtime class have to exist, or the
+/// API server refuses the pod.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_has_the_options_of_its_connection() -> Outcome {
     let class = scope().to_string();
@@ -52,7 +52,7 @@ async fn a_pod_has_the_options_of_its_connection() -> Outcome {
     assert_eq!(pod["metadata"]["annotations"]["example.com/team"], "ours", "{pod}");
     let node = &pod["spec"]["nodeSelector"]["kubernetes.io/hostname"];
     assert_eq!(*node, subject.environment.node, "{pod}");
-    // A container is not given the rights of its account.
+    // A container does not get the rights of its account.
     assert_eq!(pod["spec"]["automountServiceAccountToken"], false, "{pod}");
 
     container.remove().await?;
@@ -60,15 +60,15 @@ async fn a_pod_has_the_options_of_its_connection() -> Outcome {
     subject.finish().await
 }
 
-/// Set where this program is a program in a pod.
+/// Environment variable that is set if this program runs as a program in a pod.
 const IN_A_POD: &str = "RUNTIME_TEST_IN_A_POD";
 
-/// Where a pod has the token of its account, the authority of its cluster, and its namespace.
+/// Directory of a pod with the token of its account, the authority of its cluster, and its namespace.
 const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
-/// Without a kubeconfig a program in a pod works with the account of its pod, in the pod's namespace.
+/// Without a kubeconfig a program in a pod uses the account of its pod, in the pod's namespace.
 ///
-/// This program is that program, in a mount namespace where the files of the account are.
+/// This program acts as that program, in a mount namespace that contains the files of the account.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_in_a_pod_finds_its_cluster() -> Outcome {
     let environment = Environment::read()?;
@@ -91,7 +91,7 @@ async fn a_program_in_a_pod_finds_its_cluster() -> Outcome {
     put("ca.base64", &text(&cluster["certificate-authority-data"])?)?;
     put("namespace", &environment.namespace)?;
 
-    // /var/run is a link into the file system that hides the host's here.
+    // /var/run links to /run, which this file system hides here.
     let script = format!(
         "set -e; mount -t tmpfs none /run; mkdir -p {ACCOUNT}; cp {0}/token {0}/namespace {ACCOUNT}; \
          base64 -d {0}/ca.base64 > {ACCOUNT}/ca.crt; exec \"$@\"",
@@ -122,7 +122,7 @@ async fn in_a_pod(environment: &Environment) -> Outcome {
     let container = runtime.create_container(&spec).await?;
     let exit = container.run().await?;
     assert!(exit.success(), "{exit:?}");
-    // Logs come over a connection of their own.
+    // Logs use a connection of their own.
     let mut log = container.raw_logs().await?;
     let piece = log.next().await.ok_or("no log")??;
     assert_eq!(piece.bytes, "from a pod\n");

@@ -1,4 +1,4 @@
-//! Pods that a webhook gives more containers than one.
+//! Pods to which a webhook adds containers.
 
 use futures_util::TryStreamExt as _;
 use runtime_conformance::BoxError;
@@ -18,8 +18,8 @@ async fn log(container: &dyn Container) -> Result<String, BoxError> {
     Ok(String::from_utf8(bytes)?)
 }
 
-/// Everything is of the container that was created, whatever runs or ends beside it, and whichever
-/// hold its pod has.
+/// All operations use the container that was created, no matter which others run or exit in its pod, and
+/// which hold the pod has.
 #[tokio::test(flavor = "multi_thread")]
 async fn injected_sidecars_are_not_the_container() -> Outcome {
     let subject = Subject::new().await?;
@@ -55,7 +55,7 @@ async fn lives_beside_sidecars(subject: &Subject, gates: bool) -> Outcome {
 
     assert_eq!(stopped.info().await?.status, ContainerStatus::Running);
     if !gates {
-        // The proxy with gates passes no sessions.
+        // The proxy with gates does not forward sessions.
         let exec = ExecOptions::new(["grep", "-q", "told", "/proc/1/cmdline"]);
         let session = stopped.exec(exec).await?;
         assert_eq!(session.control.wait().await?.code, 0, "it runs in the container");

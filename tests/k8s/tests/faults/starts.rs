@@ -14,10 +14,10 @@ use tokio::time::Instant;
 
 use super::support::{Outcome, Subject};
 
-/// What a container may wait for a node.
+/// Time that a container may wait for a node.
 const BUDGET: Duration = Duration::from_secs(4);
 
-/// What fits no node.
+/// Returns a container that fits no node.
 fn huge(subject: &Subject) -> ContainerSpec {
     subject.script("true").cpu_count(1000.0)
 }
@@ -28,7 +28,7 @@ fn deadline_of_start(seconds: u64) -> Deadlines {
     deadlines
 }
 
-/// Until this refuses a container as one that has ended.
+/// Repeats a call until it refuses the container as exited.
 async fn until_ended<T>(mut refused: impl AsyncFnMut() -> Result<T>) -> Outcome {
     let end = Instant::now() + Duration::from_secs(60);
     loop {
@@ -50,8 +50,8 @@ fn fits_no_node(exit: Option<&Exit>) {
     assert!(words.contains("no node accepts it") && words.contains("cpu"), "{exit:?}");
 }
 
-/// Whoever waits in whatever way for a container that fits no node sees its end, when the time from
-/// its start is over: also another process, for which it does not begin anew.
+/// Every kind of call that waits for a container that fits no node returns its exit when the budget since its
+/// start is spent, also in another process, for which the budget does not start again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_that_fits_no_node_ends_for_everyone() -> Outcome {
     let subject = Subject::with(|_, options| {
@@ -75,7 +75,7 @@ async fn a_container_that_fits_no_node_ends_for_everyone() -> Outcome {
     assert_eq!(info.status, ContainerStatus::Created);
     assert!(info.message.is_some_and(|words| words.contains("cpu")));
 
-    // Other processes, whose patience is shorter than what has passed.
+    // Other processes, whose budget is shorter than the elapsed time.
     let options = subject.environment.options(subject.runtime.scope()).schedule_budget(BUDGET);
     let mut others = Vec::new();
     let mut handles: Vec<std::sync::Arc<dyn Container>> = Vec::new();
@@ -125,7 +125,7 @@ async fn a_container_that_fits_no_node_ends_for_everyone() -> Outcome {
     subject.finish().await
 }
 
-/// A start is at its end when the process runs, also where another start has come first.
+/// Each start completes when the process runs, even if another start was sent first.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_that_is_not_there_is_an_error_of_every_start() -> Outcome {
     let subject = Subject::with(|_, options| options.pull_budget(Duration::from_secs(3))).await?;

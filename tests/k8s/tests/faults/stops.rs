@@ -18,10 +18,10 @@ use tokio::time::timeout;
 
 use super::support::{Namespace, Outcome, is_unschedulable};
 
-/// What a stop or a removal takes at most that waits for nothing.
+/// Time limit of a stop or a removal that has nothing to wait for.
 const AT_ONCE: Duration = Duration::from_secs(10);
 
-/// A registry whose answers are withheld until they are released.
+/// Registry whose responses are withheld until they are released.
 struct SlowRegistry {
     address: String,
     release: watch::Sender<bool>,
@@ -77,8 +77,8 @@ async fn is_stopped(container: &Arc<dyn Container>) -> Outcome {
     Ok(())
 }
 
-/// A node that pulls an image takes no stop: the stop says so, and holds. A removal ends the container
-/// at once, and it never runs, although the pull succeeds.
+/// A node that pulls an image does not handle a stop: the stop returns an error and remains in effect. A
+/// removal ends the container at once, and it never runs, although the pull succeeds.
 #[tokio::test(flavor = "multi_thread")]
 async fn stop_during_pull_holds_and_removed_container_never_runs() -> Outcome {
     let namespace = Namespace::new(Vec::new()).await?;
@@ -115,7 +115,7 @@ async fn stop_during_pull_holds_and_removed_container_never_runs() -> Outcome {
     slow.release.send_replace(true);
     let exit = timeout(PATIENCE, stopped.wait()).await??;
     assert_eq!(exit.reason, ExitReason::StoppedByUs, "{exit:?}");
-    // The node may start the process before it sees the stop, or see that first.
+    // The node may start the process before it sees the stop, or see the stop first.
     let has_run = folder.path().join("stopped").exists();
     assert!(exit.code.is_some() || !has_run, "a process that has run has no code: {exit:?}");
     assert!(!folder.path().join("removed").exists(), "a removed container has run");
@@ -133,8 +133,8 @@ async fn is_removed(container: Arc<dyn Container>) -> Outcome {
     Ok(())
 }
 
-/// A container whose image cannot be pulled, one that fits no node and one that was never started are
-/// stopped and removed at once, and no node has them.
+/// A container whose image cannot be pulled, one that fits no node and one that was never started are stopped
+/// and removed at once, and no node has them.
 #[tokio::test(flavor = "multi_thread")]
 async fn stop_and_removal_before_the_process_are_immediate() -> Outcome {
     let namespace = Namespace::new(Vec::new()).await?;

@@ -1,4 +1,4 @@
-//! What the tests share.
+//! Helpers that the tests share.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,18 +15,18 @@ use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 pub(super) use test_support::{Outcome, Waiter, scope};
 
-/// There is one cluster, and a fault in it is one for everybody. Tests that change a namespace or
-/// nodes of their own, and no part of the cluster, share it.
+/// Lock of the one cluster, because a fault in it affects every test. Tests that change a namespace or nodes
+/// of their own, and no part of the cluster, share it.
 static CLUSTER: RwLock<()> = RwLock::const_new(());
 
-/// Who else may use the cluster meanwhile.
+/// Guard that determines the other users of the cluster.
 #[expect(dead_code, reason = "a lock is for its lifetime")]
 enum Share {
     Alone(RwLockWriteGuard<'static, ()>),
     Beside(RwLockReadGuard<'static, ()>),
 }
 
-/// A connection with a scope of its own.
+/// Connection with a scope of its own.
 pub(super) struct Subject {
     pub(super) runtime: KubernetesRuntime,
     pub(super) cluster: Cluster,
@@ -35,19 +35,19 @@ pub(super) struct Subject {
 }
 
 impl Subject {
-    /// With exactly the rights of the Role, to a cluster that nobody else uses meanwhile.
+    /// Connects with exactly the rights of the Role, with exclusive use of the cluster.
     pub(super) async fn new() -> Result<Self, BoxError> {
         Self::with(|_, options| options).await
     }
 
-    /// To a cluster that nobody else uses meanwhile.
+    /// Connects with exclusive use of the cluster.
     pub(super) async fn with(
         change: impl FnOnce(&Environment, KubernetesOptions) -> KubernetesOptions,
     ) -> Result<Self, BoxError> {
         Self::sharing(Share::Alone(CLUSTER.write().await), change).await
     }
 
-    /// To a cluster that others use, too, who disturb nobody: their faults are on nodes of their own.
+    /// Connects to a cluster that other tests use as well; their faults affect only their own nodes.
     pub(super) async fn beside_others(
         change: impl FnOnce(&Environment, KubernetesOptions) -> KubernetesOptions,
     ) -> Result<Self, BoxError> {
@@ -68,7 +68,7 @@ impl Subject {
         self.environment.kubeconfig_admin.clone()
     }
 
-    /// Works on the cluster beside the tests' own tasks.
+    /// Runs work on the cluster without blocking the tests' own tasks.
     pub(super) async fn work<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Cluster) -> Result<T, BoxError> + Send + 'static,
@@ -77,12 +77,12 @@ impl Subject {
         tokio::task::spawn_blocking(move || work(&cluster)).await?
     }
 
-    /// Makes something that this library makes none of.
+    /// Creates an object that the library does not create.
     pub(super) async fn create(&self, object: &Value) -> Outcome {
         self.apply("create", object).await
     }
 
-    /// Deletes what was made so.
+    /// Deletes an object from [`create`](Self::create).
     pub(super) async fn delete(&self, object: &Value) -> Outcome {
         self.apply("delete", object).await
     }
@@ -96,7 +96,7 @@ impl Subject {
         self.work(work).await
     }
 
-    /// The one pod of the scope, as the server has it.
+    /// Returns the one pod of the scope, as the server stores it.
     pub(super) async fn pod(&self) -> Result<Value, BoxError> {
         let namespace = &self.environment.namespace;
         let raw = Raw::new(&self.admin(), namespace).await?;
@@ -107,7 +107,7 @@ impl Subject {
         if pod.is_null() {
             return Err("no pod".into());
         }
-        // A list says that once for all.
+        // The items of a list omit the version and the kind.
         pod["apiVersion"] = json!("v1");
         pod["kind"] = json!("Pod");
         Ok(pod)
@@ -132,16 +132,16 @@ impl Connection for Subject {
     }
 }
 
-/// A namespace with objects of its own, and a connection to it with all rights.
+/// Namespace with objects of its own, and a connection to it with all rights.
 ///
-/// Dropping it deletes the namespace with all that is in it, and the objects outside of it.
+/// Dropping it deletes the namespace with its content, and the objects outside of it.
 pub(super) struct Namespace {
     pub(super) runtime: KubernetesRuntime,
     pub(super) environment: Environment,
     pub(super) name: String,
     pub(super) raw: Raw,
     cluster: Cluster,
-    /// The kinds and names of objects outside of the namespace.
+    /// Kinds and names of objects outside of the namespace.
     others: Vec<(&'static str, String)>,
     _shared: RwLockReadGuard<'static, ()>,
 }
@@ -175,8 +175,8 @@ impl Namespace {
             object
         }));
         namespace.create(&json!({"apiVersion": "v1", "kind": "List", "items": items})).await?;
-        // A pod is refused until a controller has created the default account, and until another
-        // has counted what a quota is for.
+        // A pod is refused until a controller has created the default account, and until another has counted
+        // the usage of the quota.
         let api = format!("/api/v1/namespaces/{}", namespace.name);
         until("prepared namespace", async || {
             let account = namespace.raw.get(&format!("{api}/serviceaccounts/default")).await;
@@ -205,14 +205,14 @@ impl Namespace {
         Ok(())
     }
 
-    /// Creates an object outside of the namespace, which goes with it.
+    /// Creates an object outside of the namespace, which is deleted with it.
     pub(super) async fn create_other(&mut self, kind: &'static str, object: &Value) -> Outcome {
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
         self.others.push((kind, name.to_owned()));
         self.create(object).await
     }
 
-    /// Options of a connection to this namespace.
+    /// Returns options of a connection to this namespace.
     pub(super) fn options(&self) -> KubernetesOptions {
         self.environment
             .options(self.runtime.scope())
@@ -220,14 +220,14 @@ impl Namespace {
             .namespace(&self.name)
     }
 
-    /// A container that runs a script, and ends two seconds after a stop.
+    /// Returns a container that runs a script, and exits two seconds after a stop.
     pub(super) fn script(&self, script: &str) -> ContainerSpec {
         busybox(&self.environment.registry)
             .stop_grace(Duration::from_secs(2))
             .command(["sh", "-c", script])
     }
 
-    /// Starts a container in the background, until `seen` is so of its pod.
+    /// Starts a container in the background, and waits until `seen` returns `true` for its pod.
     pub(super) async fn starting(
         &self,
         spec: &ContainerSpec,
@@ -249,8 +249,8 @@ impl Namespace {
         Ok(container)
     }
 
-    /// Waits until the quotas of the namespace count nothing: a pod that is gone is counted for a
-    /// moment longer.
+    /// Waits until the quotas of the namespace count nothing, because a removed pod is counted for a moment
+    /// longer.
     pub(super) async fn until_quota_is_free(&self) -> Outcome {
         until("free quota", async || {
             let path = format!("/api/v1/namespaces/{}/resourcequotas", self.name);
@@ -264,7 +264,7 @@ impl Namespace {
         .await
     }
 
-    /// The pods of the namespace, as the server has them.
+    /// Returns the pods of the namespace, as the server stores them.
     pub(super) async fn pods(&self) -> Result<Vec<Value>, BoxError> {
         let mut list = self.raw.get(&format!("/api/v1/namespaces/{}/pods", self.name)).await?;
         Ok(std::mem::take(list["items"].as_array_mut().ok_or("not a list")?))
@@ -279,7 +279,7 @@ impl Namespace {
     }
 }
 
-/// Whether the scheduler finds no node for a pod that was started.
+/// Returns `true` if the scheduler finds no node for a started pod.
 pub(super) fn is_unschedulable(pod: &Value) -> bool {
     let message = pod["status"]["conditions"][0]["message"].as_str().unwrap_or_default();
     message.contains("Insufficient cpu")

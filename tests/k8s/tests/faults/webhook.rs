@@ -1,4 +1,4 @@
-//! A validating admission webhook that the API server calls.
+//! Validating admission webhook that the API server calls.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -24,19 +24,19 @@ use tokio_rustls::rustls::{ServerConfig, crypto};
 
 use super::support::Namespace;
 
-/// The answer to a review: `allowed`, and with it `status` or `warnings`.
+/// Function that answers a review: `allowed`, and optionally `status` or `warnings`.
 pub(super) type Review = fn(&Value) -> Value;
 
-/// A webhook for the pods of one namespace. It serves until it is dropped.
+/// Webhook for the pods of one namespace. It serves until it is dropped.
 pub(super) struct Webhook {
     received: Arc<Mutex<Vec<Value>>>,
     _server: JoinSet<()>,
 }
 
 impl Webhook {
-    /// Serves on loopback, and waits until the API server calls it.
+    /// Serves on loopback, and waits until the API server calls the webhook.
     ///
-    /// `name` is a domain name with three parts at least.
+    /// `name` is a domain name with at least three parts.
     pub(super) async fn start(
         namespace: &mut Namespace,
         name: &str,
@@ -91,7 +91,7 @@ impl Webhook {
             "spec": {"containers": [{"name": "main", "image": "reviewed"}]},
         });
         test_support::until("call of the webhook", async || {
-            // It may be refused, which is a call, too.
+            // A refusal is a call as well.
             let _ = namespace.dry_run(&pod).await;
             Ok(!webhook.take_received().is_empty())
         })
