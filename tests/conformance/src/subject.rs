@@ -90,7 +90,7 @@ pub trait Subject: Send + Sync + 'static {
     }
 }
 
-/// Kills and restarts the engine.
+/// Control that kills and restarts the engine.
 #[async_trait]
 pub trait EngineControl: Send + Sync {
     /// Kills the engine's daemon like a crash. Its containers continue to run.

@@ -313,7 +313,7 @@ pub(crate) fn kubeconfig_of(address: &str) -> Result<tempfile::TempPath, BoxErro
     Ok(file.into_temp_path())
 }
 
-/// Kills and restarts the API server of a cluster that this checkout has started.
+/// Control that kills and restarts the API server of a cluster that this checkout has started.
 #[derive(Debug, Clone)]
 struct Control;
 

@@ -235,11 +235,11 @@ async fn modes_and_owners_in(t: Context) -> Outcome {
         ("private", file(b"x", 0o600, ROOT)),
         ("program", file(b"#!/bin/sh\necho runs\n", 0o755, ROOT)),
         ("owned", file(b"x", 0o4640, (1000, 44))),
-        // The size exceeds the octal digits of a header: in binary, as GNU tar writes it,
+        // The owner does not fit in the octal digits of a header: a binary number, as GNU tar writes it.
         ("large", file(b"x", 0o640, LARGE)),
     ];
     copy_in(&*container, "/srv", &entries).await?;
-    // and in a header of its own, as pax does.
+    // The same owner in an extended header, as pax writes it.
     let mut archive = tar::Builder::new(Vec::new());
     let owners = b"15 uid=3000000\n15 gid=4000000\n";
     let mut header = tar::Header::new_ustar();
@@ -364,8 +364,8 @@ async fn content_that_fails(t: Context) -> Outcome {
     Ok(())
 }
 
-/// Leaves the container without a `tar`. A busybox shell runs its applets even if they are not in `PATH`, so
-/// busybox is replaced by a copy in which the applet has another name.
+/// Script that leaves the container without a `tar`. A busybox shell runs its applets even if they are not in
+/// `PATH`, so busybox is replaced by a copy in which the applet has another name.
 const WITHOUT_TAR: &str = r"cp /bin/busybox /srv/busybox
 strings -n 3 -t d /bin/busybox | grep ' tar$' | while read -r at word; do
     printf taq | dd of=/srv/busybox bs=1 seek=$at conv=notrunc 2>/dev/null

@@ -185,7 +185,7 @@ async fn dropped_pulls(t: Context) -> Outcome {
     .await
 }
 
-/// Connection that is used in every way.
+/// Returns a connection that has been used in every way.
 async fn used(t: &Context, container: &runtime_core::ContainerId) -> Result<Used, Failure> {
     let runtime = t.connect().await?;
     let container = runtime.container(container).await?;

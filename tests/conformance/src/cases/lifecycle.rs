@@ -78,7 +78,7 @@ async fn exit_codes(t: Context) -> Outcome {
     Ok(())
 }
 
-/// Asserts that a container which writes one line per run has run once.
+/// Asserts that a container which writes one line per run has run exactly once.
 async fn ran_once(t: &Context, container: &dyn runtime_core::Container) -> Outcome {
     let text = t.text(container).await?;
     if text.matches("ran").count() != 1 {

@@ -193,7 +193,8 @@ async fn two_scopes_do_not_see_each_other(t: Context) -> Outcome {
         let mut events = t.runtime().events(options).await?;
         theirs.remove().await?;
         mine.remove().await?;
-        // The removal of the own container is the last event, so no event of the others may precede it.
+        // The container of this scope is removed last, so an event of the other container would precede its
+        // removal.
         loop {
             let Some(event) = events.next().await else {
                 crate::failure::fail!("the events have ended");

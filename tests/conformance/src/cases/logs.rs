@@ -174,7 +174,7 @@ async fn carriage_returns(t: Context) -> Outcome {
     Ok(())
 }
 
-/// Exits with more output than the pipes to the engine can hold.
+/// Script that exits with more output than the pipes to the engine can hold.
 pub(crate) const LAST_WORDS: &str = "half() { seq 1000000000000001 1000000000005000; }
     half; sleep 0.2; half; exit 7";
 

@@ -22,7 +22,7 @@ pub(super) fn cgroup(v1: &str, v2: &str) -> String {
     format!("cat /sys/fs/cgroup/{v1} 2>/dev/null || cat /sys/fs/cgroup/{v2}")
 }
 
-/// Prints the CPU quota and its period.
+/// Script that prints the CPU quota and its period.
 pub(super) const QUOTA: &str = "(cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/cpu/cpu.cfs_period_us \
      2>/dev/null || cat /sys/fs/cgroup/cpu.max) | tr '\\n' ' '";
 

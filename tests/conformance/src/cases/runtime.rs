@@ -63,7 +63,7 @@ async fn close_ends_every_use(t: Context) -> Outcome {
         refused(container.raw_logs().await.map(drop), ErrorKind::InvalidState)?;
     }
     refused(container.stop(StopOptions::default()).await, ErrorKind::InvalidState)?;
-    // The state at the engine is unchanged.
+    // The container still exists at the engine.
     let listed = t.runtime().list_containers(ListOptions::default()).await?;
     assert_eq!(listed.len(), 1);
     Ok(())

@@ -94,7 +94,7 @@ async fn no_grace_given(t: Context) -> Outcome {
     Ok(())
 }
 
-/// Takes a fraction of a second to exit: a grace of half a second, rounded down, would kill it.
+/// Script that takes a fraction of a second to exit: a grace of half a second, rounded down, would kill it.
 const TAKES_ITS_TIME: &str =
     "trap 'sleep 0.2; echo bye; exit 7' TERM; echo ready; sleep 3600 & wait";
 

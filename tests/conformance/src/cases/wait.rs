@@ -169,8 +169,8 @@ async fn removed_before_the_start(t: Context) -> Outcome {
     Ok(())
 }
 
-/// The removal kills the container: a waiter that sees the kill first returns that exit, and otherwise
-/// Removed.
+/// The removal kills the container: a waiter that sees the kill first returns that exit, and otherwise the
+/// reason Removed.
 async fn removed_while_running(t: Context) -> Outcome {
     let container = t.ready(&t.idle()).await?;
     let (one, two) = (waiter(&container).await?, waiter(&container).await?);
@@ -190,7 +190,7 @@ async fn removed_while_running(t: Context) -> Outcome {
 async fn removed_before_the_wait(t: Context) -> Outcome {
     let (container, _) = t.run(&t.script("exit 0")).await?;
     container.remove().await?;
-    // Only a waiter from before the removal may have the exit.
+    // Only a waiter from before the removal may return the exit.
     let other = t.create(&t.idle()).await?;
     other.remove().await?;
     refused(other.wait().await, ErrorKind::NotFound)?;

@@ -8,7 +8,7 @@ use test_support::no_engine::{self, Connect, answers, keeps_silent, meets};
 
 use super::support::{BACKEND, Outcome, scope};
 
-/// Connects with this backend.
+/// Connector of this backend.
 struct Cri;
 
 #[async_trait]

@@ -44,7 +44,7 @@ async fn all(
     container.logs(options).await?.collect::<Vec<_>>().await.into_iter().collect()
 }
 
-/// Writes lines as fast as it can, to both streams. It outlives its output, for engines that lack
+/// Script that writes lines as fast as it can, to both streams. It outlives its output, for engines that lack
 /// `logs_at_exit`.
 const WRITER: &str = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); echo $i some more words; \
                       [ $((i % 7)) = 0 ] && echo err $i >&2; done; printf last; sleep 4";

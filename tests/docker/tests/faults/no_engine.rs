@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::support::{BACKEND, Outcome, fails, scope};
 
-/// Connects with this backend.
+/// Connector of this backend.
 struct Docker;
 
 #[async_trait]

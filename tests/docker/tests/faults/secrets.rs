@@ -16,7 +16,7 @@ use super::support::{Engine, Outcome};
 
 static TRACED: Mutex<String> = Mutex::new(String::new());
 
-/// Records every field of every span and event of every crate, at every level.
+/// Subscriber that records every field of every span and event of every crate, at every level.
 struct Everything;
 
 struct Fields<'a>(&'a mut String);

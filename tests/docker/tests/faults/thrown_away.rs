@@ -1,5 +1,5 @@
-//! Logs that the engine truncates. The library creates containers with the log settings of the engine, so
-//! these containers are created by hand.
+//! Logs of which the engine discards the oldest part. The library creates containers with the log settings of
+//! the engine, so these containers are created by hand.
 
 use futures_util::StreamExt as _;
 use runtime_core::{
@@ -11,7 +11,7 @@ use test_support::{Connection as _, Own, until};
 
 use super::support::{Engine, OWN, Outcome, scope};
 
-/// Writes a line, and on USR1 far more output than the engine keeps.
+/// Script that writes a line, and on USR1 far more output than the engine keeps.
 const SCRIPT: &str = "trap 'seq 5000' USR1; echo first; while :; do sleep 0.1; done";
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use test_support::Connection as _;
 
 use super::support::{Outcome, Subject, Waiter, scope};
 
-/// Exits with 0 on TERM.
+/// Script that exits with 0 on TERM.
 const OBEDIENT: &str = "trap 'exit 0' TERM; echo ready; sleep 3600 & wait";
 
 /// A node is full, and a pod of a higher priority is created: the scheduler removes the pod of the lower

@@ -17,11 +17,11 @@ use super::support::{Outcome, Subject, Waiter, scope};
 /// next.
 const TAKEN: usize = 8;
 
-/// The cluster deletes the Secrets of a pod after the pod: its controllers are late if their server has just
-/// restarted.
+/// Time limit for the cluster to delete the Secrets of a removed pod: its controllers are late if their
+/// server has just restarted.
 const COLLECTED: Duration = Duration::from_secs(120);
 
-/// Exits with 0 on TERM, at once or a little later.
+/// Script that exits with 0 on TERM, at once or a little later.
 const OBEDIENT: &str =
     "trap 'sleep 0.$((RANDOM % 10)); exit 0' TERM; echo ready; sleep 3600 & wait";
 
