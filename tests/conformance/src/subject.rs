@@ -115,8 +115,8 @@ pub struct Images {
     /// gid 1000, and the group `video` with gid 44.
     pub busybox: String,
     /// Image based on busybox: `ENTRYPOINT ["/bin/entry"]`, a script that prints `entry` and its arguments;
-    /// `CMD ["default-argument"]`, `ENV FROM_IMAGE=yes`, `WORKDIR /srv`, `USER alice`, `LABEL
-    /// image.label=...`.
+    /// `CMD ["default-argument"]`, `ENV FROM_IMAGE=yes`, `WORKDIR /srv`, `USER alice`,
+    /// `LABEL image.label=...`.
     pub entry: String,
     /// Busybox with `USER 1234:5678`, neither of which has a name.
     pub grouped: String,
