@@ -132,7 +132,7 @@ async fn stop_by_signal(
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 // A close ends all waits, but not this stop: the container has the rest of its grace.
                 tracing::debug!(%error, container = %container.id, "failed to wait for a stop");
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
             _ => {}
         }
