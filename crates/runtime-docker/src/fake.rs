@@ -3,6 +3,7 @@
 
 mod drops;
 mod secrets;
+mod wait;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};

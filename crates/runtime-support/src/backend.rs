@@ -172,7 +172,8 @@ pub trait Backend: fmt::Debug + Send + Sync + Sized + 'static {
     ) -> impl Future<Output = Result<Vec<(Self::Container, ContainerInfo)>>> + Send;
 
     /// Takes one sample of each of several containers. Called only with the capability
-    /// `bulk_stats`.
+    /// `bulk_stats`. The backend applies the deadlines, because the duration depends on the number of
+    /// containers.
     fn stats_of(
         self: &Arc<Self>,
         containers: &[ContainerId],
