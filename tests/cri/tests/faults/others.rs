@@ -10,27 +10,9 @@ use runtime_conformance::BoxError;
 use runtime_core::{
     Capability, ContainerExt, ErrorKind, ExecOptions, LogOptions, Runtime, Signal, StopOptions,
 };
-use test_support::Connection as _;
-use tokio::net::{UnixListener, UnixStream};
+use test_support::{Connection as _, relay};
 
 use super::support::{Engine, Outcome, scope};
-
-/// Forwards connections, like `socat` or `ssh -L` in front of an engine.
-fn relay(folder: &Path, endpoint: &str) -> Result<String, BoxError> {
-    let path = folder.join("relay.sock");
-    let listener = UnixListener::bind(&path)?;
-    let engine = PathBuf::from(endpoint.trim_start_matches("unix://"));
-    tokio::spawn(async move {
-        while let Ok((mut near, _)) = listener.accept().await {
-            let engine = engine.clone();
-            tokio::spawn(async move {
-                let mut far = UnixStream::connect(engine).await?;
-                tokio::io::copy_bidirectional(&mut near, &mut far).await
-            });
-        }
-    });
-    Ok(format!("unix://{}", path.display()))
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn engine_behind_a_relay_shares_nothing_with_this_host() -> Outcome {

@@ -1,7 +1,6 @@
 //! An engine in a PID namespace of its own, behind a relay: its PIDs name other processes here.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
 
@@ -11,8 +10,7 @@ use runtime_core::{
 };
 use runtime_docker::{DockerOptions, DockerRuntime};
 use serde_json::Value;
-use test_support::{Connection as _, Own, until};
-use tokio::net::{UnixListener, UnixStream};
+use test_support::{Connection as _, Own, relay, until};
 
 use super::support::{Engine, Outcome, scope};
 
@@ -50,23 +48,6 @@ impl Drop for Bystanders {
             let _ = child.wait();
         }
     }
-}
-
-/// Forwards connections to a Unix socket, as `socat` or `ssh -L` does.
-fn relay(directory: &Path, host: &str) -> Result<String, BoxError> {
-    let path = directory.join("relay.sock");
-    let listener = UnixListener::bind(&path)?;
-    let engine = PathBuf::from(host.trim_start_matches("unix://"));
-    tokio::spawn(async move {
-        while let Ok((mut near, _)) = listener.accept().await {
-            let engine = engine.clone();
-            tokio::spawn(async move {
-                let mut far = UnixStream::connect(engine).await?;
-                tokio::io::copy_bidirectional(&mut near, &mut far).await
-            });
-        }
-    });
-    Ok(format!("unix://{}", path.display()))
 }
 
 /// Sets the last PID of the engine's namespace, so that its next processes have the PIDs of the
